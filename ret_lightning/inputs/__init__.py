@@ -1,0 +1,10 @@
+"""What goes into an encoder: token ids from texts, pixels from images, both in one `EncoderInput`.
+
+The ground floor: models and data both stand on it and know nothing of each other.
+"""
+
+from ret_lightning.inputs.encoder_input import EncoderInput
+from ret_lightning.inputs.images import Augmentation, ImageTransform, open_image
+from ret_lightning.inputs.tokenizer import ClipTokenizer
+
+__all__ = ["Augmentation", "ClipTokenizer", "EncoderInput", "ImageTransform", "open_image"]

@@ -1,0 +1,28 @@
+"""The model: backbones, the recurrent cell with its gates, towers, the retriever, and the published checkpoint layout."""
+
+from ret_lightning.inputs import EncoderInput
+from ret_lightning.models.backbone import Backbone, BlockStack
+from ret_lightning.models.cell import RetCell
+from ret_lightning.models.gates import Gate, LSTMGate, Openings
+from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan, Recurrence
+from ret_lightning.models.openings import OpeningMeans
+from ret_lightning.models.retriever import RetRetriever, build_retriever
+from ret_lightning.models.tower import RetTower, normalised
+
+__all__ = [
+    "PUBLISHED_PLANS",
+    "Backbone",
+    "BlockStack",
+    "EncoderInput",
+    "Gate",
+    "LSTMGate",
+    "LayerPlan",
+    "OpeningMeans",
+    "Openings",
+    "Recurrence",
+    "RetCell",
+    "RetRetriever",
+    "RetTower",
+    "build_retriever",
+    "normalised",
+]

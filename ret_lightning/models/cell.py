@@ -1,0 +1,125 @@
+"""The recurrent cell of ReT: one step reads the text and the image states of one depth into the k vectors of a row."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.models.gates import Gate, Openings
+from ret_lightning.models.states import ModalityStates
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+class RetCell(nn.Module):
+    """One step of the recurrence (ReT, arXiv 2503.01980, section 3; equations as in the published code).
+
+        x  = q + P                                 P: sinusoidal table, added at every step
+        z  = LN(x)
+        r  = x + SelfAttention(z, z, z)
+        hT = CrossAttention_T(z, LN_T(text))       padded positions masked out
+        hV = CrossAttention_V(z, LN_V(image))
+        s  = a(r) * f + a(hT) * iT + a(hV) * iV    openings f, iT, iV and a from the gate
+        q' = s + MLP(LN(s))
+
+    Rows without a modality are left out of its cross-attention; their h is 0, which the gate multiplies by 0 anyway.
+
+    Args:
+        gate: see gates.py.
+        hidden_size: H.
+        num_tokens: k, the vectors a row, at most H.
+        num_heads: of all three attentions; divides H.
+        intermediate_size: width of the MLP.
+        dropout: in the MLP.
+        attention_dropout: of the attention weights.
+        activation: of the MLP.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        hidden_size: int,
+        num_tokens: int,
+        num_heads: int,
+        intermediate_size: int,
+        dropout: float = 0.05,
+        attention_dropout: float = 0.05,
+        activation: Literal["gelu", "relu"] = "gelu",
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ConfigError(f"model.hidden_size={hidden_size} is not divisible by model.num_heads={num_heads}")
+        if num_tokens > hidden_size:
+            raise ConfigError(
+                f"model.num_tokens={num_tokens} is more than model.hidden_size={hidden_size}, the rows of the position table"
+            )
+
+        def attention(bias: bool) -> nn.MultiheadAttention:
+            return nn.MultiheadAttention(hidden_size, num_heads, dropout=attention_dropout, bias=bias, batch_first=True)
+
+        self.start = nn.Parameter(torch.randn(1, num_tokens, hidden_size) * 0.2)
+        self.register_buffer("positions", sinusoidal_table(num_tokens, hidden_size)[None])
+        self.state_norm = nn.LayerNorm(hidden_size)
+        self.self_attention = attention(bias=True)
+        self.text_norm = nn.LayerNorm(hidden_size)
+        self.text_attention = attention(bias=False)
+        self.image_norm = nn.LayerNorm(hidden_size)
+        self.image_attention = attention(bias=False)
+        self.gate = gate
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden_size, intermediate_size),
+            nn.Dropout(dropout),
+            ACTIVATIONS[activation](),
+            nn.Linear(intermediate_size, hidden_size),
+            nn.Dropout(dropout),
+        )
+
+    def initial_state(self, rows: int) -> Tensor:
+        """(rows, k, H): the learned start state of every row."""
+        return self.start.expand(rows, -1, -1)
+
+    def forward(self, state: Tensor, text: ModalityStates, image: ModalityStates) -> tuple[Tensor, Openings]:
+        """One step.
+
+        Args:
+            state: q, (N, k, H).
+            text: adapted states (n_text, L, H) of the rows that have a text.
+            image: adapted states (n_image, L', H) of the rows that have an image.
+
+        Returns:
+            q', (N, k, H), and the openings of the gate.
+        """
+        x = state + self.positions
+        z = self.state_norm(x)
+        residual = x + self.self_attention(z, z, z, need_weights=False)[0]
+        h_text = _read(self.text_attention, z, text, self.text_norm(text.values))
+        h_image = _read(self.image_attention, z, image, self.image_norm(image.values))
+        openings = self.gate.openings(h_text, h_image, text.present, image.present)
+        mixed = self.gate.mix(residual, h_text, h_image, openings)
+        return mixed + self.mlp(self.mlp_norm(mixed)), openings
+
+
+def _read(attention: nn.MultiheadAttention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
+    """Cross-attention of the rows that have the modality, (N, k, H); 0 in the others."""
+    if source.is_complete:
+        return attention(z, values, values, key_padding_mask=source.padding, need_weights=False)[0]
+    if len(source.rows) == 0:
+        # No row has the modality. Attention of nothing has no gradient; a product with 0 gives the parameters one, of
+        # zeros, so that DDP does not wait for it.
+        return z.new_zeros(z.shape) + 0 * (values.sum() + sum(p.sum() for p in attention.parameters()))
+    read = attention(z[source.rows], values, values, key_padding_mask=source.padding, need_weights=False)[0]
+    return z.new_zeros(z.shape, dtype=read.dtype).index_copy(0, source.rows, read)
+
+
+def sinusoidal_table(rows: int, width: int) -> Tensor:
+    """(rows, width) float32, sine in the even columns and cosine in the odd ones (Vaswani et al., 2017, section 3.5)."""
+    position = torch.arange(rows, dtype=torch.float32)[:, None]
+    frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-torch.log(torch.tensor(10000.0)) / width))
+    table = torch.zeros(rows, width)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency)[:, : width // 2]
+    return table

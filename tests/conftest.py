@@ -1,0 +1,58 @@
+"""What all tests stand on: no network, caches of their own, seeds, and small corpora."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+REFERENCE = Path(__file__).parent / "data" / "reference"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from, or left in, the caches of whoever runs the tests; child processes inherit the variables."""
+    caches = tmp_path_factory.mktemp("caches")
+    own = {"XDG_CACHE_HOME": str(caches / "xdg"), "HF_DATASETS_CACHE": str(caches / "datasets")}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state, whatever ran before it."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 -- libraries draw from the global state
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def glyphs_root() -> Path:
+    """The glyphs corpus, made once for all tests."""
+    from ret_lightning.data.glyphs import prepare_glyphs
+
+    return prepare_glyphs(progress=False)
+
+
+@pytest.fixture(params=sorted(p.name for p in REFERENCE.iterdir() if p.is_dir()))
+def reference(request: pytest.FixtureRequest) -> Path:
+    """Each folder of reference data: a checkpoint in the published layout, and what the published code computes with it."""
+    return REFERENCE / request.param

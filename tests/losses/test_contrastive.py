@@ -1,0 +1,131 @@
+"""The contrastive loss against the formula written out, and several ranks against one."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.losses import ContrastiveLoss
+
+
+def features(count: int, k: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(count)
+    make = lambda: torch.nn.functional.normalize(  # noqa: E731
+        torch.randn(count, k, width, generator=random, dtype=torch.float64), dim=-1
+    )
+    return make(), make()
+
+
+def by_loops(
+    query: Tensor, passage: Tensor, labels: list[int], temperature: float = 1.0
+) -> tuple[float, float, float, float]:
+    """Both directions and both recalls, from the definition."""
+    count = len(labels)
+    score = [
+        [sum(max(float(q @ p) for p in passage[j]) for q in query[i]) / temperature for j in range(count)]
+        for i in range(count)
+    ]
+
+    def direction(rows: list[list[float]]) -> tuple[float, float]:
+        total, hits = 0.0, 0
+        for i, row in enumerate(rows):
+            positives = [j for j in range(count) if labels[j] == labels[i]]
+            log_sum = math.log(sum(math.exp(s) for s in row))
+            total -= sum((row[j] - log_sum) / len(positives) for j in positives)
+            hits += row.index(max(row)) in positives
+        return total / count, hits / count
+
+    forward, recall = direction(score)
+    backward, back_recall = direction([list(column) for column in zip(*score, strict=True)])
+    return forward, backward, recall, back_recall
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [7, 7, 7, 7, 7]])
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_the_definition(labels: list[int], temperature: float) -> None:
+    query, passage = features(5)
+    output = ContrastiveLoss(temperature=temperature)(query, passage, torch.tensor(labels))
+    forward, backward, recall, back_recall = by_loops(query, passage, labels, temperature)
+    assert output.query_to_passage.item() == pytest.approx(forward)
+    assert output.passage_to_query.item() == pytest.approx(backward)
+    assert output.loss.item() == pytest.approx((forward + backward) / 2)
+    assert output.query_recall.item() == pytest.approx(recall)
+    assert output.passage_recall.item() == pytest.approx(back_recall)
+    one_way = ContrastiveLoss(symmetric=False, temperature=temperature)(query, passage, torch.tensor(labels))
+    assert one_way.loss.item() == pytest.approx(forward)
+    assert one_way.passage_to_query is None
+
+
+def test_pooled_vectors_are_scored_by_their_product() -> None:
+    query, passage = features(4, k=1)
+    labels = torch.arange(4)
+    pooled = ContrastiveLoss()(query[:, 0], passage[:, 0], labels).loss
+    logits = query[:, 0] @ passage[:, 0].T
+    expected = (
+        torch.nn.functional.cross_entropy(logits, labels) + torch.nn.functional.cross_entropy(logits.T, labels)
+    ) / 2
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_recall_of_random_features_is_that_of_chance() -> None:
+    """The published code reports 0.629 here; a batch of 256 pairs has one positive among 256."""
+    random = torch.Generator().manual_seed(0)
+    query, passage = (torch.randn(256, 4, 16, generator=random) for _ in range(2))
+    output = ContrastiveLoss()(query, passage, torch.arange(256))
+    assert output.query_recall.item() < 0.03
+    assert output.passage_recall.item() < 0.03
+
+
+def _rank(rank: int, sizes: list[int], port: int, folder: str, symmetric: bool) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=len(sizes))
+    query, passage = features(sum(sizes))
+    labels = torch.arange(sum(sizes)) % 5
+    own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    # A map before the loss stands for the model; its gradient is what DDP would average.
+    weight = torch.eye(6, dtype=torch.float64).requires_grad_()
+    output = ContrastiveLoss(symmetric=symmetric)(query[own] @ weight, passage[own] @ weight, labels[own])
+    output.loss.backward()
+    torch.save(
+        {"loss": output.loss.detach(), "recall": output.query_recall, "grad": weight.grad}, f"{folder}/{rank}.pt"
+    )
+    torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [[4, 4], [5, 2, 4]])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ranks_together_are_one_rank(sizes: list[int], symmetric: bool, tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(sizes, free_port(), str(tmp_path), symmetric), nprocs=len(sizes))
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(sizes))]
+    query, passage = features(sum(sizes))
+    weight = torch.eye(6, dtype=torch.float64).requires_grad_()
+    alone = ContrastiveLoss(symmetric=symmetric)(query @ weight, passage @ weight, torch.arange(sum(sizes)) % 5)
+    alone.loss.backward()
+    for name, expected in (("loss", alone.loss.detach()), ("recall", alone.query_recall), ("grad", weight.grad)):
+        mean = sum(part[name] for part in parts) / len(parts)
+        torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    query, passage = features(4)
+    with pytest.raises(ValueError, match="4 queries, 3 passages and 4 labels"):
+        ContrastiveLoss()(query, passage[:3], torch.arange(4))
+    with pytest.raises(ValueError, match="the batch is empty"):
+        ContrastiveLoss()(query[:0], passage[:0], torch.arange(0))
+    with pytest.raises(ConfigError, match=r"loss\.temperature=0 must be positive"):
+        ContrastiveLoss(temperature=0)

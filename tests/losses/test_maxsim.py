@@ -1,0 +1,132 @@
+"""MaxSim against plain loops, and the backends against each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ret_lightning.losses import maxsim
+from ret_lightning.losses import maxsim as maxsim_function
+
+BACKENDS = ["plain", "chunked"]
+
+
+def by_loops(query: Tensor, passage: Tensor, query_mask: Tensor | None = None, passage_mask: Tensor | None = None):
+    scores = torch.zeros(len(query), len(passage), dtype=torch.float64)
+    for a in range(len(query)):
+        for b in range(len(passage)):
+            for i in range(query.shape[1]):
+                if query_mask is not None and not query_mask[a, i]:
+                    continue
+                products = [
+                    float(query[a, i].double() @ passage[b, j].double())
+                    for j in range(passage.shape[1])
+                    if passage_mask is None or passage_mask[b, j]
+                ]
+                scores[a, b] += max(products)
+    return scores
+
+
+def tensors(n_query=5, len_query=3, n_passage=4, len_passage=6, width=8, dtype=torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.randn(n_query, len_query, width, dtype=dtype), torch.randn(n_passage, len_passage, width, dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", [(5, 3, 4, 6), (1, 1, 1, 1), (2, 7, 9, 1)])
+def test_scores(backend: str, masked: bool, shape: tuple[int, ...]) -> None:
+    query, passage = tensors(*shape)
+    masks = (None, None)
+    if masked:
+        masks = torch.rand(query.shape[:2]) < 0.6, torch.rand(passage.shape[:2]) < 0.6
+        masks[1][:, 0] = True
+    torch.testing.assert_close(maxsim(query, passage, *masks, backend=backend), by_loops(query, passage, *masks))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_masked_vector_never_wins_even_when_all_scores_are_negative(backend: str) -> None:
+    query = torch.ones(1, 2, 4)
+    passage = torch.tensor([[[-1.0] * 4, [5.0] * 4, [-3.0] * 4]])
+    mask = torch.tensor([[True, False, True]])
+    assert maxsim(query, passage, passage_mask=mask, backend=backend).item() == 2 * -4.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients(backend: str, masked: bool) -> None:
+    query, passage = (x.requires_grad_() for x in tensors())
+    masks = (None, None)
+    if masked:
+        masks = torch.rand(5, 3) < 0.7, torch.rand(4, 6) < 0.7
+        masks[1][:, -1] = True
+    assert torch.autograd.gradcheck(lambda q, p: maxsim(q, p, *masks, backend=backend), (query, passage))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_first_of_equal_vectors_gets_the_gradient(backend: str) -> None:
+    query = torch.ones(1, 1, 2, requires_grad=True)
+    passage = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]], requires_grad=True)
+    maxsim(query, passage, backend=backend).sum().backward()
+    assert passage.grad.tolist() == [[[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]]
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    query, passage = (x.requires_grad_() for x in tensors(7, 3, 11, 5))
+    weight = torch.randn(7, 11, dtype=torch.float64)
+    expected = maxsim(query, passage, backend="plain")
+    expected_gradients = torch.autograd.grad(expected, (query, passage), weight)
+    for elements in (1, 40, 100, 1000):
+        monkeypatch.setattr(sys.modules[maxsim_function.__module__], "BLOCK_ELEMENTS", elements)
+        got = maxsim(query, passage, backend="chunked")
+        torch.testing.assert_close(got, expected)
+        for ours, theirs in zip(torch.autograd.grad(got, (query, passage), weight), expected_gradients, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
+    query, passage = (torch.nn.functional.normalize(x, dim=-1).to(dtype) for x in tensors(4, 32, 4, 32, 16))
+    scores = maxsim(query, passage, backend="chunked")
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), by_loops(query, passage), rtol=0, atol=32 * torch.finfo(dtype).eps)
+
+
+def test_no_tensor_of_all_similarities_exists() -> None:
+    """The largest tensor that the forward and backward passes make is far below Nq x Np x Lq x Lp elements."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.layout == torch.strided:
+                largest = max(largest, out.numel())
+            return out
+
+    query, passage = (torch.randn(192, 32, 16, requires_grad=True) for _ in range(2))
+    with Watch():
+        maxsim(query, passage).sum().backward()
+    assert 0 < largest <= 1 << 23 < 192 * 192 * 32 * 32 / 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, p: maxsim(q[0], p), r"query must be \(N, L, d\), got shape \(3, 8\)"),
+        (lambda q, p: maxsim(q, p[..., :5]), "query width 8 and passage width 5 differ"),
+        (lambda q, p: maxsim(q, p.float()), "query is torch.float64 and passage is torch.float32"),
+        (lambda q, p: maxsim(q.long(), p), "query must be floating point"),
+        (lambda q, p: maxsim(q[:, :0], p), "query has no vectors"),
+        (lambda q, p: maxsim(q, p, q[..., 0] > 0, (p[..., 0] > 0)[:2]), r"passage_mask must be bool of shape \(4, 6\)"),
+        (lambda q, p: maxsim(q, p, passage_mask=torch.zeros(4, 6).bool()), "passage 0 has no vector that counts"),
+        (lambda q, p: maxsim(q, p, backend="fast"), "unknown MaxSim backend 'fast': choose auto"),
+    ],
+)
+def test_what_does_not_fit_is_said(change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        change(*tensors())
