@@ -14,6 +14,11 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, and none judged by the clock.
+settings.register_profile("ret_lightning", deadline=None, derandomize=True)
+settings.load_profile("ret_lightning")
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 

@@ -1,0 +1,1 @@
+"""The console scripts, and the shell that they share."""

@@ -1,0 +1,238 @@
+"""A command as a Hydra application that checks its config first, and ends a mistake of its user in one line."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import (
+    create_automatic_config_search_path,
+    detect_calling_file_or_module_from_task_function,
+    detect_task_name,
+    get_args_parser,
+)
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobRuntime
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ret_lightning.config.check import Verdict, check
+from ret_lightning.config.mistakes import report
+from ret_lightning.errors import ConfigError, UserError
+
+_VERSION_BASE = "1.3"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a failed job gives back in place of raising, so that the other jobs of a sweep run."""
+
+    line: str
+
+
+def run(
+    task: Callable[[DictConfig], Any],
+    *,
+    config_name: str,
+    schema: type,
+    prog: str,
+    config_path: str = "pkg://ret_lightning.conf",
+) -> None:
+    """Run a command: read the command line as Hydra does, check the config, then run the task, once or for every job.
+
+    With a mistake in the config nothing is run and every mistake is printed. `--help`, `--info` and their like are
+    Hydra's own. In a sweep a job that fails does not stop the others; the failures are listed at the end.
+
+    Args:
+        task: what a job does; its return value goes to Hydra's sweeper.
+        config_name: the primary config, unless `--config-name` names another.
+        schema: the dataclass of the top level's keys, see `ret_lightning.config.check`.
+        prog: the command's name, which begins every message.
+        config_path: where the configs are, in Hydra's way of writing it.
+
+    Raises:
+        SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
+            HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
+    """
+    hydra.version.setbase(_VERSION_BASE)
+    try:
+        code = _Application(task, config_name, schema, prog, config_path, _arguments()).answer()
+    except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (KeyboardInterrupt, UserError, HydraException) as error:
+        if _shows_traceback():
+            raise
+        print(f"{prog}: {'interrupted' if isinstance(error, KeyboardInterrupt) else _line(error)}", file=sys.stderr)
+        code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, ConfigError) else 1
+    if code:
+        sys.exit(code)
+
+
+def _arguments() -> Namespace:
+    """The command line, read by Hydra's own parser."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; flags stand before or behind all key=value, --hydra-help lists them")
+
+    parser = get_args_parser()
+    parser.error = refuse
+    arguments = parser.parse_args()
+    asked = [arguments.run, arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion]
+    if sum(map(bool, asked)) > 1:
+        refuse("only one of --run, --multirun, --cfg, --info and --shell-completion can be given")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        refuse("--resolve goes with --cfg or --help only")
+    if arguments.experimental_rerun:
+        raise ConfigError("--experimental-rerun would read a pickle; give the run's own overrides instead")
+    return arguments
+
+
+@dataclass(frozen=True)
+class _Application:
+    task: Callable[[DictConfig], Any]
+    config_name: str
+    schema: type
+    prog: str
+    config_path: str
+    arguments: Namespace
+
+    def answer(self) -> int:
+        """Do what the command line asks for, and give the exit code."""
+        arguments = self.arguments
+        if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+            try:
+                self._leave_to_hydra()
+            except Exception:  # it may well be the config that Hydra stumbles over
+                if _shows_traceback() or not self._check(complete=False).mistakes:
+                    raise
+                return 2
+            return 0
+        verdict = self._check(complete=not arguments.cfg)
+        if verdict.mistakes:
+            return 2
+        if arguments.cfg:
+            self._leave_to_hydra()
+            return 0
+        return self._run(verdict.multirun)
+
+    def _leave_to_hydra(self) -> None:
+        hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)(self.task)()
+
+    def _caller(self) -> tuple[str | None, str | None]:
+        return detect_calling_file_or_module_from_task_function(self.task)
+
+    def _search_path(self) -> ConfigSearchPath:
+        path = create_automatic_config_search_path(*self._caller(), self.arguments.config_path or self.config_path)
+        if self.arguments.config_dir is not None:
+            folder = os.path.abspath(self.arguments.config_dir)
+            if not os.path.isdir(folder):
+                raise ConfigError(f"--config-dir {self.arguments.config_dir}: there is no such folder")
+            path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+        return path
+
+    def _check(self, *, complete: bool) -> Verdict:
+        JobRuntime.instance().set("name", detect_task_name(*self._caller()))
+        verdict = check(
+            self._search_path(),
+            self.arguments.config_name or self.config_name,
+            self.arguments.overrides,
+            self.schema,
+            multirun=self.arguments.multirun,
+            complete=complete,
+        )
+        if verdict.mistakes:
+            print(report(verdict.mistakes, self.prog), file=sys.stderr)
+        return verdict
+
+    def _run(self, multirun: bool) -> int:
+        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        overrides = [*self.arguments.overrides, f"hydra.mode={mode.name}"]
+        job = _Job(self.task, self.prog)
+        app = Hydra.create_main_hydra2(detect_task_name(*self._caller()), self._search_path())
+        start = app.multirun if multirun else app.run
+        try:
+            result = start(self.arguments.config_name or self.config_name, job, overrides)
+        except OSError as error:
+            if job.running or error.filename is None:
+                raise
+            raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+        finally:
+            GlobalHydra.instance().clear()
+        return self._tell_failures(result) if multirun else int(isinstance(result.return_value, Failure))
+
+    def _tell_failures(self, batches: Any) -> int:
+        """List a sweep's failed jobs, from what the sweeper gives back; the exit code."""
+        jobs = [job for batch in batches or () for job in batch if isinstance(job, JobReturn)]
+        failed = [job for job in jobs if isinstance(job.return_value, Failure)]
+        if failed:
+            print(f"{self.prog}: {len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
+        for job in failed:
+            number, settings = job.hydra_cfg.hydra.job.num, " ".join(job.overrides)
+            line = "; ".join(job.return_value.line.splitlines())
+            print(f"  #{number} {settings}: {line}", file=sys.stderr)
+        return int(bool(failed))
+
+
+class _Job:
+    """The task as Hydra calls it: what it raises becomes a line on stderr and a Failure where that loses nothing."""
+
+    def __init__(self, task: Callable[[DictConfig], Any], prog: str) -> None:
+        functools.update_wrapper(self, task)
+        self.task = task
+        self.prog = prog
+        self.running = False
+
+    def __call__(self, config: DictConfig) -> Any:
+        self.running = True
+        try:
+            result = self.task(config)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
+                raise KeyboardInterrupt from None
+            raise
+        except Exception as error:
+            mode = HydraConfig.get().mode
+            # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
+            swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
+            user_error = isinstance(error, UserError)
+            if _shows_traceback() or not (swept or (user_error and mode == RunMode.RUN)):
+                raise
+            if not user_error:
+                traceback.print_exc()
+            line = _line(error)
+            print(f"{self.prog}: {f'job #{HydraConfig.get().job.num}: ' if swept else ''}{line}", file=sys.stderr)
+            result = Failure(line)
+        self.running = False
+        return result
+
+
+def _shows_traceback() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def _line(error: BaseException) -> str:
+    """What a user needs to read of an exception."""
+    text = str(error)
+    if isinstance(error, UserError):
+        wrapped = (
+            "Original Traceback (most recent call last)" in text
+        )  # a loader's worker raised it: PyTorch's wrapping
+        return (
+            text.rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2] if wrapped else text
+        ).strip()
+    lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+    if isinstance(error, HydraException):
+        return "; ".join(lines)
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

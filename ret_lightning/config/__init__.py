@@ -1,0 +1,1 @@
+"""Configs that can be trusted: checked before anything is imported for them, and built from an allow-list."""

@@ -1,0 +1,94 @@
+"""Building what a config names. The only caller of Hydra's `instantiate`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from hydra._internal.utils import _locate
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ret_lightning.config.files import first_line
+from ret_lightning.config.targets import refusal, refusal_of
+from ret_lightning.errors import ConfigError, UserError
+
+
+def build(node: DictConfig | ListConfig | None, *args: Any, **kwargs: Any) -> Any:
+    """Build a node's `_target_`, after everything nested in it, from plain containers.
+
+    Args:
+        node: a node of a composed config. A mapping or list without a `_target_` gives a dict or list of what is built
+            from its values; None gives None.
+        args, kwargs: what the caller adds to the node's own keys. They are handed over as they are, neither copied nor
+            put into a config, so a model's parameters stay the model's.
+
+    Returns:
+        The object, or with `_partial_: true` a `functools.partial` that makes it.
+
+    Raises:
+        ConfigError: one line with the node's key and target, where the target may not be built from a config, does not
+            exist, or does not take what it is given. HYDRA_FULL_ERROR=1 shows what went wrong inside.
+        UserError: as raised by what was built.
+    """
+    if node is None:
+        return None
+    key = str(node._get_full_key(None))
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if target is None and (args or kwargs):
+        raise ValueError(f"{key} has no _target_ that could take further arguments")
+    try:
+        for at, name in _targets(node, key):
+            _refuse_unsafe(f"{at}._target_".lstrip("."), name)
+        if target is None:
+            return instantiate(node, _convert_="all")
+        # Made as a partial and called here: instantiate would copy the caller's arguments into a config.
+        factory = instantiate(node, _convert_="all", _partial_=True)
+        if node.get("_partial_", False):
+            return partial(factory, *args, **kwargs) if args or kwargs else factory
+        return factory(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _told(error, key, target) from error
+
+
+def _targets(node: Any, key: str) -> list[tuple[str, Any]]:
+    """Every `_target_` in a node, with the key of the node that it stands in; what an interpolation leads to as well."""
+    found = [(key, node["_target_"])] if isinstance(node, DictConfig) and "_target_" in node else []
+    for item in node if isinstance(node, DictConfig) else range(len(node)):
+        if not OmegaConf.is_missing(node, item) and isinstance(node[item], DictConfig | ListConfig):
+            found += _targets(node[item], f"{key}.{item}".lstrip("."))
+    return found
+
+
+def _refuse_unsafe(key: str, target: Any) -> None:
+    if not isinstance(target, str):
+        raise ConfigError(f"{key}: wants the dotted name of a class, got {target!r}")
+    if (reason := refusal(target)) is not None:
+        raise ConfigError(f"{key}: {reason}")
+    try:
+        found = _locate(target)
+    except ImportError as error:
+        raise ConfigError(f"{key}: cannot import {target}: {first_line(error.__cause__ or error)}") from error
+    if not callable(found):
+        raise ConfigError(f"{key}: {target} is no class or function")
+    module = str(getattr(found, "__module__", None))
+    if (reason := refusal_of(target, module, is_class=isinstance(found, type))) is not None:
+        raise ConfigError(f"{key}: {reason}")
+
+
+def _told(error: Exception, key: str, target: str | None) -> UserError:
+    """The user's error that is behind an exception, or else the exception as one line about the node."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return cause
+    cause = next((cause for cause in chain if not isinstance(cause, InstantiationException)), error)
+    inner = [line.removeprefix("full_key: ") for line in str(error).splitlines() if line.startswith("full_key: ")]
+    place = inner[0] if inner else f"{key} ({target})" if target else key
+    reason = first_line(cause) if cause is error and inner else f"{type(cause).__name__}: {first_line(cause)}"
+    return ConfigError(f"{place}: cannot be built: {reason}; HYDRA_FULL_ERROR=1 shows where")

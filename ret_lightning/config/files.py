@@ -1,0 +1,118 @@
+"""Config files as their authors see them: every key with its line, and what is broken in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.plugins.config_source import ConfigSource
+from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
+from omegaconf.errors import GrammarParseError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value in a config, and where it was set (`conf/gate/lstm.yaml:4`); mappings and lists hold entries again."""
+
+    value: Any
+    source: str
+
+    def plain(self) -> Any:
+        """The value in plain containers."""
+        if isinstance(self.value, dict):
+            return {key: entry.plain() for key, entry in self.value.items()}
+        return [entry.plain() for entry in self.value] if isinstance(self.value, list) else self.value
+
+    def walk(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Entry]]:
+        """Every entry below this one, with its path."""
+        items = enumerate(self.value) if isinstance(self.value, list) else ()
+        for key, entry in self.value.items() if isinstance(self.value, dict) else items:
+            inner = (*path, str(key))
+            yield inner, entry
+            yield from entry.walk(inner)
+
+
+def entry_of(value: Any, source: str) -> Entry:
+    """Plain containers as entries that were all set in one place."""
+    if isinstance(value, dict):
+        return Entry({key: entry_of(inner, source) for key, inner in value.items()}, source)
+    return Entry([entry_of(inner, source) for inner in value] if isinstance(value, list) else value, source)
+
+
+def path_in(source: ConfigSource, config_path: str) -> Path | None:
+    """The file of a config (`gate/lstm`) in a folder or package that Hydra searches; None where it is no file."""
+    if source.scheme() == "file":
+        folder = Path(source.path)
+    elif source.scheme() == "pkg":
+        folder = Path(str(resources.files(source.path)))
+    else:
+        return None
+    return folder / f"{config_path.removesuffix('.yaml')}.yaml"
+
+
+def shown(path: Path) -> str:
+    """A path as its user would open it: relative where it lies below the working directory."""
+    path = Path(os.path.abspath(path))
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def read(path: Path) -> Entry:
+    """A YAML file's entries, its scalars read as Hydra reads them. The file is one that Hydra could load."""
+    loader = get_yaml_loader()(path.read_text(encoding="utf-8"))
+    try:
+        node = loader.get_single_node()
+        return Entry({}, shown(path)) if node is None else _entry(loader, node, shown(path), 0)
+    finally:
+        loader.dispose()
+
+
+def what_is_broken(path: Path, error: Exception) -> tuple[str, str]:
+    """The place in a file, and in words the reason, for which it could not be loaded."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        reason = error.problem or error.context or "cannot be read"
+        if reason.startswith("found duplicate key"):
+            reason = f"{reason.removeprefix('found ')}, which the same mapping has above"
+        return (shown(path) if mark is None else f"{shown(path)}:{_line(mark)}"), f"broken YAML: {reason}"
+    if isinstance(error, UnicodeDecodeError):
+        return shown(path), "not a text file in UTF-8"
+    if isinstance(error, GrammarParseError):
+        for keys, entry in read(path).walk():
+            if isinstance(entry.value, str) and not _parses(entry.value):
+                return entry.source, f"{'.'.join(keys)}: cannot be read as an interpolation: {entry.value}"
+    return shown(path), first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _entry(loader: Any, node: yaml.Node, file: str, line: int) -> Entry:
+    source = f"{file}:{line}" if line else file
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)
+        items = [(loader.construct_object(key, deep=True), key.start_mark, value) for key, value in node.value]
+        return Entry({key: _entry(loader, value, file, _line(mark)) for key, mark, value in items}, source)
+    if isinstance(node, yaml.SequenceNode):
+        return Entry([_entry(loader, item, file, _line(item.start_mark)) for item in node.value], source)
+    return Entry(loader.construct_object(node), source)
+
+
+def _parses(text: str) -> bool:
+    try:
+        OmegaConf.create([text])
+    except GrammarParseError:
+        return False
+    return True
+
+
+def _line(mark: yaml.Mark) -> int:
+    return mark.line + 1

@@ -1,0 +1,67 @@
+"""What is wrong in a config, and the words in which it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+COMMAND_LINE = "command line: "
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake: where it stands, which key it is about, and what is wrong with it.
+
+    `source` is a file with its line (`conf/gate/lstm.yaml:4`), or `command line: <the override as typed>`; `key` is the
+    key's dotted place in the composed config, empty where there is none; `text` says what is wrong and how to mend it.
+    """
+
+    source: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        typed = self.source.removeprefix(COMMAND_LINE).lstrip("+~") if self.source.startswith(COMMAND_LINE) else ""
+        said = typed.partition("=")[0] == self.key  # the override as typed begins with its key
+        return ": ".join(part for part in (self.source, "" if said else self.key, self.text) if part)
+
+
+def report(mistakes: Sequence[Mistake], prog: str) -> str:
+    """All mistakes as a command prints them: a heading, and one line a mistake."""
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    return "\n".join([f"{prog}: {count} in the config:", *(f"  {mistake}" for mistake in mistakes)])
+
+
+def nearest(name: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """At most `count` of the options that are spelt like `name`, in any case, the nearest first."""
+    written = {option.lower(): option for option in options}
+    return [written[match] for match in get_close_matches(name.lower(), written, count, cutoff)]
+
+
+def choices(name: Any, options: Iterable[Any]) -> str:
+    """The end of a message about an unknown name: what was meant, perhaps, and what there is to choose from.
+
+    All options where there are twelve or fewer, else the three that are spelt most like `name`.
+    """
+    listed = list(dict.fromkeys(option if isinstance(option, str) else show(option) for option in options))
+    if not listed:
+        return ""
+    if len(listed) <= 12:
+        meant = nearest(str(name), listed)
+        return (f"; did you mean {meant[0]}?" if meant else ";") + f" choices: {', '.join(listed)}"
+    meant = nearest(str(name), listed, count=3)
+    if meant:
+        return f"; did you mean {' or '.join(meant)}?"
+    return f"; nearest of {len(listed)}: {', '.join(nearest(str(name), listed, count=3, cutoff=0.0))}"
+
+
+def show(value: Any) -> str:
+    """A config value as YAML would write it, shortened to fit in a line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,63 @@
+"""What a config may build.
+
+A config is data: it may have come with a run folder or a checkpoint from elsewhere, and building it must not be a way to
+run whatever its author likes. So a `_target_` is one of three, and everything else is refused before its module is
+imported: a class or function of ours; a class, never a function, of the parts of libraries that are listed here; anything
+in a package that the user named in the environment. Libraries are listed part by part because a whole one is too much:
+PyTorch has classes that start a process as soon as they are made. What is built must also have been written in the parts
+that are listed, so that a module which one of them happens to have imported opens no door.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ret_lightning.config.mistakes import nearest
+
+OWN_PACKAGES = "RET_LIGHTNING_TARGETS"  # the environment variable: names of packages, with commas between
+
+_OURS = "ret_lightning"
+_LIBRARY_PARTS = (
+    "lightning.Trainer",
+    "lightning.fabric.plugins",
+    "lightning.pytorch.Trainer",
+    "lightning.pytorch.accelerators",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    "lightning.pytorch.trainer",
+    "torch.nn",
+    "torch.optim",
+    "torchmetrics",
+)
+
+
+def refusal(target: str) -> str | None:
+    """Why a config may not build this dotted name, or None where it may."""
+    allowed = (_OURS, *_LIBRARY_PARTS, *_own_packages())
+    if _is_in(target, allowed):
+        return None
+    meant = nearest(target.rpartition(".")[0], _LIBRARY_PARTS, cutoff=0.85)
+    hint = f"did you mean {meant[0]}.{target.rpartition('.')[2]}?" if meant else f"choices: {', '.join(allowed)}"
+    return f"a config may not build {target}; {hint} (to allow a package of your own: {OWN_PACKAGES}=<its name>)"
+
+
+def refusal_of(target: str, module: str, *, is_class: bool) -> str | None:
+    """Why a config may not build an allowed name, given the module that its object was written in."""
+    if _is_in(target, _own_packages()):
+        return None
+    if not _is_in(module, (_OURS, *_LIBRARY_PARTS)):
+        return f"a config may not build {target}; it is a name for something in {module}"
+    if not is_class and not _is_in(target, (_OURS,)):
+        return f"a config may not call {target}; of a library it may build classes, not call functions"
+    return None
+
+
+def _own_packages() -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in os.environ.get(OWN_PACKAGES, "").split(","))))
+
+
+def _is_in(target: str, places: tuple[str, ...]) -> bool:
+    return any(target == place or target.startswith(f"{place}.") for place in places)

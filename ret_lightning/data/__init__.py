@@ -1,0 +1,1 @@
+"""The data: rows, files, images, batches, and the Lightning data modules."""

@@ -1,0 +1,291 @@
+"""The Lightning data modules: ReT-M2KR from disk, and the glyphs corpus, which is made first and then read the same way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ret_lightning.data.batch import Tokenizer
+from ret_lightning.data.glyphs import prepare_glyphs
+from ret_lightning.data.json_lines import JsonLines
+from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, load_subset, row_subset
+from ret_lightning.data.reading import Collator, EvaluationRows, ImageReader, TrainingRows
+from ret_lightning.data.rows import parse_query
+from ret_lightning.data.sampling import GlobalBatches, RankRows
+from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.inputs import Augmentation, ImageTransform
+
+log = logging.getLogger(__name__)
+
+
+class M2KRDataModule(LightningDataModule):
+    """Training pairs, and queries and pools of the evaluation subsets, from a folder in the ReT-M2KR layout.
+
+    Its loaders shard themselves over the ranks (each training row once an epoch, each evaluation row on one rank), so the
+    Trainer wants `use_distributed_sampler=False`, as every config of the group `trainer` has it.
+
+    Args:
+        root: the folder that holds `jsonl` and `images`.
+        tokenizer: the backbone's.
+        image_transform: the backbone's.
+        subsets: names of the subsets to train and evaluate on; None: all that have a test file, and every training row.
+        batch_size: training pairs a batch and rank.
+        eval_batch_size: rows a batch when encoding for evaluation.
+        num_workers: loader processes a rank; 0: load in the main process.
+        augmentation: of training images; None: none.
+        validation: `val`: `<subset>_val.jsonl`; `test`: the test queries stand in for validation; `auto`: the former
+            where the files are there. ReT-M2KR ships no validation queries.
+        train_folder: where the training file is, relative to `root`; likewise the next four. Older copies keep all
+            JSON Lines in one folder.
+        val_folder: of validation queries.
+        test_folder: of test queries.
+        passages_folder: of pools.
+        image_folder: what image paths are relative to.
+        train_file: name of the training file.
+        seed: of the order of the rows and of the augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        tokenizer: Tokenizer,
+        image_transform: ImageTransform,
+        subsets: Sequence[str] | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        num_workers: int = 0,
+        augmentation: Augmentation | None = None,
+        validation: Literal["auto", "val", "test"] = "auto",
+        train_folder: str = "jsonl/m2kr/train",
+        val_folder: str = "jsonl/m2kr/val",
+        test_folder: str = "jsonl/m2kr/test",
+        passages_folder: str = "jsonl/m2kr/passages",
+        image_folder: str = "images/m2kr/images",
+        train_file: str = "m2kr_up_train.jsonl",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ConfigError(f"data.{name}={value} must be at least 1")
+        self.files = M2KRFiles(
+            Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
+        )
+        self.collate = Collator(tokenizer, image_transform.size)
+        self.image_transform = image_transform
+        self.subset_names = None if subsets is None else list(subsets)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.augmentation = augmentation
+        self.validation = validation
+        self.seed = seed
+        self._train: TrainingRows | None = None
+        self._evaluation: dict[Split, list[EvaluationSubset]] = {}
+
+    def prepare_data(self) -> None:
+        """On one process a machine: fills the Arrow cache, so that the others only map it."""
+        JsonLines(self.files.training_file())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the files; evaluation files are parsed and checked whole, training rows when they are read.
+
+        Raises:
+            DataError: naming the first file that is missing, or file, line and field of the first mistake.
+        """
+        if stage in (None, "fit") and self._train is None:
+            self._train = self._training_rows()
+        if stage in (None, "fit", "validate"):
+            self._load("val")
+        if stage in (None, "test"):
+            self._load("test")
+
+    def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
+        """The subsets of a split, in the order in which its loaders come (see `val_dataloader`)."""
+        return self._evaluation[split]
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of training pairs, this rank's share."""
+        batches = GlobalBatches(len(self._train), self.batch_size, self.seed, *self._rank_and_world())
+        if len(batches) == 0:
+            raise DataError(f"{self._train.lines.path}: {len(self._train)} rows are too few for one batch on each rank")
+        return DataLoader(
+            self._train,
+            batch_sampler=batches,
+            collate_fn=self.collate.training,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self._on_gpu(),
+        )
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Two loaders a subset, its pool and then its queries; each row on one rank."""
+        return self._evaluation_loaders("val")
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """As `val_dataloader`, for the test split."""
+        return self._evaluation_loaders("test")
+
+    def _read_image(self) -> ImageReader:
+        return ImageReader(self.files.image_folder(), self.image_transform)
+
+    def _training_rows(self) -> TrainingRows:
+        lines = JsonLines(self.files.training_file())
+        known = [*M2KR_SUBSETS, *(s for s in self._names() if s not in M2KR_SUBSETS)]
+        if self.subset_names is not None:
+            lines = _choose(lines, self.subset_names, known)
+        log.info("training: %d rows of %s", len(lines), lines.path)
+        return TrainingRows(lines, self._read_image(), known, self.augmentation, self.seed)
+
+    def _load(self, split: Split) -> None:
+        if split in self._evaluation:
+            return
+        loaded = []
+        for name in self._names():
+            has_own = (
+                split == "test"
+                or self.validation == "val"
+                or (self.validation == "auto" and self.files.has_validation(name))
+            )
+            subset = load_subset(self.files, name, split, queries_from=split if has_own else "test")
+            note = "" if has_own else ", its test queries (there are no validation queries)"
+            log.info("%s/%s: %d queries, %d passages%s", split, name, len(subset.queries), len(subset.pool), note)
+            if subset.unreachable:
+                first = subset.queries[subset.unreachable[0]]
+                log.warning(
+                    "%s/%s: %d of %d queries have none of their passages in the pool and count as misses; "
+                    "the first: data_id %s at %s",
+                    split, name, len(subset.unreachable), len(subset.queries), first.data_id, first.place,
+                )  # fmt: skip
+            loaded.append(subset)
+        self._evaluation[split] = loaded
+
+    def _names(self) -> list[str]:
+        found = self.files.subsets()
+        if self.subset_names is None:
+            if not found:
+                self.files.query_file(M2KR_SUBSETS[0], "test")  # says which file is looked for
+            return found
+        if not self.subset_names:
+            raise ConfigError("data.subsets is empty: name at least one subset, or null for all")
+        for name in self.subset_names:
+            if found and name not in found:
+                raise DataError(
+                    f"{self.files.root / self.files.test / name}_test.jsonl: no such file for data.subsets={name}; "
+                    f"there are: {', '.join(found)}"
+                )
+        return self.subset_names
+
+    def _evaluation_loaders(self, split: Split) -> list[DataLoader]:
+        read_image = self._read_image()
+        loaders = []
+        for subset in self._evaluation[split]:
+            for rows in (subset.pool, subset.queries):
+                loaders.append(
+                    DataLoader(
+                        EvaluationRows(rows, read_image, subset.name),
+                        sampler=RankRows(len(rows), *self._rank_and_world()),
+                        batch_size=self.eval_batch_size,
+                        collate_fn=self.collate.evaluation,
+                        num_workers=self.num_workers,
+                        pin_memory=self._on_gpu(),
+                    )
+                )
+        return loaders
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _on_gpu(self) -> bool:
+        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+
+
+class GlyphsDataModule(M2KRDataModule):
+    """The embedded corpus: made once into a cache folder, then read like ReT-M2KR.
+
+    Args:
+        tokenizer: the backbone's.
+        image_transform: the backbone's.
+        cache_dir: where the corpus is kept; None: `ret_lightning` in the user's cache folder.
+        corpus_image_size: side of the drawn images, pixels.
+        corpus_seed: of the corpus, apart from `seed`, the order of its rows.
+        generation_workers: processes that draw; None: one a core.
+        subsets: as in `M2KRDataModule`, and so are the others.
+        batch_size: as there.
+        eval_batch_size: as there.
+        num_workers: as there.
+        augmentation: as there.
+        seed: as there.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_transform: ImageTransform,
+        cache_dir: str | None = None,
+        corpus_image_size: int = 40,
+        corpus_seed: int = 0,
+        generation_workers: int | None = None,
+        subsets: Sequence[str] | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        num_workers: int = 0,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root="",
+            tokenizer=tokenizer,
+            image_transform=image_transform,
+            subsets=subsets,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            augmentation=augmentation,
+            validation="val",
+            seed=seed,
+        )
+        self._corpus = {
+            "cache_dir": cache_dir,
+            "image_size": corpus_image_size,
+            "seed": corpus_seed,
+            "workers": generation_workers,
+        }
+
+    def prepare_data(self) -> None:
+        """Makes the corpus where it is not there, or not whole."""
+        self._open_corpus()
+        super().prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """As in `M2KRDataModule`."""
+        if self.files.root == Path():
+            self._open_corpus()
+        super().setup(stage)
+
+    def _open_corpus(self) -> None:
+        self.files = M2KRFiles(prepare_glyphs(**self._corpus))
+
+
+def _choose(lines: JsonLines, chosen: Sequence[str], known: Sequence[str]) -> JsonLines:
+    """The training rows of the chosen subsets, and those that do not tell their subset."""
+    keep = np.ones(len(lines), dtype=bool)
+    unknown = 0
+    for i, (line, place) in enumerate(
+        tqdm(lines, total=len(lines), desc="choosing training rows", disable=len(lines) < 100_000)
+    ):
+        subset = row_subset(parse_query(line, place), known)
+        unknown += subset is None
+        keep[i] = subset is None or subset in chosen
+    if not keep.any():
+        raise DataError(f"{lines.path}: no training row belongs to data.subsets={list(chosen)}")
+    if unknown:
+        log.warning("%s: %d rows do not tell their subset and are kept", lines.path, unknown)
+    return lines.select(keep)

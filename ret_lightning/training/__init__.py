@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the schedule, the callbacks, and the course of a run."""

@@ -1,0 +1,242 @@
+"""Retrieval after every epoch: the rows that the validation loop encoded are indexed, searched and scored, subset by subset."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ret_lightning.data.batch import EvaluationBatch
+from ret_lightning.data.m2kr import EvaluationSubset, Split
+from ret_lightning.errors import ConfigError
+from ret_lightning.losses.gather import gather_rows, row_counts
+from ret_lightning.retrieval import (
+    Embeddings,
+    Index,
+    PseudoRecallAtK,
+    Ranking,
+    RecallAtK,
+    answer_hits,
+    count_positives,
+    has_answers,
+    positive_hits,
+    random_recall,
+    write_run,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SubsetResult:
+    """What retrieval gave on one subset.
+
+    Attributes:
+        subset: its queries and pool.
+        query_rows: which queries were encoded, positions in `subset.queries`, ascending; all, unless batches were limited.
+        indexed_rows: which passages were, likewise.
+        ranking: one row a query of `query_rows`; its positions are into `indexed_rows`.
+        metrics: `recall@K`, and `pseudo_recall@K` where queries have answers; in [0, 1].
+        random_recall: K to the expected recall of a random ranking of the same pool.
+    """
+
+    subset: EvaluationSubset
+    query_rows: list[int]
+    indexed_rows: list[int]
+    ranking: Ranking
+    metrics: dict[str, float]
+    random_recall: dict[int, float]
+
+    def pool_rows(self, position: int) -> list[int]:
+        """The ranked passages of the query at a position, as positions in `subset.pool`, best first."""
+        return [self.indexed_rows[row] for row in self.ranking.rows[position].tolist() if row >= 0]
+
+
+class RetrievalEvaluation(Callback):
+    """Recall on every subset, after every validation and on the test split.
+
+    The module's validation and test steps return vectors; this callback collects them, puts each subset's pool into the
+    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `<split>/<subset>/pseudo_recall@K`, their means
+    over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took. Rows are told apart
+    by their position in the file, so nothing is counted twice whatever the loaders did. Among several ranks, each holds
+    the pool and searches for its own queries.
+
+    Args:
+        index: searched for each subset in turn.
+        recall_at: the K of Recall@K.
+        ranked: passages a query in the rankings, at least the largest K that is to be exact.
+    """
+
+    def __init__(self, index: Index, recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100), ranked: int = 500) -> None:
+        if not recall_at or min(recall_at) < 1:
+            raise ConfigError(f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more")
+        if ranked < max(recall_at):
+            raise ConfigError(
+                f"evaluation.ranked={ranked} is less than the largest K of evaluation.recall_at, {max(recall_at)}"
+            )
+        self.index = index
+        self.recall_at = sorted(set(recall_at))
+        self.ranked = ranked
+        self.results: dict[Split, dict[str, SubsetResult]] = {}
+        self._encoded: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._started = 0.0
+
+    @staticmethod
+    def of(trainer: Trainer) -> RetrievalEvaluation:
+        """The trainer's evaluation callback; raises ConfigError where it has none."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, RetrievalEvaluation):
+                return callback
+        raise ConfigError("this callback needs a RetrievalEvaluation among the trainer's callbacks")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets what was collected before."""
+        self._encoded.clear()
+        self._started = time.perf_counter()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: EvaluationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collects the vectors of a batch."""
+        self._encoded[dataloader_idx].append((batch.rows, outputs.float()))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Indexes, searches, scores and logs."""
+        if not trainer.sanity_checking:
+            self._evaluate(trainer, pl_module, "val")
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As after a validation."""
+        self._evaluate(trainer, pl_module, "test")
+
+    def flat_metrics(self, split: Split) -> dict[str, float]:
+        """`<subset>/recall@5` and so on, with the means over the subsets under `mean/`."""
+        flat = {
+            f"{name}/{metric}": value
+            for name, result in self.results[split].items()
+            for metric, value in result.metrics.items()
+        }
+        metrics = dict.fromkeys(metric for result in self.results[split].values() for metric in result.metrics)
+        for metric in metrics:
+            values = [r.metrics[metric] for r in self.results[split].values() if metric in r.metrics]
+            flat[f"mean/{metric}"] = sum(values) / len(values)
+        return flat
+
+    def write_rankings(self, split: Split, folder: Path) -> None:
+        """One TREC run file a subset, `<folder>/<subset>.trec`."""
+        for name, result in self.results[split].items():
+            queries = _distinct_ids(result)
+            pool = [result.subset.pool[row].passage_id for row in result.indexed_rows]
+            write_run(folder / f"{name}.trec", queries, result.ranking, pool, tag="ret_lightning")
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
+        seconds = {"encode": time.perf_counter() - self._started, "build": 0.0, "search": 0.0}
+        subsets = trainer.datamodule.evaluation_subsets(split)
+        # Every rank goes through the subsets in the same order: there are collectives inside.
+        self.results[split] = {
+            subset.name: self._subset(subset, 2 * i, pl_module.device, seconds) for i, subset in enumerate(subsets)
+        }
+        self._encoded.clear()
+        metrics = self.flat_metrics(split)
+        pl_module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in seconds.items()}, rank_zero_only=True)
+        if trainer.is_global_zero:
+            log.info("%s", self._line(split, trainer, metrics, seconds))
+
+    def _subset(
+        self, subset: EvaluationSubset, passage_loader: int, device: torch.device, seconds: dict[str, float]
+    ) -> SubsetResult:
+        pool_rows, pool_vectors = _all_ranks(self._encoded[passage_loader], device)
+        own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1], device)
+        if len(pool_rows) == 0:
+            raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
+        start = time.perf_counter()
+        ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
+        self.index.build(Embeddings(ids, pool_vectors.cpu()))
+        built = time.perf_counter()
+        if len(own_rows) == 0:  # a rank may have no query of a small subset
+            own_vectors = pool_vectors[:0]
+        own = self.index.search(own_vectors.cpu(), self.ranked)
+        counts = row_counts(own_rows)
+        query_rows = gather_rows(own_rows, counts).cpu()
+        order = query_rows.argsort()
+        ranking = Ranking(
+            gather_rows(own.rows.to(device), counts).cpu()[order],
+            gather_rows(own.scores.to(device), counts).cpu()[order],
+        )
+        seconds["build"] += built - start
+        result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking)
+        seconds["search"] += time.perf_counter() - built
+        return result
+
+    def _scored(
+        self, subset: EvaluationSubset, query_rows: list[int], indexed_rows: list[int], ids: list[str], ranking: Ranking
+    ) -> SubsetResult:
+        queries = [subset.queries[row] for row in query_rows]
+        positives = [query.passage_ids for query in queries]
+        answers = [query.answers for query in queries]
+        recall = RecallAtK(self.recall_at)
+        recall.update(positive_hits(ranking.rows, ids, positives))
+        metrics = recall.compute()
+        answered = has_answers(answers)
+        if answered.any():
+            pseudo = PseudoRecallAtK(self.recall_at)
+            texts = [subset.pool[row].text for row in indexed_rows]
+            pseudo.update(answer_hits(ranking.rows, texts, answers), answered)
+            metrics |= pseudo.compute()
+        reachable = count_positives(ids, positives)
+        random = {k: random_recall(len(ids), reachable, k) for k in self.recall_at}
+        return SubsetResult(subset, query_rows, indexed_rows, ranking, metrics, random)
+
+    def _line(self, split: Split, trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> str:
+        at = 5 if 5 in self.recall_at else self.recall_at[-1]
+        each = ", ".join(f"{name} {metrics[f'{name}/recall@{at}']:.3f}" for name in self.results[split])
+        times = ", ".join(f"{what} {value:.2f} s" for what, value in seconds.items())
+        where = f"epoch {trainer.current_epoch + 1}" if trainer.state.fn == "fit" else split
+        return f"{where}: recall@{at} {metrics[f'mean/recall@{at}']:.3f} ({each}); {times}"
+
+
+def _distinct_ids(result: SubsetResult) -> list[str]:
+    """The data_id of each ranked query; one that occurred before carries its line, since TREC files need them apart."""
+    seen: set[str] = set()
+    ids = []
+    for query in (result.subset.queries[row] for row in result.query_rows):
+        ids.append(query.data_id if query.data_id not in seen else f"{query.data_id}#line{query.place.line}")
+        seen.add(ids[-1])
+    return ids
+
+
+def _concatenated(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows (n,) and vectors (n, k, d) of a loader, each row once, ascending."""
+    if not parts:
+        return torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device)
+    rows, vectors = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    rows, order = rows.sort(stable=True)
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[1:] = rows[1:] != rows[:-1]
+    return rows[first], vectors[order][first]
+
+
+def _all_ranks(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """`_concatenated`, of the rows of all ranks."""
+    rows, vectors = _concatenated(parts, device)
+    counts = row_counts(rows)
+    if len(rows) == 0 and sum(counts):
+        raise ConfigError("a rank encoded no passage of a pool; use fewer ranks than the smallest pool has passages")
+    return _concatenated([(gather_rows(rows, counts), gather_rows(vectors, counts))], device)

@@ -1,0 +1,131 @@
+"""The LightningModule: a retriever, its loss, and how they are optimised and logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
+from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
+from ret_lightning.training.schedule import WarmupCosine
+
+
+class RetModule(LightningModule):
+    """Trains a retriever on pairs, and encodes the rows of the evaluation loaders (see `RetrievalEvaluation`).
+
+    Logs, every `log_every_n_steps`: `train/loss`, `train/loss_query_to_passage`, `train/loss_passage_to_query`,
+    `train/query_recall@1` and `train/passage_recall@1` (in the batch), `train/learning_rate`, `train/gradient_norm` (before
+    clipping), and `gate/<side>/<forget|text|image>/step_<n>`, the mean opening of a gate over the rows of rank 0.
+
+    Args:
+        retriever: the model.
+        loss: of a batch of pairs.
+        optimizer: makes an optimiser from parameter groups.
+        scheduler: of the learning rate, by step.
+        backbone_learning_rate_scale: factor of the learning rate for trained backbones; pretrained ones want less than
+            the new layers.
+    """
+
+    def __init__(
+        self,
+        retriever: RetRetriever,
+        loss: ContrastiveLoss,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        scheduler: WarmupCosine,
+        backbone_learning_rate_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.retriever = retriever
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.schedule = scheduler
+        self.backbone_learning_rate_scale = backbone_learning_rate_scale
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The loss of this rank's share of a batch."""
+        logs = self._logs_this_step()
+        means = (OpeningMeans(), OpeningMeans()) if logs else (None, None)
+        query, passage = self.retriever(batch.queries, batch.passages, *means)
+        output = self.loss(query, passage, batch.labels)
+        if logs:
+            values = {
+                "train/loss": output.loss.detach(),
+                "train/loss_query_to_passage": output.query_to_passage,
+                "train/query_recall@1": output.query_recall,
+            }
+            if output.passage_to_query is not None:
+                values["train/loss_passage_to_query"] = output.passage_to_query
+                values["train/passage_recall@1"] = output.passage_recall
+            # Each rank's value is scaled so that the mean over ranks is that of the global batch.
+            self.log_dict(values, sync_dist=True, batch_size=len(batch))
+            self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+            self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=len(batch))
+            for side, mean in zip(("query", "passage"), means, strict=True):
+                gates = {f"gate/{side}/{name}/step_{step:02d}": v for (step, name), v in mean.means().items()}
+                self.log_dict(gates, rank_zero_only=True, batch_size=len(batch))
+        return output.loss
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """(B, k, d) vectors of the rows; the loaders alternate between a subset's pool and its queries."""
+        return self.retriever.encode("passage" if dataloader_idx % 2 == 0 else "query", batch.inputs)
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """As `validation_step`."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Logs the norm of all gradients, before they are clipped."""
+        if self._logs_this_step():
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser over `parameter_groups`, and the schedule, step by step."""
+        optimizer = self.make_optimizer(parameter_groups(self))
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group.pop("learning_rate_scale")
+        last_step = self.trainer.estimated_stepping_batches
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        horizon = self.schedule.horizon(per_epoch, int(last_step) if math.isfinite(last_step) else None)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self.schedule.scale, horizon=horizon))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _logs_this_step(self) -> bool:
+        # Lightning logs after the step; by then the count is one up.
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+
+def parameter_groups(module: RetModule) -> list[dict[str, Any]]:
+    """Trainable parameters in up to four groups: new layers or backbone, with weight decay or without.
+
+    Decay is for the matrices of linear maps; biases, norms, embeddings and the start state are free of it. A group holds
+    `params`, `name`, `learning_rate_scale` and, where there is no decay, `weight_decay`.
+    """
+    backbone = {id(p) for stack in module.modules() if isinstance(stack, BlockStack) for p in stack.parameters()}
+    free = {id(p) for p in _free_of_decay(module)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in backbone, id(parameter) in free), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "name": ("backbone" if is_backbone else "new") + ("_no_decay" if is_free else ""),
+            "learning_rate_scale": module.backbone_learning_rate_scale if is_backbone else 1.0,
+            **({"weight_decay": 0.0} if is_free else {}),
+        }
+        for (is_backbone, is_free), parameters in sorted(groups.items())
+    ]
+
+
+def _free_of_decay(module: nn.Module) -> Sequence[nn.Parameter]:
+    embeddings = [p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
+    start_states = [p for name, p in module.named_parameters() if name.endswith("cell.start")]
+    return [*embeddings, *start_states, *(p for p in module.parameters() if p.ndim < 2)]

@@ -1,0 +1,108 @@
+"""The course of a training run, from a checked config to `metrics.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning.config.build import build
+from ret_lightning.errors import ConfigError
+from ret_lightning.training.evaluation import RetrievalEvaluation
+from ret_lightning.training.module import RetModule
+from ret_lightning.training.summary import metrics_table, print_table
+
+log = logging.getLogger(__name__)
+
+METRICS_FILE, CONFIG_FILE, RANKINGS_FOLDER = "metrics.json", "config.yaml", "rankings"
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Trains, evaluates after every epoch, tests, and leaves everything in the run folder.
+
+    Args:
+        config: as ret-train composes it; `output_dir` is the run folder.
+
+    Returns:
+        The metrics of the test split, as in `metrics.json`, which is written last and whole; empty where
+        `test_with=none`, and then there is no such file.
+
+    Raises:
+        UserError: on what the user can mend.
+    """
+    folder = Path(config.output_dir)
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    if first_process:
+        if (folder / METRICS_FILE).exists():
+            raise ConfigError(
+                f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
+            )
+        write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: LightningDataModule = build(config.data)
+    module = RetModule(
+        retriever=build(config.model),
+        loss=build(config.loss),
+        optimizer=build(config.optimizer),
+        scheduler=build(config.scheduler),
+        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
+    )
+    evaluation: RetrievalEvaluation = build(config.evaluation)
+    loggers = [build(node) for node in config.logger.values()]
+    # The evaluation comes first: the other callbacks read what it found.
+    callbacks = [evaluation, *(build(node) for node in config.callbacks.values())]
+    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks)
+    try:
+        _log_config(loggers, config)
+        trainer.fit(module, datamodule=data)
+        if trainer.interrupted or config.test_with == "none":
+            return {}
+        best = config.test_with == "best" and bool(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+        trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
+        if not trainer.is_global_zero:
+            return {}
+        return _finish(evaluation, folder)
+    finally:
+        _close(loggers)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _finish(evaluation: RetrievalEvaluation, folder: Path) -> dict[str, float]:
+    metrics = evaluation.flat_metrics("test")
+    evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
+    print_table(metrics_table(evaluation.results["test"], title="Test split"))
+    write_whole(folder / METRICS_FILE, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    log.info("metrics, rankings and checkpoints are in %s", folder)
+    return metrics
+
+
+def _log_config(loggers: list[Logger], config: DictConfig) -> None:
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams(resolved)
+
+
+def _close(loggers: list[Logger]) -> None:
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            # W&B keeps one run a process: the next job of a sweep would go on writing into this one.
+            import wandb
+
+            wandb.finish()

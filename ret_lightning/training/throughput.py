@@ -1,0 +1,39 @@
+"""How many pairs a second training gets through, over all ranks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from ret_lightning.data.batch import TrainingBatch
+
+
+class Throughput(Callback):
+    """Logs `train/samples_per_second`, query-passage pairs over all ranks; validation and checkpoints do not count."""
+
+    def __init__(self) -> None:
+        self._pairs = 0
+        self._since = 0.0
+
+    def _restart(self) -> None:
+        self._pairs, self._since = 0, time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._restart()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock again."""
+        self._restart()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainingBatch, batch_idx: int
+    ) -> None:
+        """Logs the rate since the last time, at the steps that Lightning logs."""
+        self._pairs += len(batch) * trainer.world_size
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            seconds = time.perf_counter() - self._since
+            pl_module.log("train/samples_per_second", self._pairs / seconds, rank_zero_only=True, batch_size=len(batch))
+            self._restart()

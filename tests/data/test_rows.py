@@ -1,0 +1,132 @@
+"""Rows: what is accepted, and one clear line for what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ret_lightning.data.rows import Place, parse_pair, parse_passage, parse_query
+from ret_lightning.errors import DataError
+
+PLACE = Place(Path("folder/file.jsonl"), 7)
+GOOD = {
+    "data_id": "q1",
+    "instruction": "Find it:",
+    "question": "What is this?",
+    "image_path": "a/b.png",
+    "passage_id": ["p1", 2],
+    "answer": ["yes", {"wikidata": "Q42"}, {"wikidata": 7, "range": [1, 2]}, 3],
+    "passage_text": "A text.",
+    "passage_image_path": None,
+    "anything": [1, {"else": None}],
+}
+
+
+def changed(**fields) -> str:
+    return json.dumps({**GOOD, **fields})
+
+
+def without(*names: str) -> str:
+    return json.dumps({k: v for k, v in GOOD.items() if k not in names})
+
+
+def test_a_query() -> None:
+    query = parse_query(changed(), PLACE)
+    assert query.data_id == "q1"
+    assert query.text == "Find it: What is this?"
+    assert query.image_path == "a/b.png"
+    assert query.passage_ids == ("p1", "2")
+    assert query.answers == ("yes", "Q42", "7", "3")
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"question": None}, "Find it:"),
+        ({"question": "  "}, "Find it:"),
+        ({"instruction": None}, "What is this?"),
+        ({"instruction": "", "question": None}, None),
+    ],
+)
+def test_the_text_of_a_query(fields: dict, text: str | None) -> None:
+    assert parse_query(changed(**fields), PLACE).text == text
+
+
+@pytest.mark.parametrize(("value", "ids"), [(12, ("12",)), ("12", ("12",)), (12.0, ("12",)), ([1, "1", 2], ("1", "2"))])
+def test_ids_compare_as_strings(value, ids: tuple[str, ...]) -> None:
+    assert parse_query(changed(passage_id=value), PLACE).passage_ids == ids
+
+
+@pytest.mark.parametrize("answer", [None, []])
+def test_no_answers(answer) -> None:
+    assert parse_query(changed(answer=answer), PLACE).answers == ()
+    assert parse_query(without("answer"), PLACE).answers == ()
+
+
+def test_a_passage_and_a_pair() -> None:
+    passage = parse_passage(json.dumps({"passage_id": 3, "passage_text": None, "passage_image_path": "x.jpg"}), PLACE)
+    assert (passage.passage_id, passage.text, passage.image_path) == ("3", None, "x.jpg")
+    pair = parse_pair(changed(), PLACE)
+    assert (pair.passage.passage_id, pair.passage.text, pair.passage.image_path) == ("p1", "A text.", None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"folder/file\.jsonl:7: not JSON: "),
+        ("[1]", r"file\.jsonl:7: a row must be a JSON object, this line is a list: \[1\]"),
+        ("null", "this line is null"),
+        (without("data_id"), r"file\.jsonl:7: field data_id is missing; the row has instruction, question"),
+        (without("passage_id"), "field passage_id is missing"),
+        (changed(passage_id=[]), "field passage_id is an empty list"),
+        (changed(passage_id=None), "field passage_id must be a string or a whole number, got null"),
+        (changed(passage_id=1.5), r"field passage_id must be a string or a whole number, got a number: 1\.5"),
+        (changed(passage_id=[True]), "got a boolean: true"),
+        (changed(data_id=" "), "field data_id must be a string or a whole number"),
+        (changed(question=5), "field question must be a string or null, got a number: 5"),
+        (changed(image_path=["a.png"]), "field image_path must be a string or null, got a list"),
+        (changed(image_path="/etc/passwd"), "'/etc/passwd' leads out of the image folder"),
+        (changed(image_path="a/../../b.png"), "leads out of the image folder"),
+        (changed(answer=[{"label": "x"}]), "field answer: an answer that is an object needs the key wikidata"),
+        (changed(answer=[["x"]]), "field answer must be a list of strings or of objects with wikidata"),
+        (changed(instruction=None, question=None, image_path=None), "an empty query"),
+    ],
+)
+def test_a_mistake_names_file_line_and_field(line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        parse_query(line, PLACE)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_training_passage() -> None:
+    with pytest.raises(DataError, match=r"file\.jsonl:7: an empty passage"):
+        parse_pair(changed(passage_text=" ", passage_image_path=None), PLACE)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(GOOD)), json_values))
+def test_any_json_object_is_a_query_or_one_clear_line(fields: dict) -> None:
+    try:
+        query = parse_query(json.dumps({**GOOD, **fields}), PLACE)
+    except DataError as error:
+        assert str(error).startswith("folder/file.jsonl:7: ")
+        assert "\n" not in str(error)
+    else:
+        assert query.passage_ids
+        assert all(isinstance(x, str) for x in (*query.passage_ids, *query.answers, query.data_id))
+
+
+@given(st.text(max_size=40))
+def test_any_line_is_a_query_or_one_clear_line(line: str) -> None:
+    with pytest.raises(DataError, match=r"^folder/file\.jsonl:7: "):
+        parse_query(line, PLACE)
