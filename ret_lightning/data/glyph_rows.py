@@ -1,0 +1,276 @@
+"""The subsets of the glyphs corpus, and their rows: what is asked of a drawing, and which passage answers it.
+
+Seven subsets mirror M2KR's kinds. All rank the same characters and share passage ids; `passage_images` says whether a
+subset's passages carry the character's image beside the text.
+
+| subset | like | asks, besides the image | answered by the passage of | passages | answers |
+|---|---|---|---|---|---|
+| name | WIT | - | the character | text | - |
+| look | IGLUE | - | the character | text and image | - |
+| case | LLaVA | its upper or lower case | the other letter | text | - |
+| block | OKVQA | its Unicode block | the character | text | strings |
+| base | OVEN | the letter under its accent | that letter | text and image | - |
+| codepoint | InfoSeek | its code point | the character | text and image | `wikidata` objects |
+| value | E-VQA | its number | the character | text and image | strings |
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ret_lightning.data import glyph_texts as texts
+from ret_lightning.data.glyph_fonts import FONTS, PASSAGE_FONT, image_path
+from ret_lightning.errors import DataError
+
+Row = dict[str, Any]
+# font -> the characters that were drawn in it
+Drawn = Mapping[str, Collection[str]]
+
+# Most queries that a subset has: an evaluation is to cost little. `base` and `value` have fewer drawings to ask about.
+QUERY_CAP = {"val": 140, "test": 250}
+# Small subsets ask about each training drawing in several phrasings, up to about this many rows, so that a mixture that
+# draws rows evenly does not starve them.
+FEWEST_TRAINING_ROWS = 1500
+# Drawings of a character that a split must have: enough to learn it from, and at least one to ask about.
+FEWEST_FONTS = {"train": 8, "val": 1, "test": 1}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one subset asks.
+
+    Attributes:
+        instructions: phrasings; training draws from them, validation and test use the first.
+        questions: the same for the question about a character; empty where the kind has no question.
+        target: the character whose passage answers; None where the question cannot be asked.
+        answers: what pseudo recall looks for in the target's passage text; None where the subset has no answers.
+        passage_images: whether the passages carry an image.
+    """
+
+    instructions: tuple[str, ...]
+    questions: Callable[[str], tuple[str, ...]]
+    target: Callable[[str], str | None]
+    answers: Callable[[str], list[str] | list[dict[str, str]]] | None
+    passage_images: bool
+
+
+def _no_question(_: str) -> tuple[str, ...]:
+    return ()
+
+
+def _itself(character: str) -> str:
+    return character
+
+
+def _case_questions(character: str) -> tuple[str, ...]:
+    case = "lowercase" if character.isupper() else "uppercase"
+    return (f"What is its {case} form?", f"Which is the {case} letter?", f"How is it written in {case}?")
+
+
+KINDS: dict[str, Kind] = {
+    "name": Kind(
+        instructions=(
+            "Identify the text that describes this character.",
+            "Find the description of the character in the image.",
+            "Which text names the character shown?",
+        ),
+        questions=_no_question,
+        target=_itself,
+        answers=None,
+        passage_images=False,
+    ),
+    "look": Kind(
+        instructions=(
+            "Find the illustrated entry of this character.",
+            "Retrieve the entry whose picture shows the same character.",
+            "Which entry, with its picture, belongs to this image?",
+        ),
+        questions=_no_question,
+        target=_itself,
+        answers=None,
+        passage_images=True,
+    ),
+    "case": Kind(
+        instructions=(
+            "Find the letter that the question asks for.",
+            "Using the image, find the text of the other letter:",
+            "Answer the question about the letter shown.",
+        ),
+        questions=_case_questions,
+        target=texts.other_case,
+        answers=None,
+        passage_images=False,
+    ),
+    "block": Kind(
+        instructions=(
+            "Using the image, find the text that answers the question:",
+            "Retrieve a text that helps to answer this question about the image:",
+            "Obtain the text for the following question:",
+        ),
+        questions=lambda _: (
+            "Which Unicode block is it in?",
+            "To which block does it belong?",
+            "What is the name of its block?",
+        ),
+        target=_itself,
+        answers=lambda character: [texts.block(character)],
+        passage_images=False,
+    ),
+    "base": Kind(
+        instructions=(
+            "Find the entry of the plain letter:",
+            "Retrieve the illustrated entry that answers the question about the image:",
+            "Which entry answers this question?",
+        ),
+        questions=lambda _: (
+            "Which letter is it built on?",
+            "What is it without its accent?",
+            "Which letter carries the mark?",
+        ),
+        target=texts.base_letter,
+        answers=None,
+        passage_images=True,
+    ),
+    "codepoint": Kind(
+        instructions=(
+            "Look up the entry that answers the question:",
+            "Retrieve the entry that tells what is asked about the image:",
+            "Find the illustrated entry for this question:",
+        ),
+        questions=lambda _: (
+            "What is its code point?",
+            "Which code point does Unicode give it?",
+            "At which number does Unicode list it?",
+        ),
+        target=_itself,
+        answers=lambda character: [{"wikidata": texts.passage_id(character)}],
+        passage_images=True,
+    ),
+    "value": Kind(
+        instructions=(
+            "Find the entry that tells the number shown:",
+            "Retrieve the illustrated entry of this number:",
+            "Obtain the entry that answers the inquiry alongside the image:",
+        ),
+        questions=lambda _: (
+            "What is its value?",
+            "Which number does it stand for?",
+            "How much is it?",
+        ),
+        target=lambda character: character if texts.value(character) else None,
+        answers=lambda character: [texts.value(character)],
+        passage_images=True,
+    ),
+}
+
+
+def target(kind: Kind, character: str) -> str | None:
+    """The character whose passage answers this kind of question about this one; None if there is none in the corpus."""
+    found = kind.target(character)
+    return found if found is not None and found in texts.CHARACTERS else None
+
+
+def check_coverage(drawn: Drawn) -> None:
+    """Checks that every character can be learnt and asked about.
+
+    Raises:
+        DataError: too few fonts of a split draw a character, as happens with other fonts than matplotlib's own.
+    """
+    for character in texts.CHARACTERS:
+        for split, fewest in FEWEST_FONTS.items():
+            count = len(_fonts_of(drawn, split, character))
+            if count < fewest:
+                raise DataError(
+                    f"{texts.passage_id(character)} is drawn by {count} {split} fonts where the glyphs corpus needs "
+                    f"{fewest}: these are not matplotlib's own fonts; reinstall matplotlib with pip"
+                )
+
+
+def training_rows(drawn: Drawn, seed: int) -> list[Row]:
+    """The training rows of all subsets, shuffled together: whoever streams the file meets every subset at once."""
+    rows = []
+    for name, kind in KINDS.items():
+        rng = random.Random(f"{seed}/train/{name}")
+        asked = [
+            (character, font)
+            for character in texts.CHARACTERS
+            if target(kind, character)
+            for font in _fonts_of(drawn, "train", character)
+        ]
+        repeats = max(1, round(FEWEST_TRAINING_ROWS / len(asked)))
+        phrased = [
+            (character, font, *phrasing)
+            for character, font in asked
+            for phrasing in _draw_phrasings(kind, character, repeats, rng)
+        ]
+        for number, (character, font, instruction, question) in enumerate(phrased):
+            row = _query(name, f"{name}_train_{number:05d}", character, font, instruction, question)
+            row["passage_image_path"] = _passage_image(kind, target(kind, character))
+            rows.append(row)
+    random.Random(f"{seed}/train").shuffle(rows)
+    return rows
+
+
+def query_rows(name: str, split: str, drawn: Drawn, seed: int) -> list[Row]:
+    """The queries of one subset's validation or test, at most `QUERY_CAP` of them.
+
+    Drawn with the seed in rounds, one font of every character a round: a cap below the number of drawings still covers
+    as many characters as it can.
+    """
+    kind = KINDS[name]
+    rng = random.Random(f"{seed}/{split}/{name}")
+    fonts = {character: _fonts_of(drawn, split, character) for character in texts.CHARACTERS if target(kind, character)}
+    for of_character in fonts.values():
+        rng.shuffle(of_character)
+    asked: list[tuple[str, str]] = []
+    for turn in range(len(FONTS[split])):
+        this_round = [(character, order[turn]) for character, order in fonts.items() if turn < len(order)]
+        rng.shuffle(this_round)
+        asked += this_round
+    rows = []
+    for number, (character, font) in enumerate(asked[: QUERY_CAP[split]]):
+        question = next(iter(kind.questions(character)), None)
+        rows.append(_query(name, f"{name}_{split}_{number:05d}", character, font, kind.instructions[0], question))
+    return rows
+
+
+def passage_rows(name: str) -> Iterator[Row]:
+    """The pool of one subset, for validation and test alike: every character."""
+    for character in texts.CHARACTERS:
+        yield {
+            "passage_id": texts.passage_id(character),
+            "passage_text": texts.passage_text(character),
+            "passage_image_path": _passage_image(KINDS[name], character),
+        }
+
+
+def _fonts_of(drawn: Drawn, split: str, character: str) -> list[str]:
+    return [font for font in FONTS[split] if character in drawn[font]]
+
+
+def _query(name: str, data_id: str, character: str, font: str, instruction: str, question: str | None) -> Row:
+    kind = KINDS[name]
+    positive = target(kind, character)
+    return {
+        "data_id": data_id,
+        "subset": name,
+        "instruction": instruction,
+        "question": question,
+        "image_path": image_path(font, character),
+        "passage_id": texts.passage_id(positive),
+        "passage_text": texts.passage_text(positive),
+        "answer": kind.answers(positive) if kind.answers else None,
+    }
+
+
+def _draw_phrasings(kind: Kind, character: str, count: int, rng: random.Random) -> list[tuple[str, str | None]]:
+    questions = kind.questions(character) or (None,)
+    phrasings = [(instruction, question) for instruction in kind.instructions for question in questions]
+    return rng.sample(phrasings, min(count, len(phrasings)))
+
+
+def _passage_image(kind: Kind, character: str) -> str | None:
+    return image_path(PASSAGE_FONT, character) if kind.passage_images else None
