@@ -155,7 +155,7 @@ class RetrievalEvaluation(Callback):
         self._encoded.clear()
         metrics = self.flat_metrics(split)
         pl_module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
-        pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in seconds.items()}, rank_zero_only=True)
+        pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in seconds.items()}, sync_dist=True)
         if trainer.is_global_zero:
             log.info("%s", self._line(split, trainer, metrics, seconds))
 

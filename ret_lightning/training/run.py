@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def train(config: DictConfig) -> dict[str, float]:
                 f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
             )
         write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+    else:
+        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
+    _quieten_lightning()
+    # Lightning's own use of a renamed class of torch; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # Frozen backbones stay in eval mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
     module = RetModule(
@@ -74,6 +82,13 @@ def train(config: DictConfig) -> dict[str, float]:
         _close(loggers)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _quieten_lightning() -> None:
+    """Lightning has handlers of its own, so with Hydra's it says everything twice; and some of it is advertising."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def write_whole(file: Path, text: str) -> None:

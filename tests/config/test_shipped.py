@@ -45,7 +45,10 @@ def test_the_header_shows_a_command_that_is_right(file: Path, tmp_path: Path) ->
     if "-m" not in words:
         options = ["--cfg", "job", *options]
         run = subprocess.run(
-            [sys.executable, "-m", "ret_lightning.commands.train", *options], capture_output=True, text=True, cwd=tmp_path
+            [sys.executable, "-m", "ret_lightning.commands.train", *options],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
         )
         assert run.returncode == 0, run.stderr
         assert yaml.safe_load(run.stdout)["seed"] == 42

@@ -1,0 +1,212 @@
+"""ret-train as a user runs it: in another process, on a folder in the ReT-M2KR layout and on the glyphs corpus."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ret_lightning.retrieval import read_run
+from tests.data.folder import SUBSETS, query, write_folder, write_lines
+
+SMALL = [
+    "model.num_tokens=4",
+    "model.hidden_size=64",
+    "model.output_size=16",
+    "backbone.text.num_hidden_layers=2",
+    "backbone.vision.num_hidden_layers=2",
+    "backbone.text.hidden_size=32",
+    "backbone.text.intermediate_size=64",
+    "backbone.vision.patch_size=20",
+]
+
+
+def ret_train(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ret_lightning.commands.train", *options], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def m2kr(root: Path, *options: str) -> list[str]:
+    return [
+        "data=m2kr", f"data.root={root}", "data.num_workers=0", "data.batch_size=8", "logger=csv", "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1", "scheduler.warmup_steps=1", *SMALL, *options,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    return folder, ret_train(*m2kr(root, f"output_dir={folder}"), cwd=folder.parent)
+
+
+@pytest.mark.slow
+class TestARunOnAFolder:
+    def test_it_leaves_what_it_promises(self, run) -> None:
+        folder, done = run
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert {f"{s}/recall@{k}" for s in (*SUBSETS, "mean") for k in (1, 2, 3, 5, 10, 50, 100)} <= set(metrics)
+        assert {n for n in metrics if n.endswith("pseudo_recall@5")} == {
+            "okvqa/pseudo_recall@5", "infoseek/pseudo_recall@5", "mean/pseudo_recall@5",
+        }  # fmt: skip
+        assert all(0 <= v <= 1 for v in metrics.values())
+        assert (folder / "recall_curves.png").read_bytes().startswith(b"\x89PNG")
+        assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["data"]["root"]
+        assert config["output_dir"] == str(folder)
+        assert "${" not in (folder / "config.yaml").read_text()
+
+    def test_the_rankings_give_the_metrics(self, run) -> None:
+        folder, _ = run
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for subset in SUBSETS:
+            ranked = read_run(folder / "rankings" / f"{subset}.trec")
+            assert len(ranked) == 12
+            hits = 0
+            for i in range(12):
+                row = query(subset, i)
+                wanted = row["passage_id"] if isinstance(row["passage_id"], list) else [row["passage_id"]]
+                best = [p for p, _ in ranked[str(row["data_id"])][:5]]
+                hits += any(str(w) in best for w in wanted)
+            assert metrics[f"{subset}/recall@5"] == pytest.approx(hits / 12)
+
+    def test_it_tells_what_it_did(self, run) -> None:
+        _, done = run
+        said = done.stdout + done.stderr
+        for line in (
+            "epoch 1: recall@5",
+            "epoch 2: recall@5",
+            "Trainable params",
+            "Non-trainable params",
+            "random recall@5",
+        ):
+            assert line in said
+        assert "Traceback" not in said
+
+    def test_one_seed_gives_the_same_metrics_byte_for_byte(self, run, root: Path, tmp_path: Path) -> None:
+        folder, _ = run
+        again = tmp_path / "again"
+        assert ret_train(*m2kr(root, f"output_dir={again}"), cwd=tmp_path).returncode == 0
+        assert (again / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+        for subset in SUBSETS:
+            name = f"rankings/{subset}.trec"
+            assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+    def test_a_finished_run_is_not_run_over(self, run, root: Path) -> None:
+        folder, _ = run
+        before = (folder / "metrics.json").read_bytes()
+        done = ret_train(*m2kr(root, f"output_dir={folder}"), cwd=folder.parent)
+        assert done.returncode != 0
+        assert "holds a finished run (metrics.json)" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert (folder / "metrics.json").read_bytes() == before
+
+    def test_two_ranks_are_one_rank_with_twice_the_batch(self, root: Path, tmp_path: Path) -> None:
+        still = ["model.dropout=0", "model.attention_dropout=0", "optimizer._target_=torch.optim.SGD"]
+        # SGD, since AdamW divides gradients by themselves, which makes rounding as large as what is rounded.
+        still += ["~optimizer.betas", "~optimizer.eps", "optimizer.lr=0.1"]
+        one = ret_train(*m2kr(root, *still, f"output_dir={tmp_path / 'one'}"), cwd=tmp_path)
+        two = ret_train(
+            *m2kr(root, *still, "data.batch_size=4", "trainer=ddp_cpu", f"output_dir={tmp_path / 'two'}"), cwd=tmp_path
+        )
+        assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+        weights = [
+            torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+            for name in ("one", "two")
+        ]
+        assert weights[0].keys() == weights[1].keys()
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)
+        metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
+        assert metrics[0].keys() == metrics[1].keys()
+
+    def test_a_sweep(self, root: Path, tmp_path: Path) -> None:
+        done = ret_train("-m", *m2kr(root, "seed=1,2", "trainer.max_epochs=1", "output_dir=sweep"), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        seeds = [yaml.safe_load((tmp_path / f"sweep/{i}/config.yaml").read_text())["seed"] for i in range(2)]
+        assert seeds == [1, 2]
+        assert all((tmp_path / f"sweep/{i}/metrics.json").is_file() for i in range(2))
+
+
+@pytest.mark.slow
+def test_the_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = ret_train(
+        "debug=fast",
+        "data.subsets=[name,value]",
+        "trainer.limit_train_batches=2",
+        *SMALL,
+        f"output_dir={folder}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    tables = sorted(p.name for p in folder.glob("wandb/offline-run-*/files/media/table/*/examples*.json"))
+    assert len(tables) == 2  # after the epoch and after the test
+    (table,) = folder.glob("wandb/offline-run-*/files/media/table/val/examples*.json")
+    content = json.loads(table.read_text())
+    assert [row[0] for row in content["data"]] == ["name", "name", "value", "value"]
+    row = dict(zip(content["columns"], content["data"][0], strict=True))
+    assert row["gold"].startswith("U+")
+    assert row["rank 1"].startswith(("+ U+", "- U+"))
+    assert row["query image"]["path"].endswith(".png")
+    assert list(folder.glob("wandb/offline-run-*/files/media/images/**/*.png"))
+    assert (folder / "csv/metrics.csv").is_file()
+
+
+def broken_line(root: Path) -> None:
+    write_lines(root / "jsonl/m2kr/test/wit_test.jsonl", [query("wit", 0), "{broken"])
+
+
+def broken_training_line(root: Path) -> None:
+    with (root / "jsonl/m2kr/train/m2kr_up_train.jsonl").open("a") as file:
+        file.write('{"data_id": 1}\n')
+
+
+def broken_image(root: Path) -> None:
+    (root / "images/m2kr/images/sub/1.png").write_bytes(b"nothing")
+
+
+def missing_file(root: Path) -> None:
+    (root / "jsonl/m2kr/train/m2kr_up_train.jsonl").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "options", "code", "message"),
+    [
+        (broken_line, [], 1, "wit_test.jsonl:2: not JSON"),
+        (broken_training_line, ["data.num_workers=1"], 1, "m2kr_up_train.jsonl:41: field passage_id is missing"),
+        (broken_image, ["data.num_workers=1"], 1, "sub/1.png cannot be decoded"),
+        (missing_file, [], 1, "m2kr_up_train.jsonl: no such file"),
+        (None, ["data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
+        (None, ["gate=lstmm", "trainer.max_epoch=1"], 2, "2 mistakes in the config"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code, message, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m2kr")
+    if change:
+        change(root)
+    folder = tmp_path / "run"
+    done = ret_train(*m2kr(root, f"output_dir={folder}", *options), cwd=tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        told = [line for line in done.stderr.splitlines() if line.startswith("ret-train: ")]
+        assert len(told) == 1
+        assert message in told[0]
+        assert not (folder / "metrics.json").exists()
+    else:
+        assert message in done.stderr
+        assert not folder.exists()

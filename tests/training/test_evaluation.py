@@ -1,0 +1,148 @@
+"""Retrieval through Lightning's loops, against encoding and ranking everything by hand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+
+from ret_lightning import RetrievalEvaluation
+from ret_lightning.errors import ConfigError
+from ret_lightning.losses import maxsim
+from ret_lightning.retrieval import ExactIndex, FaissIndex, read_run
+from ret_lightning.training.curves import RecallCurves
+from ret_lightning.training.summary import metrics_table
+from tests.training.conftest import make_data, make_module
+from tests.training.test_module import OPTIONS
+
+
+def evaluate(root: Path, evaluation: RetrievalEvaluation, **options) -> tuple[Trainer, dict[str, float]]:
+    module = make_module()
+    trainer = Trainer(**OPTIONS, logger=False, callbacks=[evaluation, *options.pop("callbacks", [])], **options)
+    (logged,) = [trainer.test(module, datamodule=make_data(root, eval_batch_size=5), verbose=False)[0]]
+    return trainer, logged
+
+
+def by_hand(root: Path) -> dict[str, float]:
+    """Each metric from the definitions, with loops."""
+    module = make_module().eval()
+    data = make_data(root)
+    data.prepare_data()
+    data.setup("test")
+    metrics: dict[str, float] = {}
+    with torch.no_grad():
+        loaders = data.test_dataloader()
+        for subset, pool, queries in zip(data.evaluation_subsets("test"), loaders[0::2], loaders[1::2], strict=True):
+            passages = torch.cat([module.retriever.encode("passage", b.inputs) for b in pool])
+            query = torch.cat([module.retriever.encode("query", b.inputs) for b in queries])
+            scores = maxsim(query, passages, backend="plain")
+            for k in (1, 3):
+                hits, answered, found = 0, 0, 0
+                for row, asked in enumerate(subset.queries):
+                    best = [subset.pool[i] for i in scores[row].argsort(descending=True).tolist()[:k]]
+                    hits += any(p.passage_id in asked.passage_ids for p in best)
+                    wanted = [a.strip().casefold() for a in asked.answers]
+                    answered += bool(wanted)
+                    found += any(w in (p.text or "").casefold() for w in wanted for p in best)
+                metrics[f"{subset.name}/recall@{k}"] = hits / len(subset.queries)
+                if answered:
+                    metrics[f"{subset.name}/pseudo_recall@{k}"] = found / answered
+    return metrics
+
+
+@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex(candidates=6)])
+def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
+    evaluation = RetrievalEvaluation(index, recall_at=[1, 3], ranked=6)
+    _, logged = evaluate(root, evaluation)
+    expected = by_hand(root)
+    flat = evaluation.flat_metrics("test")
+    assert {n: v for n, v in flat.items() if not n.startswith("mean/")} == pytest.approx(expected)
+    assert {"okvqa/pseudo_recall@1", "infoseek/pseudo_recall@3"} <= set(flat)
+    assert "wit/pseudo_recall@1" not in flat
+    for k in (1, 3):
+        recalls = [v for n, v in expected.items() if n.endswith(f"/recall@{k}")]
+        assert flat[f"mean/recall@{k}"] == pytest.approx(sum(recalls) / len(recalls))
+    assert {f"test/{n}": v for n, v in flat.items()} == pytest.approx(
+        {n: v for n, v in logged.items() if "seconds" not in n}, abs=1e-6
+    )
+    assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in ("encode", "build", "search")}
+
+
+def test_rankings_as_trec_files_give_the_same_recall(root: Path, tmp_path: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=500)
+    evaluate(root, evaluation)
+    evaluation.write_rankings("test", tmp_path / "rankings")
+    for name, result in evaluation.results["test"].items():
+        run = read_run(tmp_path / "rankings" / f"{name}.trec")
+        positives = {q.data_id: q.passage_ids for q in result.subset.queries}
+        assert list(run) == list(positives)
+        assert all(len(ranked) == 12 for ranked in run.values())
+        recall = sum(any(p in positives[q] for p, _ in ranked[:3]) for q, ranked in run.items()) / len(run)
+        assert recall == pytest.approx(result.metrics["recall@3"])
+
+
+def test_random_recall_stands_beside(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=5)
+    evaluate(root, evaluation)
+    result = evaluation.results["test"]["wit"]
+    assert result.random_recall == pytest.approx({1: 1 / 12, 5: 5 / 12})
+    table = metrics_table(evaluation.results["test"], "Test")
+    assert [str(c.header) for c in table.columns][:4] == ["subset", "queries", "passages", "recall@1"]
+    assert list(table.columns[0].cells) == ["wit", "infoseek", "evqa", "okvqa", "mean"]
+    assert next(iter(table.columns[-1].cells)) == "0.417"
+
+
+def test_limited_batches_rank_what_was_encoded(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
+    evaluate(root, evaluation, limit_test_batches=1)
+    result = evaluation.results["test"]["okvqa"]
+    assert result.query_rows == result.indexed_rows == list(range(5))
+    assert result.pool_rows(0)
+    assert set(result.pool_rows(0)) == set(range(5))
+
+
+def test_rows_that_come_twice_count_once(root: Path) -> None:
+    """As when a sampler repeats rows to even out the ranks."""
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=6)
+    original = evaluation.on_test_batch_end
+
+    def twice(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        for _ in range(2):
+            original(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    evaluation.on_test_batch_end = twice
+    evaluate(root, evaluation)
+    assert {n: v for n, v in evaluation.flat_metrics("test").items() if "mean" not in n} == pytest.approx(by_hand(root))
+
+
+def test_curves_are_drawn_and_go_on_after_a_resume(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "pictures" / "recall.png"
+    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=5), RecallCurves(str(file))
+    trainer = Trainer(**OPTIONS, logger=False, max_epochs=2, callbacks=[evaluation, curves])
+    with caplog.at_level(logging.INFO):
+        trainer.fit(make_module(), datamodule=make_data(root))
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in file.parent.iterdir()] == ["recall.png"]
+    state = curves.state_dict()
+    assert [point["epoch"] for point in state["points"]] == [1, 2]
+    assert set(state["points"][0]) == {"epoch", "wit", "infoseek", "evqa", "okvqa"}
+    other = RecallCurves(str(file))
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    assert "epoch 2: recall@5" in caplog.text
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.ranked=5 is less than the largest K of evaluation\.recall_at, 10"
+    ):
+        RetrievalEvaluation(ExactIndex(), recall_at=[10], ranked=5)
+    with pytest.raises(ConfigError, match="needs at least one K"):
+        RetrievalEvaluation(ExactIndex(), recall_at=[])
+    with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):
+        RetrievalEvaluation.of(Trainer(**OPTIONS, logger=False))
