@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ret_lightning.retrieval import Ranking
+from ret_lightning.retrieval.ranking import top_columns
+
+NUMBERS = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), float("-inf")]), st.floats(width=32, allow_nan=False)
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(NUMBERS, min_size=1, max_size=40), st.data())
+def test_top_columns_sorts_by_score_then_by_column(scores, data):
+    k = data.draw(st.integers(0, len(scores)))
+    expected = sorted(range(len(scores)), key=lambda column: (-scores[column], column))[:k]
+    assert top_columns(torch.tensor([scores]), k).tolist() == [expected]
+
+
+def test_rows_are_sorted_on_their_own():
+    scores = torch.tensor([[1.0, 2.0, 2.0], [3.0, 1.0, 3.0]])
+    assert top_columns(scores, 2).tolist() == [[1, 2], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "scores", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 4), r"got \(2, 3\) and \(2, 4\)"),
+        (torch.zeros(3, dtype=torch.int64), torch.zeros(3), r"\(Nq, K\)"),
+        (torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 3), "rows must be int64"),
+        (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.float64), "scores float32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(rows, scores, message):
+    with pytest.raises(ValueError, match=message):
+        Ranking(rows, scores)
+
+
+def test_length_is_the_number_of_queries():
+    assert len(Ranking(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))) == 2
