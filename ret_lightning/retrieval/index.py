@@ -122,9 +122,8 @@ class ExactIndex(Index):
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         vectors = self._passages.vectors
         width = top_k + MARGIN
-        # Scanning in float64 costs twice as much as in float32, and gathering a passage twice as much as scanning it (on a
-        # CPU), so a shortlist pays where it is less than a quarter of the pool.
-        if len(vectors) <= 4 * width:
+        # A float64 scan costs what two float32 scans do, so a shortlist of half the pool saves nothing.
+        if len(vectors) <= 2 * width:
             return _scan(queries, vectors, top_k, torch.float64, self.block)
         candidates, rough = _scan(queries, vectors, width, torch.float32, self.block)
         rows, scores = order_candidates(queries, vectors, candidates, top_k)

@@ -13,12 +13,14 @@ import lightning
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.module import RetModule
+from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.summary import metrics_table, print_table
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,7 @@ def train(config: DictConfig) -> dict[str, float]:
         UserError: on what the user can mend.
     """
     folder = Path(config.output_dir)
-    first_process = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
-    if first_process:
+    if rank_zero_only.rank == 0:  # by the environment: no process group exists yet
         if (folder / METRICS_FILE).exists():
             raise ConfigError(
                 f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
@@ -68,20 +69,23 @@ def train(config: DictConfig) -> dict[str, float]:
     # The evaluation comes first: the other callbacks read what it found.
     callbacks = [evaluation, *(build(node) for node in config.callbacks.values())]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks)
+    failed = True
     try:
         _log_config(loggers, config)
         trainer.fit(module, datamodule=data)
         if trainer.interrupted or config.test_with == "none":
+            failed = trainer.interrupted
             return {}
         best = config.test_with == "best" and bool(getattr(trainer.checkpoint_callback, "best_model_path", ""))
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
-        if not trainer.is_global_zero:
-            return {}
-        return _finish(evaluation, folder)
+        failed = False
+        return _finish(evaluation, folder) if trainer.is_global_zero else {}
     finally:
         _close(loggers)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        if isinstance(trainer.strategy, SameConfigDDP):
+            trainer.strategy.end_ranks(failed)
 
 
 def _quieten_lightning() -> None:

@@ -142,6 +142,15 @@ def test_rankings_are_full_when_all_vectors_of_a_passage_are_alike():
     assert_equal(ranking, search(passages, queries, 90, ExactIndex()))
 
 
+def test_a_collapsed_pool_can_be_indexed_and_ties_go_by_row():
+    """Every vector of every passage is the same, as after a training run that diverged."""
+    passages = embeddings(torch.ones(300, 4, 16) / 4)
+    ranking = search(passages, torch.ones(3, 4, 16) / 4, 20, factory="IVF16,Flat", candidates=40)
+    assert (ranking.scores == 4).all()
+    for rows in ranking.rows.tolist():
+        assert rows == sorted(set(rows))
+
+
 def test_more_asked_for_than_there_is():
     queries, passages = clustered(5, 3)
     assert_equal(search(passages, queries, 9), search(passages, queries, 9, ExactIndex()))

@@ -1,0 +1,30 @@
+"""What a DDP rank beside the first one runs: `python -m ret_lightning.commands.rank RUN_FOLDER/config.yaml`."""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import OmegaConf
+
+from ret_lightning.errors import UserError
+
+
+def main() -> None:
+    """Runs the job of a config file as the rank that the environment names."""
+    config = OmegaConf.load(sys.argv[1])
+    from ret_lightning.training.run import train
+
+    try:
+        train(config)
+    except UserError as error:
+        # The first rank tells the same, unless it is only this one that stumbled.
+        message = str(error).strip().splitlines()[-1]
+        print(
+            f"ret-train: {message.removeprefix(f'{type(error).__module__}.{type(error).__qualname__}: ')}",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

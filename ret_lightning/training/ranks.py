@@ -1,0 +1,79 @@
+"""DDP with one process a device, whose other processes run what this one runs: the resolved config of this very job.
+
+Lightning starts the other ranks by repeating the command line. Under Hydra that repeats a whole sweep in each of them, and
+evaluates resolvers a second time, so that ranks can train with different hyperparameters without anybody noticing. Here a
+rank is started with the `config.yaml` that the first rank wrote, and Hydra takes no part in it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+# What the launcher tells a rank about itself and where the others are.
+RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class SameConfigDDP(DDPStrategy):
+    """Lightning's DDP, with ranks that are started from a config file. Under SLURM, which starts them, it is Lightning's.
+
+    Args:
+        config_file: the resolved config of the run.
+        kwargs: of `lightning.pytorch.strategies.DDPStrategy`.
+    """
+
+    def __init__(self, config_file: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config_file = config_file
+
+    def _configure_launcher(self) -> None:
+        self._launcher = _Launcher(
+            self.cluster_environment, self.num_processes, self.num_nodes, config_file=self.config_file
+        )
+
+    def end_ranks(self, failed: bool) -> None:
+        """Ends the processes that were started here and forgets them, so that the next job of a sweep starts its own.
+
+        Args:
+            failed: this rank gave up, so the others wait for it in vain: they are killed. Otherwise they are waited for.
+        """
+        if isinstance(self._launcher, _Launcher):
+            self._launcher.end(failed)
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    def __init__(self, *args: Any, config_file: str) -> None:
+        super().__init__(*args)
+        self.config_file = config_file
+
+    def _call_children_scripts(self) -> None:
+        self._check_can_spawn_children()
+        self.procs = []
+        environment = self.cluster_environment
+        values = (
+            environment.local_rank(),
+            environment.node_rank(),
+            self.num_processes * self.num_nodes,
+            environment.main_address,
+            environment.main_port,
+        )
+        os.environ.update({name: str(value) for name, value in zip(RANK_VARIABLES, values, strict=True)})
+        command = [sys.executable, "-m", "ret_lightning.commands.rank", self.config_file]
+        for local_rank in range(1, self.num_processes):
+            self.procs.append(subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(local_rank)}))
+
+    def end(self, failed: bool) -> None:
+        if not self.procs:
+            return
+        for process in self.procs:
+            if failed:
+                process.kill()
+            process.wait()
+        self.procs.clear()  # Lightning's watcher looks at this list: a rank that was killed here is no accident
+        for name in RANK_VARIABLES:
+            os.environ.pop(name, None)
