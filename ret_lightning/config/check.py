@@ -127,6 +127,8 @@ class _Check:
         self.schema = schema
         self.mistakes = list(composition.mistakes)
         self.sources: dict[Keys, str] = {}  # who set a key last
+        # A file's key that the command line takes away again need not fit, as when another _target_ is set.
+        self.deleted = {override.path for override in composition.overrides if override.is_delete()}
 
     def run(self, complete: bool) -> list[Mistake]:
         everything = self.composition.config
@@ -189,7 +191,7 @@ class _Check:
         owner, signature = self._owner(entry.plain(), path, final, annotation)
         for key, child in entry.value.items():
             inner, name = (*path, str(key)), str(key)
-            if inner == ("hydra",) or inner in self.composition.unsure:
+            if inner == ("hydra",) or inner in self.composition.unsure or inner in self.deleted:
                 continue
             self.sources[inner] = child.source
             known = signature.parameters.get(name) if signature is not None else None

@@ -16,7 +16,7 @@ from torch import Tensor
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.m2kr import EvaluationSubset, Split
 from ret_lightning.errors import ConfigError
-from ret_lightning.losses.gather import gather_rows, row_counts
+from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.retrieval import (
     Embeddings,
     Index,
@@ -111,7 +111,8 @@ class RetrievalEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collects the vectors of a batch."""
-        self._encoded[dataloader_idx].append((batch.rows, outputs.float()))
+        # Off the GPU at once: the pools of ReT-M2KR are 5 GB in float32.
+        self._encoded[dataloader_idx].append((batch.rows.cpu(), outputs.float().cpu()))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Indexes, searches, scores and logs."""
@@ -163,23 +164,22 @@ class RetrievalEvaluation(Callback):
         self, subset: EvaluationSubset, passage_loader: int, device: torch.device, seconds: dict[str, float]
     ) -> SubsetResult:
         pool_rows, pool_vectors = _all_ranks(self._encoded[passage_loader], device)
-        own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1], device)
+        own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1])
         if len(pool_rows) == 0:
             raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
         start = time.perf_counter()
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
-        self.index.build(Embeddings(ids, pool_vectors.cpu()))
+        self.index.build(Embeddings(ids, pool_vectors))
         built = time.perf_counter()
         if len(own_rows) == 0:  # a rank may have no query of a small subset
             own_vectors = pool_vectors[:0]
-        own = self.index.search(own_vectors.cpu(), self.ranked)
-        counts = row_counts(own_rows)
-        query_rows = gather_rows(own_rows, counts).cpu()
-        order = query_rows.argsort()
-        ranking = Ranking(
-            gather_rows(own.rows.to(device), counts).cpu()[order],
-            gather_rows(own.scores.to(device), counts).cpu()[order],
+        own = self.index.search(own_vectors, self.ranked)
+        counts = row_counts(own_rows.to(device))
+        query_rows, rows, scores = (
+            gather_rows(part.to(device), counts).cpu() for part in (own_rows, own.rows, own.scores)
         )
+        order = query_rows.argsort()
+        ranking = Ranking(rows[order], scores[order])
         seconds["build"] += built - start
         result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking)
         seconds["search"] += time.perf_counter() - built
@@ -222,10 +222,10 @@ def _distinct_ids(result: SubsetResult) -> list[str]:
     return ids
 
 
-def _concatenated(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The rows (n,) and vectors (n, k, d) of a loader, each row once, ascending."""
     if not parts:
-        return torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device)
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
     rows, vectors = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     rows, order = rows.sort(stable=True)
     first = torch.ones_like(rows, dtype=torch.bool)
@@ -234,9 +234,11 @@ def _concatenated(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> t
 
 
 def _all_ranks(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """`_concatenated`, of the rows of all ranks."""
-    rows, vectors = _concatenated(parts, device)
-    counts = row_counts(rows)
+    """`_concatenated`, of the rows of all ranks, which exchange them on `device`."""
+    rows, vectors = _concatenated(parts)
+    if world_size() == 1:
+        return rows, vectors
+    counts = row_counts(rows.to(device))
     if len(rows) == 0 and sum(counts):
         raise ConfigError("a rank encoded no passage of a pool; use fewer ranks than the smallest pool has passages")
-    return _concatenated([(gather_rows(rows, counts), gather_rows(vectors, counts))], device)
+    return _concatenated([(gather_rows(rows.to(device), counts).cpu(), gather_rows(vectors.to(device), counts).cpu())])

@@ -10,10 +10,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
+from lightning import Trainer
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+# How long the first rank may take to notice by itself that another one is gone, seconds.
+GRACE = 10.0
 
 # What the launcher tells a rank about itself and where the others are.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -36,6 +44,10 @@ class SameConfigDDP(DDPStrategy):
             self.cluster_environment, self.num_processes, self.num_nodes, config_file=self.config_file
         )
 
+    def another_failed(self) -> bool:
+        """Whether a rank that was started here ended with an error; the first rank then fails in a collective."""
+        return isinstance(self._launcher, _Launcher) and self._launcher.another_failed(GRACE)
+
     def end_ranks(self, failed: bool) -> None:
         """Ends the processes that were started here and forgets them, so that the next job of a sweep starts its own.
 
@@ -50,6 +62,15 @@ class _Launcher(_SubprocessScriptLauncher):
     def __init__(self, *args: Any, config_file: str) -> None:
         super().__init__(*args)
         self.config_file = config_file
+
+    def launch(self, function: Callable, *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            # Lightning's own watcher kills this process, and with it a whole sweep, the moment a rank ends in an error.
+            threading.Thread(target=self._watch, daemon=True).start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
 
     def _call_children_scripts(self) -> None:
         self._check_can_spawn_children()
@@ -67,6 +88,26 @@ class _Launcher(_SubprocessScriptLauncher):
         for local_rank in range(1, self.num_processes):
             self.procs.append(subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(local_rank)}))
 
+    def _watch(self) -> None:
+        """Ends this process where it waits for a rank that is gone and does not notice."""
+        started = self.procs
+        while started and not any(process.poll() for process in started):
+            time.sleep(1)
+        time.sleep(2 * GRACE)
+        if started:  # `end` empties the list
+            print("ret-train: another rank ended with an error, see above; giving up", file=sys.stderr, flush=True)
+            for process in started:
+                process.kill()
+            os._exit(1)
+
+    def another_failed(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while self.procs and time.monotonic() < until:
+            if any(process.poll() for process in self.procs):
+                return True
+            time.sleep(0.1)
+        return False
+
     def end(self, failed: bool) -> None:
         if not self.procs:
             return
@@ -74,6 +115,6 @@ class _Launcher(_SubprocessScriptLauncher):
             if failed:
                 process.kill()
             process.wait()
-        self.procs.clear()  # Lightning's watcher looks at this list: a rank that was killed here is no accident
+        self.procs.clear()
         for name in RANK_VARIABLES:
             os.environ.pop(name, None)

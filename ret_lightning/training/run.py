@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.build import build
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.ranks import SameConfigDDP
@@ -70,6 +70,10 @@ def train(config: DictConfig) -> dict[str, float]:
     callbacks = [evaluation, *(build(node) for node in config.callbacks.values())]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks)
     failed = True
+    # Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's.
+    own_wandb_folder = "WANDB_DATA_DIR" not in os.environ
+    if own_wandb_folder:
+        os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
     try:
         _log_config(loggers, config)
         trainer.fit(module, datamodule=data)
@@ -80,8 +84,14 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
         failed = False
         return _finish(evaluation, folder) if trainer.is_global_zero else {}
+    except RuntimeError as error:
+        if isinstance(trainer.strategy, SameConfigDDP) and trainer.strategy.another_failed():
+            raise UserError("another rank failed, so this one did; what it said stands above") from error
+        raise
     finally:
         _close(loggers)
+        if own_wandb_folder:
+            del os.environ["WANDB_DATA_DIR"]
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if isinstance(trainer.strategy, SameConfigDDP):

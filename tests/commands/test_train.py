@@ -17,6 +17,7 @@ from tests.data.folder import SUBSETS, query, write_folder, write_lines
 SMALL = [
     "model.num_tokens=4",
     "model.hidden_size=64",
+    "model.num_heads=2",
     "model.output_size=16",
     "backbone.text.num_hidden_layers=2",
     "backbone.vision.num_hidden_layers=2",
@@ -114,9 +115,8 @@ class TestARunOnAFolder:
         assert (folder / "metrics.json").read_bytes() == before
 
     def test_two_ranks_are_one_rank_with_twice_the_batch(self, root: Path, tmp_path: Path) -> None:
-        still = ["model.dropout=0", "model.attention_dropout=0", "optimizer._target_=torch.optim.SGD"]
         # SGD, since AdamW divides gradients by themselves, which makes rounding as large as what is rounded.
-        still += ["~optimizer.betas", "~optimizer.eps", "optimizer.lr=0.1"]
+        still = ["model.dropout=0", "model.attention_dropout=0", "optimizer=sgd"]
         one = ret_train(*m2kr(root, *still, f"output_dir={tmp_path / 'one'}"), cwd=tmp_path)
         two = ret_train(
             *m2kr(root, *still, "data.batch_size=4", "trainer=ddp_cpu", f"output_dir={tmp_path / 'two'}"), cwd=tmp_path
@@ -165,8 +165,13 @@ def test_the_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
     row = dict(zip(content["columns"], content["data"][0], strict=True))
     assert row["gold"].startswith("U+")
     assert row["rank 1"].startswith(("+ U+", "- U+"))
-    assert row["query image"]["path"].endswith(".png")
-    assert list(folder.glob("wandb/offline-run-*/files/media/images/**/*.png"))
+    # Offline, a table's pictures wait in the run folder for `wandb sync`.
+    staged = [p.read_bytes() for p in folder.glob("wandb/artifacts/staging/*")]
+    assert any(content.startswith(b"\x89PNG") for content in staged)
+    tables = [json.loads(content)["data"] for content in staged if content.startswith(b"{")]
+    images = [cell for rows in tables for row in rows for cell in row if isinstance(cell, dict)]
+    assert {image["_type"] for image in images} == {"image-file"}
+    assert len(images) >= 2 * 4  # two tables of four queries
     assert (folder / "csv/metrics.csv").is_file()
 
 
@@ -213,7 +218,7 @@ def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code,
         told = [line for line in done.stderr.splitlines() if line.startswith("ret-train: ")]
         # A rank that meets the same mistake may say it too.
         assert 1 <= len(told) <= (2 if "trainer=ddp_cpu" in options else 1)
-        assert all(message in line for line in told)
+        assert any(message in line for line in told)
         assert not (folder / "metrics.json").exists()
     else:
         assert message in done.stderr
