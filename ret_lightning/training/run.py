@@ -21,7 +21,7 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.ranks import SameConfigDDP
-from ret_lightning.training.summary import metrics_table, print_table
+from ret_lightning.training.summary import metrics_tables, print_tables
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def write_whole(file: Path, text: str) -> None:
 def _finish(evaluation: RetrievalEvaluation, folder: Path) -> dict[str, float]:
     metrics = evaluation.flat_metrics("test")
     evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
-    print_table(metrics_table(evaluation.results["test"], title="Test split"))
+    print_tables(metrics_tables(evaluation.results["test"], "test"))
     write_whole(folder / METRICS_FILE, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     log.info("metrics, rankings and checkpoints are in %s", folder)
     return metrics

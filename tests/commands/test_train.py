@@ -91,7 +91,7 @@ class TestARunOnAFolder:
             "epoch 2: recall@5",
             "Trainable params",
             "Non-trainable params",
-            "random recall@5",
+            "random R@5",
         ):
             assert line in said
         assert "Traceback" not in said

@@ -14,7 +14,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
 from ret_lightning.retrieval import ExactIndex, FaissIndex, read_run
 from ret_lightning.training.curves import RecallCurves
-from ret_lightning.training.summary import metrics_table
+from ret_lightning.training.summary import metrics_tables
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
 
@@ -89,10 +89,14 @@ def test_random_recall_stands_beside(root: Path) -> None:
     evaluate(root, evaluation)
     result = evaluation.results["test"]["wit"]
     assert result.random_recall == pytest.approx({1: 1 / 12, 5: 5 / 12})
-    table = metrics_table(evaluation.results["test"], "Test")
-    assert [str(c.header) for c in table.columns][:4] == ["subset", "queries", "passages", "recall@1"]
-    assert list(table.columns[0].cells) == ["wit", "infoseek", "evqa", "okvqa", "mean"]
-    assert next(iter(table.columns[-1].cells)) == "0.417"
+    recall, pseudo = metrics_tables(evaluation.results["test"], "test")
+    headers = [str(c.header) for c in recall.columns]
+    assert headers == ["subset", "queries", "passages", "R@1", "R@5", "random R@5"]
+    assert list(recall.columns[0].cells) == ["wit", "infoseek", "evqa", "okvqa", "mean"]
+    assert list(recall.columns[-1].cells) == ["0.417"] * 5
+    assert list(pseudo.columns[0].cells) == ["infoseek", "okvqa", "mean"]
+    shown = float(list(pseudo.columns[2].cells)[-1])
+    assert shown == pytest.approx(evaluation.flat_metrics("test")["mean/pseudo_recall@5"], abs=5e-4)
 
 
 def test_limited_batches_rank_what_was_encoded(root: Path) -> None:
