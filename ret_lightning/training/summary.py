@@ -9,7 +9,9 @@ from rich.table import Table
 
 from ret_lightning.training.evaluation import SubsetResult
 
-NARROWEST = 110  # columns that the widest table needs; a pipe has no width of its own
+NARROWEST = (
+    110  # columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures
+)
 
 
 def metrics_tables(results: Mapping[str, SubsetResult], split: str) -> list[Table]:
@@ -55,8 +57,7 @@ def metrics_tables(results: Mapping[str, SubsetResult], split: str) -> list[Tabl
 def print_tables(tables: Sequence[Table]) -> None:
     """Prints to standard output."""
     console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
+    console.width = max(console.width, NARROWEST)
     for table in tables:
         console.print(table)
 
