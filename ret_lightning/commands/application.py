@@ -167,7 +167,7 @@ class _Application:
         except OSError as error:
             if job.running or error.filename is None:
                 raise
-            raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+            raise UserError(f"cannot write {error.filename}: {error.strerror}; output_dir names the folder") from error
         finally:
             GlobalHydra.instance().clear()
         return self._tell_failures(result) if multirun else int(isinstance(result.return_value, Failure))

@@ -38,9 +38,62 @@ class TrainConfig:
     @staticmethod
     def check(config: DictConfig) -> Iterator[tuple[str, str]]:
         """Pairs of a key and what is wrong with it, of what no single key can tell."""
+        ranges = list(_in_range(config))
+        yield from ranges
+        if ranges:  # what follows compares values that are sound each for itself
+            return
         yield from _sizes_fit(config)
         yield from _metric_is_logged(config)
         yield from _run_ends(config)
+
+
+# Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.
+RANGES: tuple[tuple[str, float | None, float | None], ...] = (
+    ("seed", 0, 2**32 - 1),
+    ("data.batch_size", 1, None),
+    ("data.eval_batch_size", 1, None),
+    ("data.num_workers", 0, None),
+    ("model.num_tokens", 1, None),
+    ("model.hidden_size", 1, None),
+    ("model.num_heads", 1, None),
+    ("model.intermediate_size", 1, None),
+    ("model.output_size", 0, None),
+    ("model.dropout", 0, 1),
+    ("model.attention_dropout", 0, 1),
+    ("optimizer.lr", 0, None),
+    ("optimizer.weight_decay", 0, None),
+    ("scheduler.warmup_steps", 0, None),
+    ("scheduler.horizon_steps", 1, None),
+    ("scheduler.floor", 0, 1),
+    ("evaluation.ranked", 1, None),
+    ("retrieval.candidates", 1, None),
+    ("retrieval.hits", 1, None),
+    ("trainer.max_epochs", -1, None),
+    ("trainer.max_steps", -1, None),
+    ("trainer.num_nodes", 1, None),
+    ("trainer.accumulate_grad_batches", 1, None),
+    ("trainer.log_every_n_steps", 1, None),
+    ("trainer.check_val_every_n_epoch", 1, None),
+)
+
+
+def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
+    for key, smallest, largest in RANGES:
+        value = OmegaConf.select(config, key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if smallest is not None and value < smallest:
+                yield key, f"{value} is too small; {smallest} is the least"
+            if largest is not None and value > largest:
+                yield key, f"{value} is too large; {largest} is the most"
+    temperature = OmegaConf.select(config, "loss.temperature")
+    if temperature is not None and temperature <= 0:
+        yield "loss.temperature", f"{temperature} must be positive"
+    if not config.evaluation.recall_at or min(config.evaluation.recall_at) < 1:
+        yield "evaluation.recall_at", f"{list(config.evaluation.recall_at)} needs at least one K, each 1 or more"
+    if config.trainer.get("max_epochs") == 0 or config.trainer.get("max_steps") == 0:
+        yield "trainer.max_epochs", "0 epochs or steps train nothing; -1 means no limit"
+    if config.trainer.get("limit_test_batches") == 0 and config.test_with != "none":
+        yield "trainer.limit_test_batches", "0 leaves nothing to test; to leave the test out set test_with=none"
 
 
 def _sizes_fit(config: DictConfig) -> Iterator[tuple[str, str]]:

@@ -75,6 +75,8 @@ class M2KRDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ConfigError(f"data.{name}={value} must be at least 1")
+        if subsets is not None and len(set(subsets)) < len(subsets):
+            raise ConfigError(f"data.subsets={list(subsets)} names a subset twice")
         self.files = M2KRFiles(
             Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
         )
@@ -161,8 +163,9 @@ class M2KRDataModule(LightningDataModule):
                 first = subset.queries[subset.unreachable[0]]
                 log.warning(
                     "%s/%s: %d of %d queries have none of their passages in the pool and count as misses; "
-                    "the first: data_id %s at %s",
+                    "the first: data_id %s at %s%s",
                     split, name, len(subset.unreachable), len(subset.queries), first.data_id, first.place,
+                    "; do the ids of queries and passages match?" if len(subset.unreachable) == len(subset.queries) else "",
                 )  # fmt: skip
             loaded.append(subset)
         self._evaluation[split] = loaded

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 # Hits, and sums a passage, at a time: 2^22 of them with their sorting are about 200 MiB.
 BLOCK_ELEMENTS = 1 << 22
 
-FACTORY_EXAMPLES = "for example 'Flat', 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or 'HNSW32'"
+# On a command line a comma means a sweep, unless the value is in quotes of its own.
+FACTORY_EXAMPLES = (
+    "for example Flat, 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or HNSW32 "
+    "(with a comma, on a command line: 'retrieval.factory=\"IVF64,Flat\"')"
+)
 
 
 class FaissIndex(Index):

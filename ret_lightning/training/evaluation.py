@@ -167,6 +167,11 @@ class RetrievalEvaluation(Callback):
         own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1])
         if len(pool_rows) == 0:
             raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
+        if len(pool_rows) < len(subset.pool):
+            log.warning(
+                "%s/%s: only %d of %d passages were encoded (trainer.limit_%s_batches): recall is higher than it would be",
+                *(subset.split, subset.name, len(pool_rows), len(subset.pool), subset.split),
+            )
         start = time.perf_counter()
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
         self.index.build(Embeddings(ids, pool_vectors))

@@ -65,9 +65,9 @@ def train(config: DictConfig) -> dict[str, float]:
         backbone_learning_rate_scale=config.backbone_learning_rate_scale,
     )
     evaluation: RetrievalEvaluation = build(config.evaluation)
-    loggers = [build(node) for node in config.logger.values()]
+    loggers = [build(node) for node in config.logger.values() if node is not None]
     # The evaluation comes first: the other callbacks read what it found.
-    callbacks = [evaluation, *(build(node) for node in config.callbacks.values())]
+    callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks)
     failed = True
     # Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's.
@@ -79,8 +79,11 @@ def train(config: DictConfig) -> dict[str, float]:
         trainer.fit(module, datamodule=data)
         if trainer.interrupted or config.test_with == "none":
             failed = trainer.interrupted
+            log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
             return {}
-        best = config.test_with == "best" and bool(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "") if config.test_with == "best" else ""
+        missing = "" if best or config.test_with == "last" else ", since there is no best checkpoint"
+        log.info("testing the weights of %s", best or f"the last step{missing}")
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
         failed = False
         return _finish(evaluation, folder) if trainer.is_global_zero else {}

@@ -191,6 +191,8 @@ def test_a_root_or_subset_that_is_not_there(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"m2kr_up_train\.jsonl: no such file"):
         module(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="names a subset twice"):
+        module(root, subsets=["wit", "wit"])
     with pytest.raises(ConfigError, match=r"data\.batch_size=0 must be at least 1"):
         module(root, batch_size=0)
 

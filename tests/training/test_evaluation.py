@@ -99,13 +99,14 @@ def test_random_recall_stands_beside(root: Path) -> None:
     assert shown == pytest.approx(evaluation.flat_metrics("test")["mean/pseudo_recall@5"], abs=5e-4)
 
 
-def test_limited_batches_rank_what_was_encoded(root: Path) -> None:
+def test_limited_batches_rank_what_was_encoded_and_say_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
     evaluate(root, evaluation, limit_test_batches=1)
     result = evaluation.results["test"]["okvqa"]
     assert result.query_rows == result.indexed_rows == list(range(5))
     assert result.pool_rows(0)
     assert set(result.pool_rows(0)) == set(range(5))
+    assert "test/okvqa: only 5 of 12 passages were encoded (trainer.limit_test_batches)" in caplog.text
 
 
 def test_rows_that_come_twice_count_once(root: Path) -> None:

@@ -1,0 +1,64 @@
+"""Ranges and contradictions of ret-train's config, each told with its key."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from ret_lightning.config.schema import RANGES, TrainConfig
+
+
+def mistakes(*overrides: str) -> dict[str, str]:
+    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
+        config = compose("train", overrides=list(overrides))
+    return dict(TrainConfig.check(config))
+
+
+def test_what_is_shipped_is_sound() -> None:
+    assert mistakes() == {}
+    assert mistakes("experiment=demo") == {}
+    assert mistakes("data=m2kr", "data.root=/nowhere", "backbone=clip_vit_l", "model=ret", "trainer=ddp") == {}
+
+
+def test_all_values_out_of_range_are_told_at_once() -> None:
+    told = mistakes(
+        "data.batch_size=0", "seed=-1", "model.dropout=1.5", "loss.temperature=0", "evaluation.recall_at=[]"
+    )
+    assert set(told) == {"data.batch_size", "seed", "model.dropout", "loss.temperature", "evaluation.recall_at"}
+    assert told["data.batch_size"] == "0 is too small; 1 is the least"
+    assert told["model.dropout"] == "1.5 is too large; 1 is the most"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "message"),
+    [
+        (["model.hidden_size=100"], "model.num_heads", "3 does not divide model.hidden_size=100"),
+        (["model.hidden_size=100", "model.num_heads=null"], "model.hidden_size", "not a multiple of 64"),
+        (["model.num_tokens=97"], "model.num_tokens", "97 is not from 1 to model.hidden_size=96"),
+        (
+            ["backbone.image_transform.size=32"],
+            "backbone.image_transform.size",
+            "32 differs from backbone.vision.image_size=40",
+        ),
+        (["evaluation.ranked=50"], "evaluation.ranked", "50 is less than the largest K"),
+        (["evaluation.recall_at=[1,10]"], "callbacks.checkpoint.monitor", "val/mean/recall@5 is not computed"),
+        (["trainer.max_epochs=-1"], "scheduler.horizon_steps", "a run without trainer.max_epochs or trainer.max_steps"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs", "train nothing"),
+        (["trainer.limit_test_batches=0"], "trainer.limit_test_batches", "set test_with=none"),
+        (["scheduler.horizon_steps=10", "scheduler.horizon_epochs=1"], "scheduler.horizon_epochs", "not both"),
+        (["scheduler.horizon_steps=10"], "scheduler.warmup_steps", "100 outlasts scheduler.horizon_steps=10"),
+    ],
+)
+def test_contradictions_name_the_key(overrides: list[str], key: str, message: str) -> None:
+    told = mistakes(*overrides)
+    assert key in told
+    assert message in told[key]
+
+
+def test_the_ranges_are_of_keys_that_exist() -> None:
+    """A misspelt key would never be checked."""
+    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
+        config = compose("train")
+    absent = [key for key, _, _ in RANGES if OmegaConf.select(config, key, default="absent") == "absent"]
+    assert absent == []
