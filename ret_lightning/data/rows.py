@@ -71,20 +71,7 @@ def parse_query(line: str, place: Place) -> Query:
     Raises:
         DataError: naming file, line and field, if the line is not a JSON object or a field is missing or of a wrong type.
     """
-    row = _Row(line, place)
-    instruction, question = row.text("instruction"), row.text("question")
-    query = Query(
-        data_id=row.identifier("data_id"),
-        text=" ".join(part for part in (instruction, question) if part is not None) or None,
-        image_path=row.path("image_path"),
-        passage_ids=row.identifiers("passage_id"),
-        answers=row.answers("answer"),
-        subset=row.text("subset"),
-        place=place,
-    )
-    if query.text is None and query.image_path is None:
-        raise DataError(f"{place}: an empty query: it has neither instruction, question nor image_path")
-    return query
+    return _query(_Row(line, place))
 
 
 def parse_passage(line: str, place: Place) -> Passage:
@@ -95,12 +82,28 @@ def parse_passage(line: str, place: Place) -> Passage:
 
 def parse_pair(line: str, place: Place) -> TrainingPair:
     """A query and its positive from one line of a training file; raises like `parse_query`."""
-    query = parse_query(line, place)
     row = _Row(line, place)
+    query = _query(row)
     text, image = row.text("passage_text"), row.path("passage_image_path")
     if text is None and image is None:
         raise DataError(f"{place}: an empty passage: the row has neither passage_text nor passage_image_path")
     return TrainingPair(query, Passage(query.passage_ids[0], text, image, place))
+
+
+def _query(row: _Row) -> Query:
+    instruction, question = row.text("instruction"), row.text("question")
+    query = Query(
+        data_id=row.identifier("data_id"),
+        text=" ".join(part for part in (instruction, question) if part is not None) or None,
+        image_path=row.path("image_path"),
+        passage_ids=row.identifiers("passage_id"),
+        answers=row.answers("answer"),
+        subset=row.text("subset"),
+        place=row.place,
+    )
+    if query.text is None and query.image_path is None:
+        raise DataError(f"{row.place}: an empty query: it has neither instruction, question nor image_path")
+    return query
 
 
 class _Row:
