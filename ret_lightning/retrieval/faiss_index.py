@@ -29,7 +29,7 @@ BLOCK_ELEMENTS = 1 << 22
 
 # On a command line a comma means a sweep, unless the value is in quotes of its own.
 FACTORY_EXAMPLES = (
-    "for example Flat, 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or HNSW32 "
+    "for example 'Flat', 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or 'HNSW32' "
     "(with a comma, on a command line: 'retrieval.factory=\"IVF64,Flat\"')"
 )
 

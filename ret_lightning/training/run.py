@@ -92,13 +92,16 @@ def train(config: DictConfig) -> dict[str, float]:
             raise UserError("another rank failed, so this one did; what it said stands above") from error
         raise
     finally:
+        ranks = trainer.strategy if isinstance(trainer.strategy, SameConfigDDP) else None
+        if ranks and failed:
+            ranks.end_ranks(failed)  # before the connection goes, which they would tell of at length
         _close(loggers)
         if own_wandb_folder:
             del os.environ["WANDB_DATA_DIR"]
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        if isinstance(trainer.strategy, SameConfigDDP):
-            trainer.strategy.end_ranks(failed)
+        if ranks:
+            ranks.end_ranks(failed)
 
 
 def _quieten_lightning() -> None:
