@@ -20,6 +20,7 @@ class TrainConfig:
     seed: int
     output_dir: str
     test_with: Literal["best", "last", "none"]
+    init_from: str | None
     backbone_learning_rate_scale: float
     data: Any
     backbone: Any
@@ -45,6 +46,16 @@ class TrainConfig:
         yield from _sizes_fit(config)
         yield from _metric_is_logged(config)
         yield from _run_ends(config)
+
+
+@dataclass
+class ExportConfig:
+    """The keys of ret-export's config; see conf/export.yaml for what they mean."""
+
+    checkpoint: str
+    output: str
+    overwrite: bool
+    max_shard_size: int | str
 
 
 # Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.

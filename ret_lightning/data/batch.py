@@ -1,25 +1,14 @@
-"""The batch types and their collation: rows with decoded images in, `EncoderInput`s out."""
+"""The batch types: what a step of training or evaluation takes, and the labels by which ranks tell passages apart."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ret_lightning.inputs import EncoderInput
-
-Tokenizer = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One side of a row, ready to be put into a batch: a text or None, and pixels (3, h, w) float32 or None."""
-
-    text: str | None
-    pixels: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -87,22 +76,3 @@ def label(passage_id: str) -> int:
     Two of the 10,000 ids of a large batch collide with a probability of about 5e-12.
     """
     return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def encoder_input(items: Sequence[Item], tokenizer: Tokenizer, image_size: int) -> EncoderInput:
-    """B items as one input; texts are tokenised together, only the images that are there are stacked.
-
-    Args:
-        items: B of them.
-        tokenizer: texts to ids and mask.
-        image_size: side of an image, pixels, for the shape of a batch without any.
-    """
-    input_ids, attention_mask = tokenizer([item.text or "" for item in items])
-    pixels = [item.pixels for item in items if item.pixels is not None]
-    return EncoderInput(
-        input_ids,
-        attention_mask,
-        torch.stack(pixels) if pixels else torch.zeros(0, 3, image_size, image_size),
-        torch.tensor([i for i, item in enumerate(items) if item.text is not None], dtype=torch.int64),
-        torch.tensor([i for i, item in enumerate(items) if item.pixels is not None], dtype=torch.int64),
-    )

@@ -12,7 +12,6 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ret_lightning.data.batch import Tokenizer
 from ret_lightning.data.glyphs import prepare_glyphs
 from ret_lightning.data.json_lines import JsonLines
 from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, load_subset, row_subset
@@ -20,7 +19,7 @@ from ret_lightning.data.reading import Collator, EvaluationRows, ImageReader, Tr
 from ret_lightning.data.rows import parse_query
 from ret_lightning.data.sampling import GlobalBatches, RankRows
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.inputs import Augmentation, ImageTransform
+from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 
 log = logging.getLogger(__name__)
 

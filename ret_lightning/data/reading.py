@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ret_lightning.data.batch import EvaluationBatch, Item, Tokenizer, TrainingBatch, encoder_input, label
+from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.json_lines import JsonLines
 from ret_lightning.data.m2kr import row_subset
 from ret_lightning.data.rows import Passage, Place, Query, parse_pair
 from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, open_image
+from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input, open_image
 
 
 class ImageReader:

@@ -4,7 +4,18 @@ The ground floor: models and data both stand on it and know nothing of each othe
 """
 
 from ret_lightning.inputs.encoder_input import EncoderInput
-from ret_lightning.inputs.images import Augmentation, ImageTransform, open_image
+from ret_lightning.inputs.images import Augmentation, ImageTransform, open_image, rgb_image
+from ret_lightning.inputs.items import Item, Tokenizer, encoder_input
 from ret_lightning.inputs.tokenizer import ClipTokenizer
 
-__all__ = ["Augmentation", "ClipTokenizer", "EncoderInput", "ImageTransform", "open_image"]
+__all__ = [
+    "Augmentation",
+    "ClipTokenizer",
+    "EncoderInput",
+    "ImageTransform",
+    "Item",
+    "Tokenizer",
+    "encoder_input",
+    "open_image",
+    "rgb_image",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +15,58 @@ from ret_lightning.errors import DataError
 OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+# What Pillow raises on broken files: of PNGs SyntaxError, of AVIFs RuntimeError, of EXIF fields struct.error or TypeError.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decodes an image file to RGB, turned as its EXIF orientation says, transparency laid on white.
+    """Decodes an image file to RGB, see `rgb_image`.
 
     Raises:
         DataError: if the file is missing or cannot be decoded; the message names the file.
     """
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            elif image.mode.startswith("I;16") or image.mode == "I":
-                # Pillow clips 16-bit greys at 255 instead of scaling them.
-                image = Image.fromarray(
-                    (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8)
-                )
-            return image.convert("RGB")
+        image = Image.open(path)
     except FileNotFoundError as error:
         raise DataError(f"image {path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports a broken PNG as SyntaxError and a truncated one as OSError.
+    except _UNREADABLE as error:
         raise DataError(f"image {path} cannot be decoded: {error}") from error
+    with image:
+        return rgb_image(image)
+
+
+def rgb_image(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB, turned as its EXIF orientation says, transparency laid on white, 16 bits scaled to 8.
+
+    The picture given stays as it is, except that Pillow decodes one that was only opened.
+
+    Raises:
+        DataError: if it was only opened and cannot be decoded, or has no pixels; the message names its file, if any.
+    """
+    try:
+        if 0 in image.size:
+            raise ValueError(f"it is {image.width} by {image.height} pixels")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16") or upright.mode == "I":
+            # Pillow clips 16-bit greys at 255 instead of scaling them.
+            grey = (np.asarray(upright, dtype=np.float32) / 257).round().clip(0, 255)
+            return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        if upright.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return upright.convert("RGB")
+    except _UNREADABLE as error:
+        name = f"image {getattr(image, 'filename', '')}".rstrip()
+        raise DataError(f"{name} cannot be decoded: {error}") from error
 
 
 class ImageTransform:
@@ -77,7 +106,8 @@ class ImageTransform:
                 else (int(self.size * width / height), self.size)
             )
             image = image.resize(new, Image.Resampling.BICUBIC)
-        left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
+        # Half a pixel goes to the lower right, as in transformers; torchvision rounds to even.
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         return image.crop((left, top, left + self.size, top + self.size))
 
 

@@ -163,6 +163,6 @@ class _ChunkedMaxSim(torch.autograd.Function):
 def _block_shape(n_query: int, len_query: int, n_passage: int, len_passage: int) -> tuple[int, int]:
     """Queries and passages a block: about BLOCK_ELEMENTS similarities, as square as the shapes allow."""
     pairs = max(1, BLOCK_ELEMENTS // (len_query * len_passage))
-    rows = min(n_query, max(1, int(pairs**0.5)))
-    columns = min(n_passage, max(1, pairs // rows))
-    return max(rows, 1), max(columns, 1)
+    rows = max(1, min(n_query, int(pairs**0.5)))
+    columns = max(1, min(n_passage, pairs // rows))
+    return rows, columns

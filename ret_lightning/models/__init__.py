@@ -3,7 +3,7 @@
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models.backbone import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.gates import Gate, LSTMGate, Openings
+from ret_lightning.models.gates import Gate, LSTMGate, Openings, gate_named
 from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan, Recurrence
 from ret_lightning.models.openings import OpeningMeans
 from ret_lightning.models.retriever import RetRetriever, build_retriever
@@ -24,5 +24,6 @@ __all__ = [
     "RetRetriever",
     "RetTower",
     "build_retriever",
+    "gate_named",
     "normalised",
 ]

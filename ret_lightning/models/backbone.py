@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 
 
@@ -17,15 +19,28 @@ class BlockStack(nn.Module, ABC):
     """One modality of a backbone: an embedding and a stack of transformer blocks.
 
     Subclasses set `width` (of a state) and `num_blocks`, and give the embedding and the blocks; which blocks run, which
-    states are kept, and what is frozen is decided here, once for all libraries.
+    states are kept, and what is trained is decided here, once for all libraries. To be saved with a retriever, a subclass
+    also tells its settings and its weights as they stand in a checkpoint (`layout_config`, `layout_state`,
+    `load_layout_state`); to be read again under a `model_type` of its own, it sets that and gives `from_layout_config`.
+
+    Attributes:
+        width: of a state.
+        num_blocks: how many blocks there are.
+        trained: what is trained of the part that is used: nothing (False), everything (True), or the last n blocks.
+        source: hub id or folder that the weights came from; empty for random ones.
     """
 
+    model_type = ""
     width: int
     num_blocks: int
 
     def __init__(self) -> None:
         super().__init__()
-        self.frozen = False
+        self.trained: bool | int = True
+        self.source = ""
+        # Stage 0 is the embedding, stage i + 1 is block i; the stages below this one run without gradients.
+        self._first_trained_stage = 0
+        self._used_blocks = 0
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tensor:
@@ -36,12 +51,29 @@ class BlockStack(nn.Module, ABC):
         """One block: (n, L, width) to (n, L, width)."""
 
     @abstractmethod
-    def block_parameters(self, index: int) -> Sequence[nn.Parameter]:
-        """The parameters of one block."""
+    def block(self, index: int) -> nn.Module:
+        """The module of one block."""
 
     @abstractmethod
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
         """The parameters of what comes before block 0."""
+
+    def layout_config(self) -> dict[str, Any]:
+        """What stands in a checkpoint's config under `text_config` or `vision_config`: plain JSON, with `model_type`."""
+        raise ConfigError(f"{type(self).__name__} does not say how it is stored in a checkpoint (layout_config)")
+
+    @classmethod
+    def from_layout_config(cls, config: Mapping[str, Any]) -> BlockStack:
+        """A stack of random weights from what `layout_config` gave; fields that it does not know are passed over."""
+        raise ConfigError(f"{cls.__name__} does not say how it is read from a checkpoint (from_layout_config)")
+
+    def layout_state(self) -> dict[str, Tensor]:
+        """Its weights by the names that they have in a checkpoint, below `text_model.` or `vision_model.`."""
+        raise ConfigError(f"{type(self).__name__} does not say how it is stored in a checkpoint (layout_state)")
+
+    def load_layout_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes weights by the names of `layout_state`, all of them, and makes them its own, with their dtype."""
+        raise ConfigError(f"{type(self).__name__} does not say how it is stored in a checkpoint (load_layout_state)")
 
     def forward(self, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """The states of the blocks named, in that order; blocks above the last one named are not computed.
@@ -57,37 +89,63 @@ class BlockStack(nn.Module, ABC):
             # Libraries differ in what they do with no rows at all. The product with 0 gives the trained parameters a
             # gradient, of zeros, so that DDP does not wait for it.
             trained = sum(p.sum() for p in self.parameters() if p.requires_grad)
-            nothing = torch.zeros(0, 1, self.width, device=inputs.device) + 0 * trained
+            parameter = next(self.parameters())
+            nothing = torch.zeros(0, 1, self.width, device=parameter.device, dtype=parameter.dtype) + 0 * trained
             return [nothing for _ in blocks]
         wanted = set(blocks)
         kept: dict[int, Tensor] = {}
-        with torch.no_grad() if self.frozen else nullcontext():
+        with self._gradients(stage=0):
             states = self.embed(inputs)
-            for index in range(max(wanted) + 1):
+        for index in range(max(wanted) + 1):
+            with self._gradients(stage=index + 1):
                 states = self.run_block(index, states)
-                if index in wanted:
-                    kept[index] = states
+            if index in wanted:
+                kept[index] = states
         return [kept[index] for index in blocks]
 
-    def freeze(self, frozen: bool, last_used_block: int) -> None:
-        """Frozen: no gradients, no activations kept, always in eval mode. Otherwise the used part is trained.
+    def set_trained(self, trained: bool | int, last_used_block: int) -> None:
+        """Decides what is trained; the rest has no gradients, keeps no activations and is always in eval mode.
 
         The blocks above `last_used_block` and the final layer norm never take part, so they stay without gradients:
         an unused trainable parameter stops DDP.
+
+        Args:
+            trained: False: nothing; True: embedding and blocks; n: the last n of the blocks that are used.
+            last_used_block: 0-based.
+
+        Raises:
+            ConfigError: if there are fewer than n such blocks.
         """
-        self.frozen = frozen
+        used = last_used_block + 1
+        if trained is not True and not 0 <= trained <= used:
+            raise ConfigError(
+                f"{trained} blocks of the {type(self).__name__} are to be trained, but {used} are used: choose 0 to {used}, "
+                "or true for the embedding as well"
+            )
+        self.trained = trained
+        self._used_blocks = used
+        self._first_trained_stage = 0 if trained is True else 1 + used - trained if trained else 1 + self.num_blocks
         self.requires_grad_(False)
-        if not frozen:
-            used = [*self.embedding_parameters()]
-            for index in range(last_used_block + 1):
-                used += self.block_parameters(index)
-            for parameter in used:
+        if trained is True:
+            for parameter in self.embedding_parameters():
                 parameter.requires_grad_(True)
+        for block in self._trained_blocks():
+            block.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> BlockStack:
-        """As in PyTorch, except that a frozen stack stays in eval mode."""
-        return super().train(mode and not self.frozen)
+        """As in PyTorch, except that what is frozen stays in eval mode."""
+        super().train(mode and self.trained is True)
+        for block in self._trained_blocks():
+            block.train(mode)
+        return self
+
+    def _trained_blocks(self) -> list[nn.Module]:
+        return [self.block(i) for i in range(max(self._first_trained_stage - 1, 0), self._used_blocks)]
+
+    def _gradients(self, stage: int) -> AbstractContextManager:
+        """Without gradients no activations are kept, which is most of what a frozen backbone would cost."""
+        return nullcontext() if stage >= self._first_trained_stage else torch.no_grad()
 
 
 @dataclass
@@ -107,3 +165,13 @@ class Backbone:
     tokenizer: ClipTokenizer | Callable[[Sequence[str]], tuple[Tensor, Tensor]]
     image_transform: ImageTransform | Callable[..., Tensor]
     published_plan: str | None = None
+
+
+def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
+    """Raises ValueError where token ids (n, L) do not fit a text backbone; ids on a GPU are not looked at."""
+    if input_ids.shape[1] > positions:
+        raise ValueError(f"texts of {input_ids.shape[1]} tokens, but the text backbone has {positions} positions")
+    if input_ids.device.type == "cpu" and input_ids.numel() and int(input_ids.max()) >= vocabulary:
+        raise ValueError(
+            f"token id {int(input_ids.max())}, but the text backbone's vocabulary has {vocabulary} entries"
+        )

@@ -36,6 +36,9 @@ class RetCell(nn.Module):
         dropout: in the MLP.
         attention_dropout: of the attention weights.
         activation: of the MLP.
+
+    Raises:
+        ConfigError: if the sizes do not fit each other.
     """
 
     def __init__(
@@ -50,6 +53,13 @@ class RetCell(nn.Module):
         activation: Literal["gelu", "relu"] = "gelu",
     ) -> None:
         super().__init__()
+        self.num_tokens = num_tokens
+        self.hidden_size = hidden_size
+        self.num_heads = num_heads
+        self.intermediate_size = intermediate_size
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.activation = activation
         if hidden_size % num_heads:
             raise ConfigError(f"model.hidden_size={hidden_size} is not divisible by model.num_heads={num_heads}")
         if num_tokens > hidden_size:
@@ -60,7 +70,6 @@ class RetCell(nn.Module):
         def attention(bias: bool) -> nn.MultiheadAttention:
             return nn.MultiheadAttention(hidden_size, num_heads, dropout=attention_dropout, bias=bias, batch_first=True)
 
-        self.start = nn.Parameter(torch.randn(1, num_tokens, hidden_size) * 0.2)
         self.register_buffer("positions", sinusoidal_table(num_tokens, hidden_size)[None])
         self.state_norm = nn.LayerNorm(hidden_size)
         self.self_attention = attention(bias=True)
@@ -77,10 +86,7 @@ class RetCell(nn.Module):
             nn.Linear(intermediate_size, hidden_size),
             nn.Dropout(dropout),
         )
-
-    def initial_state(self, rows: int) -> Tensor:
-        """(rows, k, H): the learned start state of every row."""
-        return self.start.expand(rows, -1, -1)
+        self.unused_norm = UnusedNorm(hidden_size)
 
     def forward(self, state: Tensor, text: ModalityStates, image: ModalityStates) -> tuple[Tensor, Openings]:
         """One step.
@@ -101,6 +107,18 @@ class RetCell(nn.Module):
         openings = self.gate.openings(h_text, h_image, text.present, image.present)
         mixed = self.gate.mix(residual, h_text, h_image, openings)
         return mixed + self.mlp(self.mlp_norm(mixed)), openings
+
+
+class UnusedNorm(nn.Module):
+    """The layer norm that every published checkpoint holds and nothing uses, kept so that it is written as it was read.
+
+    Of buffers, since a parameter without a gradient stops DDP.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(hidden_size))
+        self.register_buffer("bias", torch.zeros(hidden_size))
 
 
 def _read(attention: nn.MultiheadAttention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:

@@ -2,35 +2,148 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers.utils import logging
 
-from ret_lightning.errors import UserError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbone import Backbone, BlockStack
+from ret_lightning.models.backbone import Backbone, BlockStack, check_token_ids
+from ret_lightning.models.pretrained import no_weights
 
 # The attention is called without a mask tensor, see `ClipTextStack.run_block`; only this implementation understands that.
 ATTENTION = "sdpa"
 
 
-class ClipTextStack(BlockStack):
-    """The text half of a CLIP."""
+# The fields of the two configs that make a difference; the rest of what transformers 4.45 wrote is about text generation
+# and classification, and transformers 5 does not know all of it.
+_COMMON_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "projection_dim",
+    "initializer_range",
+    "initializer_factor",
+)
+TEXT_FIELDS = (*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+VISION_FIELDS = (*_COMMON_FIELDS, "image_size", "patch_size", "num_channels")
 
-    def __init__(self, model: CLIPTextModel) -> None:
+
+class _ClipStack(BlockStack):
+    """What both halves have in common."""
+
+    model_class: type
+    config_class: type
+    fields: tuple[str, ...]
+
+    def __init__(self, model: CLIPTextModel | CLIPVisionModel) -> None:
         super().__init__()
         self.model = model
         self.width = model.config.hidden_size
         self.num_blocks = model.config.num_hidden_layers
 
+    def block(self, index: int) -> nn.Module:
+        return self.model.encoder.layers[index]
+
+    @classmethod
+    def of_sizes(cls, config: Mapping[str, Any]) -> _ClipStack:
+        """A stack of random weights from fields of the library's config class.
+
+        Raises:
+            ConfigError: naming the field that there is not, or the sizes that do not fit each other.
+        """
+        unknown = [name for name in config if name not in cls.fields]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], cls.fields, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(cls.fields)}"
+            raise ConfigError(f"{cls.model_type} has no setting {unknown[0]}; {hint}")
+        try:
+            model = cls.model_class._from_config(cls.config_class(**config), attn_implementation=ATTENTION)
+        except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise ConfigError(f"{cls.model_type} cannot be built: {reason}") from error
+        return cls(model)
+
+    @classmethod
+    def from_hub(cls, source: str, option: str) -> _ClipStack:
+        """A stack with the weights of a hub id or a folder, float32.
+
+        Args:
+            source: the hub id or folder.
+            option: of the config, with its value, for messages.
+
+        Raises:
+            UserError: if the weights are not to be had, or are another model's.
+        """
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # each half would warn at length that it has no use for the other one's weights
+        try:
+            # The dtype is named since transformers would otherwise keep that of the file, which is float16 in some.
+            model, loaded = cls.model_class.from_pretrained(
+                source,
+                attn_implementation=ATTENTION,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise no_weights(option, source, error, "a folder that holds them") from error
+        finally:
+            logging.set_verbosity(verbosity)
+        if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
+            raise UserError(
+                f"{option}: no CLIP of transformers' in there: {len(missing)} tensors of the {cls.model_type} are missing, "
+                f"{missing[0]} for one; a repository of another library may have a copy for transformers elsewhere"
+            )
+        stack = cls(model)
+        stack.source = source
+        return stack
+
+    @classmethod
+    def from_layout_config(cls, config: Mapping[str, Any]) -> _ClipStack:
+        return cls.of_sizes({name: config[name] for name in cls.fields if name in config})
+
+    def layout_config(self) -> dict[str, Any]:
+        config = {name: getattr(self.model.config, name) for name in self.fields}
+        return {"model_type": self.model_type, "_name_or_path": self.source, **config}
+
+    def layout_state(self) -> dict[str, Tensor]:
+        # transformers 4 had one module more on the way, of the same name as the tower's; the layout keeps it.
+        return {f"{self._inner}.{name}": tensor for name, tensor in self.model.state_dict().items()}
+
+    def load_layout_state(self, state: Mapping[str, Tensor]) -> None:
+        own = {name.removeprefix(f"{self._inner}."): tensor for name, tensor in state.items()}
+        self.model.load_state_dict(own, assign=True)
+        embeddings = self.model.embeddings
+        if embeddings.position_ids.is_meta:  # counted, not stored
+            count, device = embeddings.position_ids.shape[1], embeddings.position_embedding.weight.device
+            embeddings.position_ids = torch.arange(count, device=device)[None]
+
+    @property
+    def _inner(self) -> str:
+        return self.model_type.removeprefix("clip_")
+
+
+class ClipTextStack(_ClipStack):
+    """The text half of a CLIP."""
+
+    model_type = "clip_text_model"
+    model_class, config_class = CLIPTextModel, CLIPTextConfig
+    fields = TEXT_FIELDS
+
     def embed(self, inputs: Tensor) -> Tensor:
-        limit, largest = self.model.config.vocab_size, self.model.config.max_position_embeddings
-        if inputs.shape[1] > largest:
-            raise ValueError(f"texts of {inputs.shape[1]} tokens, but the text backbone has {largest} positions")
-        if inputs.device.type == "cpu" and inputs.numel() and int(inputs.max()) >= limit:
-            raise ValueError(f"token id {int(inputs.max())}, but the text backbone's vocabulary has {limit} entries")
+        check_token_ids(inputs, self.model.config.vocab_size, self.model.config.max_position_embeddings)
         return self.model.embeddings(input_ids=inputs)
 
     def run_block(self, index: int, states: Tensor) -> Tensor:
@@ -38,21 +151,16 @@ class ClipTextStack(BlockStack):
         # and no padding mask is needed: without one, PyTorch may use its fused causal attention.
         return self.model.encoder.layers[index](states, attention_mask=None, is_causal=True)
 
-    def block_parameters(self, index: int) -> Sequence[nn.Parameter]:
-        return list(self.model.encoder.layers[index].parameters())
-
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
         return list(self.model.embeddings.parameters())
 
 
-class ClipVisionStack(BlockStack):
+class ClipVisionStack(_ClipStack):
     """The image half of a CLIP; the class token is one of the tokens."""
 
-    def __init__(self, model: CLIPVisionModel) -> None:
-        super().__init__()
-        self.model = model
-        self.width = model.config.hidden_size
-        self.num_blocks = model.config.num_hidden_layers
+    model_type = "clip_vision_model"
+    model_class, config_class = CLIPVisionModel, CLIPVisionConfig
+    fields = VISION_FIELDS
 
     def embed(self, inputs: Tensor) -> Tensor:
         return self.model.pre_layrnorm(self.model.embeddings(inputs))
@@ -60,21 +168,8 @@ class ClipVisionStack(BlockStack):
     def run_block(self, index: int, states: Tensor) -> Tensor:
         return self.model.encoder.layers[index](states, attention_mask=None, is_causal=False)
 
-    def block_parameters(self, index: int) -> Sequence[nn.Parameter]:
-        return list(self.model.encoder.layers[index].parameters())
-
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
         return [*self.model.embeddings.parameters(), *self.model.pre_layrnorm.parameters()]
-
-
-def text_stack(config: Mapping[str, Any]) -> ClipTextStack:
-    """A text stack of random weights from the fields of a `CLIPTextConfig`."""
-    return ClipTextStack(CLIPTextModel._from_config(CLIPTextConfig(**config), attn_implementation=ATTENTION))
-
-
-def vision_stack(config: Mapping[str, Any]) -> ClipVisionStack:
-    """A vision stack of random weights from the fields of a `CLIPVisionConfig`."""
-    return ClipVisionStack(CLIPVisionModel._from_config(CLIPVisionConfig(**config), attn_implementation=ATTENTION))
 
 
 def clip_backbone(
@@ -99,11 +194,13 @@ def clip_backbone(
         UserError: if the weights are not to be had.
     """
     if pretrained is not None:
-        text_model = _pretrained(CLIPTextModel, pretrained)
-        vision_model = _pretrained(CLIPVisionModel, pretrained)
-        text_part, vision_part = ClipTextStack(text_model), ClipVisionStack(vision_model)
+        option = f"backbone.pretrained={pretrained}"
+        text_part, vision_part = (
+            ClipTextStack.from_hub(pretrained, option),
+            ClipVisionStack.from_hub(pretrained, option),
+        )
     else:
-        text_part, vision_part = text_stack(text or {}), vision_stack(vision or {})
+        text_part, vision_part = ClipTextStack.of_sizes(text or {}), ClipVisionStack.of_sizes(vision or {})
     return Backbone(
         text=text_part,
         vision=vision_part,
@@ -111,14 +208,3 @@ def clip_backbone(
         image_transform=image_transform or ImageTransform(size=vision_part.model.config.image_size),
         published_plan=published_plan,
     )
-
-
-def _pretrained(kind: type, name: str) -> Any:
-    try:
-        return kind.from_pretrained(name, attn_implementation=ATTENTION, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"backbone.pretrained={name}: no weights ({reason}). Download them once where there is a network with "
-            f"`hf download {name}`, or give a folder that holds them, or set backbone.pretrained=null for random weights"
-        ) from error

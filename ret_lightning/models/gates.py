@@ -4,20 +4,27 @@ A gate is one small class and one config of the group `gate`. It sees what the c
 returns three openings; the cell forms
 
     s = a(r) * forget + a(h_text) * text + a(h_image) * image            a: identity, or tanh
+
+In the equations of the gates, m_text and m_image are 1 in rows that have the modality and 0 in the others, so that a row
+without one does not depend on it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ret_lightning.errors import ConfigError
+
 
 @dataclass
 class Openings:
-    """The openings of one step, each (N, k, H) or broadcastable to it, in [0, 1].
+    """The openings of one step, each (N, k, H), or 1 in any place of that, in [0, 1].
 
     Attributes:
         forget: of the old state (open: it is kept).
@@ -33,15 +40,34 @@ class Openings:
 class Gate(nn.Module, ABC):
     """Base of all gates.
 
+    All take the same settings, so that one command line sweeps over them (`-m gate=lstm,none gate.forget_bias=1`); a gate
+    that lacks an input gate or a forget gate says so, and has no use for that prior.
+
+    A subclass sets `name`, by which a checkpoint finds it again (see `gate_named`); one that sets none cannot be named by a
+    checkpoint.
+
     Args:
         hidden_size: H, the width of the state.
-        tanh: whether the three parts pass a tanh before they are weighed: a is tanh in the equation above.
+        input_bias: prior added before the sigmoid of the input gates; negative: closed at the start of training.
+        forget_bias: prior of the forget gate, likewise; positive: the state is kept at the start.
+        tanh: whether the three parts pass a tanh before they are weighed: a is tanh in the module's equation.
     """
 
-    def __init__(self, hidden_size: int, tanh: bool = False) -> None:
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Never the parent's: a checkpoint with it would be read as the parent.
+        cls.name = cls.__dict__.get("name", "")
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.tanh = tanh
+        self.settings = {"input_bias": input_bias, "forget_bias": forget_bias, "tanh": tanh}
+        # Buffers, since the published checkpoints store them with the weights.
+        self.register_buffer("input_bias", torch.tensor(float(input_bias)))
+        self.register_buffer("forget_bias", torch.tensor(float(forget_bias)))
 
     @abstractmethod
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
@@ -68,27 +94,191 @@ class LSTMGate(Gate):
         image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
         forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
 
-    Args:
-        hidden_size: H.
-        input_bias: prior added before the sigmoid of the input gates; negative: closed at the start.
-        forget_bias: prior of the forget gate; positive: the state is kept at the start.
-        tanh: see `Gate`.
+    Adds 4 H (H + 1) parameters.
     """
 
+    name = "lstm"
+
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
-        super().__init__(hidden_size, tanh)
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
         self.text_input = nn.Linear(hidden_size, hidden_size)
         self.image_input = nn.Linear(hidden_size, hidden_size)
         self.text_forget = nn.Linear(hidden_size, hidden_size)
         self.image_forget = nn.Linear(hidden_size, hidden_size)
-        # Buffers, since the published checkpoints store them with the weights.
-        self.register_buffer("input_bias", torch.tensor(float(input_bias)))
-        self.register_buffer("forget_bias", torch.tensor(float(forget_bias)))
 
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        forget = text_mask * self.text_forget(text) + image_mask * self.image_forget(image)
+        forget = _forget_opening(self, text, image, text_mask, image_mask)
+        return Openings(forget, *_input_openings(self, text, image, text_mask, image_mask))
+
+
+class NoForgetGate(Gate):
+    """The state is kept whole: input gates alone (variant NFG of Greff et al., 2017, arXiv 1503.04069).
+
+        text   = sigmoid(W_iT h_text  + b_iT + input_bias) * m_text
+        image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
+        forget = 1
+
+    Adds 2 H (H + 1) parameters. `forget_bias` has no use.
+    """
+
+    name = "no_forget"
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
+        self.text_input = nn.Linear(hidden_size, hidden_size)
+        self.image_input = nn.Linear(hidden_size, hidden_size)
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
+        return Openings(torch.ones_like(text_mask), *_input_openings(self, text, image, text_mask, image_mask))
+
+
+class NoInputGate(Gate):
+    """What is read goes in whole: a forget gate alone (variant NIG of Greff et al., 2017, arXiv 1503.04069).
+
+        text   = m_text
+        image  = m_image
+        forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
+
+    Adds 2 H (H + 1) parameters. `input_bias` has no use.
+    """
+
+    name = "no_input"
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
+        self.text_forget = nn.Linear(hidden_size, hidden_size)
+        self.image_forget = nn.Linear(hidden_size, hidden_size)
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
+        forget = _forget_opening(self, text, image, text_mask, image_mask)
+        return Openings(forget, text=text_mask, image=image_mask)
+
+
+class NoGate(Gate):
+    """No gate at all: a plain sum of the state and what is read.
+
+        text   = m_text
+        image  = m_image
+        forget = 1
+
+    Adds no parameters. `input_bias` and `forget_bias` have no use.
+    """
+
+    name = "none"
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
+        return Openings(torch.ones_like(text_mask), text=text_mask, image=image_mask)
+
+
+class CoupledGate(Gate):
+    """One gate opens what the other closes: what is read takes the place of what is forgotten.
+
+        forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
+        text   = (1 - forget) * m_text
+        image  = (1 - forget) * m_image
+
+    The coupled input and forget gate (CIFG) of Greff et al., 2017, arXiv 1503.04069, and the update gate of the GRU (Cho et
+    al., 2014, arXiv 1406.1078), with one coupling for both modalities.
+
+    Adds 2 H (H + 1) parameters. `input_bias` has no use.
+    """
+
+    name = "coupled"
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
+        self.text_forget = nn.Linear(hidden_size, hidden_size)
+        self.image_forget = nn.Linear(hidden_size, hidden_size)
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
+        forget = _forget_opening(self, text, image, text_mask, image_mask)
+        return Openings(forget, text=(1 - forget) * text_mask, image=(1 - forget) * image_mask)
+
+
+class ScalarGate(Gate):
+    """As `LSTMGate`, with one value a vector instead of one a channel: each W maps to one value, each b is one.
+
+        text   = sigmoid(W_iT h_text  + b_iT + input_bias) * m_text
+        image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
+        forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
+
+    The openings are (N, k, 1). Adds 4 (H + 1) parameters.
+    """
+
+    name = "scalar"
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
+        self.text_input = nn.Linear(hidden_size, 1)
+        self.image_input = nn.Linear(hidden_size, 1)
+        self.text_forget = nn.Linear(hidden_size, 1)
+        self.image_forget = nn.Linear(hidden_size, 1)
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
+        forget = _forget_opening(self, text, image, text_mask, image_mask)
+        return Openings(forget, *_input_openings(self, text, image, text_mask, image_mask))
+
+
+class ConstantGate(Gate):
+    """Learned openings, one a channel, that are blind to what is read.
+
+        text   = sigmoid(b_iT + input_bias) * m_text
+        image  = sigmoid(b_iV + input_bias) * m_image
+        forget = sigmoid(b_f + forget_bias)
+
+    The vectors b start at 0. Adds 3 H parameters.
+    """
+
+    name = "constant"
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
+        self.text_logits = nn.Parameter(torch.zeros(hidden_size))
+        self.image_logits = nn.Parameter(torch.zeros(hidden_size))
+        self.forget_logits = nn.Parameter(torch.zeros(hidden_size))
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
         return Openings(
-            forget=torch.sigmoid(forget + self.forget_bias),
-            text=torch.sigmoid(self.text_input(text) + self.input_bias) * text_mask,
-            image=torch.sigmoid(self.image_input(image) + self.input_bias) * image_mask,
+            forget=torch.sigmoid(self.forget_logits + self.forget_bias)[None, None],
+            text=torch.sigmoid(self.text_logits + self.input_bias) * text_mask,
+            image=torch.sigmoid(self.image_logits + self.input_bias) * image_mask,
         )
+
+
+def gate_named(name: str) -> type[Gate]:
+    """The gate class of this `name`, of all that are imported: nothing is imported or executed from the name.
+
+    Raises:
+        ConfigError: if there is none, or more than one.
+    """
+    gates = [gate for gate in _subclasses(Gate) if gate.name]
+    # By place, so that a class defined a second time, as in a notebook, replaces its old self.
+    found = {f"{gate.__module__}.{gate.__qualname__}": gate for gate in gates if gate.name == name}
+    if not found:
+        known = ", ".join(dict.fromkeys(gate.name for gate in gates))
+        raise ConfigError(f"no gate is named {name!r}; import the module that defines it first; known: {known}")
+    if len(found) > 1:
+        raise ConfigError(f"more than one gate is named {name!r}: {', '.join(found)}; give each a name of its own")
+    return next(iter(found.values()))
+
+
+def _subclasses(parent: type[Gate]) -> Iterator[type[Gate]]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _input_openings(
+    gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The input gates of text and image, by the maps `text_input` and `image_input`."""
+    return (
+        torch.sigmoid(gate.text_input(text) + gate.input_bias) * text_mask,
+        torch.sigmoid(gate.image_input(image) + gate.input_bias) * image_mask,
+    )
+
+
+def _forget_opening(gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Tensor:
+    """The forget gate, by the maps `text_forget` and `image_forget`."""
+    forget = text_mask * gate.text_forget(text) + image_mask * gate.image_forget(image)
+    return torch.sigmoid(forget + gate.forget_bias)

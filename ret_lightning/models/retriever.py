@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import EncoderInput
+from ret_lightning.losses import maxsim
 from ret_lightning.models.backbone import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
+from ret_lightning.models.encoding import Pair, encode_pairs
 from ret_lightning.models.gates import Gate
 from ret_lightning.models.layers import Published, Recurrence
 from ret_lightning.models.openings import OpeningMeans
@@ -31,6 +33,8 @@ class RetRetriever(nn.Module):
         super().__init__()
         self.query_tower = query_tower
         self.passage_tower = passage_tower
+        # Of the checkpoint that it was read from; saving keeps the fields that are not ours.
+        self.stored_config: dict[str, Any] = {}
 
     def forward(
         self,
@@ -69,12 +73,123 @@ class RetRetriever(nn.Module):
         vectors = normalised(tower(inputs))
         return vectors if vectors.dim() == 3 else vectors[:, None]
 
-    @classmethod
-    def from_pretrained(cls, source: str | Path) -> RetRetriever:
-        """A retriever from a folder or hub id in the published layout; see models/checkpoint.py."""
-        from ret_lightning.models.checkpoint import load_published
+    def encode_queries(
+        self,
+        pairs: Iterable[Pair],
+        batch_size: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        progress: bool | None = None,
+        num_workers: int = 8,
+    ) -> Tensor:
+        """(N, k, d) float32 vectors of length 1, on the CPU, of N queries; (N, 1, d) where the tower pools.
 
-        return load_published(source)
+        Args:
+            pairs: N of (text or None, image or None); an image is a path or a PIL image. An empty text is no text.
+            batch_size: pairs a pass of the model.
+            device: where to encode; None: where the model is. The model stays where it was.
+            dtype: what to compute in, `torch.bfloat16` or `"bfloat16"`, say; None: the model's own.
+            progress: a bar on stderr; None: for long lists.
+            num_workers: threads that decode images while the model runs.
+
+        Raises:
+            DataError: naming the pair, if it is none, or its image is missing or cannot be decoded.
+            ConfigError: if an option cannot be served.
+            UserError: if the tower's tokenizer or image transform does not fit its backbone.
+
+        `models.encoding.encode_pairs` has the details.
+        """
+        return encode_pairs(self, "query", pairs, batch_size, device, dtype, progress, num_workers)
+
+    def encode_passages(
+        self,
+        pairs: Iterable[Pair],
+        batch_size: int = 32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        progress: bool | None = None,
+        num_workers: int = 8,
+    ) -> Tensor:
+        """As `encode_queries`, by the passage tower."""
+        return encode_pairs(self, "passage", pairs, batch_size, device, dtype, progress, num_workers)
+
+    def score(self, queries: Tensor | Iterable[Pair], passages: Tensor | Iterable[Pair], **options: Any) -> Tensor:
+        """(Nq, Np) MaxSim scores of every query with every passage, each in [-k, k].
+
+        Args:
+            queries: (Nq, k, d) vectors as `encode_queries` gives them, or the pairs themselves.
+            passages: (Np, k, d) likewise.
+            options: of `encode_queries`, where pairs are given.
+        """
+        if not isinstance(queries, Tensor):
+            queries = self.encode_queries(queries, **options)
+        if not isinstance(passages, Tensor):
+            passages = self.encode_passages(passages, **options)
+        return maxsim(queries, passages)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+    ) -> RetRetriever:
+        """A retriever from a checkpoint in the published layout or our extension of it, in eval mode.
+
+        Args:
+            source: a folder with `config.json` and `model.safetensors` (or its shards), or a hub id.
+            device: where it goes; None: the CPU.
+            dtype: of its weights, `torch.bfloat16` or `"bfloat16"`, say; None: as stored.
+            revision: of a hub id: branch, tag or commit.
+
+        Raises:
+            UserError: if there is no such checkpoint, or its weights do not fit its config.
+        """
+        from ret_lightning.models.checkpoint import load_checkpoint
+
+        return load_checkpoint(source, device=device, dtype=dtype, revision=revision)
+
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Writes the published layout: the folder's `config.json` and `model.safetensors`, whole or not at all.
+
+        What the published classes cannot express (another gate, another layer plan, ...) goes into a section of the
+        config, and then only this project reads the checkpoint. The model itself stays as it is.
+
+        Args:
+            folder: made if it is not there; other files in it stay.
+            max_shard_size: weights of more than this are split over several files; bytes, or a string like `"5GB"`.
+        """
+        from ret_lightning.models.checkpoint import save_checkpoint
+
+        save_checkpoint(self, folder, max_shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a ReT retriever",
+        token: str | bool | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to a hub repository, with a model card where it has none.
+
+        Args:
+            repo_id: `owner/name`; made if it is not there.
+            private: of a new repository; None: the owner's default.
+            revision: the branch to push to; None: the main one.
+            commit_message: of the one commit that it makes.
+            token: of the hub; None: the one of `hf auth login`.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            UserError: if the hub cannot be reached, or refuses.
+        """
+        from ret_lightning.models.hub import push
+
+        return push(self, repo_id, private, revision, commit_message, token)
 
 
 def build_retriever(
@@ -91,14 +206,16 @@ def build_retriever(
     attention_dropout: float = 0.05,
     activation: Literal["gelu", "relu"] = "gelu",
     share_towers: bool = False,
-    train_text: bool = False,
-    train_vision: bool = False,
+    share_cells: bool = False,
+    cell_per_step: bool = False,
+    train_text: bool | int = False,
+    train_vision: bool | int = False,
 ) -> RetRetriever:
     """A retriever of new towers over a backbone.
 
     Args:
         backbone: shared by both towers.
-        gate: makes a gate from a width H; called once a tower.
+        gate: makes a gate from a width H; called once a cell.
         recurrence: which blocks feed which step; None: the plan published for the backbone.
         num_tokens: k, vectors a row.
         hidden_size: H, the width of the state.
@@ -110,35 +227,52 @@ def build_retriever(
         attention_dropout: of the attention weights.
         activation: of the MLP.
         share_towers: one tower for queries and passages.
-        train_text: whether the text backbone is trained; frozen otherwise.
+        share_cells: two towers with the same cell; start states, adapters and output maps are a tower's own.
+        cell_per_step: a cell for each step instead of one for all of them.
+        train_text: what of the text backbone is trained: False: nothing, True: all that is used, n: the last n blocks.
         train_vision: likewise.
+
+    Raises:
+        ConfigError: if the options do not fit each other or the backbone.
     """
     plan = (recurrence or Published()).plan(
         backbone.text.num_blocks, backbone.vision.num_blocks, backbone.published_plan
     )
-    backbone.text.freeze(not train_text, max(plan.text))
-    backbone.vision.freeze(not train_vision, max(plan.vision))
+    for name, stack, trained, used in (
+        ("train_text", backbone.text, train_text, plan.text),
+        ("train_vision", backbone.vision, train_vision, plan.vision),
+    ):
+        try:
+            stack.set_trained(trained, max(used))
+        except ConfigError as error:
+            raise ConfigError(f"model.{name}={trained}: {error}") from error
     if num_heads is None and hidden_size % 64:
         raise ConfigError(
             f"model.hidden_size={hidden_size} is not a multiple of 64, so the number of heads has no default: "
             f"set model.num_heads to a divisor of {hidden_size}"
         )
 
-    def tower() -> RetTower:
-        cell = RetCell(
-            gate=gate(hidden_size),
-            hidden_size=hidden_size,
-            num_tokens=num_tokens,
-            num_heads=num_heads or hidden_size // 64,
-            intermediate_size=intermediate_size or 4 * hidden_size,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            activation=activation,
-        )
-        return RetTower(backbone.text, backbone.vision, plan, cell, hidden_size, output_size, pooled)
+    def cells() -> list[RetCell]:
+        return [
+            RetCell(
+                gate=gate(hidden_size),
+                hidden_size=hidden_size,
+                num_tokens=num_tokens,
+                num_heads=num_heads or hidden_size // 64,
+                intermediate_size=intermediate_size or 4 * hidden_size,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation=activation,
+            )
+            for _ in range(plan.steps if cell_per_step else 1)
+        ]
 
-    query_tower = tower()
-    return RetRetriever(query_tower, query_tower if share_towers else tower())
+    query_cells = cells()
+    query_tower = RetTower(backbone, plan, query_cells, output_size, pooled)
+    if share_towers:
+        return RetRetriever(query_tower, query_tower)
+    passage_cells = query_cells if share_cells else cells()
+    return RetRetriever(query_tower, RetTower(backbone, plan, passage_cells, output_size, pooled))
 
 
 def _states(stacks: list[BlockStack], inputs: list[Tensor], blocks: list[tuple[int, ...]]) -> list[list[Tensor]]:

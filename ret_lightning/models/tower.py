@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbone import BlockStack
+from ret_lightning.models.backbone import Backbone
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.layers import LayerPlan
 from ret_lightning.models.openings import OpeningMeans
@@ -19,34 +19,46 @@ class RetTower(nn.Module):
     """One side of the retriever: queries, or passages.
 
     Args:
-        text_backbone: states of texts; may be shared with the other tower.
-        vision_backbone: states of images, likewise.
+        backbone: states of texts and images, and what prepares them; may be shared with the other tower.
         plan: which blocks feed which step.
-        cell: applied once a step.
-        hidden_size: H, the width of the cell's state.
+        cells: one that is applied at every step, as published, or one for each step. All of the same sizes.
         output_size: d; a linear map without bias from H; 0: no map, d = H.
         pooled: average the k vectors of a row before the map: one vector a row.
+
+    Attributes:
+        start: (1, k, H), the learned state that the first step starts from, drawn from N(0, 0.2).
+        tokenizer: the backbone's: texts to ids and mask.
+        image_transform: the backbone's: an RGB image to pixels.
     """
 
     def __init__(
         self,
-        text_backbone: BlockStack,
-        vision_backbone: BlockStack,
+        backbone: Backbone,
         plan: LayerPlan,
-        cell: RetCell,
-        hidden_size: int,
+        cells: Sequence[RetCell],
         output_size: int = 128,
         pooled: bool = False,
     ) -> None:
         super().__init__()
-        self.plan = plan.check(text_backbone.num_blocks, vision_backbone.num_blocks)
+        self.plan = plan.check(backbone.text.num_blocks, backbone.vision.num_blocks)
+        if len(cells) not in (1, plan.steps):
+            raise ValueError(f"{len(cells)} cells for {plan.steps} steps; one for all of them, or one each")
         self.pooled = pooled
-        self.text_backbone = text_backbone
-        self.vision_backbone = vision_backbone
-        self.text_adapters = nn.ModuleList(nn.Linear(text_backbone.width, hidden_size) for _ in plan.text)
-        self.image_adapters = nn.ModuleList(nn.Linear(vision_backbone.width, hidden_size) for _ in plan.vision)
-        self.cell = cell
+        self.tokenizer = backbone.tokenizer
+        self.image_transform = backbone.image_transform
+        self.text_backbone = backbone.text
+        self.vision_backbone = backbone.vision
+        tokens, hidden_size = cells[0].num_tokens, cells[0].hidden_size
+        self.start = nn.Parameter(torch.randn(1, tokens, hidden_size) * 0.2)
+        self.text_adapters = nn.ModuleList(nn.Linear(backbone.text.width, hidden_size) for _ in plan.text)
+        self.image_adapters = nn.ModuleList(nn.Linear(backbone.vision.width, hidden_size) for _ in plan.vision)
+        self.cells = nn.ModuleList(cells)
         self.output = nn.Linear(hidden_size, output_size, bias=False) if output_size else nn.Identity()
+
+    @property
+    def output_size(self) -> int:
+        """d, the size of a vector."""
+        return self.output.out_features if isinstance(self.output, nn.Linear) else self.cells[0].hidden_size
 
     def forward(self, inputs: EncoderInput, means: OpeningMeans | None = None) -> Tensor:
         """Encodes B rows.
@@ -73,12 +85,13 @@ class RetTower(nn.Module):
             image: one (B_image, L', width) a step, of the rows that have an image.
             means: as in `forward`.
         """
-        state = self.cell.initial_state(len(inputs))
+        state = self.start.expand(len(inputs), -1, -1)
         text_present = inputs.text_mask.to(state.dtype)[:, None, None]
         image_present = inputs.image_mask.to(state.dtype)[:, None, None]
         padding = ~inputs.attention_mask[inputs.text_rows]
         for step, (text_adapter, image_adapter) in enumerate(zip(self.text_adapters, self.image_adapters, strict=True)):
-            state, openings = self.cell(
+            cell = self.cells[step % len(self.cells)]
+            state, openings = cell(
                 state,
                 ModalityStates(text_adapter(text[step]), inputs.text_rows, text_present, padding),
                 ModalityStates(image_adapter(image[step]), inputs.image_rows, image_present),

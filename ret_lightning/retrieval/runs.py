@@ -7,14 +7,12 @@ white space, so white space in ids, and `%`, are percent-encoded as in URLs and 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 from urllib.parse import quote, unquote
 
+from ret_lightning.atomic import whole_file
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.ranking import Ranking
 
@@ -43,7 +41,7 @@ def write_run(
     queries = _encode_queries(path, query_ids)
     passages = [_encode(path, passage) for passage in pool_ids]
     tag = _encode(path, tag)
-    with _whole_file(path) as file:
+    with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
         for query, rows, scores in zip(queries, ranking.rows.tolist(), ranking.scores.tolist(), strict=True):
             file.writelines(
                 f"{query} Q0 {passages[row]} {rank} {score:.9g} {tag}\n"
@@ -90,7 +88,7 @@ def write_qrels(path: str | Path, query_ids: Sequence[str], positives: Sequence[
     if len(query_ids) != len(positives):
         raise ValueError(f"write_qrels: {len(query_ids)} query ids for {len(positives)} lists of positives")
     queries = _encode_queries(path, query_ids)
-    with _whole_file(path) as file:
+    with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
         for query, ids in zip(queries, positives, strict=True):
             file.writelines(f"{query} 0 {_encode(path, passage)} 1\n" for passage in dict.fromkeys(ids))
 
@@ -138,17 +136,3 @@ def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"{path}: not a UTF-8 text file ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-@contextmanager
-def _whole_file(path: str | Path) -> Iterator[TextIO]:
-    """A file that takes its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from ret_lightning.atomic import whole_file
 from ret_lightning.training.evaluation import RetrievalEvaluation
 
 
@@ -71,7 +71,5 @@ def draw(points: list[dict[str, float]], at: int, random_recall: float, file: Pa
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, file)
+    with whole_file(file) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

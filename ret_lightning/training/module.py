@@ -127,5 +127,5 @@ def parameter_groups(module: RetModule) -> list[dict[str, Any]]:
 
 def _free_of_decay(module: nn.Module) -> Sequence[nn.Parameter]:
     embeddings = [p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
-    start_states = [p for name, p in module.named_parameters() if name.endswith("cell.start")]
+    start_states = [p for name, p in module.named_parameters() if name.endswith("_tower.start")]
     return [*embeddings, *start_states, *(p for p in module.parameters() if p.ndim < 2)]

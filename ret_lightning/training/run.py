@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning import __version__
+from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.training.evaluation import RetrievalEvaluation
+from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, RANKINGS_FOLDER, write_json
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.summary import metrics_tables, print_tables
+from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, checkpoint_step, open_retriever
 
 log = logging.getLogger(__name__)
-
-METRICS_FILE, CONFIG_FILE, RANKINGS_FOLDER = "metrics.json", "config.yaml", "rankings"
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -42,23 +47,12 @@ def train(config: DictConfig) -> dict[str, float]:
         UserError: on what the user can mend.
     """
     folder = Path(config.output_dir)
-    if rank_zero_only.rank == 0:  # by the environment: no process group exists yet
-        if (folder / METRICS_FILE).exists():
-            raise ConfigError(
-                f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
-            )
-        write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
-    else:
-        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
-    _quieten_lightning()
-    # Lightning's own use of a renamed class of torch; nothing that a user could mend.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # Frozen backbones stay in eval mode on purpose.
-    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+    _take_folder(folder, config)
+    _quieten()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
     module = RetModule(
-        retriever=build(config.model),
+        retriever=_initial_retriever(config),
         loss=build(config.loss),
         optimizer=build(config.optimizer),
         scheduler=build(config.scheduler),
@@ -67,63 +61,98 @@ def train(config: DictConfig) -> dict[str, float]:
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = [build(node) for node in config.logger.values() if node is not None]
     # The evaluation comes first: the other callbacks read what it found.
-    callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
+    callbacks = [
+        evaluation,
+        RecordInCheckpoint(config),
+        *(build(n) for n in config.callbacks.values() if n is not None),
+    ]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks)
-    failed = True
-    # Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's.
-    own_wandb_folder = "WANDB_DATA_DIR" not in os.environ
-    if own_wandb_folder:
-        os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
-    try:
+    with _wandb_files_in(folder / "wandb"), _ended(trainer, loggers):
         _log_config(loggers, config)
         trainer.fit(module, datamodule=data)
         if trainer.interrupted or config.test_with == "none":
-            failed = trainer.interrupted
             log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
             return {}
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if config.test_with == "best" else ""
         missing = "" if best or config.test_with == "last" else ", since there is no best checkpoint"
         log.info("testing the weights of %s", best or f"the last step{missing}")
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
-        failed = False
-        return _finish(evaluation, folder) if trainer.is_global_zero else {}
+        step = checkpoint_step(Path(best)) if best else trainer.global_step
+        return _finish(evaluation, folder, step) if trainer.is_global_zero else {}
+
+
+def _take_folder(folder: Path, config: DictConfig) -> None:
+    if rank_zero_only.rank != 0:  # by the environment: no process group exists yet
+        return
+    if (folder / METRICS_FILE).exists():
+        raise ConfigError(
+            f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
+        )
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+
+
+def _initial_retriever(config: DictConfig) -> RetRetriever:
+    if config.init_from is None:
+        return build(config.model)
+    retriever = build_untrained(config)  # no backbone is fetched whose weights the checkpoint holds
+    load_weights(retriever, open_retriever(config.init_from), f"init_from={config.init_from}")
+    return retriever
+
+
+@contextmanager
+def _ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
+    """Leaves the process as it was: other ranks ended, W&B's run closed, no process group; also where the block raises."""
+    ranks = trainer.strategy if isinstance(trainer.strategy, SameConfigDDP) else None
+    failed = True
+    try:
+        yield
+        failed = trainer.interrupted
     except RuntimeError as error:
-        if isinstance(trainer.strategy, SameConfigDDP) and trainer.strategy.another_failed():
+        if ranks and ranks.another_failed():
             raise UserError("another rank failed, so this one did; what it said stands above") from error
         raise
     finally:
-        ranks = trainer.strategy if isinstance(trainer.strategy, SameConfigDDP) else None
         if ranks and failed:
-            ranks.end_ranks(failed)  # before the connection goes, which they would tell of at length
+            ranks.end_ranks(failed=True)  # before the connection goes, which they would tell of at length
         _close(loggers)
-        if own_wandb_folder:
-            del os.environ["WANDB_DATA_DIR"]
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        if ranks:
-            ranks.end_ranks(failed)
+        if ranks and not failed:
+            ranks.end_ranks(failed=False)
 
 
-def _quieten_lightning() -> None:
+@contextmanager
+def _wandb_files_in(folder: Path) -> Iterator[None]:
+    """Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+def _quieten() -> None:
     """Lightning has handlers of its own, so with Hydra's it says everything twice; and some of it is advertising."""
+    if rank_zero_only.rank != 0:
+        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning's own use of a renamed class of torch; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # Frozen backbones stay in eval mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
-
-
-def _finish(evaluation: RetrievalEvaluation, folder: Path) -> dict[str, float]:
+def _finish(evaluation: RetrievalEvaluation, folder: Path, step: int) -> dict[str, float]:
     metrics = evaluation.flat_metrics("test")
     evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
     print_tables(metrics_tables(evaluation.results["test"], "test"))
-    write_whole(folder / METRICS_FILE, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    write_json(folder / ORIGIN_FILE, {"tested_step": step, "version": __version__})
+    write_json(folder / METRICS_FILE, metrics)
     log.info("metrics, rankings and checkpoints are in %s", folder)
     return metrics
 

@@ -14,8 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
+# The primary configs of other commands than ret-train.
+COMMANDS = {"export"}
+TRAINING_FILES = [file for file in FILES if file.relative_to(CONF).with_suffix("").as_posix() not in COMMANDS]
 # What a file needs before it can be used; the rest of them need nothing.
-NEEDS = {"data/m2kr": ["data.root=/nowhere"], "recurrence/explicit": ["recurrence.text=[0]", "recurrence.vision=[0]"]}
+ROOT, LAYERS = ["data.root=/nowhere"], ["recurrence.text=[0]", "recurrence.vision=[0]"]
+NEEDS = {
+    "data/m2kr": ROOT,
+    "recurrence/explicit": LAYERS,
+    **{f"experiment/{name}": ROOT for name in ("ret_vit_l", "ret_vit_h", "ret_vit_g", "ret2_like")},
+}
 
 
 def overrides(file: Path) -> list[str]:
@@ -36,25 +44,28 @@ def composed(extra: list[str]) -> DictConfig:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(CONF).as_posix())
 def test_the_header_shows_a_command_that_is_right(file: Path, tmp_path: Path) -> None:
-    """The first command of the header is checked by ret-train itself, through `--cfg job`, which runs nothing."""
+    """The first command of the header is checked by the command itself, through `--cfg job`, which runs nothing."""
+    name = file.relative_to(CONF).with_suffix("").as_posix()
+    command = name if name in COMMANDS else "train"
     header = file.read_text().split("\n\n")[0]
-    commands = re.findall(r"^#   .*?(ret-train.*)$", header, re.MULTILINE)
+    commands = re.findall(rf"^#   .*?(ret-{command}.*)$", header, re.MULTILINE)
     assert commands, "the header must show a command"
     words = commands[0].split("   ")[0].replace("'", "").split()[1:]
     options = [w for w in words if w != "-m"]
     if "-m" not in words:
         options = ["--cfg", "job", *options]
         run = subprocess.run(
-            [sys.executable, "-m", "ret_lightning.commands.train", *options],
+            [sys.executable, "-m", f"ret_lightning.commands.{command}", *options],
             capture_output=True,
             text=True,
             cwd=tmp_path,
         )
         assert run.returncode == 0, run.stderr
-        assert yaml.safe_load(run.stdout)["seed"] == 42
+        shown = yaml.safe_load(run.stdout)
+        assert shown["seed"] == 42 if command == "train" else set(shown) > {"checkpoint", "output"}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(CONF).as_posix())
+@pytest.mark.parametrize("file", TRAINING_FILES, ids=lambda f: f.relative_to(CONF).as_posix())
 def test_what_it_names_is_built(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lightning
     import torch
@@ -80,6 +91,47 @@ def test_what_it_names_is_built(file: Path, tmp_path: Path, monkeypatch: pytest.
         config.trainer.devices = 1
         config.trainer.num_nodes = 1
     assert isinstance(build(config.trainer, logger=loggers or False, callbacks=callbacks), lightning.Trainer)
+
+
+def options_of(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("backbone", options_of("backbone"))
+def test_every_backbone_goes_with_every_gate_and_recurrence(backbone: str) -> None:
+    import torch
+
+    from ret_lightning.config.build import build
+    from ret_lightning.models.gates import gate_named
+
+    made = None
+    for gate in options_of("gate"):
+        for recurrence in options_of("recurrence"):
+            needs = NEEDS.get(f"recurrence/{recurrence}", [])
+            config = composed(
+                [
+                    f"backbone={backbone}",
+                    f"gate={gate}",
+                    f"recurrence={recurrence}",
+                    "model=ret",
+                    "init_from=null",
+                    *needs,
+                ]
+            )
+            config.backbone.pretrained = None
+            with torch.device("meta"):
+                made = made or build(config.backbone)  # seconds, for the large ones
+                node = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+                del node.backbone
+                retriever = build(node, backbone=made)
+            tower = retriever.query_tower
+            assert type(tower.cells[0].gate) is gate_named(gate)
+            assert len(tower.text_adapters) == tower.plan.steps
+            expected = {
+                "last": 1, "first_middle_last": 3, "evenly": 2, "explicit": 1,
+                "published": {"tiny": 2, "openclip_vit_g": 16}.get(backbone, 12),
+            }  # fmt: skip
+            assert tower.plan.steps == expected[recurrence]
 
 
 def test_the_groups_are_those_of_the_design() -> None:

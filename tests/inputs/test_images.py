@@ -1,4 +1,4 @@
-"""Decoding of awkward files, CLIP's preprocessing against torchvision and transformers, and the augmentation."""
+"""Decoding of awkward files, and the augmentation; for the preprocessing see test_clip_agreement.py."""
 
 from __future__ import annotations
 
@@ -6,43 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, ImageTransform, open_image
-from ret_lightning.inputs.images import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from ret_lightning.inputs import Augmentation, open_image, rgb_image
 
 
 def picture(width: int, height: int) -> Image.Image:
     random = np.random.default_rng(0)
     small = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-@pytest.mark.parametrize("size", [(300, 200), (200, 300), (224, 224), (57, 91), (1000, 225), (224, 500)])
-def test_the_pixels_are_torchvisions(size: tuple[int, int]) -> None:
-    from torchvision import transforms
-
-    reference = transforms.Compose(
-        [
-            transforms.Resize(224, transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-        ]
-    )
-    ours = ImageTransform()(picture(*size))
-    assert ours.shape == (3, 224, 224)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, reference(picture(*size)), rtol=0, atol=1e-5)
-
-
-def test_the_pixels_are_those_of_clips_own_image_processor() -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    theirs = CLIPImageProcessorPil()(picture(320, 240), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(ImageTransform()(picture(320, 240)), theirs, rtol=0, atol=1e-4)
 
 
 def test_modes(tmp_path: Path) -> None:
@@ -76,6 +49,61 @@ def test_exif_orientation(tmp_path: Path) -> None:
     assert open_image(tmp_path / "turned.jpg").size == (4, 8)
 
 
+def grey_16() -> Image.Image:
+    return Image.fromarray(np.array([[0, 257, 32896], [65535, 128, 129]], dtype=np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("image", "colours"),
+    [
+        (Image.new("RGB", (1, 1), (1, 2, 3)), [(1, 2, 3)]),
+        (Image.new("L", (1, 1), 7), [(7, 7, 7)]),
+        (Image.new("1", (1, 1), 1), [(255, 255, 255)]),
+        (Image.new("LA", (1, 1), (100, 51)), [(224, 224, 224)]),  # 255 - (255 - 100) / 5
+        (Image.new("RGBA", (1, 1), (255, 100, 0, 51)), [(255, 224, 204)]),
+        (Image.new("RGBa", (1, 1), (51, 20, 0, 51)), [(255, 224, 204)]),  # the same, premultiplied
+        (grey_16(), [(v, v, v) for v in (0, 1, 128, 255, 0, 1)]),  # 257 steps of 16 bits are one of 8
+        (grey_16().convert("I"), [(v, v, v) for v in (0, 1, 128, 255, 0, 1)]),
+        (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [(255, 0, 0)]),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
+)
+def test_a_picture_in_memory_of_any_mode(image: Image.Image, colours: list[tuple[int, int, int]]) -> None:
+    mode, before = image.mode, image.tobytes()
+    rgb = rgb_image(image)
+    assert (rgb.mode, rgb.size) == ("RGB", image.size)
+    assert np.asarray(rgb).reshape(-1, 3) == pytest.approx(np.array(colours), abs=1)
+    assert (image.mode, image.tobytes()) == (mode, before)
+
+
+def test_a_picture_in_memory_is_turned_by_its_exif_and_stays_as_it_is() -> None:
+    image = picture(8, 4)
+    image.getexif()[0x0112] = 6
+    turned = rgb_image(image)
+    assert (np.asarray(turned) == np.rot90(np.asarray(picture(8, 4)), -1)).all()
+    assert image.size == (8, 4)
+    assert image.getexif()[0x0112] == 6
+    assert (np.asarray(rgb_image(turned)) == np.asarray(turned)).all()
+
+
+def test_a_16_bit_grey_with_a_transparent_value_keeps_its_greys(tmp_path: Path) -> None:
+    grey_16().save(tmp_path / "deep.png", transparency=5)
+    assert np.asarray(open_image(tmp_path / "deep.png"))[:, :, 0].tolist() == [[0, 1, 128], [255, 0, 1]]
+
+
+def test_a_picture_in_memory_that_cannot_be_decoded(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^image cannot be decoded: it is 0 by 3 pixels$"):
+        rgb_image(Image.new("RGB", (0, 3)))
+    picture(64, 64).save(tmp_path / "whole.jpg")
+    (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
+    with Image.open(tmp_path / "torn.jpg") as torn, pytest.raises(DataError, match=r"^image .*torn\.jpg cannot be"):
+        rgb_image(torn)
+    closed = Image.open(tmp_path / "whole.jpg")
+    closed.close()
+    with pytest.raises(DataError, match=r"whole\.jpg cannot be decoded: Operation on closed image"):
+        rgb_image(closed)
+
+
 def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.png does not exist"):
         open_image(tmp_path / "none.png")
@@ -92,6 +120,15 @@ def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(data)
     with pytest.raises(DataError, match=r"broken\.png cannot be decoded"):
         open_image(tmp_path / "broken.png")
+    # A text where EXIF wants a number: the tag's number 0x132, of the date, is made 0x100, of the width.
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0132] = 6, "2020"
+    picture(64, 64).save(tmp_path / "exif.jpg", exif=exif)
+    data = (tmp_path / "exif.jpg").read_bytes()
+    assert data.count(b"\x01\x32\x00\x02") == 1
+    (tmp_path / "exif.jpg").write_bytes(data.replace(b"\x01\x32\x00\x02", b"\x01\x00\x00\x02"))
+    with pytest.raises(DataError, match=r"exif\.jpg cannot be decoded"):
+        open_image(tmp_path / "exif.jpg")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(DataError, match=r"folder\.png cannot be decoded"):
         open_image(tmp_path / "folder.png")

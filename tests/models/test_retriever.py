@@ -97,7 +97,7 @@ def test_frozen_backbones_stay_in_eval_mode_without_gradients_or_activations(mak
     stacks = [m for m in retriever.modules() if isinstance(m, BlockStack)]
     assert len(stacks) == 2
     assert not any(m.training for stack in stacks for m in stack.modules())
-    assert retriever.query_tower.cell.training
+    assert retriever.query_tower.cells[0].training
     assert not any(p.requires_grad for stack in stacks for p in stack.parameters())
     states = stacks[0](torch.ones(2, 3, dtype=torch.int64), [0, 1])
     assert all(s.grad_fn is None for s in states)
@@ -128,7 +128,7 @@ def test_means_of_openings_count_rows_that_have_the_modality(make_retriever) -> 
     means = OpeningMeans()
     rows = batch([1, 0, 1], [0, 0, 1])
     retriever.query_tower(rows, means)
-    cell = retriever.query_tower.cell
+    cell = retriever.query_tower.cells[0]
     seen = []
     cell.register_forward_hook(lambda _, __, out: seen.append(out[1]))
     retriever.query_tower(rows)

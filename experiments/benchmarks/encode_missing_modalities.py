@@ -1,0 +1,112 @@
+"""Rows a second of a tower that runs a backbone only for the rows that have its modality, against one that always runs both.
+
+    python experiments/benchmarks/encode_missing_modalities.py backbone=clip_vit_b rows=32
+
+Both sides run alternately in one process on the same weights and inputs; the other side is what the published code does: a
+missing image is a black picture, a missing text an empty string, and masks take them out at the end. Their features are
+compared as well. Options: backbone (a name of conf/backbone), rows (a batch), repeats, device, dtype (of autocast; none).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from hydra import compose, initialize_config_module
+from torch import Tensor
+
+from ret_lightning.config.build import build
+from ret_lightning.models import EncoderInput, RetTower
+from ret_lightning.models.precision import dtype_named
+from ret_lightning.models.states import ModalityStates
+
+# Shares of a batch's rows that have an image and a text.
+MIXES = ((1.0, 1.0), (0.75, 1.0), (0.5, 1.0), (0.25, 1.0), (0.0, 1.0), (1.0, 0.5), (1.0, 0.0))
+TEXT_LENGTH = 64
+
+
+def main() -> None:
+    options = {"backbone": "clip_vit_b", "rows": "32", "repeats": "5", "device": "cpu", "dtype": "none"}
+    options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
+    device, rows = torch.device(options["device"]), int(options["rows"])
+    torch.manual_seed(0)
+    tower = made(options["backbone"]).to(device).eval()
+    autocast = nullcontext()
+    if options["dtype"] != "none":
+        autocast = torch.autocast(device.type, dtype=dtype_named(options["dtype"]))
+    print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
+    print("| rows with an image | with a text | always both, rows/s | only what is there, rows/s | ratio | deviation |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for images, texts in MIXES:
+        inputs = batch(tower, rows, images, texts, device)
+        with torch.inference_mode(), autocast:
+            sides: dict[Callable[[], Tensor], list[float]] = {
+                partial(always_both, tower, *inputs): [],
+                partial(only_what_is_there, tower, *inputs): [],
+            }
+            features = [run().float() for run in sides]  # also the warm-up
+            for _ in range(int(options["repeats"])):
+                for run, seconds in sides.items():
+                    seconds.append(timed(run, device))
+        other, ours = (rows / statistics.median(seconds) for seconds in sides.values())
+        deviation = (features[0] - features[1]).abs().max() / features[0].abs().max()
+        print(
+            f"| {images:.0%} | {texts:.0%} | {other:.1f} | {ours:.1f} | {ours / other:.2f} | {deviation:.1e} |",
+            flush=True,
+        )
+
+
+def made(backbone: str) -> RetTower:
+    """A query tower of the published size over random weights."""
+    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
+        config = compose("train", overrides=[f"backbone={backbone}", "backbone.pretrained=null", "model=ret"])
+    return build(config.model).query_tower
+
+
+def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch.device) -> tuple[Tensor, ...]:
+    """Dense tensors, as the published code takes them."""
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 40000, (rows, TEXT_LENGTH), generator=random)
+    pixels = torch.randn(rows, 3, tower.image_transform.size, tower.image_transform.size, generator=random)
+    position = torch.arange(rows)
+    masks = torch.ones_like(ids), position < texts * rows, position >= rows - images * rows
+    return tuple(tensor.to(device) for tensor in (ids, masks[0], pixels, masks[1], masks[2]))
+
+
+def always_both(
+    tower: RetTower, ids: Tensor, attention: Tensor, pixels: Tensor, has_text: Tensor, has_image: Tensor
+) -> Tensor:
+    """The tower's output by running both backbones and both cross-attentions for every row."""
+    text, image = tower.text_backbone(ids, tower.plan.text), tower.vision_backbone(pixels, tower.plan.vision)
+    every_row = torch.arange(len(ids), device=ids.device)
+    state, cell = tower.start.expand(len(ids), -1, -1), tower.cells[0]
+    text_present, image_present = (mask.to(state.dtype)[:, None, None] for mask in (has_text, has_image))
+    for step, adapters in enumerate(zip(tower.text_adapters, tower.image_adapters, strict=True)):
+        state, _ = cell(
+            state,
+            ModalityStates(adapters[0](text[step]), every_row, text_present, ~attention.bool()),
+            ModalityStates(adapters[1](image[step]), every_row, image_present),
+        )
+    return tower.output(state)
+
+
+def only_what_is_there(tower: RetTower, *inputs: Tensor) -> Tensor:
+    """The tower's output as this project computes it."""
+    return tower(EncoderInput.dense(*inputs))
+
+
+def timed(run: Callable[[], Tensor], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

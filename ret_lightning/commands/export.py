@@ -1,0 +1,26 @@
+"""ret-export: writes a trained model in the published checkpoint layout, with a model card."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from ret_lightning.commands.application import run
+from ret_lightning.config.schema import ExportConfig
+
+
+def main() -> None:
+    """The console script."""
+    run(_export, config_name="export", schema=ExportConfig, prog="ret-export")
+
+
+def _export(config: DictConfig) -> None:
+    # Imported here: --help and a misspelt option answer without torch.
+    from pathlib import Path
+
+    from ret_lightning.training.export import export
+
+    export(config.checkpoint, Path(config.output), config.overwrite, config.max_shard_size)
+
+
+if __name__ == "__main__":
+    main()

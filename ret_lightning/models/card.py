@@ -1,0 +1,100 @@
+"""The model card of a checkpoint: what it is, how to load it, where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ret_lightning.models.published_config import architecture, is_published_architecture
+from ret_lightning.models.retriever import RetRetriever
+
+
+def model_card(
+    retriever: RetRetriever,
+    name: str,
+    results: Sequence[tuple[str, Mapping[str, float]]] = (),
+    notes: Sequence[str] = (),
+    origin: Mapping[str, object] | None = None,
+    training_config: str | None = None,
+) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        retriever: what the card is about.
+        name: folder or hub id to load it by.
+        results: titles and flat metrics, `<subset>/<metric>` to a value.
+        notes: paragraphs that follow the results.
+        origin: facts on where the weights come from: run folder, step, seed, versions.
+        training_config: YAML.
+    """
+    parts = [_front_matter(retriever), f"# {name}", _about(retriever), "## Loading", _loading(retriever, name)]
+    for title, metrics in results:
+        if metrics:
+            parts += [f"## {title}", _table(metrics)]
+    parts += [*notes, "## Architecture", _facts(architecture(retriever))]
+    if origin:
+        parts += ["## Origin", _facts(origin)]
+    if training_config is not None:
+        parts += ["## Training configuration", f"```yaml\n{training_config.strip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(retriever: RetRetriever) -> str:
+    tower = retriever.query_tower
+    bases = sorted(
+        {source for source in (tower.text_backbone.source, tower.vision_backbone.source) if _is_hub_id(source)}
+    )
+    lines = ["---", "library_name: ret_lightning", "pipeline_tag: feature-extraction"]
+    lines += ["tags:", "- multimodal-retrieval", "- late-interaction", "- ret"]
+    lines += ["base_model:", *(f"- {base}" for base in bases)] if bases else []
+    return "\n".join([*lines, "---"])
+
+
+def _is_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
+def _about(retriever: RetRetriever) -> str:
+    tower = retriever.query_tower
+    vectors = "one vector" if tower.pooled else f"{tower.cells[0].num_tokens} vectors"
+    return (
+        "A ReT retriever ([Recurrence-Enhanced Vision-and-Language Transformers for Robust Multimodal Document Retrieval]"
+        "(https://arxiv.org/abs/2503.01980)): it turns a query (text and image) and a passage (text and image), of which "
+        f"either may lack one of the two, into {vectors} of {tower.output_size} dimensions each, scored by late "
+        "interaction (MaxSim)."
+    )
+
+
+def _loading(retriever: RetRetriever, name: str) -> str:
+    code = f"""```python
+from ret_lightning import RetRetriever
+
+retriever = RetRetriever.from_pretrained("{name}")
+queries = retriever.encode_queries([("What is this?", "query.jpg")])
+passages = retriever.encode_passages([("A text.", None), (None, "passage.jpg")])
+scores = retriever.score(queries, passages)  # (1, 2)
+```"""
+    if is_published_architecture(retriever):
+        note = "The folder has the layout of the published ReT checkpoints, and the published code reads it as well."
+    else:
+        note = "This variant is none of the published architecture, so only ret_lightning reads it."
+    return f"{code}\n\n{note}"
+
+
+def _table(metrics: Mapping[str, float]) -> str:
+    """One row a subset, one column a metric."""
+    columns = sorted({key.partition("/")[2] for key in metrics}, key=_by_name_and_k)
+    subsets = sorted({key.partition("/")[0] for key in metrics}, key=lambda name: (name == "mean", name))
+    lines = [f"| subset | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for subset in subsets:
+        values = [metrics.get(f"{subset}/{column}") for column in columns]
+        lines.append(f"| {subset} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
+    return "\n".join(lines)
+
+
+def _by_name_and_k(metric: str) -> tuple[bool, str, int]:
+    name, _, k = metric.partition("@")
+    return name.startswith("pseudo"), name, int(k) if k.isdigit() else 0
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())])

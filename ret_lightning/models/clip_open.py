@@ -1,0 +1,357 @@
+"""CLIP backbones of the open_clip library, by architecture and tag; a checkpoint stores them by transformers' names."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from open_clip import CLIP, get_model_config, list_models
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.transformer import QuickGELU, Transformer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.models.backbone import Backbone, BlockStack, check_token_ids
+from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
+from ret_lightning.models.pretrained import no_weights
+
+# The names of modules and parameters here and in a checkpoint: outside the blocks, and in a block.
+_NAMES = {
+    "token_embedding": "embeddings.token_embedding",
+    "conv1": "embeddings.patch_embedding",
+    "class_embedding": "embeddings.class_embedding",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_pre": "pre_layrnorm",
+    "ln_post": "post_layernorm",
+    "ln_final": "final_layer_norm",
+}
+_BLOCK_NAMES = {
+    "ln_1": "layer_norm1",
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_IN_PROJECTION = "attn.in_proj_"  # one matrix here, three in a checkpoint
+
+# What the settings of an architecture may be. Any further one makes it something else than a plain CLIP.
+_SETTINGS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+_VISION_SETTINGS = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
+_TEXT_SETTINGS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+# The fields of transformers' configs in which a copy of the weights must be the same model.
+_SAME = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "patch_size")
+
+
+class _OpenClipStack(BlockStack):
+    """What both halves have in common: open_clip's modules under open_clip's names.
+
+    It has no `model_type` of its own: a checkpoint stores it as transformers' stack, `counterpart`, and gives that back.
+
+    Args:
+        transformer: the blocks.
+        sizes: the fields of transformers' config that the blocks do not tell.
+    """
+
+    counterpart: type[ClipTextStack | ClipVisionStack]
+
+    def __init__(self, transformer: Transformer, **sizes: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.width = transformer.width
+        self.num_blocks = transformer.layers
+        self._sizes = sizes
+
+    def block(self, index: int) -> nn.Module:
+        return self.transformer.resblocks[index]
+
+    def layout_config(self) -> dict[str, Any]:
+        block = self.block(0)
+        config = self.counterpart.config_class(
+            hidden_size=self.width,
+            intermediate_size=block.mlp.c_fc.out_features,
+            num_hidden_layers=self.num_blocks,
+            num_attention_heads=block.attn.num_heads,
+            hidden_act="quick_gelu" if isinstance(block.mlp.gelu, QuickGELU) else "gelu",
+            layer_norm_eps=block.ln_1.eps,
+            **self._sizes,
+        )
+        fields = {name: getattr(config, name) for name in self.counterpart.fields}
+        return {"model_type": self.counterpart.model_type, "_name_or_path": self.source, **fields}
+
+    def layout_state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        for name, tensor in self.state_dict().items():
+            theirs = self._layout_names(name)
+            state.update(zip(theirs, tensor.chunk(len(theirs)), strict=True))
+        return state
+
+    def load_layout_state(self, state: Mapping[str, Tensor]) -> None:
+        theirs = {name: self._layout_names(name) for name in self.state_dict()}
+        differing = {name for names in theirs.values() for name in names} ^ set(state)
+        if differing:
+            raise RuntimeError(f"{type(self).__name__}: missing or unexpected: {', '.join(sorted(differing))}")
+        parts = {name: [state[n] for n in names] for name, names in theirs.items()}
+        self.load_state_dict({name: p[0] if len(p) == 1 else torch.cat(p) for name, p in parts.items()}, assign=True)
+
+    def _layout_names(self, name: str) -> list[str]:
+        """What a tensor of `state_dict` is called in a checkpoint: one name, or those of the three parts of its rows."""
+        root = self.counterpart.model_type.removeprefix("clip_")
+        if not name.startswith("transformer.resblocks."):
+            module, dot, parameter = name.partition(".")
+            return [f"{root}.{_NAMES[module]}{dot}{parameter}"]
+        index, rest = name.removeprefix("transformer.resblocks.").split(".", 1)
+        layer = f"{root}.encoder.layers.{index}"
+        if rest.startswith(_IN_PROJECTION):
+            return [f"{layer}.self_attn.{part}_proj.{rest.removeprefix(_IN_PROJECTION)}" for part in "qkv"]
+        module, parameter = rest.rsplit(".", 1)
+        return [f"{layer}.{_BLOCK_NAMES[module]}.{parameter}"]
+
+
+class OpenClipTextStack(_OpenClipStack):
+    """The text half of a plain CLIP of open_clip.
+
+    Args:
+        clip: where the modules are taken from; its projections are left behind.
+    """
+
+    counterpart = ClipTextStack
+
+    def __init__(self, clip: CLIP) -> None:
+        super().__init__(
+            clip.transformer,
+            projection_dim=clip.visual.output_dim,
+            vocab_size=clip.vocab_size,
+            max_position_embeddings=clip.context_length,
+        )
+        self.token_embedding = clip.token_embedding
+        self.positional_embedding = clip.positional_embedding
+        self.ln_final = clip.ln_final  # stored in a checkpoint, never used
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        check_token_ids(inputs, self.token_embedding.num_embeddings, len(self.positional_embedding))
+        return self.token_embedding(inputs) + self.positional_embedding[: inputs.shape[1]]
+
+    def run_block(self, index: int, states: Tensor) -> Tensor:
+        # Causal and padded on the right: no real token sees padding. The mask is made anew, next to nothing beside the
+        # block, since a buffer would stay behind on the meta device when weights are assigned.
+        length = states.shape[1]
+        mask = torch.full((length, length), -torch.inf, dtype=states.dtype, device=states.device).triu(1)
+        return self.block(index)(states, attn_mask=mask)
+
+    def embedding_parameters(self) -> Sequence[nn.Parameter]:
+        return [self.token_embedding.weight, self.positional_embedding]
+
+
+class OpenClipVisionStack(_OpenClipStack):
+    """The image half of a plain CLIP of open_clip; the class token is one of the tokens, and no patch is dropped.
+
+    Args:
+        clip: where the modules are taken from; its projections are left behind.
+    """
+
+    counterpart = ClipVisionStack
+
+    def __init__(self, clip: CLIP) -> None:
+        visual = clip.visual
+        (size, _), (patch, _) = visual.image_size, visual.patch_size
+        super().__init__(visual.transformer, projection_dim=visual.output_dim, image_size=size, patch_size=patch)
+        self.conv1 = visual.conv1
+        self.class_embedding = visual.class_embedding
+        self.positional_embedding = visual.positional_embedding
+        self.ln_pre = visual.ln_pre
+        self.ln_post = visual.ln_post  # stored in a checkpoint, never used
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        size = self._sizes["image_size"]
+        if inputs.shape[-2:] != (size, size):
+            raise ValueError(
+                f"pictures of {tuple(inputs.shape[-2:])} pixels, but the vision backbone takes {size} x {size}"
+            )
+        patches = self.conv1(inputs.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_embedding.expand(len(inputs), 1, -1), patches], dim=1)
+        return self.ln_pre(tokens + self.positional_embedding)
+
+    def run_block(self, index: int, states: Tensor) -> Tensor:
+        return self.block(index)(states)
+
+    def embedding_parameters(self) -> Sequence[nn.Parameter]:
+        return [self.conv1.weight, self.class_embedding, self.positional_embedding, *self.ln_pre.parameters()]
+
+
+def open_clip_backbone(
+    name: str,
+    pretrained: str | None = None,
+    library: Literal["open_clip", "transformers"] = "open_clip",
+    copy: str | None = None,
+    tokenizer: ClipTokenizer | None = None,
+    image_transform: ImageTransform | None = None,
+    published_plan: str | None = None,
+) -> Backbone:
+    """A CLIP by its open_clip name, float32.
+
+    Args:
+        name: an architecture of open_clip that is a text transformer and a vision transformer, `ViT-H-14` say.
+        pretrained: a tag of open_clip, `laion2b_s32b_b79k` say; or a file of open_clip's weights (safetensors, or a
+            pickle that holds nothing but tensors); None: random weights.
+        library: whose modules compute the states. transformers reads its own copy of the weights.
+        copy: hub id or folder of transformers' copy of the weights; None: the hub repository that open_clip has for the
+            tag, which for LAION's models holds both.
+        tokenizer: None: CLIP's.
+        image_transform: None: CLIP's at the model's image size, with the tag's mean and deviation. Tags that were trained
+            on squeezed pictures (Apple's dfn5b) get the middle square all the same.
+        published_plan: see `Backbone`.
+
+    Raises:
+        ConfigError: if an option is not one of those that there are, or does not fit another one.
+        UserError: if the weights are not to be had, or are not those of this model.
+    """
+    if library not in ("open_clip", "transformers"):
+        raise ConfigError(f"backbone.library={library}: choose open_clip or transformers")
+    config = _architecture(name)
+    tag = {} if pretrained is None else _tag(name, pretrained, config.get("quick_gelu", False))
+    copy = copy or _hub_id(tag)
+    # On the meta device no weights are drawn only to be replaced.
+    replaced = pretrained is not None or library == "transformers"
+    with torch.device("meta") if replaced else nullcontext():
+        clip = CLIP(**config)
+    text: BlockStack = OpenClipTextStack(clip)
+    vision: BlockStack = OpenClipVisionStack(clip)
+    if library == "transformers" and pretrained is None:
+        text, vision = (s.counterpart.from_layout_config(s.layout_config()) for s in (text, vision))
+    elif library == "transformers" and not tag:
+        raise ConfigError(
+            f"backbone.pretrained={pretrained}: library=transformers does not read a file of open_clip's weights: use "
+            "backbone.library=open_clip, or a tag and backbone.copy=FOLDER"
+        )
+    elif library == "transformers":
+        text, vision = (_copy(stack, name, copy) for stack in (text, vision))
+    elif pretrained is not None:
+        _load(text, vision, name, _file(pretrained, tag))
+        text.source = vision.source = copy  # the published code takes the tokenizer from there
+    # Which pictures the model was trained on; the mean and deviation of random weights are free.
+    pictures = {"size": clip.visual.image_size[0], **{key: tuple(tag[key]) for key in ("mean", "std") if key in tag}}
+    for field, wanted in pictures.items():
+        if isinstance(image_transform, ImageTransform) and getattr(image_transform, field) != wanted:
+            raise ConfigError(
+                f"backbone.image_transform.{field}={getattr(image_transform, field)} does not fit backbone.name={name}, "
+                f"backbone.pretrained={pretrained}: set it to {wanted}"
+            )
+    return Backbone(
+        text=text,
+        vision=vision,
+        tokenizer=tokenizer or ClipTokenizer(max_length=clip.context_length),
+        image_transform=image_transform or ImageTransform(**pictures),
+        published_plan=published_plan,
+    )
+
+
+def _architecture(name: str) -> dict[str, Any]:
+    """The settings of a plain CLIP of open_clip."""
+    if name not in list_models():
+        served = {known.lower(): known for known in list_models() if not _extras(get_model_config(known))}
+        close = [served[match] for match in difflib.get_close_matches(name.lower(), served, n=3)]
+        known = f"nearest: {', '.join(close)}" if close else f"choices: {', '.join(served.values())}"
+        raise ConfigError(f"backbone.name={name}: open_clip has no such architecture; {known}")
+    config = get_model_config(name)
+    if extras := _extras(config):
+        raise ConfigError(
+            f"backbone.name={name}: only CLIPs of a plain text and a plain vision transformer are served, and this one "
+            f"has {', '.join(extras[:3])}"
+        )
+    return config
+
+
+def _extras(config: Mapping[str, Any]) -> list[str]:
+    """The settings that make an architecture something else than a plain CLIP."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    extras = sorted(config.keys() - _SETTINGS)
+    extras += [f"vision_cfg.{key}={vision[key]}" for key in sorted(vision.keys() - _VISION_SETTINGS)]
+    extras += [f"text_cfg.{key}={text[key]}" for key in sorted(text.keys() - _TEXT_SETTINGS)]
+    # The stages of a ResNet.
+    return extras if isinstance(vision.get("layers", 0), int) else [*extras, f"vision_cfg.layers={vision['layers']}"]
+
+
+def _tag(name: str, pretrained: str, quick_gelu: bool) -> dict[str, Any]:
+    """What open_clip knows of a tag; nothing where `pretrained` is a file."""
+    tag = get_pretrained_cfg(name, pretrained)
+    if not tag and not Path(pretrained).is_file():
+        raise ConfigError(
+            f"backbone.pretrained={pretrained}: neither a file nor a tag that open_clip has for {name}; tags: "
+            f"{', '.join(list_pretrained_tags_by_model(name)) or 'none'}"
+        )
+    if tag and bool(tag.get("quick_gelu")) != quick_gelu:
+        other = name.removesuffix("-quickgelu") if quick_gelu else f"{name}-quickgelu"
+        raise ConfigError(
+            f"backbone.pretrained={pretrained}: these weights were not trained with the activation of {name}: use "
+            f"backbone.name={other}"
+        )
+    return tag
+
+
+def _hub_id(tag: Mapping[str, Any]) -> str:
+    return tag.get("hf_hub", "").rpartition("/")[0]  # owner/name/ or owner/name/file
+
+
+def _file(pretrained: str, tag: dict[str, Any]) -> Path:
+    try:
+        return Path(download_pretrained(tag) if tag else pretrained)
+    except (OSError, RuntimeError) as error:
+        raise no_weights(f"backbone.pretrained={pretrained}", _hub_id(tag), error, "a file of them") from error
+
+
+def _load(text: OpenClipTextStack, vision: OpenClipVisionStack, name: str, file: Path) -> None:
+    """Gives both stacks the weights of a file of open_clip's, as float32."""
+    weights = _read(file)
+    for stack, prefix in ((text, ""), (vision, "visual.")):
+        own = {prefix + key: tensor.shape for key, tensor in stack.state_dict().items()}
+        parts = {key.removeprefix(prefix).split(".")[0] for key in own}  # the rest are projections and the other half
+        given = {key: tensor for key, tensor in weights.items() if key.startswith(prefix)}
+        given = {key: tensor for key, tensor in given.items() if key.removeprefix(prefix).split(".")[0] in parts}
+        found = {key: tensor.shape for key, tensor in given.items()}
+        misfit = [key for key in {**own, **found} if own.get(key) != found.get(key)]
+        if misfit:
+            there, wanted = (tuple(s[misfit[0]]) if misfit[0] in s else "nothing" for s in (found, own))
+            raise UserError(
+                f"backbone.pretrained={file}: not the weights of {name}: {len(misfit)} tensors do not fit; {misfit[0]} is "
+                f"{there} instead of {wanted}"
+            )
+        stack.load_state_dict({key.removeprefix(prefix): t.float() for key, t in given.items()}, assign=True)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"backbone.pretrained={file}: not a file of weights alone, and what else a pickle holds may be code, which is "
+            "not run; save the model's state_dict as safetensors"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"backbone.pretrained={file}: cannot be read as weights: {reason}") from error
+    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
+    # open_clip's own training wraps the model for DDP before it saves.
+    return {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+
+
+def _copy(stack: _OpenClipStack, name: str, copy: str) -> BlockStack:
+    """transformers' stack of the same sizes, with the weights of a hub id or folder."""
+    theirs = stack.counterpart.from_hub(copy, f"backbone.copy={copy}")
+    wanted, found = stack.layout_config(), theirs.layout_config()
+    for field in _SAME:
+        if wanted.get(field) != found.get(field):
+            raise ConfigError(
+                f"backbone.copy={copy}: not a copy of {name}: {field} of its {theirs.model_type} is {found[field]} instead of "
+                f"{wanted[field]}"
+            )
+    return theirs

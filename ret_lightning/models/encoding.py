@@ -1,0 +1,279 @@
+"""From pairs of text and image to vectors: lists of any length, in batches, images prepared ahead of the model."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from itertools import islice
+from numbers import Integral
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
+from ret_lightning.models.backbone import check_token_ids
+from ret_lightning.models.precision import dtype_named
+
+if TYPE_CHECKING:
+    from ret_lightning.models.retriever import RetRetriever
+    from ret_lightning.models.tower import RetTower
+
+Pair = tuple[str | None, str | Path | Image.Image | None]
+Side = Literal["query", "passage"]
+
+PLURAL = {"query": "queries", "passage": "passages"}
+
+# A list of more batches than this gets a progress bar.
+LONG = 20
+
+# Half of a character beyond U+FFFF: JSON can spell it, no tokenizer takes it.
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def encode_pairs(
+    retriever: RetRetriever,
+    side: Side,
+    pairs: Iterable[Pair],
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    progress: bool | None = None,
+    num_workers: int = 8,
+) -> Tensor:
+    """Encodes pairs by one tower, in eval mode and without gradients; the model stays as it was.
+
+    Memory is that of the result and of a few batches of pixels, however long the list. A PIL image that was only opened
+    gets decoded and stays so in the caller's hands: for long lists, give paths.
+
+    Args:
+        retriever: whose tower encodes.
+        side: which tower.
+        pairs: N of (text or None, image or None), in a list or any other iterable. An image is a path or a PIL image of
+            any mode. An empty text is no text; a pair may lack both. Lists and tuples are checked whole before anything
+            is encoded, other iterables as they are read.
+        batch_size: pairs a pass of the model; the vectors depend on it by rounding only.
+        device: where to encode; None: where the model is. From elsewhere the tower is moved there and back again: for
+            many calls it is cheaper to move the retriever oneself with `.to`.
+        dtype: what a model of float32 weights computes in (autocast): `torch.bfloat16`, `torch.float16`, `torch.float32`
+            or the name of one. None: the model's own.
+        progress: a bar on stderr; None: for lists of more than 20 batches, where their length is known.
+        num_workers: threads that decode and transform images while the model runs; 0: the calling thread does it. The
+            vectors do not depend on it.
+
+    Returns:
+        (N, k, d) float32 on the CPU, of length 1 along the last axis, in the order of the pairs; (N, 1, d) where the tower
+        pools.
+
+    Raises:
+        DataError: naming the pair by its position, if it is none, or its image is missing or cannot be decoded.
+        ConfigError: if an option cannot be served.
+        UserError: if the tower's tokenizer or image transform is missing, or gives what its backbone cannot take.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if not isinstance(value, Integral) or value < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number, {least} or more")
+    _check_all(side, pairs)
+    tower: RetTower = getattr(retriever, f"{side}_tower")
+    preparation = _Preparation(tower, side)
+    count = len(pairs) if isinstance(pairs, Sized) else None
+    if progress is None:
+        progress = count is not None and count > LONG * batch_size
+    done = 0
+    # Within a caller's inference mode the result, and a model that moves, would become tensors that autograd refuses.
+    with (
+        torch.inference_mode(False),
+        _moved(tower, device),
+        _eval_mode(tower),
+        _autocast(tower, dtype),
+        closing(_in_batches(pairs, preparation.item, batch_size, num_workers)) as batches,
+        tqdm(total=count, desc=f"encoding {PLURAL[side]}", unit="row", disable=not progress) as bar,
+    ):
+        result = torch.empty(count or 0, 1 if tower.pooled else tower.start.shape[1], tower.output_size)
+        for items in batches:
+            inputs = preparation.inputs(items).to(tower.start.device)
+            with torch.inference_mode():
+                vectors = retriever.encode(side, inputs)
+            if done + len(items) > len(result):  # an iterable that did not tell its length
+                result = torch.cat([result, torch.empty(done + len(items), *result.shape[1:])])
+            result[done : done + len(items)] = vectors
+            done += len(items)
+            bar.update(len(items))
+        return result if done == len(result) else result[:done].clone()
+
+
+class _Preparation:
+    """From pairs to what a tower takes, by its own tokenizer and image transform.
+
+    Args:
+        tower: that will encode.
+        side: its name, for messages.
+    """
+
+    def __init__(self, tower: RetTower, side: Side) -> None:
+        self.tower = tower
+        self.side = side
+        try:
+            sizes = tower.text_backbone.layout_config()
+        except ConfigError:  # a backbone that cannot be stored does not tell; it has to check its token ids itself
+            sizes = {}
+        self._vocabulary = sizes.get("vocab_size", math.inf)
+        self._positions = sizes.get("max_position_embeddings", math.inf)
+        # One PIL image may stand in many pairs, and two threads must not decode it at once.
+        self._lock = Lock()
+
+    def item(self, position: int, pair: Pair) -> Item:
+        """One pair, its image decoded and transformed; called from several threads."""
+        _check_pair(self.side, position, pair)
+        text, image = pair
+        if text and self.tower.tokenizer is None:
+            raise UserError(self._mend("tokenizer", f"is not set, and {PLURAL[self.side]}[{position}] has a text"))
+        return Item(text or None, None if image is None else self._pixels(position, image))
+
+    def inputs(self, items: Sequence[Item]) -> EncoderInput:
+        """A batch of pairs, on the CPU, with its token ids checked: on a GPU a wrong id ends the process."""
+        # A transform of another library need not tell its size; it matters for the shape of no pixels at all only.
+        inputs = encoder_input(items, self.tower.tokenizer, getattr(self.tower.image_transform, "size", 1))
+        try:
+            check_token_ids(inputs.input_ids[inputs.text_rows], self._vocabulary, self._positions)
+        except ValueError as error:
+            raise UserError(self._mend("tokenizer", f"does not fit the checkpoint: {error}")) from error
+        return inputs
+
+    def _pixels(self, position: int, image: str | Path | Image.Image) -> Tensor:
+        if self.tower.image_transform is None:
+            raise UserError(
+                self._mend("image_transform", f"is not set, and {PLURAL[self.side]}[{position}] has an image")
+            )
+        try:
+            if isinstance(image, Image.Image):
+                with self._lock:
+                    picture = rgb_image(image)
+            else:
+                picture = open_image(image)
+        except DataError as error:
+            raise DataError(f"{PLURAL[self.side]}[{position}]: {error}") from error
+        return self.tower.image_transform(picture)
+
+    def _mend(self, attribute: str, fact: str) -> str:
+        name = f"retriever.{self.side}_tower.{attribute}"
+        return f"{name} {fact}; set {name} to the one that the checkpoint was trained with"
+
+
+def _in_batches(
+    pairs: Iterable[Pair], prepare: Callable[[int, Pair], Item], batch_size: int, num_workers: int
+) -> Iterator[list[Item]]:
+    """Prepared pairs in their order, `batch_size` at a time; threads are ahead by two batches, or more if these are small."""
+    numbered = enumerate(pairs)
+    if num_workers == 0:
+        while batch := list(islice(numbered, batch_size)):
+            yield [prepare(*pair) for pair in batch]
+        return
+    ahead = 1 + math.ceil(num_workers / batch_size)
+    waiting: deque[list[Future[Item]]] = deque()
+    threads = ThreadPoolExecutor(num_workers, thread_name_prefix="images")
+    try:
+        while batch := list(islice(numbered, batch_size)):
+            waiting.append([threads.submit(prepare, *pair) for pair in batch])
+            if len(waiting) > ahead:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _check_all(side: Side, pairs: Any) -> None:
+    """Raises DataError where this is no list of pairs; what is not in memory yet is left for later."""
+    wanted = "wanted a list of pairs, [(text or None, image or None), ...]"
+    try:
+        iter(pairs)
+    except TypeError:
+        raise DataError(f"{PLURAL[side]} are of type {type(pairs).__name__}; {wanted}") from None
+    if isinstance(pairs, (str, bytes, Mapping)):
+        raise DataError(f"{PLURAL[side]} are of type {type(pairs).__name__}; {wanted}")
+    if isinstance(pairs, (list, tuple)):
+        if len(pairs) == 2 and all(part is None or isinstance(part, (str, Path, Image.Image)) for part in pairs):
+            raise DataError(f"{PLURAL[side]} are a single pair; {wanted}")
+        for position, pair in enumerate(pairs):
+            _check_pair(side, position, pair)
+
+
+def _check_pair(side: Side, position: int, pair: Any) -> None:
+    """Raises DataError where this is no pair; whether an image can be read shows when it is."""
+    where = f"{PLURAL[side]}[{position}]"
+    if not isinstance(pair, (list, tuple)):
+        raise DataError(f"{where} is of type {type(pair).__name__}; wanted a pair (text or None, image or None)")
+    if len(pair) != 2:
+        raise DataError(f"{where} has length {len(pair)}; wanted 2, (text or None, image or None)")
+    text, image = pair
+    if text is not None and not isinstance(text, str):
+        raise DataError(
+            f"{where}: its text is of type {type(text).__name__}; wanted a string or None, before the image"
+        )
+    if text is not None and (half := SURROGATE.search(text)):
+        raise DataError(f"{where}: its text has half of a surrogate pair at {half.start()}, which is no character")
+    if image is None or isinstance(image, (Path, Image.Image)):
+        return
+    if not isinstance(image, str):
+        raise DataError(
+            f"{where}: its image is of type {type(image).__name__}; wanted a path, a PIL image (PIL.Image.fromarray makes one) "
+            "or None"
+        )
+    if not image:
+        raise DataError(f"{where}: its image is an empty string; wanted a path, a PIL image or None")
+    if "://" in image:
+        raise DataError(f"{where}: its image is the URL {image}; wanted a path, a PIL image or None: fetch it first")
+
+
+@contextmanager
+def _moved(tower: RetTower, device: torch.device | str | None) -> Iterator[None]:
+    """The tower on another device for a while."""
+    if device is None:
+        yield
+        return
+    home = tower.start.device
+    try:
+        try:
+            tower.to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+            raise ConfigError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
+        yield
+    finally:
+        tower.to(home)
+
+
+@contextmanager
+def _eval_mode(tower: RetTower) -> Iterator[None]:
+    """Eval mode for a while; each module gets its own flag back, since a frozen part is in eval mode all the time."""
+    training = [module for module in tower.modules() if module.training]
+    tower.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _autocast(tower: RetTower, dtype: torch.dtype | str | None) -> AbstractContextManager:
+    """What makes the tower compute in a dtype, on the device where it is."""
+    if dtype is None:
+        return nullcontext()
+    wanted, own = dtype_named(dtype), tower.start.dtype
+    if wanted == own:
+        return torch.autocast(tower.start.device.type, enabled=False)
+    if own == torch.float32 and wanted in (torch.bfloat16, torch.float16):
+        return torch.autocast(tower.start.device.type, dtype=wanted)
+    raise ConfigError(
+        f"dtype={dtype} does not go with weights in {str(own).removeprefix('torch.')}: float32 weights can be computed with "
+        f"in float32, bfloat16 or float16, others as they are; leave dtype out, or convert them by retriever.to({wanted})"
+    )

@@ -1,0 +1,28 @@
+"""What to say where a backbone's weights are not to be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ret_lightning.errors import UserError
+
+
+def no_weights(option: str, source: str, error: BaseException, otherwise: str) -> UserError:
+    """One line on weights that neither the hub's cache, nor the hub, nor a folder gave.
+
+    Args:
+        option: of the config, with its value.
+        source: the hub id or folder.
+        error: what a library said.
+        otherwise: what may be given instead of a hub id.
+    """
+    from huggingface_hub import constants
+
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("Last error: ")[2].rstrip(".")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")) or Path(source).is_dir():
+        return UserError(f"{option}: no weights in such a folder ({reason})")
+    return UserError(
+        f"{option}: no weights of {source} in {constants.HF_HUB_CACHE}, nor from the hub ({reason}). Download them once where "
+        f"there is a network with `hf download {source}`, or give {otherwise}, or set backbone.pretrained=null for random "
+        "weights"
+    )

@@ -1,0 +1,67 @@
+"""From a training checkpoint to a folder in the published layout, with a model card."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from ret_lightning import __version__
+from ret_lightning.atomic import write_text
+from ret_lightning.errors import ConfigError
+from ret_lightning.models.card import model_card
+from ret_lightning.models.checkpoint import CONFIG_FILE
+from ret_lightning.models.hub import CARD_FILE
+from ret_lightning.training.trained import Trained, load_trained, training_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def export(checkpoint: str | Path, output: Path, overwrite: bool = False, max_shard_size: int | str = "5GB") -> None:
+    """Writes the model of a training checkpoint as `RetRetriever.from_pretrained` and the published code read it.
+
+    Args:
+        checkpoint: a training checkpoint, or a run folder: its best one, or else the last.
+        output: the folder to write.
+        overwrite: whether a checkpoint that stands there may go.
+        max_shard_size: see `RetRetriever.save_pretrained`.
+
+    Raises:
+        UserError: if there is no such checkpoint, or the folder holds one already.
+    """
+    file = training_checkpoint(checkpoint)
+    if file is None:
+        raise ConfigError(
+            f"checkpoint={checkpoint}: no training checkpoint and no run folder with one (checkpoints/best.ckpt or last.ckpt)"
+        )
+    if output.is_file():
+        raise ConfigError(f"output={output}: a file of that name is in the way")
+    if (output / CONFIG_FILE).exists() and not overwrite:
+        raise ConfigError(f"output={output}: holds a checkpoint already; choose another folder, or set overwrite=true")
+    trained = load_trained(file)
+    # The weights come last: a folder that has them is whole.
+    write_text(output / CARD_FILE, _card(trained, output.name))
+    trained.retriever.save_pretrained(output, max_shard_size)
+    log.info("%s: the model of %s, step %d", output, file, trained.step)
+
+
+def _card(trained: Trained, name: str) -> str:
+    config = trained.config
+    origin = {
+        "checkpoint": trained.file,
+        "epoch": trained.epoch,
+        "step": trained.step,
+        "seed": config["seed"],
+        "data": config["data"]["_target_"].rpartition(".")[2],
+        "ret_lightning": f"{trained.version}, exported with {__version__}",
+    }
+    notes = [] if trained.test else ["The run has no test metrics of these weights."]
+    return model_card(
+        trained.retriever,
+        name,
+        results=[("Results on the test split", trained.test), ("Results on the validation split", trained.validation)],
+        origin=origin,
+        notes=notes,
+        training_config=OmegaConf.to_yaml(OmegaConf.create(config)),
+    )

@@ -1,0 +1,24 @@
+"""What stands where in a run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ret_lightning.atomic import write_text
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"  # the metrics of the test split, written last
+ORIGIN_FILE = "origin.json"  # which weights the metrics are of, and what made them
+RANKINGS_FOLDER = "rankings"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object with sorted keys, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; an empty one where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

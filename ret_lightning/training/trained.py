@@ -1,0 +1,153 @@
+"""Trained models: what a training checkpoint says of itself, and opening one again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning import __version__
+from ret_lightning.config.build import build
+from ret_lightning.errors import UserError
+from ret_lightning.models import RetRetriever
+from ret_lightning.training.folder import METRICS_FILE, ORIGIN_FILE, read_json
+
+RECORD = "ret_lightning"
+_PREFIX = "retriever."
+_IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+
+
+class RecordInCheckpoint(Callback):
+    """Writes into every checkpoint what it takes to open it without its run folder, and how it did.
+
+    Args:
+        config: the run's, resolved.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the record; plain containers, since a checkpoint is read with `weights_only`."""
+        tower = pl_module.retriever.query_tower
+        validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and "@" in k}
+        checkpoint[RECORD] = {
+            "version": __version__,
+            "config": self.config,
+            "validation": validation,
+            "stored_config": pl_module.retriever.stored_config,
+            "sources": [tower.text_backbone.source, tower.vision_backbone.source],
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model from a training checkpoint.
+
+    Attributes:
+        retriever: in eval mode, on the CPU.
+        file: the checkpoint.
+        config: the run's, resolved.
+        epoch: 0-based, that it was written in.
+        step: optimiser steps until then.
+        validation: what the last validation before it gave, `<subset>/<metric>` to a value.
+        test: the run's test metrics, likewise, if they are of this checkpoint; else empty.
+        version: of ret_lightning, that wrote it.
+    """
+
+    retriever: RetRetriever
+    file: Path
+    config: dict[str, Any]
+    epoch: int
+    step: int
+    validation: dict[str, float]
+    test: dict[str, float]
+    version: str
+
+
+def open_retriever(source: str | Path) -> RetRetriever:
+    """A retriever in eval mode, on the CPU, from whatever holds one.
+
+    Args:
+        source: a training checkpoint, a run folder (its best checkpoint, or else the last), a folder in the published
+            layout, or a hub id.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    file = training_checkpoint(source)
+    return RetRetriever.from_pretrained(source) if file is None else load_trained(file).retriever
+
+
+def training_checkpoint(source: str | Path) -> Path | None:
+    """The checkpoint file that a source is, or that it has as a run folder; None where it is neither."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    return next((path / name for name in _IN_A_RUN if (path / name).is_file()), None)
+
+
+def load_trained(file: Path) -> Trained:
+    """The model of a training checkpoint, built by the config that stands in it.
+
+    Raises:
+        UserError: if the file is no checkpoint of ret-train, or a torn one.
+    """
+    checkpoint = _read(file)
+    record, state = checkpoint[RECORD], checkpoint["state_dict"]
+    config = OmegaConf.create(record["config"])
+    retriever = build_untrained(config)
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    try:
+        retriever.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{file}: the weights do not fit its config ({str(error).splitlines()[-1].strip()})") from error
+    retriever.stored_config = record["stored_config"]
+    for tower in (retriever.query_tower, retriever.passage_tower):
+        tower.text_backbone.source, tower.vision_backbone.source = record["sources"]
+    return Trained(
+        retriever=retriever.eval(),
+        file=file,
+        config=record["config"],
+        epoch=checkpoint["epoch"],
+        step=checkpoint["global_step"],
+        validation={name.removeprefix("val/"): value for name, value in record["validation"].items()},
+        test=_test_metrics(file, checkpoint["global_step"]),
+        version=record["version"],
+    )
+
+
+def build_untrained(config: DictConfig) -> RetRetriever:
+    """The model of a training config with random weights, also where the config names pretrained backbones."""
+    model = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+    if "pretrained" in model.backbone:
+        model.backbone.pretrained = None
+    return build(model)
+
+
+def checkpoint_step(file: Path) -> int:
+    """How many optimiser steps a training checkpoint has behind it."""
+    return _read(file)["global_step"]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        # mmap: what is not asked for, such as the optimiser's state, is not read from the disk.
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        missing = [key for key in (RECORD, "state_dict", "epoch", "global_step") if key not in checkpoint]
+    except Exception as error:  # unpickling raises what it likes
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{file}: no whole checkpoint of ret-train ({reason[0]})") from error
+    if missing:
+        raise UserError(f"{file}: no checkpoint of ret-train (it has no {missing[0]})")
+    return checkpoint
+
+
+def _test_metrics(file: Path, step: int) -> dict[str, float]:
+    """Of the run folder that a checkpoint stands in, if they are of its weights: the run's at this step."""
+    run = file.resolve().parent.parent
+    return read_json(run / METRICS_FILE) if read_json(run / ORIGIN_FILE).get("tested_step") == step else {}

@@ -1,0 +1,479 @@
+"""OpenCLIP backbones: their states against open_clip's own forward pass and transformers', and how weights come in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from huggingface_hub import constants
+from open_clip.pretrained import _PRETRAINED
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.inputs import ClipTokenizer, EncoderInput, ImageTransform
+from ret_lightning.models import Backbone, BlockStack, LSTMGate, RetRetriever, build_retriever
+from ret_lightning.models.clip_open import OpenClipTextStack, OpenClipVisionStack, open_clip_backbone
+from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
+
+TOLERANCE = 1e-5  # relative to the largest magnitude of the tensor
+NAME, TAG, HUB_ID = "ViT-tiny-test", "made_here", "somebody/tiny"
+H_ID = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+# Two plain CLIPs whose halves have no size in common.
+CONFIGS = {
+    "gelu": {
+        "embed_dim": 12,
+        "vision_cfg": {
+            "image_size": 16,
+            "patch_size": 4,
+            "width": 24,
+            "head_width": 8,
+            "layers": 5,
+            "mlp_ratio": 4.9231,
+        },
+        "text_cfg": {"context_length": 20, "vocab_size": 99, "width": 16, "heads": 2, "layers": 4},
+    },
+    "quick_gelu": {
+        "embed_dim": 20,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 21, "patch_size": 7, "width": 16, "head_width": 4, "layers": 2},
+        "text_cfg": {"context_length": 11, "vocab_size": 50, "width": 36, "heads": 3, "layers": 3, "mlp_ratio": 2.0},
+    },
+}
+
+
+def tiny_clip(kind: str = "gelu") -> open_clip.CLIP:
+    """Of random weights, the norms and biases too, so that none can be lost or confused with another."""
+    clip = open_clip.CLIP(**deepcopy(CONFIGS[kind])).eval()
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            parameter.normal_(std=0.3)
+    return clip
+
+
+def stacks(clip: open_clip.CLIP) -> tuple[OpenClipTextStack, OpenClipVisionStack]:
+    return OpenClipTextStack(clip).eval(), OpenClipVisionStack(clip).eval()
+
+
+def token_ids(clip: open_clip.CLIP, length: int | None = None, rows: int = 3) -> Tensor:
+    """Rows of several lengths, padded on the right with 0 as open_clip pads."""
+    length = length or clip.context_length
+    ids = torch.randint(1, clip.vocab_size, (rows, length))
+    return ids * (torch.arange(length)[None] < torch.tensor([length, length - 2, 2])[:rows, None])
+
+
+def pixels(clip: open_clip.CLIP, rows: int = 3) -> Tensor:
+    return torch.randn(rows, 3, *clip.visual.image_size)
+
+
+def all_states(stack: BlockStack, inputs: Tensor) -> list[Tensor]:
+    return stack(inputs, range(stack.num_blocks))
+
+
+def hooked_states(clip: open_clip.CLIP, ids: Tensor, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What comes out of each block while open_clip encodes texts of full length, and images."""
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for states, transformer in zip(found, (clip.transformer, clip.visual.transformer), strict=True):
+        for block in transformer.resblocks:
+            block.register_forward_hook(lambda _, __, out, states=states: states.append(out))
+    with torch.no_grad():
+        clip.encode_text(ids)
+        clip.encode_image(images)
+    return found
+
+
+def assert_equal_states(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs) > 1
+    for block, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() < TOLERANCE * b.abs().max(), block
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_states_are_what_open_clips_blocks_give(kind: str) -> None:
+    clip = tiny_clip(kind)
+    text, vision = stacks(deepcopy(clip))
+    ids, images = token_ids(clip), pixels(clip)
+    text_states, vision_states = hooked_states(clip, ids, images)
+    assert (len(text_states), len(vision_states)) == (text.num_blocks, vision.num_blocks)
+    assert_equal_states(all_states(text, ids), text_states)
+    assert_equal_states(all_states(vision, images), vision_states)
+    # A batch of shorter texts is not padded to the full length, and gives the same.
+    short = 6
+    cut = torch.where(torch.arange(clip.context_length)[None] < short, ids, 0)
+    text_states, _ = hooked_states(deepcopy(clip), cut, images)
+    assert_equal_states(all_states(text, cut[:, :short]), [states[:, :short] for states in text_states])
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("from_transformers", [False, True])
+def test_both_libraries_give_equal_states_with_equal_weights(kind: str, from_transformers: bool) -> None:
+    clip = tiny_clip(kind)
+    inputs = ((token_ids(clip), token_ids(clip, length=7)), (pixels(clip),))
+    for ours, kind_of_theirs, several in zip(stacks(clip), (ClipTextStack, ClipVisionStack), inputs, strict=True):
+        theirs = kind_of_theirs.from_layout_config(ours.layout_config()).eval()
+        if from_transformers:
+            with torch.no_grad():
+                for parameter in theirs.parameters():
+                    parameter.normal_(std=0.3)
+            before = all_states(ours, several[0])
+            ours.load_layout_state(theirs.layout_state())
+            assert not torch.equal(all_states(ours, several[0])[0], before[0])
+        else:
+            theirs.load_layout_state(ours.layout_state())
+        for batch in several:
+            assert_equal_states(all_states(ours, batch), all_states(theirs, batch))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_layout_is_that_of_transformers(kind: str) -> None:
+    for ours, theirs in zip(stacks(tiny_clip(kind)), (ClipTextStack, ClipVisionStack), strict=True):
+        reference = theirs.from_layout_config(ours.layout_config())
+        assert ours.layout_config() == reference.layout_config()
+        shapes = {name: tensor.shape for name, tensor in reference.layout_state().items()}
+        assert {name: tensor.shape for name, tensor in ours.layout_state().items()} == shapes
+        counts = [sum(p.numel() for p in stack.parameters()) for stack in (ours, reference)]
+        assert counts[0] == counts[1]
+
+
+def test_the_config_of_the_layout() -> None:
+    text, vision = stacks(tiny_clip("gelu"))
+    vision.source = HUB_ID
+    common = {"layer_norm_eps": 1e-5, "attention_dropout": 0.0, "initializer_range": 0.02, "initializer_factor": 1.0}
+    assert text.layout_config() == {
+        **common,
+        "model_type": "clip_text_model",
+        "_name_or_path": "",
+        "hidden_size": 16,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+        "projection_dim": 12,
+        "vocab_size": 99,
+        "max_position_embeddings": 20,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 1,
+    }
+    assert vision.layout_config() == {
+        **common,
+        "model_type": "clip_vision_model",
+        "_name_or_path": HUB_ID,
+        "hidden_size": 24,
+        "intermediate_size": 118,  # int(24 * 4.9231)
+        "num_hidden_layers": 5,
+        "num_attention_heads": 3,
+        "hidden_act": "gelu",
+        "projection_dim": 12,
+        "image_size": 16,
+        "patch_size": 4,
+        "num_channels": 3,
+    }
+    assert stacks(tiny_clip("quick_gelu"))[0].layout_config()["hidden_act"] == "quick_gelu"
+
+
+def test_weights_leave_as_views_and_come_back_as_they_are() -> None:
+    for ours, kind in zip(stacks(tiny_clip()), (OpenClipTextStack, OpenClipVisionStack), strict=True):
+        state = ours.layout_state()
+        own = {tensor.untyped_storage().data_ptr() for tensor in ours.state_dict().values()}
+        assert {tensor.untyped_storage().data_ptr() for tensor in state.values()} == own
+        with torch.device("meta"):
+            empty = kind(open_clip.CLIP(**CONFIGS["gelu"]))
+        empty.load_layout_state({name: tensor.half() for name, tensor in state.items()})
+        assert {(p.dtype, p.device.type) for p in empty.parameters()} == {(torch.float16, "cpu")}
+        back = empty.layout_state()
+        assert back.keys() == state.keys()
+        assert all(torch.equal(back[name], tensor.half()) for name, tensor in state.items())
+        last, _ = state.popitem()
+        with pytest.raises(RuntimeError, match=rf"missing or unexpected: {last}$"):
+            empty.load_layout_state(state)
+
+
+def test_a_stack_made_on_the_meta_device_runs_once_it_has_weights() -> None:
+    clip = tiny_clip()
+    with torch.device("meta"):
+        empty = (
+            OpenClipTextStack(open_clip.CLIP(**CONFIGS["gelu"])),
+            OpenClipVisionStack(open_clip.CLIP(**CONFIGS["gelu"])),
+        )
+    for ours, full, inputs in zip(empty, stacks(clip), (token_ids(clip), pixels(clip)), strict=True):
+        ours.eval().load_layout_state(full.layout_state())
+        assert_equal_states(all_states(ours, inputs), all_states(full, inputs))
+
+
+@pytest.mark.parametrize("trained", [False, 1, 2, True])
+def test_gradients_and_modes_are_where_they_should_be(trained: bool | int) -> None:
+    clip = tiny_clip()
+    embeddings = (
+        {"token_embedding.weight", "positional_embedding"},
+        {"conv1.weight", "class_embedding", "positional_embedding", "ln_pre.weight", "ln_pre.bias"},
+    )
+    for stack, inputs, embedding in zip(stacks(clip), (token_ids(clip), pixels(clip)), embeddings, strict=True):
+        stack.set_trained(trained, last_used_block=2)
+        stack.train()
+        first = 3 - trained if trained is not True else 0
+        expected = {
+            n
+            for n, _ in stack.named_parameters()
+            if n.startswith(tuple(f"transformer.resblocks.{i}." for i in range(first, 3)))
+        }
+        if trained is True:
+            expected |= embedding
+        states = stack(inputs, [0, 2])
+        assert [s.requires_grad for s in states] == [trained is True, bool(trained)]
+        if trained:
+            states[1].square().sum().backward()
+        assert {n for n, p in stack.named_parameters() if p.grad is not None} == expected
+        assert {n for n, p in stack.named_parameters() if p.requires_grad} == expected
+        modes = [stack.block(i).training for i in range(stack.num_blocks)]
+        assert modes[:3] == [i >= first for i in range(3)]
+        if trained is not True:
+            assert not any(modes[3:])
+        # Nothing in, nothing out; yet the trained parameters get a gradient, of zeros.
+        stack.zero_grad(set_to_none=True)
+        nothing = stack(inputs[:0], [0, 2])
+        assert [s.shape for s in nothing] == [(0, 1, stack.width)] * 2
+        if trained:
+            sum(s.sum() for s in nothing).backward()
+        assert {n for n, p in stack.named_parameters() if p.grad is not None} == expected
+        assert not any(p.grad.any() for p in stack.parameters() if p.grad is not None)
+
+
+def test_no_patch_is_dropped_and_mixed_precision_runs() -> None:
+    config = deepcopy(CONFIGS["gelu"])
+    config["vision_cfg"]["patch_dropout"] = 0.5
+    clip = open_clip.CLIP(**config)
+    text, vision = OpenClipTextStack(clip).train(), OpenClipVisionStack(clip).train()
+    for stack, inputs in ((text, token_ids(clip)), (vision, pixels(clip))):
+        exact = all_states(stack, inputs)[-1]
+        assert exact.shape[1] == (20 if stack is text else 4 * 4 + 1)
+        assert torch.equal(exact, all_states(stack, inputs)[-1])
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = all_states(stack, inputs)[-1]
+        low = all_states(deepcopy(stack).bfloat16(), inputs)[-1]
+        assert low.dtype == torch.bfloat16
+        for rough in (mixed, low):
+            assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_inputs_that_do_not_fit() -> None:
+    clip = tiny_clip()
+    text, vision = stacks(clip)
+    with pytest.raises(ValueError, match=r"texts of 21 tokens, but the text backbone has 20 positions"):
+        text(torch.ones(1, 21, dtype=torch.int64), [0])
+    with pytest.raises(ValueError, match=r"token id 99, but the text backbone's vocabulary has 99 entries"):
+        text(torch.full((1, 3), 99), [0])
+    with pytest.raises(ValueError, match=r"pictures of \(16, 20\) pixels, but the vision backbone takes 16 x 16"):
+        vision(torch.zeros(1, 3, 16, 20), [0])
+
+
+def test_a_saved_retriever_is_read_with_transformers_stacks(tmp_path: Path) -> None:
+    clip = tiny_clip()
+    text, vision = stacks(clip)
+    backbone = Backbone(text, vision, ClipTokenizer(20), ImageTransform(16))
+    retriever = build_retriever(
+        backbone, gate=LSTMGate, num_tokens=4, hidden_size=32, num_heads=2, output_size=8
+    ).eval()
+    retriever.save_pretrained(tmp_path)
+    again = RetRetriever.from_pretrained(tmp_path)
+    assert isinstance(again.query_tower.text_backbone, ClipTextStack)
+    ids = token_ids(clip, length=9)
+    rows = EncoderInput.dense(ids, ids > 0, pixels(clip), torch.tensor([1, 1, 0]), torch.tensor([1, 0, 1]))
+    for side in ("query", "passage"):
+        torch.testing.assert_close(again.encode(side, rows), retriever.encode(side, rows), rtol=0, atol=TOLERANCE)
+
+
+# By name, from files, tags and copies.
+
+
+@pytest.fixture
+def tiny_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A tiny architecture and tag that open_clip knows during a test, and an empty hub cache."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, NAME, CONFIGS["gelu"])
+    entry = {"hf_hub": f"{HUB_ID}/", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "quick_gelu": False}
+    monkeypatch.setitem(_PRETRAINED, NAME, {TAG: entry, "quick": {**entry, "quick_gelu": True}})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return NAME
+
+
+@pytest.mark.parametrize("file_name", ["weights.safetensors", "weights.pt", "ddp.pt"])
+def test_weights_from_a_file_are_those_that_open_clip_reads(tiny_name: str, tmp_path: Path, file_name: str) -> None:
+    file = tmp_path / file_name
+    state = {name: tensor.half() for name, tensor in tiny_clip().state_dict().items()}
+    if file.suffix == ".safetensors":
+        save_file(state, file)
+    elif file.stem == "ddp":
+        torch.save({"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, file)
+    else:
+        torch.save(state, file)
+    backbone = open_clip_backbone(tiny_name, pretrained=str(file))
+    assert {(p.dtype, p.device.type) for s in (backbone.text, backbone.vision) for p in s.parameters()} == {
+        (torch.float32, "cpu")
+    }
+    assert backbone.text.source == backbone.vision.source == ""
+    theirs = open_clip.create_model(tiny_name, pretrained=str(file)).eval()
+    ids, images = token_ids(theirs), pixels(theirs)
+    text_states, vision_states = hooked_states(theirs, ids, images)
+    assert_equal_states(all_states(backbone.text.eval(), ids), text_states)
+    assert_equal_states(all_states(backbone.vision.eval(), images), vision_states)
+
+
+def test_a_tag_is_found_in_the_hub_cache(tiny_name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "models--somebody--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    clip = tiny_clip()
+    save_file(clip.state_dict(), snapshot / "open_clip_model.safetensors")
+    backbone = open_clip_backbone(tiny_name, pretrained=TAG)
+    assert backbone.text.source == backbone.vision.source == HUB_ID
+    assert (backbone.image_transform.size, backbone.image_transform.mean) == (16, (0.5, 0.5, 0.5))
+    assert backbone.tokenizer.max_length == 20
+    ids = token_ids(clip)
+    assert_equal_states(all_states(backbone.text.eval(), ids), all_states(OpenClipTextStack(clip), ids))
+
+
+def test_the_copy_of_transformers(tiny_name: str, tmp_path: Path) -> None:
+    text, vision = stacks(tiny_clip())
+    model = CLIPModel(CLIPConfig(text_config=text.layout_config(), vision_config=vision.layout_config())).eval()
+    model.save_pretrained(tmp_path / "copy")
+    backbone = open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "copy"))
+    assert backbone.text.source == str(tmp_path / "copy")
+    assert isinstance(backbone.text, ClipTextStack)
+    assert isinstance(backbone.vision, ClipVisionStack)
+    weights = {f"text_model.{n}": t for n, t in model.text_model.state_dict().items()}
+    for name, tensor in backbone.text.layout_state().items():
+        assert torch.equal(tensor, weights[name])
+    other = OpenClipTextStack(open_clip.CLIP(**CONFIGS["quick_gelu"])).layout_config()
+    CLIPModel(CLIPConfig(text_config=other, vision_config=vision.layout_config())).save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        ConfigError, match=r"other: not a copy of ViT-tiny-test: hidden_size of its clip_text_model is 36 "
+    ):
+        open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "other"))
+    # A part that is not there must not be drawn at random.
+    state = model.state_dict()
+    del state["vision_model.embeddings.class_embedding"]
+    save_file(state, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"1 tensors of the clip_vision_model are missing, embeddings\.class_embedding "
+    ):
+        open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "copy"))
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"^backbone\.copy=\S+copy: no weights in such a folder"):
+        open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "copy"))
+    with pytest.raises(UserError, match=r"^backbone\.copy=\S+nowhere: no weights in such a folder"):
+        open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "nowhere"))
+
+
+def test_random_weights_have_the_same_sizes_in_both_libraries(tiny_name: str) -> None:
+    ours, theirs = (open_clip_backbone(tiny_name, library=library) for library in ("open_clip", "transformers"))
+    for a, b in ((ours.text, theirs.text), (ours.vision, theirs.vision)):
+        assert type(a) is not type(b)
+        assert a.layout_config() == b.layout_config()
+        assert a.source == b.source == ""
+    ids = torch.randint(1, 99, (2, 20))
+    assert torch.isfinite(all_states(ours.text, ids)[-1]).all()
+    torch.manual_seed(5)
+    one = open_clip_backbone(tiny_name).text.token_embedding.weight
+    torch.manual_seed(5)
+    assert torch.equal(open_clip_backbone(tiny_name).text.token_embedding.weight, one)
+
+
+def test_missing_weights_are_one_line_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for library, option in (("open_clip", "pretrained=laion2b_s32b_b79k"), ("transformers", f"copy={H_ID}")):
+        with pytest.raises(UserError) as caught:
+            open_clip_backbone("ViT-H-14", pretrained="laion2b_s32b_b79k", library=library)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.startswith(f"backbone.{option}: no weights of {H_ID} in {tmp_path / 'hub'}")
+        assert f"`hf download {H_ID}`" in message
+        assert "backbone.pretrained=null for random weights" in message
+
+
+class Payload:
+    """What a hostile pickle would hold."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def test_files_that_are_no_weights_of_this_model(tiny_name: str, tmp_path: Path) -> None:
+    def refused(file: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            open_clip_backbone(tiny_name, pretrained=str(file))
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith(f"backbone.pretrained={file}: ")
+        return str(caught.value)
+
+    torch.save({"state_dict": Payload(tmp_path / "executed")}, tmp_path / "hostile.pt")
+    assert "may be code, which is not run" in refused(tmp_path / "hostile.pt")
+    assert not (tmp_path / "executed").exists()
+    state = tiny_clip().state_dict()
+    save_file(state, tmp_path / "whole.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-100])
+    assert "cannot be read as weights" in refused(tmp_path / "torn.safetensors")
+    save_file(tiny_clip("quick_gelu").state_dict(), tmp_path / "other.safetensors")
+    assert "not the weights of ViT-tiny-test" in refused(tmp_path / "other.safetensors")
+    missing = {name: tensor for name, tensor in state.items() if name != "visual.ln_post.bias"}
+    save_file(missing, tmp_path / "missing.safetensors")
+    message = "1 tensors do not fit; visual.ln_post.bias is nothing instead of (24,)"
+    assert refused(tmp_path / "missing.safetensors").endswith(message)
+    deeper = {**state, "transformer.resblocks.4.ln_1.bias": torch.zeros(16)}
+    save_file(deeper, tmp_path / "deeper.safetensors")
+    assert refused(tmp_path / "deeper.safetensors").endswith("resblocks.4.ln_1.bias is (16,) instead of nothing")
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "not the weights of ViT-tiny-test" in refused(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "ViT-H14"}, r"^backbone\.name=ViT-H14: open_clip has no such architecture; nearest: ViT-H-14\b"),
+        ({"name": "qqqqqqq"}, r"no such architecture; choices: ViT-B-16, "),
+        ({"name": "RN50"}, r"^backbone\.name=RN50: only CLIPs of a plain .* has vision_cfg\.layers=\[3, 4, 6, 3\]$"),
+        ({"name": "convnext_base"}, r"this one has vision_cfg\.timm_"),
+        ({"name": "coca_ViT-B-32"}, r"this one has custom_text, multimodal_cfg, "),
+        ({"name": "roberta-ViT-B-32"}, r"this one has text_cfg\.hf_model_name=roberta-base"),
+        ({"name": "ViT-B-16-SigLIP"}, r"this one has custom_text, "),
+        ({"name": "ViT-H-14-CLIPA"}, r"this one has vision_cfg\.final_ln_after_pool=True"),
+        ({"pretrained": "laion"}, r"=laion: neither a file nor a tag that open_clip has for ViT-tiny-test; tags: \w+, quick$"),
+        ({"pretrained": "quick"}, r"not trained with the activation of ViT-tiny-test: use \S+=ViT-tiny-test-quickgelu$"),
+        ({"library": "timm"}, r"^backbone\.library=timm: choose open_clip or transformers$"),
+        ({"pretrained": __file__, "library": "transformers"}, r"library=transformers does not read a file"),
+        ({"image_transform": ImageTransform(32)}, r"^backbone\.image_transform\.size=32 does not fit .* set it to 16$"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_served(tiny_name: str, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_clip_backbone(**{"name": tiny_name, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_of_another_normalisation_than_the_tags_are_refused(tiny_name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    text, vision = (stack.layout_config() for stack in stacks(tiny_clip()))
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    options = {"pretrained": TAG, "library": "transformers", "copy": str(folder)}
+    with pytest.raises(ConfigError, match=r"image_transform\.mean=\(0\.48.* set it to \(0\.5, 0\.5, 0\.5\)"):
+        open_clip_backbone(tiny_name, **options, image_transform=ImageTransform(16))
+    given = ImageTransform(16, mean=[0.5, 0.5, 0.5], std=[0.2, 0.2, 0.2])
+    assert open_clip_backbone(tiny_name, **options, image_transform=given).image_transform is given
+
+
+@pytest.mark.slow
+def test_open_clip_is_not_imported_before_it_is_used() -> None:
+    code = "import sys, ret_lightning.models; sys.exit('open_clip' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
