@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -88,20 +87,6 @@ class EncoderInput:
     def pin_memory(self) -> EncoderInput:
         """The same rows in page-locked memory; a DataLoader with `pin_memory=True` calls it."""
         return EncoderInput(*(getattr(self, f.name).pin_memory() for f in fields(self)))
-
-    @staticmethod
-    def concatenate(inputs: Sequence[EncoderInput]) -> EncoderInput:
-        """The rows of several inputs one after the other, texts padded to the longest."""
-        length = max(x.input_ids.shape[1] for x in inputs)
-        starts = [sum(len(x) for x in inputs[:i]) for i in range(len(inputs))]
-        pad = torch.nn.functional.pad
-        return EncoderInput(
-            torch.cat([pad(x.input_ids, (0, length - x.input_ids.shape[1])) for x in inputs]),
-            torch.cat([pad(x.attention_mask, (0, length - x.attention_mask.shape[1])) for x in inputs]),
-            torch.cat([x.pixel_values for x in inputs]),
-            torch.cat([x.text_rows + start for x, start in zip(inputs, starts, strict=True)]),
-            torch.cat([x.image_rows + start for x, start in zip(inputs, starts, strict=True)]),
-        )
 
 
 def _mask(mask: Tensor | None, name: str, input_ids: Tensor) -> Tensor:

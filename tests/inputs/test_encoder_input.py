@@ -32,17 +32,6 @@ def test_without_masks_every_row_has_both() -> None:
     assert rows.image_mask.all()
 
 
-def test_concatenation_pads_and_shifts() -> None:
-    one, two = dense(2, 3, image_mask=torch.tensor([0, 1])), dense(3, 5, text_mask=torch.tensor([0, 1, 1]))
-    both = EncoderInput.concatenate([one, two])
-    assert len(both) == 5
-    assert both.input_ids.shape == (5, 5)
-    assert both.attention_mask.sum(dim=1).tolist() == [3, 3, 5, 5, 5]
-    assert both.image_rows.tolist() == [1, 2, 3, 4]
-    assert both.text_rows.tolist() == [0, 1, 3, 4]
-    assert both.pixel_values[:, 0, 0, 0].tolist() == [1, 0, 1, 2]
-
-
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ValueError, match=r"image_mask must be \(4,\), got \(3,\)"):
         dense(image_mask=torch.ones(3))

@@ -1,0 +1,202 @@
+"""ret-export and init_from: from a training checkpoint to the published layout, and from there into a new run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ret_lightning import RetRetriever
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.models import EncoderInput
+from ret_lightning.training.export import export
+from ret_lightning.training.run import _initial_retriever
+from ret_lightning.training.trained import build_untrained, open_retriever
+from tests.commands.test_train import m2kr, ret_train
+from tests.data.folder import write_folder
+
+pytestmark = pytest.mark.slow  # they share one run of ret-train
+
+
+def command(name: str, *options: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"ret_lightning.commands.{name}", *map(str, options)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = ret_train(*m2kr(root, f"output_dir={folder}", "gate=coupled", "gate.forget_bias=0.5"), cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    done = command("export", f"checkpoint={run}", f"output={folder}", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]  # no log, no .hydra where it was started
+    return folder
+
+
+def rows(seed: int = 0) -> EncoderInput:
+    random = torch.Generator().manual_seed(seed)
+    return EncoderInput.dense(
+        torch.randint(1, 40000, (4, 6), generator=random),
+        torch.ones(4, 6),
+        torch.randn(4, 3, 40, 40, generator=random),
+        torch.tensor([1, 1, 0, 1]),
+        torch.tensor([1, 0, 1, 1]),
+    )
+
+
+def features(retriever: RetRetriever) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([retriever.query_tower(rows()), retriever.passage_tower(rows(1))])
+
+
+def test_what_is_exported_is_the_best_checkpoint(run: Path, exported: Path) -> None:
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    trained = build_untrained(OmegaConf.load(run / "config.yaml"))
+    trained.load_state_dict(
+        {n.removeprefix("retriever."): t for n, t in checkpoint["state_dict"].items() if "loss" not in n}
+    )
+    again = RetRetriever.from_pretrained(exported)
+    assert again.query_tower.cells[0].gate.name == "coupled"
+    assert torch.equal(features(again), features(trained.eval()))
+    assert again.query_tower.image_transform.mean == (0.15, 0.15, 0.15)
+    assert again.encode_queries([("What is this?", None)]).shape == (1, 4, 16)
+
+
+def test_the_card_tells_results_config_and_origin(run: Path, exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    test, validation = card.split("## Results on the test split")[1].split("## Results on the validation split")
+    for subset in ("okvqa", "wit", "mean"):
+        (row,) = [line for line in test.splitlines() if line.startswith(f"| {subset} |")]
+        assert f"{metrics[f'{subset}/recall@5']:.4f}" in row
+    assert "| okvqa |" in validation
+    assert 'RetRetriever.from_pretrained("model")' in card
+    assert "only ret_lightning reads it" in card  # the coupled gate is not the published one
+    assert "CoupledGate" in card.split("## Training configuration")[1]
+    assert "| gate.forget_bias | 0.5 |" in card
+    assert str(run / "checkpoints" / "best.ckpt") in card
+
+
+def test_a_checkpoint_without_its_run_folder_is_enough(run: Path, exported: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    export(tmp_path / "alone.ckpt", tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (exported / "model.safetensors").read_bytes()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "no test metrics of these weights" in card
+    assert "Results on the test split" not in card
+
+
+def test_metrics_of_other_weights_are_not_claimed(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "origin.json").write_text(json.dumps({"tested_step": 10**6}))
+    export(copy, tmp_path / "model")
+    assert "Results on the test split" not in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_training_starts_from_what_was_exported(run: Path, exported: Path, root: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    for source in (exported, run, run / "checkpoints" / "last.ckpt"):
+        config.init_from = str(source)
+        torch.manual_seed(1)
+        started = _initial_retriever(config)
+        assert torch.equal(features(started.eval()), features(open_retriever(source)))
+        assert all(p.requires_grad for p in started.query_tower.text_backbone.embedding_parameters())
+    done = ret_train(
+        *m2kr(root, f"output_dir={tmp_path / 'next'}", "gate=coupled", "gate.forget_bias=0.5", f"init_from={exported}"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    # Its first loss is that of the trained model, not that of a new one.
+    first, second = (Path(f, "csv", "metrics.csv").read_text().splitlines() for f in (run, tmp_path / "next"))
+    column = first[0].split(",").index("train/loss")
+    losses = [[float(v) for line in f[1:] if (v := line.split(",")[column])] for f in (first, second)]
+    assert second[0] == first[0]
+    assert losses[1][0] < losses[0][0]
+
+
+def test_another_architecture_is_one_line(exported: Path, root: Path, tmp_path: Path) -> None:
+    done = ret_train(*m2kr(root, f"output_dir={tmp_path / 'next'}", f"init_from={exported}"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"ret-train: init_from={exported}: the checkpoint is of another architecture than this config's: gate=coupled there "
+        "and lstm here; gate.forget_bias=0.5 there and 0.0 here; make the config's like the checkpoint's"
+    )
+
+
+def test_what_stands_there_is_not_overwritten_unasked(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    export(run, folder)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(ConfigError, match=r"holds a checkpoint already; choose another folder, or set overwrite=true"):
+        export(run, folder)
+    assert (folder / "model.safetensors").read_bytes() == b"precious"
+    export(run, folder, overwrite=True)
+    assert RetRetriever.from_pretrained(folder).query_tower.cells[0].gate.name == "coupled"
+    assert (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="a file of that name is in the way"):
+        export(run, tmp_path / "file")
+
+
+class Payload:
+    """What a hostile checkpoint would hold."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def test_sources_that_hold_no_model_are_told(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"checkpoint=nowhere: no training checkpoint and no run folder with one"):
+        export("nowhere", tmp_path / "model")
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes((run / "checkpoints" / "best.ckpt").read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"torn\.ckpt: no whole checkpoint of ret-train"):
+        export(torn, tmp_path / "model")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"other\.ckpt: no checkpoint of ret-train \(it has no ret_lightning\)"):
+        export(tmp_path / "other.ckpt", tmp_path / "model")
+    hostile = tmp_path / "hostile.ckpt"
+    hostile.write_bytes(pickle.dumps({"state_dict": Payload(tmp_path / "executed")}))
+    with pytest.raises(UserError, match=r"hostile\.ckpt: no whole checkpoint"):
+        export(hostile, tmp_path / "model")
+    torch.save({"state_dict": Payload(tmp_path / "executed")}, hostile)
+    with pytest.raises(UserError, match=r"hostile\.ckpt: no whole checkpoint"):
+        export(hostile, tmp_path / "model")
+    assert not (tmp_path / "executed").exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
+    done = command("export", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0] == "ret-export: 2 mistakes in the config:"
+    assert "checkpoint: has no value yet; give it one: checkpoint=<value>" in lines[1]
+    assert list(tmp_path.iterdir()) == []
