@@ -112,6 +112,7 @@ def config_of(retriever: RetRetriever) -> dict[str, Any]:
         if passage is not query
         else stored.get("passage_config", config["query_config"])
     )
+    config.pop(EXTENSION, None)
     if passage is not query and passage.cells[0] is query.cells[0]:
         config[EXTENSION] = {"share_cells": True}
     return config
