@@ -18,12 +18,12 @@ from functools import partial
 
 import torch
 from hydra import compose, initialize_config_module
+from published_way import Dense, always_both
 from torch import Tensor
 
 from ret_lightning.config.build import build
 from ret_lightning.models import EncoderInput, RetTower
 from ret_lightning.models.precision import dtype_named
-from ret_lightning.models.states import ModalityStates
 
 # Shares of a batch's rows that have an image and a text.
 MIXES = ((1.0, 1.0), (0.75, 1.0), (0.5, 1.0), (0.25, 1.0), (0.0, 1.0), (1.0, 0.5), (1.0, 0.0))
@@ -46,7 +46,7 @@ def main() -> None:
         inputs = batch(tower, rows, images, texts, device)
         with torch.inference_mode(), autocast:
             sides: dict[Callable[[], Tensor], list[float]] = {
-                partial(always_both, tower, *inputs): [],
+                partial(always_both, tower, inputs, every_block=False): [],
                 partial(only_what_is_there, tower, *inputs): [],
             }
             features = [run().float() for run in sides]  # also the warm-up
@@ -68,7 +68,7 @@ def made(backbone: str) -> RetTower:
     return build(config.model).query_tower
 
 
-def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch.device) -> tuple[Tensor, ...]:
+def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch.device) -> Dense:
     """Dense tensors, as the published code takes them."""
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 40000, (rows, TEXT_LENGTH), generator=random)
@@ -76,23 +76,6 @@ def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch
     position = torch.arange(rows)
     masks = torch.ones_like(ids), position < texts * rows, position >= rows - images * rows
     return tuple(tensor.to(device) for tensor in (ids, masks[0], pixels, masks[1], masks[2]))
-
-
-def always_both(
-    tower: RetTower, ids: Tensor, attention: Tensor, pixels: Tensor, has_text: Tensor, has_image: Tensor
-) -> Tensor:
-    """The tower's output by running both backbones and both cross-attentions for every row."""
-    text, image = tower.text_backbone(ids, tower.plan.text), tower.vision_backbone(pixels, tower.plan.vision)
-    every_row = torch.arange(len(ids), device=ids.device)
-    state, cell = tower.start.expand(len(ids), -1, -1), tower.cells[0]
-    text_present, image_present = (mask.to(state.dtype)[:, None, None] for mask in (has_text, has_image))
-    for step, adapters in enumerate(zip(tower.text_adapters, tower.image_adapters, strict=True)):
-        state, _ = cell(
-            state,
-            ModalityStates(adapters[0](text[step]), every_row, text_present, ~attention.bool()),
-            ModalityStates(adapters[1](image[step]), every_row, image_present),
-        )
-    return tower.output(state)
 
 
 def only_what_is_there(tower: RetTower, *inputs: Tensor) -> Tensor:

@@ -15,11 +15,9 @@ def main() -> None:
 
 def _export(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
-    from pathlib import Path
-
     from ret_lightning.training.export import export
 
-    export(config.checkpoint, Path(config.output), config.overwrite, config.max_shard_size)
+    export(config.checkpoint, config.output, config.overwrite, config.max_shard_size)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.batch_size", 1, None),
     ("data.eval_batch_size", 1, None),
     ("data.num_workers", 0, None),
+    ("loss.micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),
     ("model.num_heads", 1, None),
@@ -119,6 +120,13 @@ def _sizes_fit(config: DictConfig) -> Iterator[tuple[str, str]]:
         yield "model.num_heads", f"{heads} does not divide model.hidden_size={model.hidden_size}"
     if not 1 <= model.num_tokens <= model.hidden_size:
         yield "model.num_tokens", f"{model.num_tokens} is not from 1 to model.hidden_size={model.hidden_size}"
+    positions = OmegaConf.select(config, "backbone.text.max_position_embeddings")
+    longest = OmegaConf.select(config, "backbone.tokenizer.max_length")
+    if positions is not None and longest is not None and longest > positions:
+        yield (
+            "backbone.tokenizer.max_length",
+            f"{longest} is more than backbone.text.max_position_embeddings={positions}",
+        )
     size = OmegaConf.select(config, "backbone.vision.image_size")
     shown = OmegaConf.select(config, "backbone.image_transform.size")
     if size is not None and shown is not None and size != shown:

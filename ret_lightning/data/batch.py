@@ -17,14 +17,16 @@ class TrainingBatch:
 
     Attributes:
         queries: B rows.
-        passages: B rows, the positive of each query.
+        passages: P >= B rows, the positive of each query, in their order, and then the negatives that rows name.
         labels: (B,) int64, equal for equal passage ids.
+        passage_labels: (P,) likewise of the passages.
         subsets: the B subsets' names, `unknown` where a row does not tell.
     """
 
     queries: EncoderInput
     passages: EncoderInput
     labels: Tensor
+    passage_labels: Tensor
     subsets: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -36,13 +38,18 @@ class TrainingBatch:
             self.queries.to(device, non_blocking),
             self.passages.to(device, non_blocking),
             self.labels.to(device, non_blocking=non_blocking),
+            self.passage_labels.to(device, non_blocking=non_blocking),
             self.subsets,
         )
 
     def pin_memory(self) -> TrainingBatch:
         """The same batch in page-locked memory."""
         return TrainingBatch(
-            self.queries.pin_memory(), self.passages.pin_memory(), self.labels.pin_memory(), self.subsets
+            self.queries.pin_memory(),
+            self.passages.pin_memory(),
+            self.labels.pin_memory(),
+            self.passage_labels.pin_memory(),
+            self.subsets,
         )
 
 

@@ -39,6 +39,7 @@ class M2KRDataModule(LightningDataModule):
         eval_batch_size: rows a batch when encoding for evaluation.
         num_workers: loader processes a rank; 0: load in the main process.
         augmentation: of training images; None: none.
+        negatives: most that are taken of the `negative_passages` of a training row; None: all.
         validation: `val`: `<subset>_val.jsonl`; `test`: the test queries stand in for validation; `auto`: the former
             where the files are there. ReT-M2KR ships no validation queries.
         train_folder: where the training file is, relative to `root`; likewise the next four. Older copies keep all
@@ -61,6 +62,7 @@ class M2KRDataModule(LightningDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
         augmentation: Augmentation | None = None,
+        negatives: int | None = None,
         validation: Literal["auto", "val", "test"] = "auto",
         train_folder: str = "jsonl/m2kr/train",
         val_folder: str = "jsonl/m2kr/val",
@@ -74,6 +76,8 @@ class M2KRDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ConfigError(f"data.{name}={value} must be at least 1")
+        if negatives is not None and negatives < 0:
+            raise ConfigError(f"data.negatives={negatives} must be 0 or more, or null for all that rows name")
         if subsets is not None and len(set(subsets)) < len(subsets):
             raise ConfigError(f"data.subsets={list(subsets)} names a subset twice")
         self.files = M2KRFiles(
@@ -86,6 +90,7 @@ class M2KRDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.augmentation = augmentation
+        self.negatives = negatives
         self.validation = validation
         self.seed = seed
         self._train: TrainingRows | None = None
@@ -143,7 +148,7 @@ class M2KRDataModule(LightningDataModule):
         if self.subset_names is not None:
             lines = _choose(lines, self.subset_names, known)
         log.info("training: %d rows of %s", len(lines), lines.path)
-        return TrainingRows(lines, self._read_image(), known, self.augmentation, self.seed)
+        return TrainingRows(lines, self._read_image(), known, self.augmentation, self.negatives, self.seed)
 
     def _load(self, split: Split) -> None:
         if split in self._evaluation:

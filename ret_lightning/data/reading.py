@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,23 @@ class ImageReader:
         return self.transform(augment(image) if augment else image)
 
 
+@dataclass(frozen=True)
+class TrainingItem:
+    """A training row, read.
+
+    Attributes:
+        query: its query.
+        passages: the positive, and then the negatives that it names.
+        labels: of the passages.
+        subset: `unknown` where the row does not tell.
+    """
+
+    query: Item
+    passages: tuple[Item, ...]
+    labels: tuple[int, ...]
+    subset: str
+
+
 class TrainingRows(Dataset):
     """The rows of a training file.
 
@@ -50,7 +68,8 @@ class TrainingRows(Dataset):
         read_image: for both sides.
         known_subsets: names that a row's subset is looked up in.
         augmentation: of the images of both sides; None: none.
-        seed: of the augmentation.
+        negatives: most that are taken of a row's `negative_passages`, others in another epoch; None: all.
+        seed: of the augmentation and of the choice of negatives.
     """
 
     def __init__(
@@ -59,32 +78,41 @@ class TrainingRows(Dataset):
         read_image: ImageReader,
         known_subsets: Sequence[str],
         augmentation: Augmentation | None = None,
+        negatives: int | None = None,
         seed: int = 0,
     ) -> None:
         self.lines = lines
         self.read_image = read_image
         self.known_subsets = tuple(known_subsets)
         self.augmentation = augmentation
+        self.negatives = negatives
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Item, Item, int, str]:
-        """Query, passage, label and subset of (epoch, row)."""
+    def __getitem__(self, key: tuple[int, int]) -> TrainingItem:
+        """The row of (epoch, row)."""
         epoch, row = key
         pair = parse_pair(*self.lines[row])
         subset = row_subset(pair.query, self.known_subsets) or "unknown"
         # Seeded by what the row is, not by who reads it: any number of workers or ranks draws the same.
         random = np.random.default_rng((self.seed, epoch, row))
         augment = (lambda image: self.augmentation(image, random)) if self.augmentation else None
-        items = []
-        for side in (pair.query, pair.passage):
-            pixels = None
-            if side.image_path is not None:
-                pixels = self.read_image(side.image_path, side.place, subset, augment)
-            items.append(Item(side.text, pixels))
-        return items[0], items[1], label(pair.passage.passage_id), subset
+
+        def item(side: Query | Passage) -> Item:
+            path = side.image_path
+            return Item(side.text, None if path is None else self.read_image(path, side.place, subset, augment))
+
+        query = item(pair.query)
+        passages = (pair.passage, *self._chosen(pair.negatives, random))
+        labels = tuple(label(passage.passage_id) for passage in passages)
+        return TrainingItem(query, tuple(item(passage) for passage in passages), labels, subset)
+
+    def _chosen(self, negatives: Sequence[Passage], random: np.random.Generator) -> Sequence[Passage]:
+        if self.negatives is None or len(negatives) <= self.negatives:
+            return negatives
+        return [negatives[i] for i in sorted(random.choice(len(negatives), self.negatives, replace=False))]
 
 
 class EvaluationRows(Dataset):
@@ -122,14 +150,17 @@ class Collator:
         self.tokenizer = tokenizer
         self.image_size = image_size
 
-    def training(self, rows: Sequence[tuple[Item, Item, int, str]]) -> TrainingBatch:
+    def training(self, rows: Sequence[TrainingItem]) -> TrainingBatch:
         """B training rows to a batch."""
-        queries, passages, labels, subsets = zip(*rows, strict=True)
+        passages = [row.passages[0] for row in rows] + [item for row in rows for item in row.passages[1:]]
+        positives = [row.labels[0] for row in rows]
+        negatives = [label for row in rows for label in row.labels[1:]]
         return TrainingBatch(
-            encoder_input(queries, self.tokenizer, self.image_size),
+            encoder_input([row.query for row in rows], self.tokenizer, self.image_size),
             encoder_input(passages, self.tokenizer, self.image_size),
-            torch.tensor(labels, dtype=torch.int64),
-            tuple(subsets),
+            torch.tensor(positives, dtype=torch.int64),
+            torch.tensor(positives + negatives, dtype=torch.int64),
+            tuple(row.subset for row in rows),
         )
 
     def evaluation(self, rows: Sequence[tuple[Item, int]]) -> EvaluationBatch:

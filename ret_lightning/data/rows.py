@@ -59,10 +59,11 @@ class Passage:
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """A training row: a query with one positive passage."""
+    """A training row: a query with one positive passage, and the negatives that the row names, mostly none."""
 
     query: Query
     passage: Passage
+    negatives: tuple[Passage, ...] = ()
 
 
 def parse_query(line: str, place: Place) -> Query:
@@ -77,7 +78,7 @@ def parse_query(line: str, place: Place) -> Query:
 def parse_passage(line: str, place: Place) -> Passage:
     """A passage from one line of a passage file; raises like `parse_query`."""
     row = _Row(line, place)
-    return Passage(row.identifier("passage_id"), row.text("passage_text"), row.path("passage_image_path"), place)
+    return _passage(row)
 
 
 def parse_pair(line: str, place: Place) -> TrainingPair:
@@ -87,7 +88,7 @@ def parse_pair(line: str, place: Place) -> TrainingPair:
     text, image = row.text("passage_text"), row.path("passage_image_path")
     if text is None and image is None:
         raise DataError(f"{place}: an empty passage: the row has neither passage_text nor passage_image_path")
-    return TrainingPair(query, Passage(query.passage_ids[0], text, image, place))
+    return TrainingPair(query, Passage(query.passage_ids[0], text, image, place), _negatives(row))
 
 
 def _query(row: _Row) -> Query:
@@ -106,6 +107,27 @@ def _query(row: _Row) -> Query:
     return query
 
 
+def _passage(row: _Row) -> Passage:
+    return Passage(row.identifier("passage_id"), row.text("passage_text"), row.path("passage_image_path"), row.place)
+
+
+def _negatives(row: _Row) -> tuple[Passage, ...]:
+    """The field `negative_passages`, our extension: a list of objects with the fields of a passage row."""
+    values = row.fields.get("negative_passages") or []
+    if not isinstance(values, list):
+        raise DataError(f"{row.place}: field negative_passages must be a list of passages or null, got {_kind(values)}")
+    negatives = []
+    for number, value in enumerate(values):
+        where = f"{row.place}: negative_passages[{number}]"
+        if not isinstance(value, dict):
+            raise DataError(f"{where} must be an object with passage_id and passage_text, got {_kind(value)}")
+        negative = _passage(_Row.of(value, row.place))
+        if negative.text is None and negative.image_path is None:
+            raise DataError(f"{where} is an empty passage: it has neither passage_text nor passage_image_path")
+        negatives.append(negative)
+    return tuple(negatives)
+
+
 class _Row:
     """The fields of one line, each read with a check of its type."""
 
@@ -118,6 +140,13 @@ class _Row:
         if not isinstance(fields, dict):
             raise DataError(f"{place}: a row must be a JSON object, this line is {_kind(fields)}")
         self.fields: dict[str, Any] = fields
+
+    @classmethod
+    def of(cls, fields: dict[str, Any], place: Place) -> _Row:
+        """An object that stands inside a line."""
+        row = cls.__new__(cls)
+        row.place, row.fields = place, fields
+        return row
 
     def text(self, name: str) -> str | None:
         """A string stripped of white space; None for null, absent and blank ones."""

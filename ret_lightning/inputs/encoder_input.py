@@ -88,6 +88,18 @@ class EncoderInput:
         """The same rows in page-locked memory; a DataLoader with `pin_memory=True` calls it."""
         return EncoderInput(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
+    def stretch(self, start: int, stop: int) -> EncoderInput:
+        """The rows from `start` to `stop`, without it; texts keep their padding."""
+        texts = self.text_rows[(self.text_rows >= start) & (self.text_rows < stop)]
+        own = (self.image_rows >= start) & (self.image_rows < stop)
+        return EncoderInput(
+            self.input_ids[start:stop],
+            self.attention_mask[start:stop],
+            self.pixel_values[own],
+            texts - start,
+            self.image_rows[own] - start,
+        )
+
 
 def _mask(mask: Tensor | None, name: str, input_ids: Tensor) -> Tensor:
     if mask is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.losses.maxsim import Backend, maxsim
 
@@ -34,62 +35,93 @@ class ContrastiveOutput:
 class ContrastiveLoss(nn.Module):
     """Cross-entropy of the MaxSim scores of the global batch against its positives, both ways.
 
-    With N query-passage pairs over all ranks, S the (N, N) scores divided by the temperature, and T the targets, where
-    row i spreads its mass evenly over the pairs that have the same passage id as pair i,
+    With N query-passage pairs over all ranks, M further passages (negatives that rows name), S the (N, N + M) scores divided
+    by the temperature, and T the targets, where row i spreads its mass evenly over the passages that have the same id as
+    the positive of pair i,
 
-        loss = 1/2 [ CE(S, T) + CE(S^T, T) ]          CE(S, T) = -1/N sum_ij T_ij log softmax_j(S_i)
+        loss = 1/2 [ CE(S, T) + CE(S'^T, T') ]          CE(S, T) = -1/N sum_ij T_ij log softmax_j(S_i)
 
-    Each rank scores its own queries against all passages, and its own passages against all queries, and nothing more.
-    The ranks' losses are scaled so that DDP's mean over ranks is the loss, and the gradient, of the whole batch, for
-    batches of different sizes too.
+    S' and T' are the first N columns: a passage that came as a negative has no query to be found by. Each rank scores its
+    own queries against all passages, and its own positives against all queries, and nothing more. The ranks' losses are
+    scaled so that DDP's mean over ranks is the loss, and the gradient, of the whole batch, for batches of different sizes
+    too.
 
     Args:
         symmetric: both ways; otherwise only from queries to passages.
         temperature: the scores are divided by it; 1, the published setting, leaves them in [-k, k].
+        learn_temperature: whether it is trained, from there, as its logarithm.
         backend: of MaxSim.
+        micro_batch: most pairs that are encoded at once in training, see `models.pieces`; None: the whole batch.
     """
 
-    def __init__(self, symmetric: bool = True, temperature: float = 1.0, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        symmetric: bool = True,
+        temperature: float = 1.0,
+        learn_temperature: bool = False,
+        backend: Backend = "auto",
+        micro_batch: int | None = None,
+    ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ConfigError(f"loss.temperature={temperature} must be positive")
+        if micro_batch is not None and micro_batch < 1:
+            raise ConfigError(f"loss.micro_batch={micro_batch} must be at least 1; null encodes the batch at once")
         self.symmetric = symmetric
-        self.temperature = temperature
         self.backend = backend
+        self.micro_batch = micro_batch
+        log_temperature = torch.tensor(math.log(temperature))
+        self.log_temperature = nn.Parameter(log_temperature) if learn_temperature else None
+        self._temperature = temperature
 
-    def forward(self, query: Tensor, passage: Tensor, labels: Tensor) -> ContrastiveOutput:
+    @property
+    def temperature(self) -> float | Tensor:
+        """What the scores are divided by; a 0-d tensor with a gradient where it is trained."""
+        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
+
+    def forward(
+        self, query: Tensor, passage: Tensor, labels: Tensor, passage_labels: Tensor | None = None
+    ) -> ContrastiveOutput:
         """The loss of this rank's share of a batch.
 
         Args:
             query: (B, k, d) normalised vectors of B queries, or (B, d) pooled ones.
-            passage: (B, k', d) or (B, d), the positive of each query.
+            passage: (P, k', d) or (P, d), P >= B: the positive of each query, in their order, then further passages.
             labels: (B,) int64, equal where two pairs have the same passage id, on whatever rank.
+            passage_labels: (P,) likewise of the passages; None: there are no further ones, on any rank.
 
         Raises:
             ValueError: if the batch is empty, or the shapes do not fit.
+            UserError: if features are not finite.
         """
-        if len(query) != len(passage) or labels.shape != query.shape[:1]:
+        if passage_labels is None:
+            passage_labels = labels
+        if len(query) != len(labels) or len(passage) != len(passage_labels) or len(passage) < len(query):
             raise ValueError(
-                f"ContrastiveLoss: {len(query)} queries, {len(passage)} passages and {len(labels)} labels; "
-                "each query needs its passage and its label"
+                f"ContrastiveLoss: {len(query)} queries, {len(passage)} passages, {len(labels)} labels and "
+                f"{len(passage_labels)} passage labels; each query needs its passage, and each of them its label"
             )
-        counts = row_counts(labels)
+        _check_finite(query, passage)
+        own = len(query)
+        counts, passage_counts = row_counts(labels), row_counts(passage_labels)
         if sum(counts) == 0:
             raise ValueError("ContrastiveLoss: the batch is empty")
         if query.dim() == 2:
             query, passage = query[:, None], passage[:, None]
-        all_labels = gather_rows(labels, counts)
-        positive = labels[:, None] == all_labels[None, :]
-        targets = positive / positive.sum(dim=1, keepdim=True)
         weight = world_size() / sum(counts)  # times the mean over ranks: one over the number of pairs
 
-        scores = maxsim(query, gather_rows(passage, counts), backend=self.backend) / self.temperature
-        forward_loss, forward_recall = _direction(scores, targets, positive, weight)
+        positive = labels[:, None] == gather_rows(passage_labels, passage_counts)[None, :]
+        scores = maxsim(query, gather_rows(passage, passage_counts), backend=self.backend) / self.temperature
+        forward_loss, forward_recall = _direction(scores, positive, weight)
         if not self.symmetric:
             return ContrastiveOutput(forward_loss, forward_loss.detach(), None, forward_recall, None)
-        # Alone, a rank has all scores already; among others it lacks those of their queries against its passages.
-        back = scores.T if world_size() == 1 else _back_scores(query, passage, counts, self.backend) / self.temperature
-        backward_loss, backward_recall = _direction(back, targets, positive, weight)
+        if world_size() == 1:  # alone, a rank has all scores already
+            back, back_positive = scores[:, :own].T, positive[:, :own].T
+        else:  # among others it lacks those of their queries against its passages
+            every_query = gather_rows(query, counts)
+            back = maxsim(every_query, passage[:own], backend=self.backend).T / self.temperature
+            back_positive = labels[:, None] == gather_rows(labels, counts)[None, :]
+        backward_loss, backward_recall = _direction(back, back_positive, weight)
         return ContrastiveOutput(
             loss=(forward_loss + backward_loss) / 2,
             query_to_passage=forward_loss.detach(),
@@ -99,13 +131,24 @@ class ContrastiveLoss(nn.Module):
         )
 
 
-def _back_scores(query: Tensor, passage: Tensor, counts: list[int], backend: Backend) -> Tensor:
-    """(B, N): each own passage against the queries of all ranks; the maximum still runs over the passage's vectors."""
-    return maxsim(gather_rows(query, counts), passage, backend=backend).T
-
-
-def _direction(scores: Tensor, targets: Tensor, positive: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and recall@1 of own rows (B, N), each summed and weighted."""
+def _direction(scores: Tensor, positive: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and recall@1 of own rows (B, n), each summed and weighted."""
+    targets = positive / positive.sum(dim=1, keepdim=True)
     loss = -(targets * torch.log_softmax(scores, dim=1)).sum() * weight
     best = scores.detach().argmax(dim=1, keepdim=True)
     return loss, positive.gather(1, best).float().sum() * weight
+
+
+def _check_finite(query: Tensor, passage: Tensor) -> None:
+    # One number for both, so that a GPU is waited for once.
+    if torch.isfinite(query.detach().sum() + passage.detach().sum()):
+        return
+    for name, vectors in (("queries", query), ("passages", passage)):
+        rows = (~torch.isfinite(vectors.detach()).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        if rows:
+            shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
+            raise UserError(
+                f"ContrastiveLoss: the features of {name} {shown} of {len(vectors)} in this batch are not finite: training "
+                "has diverged, or its precision is too low; lower optimizer.lr, lengthen scheduler.warmup_steps, clip "
+                "gradients (trainer.gradient_clip_val), or set trainer.precision=bf16-mixed or 32-true"
+            )

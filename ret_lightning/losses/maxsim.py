@@ -12,11 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "plain", "chunked"]
+from ret_lightning.losses.maxsim_chunked import ChunkedMaxSim
+from ret_lightning.losses.maxsim_fused import fused_maxsim, refusal
 
-# The chunked backend holds the similarities of one block at a time. 2^22 float32 numbers are 16 MiB: small enough to stay
-# in the last-level cache of a server CPU, large enough that a matrix product runs at full speed.
-BLOCK_ELEMENTS = 1 << 22
+Backend = Literal["auto", "plain", "chunked", "fused"]
 
 
 def maxsim(
@@ -33,9 +32,11 @@ def maxsim(
         passage: (Np, Lp, d), same dtype and device.
         query_mask: (Nq, Lq) bool, True where a vector counts; a masked query vector adds nothing to its sum.
         passage_mask: (Np, Lp) bool, True where a vector counts; a masked passage vector never wins a maximum, whatever
-            its score. Every passage needs at least one vector that counts.
+            its score. Every query and every passage needs at least one vector that counts.
         backend: `plain` writes the formula out and holds all Nq x Np x Lq x Lp similarities: for tests. `chunked` holds
-            one block of them at a time, forward and backward. `auto` is `chunked`.
+            one block of them at a time, forward and backward, on any device. `fused` keeps them on the chip: half
+            precision on a GPU, with the extra `kernels`. `auto` is `fused` where that can be, else `chunked`. All are
+            deterministic.
 
     Returns:
         (Nq, Np) scores in float32 (float64 for float64 input), since sums of half-precision maxima are too coarse: at 32, a
@@ -46,11 +47,15 @@ def maxsim(
         ValueError: on shapes, dtypes or masks that do not fit.
     """
     _check(query, passage, query_mask, passage_mask)
+    if backend == "auto":
+        backend = "chunked" if refusal(query) else "fused"
     if backend == "plain":
         return _plain(query, passage, query_mask, passage_mask)
-    if backend in ("auto", "chunked"):
-        return _ChunkedMaxSim.apply(query, passage, query_mask, passage_mask)
-    raise ValueError(f"unknown MaxSim backend {backend!r}: choose auto, plain or chunked")
+    if backend == "chunked":
+        return ChunkedMaxSim.apply(query, passage, query_mask, passage_mask)
+    if backend == "fused":
+        return fused_maxsim(query, passage, query_mask, passage_mask)
+    raise ValueError(f"unknown MaxSim backend {backend!r}: choose auto, plain, chunked or fused")
 
 
 def _check(query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None) -> None:
@@ -70,9 +75,10 @@ def _check(query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_ma
         raise ValueError(f"maxsim: query width {query.shape[2]} and passage width {passage.shape[2]} differ")
     if query.dtype != passage.dtype:
         raise ValueError(f"maxsim: query is {query.dtype} and passage is {passage.dtype}; cast one of them")
-    if passage_mask is not None and not passage_mask.any(dim=1).all():
-        row = int((~passage_mask.any(dim=1)).nonzero()[0])
-        raise ValueError(f"maxsim: passage {row} has no vector that counts: its mask is False everywhere")
+    for name, mask in (("query", query_mask), ("passage", passage_mask)):
+        if mask is not None and not mask.any(dim=1).all():
+            row = int((~mask.any(dim=1)).nonzero()[0])
+            raise ValueError(f"maxsim: {name} {row} has no vector that counts: its mask is False everywhere")
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -88,81 +94,3 @@ def _plain(query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_ma
     if query_mask is not None:
         best_QPq = best_QPq.masked_fill(~query_mask[:, None, :], 0)
     return best_QPq.sum(dim=2)
-
-
-class _ChunkedMaxSim(torch.autograd.Function):
-    """Blocks of the similarity; of each block only the maxima's sum and, for the backward pass, their places are kept.
-
-    The score has one non-zero derivative a (query vector, passage) pair: that of the winning passage vector. With
-    w(a, i, b) the winner's index, and g the gradient of the scores,
-
-        dQ[a, i] = sum over b of g[a, b] * P[b, w(a, i, b)]         dP[b, w(a, i, b)] += g[a, b] * Q[a, i]
-
-    so backward costs 1 / Lp of the forward's arithmetic. Kept between the passes: Nq x Np x Lq winners of one or two bytes.
-    """
-
-    @staticmethod
-    def forward(ctx, query, passage, query_mask, passage_mask):
-        (n_query, len_query, width), (n_passage, len_passage, _) = query.shape, passage.shape
-        dtype = _sum_dtype(query.dtype)
-        scores = torch.empty(n_query, n_passage, dtype=dtype, device=query.device)
-        needs_grad = any(ctx.needs_input_grad[:2])
-        index_dtype = torch.uint8 if len_passage <= 256 else torch.int16 if len_passage <= 32767 else torch.int32
-        winners = query.new_empty((n_query, n_passage, len_query), dtype=index_dtype) if needs_grad else None
-        rows, columns = _block_shape(n_query, len_query, n_passage, len_passage)
-        for i in range(0, n_query, rows):
-            query_block = query[i : i + rows].reshape(-1, width)
-            for j in range(0, n_passage, columns):
-                passage_block = passage[j : j + columns]
-                similarity = query_block @ passage_block.reshape(-1, width).T
-                similarity = similarity.to(dtype).view(-1, len_query, len(passage_block), len_passage)
-                if passage_mask is not None:
-                    similarity.masked_fill_(~passage_mask[j : j + columns][None, None], -torch.inf)
-                if needs_grad:
-                    best, place = similarity.max(dim=3)
-                    winners[i : i + rows, j : j + columns] = place.transpose(1, 2).to(index_dtype)
-                else:
-                    best = similarity.amax(dim=3)
-                if query_mask is not None:
-                    best = best.masked_fill(~query_mask[i : i + rows][:, :, None], 0)
-                scores[i : i + rows, j : j + columns] = best.sum(dim=1)
-        ctx.save_for_backward(query, passage, query_mask, winners)
-        return scores
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_scores):
-        query, passage, query_mask, winners = ctx.saved_tensors
-        (n_query, len_query, width), (n_passage, len_passage, _) = query.shape, passage.shape
-        dtype = grad_scores.dtype
-        grad_query = torch.zeros(n_query * len_query, width, dtype=dtype, device=query.device)
-        grad_passage = torch.zeros(n_passage * len_passage, width, dtype=dtype, device=query.device)
-        flat_passage = passage.reshape(-1, width).to(dtype)
-        first_vector = torch.arange(n_passage, device=query.device) * len_passage
-        rows = max(1, BLOCK_ELEMENTS // max(1, n_passage * len_query))
-        for i in range(0, n_query, rows):
-            winner = winners[i : i + rows].long() + first_vector[None, :, None]  # (rows, Np, Lq), into flat_passage
-            weight = grad_scores[i : i + rows, :, None].expand_as(winner)
-            if query_mask is not None:
-                weight = weight * query_mask[i : i + rows, None, :]
-            count = len(winner)
-            # Both sums are products with one sparse matrix, (rows * Lq) x (Np * Lp), of Np non-zeros a row.
-            own = torch.arange(count * len_query, device=query.device).view(count, 1, len_query).expand_as(winner)
-            sparse = torch.sparse_coo_tensor(
-                torch.stack([own.transpose(1, 2).reshape(-1), winner.transpose(1, 2).reshape(-1)]),
-                weight.transpose(1, 2).reshape(-1),
-                size=(count * len_query, n_passage * len_passage),
-                check_invariants=False,  # the indices are ours; also silences a warning about not having chosen
-            )
-            block = slice(i * len_query, (i + count) * len_query)
-            grad_query[block] = torch.sparse.mm(sparse, flat_passage)
-            grad_passage += torch.sparse.mm(sparse.t(), query[i : i + rows].reshape(-1, width).to(dtype))
-        return grad_query.view_as(query).to(query.dtype), grad_passage.view_as(passage).to(passage.dtype), None, None
-
-
-def _block_shape(n_query: int, len_query: int, n_passage: int, len_passage: int) -> tuple[int, int]:
-    """Queries and passages a block: about BLOCK_ELEMENTS similarities, as square as the shapes allow."""
-    pairs = max(1, BLOCK_ELEMENTS // (len_query * len_passage))
-    rows = max(1, min(n_query, int(pairs**0.5)))
-    columns = max(1, min(n_passage, pairs // rows))
-    return rows, columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ret_lightning.models.published_config import architecture, is_published_architecture
+from ret_lightning.models.published_writing import architecture, is_published_architecture
 from ret_lightning.models.retriever import RetRetriever
 
 

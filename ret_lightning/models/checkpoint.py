@@ -1,23 +1,26 @@
 """Checkpoints on disk and on the hub: a `config.json` and `model.safetensors`, as transformers 4.45 wrote them for ReT.
 
-The config is read and written by published_config.py, the tensors' names are those of published_names.py.
+The config is read by published_reading.py and written by published_writing.py, the tensors' names are in published_names.py.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ret_lightning.atomic import whole_file, write_text
+from ret_lightning.atomic import whole_file
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.models.precision import dtype_named
-from ret_lightning.models.published_config import architecture, config_of, retriever_from_config
+from ret_lightning.models.precision import device_named, dtype_named
 from ret_lightning.models.published_names import load_published_state, published_sides, published_state
+from ret_lightning.models.published_reading import retriever_from_config
+from ret_lightning.models.published_writing import architecture, config_of
 from ret_lightning.models.retriever import RetRetriever
 
 CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -31,14 +34,18 @@ def load_checkpoint(
 ) -> RetRetriever:
     """See `RetRetriever.from_pretrained`."""
     dtype = None if dtype is None else dtype_named(dtype)
+    device = None if device is None else device_named(device)
     folder = find_checkpoint(source, revision)
     config = read_config(folder)
-    with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-        retriever = retriever_from_config(config, folder / CONFIG_FILE)
-    state = _read_weights(folder)
-    check_fit(published_state(retriever), state, f"{folder}: the weights do not fit the config")
-    load_published_state(retriever, state)
-    return retriever.to(device=device, dtype=dtype).eval()
+    # Tensors that are made within a caller's inference mode could never be trained.
+    with torch.inference_mode(False):
+        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
+            retriever = retriever_from_config(config, folder / CONFIG_FILE)
+        own = published_state(retriever)
+        state = _without_copies(_read_weights(folder), own)
+        check_fit(own, state, f"{folder}: the weights do not fit the config")
+        load_published_state(retriever, state)
+        return retriever.to(device=device, dtype=dtype).eval()
 
 
 def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Path) -> None:
@@ -48,14 +55,15 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
 
     Args:
         retriever: gets them.
-        source: the other one, not to be used afterwards: the two share memory.
+        source: the other one; it stays as it is.
         where: its name, for messages.
 
     Raises:
         ConfigError: if it is of another architecture.
     """
     here, there = architecture(retriever), architecture(source)
-    other = [f"{key}={there[key]} there and {here[key]} here" for key in here if here[key] != there[key]]
+    both = {key: (_of(there, key), _of(here, key)) for key in here | there}
+    other = [f"{key}={theirs} there and {ours} here" for key, (theirs, ours) in both.items() if theirs != ours]
     if other:
         raise ConfigError(
             f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the "
@@ -63,12 +71,17 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
         )
     own, state = published_state(retriever), published_state(source)
     check_fit(own, state, f"{where}: the checkpoint does not fit the model of this config")
-    load_published_state(retriever, {name: tensor.to(own[name]) for name, tensor in state.items()})
+    load_published_state(retriever, {name: tensor.to(own[name], copy=True) for name, tensor in state.items()})
     retriever.stored_config = source.stored_config
     for side, tower in published_sides(retriever).items():
         other_tower = published_sides(source)[side]
         tower.text_backbone.source = other_tower.text_backbone.source
         tower.vision_backbone.source = other_tower.vision_backbone.source
+
+
+def _of(described: Mapping[str, Any], key: str) -> Any:
+    """A value of `architecture`; what the passage tower does not have otherwise it has as the query tower."""
+    return described[key] if key in described else described.get(key.removeprefix("passage."))
 
 
 def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
@@ -77,26 +90,49 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder = Path(folder)
+    folder, size = Path(folder), check_shard_size(max_shard_size)
     config, state = config_of(retriever), _stand_alone(published_state(retriever))
     shards = split_torch_state_dict_into_shards(
-        state, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+        state, filename_pattern="model{suffix}.safetensors", max_shard_size=size
     )
     files = shards.filename_to_tensors
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, names in files.items():
-            with whole_file(folder / file) as unfinished:
-                save_file({name: state[name].cpu() for name in names}, unfinished, metadata={"format": "pt"})
-        if shards.is_sharded:
-            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-            write_text(folder / WEIGHTS_INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
-        write_text(folder / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
-        for old in [*folder.glob("model*.safetensors"), *([] if shards.is_sharded else [folder / WEIGHTS_INDEX])]:
-            if old.name not in files:  # of a checkpoint that was here before
-                old.unlink(missing_ok=True)
+        with ExitStack() as unfinished:
+            # Everything is written before anything takes its name; then the weights do, and the config last of all.
+            write_to = unfinished.enter_context(whole_file(folder / CONFIG_FILE))
+            write_to.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            old = [path for path in _weight_files(folder) if path.name not in files]
+            old += [] if shards.is_sharded else [folder / WEIGHTS_INDEX]
+            unfinished.callback(lambda: [path.unlink(missing_ok=True) for path in old] if whole else None)
+            whole = False
+            if shards.is_sharded:
+                index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+                write_to = unfinished.enter_context(whole_file(folder / WEIGHTS_INDEX))
+                write_to.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for file, names in files.items():
+                write_to = unfinished.enter_context(whole_file(folder / file))
+                save_file({name: state[name].cpu() for name in names}, write_to, metadata={"format": "pt"})
+            whole = True
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be written ({error})") from error
+
+
+def check_shard_size(size: int | str) -> int | str:
+    """A size as the hub's library takes it; raises ConfigError where it is none."""
+    if isinstance(size, int) and size >= 1:
+        return size
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)", str(size), re.IGNORECASE)
+    if match and float(match[1]) > 0:
+        return f"{match[1]}{match[2].upper()}"
+    raise ConfigError(
+        f"max_shard_size={size!r} is no size: give bytes, or a number with KB, MB, GB or TB, 5GB for example"
+    )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weights of a checkpoint that stands in a folder; files of other names are somebody else's."""
+    pattern = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+    return [path for path in folder.iterdir() if pattern.fullmatch(path.name) and path.is_file()]
 
 
 def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
@@ -110,10 +146,17 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str)
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
     ]
+    kinds = [
+        f"{name} is {state[name].dtype}"
+        for name, tensor in own.items()
+        # A prior is a number that may stand as a whole one.
+        if name in state and tensor.dim() and tensor.is_floating_point() and not state[name].is_floating_point()
+    ]
     for mistake, names in (
         ("missing in the file", [name for name in own if name not in state]),
         ("not in the model", [name for name in state if name not in own]),
         ("of another shape", shapes),
+        ("no floating point numbers", kinds),
         ("two tensors in the file and one in the model", _united(own, state)),
     ):
         if names:
@@ -127,6 +170,8 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     Raises:
         UserError: if it is neither.
     """
+    if not isinstance(source, str | Path) or not str(source):
+        raise UserError(f"checkpoint {source!r}: wanted a folder, or a hub id")
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -185,6 +230,15 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{file}: not a whole safetensors file ({error}); fetch it again") from error
     # Counted, not learned; versions of transformers before 4.31 stored it.
     return {name: tensor for name, tensor in weights.items() if not name.endswith(".embeddings.position_ids")}
+
+
+def _without_copies(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what the passage side repeats of the query side, as a file has it whose writer did not know what is shared."""
+    for name in [name for name in state if name not in own and name.startswith("passage_model.")]:
+        other = name.replace("passage_model.", "query_model.", 1)
+        if other in state and torch.equal(state[name], state[other]):
+            del state[name]
+    return state
 
 
 def _united(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -84,7 +84,7 @@ class _OpenClipStack(BlockStack):
             **self._sizes,
         )
         fields = {name: getattr(config, name) for name in self.counterpart.fields}
-        return {"model_type": self.counterpart.model_type, "_name_or_path": self.source, **fields}
+        return {"model_type": self.counterpart.model_type, **fields}
 
     def layout_state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}

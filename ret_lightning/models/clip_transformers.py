@@ -40,6 +40,14 @@ TEXT_FIELDS = (*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "bos_to
 VISION_FIELDS = (*_COMMON_FIELDS, "image_size", "patch_size", "num_channels")
 
 
+# Of these, what decides what a stack computes, and of what size.
+_DECISIVE = {*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "image_size", "patch_size", "num_channels"} - {
+    "projection_dim",
+    "initializer_range",
+    "initializer_factor",
+}
+
+
 class _ClipStack(BlockStack):
     """What both halves have in common."""
 
@@ -116,7 +124,7 @@ class _ClipStack(BlockStack):
 
     def layout_config(self) -> dict[str, Any]:
         config = {name: getattr(self.model.config, name) for name in self.fields}
-        return {"model_type": self.model_type, "_name_or_path": self.source, **config}
+        return {"model_type": self.model_type, **config}
 
     def layout_state(self) -> dict[str, Tensor]:
         # transformers 4 had one module more on the way, of the same name as the tower's; the layout keeps it.
@@ -185,20 +193,22 @@ def clip_backbone(
     Args:
         text: fields of `transformers.CLIPTextConfig`, for a model of random weights.
         vision: fields of `transformers.CLIPVisionConfig`, likewise.
-        pretrained: a hub id or a folder to take architecture and weights from instead.
+        pretrained: a hub id or a folder to take the weights from. Where `text` and `vision` are given they must describe
+            it: a run is opened again by its config, without the folder.
         tokenizer: None: CLIP's.
         image_transform: None: CLIP's at the vision model's image size.
         published_plan: see `Backbone`.
 
     Raises:
         UserError: if the weights are not to be had.
+        ConfigError: if they are of other sizes than those given.
     """
     if pretrained is not None:
         option = f"backbone.pretrained={pretrained}"
-        text_part, vision_part = (
-            ClipTextStack.from_hub(pretrained, option),
-            ClipVisionStack.from_hub(pretrained, option),
-        )
+        text_part, vision_part = (kind.from_hub(pretrained, option) for kind in (ClipTextStack, ClipVisionStack))
+        for name, stack, wanted in (("text", text_part, text), ("vision", vision_part, vision)):
+            if wanted is not None:
+                _check_same(name, stack, wanted, option)
     else:
         text_part, vision_part = ClipTextStack.of_sizes(text or {}), ClipVisionStack.of_sizes(vision or {})
     return Backbone(
@@ -208,3 +218,14 @@ def clip_backbone(
         image_transform=image_transform or ImageTransform(size=vision_part.model.config.image_size),
         published_plan=published_plan,
     )
+
+
+def _check_same(name: str, stack: _ClipStack, wanted: Mapping[str, Any], option: str) -> None:
+    """Raises ConfigError where a pretrained stack is not what the config describes."""
+    expected, found = stack.config_class(**wanted), stack.model.config
+    for field in stack.fields:
+        if field in _DECISIVE and getattr(expected, field) != getattr(found, field):
+            raise ConfigError(
+                f"{option}: {field} of its {stack.model_type} is {getattr(found, field)}, and the config says "
+                f"{getattr(expected, field)}; set backbone.{name}.{field}={getattr(found, field)}"
+            )

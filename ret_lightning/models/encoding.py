@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
 from ret_lightning.models.backbone import check_token_ids
-from ret_lightning.models.precision import dtype_named
+from ret_lightning.models.precision import device_named, dtype_named
 
 if TYPE_CHECKING:
     from ret_lightning.models.retriever import RetRetriever
@@ -98,7 +98,9 @@ def encode_pairs(
         closing(_in_batches(pairs, preparation.item, batch_size, num_workers)) as batches,
         tqdm(total=count, desc=f"encoding {PLURAL[side]}", unit="row", disable=not progress) as bar,
     ):
-        result = torch.empty(count or 0, 1 if tower.pooled else tower.start.shape[1], tower.output_size)
+        result = torch.empty(
+            count or 0, 1 if tower.pooled else tower.start.shape[1], tower.output_size, dtype=torch.float32
+        )
         for items in batches:
             inputs = preparation.inputs(items).to(tower.start.device)
             with torch.inference_mode():
@@ -241,12 +243,9 @@ def _moved(tower: RetTower, device: torch.device | str | None) -> Iterator[None]
     if device is None:
         yield
         return
-    home = tower.start.device
+    home, away = tower.start.device, device_named(device)
     try:
-        try:
-            tower.to(torch.device(device))
-        except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
-            raise ConfigError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
+        tower.to(away)
         yield
     finally:
         tower.to(home)

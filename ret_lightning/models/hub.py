@@ -42,7 +42,7 @@ def push(
                 commit_message=commit_message,
                 revision=revision,
                 # Shards of an earlier upload must not stay beside the new weights.
-                delete_patterns="model*.safetensors*",
+                delete_patterns=["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"],
             )
     except (OSError, HFValidationError) as error:  # what the hub's errors are
         reason = str(error).strip().splitlines()[0]

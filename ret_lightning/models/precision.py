@@ -1,4 +1,4 @@
-"""Names of floating point types."""
+"""Floating point types and devices by their names."""
 
 from __future__ import annotations
 
@@ -22,4 +22,20 @@ def dtype_named(dtype: torch.dtype | str) -> torch.dtype:
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
         raise ConfigError(f"dtype={dtype} is unknown; choices: {', '.join(DTYPES)}")
+    return found
+
+
+def device_named(device: torch.device | str | int) -> torch.device:
+    """A device that tensors can be put on here; raises ConfigError with the reason where it is none."""
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise ConfigError(f"device={device} holds no numbers; choose cpu, cuda, cuda:0 and so on")
+        torch.empty(0, device=found)
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # AssertionError: PyTorch was built without CUDA
+        raise ConfigError(f"device={device} cannot be used: {str(error).strip().splitlines()[0]}") from error
     return found

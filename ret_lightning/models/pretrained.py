@@ -19,6 +19,8 @@ def no_weights(option: str, source: str, error: BaseException, otherwise: str) -
     from huggingface_hub import constants
 
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("Last error: ")[2].rstrip(".")
+    if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
+        return UserError(f"{option}: there is no such folder")
     if source.count("/") != 1 or source.startswith((".", "/", "~")) or Path(source).is_dir():
         return UserError(f"{option}: no weights in such a folder ({reason})")
     return UserError(

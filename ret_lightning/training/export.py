@@ -9,16 +9,18 @@ from omegaconf import OmegaConf
 
 from ret_lightning import __version__
 from ret_lightning.atomic import write_text
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.card import model_card
-from ret_lightning.models.checkpoint import CONFIG_FILE
+from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size
 from ret_lightning.models.hub import CARD_FILE
 from ret_lightning.training.trained import Trained, load_trained, training_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-def export(checkpoint: str | Path, output: Path, overwrite: bool = False, max_shard_size: int | str = "5GB") -> None:
+def export(
+    checkpoint: str | Path, output: str | Path, overwrite: bool = False, max_shard_size: int | str = "5GB"
+) -> None:
     """Writes the model of a training checkpoint as `RetRetriever.from_pretrained` and the published code read it.
 
     Args:
@@ -30,18 +32,25 @@ def export(checkpoint: str | Path, output: Path, overwrite: bool = False, max_sh
     Raises:
         UserError: if there is no such checkpoint, or the folder holds one already.
     """
-    file = training_checkpoint(checkpoint)
+    check_shard_size(max_shard_size)
+    if not str(output):
+        raise ConfigError("output is empty; name the folder to write")
+    output, file = Path(output), training_checkpoint(checkpoint)
     if file is None:
         raise ConfigError(
             f"checkpoint={checkpoint}: no training checkpoint and no run folder with one (checkpoints/best.ckpt or last.ckpt)"
         )
     if output.is_file():
         raise ConfigError(f"output={output}: a file of that name is in the way")
-    if (output / CONFIG_FILE).exists() and not overwrite:
-        raise ConfigError(f"output={output}: holds a checkpoint already; choose another folder, or set overwrite=true")
+    there = [name for name in (CONFIG_FILE, CARD_FILE) if (output / name).exists()]
+    if there and not overwrite:
+        raise ConfigError(f"output={output}: holds a {there[0]} already; choose another folder, or set overwrite=true")
     trained = load_trained(file)
     # The weights come last: a folder that has them is whole.
-    write_text(output / CARD_FILE, _card(trained, output.name))
+    try:
+        write_text(output / CARD_FILE, _card(trained, output.resolve().name))
+    except OSError as error:
+        raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
     trained.retriever.save_pretrained(output, max_shard_size)
     log.info("%s: the model of %s, step %d", output, file, trained.step)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
+from ret_lightning.models.pieces import encode_in_pieces
 from ret_lightning.training.schedule import WarmupCosine
 
 
@@ -22,7 +23,8 @@ class RetModule(LightningModule):
 
     Logs, every `log_every_n_steps`: `train/loss`, `train/loss_query_to_passage`, `train/loss_passage_to_query`,
     `train/query_recall@1` and `train/passage_recall@1` (in the batch), `train/learning_rate`, `train/gradient_norm` (before
-    clipping), and `gate/<side>/<forget|text|image>/step_<n>`, the mean opening of a gate over the rows of rank 0.
+    clipping), `train/temperature` where it is learned, and `gate/<side>/<forget|text|image>/step_<n>`, the mean opening of
+    a gate over the rows of rank 0.
 
     Args:
         retriever: the model.
@@ -52,8 +54,8 @@ class RetModule(LightningModule):
         """The loss of this rank's share of a batch."""
         logs = self._logs_this_step()
         means = (OpeningMeans(), OpeningMeans()) if logs else (None, None)
-        query, passage = self.retriever(batch.queries, batch.passages, *means)
-        output = self.loss(query, passage, batch.labels)
+        query, passage = encode_in_pieces(self.retriever, batch.queries, batch.passages, self.loss.micro_batch, *means)
+        output = self.loss(query, passage, batch.labels, batch.passage_labels)
         if logs:
             values = {
                 "train/loss": output.loss.detach(),
@@ -66,6 +68,8 @@ class RetModule(LightningModule):
             # Each rank's value is scaled so that the mean over ranks is that of the global batch.
             self.log_dict(values, sync_dist=True, batch_size=len(batch))
             self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+            if self.loss.log_temperature is not None:
+                self.log("train/temperature", self.loss.temperature.detach(), batch_size=len(batch))
             self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=len(batch))
             for side, mean in zip(("query", "passage"), means, strict=True):
                 gates = {f"gate/{side}/{name}/step_{step:02d}": v for (step, name), v in mean.means().items()}

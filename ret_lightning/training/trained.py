@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def open_retriever(source: str | Path) -> RetRetriever:
 
 def training_checkpoint(source: str | Path) -> Path | None:
     """The checkpoint file that a source is, or that it has as a run folder; None where it is neither."""
+    if not str(source):
+        return None
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -135,6 +138,8 @@ def checkpoint_step(file: Path) -> int:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(file):  # what torch.save writes
+        raise UserError(f"{file}: no checkpoint of ret-train, or a torn one")
     try:
         # mmap: what is not asked for, such as the optimiser's state, is not read from the disk.
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)

@@ -151,15 +151,32 @@ def test_what_stands_there_is_not_overwritten_unasked(run: Path, tmp_path: Path)
     export(run, folder)
     (folder / "notes.txt").write_text("mine")
     (folder / "model.safetensors").write_bytes(b"precious")
-    with pytest.raises(ConfigError, match=r"holds a checkpoint already; choose another folder, or set overwrite=true"):
+    with pytest.raises(
+        ConfigError, match=r"holds a config\.json already; choose another folder, or set overwrite=true"
+    ):
         export(run, folder)
     assert (folder / "model.safetensors").read_bytes() == b"precious"
     export(run, folder, overwrite=True)
     assert RetRetriever.from_pretrained(folder).query_tower.cells[0].gate.name == "coupled"
     assert (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"output=.*notes: holds a README\.md already"):
+        export(run, tmp_path / "notes")
+    assert (tmp_path / "notes" / "README.md").read_text() == "mine"
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="a file of that name is in the way"):
         export(run, tmp_path / "file")
+
+
+def test_outputs_that_cannot_be(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="output is empty; name the folder to write"):
+        export(run, "")
+    with pytest.raises(ConfigError, match="max_shard_size='5XB' is no size"):
+        export(run, tmp_path / "model", max_shard_size="5XB")
+    with pytest.raises(UserError, match=r"output=/proc/nowhere: cannot be written \("):
+        export(run, "/proc/nowhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Payload:
@@ -177,14 +194,14 @@ def test_sources_that_hold_no_model_are_told(run: Path, tmp_path: Path) -> None:
         export("nowhere", tmp_path / "model")
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes((run / "checkpoints" / "best.ckpt").read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"torn\.ckpt: no whole checkpoint of ret-train"):
+    with pytest.raises(UserError, match=r"torn\.ckpt: no checkpoint of ret-train, or a torn one"):
         export(torn, tmp_path / "model")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"other\.ckpt: no checkpoint of ret-train \(it has no ret_lightning\)"):
         export(tmp_path / "other.ckpt", tmp_path / "model")
     hostile = tmp_path / "hostile.ckpt"
     hostile.write_bytes(pickle.dumps({"state_dict": Payload(tmp_path / "executed")}))
-    with pytest.raises(UserError, match=r"hostile\.ckpt: no whole checkpoint"):
+    with pytest.raises(UserError, match=r"hostile\.ckpt: no checkpoint of ret-train"):
         export(hostile, tmp_path / "model")
     torch.save({"state_dict": Payload(tmp_path / "executed")}, hostile)
     with pytest.raises(UserError, match=r"hostile\.ckpt: no whole checkpoint"):

@@ -41,6 +41,11 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
             "backbone.image_transform.size",
             "32 differs from backbone.vision.image_size=40",
         ),
+        (
+            ["backbone.tokenizer.max_length=200"],
+            "backbone.tokenizer.max_length",
+            "200 is more than backbone.text.max_pos",
+        ),
         (["evaluation.ranked=50"], "evaluation.ranked", "50 is less than the largest K"),
         (["evaluation.recall_at=[1,10]"], "callbacks.checkpoint.monitor", "val/mean/recall@5 is not computed"),
         (["trainer.max_epochs=-1"], "scheduler.horizon_steps", "a run without trainer.max_epochs or trainer.max_steps"),

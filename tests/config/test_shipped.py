@@ -142,6 +142,16 @@ def test_the_groups_are_those_of_the_design() -> None:
     }  # fmt: skip
 
 
+def test_every_option_of_the_model_is_a_key_of_its_config() -> None:
+    """`model.x=y` is refused for keys that the file does not have."""
+    import inspect
+
+    from ret_lightning.models import build_retriever
+
+    keys = yaml.safe_load((CONF / "model/ret.yaml").read_text()).keys() - {"_target_"}
+    assert keys == set(inspect.signature(build_retriever).parameters)
+
+
 def test_every_package_and_config_is_shipped() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((CONF.parent / "pyproject.toml").read_text())["tool"]["setuptools"]

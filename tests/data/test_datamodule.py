@@ -221,3 +221,22 @@ def test_the_glyphs_corpus_is_read_by_the_same_reader(glyphs_root: Path) -> None
         assert torch.equal(a.queries.pixel_values, b.queries.pixel_values)
         assert torch.equal(a.labels, b.labels)
         break
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 3), (2, 2), (0, 0)])
+def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: int | None, count: int) -> None:
+    root = write_folder(tmp_path, training_rows=4)
+    file = root / "jsonl/m2kr/train/m2kr_up_train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1]["negative_passages"] = [{"passage_id": f"n{i}", "passage_text": f"Negative {i}."} for i in range(3)]
+    write_lines(file, rows)
+    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch) == len(batch.queries) == 4
+    assert len(batch.passages) == len(batch.passage_labels) == 4 + count
+    assert batch.passage_labels[:4].tolist() == batch.labels.tolist()
+    assert set(batch.passage_labels[4:].tolist()) <= {label(f"n{i}") for i in range(3)}
+    again = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, num_workers=1)
+    again.setup("fit")
+    assert torch.equal(next(iter(again.train_dataloader())).passage_labels, batch.passage_labels)

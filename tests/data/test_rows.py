@@ -130,3 +130,32 @@ def test_any_json_object_is_a_query_or_one_clear_line(fields: dict) -> None:
 def test_any_line_is_a_query_or_one_clear_line(line: str) -> None:
     with pytest.raises(DataError, match=r"^folder/file\.jsonl:7: "):
         parse_query(line, PLACE)
+
+
+def test_negatives_that_a_training_row_names() -> None:
+    row = {
+        "data_id": "q", "question": "What?", "passage_id": "p", "passage_text": "Yes.",
+        "negative_passages": [{"passage_id": 7, "passage_text": "No."}, {"passage_id": "n", "passage_image_path": "a.png"}],
+    }  # fmt: skip
+    negatives = parse_pair(json.dumps(row), PLACE).negatives
+    assert [(n.passage_id, n.text, n.image_path) for n in negatives] == [("7", "No.", None), ("n", None, "a.png")]
+    assert parse_pair(json.dumps({**row, "negative_passages": None}), PLACE).negatives == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("x", r"field negative_passages must be a list of passages or null, got a string"),
+        (["x"], r"negative_passages\[0\] must be an object with passage_id and passage_text, got a string"),
+        (
+            [{"passage_id": "a", "passage_text": "t"}, {"passage_id": "b"}],
+            r"negative_passages\[1\] is an empty passage",
+        ),
+        ([{"passage_text": "t"}], r"field passage_id is missing"),
+        ([{"passage_id": "a", "passage_image_path": "../x.png"}], r"leads out of the image folder"),
+    ],
+)
+def test_broken_negatives_are_told(value, message: str) -> None:
+    row = {"data_id": "q", "question": "What?", "passage_id": "p", "passage_text": "Yes.", "negative_passages": value}
+    with pytest.raises(DataError, match=message):
+        parse_pair(json.dumps(row), PLACE)

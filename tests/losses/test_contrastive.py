@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses import ContrastiveLoss
 
 
@@ -75,6 +75,53 @@ def test_pooled_vectors_are_scored_by_their_product() -> None:
     torch.testing.assert_close(pooled, expected)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_learned_temperature_is_that_temperature_and_has_its_gradient(symmetric: bool) -> None:
+    query, passage = features(5)
+    labels = torch.tensor([0, 1, 0, 2, 3])
+    loss = ContrastiveLoss(symmetric, temperature=0.2, learn_temperature=True).double()
+    assert [name for name, _ in loss.named_parameters()] == ["log_temperature"]
+    assert list(ContrastiveLoss(temperature=0.2).parameters()) == []
+    learned = loss(query, passage, labels).loss
+    learned.backward()
+
+    def at(log_temperature: float) -> float:
+        return ContrastiveLoss(symmetric, temperature=math.exp(log_temperature))(query, passage, labels).loss.item()
+
+    assert learned.item() == pytest.approx(at(math.log(0.2)))
+    slope = (at(math.log(0.2) + 1e-5) - at(math.log(0.2) - 1e-5)) / 2e-5
+    assert loss.log_temperature.grad.item() == pytest.approx(slope, rel=1e-6)
+
+
+def test_further_passages_are_negatives_of_all_unless_their_id_says_otherwise() -> None:
+    query, passage = features(4)
+    further = torch.nn.functional.normalize(torch.randn(3, 3, 6, dtype=torch.float64), dim=-1)
+    labels, further_labels = torch.tensor([0, 1, 2, 1]), torch.tensor([9, 1, 8])
+    output = ContrastiveLoss()(query, torch.cat([passage, further]), labels, torch.cat([labels, further_labels]))
+    every, every_labels = torch.cat([passage, further]), [0, 1, 2, 1, 9, 1, 8]
+    scores = [[sum(max(float(q @ p) for p in b) for q in a) for b in every] for a in query]
+    total = 0.0
+    for row, own in zip(scores, labels.tolist(), strict=True):
+        positives = [s for s, other in zip(row, every_labels, strict=True) if other == own]
+        total -= sum(s - math.log(sum(map(math.exp, row))) for s in positives) / len(positives)
+    assert output.query_to_passage.item() == pytest.approx(total / 4)
+    # A further passage has no query to be found by: the way back is as without them.
+    assert output.passage_to_query.item() == pytest.approx(
+        ContrastiveLoss()(query, passage, labels).passage_to_query.item()
+    )
+
+
+def test_features_that_are_not_finite_are_told_by_row() -> None:
+    query, passage = features(6)
+    query[1, 0, 2], query[4, 1, 0] = math.nan, math.inf
+    with pytest.raises(UserError, match=r"features of queries 1, 4 of 6 in this batch are not finite: .*optimizer\.lr"):
+        ContrastiveLoss()(query, passage, torch.arange(6))
+    query, passage = features(6)
+    passage[3] = -math.inf
+    with pytest.raises(UserError, match=r"features of passages 3 of 6 in this batch are not finite"):
+        ContrastiveLoss()(query, passage, torch.arange(6))
+
+
 def test_recall_of_random_features_is_that_of_chance() -> None:
     """The published code reports 0.629 here; a batch of 256 pairs has one positive among 256."""
     random = torch.Generator().manual_seed(0)
@@ -123,9 +170,13 @@ def test_ranks_together_are_one_rank(sizes: list[int], symmetric: bool, tmp_path
 
 def test_what_does_not_fit_is_said() -> None:
     query, passage = features(4)
-    with pytest.raises(ValueError, match="4 queries, 3 passages and 4 labels"):
+    with pytest.raises(ValueError, match="4 queries, 3 passages, 4 labels and 4 passage labels"):
         ContrastiveLoss()(query, passage[:3], torch.arange(4))
     with pytest.raises(ValueError, match="the batch is empty"):
         ContrastiveLoss()(query[:0], passage[:0], torch.arange(0))
+    with pytest.raises(ValueError, match="4 queries, 4 passages, 4 labels and 3 passage labels"):
+        ContrastiveLoss()(query, passage, torch.arange(4), torch.arange(3))
+    with pytest.raises(ConfigError, match=r"loss\.micro_batch=0 must be at least 1"):
+        ContrastiveLoss(micro_batch=0)
     with pytest.raises(ConfigError, match=r"loss\.temperature=0 must be positive"):
         ContrastiveLoss(temperature=0)

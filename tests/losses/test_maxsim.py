@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ret_lightning.losses import maxsim
-from ret_lightning.losses import maxsim as maxsim_function
 
 BACKENDS = ["plain", "chunked"]
 
@@ -40,7 +39,7 @@ def test_scores(backend: str, masked: bool, shape: tuple[int, ...]) -> None:
     masks = (None, None)
     if masked:
         masks = torch.rand(query.shape[:2]) < 0.6, torch.rand(passage.shape[:2]) < 0.6
-        masks[1][:, 0] = True
+        masks[0][:, -1] = masks[1][:, 0] = True
     torch.testing.assert_close(maxsim(query, passage, *masks, backend=backend), by_loops(query, passage, *masks))
 
 
@@ -59,7 +58,7 @@ def test_gradients(backend: str, masked: bool) -> None:
     masks = (None, None)
     if masked:
         masks = torch.rand(5, 3) < 0.7, torch.rand(4, 6) < 0.7
-        masks[1][:, -1] = True
+        masks[0][:, 0] = masks[1][:, -1] = True
     assert torch.autograd.gradcheck(lambda q, p: maxsim(q, p, *masks, backend=backend), (query, passage))
 
 
@@ -72,18 +71,79 @@ def test_the_first_of_equal_vectors_gets_the_gradient(backend: str) -> None:
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
 
     query, passage = (x.requires_grad_() for x in tensors(7, 3, 11, 5))
     weight = torch.randn(7, 11, dtype=torch.float64)
     expected = maxsim(query, passage, backend="plain")
     expected_gradients = torch.autograd.grad(expected, (query, passage), weight)
     for elements in (1, 40, 100, 1000):
-        monkeypatch.setattr(sys.modules[maxsim_function.__module__], "BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr("ret_lightning.losses.maxsim_chunked.BLOCK_ELEMENTS", elements)
         got = maxsim(query, passage, backend="chunked")
         torch.testing.assert_close(got, expected)
         for ours, theirs in zip(torch.autograd.grad(got, (query, passage), weight), expected_gradients, strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("count", [255, 256, 300])
+def test_passages_of_more_vectors_than_a_byte_counts(count: int) -> None:
+    query, passage = (x.requires_grad_() for x in tensors(3, 4, 5, count))
+    weight = torch.randn(3, 5, dtype=torch.float64)
+    expected = torch.autograd.grad(maxsim(query, passage, backend="plain"), (query, passage), weight)
+    ours = torch.autograd.grad(maxsim(query, passage, backend="chunked"), (query, passage), weight)
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_backends_agree_on_ties(dtype: torch.dtype) -> None:
+    """Vectors of small whole numbers tie all the time, and exactly."""
+    query, passage = (torch.randint(-1, 2, (6, 5, 4)).to(dtype).requires_grad_() for _ in range(2))
+    weight = torch.randint(-3, 4, (6, 6)).float()
+    plain, chunked = (
+        torch.autograd.grad(maxsim(query, passage, backend=backend), (query, passage), weight) for backend in BACKENDS
+    )
+    assert all(torch.equal(one, other) for one, other in zip(plain, chunked, strict=True))
+    assert plain[0].dtype == dtype
+
+
+def test_only_one_side_may_want_a_gradient() -> None:
+    for wanted in (0, 1):
+        inputs = list(tensors())
+        inputs[wanted].requires_grad_()
+        maxsim(*inputs).sum().backward()
+        expected = torch.autograd.grad(maxsim(*inputs, backend="plain").sum(), inputs[wanted])[0]
+        torch.testing.assert_close(inputs[wanted].grad, expected)
+        assert inputs[1 - wanted].grad is None
+
+
+def test_views_that_are_not_contiguous() -> None:
+    query, passage = (
+        torch.randn(3, 5, 8, dtype=torch.float64).transpose(0, 1),
+        torch.randn(4, 8, 6, dtype=torch.float64).mT,
+    )
+    torch.testing.assert_close(maxsim(query, passage), by_loops(query, passage))
+    weight = torch.ones(1, dtype=torch.float64).expand(5, 4)  # a gradient that is not dense
+    query.requires_grad_()
+    ours = torch.autograd.grad(maxsim(query, passage), query, weight)[0]
+    torch.testing.assert_close(ours, torch.autograd.grad(maxsim(query, passage, backend="plain"), query, weight)[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(0, 3, 4, 6), (4, 3, 0, 6), (0, 1, 0, 1)])
+def test_no_rows_at_all(backend: str, shape: tuple[int, ...]) -> None:
+    query, passage = (x.requires_grad_() for x in tensors(*shape))
+    scores = maxsim(query, passage, backend=backend)
+    assert scores.shape == (shape[0], shape[2])
+    for gradient, side in zip(torch.autograd.grad(scores.sum(), (query, passage)), (query, passage), strict=True):
+        assert torch.equal(gradient, torch.zeros_like(side))
+
+
+def test_twice_the_same_bit_for_bit() -> None:
+    query, passage = (x.float().requires_grad_() for x in tensors(40, 8, 30, 8))
+    runs = [
+        (maxsim(query, passage), *torch.autograd.grad(maxsim(query, passage).sum(), (query, passage))) for _ in range(2)
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -91,7 +151,8 @@ def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
     query, passage = (torch.nn.functional.normalize(x, dim=-1).to(dtype) for x in tensors(4, 32, 4, 32, 16))
     scores = maxsim(query, passage, backend="chunked")
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores.double(), by_loops(query, passage), rtol=0, atol=32 * torch.finfo(dtype).eps)
+    # Products of two half-precision numbers are exact in float32; nothing is rounded to half precision on the way.
+    torch.testing.assert_close(scores.double(), by_loops(query, passage), rtol=0, atol=1e-5)
 
 
 def test_no_tensor_of_all_similarities_exists() -> None:
@@ -124,7 +185,15 @@ def test_no_tensor_of_all_similarities_exists() -> None:
         (lambda q, p: maxsim(q[:, :0], p), "query has no vectors"),
         (lambda q, p: maxsim(q, p, q[..., 0] > 0, (p[..., 0] > 0)[:2]), r"passage_mask must be bool of shape \(4, 6\)"),
         (lambda q, p: maxsim(q, p, passage_mask=torch.zeros(4, 6).bool()), "passage 0 has no vector that counts"),
-        (lambda q, p: maxsim(q, p, backend="fast"), "unknown MaxSim backend 'fast': choose auto"),
+        (
+            lambda q, p: maxsim(q, p, (q[..., 0] < 9) & (torch.arange(5) != 3)[:, None]),
+            "query 3 has no vector that counts",
+        ),
+        (
+            lambda q, p: maxsim(q, p, backend="fast"),
+            "unknown MaxSim backend 'fast': choose auto, plain, chunked or fused",
+        ),
+        (lambda q, p: maxsim(q, p, backend="fused"), "backend fused needs tensors on a GPU; choose auto or chunked"),
     ],
 )
 def test_what_does_not_fit_is_said(change, message) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -115,6 +116,68 @@ def test_fields_without_a_value_have_the_published_defaults(copy) -> None:
     assert all(torch.equal(a, b) for a, b in zip(retriever.parameters(), assert_same.parameters(), strict=True))
 
 
+def both(**fields: object) -> Callable[[dict], object]:
+    return lambda config: [config[side].update(fields) for side in ("query_config", "passage_config")]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("no_map_int_priors", both(late_proj_output_size=None)),
+        ("untied_backbones", lambda c: c.update(share_text_models=None, share_vision_models=None)),
+        ("clip_vit_b_pooled_shared", lambda c: c.update(share_text_models=False, share_vision_models=False)),
+        ("clip_vit_l", lambda c: c["passage_config"].update(is_text_frozen=False, is_vision_frozen=False)),
+        (
+            "clip_vit_l",
+            lambda c: [c["query_config"].pop("_name_or_path"), c["query_config"]["text_config"].pop("_name_or_path")],
+        ),
+        ("clip_vit_l", both(ret_lightning={"max_length": 9, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]})),
+    ],
+)
+def test_what_the_published_classes_accept_is_written_as_it_was_read(copy, tmp_path: Path, name: str, change) -> None:
+    folder = copy(name)
+    edit_config(folder, change)
+    retriever = RetRetriever.from_pretrained(folder)
+    retriever.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == json.loads(
+        (folder / "config.json").read_text()
+    )
+    assert same(tensors(tmp_path / "again"), tensors(folder))
+
+
+def test_of_a_shared_backbone_the_query_side_says_what_is_trained(copy) -> None:
+    folder = copy("clip_vit_l")
+    edit_config(folder, lambda c: c["query_config"].update(is_text_frozen=True, is_vision_frozen=False))
+    edit_config(folder, lambda c: c["passage_config"].update(is_text_frozen=False, is_vision_frozen=True))
+    tower = RetRetriever.from_pretrained(folder).query_tower
+    assert (tower.text_backbone.trained, tower.vision_backbone.trained) == (False, True)
+
+
+def test_a_width_that_is_no_multiple_of_64_is_published_all_the_same(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 12}
+    backbone = clip_backbone(
+        text=sizes, vision={**sizes, "image_size": 32, "patch_size": 8}, published_plan="clip_vit_b"
+    )
+    build_retriever(backbone, LSTMGate, hidden_size=96, num_heads=1, num_tokens=4).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["query_config"]["layer_strategy"] == "clip_vit_b"
+    assert "ret_lightning" not in config["query_config"]
+
+
+def test_tied_tensors_that_are_stored_twice(copy) -> None:
+    folder = copy("clip_vit_l")
+    state = load_file(folder / "model.safetensors")
+    twice = {n.replace("query_model", "passage_model"): t.clone() for n, t in state.items() if ".text_model." in n}
+    save_file({**state, **twice}, folder / "model.safetensors")
+    RetRetriever.from_pretrained(folder)
+    twice["passage_model.text_model.text_model.final_layer_norm.bias"] += 1
+    save_file({**state, **twice}, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"not in the model: passage_model\.text_model\.text_model\.final_layer_norm\.bias$"
+    ):
+        RetRetriever.from_pretrained(folder)
+
+
 def test_saving_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     retriever = RetRetriever.from_pretrained(BY_NAME["clip_vit_l"]).train()
     before = {name: (id(p), p.clone(), p.requires_grad) for name, p in retriever.named_parameters()}
@@ -217,6 +280,21 @@ def test_loading_in_another_precision(dtype) -> None:
     assert {t.dtype for t in retriever.state_dict().values()} == {wanted}
 
 
+@pytest.mark.parametrize("device", ["banana", "meta", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_told_before_anything_is_read(device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device={device} (cannot be used|holds no numbers)"):
+        RetRetriever.from_pretrained("nowhere", device=device)
+
+
+def test_loaded_in_inference_mode_it_can_be_trained(make_retriever, tmp_path: Path) -> None:
+    make_retriever(dropout=0.0).save_pretrained(tmp_path)
+    with torch.inference_mode():
+        retriever = RetRetriever.from_pretrained(tmp_path)
+    query, passage = retriever.train()(batch([1, 1], [1, 0]), batch([1, 1], [0, 1]))
+    (query * passage).sum().backward()
+    assert retriever.query_tower.start.grad is not None
+
+
 def test_an_unknown_precision_is_told() -> None:
     with pytest.raises(ConfigError, match=r"dtype=int3 is unknown; choices: float32, .*bfloat16"):
         RetRetriever.from_pretrained(BY_NAME["clip_vit_l"], dtype="int3")
@@ -244,6 +322,44 @@ def test_a_model_can_be_saved_over_what_it_was_read_from(copy) -> None:
     written, before = tensors(folder), tensors(BY_NAME["clip_vit_l"])
     changed = [name for name in before if not torch.equal(written[name], before[name])]
     assert changed == ["query_model.ret_cell.query_hidden_states"]
+
+
+def test_files_of_others_stay(make_retriever, tmp_path: Path) -> None:
+    others = ["model.fp16.safetensors", "modelA.safetensors", "model_of_a_colleague.safetensors", "README.md"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    make_retriever().save_pretrained(tmp_path, max_shard_size="50KB")
+    make_retriever().save_pretrained(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "config.json", "model.safetensors"])
+
+
+@pytest.mark.parametrize("size", ["abc", "5XB", "0GB", 0, -5, "1", ""])
+def test_a_size_of_shards_that_is_none(make_retriever, tmp_path: Path, size) -> None:
+    with pytest.raises(
+        ConfigError, match=r"max_shard_size=.* is no size: give bytes, or a number with KB, MB, GB or TB"
+    ):
+        make_retriever().save_pretrained(tmp_path / "never", max_shard_size=size)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_save_that_fails_half_way_leaves_the_old_shards(make_retriever, tmp_path: Path, monkeypatch) -> None:
+    make_retriever().save_pretrained(tmp_path, max_shard_size="50KB")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    written = []
+    save_file = safetensors.torch.save_file
+
+    def fails_at_the_third(tensors: dict, path: Path, metadata: dict) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr("safetensors.torch.save_file", fails_at_the_third)
+    for size in ("50KB", "30KB"):
+        written.clear()
+        with pytest.raises(UserError, match="No space left on device"):
+            make_retriever().save_pretrained(tmp_path, max_shard_size=size)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(copy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,13 +401,27 @@ def field(name: str, value: object) -> Callable[[dict], object]:
         (field("hidden_size", "64"), r"field query_config\.hidden_size is '64', which is no int"),
         (field("use_tanh", 1), r"field query_config\.use_tanh is 1, which is no bool"),
         (field("num_queries", True), r"field query_config\.num_queries is True, which is no int"),
-        (field("layer_strategy", "clip_vit_x"), r"query_config\.layer_strategy='clip_vit_x' is unknown; known: clip_vit_b, "),
+        (field("layer_strategy", "clip_vit_x"), r"field query_config\.layer_strategy is 'clip_vit_x', which is unknown; "),
         (field("layer_strategy", "openclip_vit_g"), r"query_config: recurrence: text blocks .* do not exist"),
-        (field("activation_fn", "swish"), r"query_config\.activation_fn='swish' is unknown; known: gelu, relu"),
+        (field("activation_fn", "swish"), r"field query_config\.activation_fn is 'swish', which is unknown; known: gelu, relu"),
         (field("num_attention_heads", 5), r"query_config: .*hidden_size=128 is not divisible by .*num_heads=5"),
         (field("ret_lightning", {"gate": "lsmt"}), r"query_config.*lsmt.*import the module.*lstm"),
-        (field("ret_lightning", {"layers": [1, 2]}), r"query_config\.ret_lightning\.layers=\[1, 2\] wants two lists"),
-        (lambda c: c["query_config"]["text_config"].update(model_type="bert"), r"text_config\.model_type='bert' is unknown; "),
+        (field("ret_lightning", {"layers": [1, 2]}), r"query_config\.ret_lightning\.layers is \[1, 2\], which is no"),
+        (field("ret_lightning", {"gait": "none"}), r"query_config\.ret_lightning\.gait is unknown to this version"),
+        (field("ret_lightning", {"cell_per_step": "no"}), r"query_config\.ret_lightning\.cell_per_step is 'no', which is"),
+        (field("ret_lightning", {"layers": {"text": [0.9], "vision": [1]}}), r"layers\.text is \[0\.9\]; wanted a list"),
+        (field("ret_lightning", {"image_std": [0, 0, 0]}), r"image_std is \[0, 0, 0\]; wanted 3 numbers above 0"),
+        (field("ret_lightning", {"image_mean": [0.5, 0.5]}), r"image_mean is \[0\.5, 0\.5\]; wanted 3 numbers"),
+        (lambda c: c.update(ret_lightning={"share_cell": True}), r"field ret_lightning\.share_cell is unknown"),
+        (
+            lambda c: (c.update(ret_lightning={"share_cells": True}), c["passage_config"].update(use_tanh=True)),
+            r"field passage_config\.use_tanh differs from that of query_config, but ret_lightning\.share_cells is set",
+        ),
+        (field("num_attention_heads", 0), r"field query_config\.num_attention_heads is 0, and 1 is the least"),
+        (field("late_proj_output_size", -4), r"field query_config\.late_proj_output_size is -4, and 0 is the least"),
+        (field("dropout_p", 2), r"field query_config\.dropout_p is 2, which is not from 0 to 1"),
+        (lambda c: c["query_config"]["vision_config"].update(patch_size=0), r"no model can be built of|cannot be built"),
+        (lambda c: c["query_config"]["text_config"].update(model_type="bert"), r"text_config\.model_type is 'bert', which is"),
         (
             lambda c: c["query_config"]["text_config"].update(num_attention_heads=5),
             r"query_config\.text_config: clip_text_model cannot be built: ",
@@ -317,6 +447,10 @@ def without(name: str) -> Callable[[dict], dict]:
         (
             without("query_model.ret_cell.sa.in_proj_weight"),
             r"missing in the file: query_model\.ret_cell\.sa\.in_proj_weight$",
+        ),
+        (
+            lambda s: {n: t.to(torch.int8) if "late_proj" in n else t for n, t in s.items()},
+            r"no floating point numbers: query_model\.late_proj\.weight is torch\.int8; ",
         ),
         (lambda s: {**s, "lm_head.weight": torch.zeros(1)}, r"not in the model: lm_head\.weight$"),
         (
@@ -360,6 +494,9 @@ def test_files_that_are_no_checkpoint_are_told(copy, tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json: not JSON"):
         RetRetriever.from_pretrained(folder)
+    for source in ("", None, 5):
+        with pytest.raises(UserError, match="wanted a folder, or a hub id"):
+            RetRetriever.from_pretrained(source)
     for source in ("./nowhere", "/nowhere", "nowhere", "a/b/c"):
         with pytest.raises(UserError, match=r"no such folder \(a hub id would be owner/name\)"):
             RetRetriever.from_pretrained(source)
@@ -406,6 +543,33 @@ def test_weights_keep_the_dtype_of_the_model_that_gets_them(make_retriever) -> N
 def test_weights_of_another_architecture_are_refused(make_retriever, options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=r"^init_from=x: the checkpoint is of another architecture .*" + message):
         load_weights(make_retriever(), make_retriever(**options), "init_from=x")
+
+
+def test_what_is_loaded_shares_no_memory_with_its_source(make_retriever) -> None:
+    source, target = make_retriever(share_cells=True), make_retriever()
+    load_weights(target, source, "x")
+    theirs = {p.data_ptr() for p in source.parameters()}
+    ours = [p.data_ptr() for p in target.parameters()]
+    assert not theirs & set(ours)
+    assert len(set(ours)) == len(ours)  # nor the two cells with each other, though the source has one
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tower: setattr(tower.cells[0].gate, "settings", {**tower.cells[0].gate.settings, "tanh": True}),
+            "gate.tanh",
+        ),
+        (lambda tower: setattr(tower.cells[0], "activation", "relu"), "model.activation"),
+        (lambda tower: setattr(tower, "pooled", True), "model.pooled"),
+    ],
+)
+def test_the_passage_tower_counts_as_well(make_retriever, change, message: str) -> None:
+    source = make_retriever()
+    change(source.passage_tower)
+    with pytest.raises(ConfigError, match=rf"passage\.{message}=\S+ there and \S+ here"):
+        load_weights(make_retriever(), source, "x")
 
 
 def test_two_cells_do_not_go_into_one(make_retriever) -> None:

@@ -150,7 +150,6 @@ def test_the_config_of_the_layout() -> None:
     assert text.layout_config() == {
         **common,
         "model_type": "clip_text_model",
-        "_name_or_path": "",
         "hidden_size": 16,
         "intermediate_size": 64,
         "num_hidden_layers": 4,
@@ -166,7 +165,6 @@ def test_the_config_of_the_layout() -> None:
     assert vision.layout_config() == {
         **common,
         "model_type": "clip_vision_model",
-        "_name_or_path": HUB_ID,
         "hidden_size": 24,
         "intermediate_size": 118,  # int(24 * 4.9231)
         "num_hidden_layers": 5,

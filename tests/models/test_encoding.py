@@ -344,6 +344,7 @@ def test_vectors_can_go_into_autograd_whatever_mode_the_caller_is_in(retriever) 
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_tower_moves_to_the_device_and_back(retriever, monkeypatch, raises: bool) -> None:
     went: list[str] = []
+    monkeypatch.setattr(encoding, "device_named", torch.device)
     monkeypatch.setattr(RetTower, "to", lambda self, device: went.append(str(device)))
     encode_calls(retriever, lambda rows: went.append("encodes"))
     if raises:
@@ -353,6 +354,11 @@ def test_the_tower_moves_to_the_device_and_back(retriever, monkeypatch, raises: 
     else:
         retriever.encode_queries([GOOD], device="cuda:7")
     assert went == ["cuda:7", "encodes", "cpu"]
+    monkeypatch.undo()
+    for device in ("meta", "banana", "cuda:99"):
+        with pytest.raises(ConfigError, match=rf"device={device} (holds no numbers|cannot be used)"):
+            retriever.encode_queries([GOOD], device=device)
+    assert {str(p.device) for p in retriever.parameters()} == {"cpu"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -35,10 +35,10 @@ class FakeHub:
         return (self.folder / repo_id / filename).exists()
 
     def upload_folder(
-        self, *, repo_id: str, folder_path: str, commit_message: str, revision: str | None, delete_patterns: str
+        self, *, repo_id: str, folder_path: str, commit_message: str, revision: str | None, delete_patterns: list[str]
     ) -> str:
         self.calls.append(("upload_folder", {"commit_message": commit_message, "revision": revision}))
-        for old in (self.folder / repo_id).glob(delete_patterns):
+        for old in [file for pattern in delete_patterns for file in (self.folder / repo_id).glob(pattern)]:
             old.unlink()
         for file in Path(folder_path).iterdir():
             (self.folder / repo_id / file.name).write_bytes(file.read_bytes())

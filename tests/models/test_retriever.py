@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
 
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import BlockStack, EncoderInput, OpeningMeans, RetRetriever
+from ret_lightning.models.clip_transformers import clip_backbone
 from ret_lightning.models.layers import Explicit, Last
+from tests.models.conftest import TEXT, VISION
 
 
 def batch(has_text: list[int], has_image: list[int], length: int = 7, seed: int = 0) -> EncoderInput:
@@ -142,3 +147,23 @@ def test_means_of_openings_count_rows_that_have_the_modality(make_retriever) -> 
 def test_sizes_without_a_default_number_of_heads(make_retriever) -> None:
     with pytest.raises(ConfigError, match=r"model\.hidden_size=40 is not a multiple of 64"):
         make_retriever(hidden_size=40, num_heads=None)
+
+
+def test_a_pretrained_backbone_must_be_what_the_config_describes(tmp_path: Path) -> None:
+    """A run is opened again by its config alone, which would otherwise build another model than the one that was trained."""
+    config = CLIPConfig(text_config={**TEXT, "hidden_act": "gelu"}, vision_config={**VISION, "hidden_act": "gelu"})
+    model, folder = CLIPModel(config), tmp_path / "clip"
+    model.save_pretrained(folder)
+    described = {"text": {**TEXT, "hidden_act": "gelu"}, "vision": {**VISION, "hidden_act": "gelu"}}
+    backbone = clip_backbone(**described, pretrained=str(folder))
+    tokens = model.text_model.embeddings.token_embedding.weight
+    assert torch.equal(backbone.text.layout_state()["text_model.embeddings.token_embedding.weight"], tokens)
+    assert backbone.text.source == str(folder)
+    described["vision"]["hidden_act"] = "quick_gelu"
+    with pytest.raises(
+        ConfigError,
+        match=r"hidden_act of its clip_vision_model is gelu, and the config says quick_gelu; set backbone\.vision\.",
+    ):
+        clip_backbone(**described, pretrained=str(folder))
+    with pytest.raises(UserError, match=r"backbone\.pretrained=/nowhere/clip: there is no such folder"):
+        clip_backbone(pretrained="/nowhere/clip")

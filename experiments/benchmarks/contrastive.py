@@ -1,0 +1,110 @@
+"""The contrastive step in pieces (`loss.micro_batch`) against the undivided batch: what memory it saves and what time it costs.
+
+    python experiments/benchmarks/contrastive.py pairs=64 pieces=4,8,16 plot=contrastive.png
+
+Both encode the same rows with the same trained model, score them and go backward; gradients are compared as well. Options:
+backbone (a name of conf/backbone), trained (true: its backbones too), pairs, pieces, repeats, device, dtype (of autocast).
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from hydra import compose, initialize_config_module
+from measure import compare
+from torch import Tensor
+
+from ret_lightning.config.build import build
+from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.models import EncoderInput, RetRetriever
+from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.models.precision import dtype_named
+
+OPTIONS = {
+    "backbone": "tiny", "model": "ret", "trained": "true", "pairs": "64", "pieces": "4,8,16", "repeats": "3",
+    "device": "cpu", "dtype": "none", "plot": "",
+}  # fmt: skip
+
+
+def main() -> None:
+    options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
+    device, pairs = torch.device(options["device"]), int(options["pairs"])
+    torch.manual_seed(0)
+    retriever = made(options).to(device).train()
+    queries, passages = (rows(retriever, pairs, seed, device) for seed in (0, 1))
+    sizes = [None, *map(int, options["pieces"].split(","))]
+    step = partial(gradients, retriever, queries, passages, options["dtype"])
+    found = compare({str(size): partial(step, size) for size in sizes}, int(options["repeats"]), device)
+    whole, expected = found["None"], step(None)
+    print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
+    print("| pairs | micro_batch | step, ms | peak, MiB | time | memory | deviation of the gradients |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for size in sizes:
+        measured, ours = found[str(size)], step(size)
+        deviation = max(
+            float((a - b).abs().max() / b.abs().max().clamp(min=1e-9)) for a, b in zip(ours, expected, strict=True)
+        )
+        print(
+            f"| {pairs} | {size or 'whole'} | {1e3 * measured.seconds:.0f} | {measured.peak / 2**20:.0f} | "
+            f"{measured.seconds / whole.seconds:.2f} | {measured.peak / whole.peak:.2f} | {deviation:.1e} |"
+        )
+    if options["plot"]:
+        draw([(str(size or "whole"), found[str(size)]) for size in sizes], options["plot"])
+
+
+def made(options: dict[str, str]) -> RetRetriever:
+    """A retriever of random weights, without dropout, so that gradients can be compared."""
+    trained = options["trained"]
+    overrides = [
+        f"backbone={options['backbone']}", f"model={options['model']}", "backbone.pretrained=null", "model.dropout=0",
+        "model.attention_dropout=0", f"model.train_text={trained}", f"model.train_vision={trained}",
+    ]  # fmt: skip
+    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
+        config = compose("train", overrides=overrides)
+    return build(config.model)
+
+
+def rows(retriever: RetRetriever, count: int, seed: int, device: torch.device) -> EncoderInput:
+    """Rows of which half have an image."""
+    random = torch.Generator().manual_seed(seed)
+    size = retriever.query_tower.image_transform.size
+    ids = torch.randint(1000, 40000, (count, 32), generator=random)
+    pixels = torch.randn(count, 3, size, size, generator=random)
+    return EncoderInput.dense(ids, torch.ones_like(ids), pixels, image_mask=torch.arange(count) % 2).to(device)
+
+
+def gradients(
+    retriever: RetRetriever, queries: EncoderInput, passages: EncoderInput, dtype: str, size: int | None
+) -> list[Tensor]:
+    """Of one step."""
+    device = queries.input_ids.device
+    autocast = nullcontext() if dtype == "none" else torch.autocast(device.type, dtype=dtype_named(dtype))
+    retriever.zero_grad(set_to_none=True)
+    with autocast:
+        vectors = encode_in_pieces(retriever, queries, passages, size)
+        loss = ContrastiveLoss()(*vectors, torch.arange(len(queries), device=device)).loss
+    loss.backward()
+    # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
+    return [p.grad for n, p in retriever.named_parameters() if p.grad is not None and "k_proj.bias" not in n]
+
+
+def draw(points: list, file: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for axes, title, values in zip(
+        figure.subplots(1, 2),
+        ("seconds a step", "peak memory, MiB"),
+        ([m.seconds for _, m in points], [m.peak / 2**20 for _, m in points]),
+        strict=True,
+    ):
+        axes.bar([label for label, _ in points], values)
+        axes.set(title=title, xlabel="micro_batch")
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

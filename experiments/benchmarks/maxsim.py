@@ -1,0 +1,142 @@
+"""MaxSim forward and backward, all pairs of a batch: this project's backends against the plain formula.
+
+    python experiments/benchmarks/maxsim.py
+    python experiments/benchmarks/maxsim.py sizes=64,128,256 plot=maxsim.png
+    python experiments/benchmarks/maxsim.py device=cuda dtype=bfloat16 sizes=512,2048,8192
+
+All sides run alternately in one process; peak memory is what a run adds to what was there before it. On a GPU the plain
+formula through torch.compile and the extra `kernels` are further sides, and times are set against the rate of a large matrix
+product measured on the same card.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from measure import Measured, compare, synchronize
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ret_lightning.losses import maxsim
+from ret_lightning.losses.maxsim_fused import refusal
+from ret_lightning.models.precision import dtype_named
+
+OPTIONS = {"device": "cpu", "dtype": "float32", "sizes": "256", "k": "32", "d": "128", "repeats": "5", "plot": ""}
+# Above this many similarities the plain formula is left out on a GPU: 2^34 float32 numbers are 64 GiB, several times over.
+LARGEST_PLAIN = 1 << 33
+
+
+def main() -> None:
+    options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
+    device, dtype = torch.device(options["device"]), dtype_named(options["dtype"])
+    print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
+    rate = matrix_rate(device, dtype)
+    print(f"a large matrix product: {rate / 1e12:.2f} TFLOP/s in {options['dtype']}")
+    print(
+        "| N | k | d | backend | forward, ms | both, ms | peak, MiB | speed | memory | share of the matrix rate, forward |"
+    )
+    print("|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|")
+    curves: dict[str, list[tuple[str, Measured]]] = {}
+    for n, k, d in shapes(options):
+        found = of_shape(n, k, d, device, dtype, int(options["repeats"]))
+        plain = found.get("plain")
+        for name in backends(found):
+            forward, both = found[f"{name} forward"], found[name]
+            ratios = (plain.seconds / both.seconds, plain.peak / max(both.peak, 1)) if plain else (float("nan"),) * 2
+            share = 2 * n * n * k * k * d / forward.seconds / rate
+            times = f"{1e3 * forward.seconds:.1f} | {1e3 * both.seconds:.1f} | {both.peak / 2**20:.0f}"
+            print(
+                f"| {n} | {k} | {d} | {name} | {times} | {ratios[0]:.1f} | {ratios[1]:.1f} | {share:.2f} |", flush=True
+            )
+            curves.setdefault(name, []).append((f"{n} x {k} x {d}", both))
+    if options["plot"]:
+        draw(curves, options["plot"])
+
+
+def shapes(options: dict[str, str]) -> list[tuple[int, int, int]]:
+    """Every N with the first k and d, then the first N with the other k and d."""
+    sizes, ks, ds = ([int(value) for value in options[name].split(",")] for name in ("sizes", "k", "d"))
+    return [
+        *((n, ks[0], ds[0]) for n in sizes),
+        *((sizes[0], k, ds[0]) for k in ks[1:]),
+        *((sizes[0], ks[0], d) for d in ds[1:]),
+    ]
+
+
+def backends(found: dict[str, Measured]) -> list[str]:
+    return [name for name in found if not name.endswith(" forward")]
+
+
+def of_shape(n: int, k: int, d: int, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, Measured]:
+    random = torch.Generator(device).manual_seed(0)
+
+    def vectors() -> Tensor:
+        drawn = torch.randn(n, k, d, generator=random, device=device)
+        return normalize(drawn, dim=-1).to(dtype).requires_grad_()
+
+    query, passage = vectors(), vectors()
+    weight = torch.randn(n, n, generator=random, device=device) / n
+    names = ["plain", "chunked"] if device.type == "cpu" or n * n * k * k <= LARGEST_PLAIN else ["chunked"]
+    functions: dict[str, Callable[..., Tensor]] = {name: partial(maxsim, backend=name) for name in names}
+    if device.type == "cuda":
+        if "plain" in functions:
+            functions["plain, compiled"] = torch.compile(partial(maxsim, backend="plain"))
+        if refusal(query) is None:
+            functions["fused"] = partial(maxsim, backend="fused")
+    sides: dict[str, Callable[[], object]] = {}
+    for name, function in functions.items():
+        sides[f"{name} forward"] = partial(forward, function, query, passage)
+        sides[name] = partial(both, function, query, passage, weight)
+    return compare(sides, repeats, device)
+
+
+def forward(function: Callable[..., Tensor], query: Tensor, passage: Tensor) -> Tensor:
+    """As in training: what the backward pass wants is kept."""
+    return function(query, passage)
+
+
+def both(function: Callable[..., Tensor], query: Tensor, passage: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(function(query, passage), (query, passage), weight)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a square matrix product, the best of ten."""
+    n = 2048 if device.type == "cpu" else 8192
+    left, right = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        synchronize(device)
+        start = time.perf_counter()
+        left @ right
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def draw(curves: dict[str, list[tuple[str, Measured]]], file: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, title, value in zip(
+        figure.subplots(1, 2),
+        ("forward and backward, seconds", "peak memory, MiB"),
+        (lambda m: m.seconds, lambda m: m.peak / 2**20),
+        strict=True,
+    ):
+        for name, points in curves.items():
+            axes.plot(
+                [label for label, _ in points], [value(measured) for _, measured in points], marker="o", label=name
+            )
+        axes.set(title=title, yscale="log", xlabel="N x k x d")
+        axes.tick_params(axis="x", rotation=45)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(file, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

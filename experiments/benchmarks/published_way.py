@@ -1,0 +1,40 @@
+"""A tower run as the published code runs it, for comparison."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ret_lightning.models import RetTower
+from ret_lightning.models.states import ModalityStates
+
+# input_ids, attention_mask, pixel_values of every row, and which rows have a text and an image.
+Dense = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def always_both(tower: RetTower, dense: Dense, every_block: bool = True) -> Tensor:
+    """The tower's output (B, k, d) by both backbones and both cross-attentions for every row; masks take out the rest.
+
+    Args:
+        tower: of one cell.
+        dense: B rows.
+        every_block: also the blocks above the last one that the plan uses, as the published code does.
+    """
+    ids, attention, pixels, has_text, has_image = dense
+    states: list[list[Tensor]] = []
+    for stack, inputs, blocks in (
+        (tower.text_backbone, ids, tower.plan.text),
+        (tower.vision_backbone, pixels, tower.plan.vision),
+    ):
+        computed = stack(inputs, range(stack.num_blocks if every_block else max(blocks) + 1))
+        states.append([computed[block] for block in blocks])
+    every_row = torch.arange(len(ids), device=ids.device)
+    state, cell = tower.start.expand(len(ids), -1, -1), tower.cells[0]
+    present = [mask.to(state.dtype)[:, None, None] for mask in (has_text, has_image)]
+    for step, (text_adapter, image_adapter) in enumerate(zip(tower.text_adapters, tower.image_adapters, strict=True)):
+        state, _ = cell(
+            state,
+            ModalityStates(text_adapter(states[0][step]), every_row, present[0], ~attention.bool()),
+            ModalityStates(image_adapter(states[1][step]), every_row, present[1]),
+        )
+    return tower.output(state)

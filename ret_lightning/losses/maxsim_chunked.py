@@ -1,0 +1,148 @@
+"""MaxSim block by block, on any device: of the similarities only the maxima's sums and places outlive a block.
+
+The score has one non-zero derivative a (query vector, passage) pair: that of the winning passage vector. With w(a, i, b)
+the place of the winner among the vectors of passage b, and g the gradient of the scores,
+
+    dQ[a, i] = sum over b of g[a, b] * P[b, w(a, i, b)]         dP[b, w(a, i, b)] += g[a, b] * Q[a, i]
+
+so backward costs 1 / Lp of the forward's arithmetic. Kept between the passes: Np x Nq x Lq places of one or two bytes. Both
+sums are sums over bags of rows, dQ's as the places stand, dP's once each passage's places are sorted; no atomic addition
+takes part, so both are deterministic on any device.
+
+Shapes in names: Q queries, q vectors a query, P passages, p vectors a passage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+# Similarities a block. 2^20 float32 numbers are 4 MiB: what follows the matrix product finds them near the cores, and
+# the product is still large enough to run at nearly full speed.
+BLOCK_ELEMENTS = 1 << 20
+
+
+class ChunkedMaxSim(torch.autograd.Function):
+    """`maxsim` of checked inputs; see `ret_lightning.losses.maxsim`."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None) -> Tensor:
+        n_query, len_query, width = query.shape
+        n_passage, len_passage, _ = passage.shape
+        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        # A CPU multiplies float32 at least as fast as half precision, and rounds less.
+        products_of = dtype if query.device.type == "cpu" else query.dtype
+        flat_query = query.reshape(-1, width).to(products_of)
+        scores = query.new_empty((n_query, n_passage), dtype=dtype)
+        places = None
+        if any(ctx.needs_input_grad[:2]):
+            small = torch.uint8 if len_passage <= 256 else torch.int16 if len_passage <= 2**15 else torch.int32
+            places = query.new_empty((n_passage, n_query * len_query), dtype=small)
+        rows, columns = block_shape(n_query, len_query, n_passage, len_passage)
+        buffer = query.new_empty(rows * len_query * columns * len_passage, dtype=dtype)
+        # From Lp down to 1 along the first axis: of equal maxima, the first has the largest number.
+        countdown = torch.arange(len_passage, 0, -1, dtype=dtype, device=query.device)[:, None, None]
+        for start in range(0, n_passage, columns):
+            of_columns = slice(start, min(start + columns, n_passage))
+            # All first vectors, then all second ones: a maximum over a leading axis fills a CPU's vector registers.
+            others = passage[of_columns].transpose(0, 1).reshape(-1, width).to(products_of)
+            for first in range(0, n_query, rows):
+                of_rows = slice(first, min(first + rows, n_query))
+                vectors = slice(of_rows.start * len_query, of_rows.stop * len_query)
+                similarity_pPq = _products(others, flat_query[vectors], buffer).unflatten(0, (len_passage, -1))
+                if passage_mask is not None:
+                    similarity_pPq.masked_fill_(~passage_mask[of_columns].T[:, :, None], -torch.inf)
+                best_Pq = similarity_pPq.amax(dim=0)
+                if places is not None:
+                    similarity_pPq.eq_(best_Pq).mul_(countdown)
+                    # At most Lp - 1 also where a NaN equals nothing.
+                    places[of_columns, vectors] = (len_passage - similarity_pPq.amax(dim=0)).clamp_(max=len_passage - 1)
+                if query_mask is not None:
+                    best_Pq = best_Pq.masked_fill(~query_mask[of_rows].flatten(), 0)
+                scores[of_rows, of_columns] = best_Pq.unflatten(1, (-1, len_query)).sum(dim=2).T
+        ctx.save_for_backward(query, passage, query_mask, places)
+        return scores
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_QP: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        query, passage, query_mask, places = ctx.saved_tensors
+        grad_query = grad_passage = None
+        if ctx.needs_input_grad[0]:
+            grad_query = _of_queries(grad_QP, passage, places, query.shape[1]).view_as(query)
+            if query_mask is not None:
+                grad_query = grad_query.masked_fill(~query_mask[:, :, None], 0)
+            grad_query = grad_query.to(query.dtype)
+        if ctx.needs_input_grad[1]:
+            if query_mask is not None:
+                query = query.masked_fill(~query_mask[:, :, None], 0)
+            grad_passage = _of_passages(grad_QP, query, places, passage.shape[1]).view_as(passage).to(passage.dtype)
+        return grad_query, grad_passage, None, None
+
+
+def block_shape(n_query: int, len_query: int, n_passage: int, len_passage: int) -> tuple[int, int]:
+    """Queries and passages a block: about BLOCK_ELEMENTS similarities, as square as the shapes allow."""
+    pairs = max(1, BLOCK_ELEMENTS // (len_query * len_passage))
+    rows = max(1, min(n_query, int(pairs**0.5)))
+    columns = max(1, min(n_passage, pairs // rows))
+    return max(1, min(n_query, pairs // columns)), columns
+
+
+def _products(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
+    """(n, m) inner products of rows, at least float32, in the buffer where the device can do it."""
+    if left.dtype == buffer.dtype:
+        return torch.mm(left, right.T, out=buffer[: len(left) * len(right)].view(len(left), len(right)))
+    return torch.mm(left, right.T, out_dtype=buffer.dtype)
+
+
+def _of_queries(grad_QP: Tensor, passage: Tensor, places: Tensor, len_query: int) -> Tensor:
+    """(Nq * Lq, d): for each query vector the sum of the vectors that it chose, weighted."""
+    n_passage, len_passage, width = passage.shape
+    if n_passage == 0:
+        return passage.new_zeros(places.shape[1], width)
+    flat = passage.reshape(-1, width).to(grad_QP.dtype)
+    first = torch.arange(n_passage, device=places.device, dtype=torch.int32) * len_passage
+    total = flat.new_empty(places.shape[1], width)
+    for vectors in _blocks(places.shape[1], n_passage, len_query):
+        of_rows = slice(vectors.start // len_query, vectors.stop // len_query)
+        chosen = places[:, vectors].T.int() + first
+        weights = grad_QP[of_rows].repeat_interleave(len_query, dim=0)
+        total[vectors] = embedding_bag(chosen, flat, per_sample_weights=weights, mode="sum")
+    return total
+
+
+def _of_passages(grad_QP: Tensor, query: Tensor, places: Tensor, len_passage: int) -> Tensor:
+    """(Np * Lp, d): for each passage vector the sum of the query vectors that chose it, weighted."""
+    len_query, width = query.shape[1:]
+    flat = query.reshape(-1, width).to(grad_QP.dtype)
+    total = flat.new_empty(len(places) * len_passage, width)
+    for columns in _blocks(len(places), places.shape[1], 1):
+        chosen = places[columns]  # (passages, Nq * Lq)
+        order = _sorted(chosen)
+        counts = torch.zeros(len(chosen), len_passage, dtype=torch.int64, device=chosen.device)
+        counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
+        ends = counts.flatten().cumsum(0)
+        weights = grad_QP[:, columns].T.gather(1, order // len_query)
+        of_vectors = slice(columns.start * len_passage, columns.stop * len_passage)
+        total[of_vectors] = embedding_bag(
+            order.flatten(), flat, ends - counts.flatten(), per_sample_weights=weights.flatten(), mode="sum"
+        )
+    return total
+
+
+def _sorted(chosen: Tensor) -> Tensor:
+    """The stable order of each row's places."""
+    if chosen.device.type == "cpu":  # numpy sorts numbers of one or two bytes by radix, six times faster
+        return torch.from_numpy(np.argsort(chosen.numpy(), axis=1, kind="stable"))
+    return chosen.sort(dim=1, stable=True).indices
+
+
+def _blocks(count: int, width: int, step: int) -> Iterator[slice]:
+    """Stretches of `count` rows of `width` numbers, of about BLOCK_ELEMENTS numbers and a multiple of `step` rows each."""
+    rows = max(1, BLOCK_ELEMENTS // max(1, width * step)) * step
+    for start in range(0, count, rows):
+        yield slice(start, min(start + rows, count))

@@ -1,0 +1,202 @@
+"""From a checkpoint's `config.json` to a retriever of that architecture; see published_fields.py for the extension."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from ret_lightning.errors import UserError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.models.backbone import Backbone, BlockStack
+from ret_lightning.models.cell import ACTIVATIONS, RetCell
+from ret_lightning.models.gates import LSTMGate, gate_named
+from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan
+from ret_lightning.models.published_fields import (
+    EXTENSION,
+    TOWER_DEFAULTS,
+    TOWER_EXTENSION,
+    WHOLE_DEFAULTS,
+    WHOLE_EXTENSION,
+    Fields,
+)
+from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.tower import RetTower
+
+_CLIP_IMAGES, _CLIP_POSITIONS = ImageTransform(), 77
+_CELL_FIELDS = (
+    "hidden_size", "num_queries", "num_attention_heads", "intermediate_size", "activation_fn", "use_tanh",
+    "input_gate_bias_prior", "forget_gate_bias_prior", "dropout_p", "attention_dropout",
+)  # fmt: skip
+
+
+def retriever_from_config(config: Mapping[str, Any], where: Path) -> RetRetriever:
+    """A retriever of random weights with the architecture of a config.
+
+    Args:
+        config: the content of a `config.json`; kept, so that saving writes the fields that are not ours as they are.
+        where: its file, for messages.
+
+    Raises:
+        UserError: naming file and field, if a field is missing or cannot be served.
+    """
+    try:
+        return _retriever(config, where)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        # A library refused sizes that are sound each for itself.
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"{where}: no model can be built of this config ({type(error).__name__}: {reason})") from error
+
+
+def _retriever(config: Mapping[str, Any], where: Path) -> RetRetriever:
+    whole = Fields(config, where, "", WHOLE_DEFAULTS)
+    query = whole.section("query_config", TOWER_DEFAULTS)
+    query_tower = _tower(query, _stack(query, "text_config"), _stack(query, "vision_config"))
+    sides = [(query, query_tower)]
+    if not whole.flag("share_query_passage_models"):
+        passage = whole.section("passage_config", TOWER_DEFAULTS)
+        cells = None
+        if whole.extension(WHOLE_EXTENSION).flag("share_cells"):
+            _check_same_cells(query, passage)
+            cells = list(query_tower.cells)
+        passage_tower = _tower(
+            passage,
+            query_tower.text_backbone if whole.flag("share_text_models") else _stack(passage, "text_config"),
+            query_tower.vision_backbone if whole.flag("share_vision_models") else _stack(passage, "vision_config"),
+            cells,
+        )
+        sides.append((passage, passage_tower))
+    _set_trained(sides)
+    retriever = RetRetriever(query_tower, sides[-1][1])
+    retriever.stored_config = copy.deepcopy(dict(config))
+    return retriever
+
+
+def _tower(config: Fields, text: BlockStack, vision: BlockStack, cells: list[RetCell] | None = None) -> RetTower:
+    extension, plan = config.extension(TOWER_EXTENSION), _plan(config)
+    positions = text.layout_config().get("max_position_embeddings", _CLIP_POSITIONS)
+    backbone = Backbone(
+        text,
+        vision,
+        ClipTokenizer(extension.count("max_length") if "max_length" in extension else positions),
+        ImageTransform(
+            vision.layout_config().get("image_size", _CLIP_IMAGES.size),
+            extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else _CLIP_IMAGES.mean,
+            extension.numbers("image_std", 3, 0) if "image_std" in extension else _CLIP_IMAGES.std,
+        ),
+    )
+    # Null is no output map to the published classes, as 0 is.
+    size = config.get("late_proj_output_size", int, type(None)) and config.count("late_proj_output_size", 0)
+    with _located(config):
+        return RetTower(backbone, plan, cells or _cells(config, plan), size or 0, config.flag("use_pooler_features"))
+
+
+def _plan(config: Fields) -> LayerPlan:
+    extension = config.extension(TOWER_EXTENSION)
+    if "layers" not in extension:
+        return PUBLISHED_PLANS[config.choice("layer_strategy", PUBLISHED_PLANS)]
+    layers = extension.section("layers", {})
+    blocks = [layers.get(name, list) for name in ("text", "vision")]
+    for name, listed in zip(("text", "vision"), blocks, strict=True):
+        if not all(isinstance(block, int) and not isinstance(block, bool) for block in listed):
+            raise layers.error(name, f"is {listed!r}; wanted a list of whole numbers")
+    return LayerPlan(*map(tuple, blocks))
+
+
+def _cells(config: Fields, plan: LayerPlan) -> list[RetCell]:
+    hidden_size = config.count("hidden_size")
+    extension = config.extension(TOWER_EXTENSION)
+    config.defaults = {
+        "num_attention_heads": hidden_size // 64,
+        "intermediate_size": 4 * hidden_size,
+        **config.defaults,
+    }
+    gate = LSTMGate
+    if "gate" in extension:
+        with _located(extension):
+            gate = gate_named(extension.get("gate", str))
+
+    def cell() -> RetCell:
+        return RetCell(
+            gate(
+                hidden_size,
+                input_bias=config.get("input_gate_bias_prior", int, float),
+                forget_bias=config.get("forget_gate_bias_prior", int, float),
+                tanh=config.flag("use_tanh"),
+            ),
+            hidden_size=hidden_size,
+            num_tokens=config.count("num_queries"),
+            num_heads=config.count("num_attention_heads"),
+            intermediate_size=config.count("intermediate_size"),
+            dropout=config.share("dropout_p"),
+            attention_dropout=config.share("attention_dropout"),
+            activation=config.choice("activation_fn", ACTIVATIONS),
+        )
+
+    return [cell() for _ in range(plan.steps if extension.flag("cell_per_step") else 1)]
+
+
+def _check_same_cells(query: Fields, passage: Fields) -> None:
+    """One cell for both towers cannot be described in two ways."""
+    ours, theirs = (config.extension(TOWER_EXTENSION).config for config in (query, passage))
+    for name in _CELL_FIELDS:
+        if query.config.get(name) != passage.config.get(name):
+            raise passage.error(name, f"differs from that of query_config, but {EXTENSION}.share_cells is set")
+    for name in ("gate", "cell_per_step"):
+        if ours.get(name) != theirs.get(name):
+            raise passage.error(
+                f"{EXTENSION}.{name}", f"differs from that of query_config, but {EXTENSION}.share_cells is set"
+            )
+
+
+def _set_trained(sides: list[tuple[Fields, RetTower]]) -> None:
+    """What is trained of each stack, up to the last block that either tower uses; of a shared one the query side says it."""
+    for field, stack_of, blocks_of in (
+        ("is_text_frozen", attrgetter("text_backbone"), attrgetter("plan.text")),
+        ("is_vision_frozen", attrgetter("vision_backbone"), attrgetter("plan.vision")),
+    ):
+        done: list[BlockStack] = []
+        for config, tower in sides:
+            stack = stack_of(tower)
+            if not any(stack is other for other in done):
+                used = max(max(blocks_of(other)) for _, other in sides if stack_of(other) is stack)
+                stack.set_trained(not config.flag(field), used)
+                done.append(stack)
+
+
+def _stack(config: Fields, field: str) -> BlockStack:
+    from ret_lightning.models import clip_transformers  # noqa: F401  the stacks that the published models have
+
+    sizes = config.section(field, {})
+    model_type = sizes.get("model_type", str)
+    known = {kind.__dict__["model_type"]: kind for kind in _subclasses(BlockStack) if "model_type" in kind.__dict__}
+    if model_type not in known:
+        raise sizes.error(
+            "model_type",
+            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(known))}; a backbone of your own is known once "
+            "its module is imported",
+        )
+    with _located(sizes):
+        stack = known[model_type].from_layout_config(sizes.config)
+    stack.source = sizes.config.get("_name_or_path") or ""
+    return stack
+
+
+@contextmanager
+def _located(config: Fields) -> Iterator[None]:
+    """Says of a mistake that a part complains of, in which section of which file it is."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith(f"{config.where}: "):
+            raise
+        raise UserError(f"{config.where}: {config.path.rstrip('.')}: {error}") from error
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -1,0 +1,187 @@
+"""From a retriever to a checkpoint's `config.json`; see published_fields.py for the extension."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.models.backbone import BlockStack
+from ret_lightning.models.cell import RetCell
+from ret_lightning.models.gates import Gate, LSTMGate
+from ret_lightning.models.layers import PUBLISHED_PLANS
+from ret_lightning.models.published_fields import EXTENSION
+from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.tower import RetTower
+
+_CLIP_IMAGES, _CLIP_POSITIONS = ImageTransform(), 77
+# The settings of a backbone, beside its weights, that decide what it computes.
+_BACKBONE_SETTINGS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "image_size",
+)  # fmt: skip
+
+
+def config_of(retriever: RetRetriever) -> dict[str, Any]:
+    """The content of the `config.json` of a retriever; for one that was read and not changed, what was read.
+
+    Raises:
+        ConfigError: if a part does not say how it is stored.
+    """
+    query, passage = retriever.query_tower, retriever.passage_tower
+    stored = copy.deepcopy(retriever.stored_config)
+    config: dict[str, Any] = {
+        "architectures": ["RetrieverModel"],
+        "fg_loss": not query.pooled,
+        "model_type": "retriever",
+        "simmetric_loss": True,
+        "transformers_version": "4.45.0",  # whose layout this is
+        **stored,
+        "torch_dtype": str(query.start.dtype).removeprefix("torch."),
+    }
+    config |= _flags(stored, share_query_passage_models=passage is query)
+    query_stored, passage_stored = (stored.get(side) or {} for side in ("query_config", "passage_config"))
+    config["query_config"] = _tower_config(query, query_stored)
+    if passage is query:
+        # Of one tower the published classes read the query's config alone.
+        config.setdefault("share_text_models", True)
+        config.setdefault("share_vision_models", True)
+        config["passage_config"] = stored.get("passage_config", config["query_config"])
+    else:
+        shared = [
+            passage.text_backbone is query.text_backbone,
+            passage.vision_backbone is query.vision_backbone,
+        ]
+        config |= _flags(stored, share_text_models=shared[0], share_vision_models=shared[1])
+        config["passage_config"] = _tower_config(passage, passage_stored, *shared)
+    config.pop(EXTENSION, None)
+    if passage is not query and passage.cells[0] is query.cells[0]:
+        config[EXTENSION] = {"share_cells": True}
+    return config
+
+
+def architecture(retriever: RetRetriever) -> dict[str, Any]:
+    """What makes two retrievers the same function of their weights, by the names of the config groups' options.
+
+    What the passage tower has otherwise than the query tower stands under `passage.`.
+    """
+    query, passage = retriever.query_tower, retriever.passage_tower
+    described = _described(query) | {"model.share_towers": passage is query}
+    other = {f"passage.{key}": value for key, value in _described(passage).items() if value != described[key]}
+    return described | other
+
+
+def is_published_architecture(retriever: RetRetriever) -> bool:
+    """Whether the published classes can read what is saved of it."""
+    return all(
+        _tower_config(tower, {})["layer_strategy"] in PUBLISHED_PLANS
+        for tower in (retriever.query_tower, retriever.passage_tower)
+    )
+
+
+def _described(tower: RetTower) -> dict[str, Any]:
+    cell: RetCell = tower.cells[0]
+    described = {
+        "gate": _gate_name(cell.gate),
+        **{f"gate.{name}": value for name, value in cell.gate.settings.items()},
+        "recurrence.text": list(tower.plan.text),
+        "recurrence.vision": list(tower.plan.vision),
+        "model.num_tokens": cell.num_tokens,
+        "model.hidden_size": cell.hidden_size,
+        "model.num_heads": cell.num_heads,
+        "model.intermediate_size": cell.intermediate_size,
+        "model.activation": cell.activation,
+        "model.output_size": _output_size(tower),
+        "model.pooled": tower.pooled,
+        "model.cell_per_step": len(tower.cells) > 1,
+    }
+    for name, stack in (("text", tower.text_backbone), ("vision", tower.vision_backbone)):
+        settings = stack.layout_config()
+        described |= {f"backbone.{name}.{key}": settings[key] for key in _BACKBONE_SETTINGS if key in settings}
+    return described
+
+
+def _tower_config(
+    tower: RetTower, stored: Mapping[str, Any], has_querys_text: bool = False, has_querys_vision: bool = False
+) -> dict[str, Any]:
+    """The section of a tower; of a backbone that is the query tower's, the flag in the query's section counts."""
+    cell: RetCell = tower.cells[0]
+    gate, text, vision = cell.gate, tower.text_backbone, tower.vision_backbone
+    frozen = {"is_text_frozen": not text.trained, "is_vision_frozen": not vision.trained}
+    kept = {"is_text_frozen": has_querys_text, "is_vision_frozen": has_querys_vision}
+    config = {
+        "model_type": "ret",
+        **stored,
+        "hidden_size": cell.hidden_size,
+        "num_attention_heads": cell.num_heads,
+        "intermediate_size": cell.intermediate_size,
+        "num_queries": cell.num_tokens,
+        "dropout_p": cell.dropout,
+        "attention_dropout": cell.attention_dropout,
+        "activation_fn": cell.activation,
+        "input_gate_bias_prior": gate.settings["input_bias"],
+        "forget_gate_bias_prior": gate.settings["forget_bias"],
+        "text_config": _stack_config(text, stored.get("text_config") or {}),
+        "vision_config": _stack_config(vision, stored.get("vision_config") or {}),
+        **_flags(stored, use_tanh=gate.settings["tanh"], use_pooler_features=tower.pooled),
+        **{name: stored[name] if kept[name] and name in stored else value for name, value in frozen.items()},
+    }
+    size = _output_size(tower)
+    if size or config.get("late_proj_output_size", size) is not None:  # null is read as 0, and written again as null
+        config["late_proj_output_size"] = size
+    extension, strategy = _extension(tower)
+    config["layer_strategy"] = strategy
+    config.pop(EXTENSION, None)
+    return config | ({EXTENSION: extension} if extension else {})
+
+
+def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
+    """Our section of a tower, and its layer strategy: none of the published ones where they could not serve the tower."""
+    cell: RetCell = tower.cells[0]
+    layers = {"text": list(tower.plan.text), "vision": list(tower.plan.vision)}
+    strategy = next((name for name, plan in PUBLISHED_PLANS.items() if plan == tower.plan), EXTENSION)
+    extension: dict[str, Any] = {}
+    if type(cell.gate) is not LSTMGate:
+        extension["gate"] = _gate_name(cell.gate)
+    if len(tower.cells) > 1:
+        extension["cell_per_step"] = True
+    other_sizes = cell.num_heads != cell.hidden_size // 64 or cell.intermediate_size != 4 * cell.hidden_size
+    if extension or other_sizes or strategy == EXTENSION:
+        extension["layers"], strategy = layers, EXTENSION
+    images, tokenizer = tower.image_transform, tower.tokenizer
+    if isinstance(images, ImageTransform) and (images.mean, images.std) != (_CLIP_IMAGES.mean, _CLIP_IMAGES.std):
+        extension |= {"image_mean": list(images.mean), "image_std": list(images.std)}
+    positions = tower.text_backbone.layout_config().get("max_position_embeddings", _CLIP_POSITIONS)
+    if isinstance(tokenizer, ClipTokenizer) and tokenizer.max_length != positions:
+        extension["max_length"] = tokenizer.max_length
+    return extension, strategy
+
+
+def _stack_config(stack: BlockStack, stored: Mapping[str, Any]) -> dict[str, Any]:
+    config = stack.layout_config()
+    if not stored or (stored.get("_name_or_path") or "") != stack.source:
+        config["_name_or_path"] = stack.source
+    return {**stored, **config}
+
+
+def _flags(stored: Mapping[str, Any], **values: bool) -> dict[str, Any]:
+    """Flags as they were stored, where that means the same: null counts as false."""
+    return {
+        name: stored[name] if name in stored and bool(stored[name]) == value else value
+        for name, value in values.items()
+    }
+
+
+def _output_size(tower: RetTower) -> int:
+    return tower.output.out_features if isinstance(tower.output, nn.Linear) else 0
+
+
+def _gate_name(gate: Gate) -> str:
+    if not gate.name:
+        raise ConfigError(
+            f"{type(gate).__name__} cannot be stored in a checkpoint: give the class a `name`, see models/gates.py"
+        )
+    return gate.name

@@ -1,0 +1,172 @@
+"""W ranks with batches of B are one rank with W * B: loss and gradients, through the LightningModule under Lightning's DDP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from lightning import Callback, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ret_lightning import RetModule
+from ret_lightning.data.batch import TrainingBatch
+from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.models import EncoderInput
+from ret_lightning.training.schedule import WarmupCosine
+from tests.models.test_retriever import batch
+from tests.models.test_variants import make
+
+# How many pairs of each step's batch a rank has: the last batch is smaller and uneven.
+SHARES = {1: ([12], [7]), 2: ([6, 6], [4, 3]), 3: ([4, 4, 4], [3, 2, 2])}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A way of training that must not depend on the number of ranks."""
+
+    name: str
+    loss: dict
+    trained: tuple[bool | int, bool | int] = (True, 2)
+    negatives: bool = False
+    accumulate: int = 1
+    clip: float | None = None
+    sharing: tuple[str, ...] = ()
+
+
+SCENARIOS = (
+    Scenario("symmetric", {}),
+    Scenario("one-way", {"symmetric": False}),
+    Scenario("learned temperature", {"temperature": 0.5, "learn_temperature": True}, trained=(False, False)),
+    Scenario("negatives", {"temperature": 0.3}, negatives=True),
+    Scenario("pieces", {"micro_batch": 2}),
+    Scenario("pieces, negatives, clipped", {"micro_batch": 3}, negatives=True, clip=0.01, sharing=("share_towers",)),
+    Scenario("pieces, accumulated", {"micro_batch": 2}, accumulate=2, trained=(False, True)),
+)
+
+
+def whole_batch(step: int) -> tuple[EncoderInput, EncoderInput, Tensor, EncoderInput, Tensor]:
+    """Queries, positives, labels, negatives and their labels of a step; some stretches lack a modality."""
+    count = sum(SHARES[1][step])
+    half = count // 2
+    lacking = [1, 0] * (half // 2) + [1] * (count - half // 2 * 2)
+    queries = batch([1] * half + [i % 2 for i in range(count - half)], lacking, seed=step)
+    # No image from the middle on: the later ranks have none at all.
+    passages = batch([1] * count, [1] * (half - 1) + [0] * (count - half + 1), length=5, seed=10 + step)
+    labels = torch.arange(count) % (count - 2)  # two passages stand twice, on different ranks
+    negatives = batch([1] * count, [0, 1] * (count // 2) + [0] * (count % 2), length=6, seed=20 + step)
+    return queries, passages, labels, negatives, torch.arange(count) + 3  # some negatives are positives of other rows
+
+
+def rank_batch(step: int, rank: int, world: int, negatives: bool) -> TrainingBatch:
+    shares = SHARES[world][step]
+    start, stop = sum(shares[:rank]), sum(shares[: rank + 1])
+    queries, passages, labels, others, other_labels = whole_batch(step)
+    own, own_labels = passages.stretch(start, stop), labels[start:stop]
+    if negatives:
+        own = joined(own, others.stretch(start, stop))
+        own_labels = torch.cat([own_labels, other_labels[start:stop]])
+    return TrainingBatch(queries.stretch(start, stop), own, labels[start:stop], own_labels, ("x",) * (stop - start))
+
+
+def joined(one: EncoderInput, other: EncoderInput) -> EncoderInput:
+    """The rows of both."""
+    longer = max(one.input_ids.shape[1], other.input_ids.shape[1])
+
+    def padded(tensor: Tensor) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, longer - tensor.shape[1]))
+
+    return EncoderInput(
+        torch.cat([padded(one.input_ids), padded(other.input_ids)]),
+        torch.cat([padded(one.attention_mask), padded(other.attention_mask)]),
+        torch.cat([one.pixel_values, other.pixel_values]),
+        torch.cat([one.text_rows, other.text_rows + len(one)]),
+        torch.cat([one.image_rows, other.image_rows + len(one)]),
+    )
+
+
+class Recorder(Callback):
+    """Gradients before each optimiser step, and each rank's losses."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        # Before clipping; what follows from it shows in the weights of the next step's gradients.
+        self.steps.append({n: p.grad.clone() for n, p in pl_module.named_parameters() if p.requires_grad})
+
+
+def train(scenario: Scenario, rank: int, world: int) -> dict:
+    torch.manual_seed(0)
+    sharing = dict.fromkeys(scenario.sharing, True)
+    retriever = make("lstm", sharing, scenario.trained, dropout=0.0, attention_dropout=0.0)
+    optimizer = partial(torch.optim.SGD, lr=0.5)
+    module = RetModule(retriever, ContrastiveLoss(**scenario.loss), optimizer, WarmupCosine(warmup_steps=0), 1.0)
+    recorder = Recorder()
+    trainer = Trainer(
+        accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
+        use_distributed_sampler=False, accumulate_grad_batches=scenario.accumulate, gradient_clip_val=scenario.clip,
+        callbacks=[recorder],
+    )  # fmt: skip
+    batches = [rank_batch(step, rank, world, scenario.negatives) for step in range(2)]
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    weights = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    return {"losses": recorder.losses, "gradients": recorder.steps, "weights": weights}
+
+
+def _rank(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    for scenario in SCENARIOS:
+        torch.save(train(scenario, rank, world), Path(folder) / f"{scenario.name}_{rank}.pt")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """All scenarios, by so many processes; where they left what they found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, args=(request.param, port, str(folder)), nprocs=request.param)
+    return request.param, folder
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+def test_ranks_together_are_one_rank(ranks: tuple[int, Path], scenario: Scenario) -> None:
+    world, folder = ranks
+    alone = train(scenario, 0, 1)
+    found = [torch.load(folder / f"{scenario.name}_{rank}.pt", weights_only=True) for rank in range(world)]
+    for step, loss in enumerate(alone["losses"]):
+        assert sum(part["losses"][step] for part in found) / world == pytest.approx(loss, rel=1e-5)
+    assert len(alone["gradients"]) == 2 // scenario.accumulate
+    for part in found:
+        for theirs, ours in zip(alone["gradients"], part["gradients"], strict=True):
+            assert_close(ours, theirs)
+        assert_close(part["weights"], alone["weights"])
+        assert all(torch.equal(part["weights"][name], value) for name, value in found[0]["weights"].items())
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
+        if "k_proj.bias" not in name:
+            assert (ours[name] - value).abs().max() <= 1e-5 * max(float(value.abs().max()), 1e-3), name
