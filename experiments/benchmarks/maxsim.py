@@ -28,6 +28,7 @@ from ret_lightning.models.precision import dtype_named
 OPTIONS = {"device": "cpu", "dtype": "float32", "sizes": "256", "k": "32", "d": "128", "repeats": "5", "plot": ""}
 # Above this many similarities the plain formula is left out on a GPU: 2^34 float32 numbers are 64 GiB, several times over.
 LARGEST_PLAIN = 1 << 33
+Shape = tuple[int, int, int]  # N, k, d
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         "| N | k | d | backend | forward, ms | both, ms | peak, MiB | speed | memory | share of the matrix rate, forward |"
     )
     print("|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|")
-    curves: dict[str, list[tuple[str, Measured]]] = {}
+    curves: dict[str, list[tuple[Shape, Measured]]] = {}
     for n, k, d in shapes(options):
         found = of_shape(n, k, d, device, dtype, int(options["repeats"]))
         plain = found.get("plain")
@@ -52,12 +53,12 @@ def main() -> None:
             print(
                 f"| {n} | {k} | {d} | {name} | {times} | {ratios[0]:.1f} | {ratios[1]:.1f} | {share:.2f} |", flush=True
             )
-            curves.setdefault(name, []).append((f"{n} x {k} x {d}", both))
+            curves.setdefault(name, []).append(((n, k, d), both))
     if options["plot"]:
         draw(curves, options["plot"])
 
 
-def shapes(options: dict[str, str]) -> list[tuple[int, int, int]]:
+def shapes(options: dict[str, str]) -> list[Shape]:
     """Every N with the first k and d, then the first N with the other k and d."""
     sizes, ks, ds = ([int(value) for value in options[name].split(",")] for name in ("sizes", "k", "d"))
     return [
@@ -117,24 +118,29 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
-def draw(curves: dict[str, list[tuple[str, Measured]]], file: str) -> None:
+def draw(curves: dict[str, list[tuple[Shape, Measured]]], file: str) -> None:
+    """Time above, memory below; from left to right by N, by k and by d, the other two as in the first shape."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, title, value in zip(
-        figure.subplots(1, 2),
-        ("forward and backward, seconds", "peak memory, MiB"),
-        (lambda m: m.seconds, lambda m: m.peak / 2**20),
-        strict=True,
-    ):
-        for name, points in curves.items():
-            axes.plot(
-                [label for label, _ in points], [value(measured) for _, measured in points], marker="o", label=name
-            )
-        axes.set(title=title, yscale="log", xlabel="N x k x d")
-        axes.tick_params(axis="x", rotation=45)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    panels = figure.subplots(2, 3)
+    first = next(iter(curves.values()))[0][0]
+    for name, points in curves.items():
+        for axis, letter in enumerate("Nkd"):
+            others = [i for i in range(3) if i != axis]
+            line = sorted((shape[axis], m) for shape, m in points if all(shape[i] == first[i] for i in others))
+            x = [value for value, _ in line]
+            panels[0][axis].plot(x, [measured.seconds for _, measured in line], marker="o", label=name)
+            panels[1][axis].plot(x, [measured.peak / 2**20 for _, measured in line], marker="o", label=name)
+            fixed = ", ".join(f"{'Nkd'[i]} = {first[i]}" for i in others)
+            panels[0][axis].set(title=f"by {letter}, {fixed}")
+            for row in panels:
+                row[axis].set(xscale="log", yscale="log", xlabel=letter, xticks=x, xticklabels=map(str, x))
+                row[axis].minorticks_off()
+                row[axis].grid(alpha=0.3)
+    panels[0][0].set(ylabel="forward and backward, seconds")
+    panels[1][0].set(ylabel="peak memory, MiB")
+    panels[0][0].legend(frameon=False)
     figure.savefig(file, dpi=120)
 
 

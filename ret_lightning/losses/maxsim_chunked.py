@@ -44,26 +44,29 @@ class ChunkedMaxSim(torch.autograd.Function):
             places = query.new_empty((n_passage, n_query * len_query), dtype=small)
         rows, columns = block_shape(n_query, len_query, n_passage, len_passage)
         buffer = query.new_empty(rows * len_query * columns * len_passage, dtype=dtype)
+        # Of the passages of a block and all queries: the maxima, and Lp less the places where they stand.
+        best_Pq, left_Pq = (query.new_empty((columns, n_query * len_query), dtype=dtype) for _ in range(2))
         # From Lp down to 1 along the first axis: of equal maxima, the first has the largest number.
         countdown = torch.arange(len_passage, 0, -1, dtype=dtype, device=query.device)[:, None, None]
         for start in range(0, n_passage, columns):
             of_columns = slice(start, min(start + columns, n_passage))
+            best, left = best_Pq[: of_columns.stop - start], left_Pq[: of_columns.stop - start]
             # All first vectors, then all second ones: a maximum over a leading axis fills a CPU's vector registers.
             others = passage[of_columns].transpose(0, 1).reshape(-1, width).to(products_of)
             for first in range(0, n_query, rows):
-                of_rows = slice(first, min(first + rows, n_query))
-                vectors = slice(of_rows.start * len_query, of_rows.stop * len_query)
+                vectors = slice(first * len_query, min(first + rows, n_query) * len_query)
                 similarity_pPq = _products(others, flat_query[vectors], buffer).unflatten(0, (len_passage, -1))
                 if passage_mask is not None:
                     similarity_pPq.masked_fill_(~passage_mask[of_columns].T[:, :, None], -torch.inf)
-                best_Pq = similarity_pPq.amax(dim=0)
+                torch.amax(similarity_pPq, dim=0, out=best[:, vectors])
                 if places is not None:
-                    similarity_pPq.eq_(best_Pq).mul_(countdown)
-                    # At most Lp - 1 also where a NaN equals nothing.
-                    places[of_columns, vectors] = (len_passage - similarity_pPq.amax(dim=0)).clamp_(max=len_passage - 1)
-                if query_mask is not None:
-                    best_Pq = best_Pq.masked_fill(~query_mask[of_rows].flatten(), 0)
-                scores[of_rows, of_columns] = best_Pq.unflatten(1, (-1, len_query)).sum(dim=2).T
+                    similarity_pPq.eq_(best[:, vectors]).mul_(countdown)
+                    torch.amax(similarity_pPq, dim=0, out=left[:, vectors])
+            if places is not None:  # a NaN equals nothing: its place is the last
+                places[of_columns] = left.clamp_(min=1).neg_().add_(len_passage)
+            if query_mask is not None:
+                best.masked_fill_(~query_mask.flatten(), 0)
+            scores[:, of_columns] = best.unflatten(1, (n_query, len_query)).sum(dim=2).T
         ctx.save_for_backward(query, passage, query_mask, places)
         return scores
 
@@ -126,7 +129,7 @@ def _of_passages(grad_QP: Tensor, query: Tensor, places: Tensor, len_passage: in
         counts = torch.zeros(len(chosen), len_passage, dtype=torch.int64, device=chosen.device)
         counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
         ends = counts.flatten().cumsum(0)
-        weights = grad_QP[:, columns].T.gather(1, order // len_query)
+        weights = grad_QP[:, columns].T.repeat_interleave(len_query, dim=1).gather(1, order)
         of_vectors = slice(columns.start * len_passage, columns.stop * len_passage)
         total[of_vectors] = embedding_bag(
             order.flatten(), flat, ends - counts.flatten(), per_sample_weights=weights.flatten(), mode="sum"

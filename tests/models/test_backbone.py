@@ -98,6 +98,6 @@ def test_a_checkpoint_whose_backbone_is_not_imported_says_so(tmp_path: Path, mon
     make(StoredText()).save_pretrained(tmp_path)
     monkeypatch.delattr(StoredText, "model_type")
     with pytest.raises(
-        UserError, match=r"model_type='tests_stored_text' is unknown; known: clip_text_model, .* is imported"
+        UserError, match=r"model_type is 'tests_stored_text', which is unknown; known: clip_text_model, .* is imported"
     ):
         RetRetriever.from_pretrained(tmp_path)

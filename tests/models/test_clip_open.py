@@ -368,7 +368,7 @@ def test_the_copy_of_transformers(tiny_name: str, tmp_path: Path) -> None:
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"^backbone\.copy=\S+copy: no weights in such a folder"):
         open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "copy"))
-    with pytest.raises(UserError, match=r"^backbone\.copy=\S+nowhere: no weights in such a folder"):
+    with pytest.raises(UserError, match=r"^backbone\.copy=\S+nowhere: there is no such folder"):
         open_clip_backbone(tiny_name, pretrained=TAG, library="transformers", copy=str(tmp_path / "nowhere"))
 
 

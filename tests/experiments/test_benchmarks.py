@@ -1,0 +1,39 @@
+"""The benchmark scripts run, at sizes that say nothing, and print their tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "experiments/benchmarks"
+RUNS = {
+    "encode_missing_modalities.py": (["backbone=tiny", "rows=2", "repeats=1"], 2 + 7),
+    "maxsim.py": (["sizes=6,9", "k=3,5", "d=8,16", "repeats=1", "plot=plot.png"], 2 + 2 * 4),
+    "contrastive.py": (["model=small", "pairs=6", "pieces=2,4", "repeats=1", "plot=plot.png"], 2 + 3),
+    "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 2 + 2 + 2),
+}
+NO_SCRIPTS = {"measure.py", "published_way.py"}
+
+
+def test_every_script_is_tried() -> None:
+    assert {p.name for p in SCRIPTS.glob("*.py")} - NO_SCRIPTS == set(RUNS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory of a CPU run is read from /proc")
+@pytest.mark.parametrize("script", RUNS)
+def test_it_prints_its_table(script: str, tmp_path: Path) -> None:
+    options, lines = RUNS[script]
+    done = subprocess.run([sys.executable, SCRIPTS / script, *options], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(table) == lines, done.stdout
+    assert len({line.count("|") for line in table[:3]}) == 1
+    if "plot=plot.png" in options:
+        assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    if script == "step.py":  # both ways compute the same
+        plain, ours = done.stdout.split("loss: plain ")[1].splitlines()[0].split(", ours ")
+        assert float(plain) == pytest.approx(float(ours), abs=1e-5)
