@@ -103,8 +103,12 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
             write_to.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             old = [path for path in _weight_files(folder) if path.name not in files]
             old += [] if shards.is_sharded else [folder / WEIGHTS_INDEX]
-            unfinished.callback(lambda: [path.unlink(missing_ok=True) for path in old] if whole else None)
-            whole = False
+
+            @unfinished.push
+            def remove_old(kind: type | None, *_: object) -> None:
+                for path in old if kind is None else ():
+                    path.unlink(missing_ok=True)
+
             if shards.is_sharded:
                 index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
                 write_to = unfinished.enter_context(whole_file(folder / WEIGHTS_INDEX))
@@ -112,7 +116,6 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
             for file, names in files.items():
                 write_to = unfinished.enter_context(whole_file(folder / file))
                 save_file({name: state[name].cpu() for name in names}, write_to, metadata={"format": "pt"})
-            whole = True
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the checkpoint cannot be written ({error})") from error
 

@@ -106,7 +106,7 @@ def encode_pairs(
             with torch.inference_mode():
                 vectors = retriever.encode(side, inputs)
             if done + len(items) > len(result):  # an iterable that did not tell its length
-                result = torch.cat([result, torch.empty(done + len(items), *result.shape[1:])])
+                result = torch.cat([result, result.new_empty(done + len(items), *result.shape[1:])])
             result[done : done + len(items)] = vectors
             done += len(items)
             bar.update(len(items))

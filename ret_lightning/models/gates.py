@@ -12,7 +12,6 @@ without one does not depend on it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
+from ret_lightning.models.registry import subclasses
 
 
 @dataclass
@@ -251,7 +251,7 @@ def gate_named(name: str) -> type[Gate]:
     Raises:
         ConfigError: if there is none, or more than one.
     """
-    gates = [gate for gate in _subclasses(Gate) if gate.name]
+    gates = [gate for gate in subclasses(Gate) if gate.name]
     # By place, so that a class defined a second time, as in a notebook, replaces its old self.
     found = {f"{gate.__module__}.{gate.__qualname__}": gate for gate in gates if gate.name == name}
     if not found:
@@ -260,12 +260,6 @@ def gate_named(name: str) -> type[Gate]:
     if len(found) > 1:
         raise ConfigError(f"more than one gate is named {name!r}: {', '.join(found)}; give each a name of its own")
     return next(iter(found.values()))
-
-
-def _subclasses(parent: type[Gate]) -> Iterator[type[Gate]]:
-    for child in parent.__subclasses__():
-        yield child
-        yield from _subclasses(child)
 
 
 def _input_openings(

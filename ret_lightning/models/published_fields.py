@@ -22,10 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from ret_lightning.errors import UserError
+from ret_lightning.inputs import ImageTransform
 
 EXTENSION = "ret_lightning"
 TOWER_EXTENSION = ("gate", "layers", "cell_per_step", "image_mean", "image_std", "max_length")
 WHOLE_EXTENSION = ("share_cells",)
+
+# How CLIP prepares images and how long its texts may be: what a checkpoint that says nothing else was trained with.
+CLIP_IMAGES, CLIP_POSITIONS = ImageTransform(), 77
 
 # What the published classes take where a config is silent.
 TOWER_DEFAULTS: dict[str, Any] = {

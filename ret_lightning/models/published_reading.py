@@ -16,6 +16,8 @@ from ret_lightning.models.cell import ACTIVATIONS, RetCell
 from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.published_fields import (
+    CLIP_IMAGES,
+    CLIP_POSITIONS,
     EXTENSION,
     TOWER_DEFAULTS,
     TOWER_EXTENSION,
@@ -23,10 +25,10 @@ from ret_lightning.models.published_fields import (
     WHOLE_EXTENSION,
     Fields,
 )
+from ret_lightning.models.registry import subclasses
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
 
-_CLIP_IMAGES, _CLIP_POSITIONS = ImageTransform(), 77
 _CELL_FIELDS = (
     "hidden_size", "num_queries", "num_attention_heads", "intermediate_size", "activation_fn", "use_tanh",
     "input_gate_bias_prior", "forget_gate_bias_prior", "dropout_p", "attention_dropout",
@@ -77,21 +79,22 @@ def _retriever(config: Mapping[str, Any], where: Path) -> RetRetriever:
 
 def _tower(config: Fields, text: BlockStack, vision: BlockStack, cells: list[RetCell] | None = None) -> RetTower:
     extension, plan = config.extension(TOWER_EXTENSION), _plan(config)
-    positions = text.layout_config().get("max_position_embeddings", _CLIP_POSITIONS)
+    positions = text.layout_config().get("max_position_embeddings", CLIP_POSITIONS)
     backbone = Backbone(
         text,
         vision,
         ClipTokenizer(extension.count("max_length") if "max_length" in extension else positions),
         ImageTransform(
-            vision.layout_config().get("image_size", _CLIP_IMAGES.size),
-            extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else _CLIP_IMAGES.mean,
-            extension.numbers("image_std", 3, 0) if "image_std" in extension else _CLIP_IMAGES.std,
+            vision.layout_config().get("image_size", CLIP_IMAGES.size),
+            extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else CLIP_IMAGES.mean,
+            extension.numbers("image_std", 3, 0) if "image_std" in extension else CLIP_IMAGES.std,
         ),
     )
     # Null is no output map to the published classes, as 0 is.
-    size = config.get("late_proj_output_size", int, type(None)) and config.count("late_proj_output_size", 0)
+    no_map = config.get("late_proj_output_size", int, type(None)) is None
+    size = 0 if no_map else config.count("late_proj_output_size", 0)
     with _located(config):
-        return RetTower(backbone, plan, cells or _cells(config, plan), size or 0, config.flag("use_pooler_features"))
+        return RetTower(backbone, plan, cells or _cells(config, plan), size, config.flag("use_pooler_features"))
 
 
 def _plan(config: Fields) -> LayerPlan:
@@ -172,7 +175,7 @@ def _stack(config: Fields, field: str) -> BlockStack:
 
     sizes = config.section(field, {})
     model_type = sizes.get("model_type", str)
-    known = {kind.__dict__["model_type"]: kind for kind in _subclasses(BlockStack) if "model_type" in kind.__dict__}
+    known = {kind.__dict__["model_type"]: kind for kind in subclasses(BlockStack) if "model_type" in kind.__dict__}
     if model_type not in known:
         raise sizes.error(
             "model_type",
@@ -194,9 +197,3 @@ def _located(config: Fields) -> Iterator[None]:
         if str(error).startswith(f"{config.where}: "):
             raise
         raise UserError(f"{config.where}: {config.path.rstrip('.')}: {error}") from error
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    for subclass in kind.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)

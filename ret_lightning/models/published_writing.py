@@ -14,11 +14,10 @@ from ret_lightning.models.backbone import BlockStack
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gates import Gate, LSTMGate
 from ret_lightning.models.layers import PUBLISHED_PLANS
-from ret_lightning.models.published_fields import EXTENSION
+from ret_lightning.models.published_fields import CLIP_IMAGES, CLIP_POSITIONS, EXTENSION
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
 
-_CLIP_IMAGES, _CLIP_POSITIONS = ImageTransform(), 77
 # The settings of a backbone, beside its weights, that decide what it computes.
 _BACKBONE_SETTINGS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "image_size",
@@ -152,9 +151,9 @@ def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
     if extension or other_sizes or strategy == EXTENSION:
         extension["layers"], strategy = layers, EXTENSION
     images, tokenizer = tower.image_transform, tower.tokenizer
-    if isinstance(images, ImageTransform) and (images.mean, images.std) != (_CLIP_IMAGES.mean, _CLIP_IMAGES.std):
+    if isinstance(images, ImageTransform) and (images.mean, images.std) != (CLIP_IMAGES.mean, CLIP_IMAGES.std):
         extension |= {"image_mean": list(images.mean), "image_std": list(images.std)}
-    positions = tower.text_backbone.layout_config().get("max_position_embeddings", _CLIP_POSITIONS)
+    positions = tower.text_backbone.layout_config().get("max_position_embeddings", CLIP_POSITIONS)
     if isinstance(tokenizer, ClipTokenizer) and tokenizer.max_length != positions:
         extension["max_length"] = tokenizer.max_length
     return extension, strategy
