@@ -13,11 +13,10 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from hydra import compose, initialize_config_module
 from measure import compare
+from random_model import random_retriever
 from torch import Tensor
 
-from ret_lightning.config.build import build
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever
 from ret_lightning.models.pieces import encode_in_pieces
@@ -57,14 +56,14 @@ def main() -> None:
 
 def made(options: dict[str, str]) -> RetRetriever:
     """A retriever of random weights, without dropout, so that gradients can be compared."""
-    trained = options["trained"]
-    overrides = [
-        f"backbone={options['backbone']}", f"model={options['model']}", "backbone.pretrained=null", "model.dropout=0",
-        "model.attention_dropout=0", f"model.train_text={trained}", f"model.train_vision={trained}",
-    ]  # fmt: skip
-    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
-        config = compose("train", overrides=overrides)
-    return build(config.model)
+    return random_retriever(
+        options["backbone"],
+        "model.dropout=0",
+        "model.attention_dropout=0",
+        f"model.train_text={options['trained']}",
+        f"model.train_vision={options['trained']}",
+        model=options["model"],
+    )
 
 
 def rows(retriever: RetRetriever, count: int, seed: int, device: torch.device) -> EncoderInput:

@@ -17,11 +17,10 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from hydra import compose, initialize_config_module
 from published_way import Dense, always_both
+from random_model import random_retriever
 from torch import Tensor
 
-from ret_lightning.config.build import build
 from ret_lightning.models import EncoderInput, RetTower
 from ret_lightning.models.precision import dtype_named
 
@@ -35,7 +34,7 @@ def main() -> None:
     options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
     device, rows = torch.device(options["device"]), int(options["rows"])
     torch.manual_seed(0)
-    tower = made(options["backbone"]).to(device).eval()
+    tower = random_retriever(options["backbone"]).query_tower.to(device).eval()
     autocast = nullcontext()
     if options["dtype"] != "none":
         autocast = torch.autocast(device.type, dtype=dtype_named(options["dtype"]))
@@ -59,13 +58,6 @@ def main() -> None:
             f"| {images:.0%} | {texts:.0%} | {other:.1f} | {ours:.1f} | {ours / other:.2f} | {deviation:.1e} |",
             flush=True,
         )
-
-
-def made(backbone: str) -> RetTower:
-    """A query tower of the published size over random weights."""
-    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
-        config = compose("train", overrides=[f"backbone={backbone}", "backbone.pretrained=null", "model=ret"])
-    return build(config.model).query_tower
 
 
 def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch.device) -> Dense:

@@ -19,12 +19,11 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
-from hydra import compose, initialize_config_module
 from measure import compare, synchronize
 from published_way import Dense, always_both
+from random_model import random_retriever
 from torch import Tensor
 
-from ret_lightning.config.build import build
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
 from ret_lightning.models.precision import dtype_named
@@ -40,7 +39,8 @@ def main() -> None:
     options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
     device, pairs = torch.device(options["device"]), int(options["pairs"])
     torch.manual_seed(0)
-    retriever = made(options["backbone"]).to(device).train()
+    # Without dropout, so that the losses can be compared.
+    retriever = random_retriever(options["backbone"], "model.dropout=0", "model.attention_dropout=0").to(device).train()
     shares = float(options["queries_with_image"]), float(options["passages_with_image"])
     queries, passages = (rows(retriever, pairs, share, seed, device) for seed, share in enumerate(shares))
     optimizer = torch.optim.AdamW([p for p in retriever.parameters() if p.requires_grad], lr=0.0)
@@ -114,20 +114,6 @@ class Clock:
         yield
         synchronize(self.device)
         self.parts[name] = time.perf_counter() - start
-
-
-def made(backbone: str) -> RetRetriever:
-    """A retriever of the published size over random weights; without dropout, so that the losses can be compared."""
-    overrides = [
-        f"backbone={backbone}",
-        "backbone.pretrained=null",
-        "model=ret",
-        "model.dropout=0",
-        "model.attention_dropout=0",
-    ]
-    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
-        config = compose("train", overrides=overrides)
-    return build(config.model)
 
 
 def compile_blocks(retriever: RetRetriever) -> None:

@@ -341,6 +341,18 @@ def test_vectors_can_go_into_autograd_whatever_mode_the_caller_is_in(retriever) 
         torch.testing.assert_close(weight.grad, 2 * vectors.square().sum(dim=(0, 1)))
 
 
+def test_vectors_are_float32_whatever_the_callers_default_is(retriever) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        vectors = (
+            retriever.encode_queries(iter([("a", None)] * 3), batch_size=2),
+            retriever.encode_queries([("a", None)]),
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {v.dtype for v in vectors} == {torch.float32}
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_tower_moves_to_the_device_and_back(retriever, monkeypatch, raises: bool) -> None:
     went: list[str] = []
