@@ -24,6 +24,8 @@ from torch.nn.functional import embedding_bag
 # Similarities a block. 2^20 float32 numbers are 4 MiB: what follows the matrix product finds them near the cores, and
 # the product is still large enough to run at nearly full speed.
 BLOCK_ELEMENTS = 1 << 20
+# Places a block of the backward pass, where each becomes an index of eight bytes and a weight of four.
+BACKWARD_ELEMENTS = 1 << 18
 
 
 class ChunkedMaxSim(torch.autograd.Function):
@@ -110,11 +112,11 @@ def _of_queries(grad_QP: Tensor, passage: Tensor, places: Tensor, len_query: int
     flat = passage.reshape(-1, width).to(grad_QP.dtype)
     first = torch.arange(n_passage, device=places.device, dtype=torch.int32) * len_passage
     total = flat.new_empty(places.shape[1], width)
+    of_vectors = places.T.contiguous()  # turned while a place is a byte, not while it is a full index
     for vectors in _blocks(places.shape[1], n_passage, len_query):
         of_rows = slice(vectors.start // len_query, vectors.stop // len_query)
-        chosen = places[:, vectors].T.int() + first
         weights = grad_QP[of_rows].repeat_interleave(len_query, dim=0)
-        total[vectors] = embedding_bag(chosen, flat, per_sample_weights=weights, mode="sum")
+        total[vectors] = embedding_bag(of_vectors[vectors] + first, flat, per_sample_weights=weights, mode="sum")
     return total
 
 
@@ -123,16 +125,16 @@ def _of_passages(grad_QP: Tensor, query: Tensor, places: Tensor, len_passage: in
     len_query, width = query.shape[1:]
     flat = query.reshape(-1, width).to(grad_QP.dtype)
     total = flat.new_empty(len(places) * len_passage, width)
+    grad_PQ = grad_QP.T.contiguous()
     for columns in _blocks(len(places), places.shape[1], 1):
         chosen = places[columns]  # (passages, Nq * Lq)
         order = _sorted(chosen)
-        counts = torch.zeros(len(chosen), len_passage, dtype=torch.int64, device=chosen.device)
-        counts.scatter_add_(1, chosen.long(), counts.new_ones(()).expand(chosen.shape))
-        ends = counts.flatten().cumsum(0)
-        weights = grad_QP[:, columns].T.repeat_interleave(len_query, dim=1).gather(1, order)
-        of_vectors = slice(columns.start * len_passage, columns.stop * len_passage)
-        total[of_vectors] = embedding_bag(
-            order.flatten(), flat, ends - counts.flatten(), per_sample_weights=weights.flatten(), mode="sum"
+        vectors = torch.arange(len_passage, dtype=chosen.dtype, device=chosen.device).expand(len(chosen), -1)
+        starts = torch.searchsorted(chosen.gather(1, order), vectors.contiguous())
+        starts += torch.arange(len(chosen), device=starts.device)[:, None] * places.shape[1]
+        weights = grad_PQ[columns].repeat_interleave(len_query, dim=1).gather(1, order)
+        total[columns.start * len_passage : columns.stop * len_passage] = embedding_bag(
+            order.flatten(), flat, starts.flatten(), per_sample_weights=weights.flatten(), mode="sum"
         )
     return total
 
@@ -145,7 +147,7 @@ def _sorted(chosen: Tensor) -> Tensor:
 
 
 def _blocks(count: int, width: int, step: int) -> Iterator[slice]:
-    """Stretches of `count` rows of `width` numbers, of about BLOCK_ELEMENTS numbers and a multiple of `step` rows each."""
-    rows = max(1, BLOCK_ELEMENTS // max(1, width * step)) * step
+    """Stretches of `count` rows of `width` numbers, of about BACKWARD_ELEMENTS numbers, a multiple of `step` rows each."""
+    rows = max(1, BACKWARD_ELEMENTS // max(1, width * step)) * step
     for start in range(0, count, rows):
         yield slice(start, min(start + rows, count))

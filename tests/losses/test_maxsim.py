@@ -77,7 +77,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = maxsim(query, passage, backend="plain")
     expected_gradients = torch.autograd.grad(expected, (query, passage), weight)
     for elements in (1, 40, 100, 1000):
-        monkeypatch.setattr("ret_lightning.losses.maxsim_chunked.BLOCK_ELEMENTS", elements)
+        for block in ("BLOCK_ELEMENTS", "BACKWARD_ELEMENTS"):
+            monkeypatch.setattr(f"ret_lightning.losses.maxsim_chunked.{block}", elements)
         got = maxsim(query, passage, backend="chunked")
         torch.testing.assert_close(got, expected)
         for ours, theirs in zip(torch.autograd.grad(got, (query, passage), weight), expected_gradients, strict=True):
