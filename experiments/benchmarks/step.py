@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
+from ret_lightning.models.compiled import compile_blocks
 from ret_lightning.models.precision import dtype_named
 
 OPTIONS = {
@@ -114,16 +115,6 @@ class Clock:
         yield
         synchronize(self.device)
         self.parts[name] = time.perf_counter() - start
-
-
-def compile_blocks(retriever: RetRetriever) -> None:
-    """Compiles the cell and the backbones' blocks in place."""
-    towers = (retriever.query_tower, retriever.passage_tower)
-    modules = {id(cell): cell for tower in towers for cell in tower.cells}
-    for stack in (towers[0].text_backbone, towers[0].vision_backbone):
-        modules |= {id(stack.block(i)): stack.block(i) for i in range(stack.num_blocks)}
-    for module in modules.values():
-        module.compile(dynamic=True)
 
 
 def rows(retriever: RetRetriever, count: int, with_image: float, seed: int, device: torch.device) -> Dense:

@@ -22,6 +22,7 @@ class TrainConfig:
     test_with: Literal["best", "last", "none"]
     init_from: str | None
     backbone_learning_rate_scale: float
+    compile: bool
     data: Any
     backbone: Any
     model: Any

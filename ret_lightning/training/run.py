@@ -23,6 +23,7 @@ from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint import load_weights
+from ret_lightning.models.compiled import compile_blocks
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, RANKINGS_FOLDER, write_json
 from ret_lightning.training.module import RetModule
@@ -58,6 +59,8 @@ def train(config: DictConfig) -> dict[str, float]:
         scheduler=build(config.scheduler),
         backbone_learning_rate_scale=config.backbone_learning_rate_scale,
     )
+    if config.compile:
+        compile_blocks(module.retriever)
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = [build(node) for node in config.logger.values() if node is not None]
     # The evaluation comes first: the other callbacks read what it found.

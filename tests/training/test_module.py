@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning import RetModule
 from ret_lightning.training.module import parameter_groups
+from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.throughput import Throughput
 from tests.training.conftest import make_data, make_module
 
@@ -121,3 +123,26 @@ def test_a_batch_is_one_step_of_the_loss_written_out(root: Path) -> None:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_under_mixed_precision_clipping_and_accumulation_step_as_the_whole_batch_does(root: Path) -> None:
+    def step(precision: str, micro_batch: int | None) -> torch.Tensor:
+        """What one step of plain SGD at rate 1 takes from the parameters: the clipped gradient of two batches."""
+        module = make_module(backbone_learning_rate_scale=1.0)
+        module.loss.micro_batch = micro_batch
+        module.make_optimizer = partial(torch.optim.SGD, lr=1.0)
+        module.schedule = WarmupCosine(warmup_steps=0)
+        before = parameters(module)
+        options = {"precision": precision, "accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "max_steps": 1}
+        fit(root, module, **options)
+        return before - parameters(module)
+
+    def parameters(module: RetModule) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    exact, whole, pieces = step("32-true", None), step("bf16-mixed", None), step("bf16-mixed", 3)
+    assert exact.norm() == pytest.approx(0.1, rel=1e-4)
+    assert pieces.norm() == pytest.approx(0.1, rel=1e-4)
+    rounding = (whole - exact).norm()
+    assert 1e-3 < rounding / exact.norm() < 0.5  # half precision took part, and at first the gradient is small
+    assert (pieces - whole).norm() < 0.2 * rounding
