@@ -7,8 +7,10 @@ class UserError(Exception):
     """A mistake in what the user gave: a config, a file, an argument.
 
     The message is one line (or one line a mistake) that says what is wrong, where, and how to mend it. Commands print it
-    without a traceback and exit with a code other than zero; library callers catch it by this type.
+    without a traceback and exit with `exit_code`; library callers catch it by this type.
     """
+
+    exit_code = 1
 
 
 class ConfigError(UserError):
@@ -17,3 +19,16 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A mistake in a data file: a broken row, an unreadable image, a missing file."""
+
+
+class Stopped(UserError):
+    """A run was asked to stop, and did; it can be continued.
+
+    Args:
+        message: what stopped it, and where its state is.
+        number: of the signal; commands exit with 128 more, as shells do.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number

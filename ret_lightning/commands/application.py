@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from ret_lightning.config import resolvers
 from ret_lightning.config.check import Verdict, check
 from ret_lightning.config.mistakes import report
 from ret_lightning.errors import ConfigError, UserError
@@ -39,6 +40,7 @@ class Failure:
     """What a failed job gives back in place of raising, so that the other jobs of a sweep run."""
 
     line: str
+    exit_code: int = 1
 
 
 def run(
@@ -66,6 +68,7 @@ def run(
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
     hydra.version.setbase(_VERSION_BASE)
+    resolvers.register()
     try:
         code = _Application(task, config_name, schema, prog, config_path, _arguments()).answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
@@ -170,7 +173,7 @@ class _Application:
             raise UserError(f"cannot write {error.filename}: {error.strerror}; output_dir names the folder") from error
         finally:
             GlobalHydra.instance().clear()
-        return self._tell_failures(result) if multirun else int(isinstance(result.return_value, Failure))
+        return self._tell_failures(result) if multirun else getattr(result.return_value, "exit_code", 0)
 
     def _tell_failures(self, batches: Any) -> int:
         """List a sweep's failed jobs, from what the sweeper gives back; the exit code."""
@@ -213,7 +216,7 @@ class _Job:
                 traceback.print_exc()
             line = _line(error)
             print(f"{self.prog}: {f'job #{HydraConfig.get().job.num}: ' if swept else ''}{line}", file=sys.stderr)
-            result = Failure(line)
+            result = Failure(line, error.exit_code if user_error else 1)
         self.running = False
         return result
 

@@ -1,4 +1,4 @@
-"""What a DDP rank beside the first one runs: `python -m ret_lightning.commands.rank RUN_FOLDER/config.yaml`."""
+"""What a DDP rank beside the first one runs: `python -m ret_lightning.commands.rank RUN_FOLDER/config.yaml [resume]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
     from ret_lightning.training.run import train
 
     try:
-        train(config)
+        train(config, resume=sys.argv[2:] == ["resume"])
     except UserError as error:
         # The first rank tells the same, unless it is only this one that stumbled.
         message = str(error).strip().splitlines()[-1]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import TrainConfig
+from ret_lightning.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -20,8 +26,27 @@ def _train(config: DictConfig) -> None:
     from ret_lightning.training.run import train
 
     # In a sweep, and in a second process of DDP, the folder is the one that Hydra made, whatever the time is by now.
-    config.output_dir = HydraConfig.get().runtime.output_dir
-    train(config)
+    hydra = HydraConfig.get()
+    config.output_dir = hydra.runtime.output_dir
+    resume, config.resume = config.resume, None
+    if resume is None:
+        train(config)
+        return
+    from ret_lightning.training.folder import METRICS_FILE
+    from ret_lightning.training.resumption import resumed_config, same_run
+
+    folder = Path(config.output_dir)
+    if resume == "auto":
+        if (folder / METRICS_FILE).exists():
+            log.info("%s: the run is finished already", folder)
+            return
+        train(config, resume=same_run(folder, config))
+        return
+    if folder != Path(resume).absolute():
+        raise ConfigError(
+            f"resume={resume} names the run folder, output_dir={folder} another one; leave output_dir out"
+        )
+    train(resumed_config(folder, hydra.overrides.task), resume=True)
 
 
 if __name__ == "__main__":

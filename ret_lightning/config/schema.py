@@ -19,10 +19,12 @@ class TrainConfig:
 
     seed: int
     output_dir: str
+    resume: str | None
     test_with: Literal["best", "last", "none"]
     init_from: str | None
     backbone_learning_rate_scale: float
     compile: bool
+    on_nonfinite: Literal["stop", "skip"]
     data: Any
     backbone: Any
     model: Any

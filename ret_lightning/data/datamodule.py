@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -94,6 +95,7 @@ class M2KRDataModule(LightningDataModule):
         self.validation = validation
         self.seed = seed
         self._train: TrainingRows | None = None
+        self._next_batch = {"epoch": 0, "batch": 0}
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
 
     def prepare_data(self) -> None:
@@ -122,14 +124,28 @@ class M2KRDataModule(LightningDataModule):
         batches = GlobalBatches(len(self._train), self.batch_size, self.seed, *self._rank_and_world())
         if len(batches) == 0:
             raise DataError(f"{self._train.lines.path}: {len(self._train)} rows are too few for one batch on each rank")
+        batches.set_epoch(self._next_batch["epoch"])
+        batches.skip(self._next_batch["batch"])
         return DataLoader(
             self._train,
             batch_sampler=batches,
             collate_fn=self.collate.training,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # of its own: an iterator draws a number, of which a resumed run makes another count
             pin_memory=self._on_gpu(),
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training is: `epoch`, and the number in it of the batch that comes next."""
+        epochs, batches = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop.batch_progress
+        if batches.is_last_batch:
+            return {"epoch": epochs.ready, "batch": 0}
+        return {"epoch": epochs.ready - 1, "batch": batches.current.ready}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begins there; Lightning calls it before the loaders are made."""
+        self._next_batch = dict(state_dict)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Two loaders a subset, its pool and then its queries; each row on one rank."""
@@ -201,6 +217,7 @@ class M2KRDataModule(LightningDataModule):
                         sampler=RankRows(len(rows), *self._rank_and_world()),
                         batch_size=self.eval_batch_size,
                         collate_fn=self.collate.evaluation,
+                        generator=torch.Generator(),
                         num_workers=self.num_workers,
                         pin_memory=self._on_gpu(),
                     )

@@ -38,24 +38,34 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         self.world_size = world_size
         self.shuffle = shuffle
         self.epoch = 0
+        self._skipped = 0
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it at the start of each epoch."""
         self.epoch = epoch
 
+    def skip(self, batches: int) -> None:
+        """Leaves out so many first batches of the next iteration, and of that one only."""
+        self._skipped = batches
+
     def __len__(self) -> int:
         whole, rest = divmod(self.rows, self.batch_size * self.world_size)
         return whole + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self._batches(self.epoch)  # the epoch as it is now, not when the first batch is asked for
+
+    def _batches(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+        # Not before a batch is asked for: a loader with workers makes an iterator that it never uses.
+        first, self._skipped = self._skipped, 0
         order = np.arange(self.rows)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
         size = self.batch_size * self.world_size
-        for index in range(len(self)):
+        for index in range(first, len(self)):
             share = np.array_split(order[index * size : (index + 1) * size], self.world_size)[self.rank]
-            yield [(self.epoch, int(row)) for row in share]
+            yield [(epoch, int(row)) for row in share]
 
 
 class RankRows(Sampler[int]):

@@ -12,6 +12,12 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.losses.maxsim import Backend, maxsim
 
+# What to do where numbers are not finite.
+REMEDY = (
+    "training has diverged, or its precision is too low; lower optimizer.lr, lengthen scheduler.warmup_steps, clip gradients "
+    "(trainer.gradient_clip_val), or set trainer.precision=bf16-mixed or 32-true"
+)
+
 
 @dataclass
 class ContrastiveOutput:
@@ -52,6 +58,9 @@ class ContrastiveLoss(nn.Module):
         learn_temperature: whether it is trained, from there, as its logarithm.
         backend: of MaxSim.
         micro_batch: most pairs that are encoded at once in training, see `models.pieces`; None: the whole batch.
+
+    Attributes:
+        check_finite: whether features that are not finite are an error here; otherwise they make the loss a NaN.
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class ContrastiveLoss(nn.Module):
         self.symmetric = symmetric
         self.backend = backend
         self.micro_batch = micro_batch
+        self.check_finite = True
         log_temperature = torch.tensor(math.log(temperature))
         self.log_temperature = nn.Parameter(log_temperature) if learn_temperature else None
         self._temperature = temperature
@@ -92,7 +102,7 @@ class ContrastiveLoss(nn.Module):
 
         Raises:
             ValueError: if the batch is empty, or the shapes do not fit.
-            UserError: if features are not finite.
+            UserError: if features are not finite, and `check_finite` is set.
         """
         if passage_labels is None:
             passage_labels = labels
@@ -101,7 +111,8 @@ class ContrastiveLoss(nn.Module):
                 f"ContrastiveLoss: {len(query)} queries, {len(passage)} passages, {len(labels)} labels and "
                 f"{len(passage_labels)} passage labels; each query needs its passage, and each of them its label"
             )
-        _check_finite(query, passage)
+        if self.check_finite:
+            _check_finite(query, passage)
         own = len(query)
         counts, passage_counts = row_counts(labels), row_counts(passage_labels)
         if sum(counts) == 0:
@@ -148,7 +159,5 @@ def _check_finite(query: Tensor, passage: Tensor) -> None:
         if rows:
             shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
             raise UserError(
-                f"ContrastiveLoss: the features of {name} {shown} of {len(vectors)} in this batch are not finite: training "
-                "has diverged, or its precision is too low; lower optimizer.lr, lengthen scheduler.warmup_steps, clip "
-                "gradients (trainer.gradient_clip_val), or set trainer.precision=bf16-mixed or 32-true"
+                f"ContrastiveLoss: the features of {name} {shown} of {len(vectors)} in this batch are not finite: {REMEDY}"
             )

@@ -12,6 +12,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"  # the metrics of the test split, written last
 ORIGIN_FILE = "origin.json"  # which weights the metrics are of, and what made them
 RANKINGS_FOLDER = "rankings"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

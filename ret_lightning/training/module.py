@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
+from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses.contrastive import REMEDY
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
 from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.training.checkpoint_files import FROZEN
 from ret_lightning.training.schedule import WarmupCosine
+
+log = logging.getLogger(__name__)
+
+SKIPPED_IN_A_ROW = 10  # steps without a finite gradient, after which there is no hope
 
 
 class RetModule(LightningModule):
@@ -33,6 +41,8 @@ class RetModule(LightningModule):
         scheduler: of the learning rate, by step.
         backbone_learning_rate_scale: factor of the learning rate for trained backbones; pretrained ones want less than
             the new layers.
+        on_nonfinite: what to do where a loss or a gradient is infinite or no number: `stop` with an error, or `skip` the
+            optimiser step and count it (`train/skipped_steps`), until SKIPPED_IN_A_ROW have been.
     """
 
     def __init__(
@@ -42,6 +52,7 @@ class RetModule(LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         scheduler: WarmupCosine,
         backbone_learning_rate_scale: float = 0.1,
+        on_nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         self.retriever = retriever
@@ -49,6 +60,10 @@ class RetModule(LightningModule):
         self.make_optimizer = optimizer
         self.schedule = scheduler
         self.backbone_learning_rate_scale = backbone_learning_rate_scale
+        self.on_nonfinite = on_nonfinite
+        loss.check_finite = on_nonfinite == "stop"
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
@@ -85,10 +100,44 @@ class RetModule(LightningModule):
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Logs the norm of all gradients, before they are clipped."""
+        """Looks at the norm of all gradients before they are clipped: logs it, and stops or skips where it is not finite.
+
+        Gradients are the same on all ranks by now, so all decide alike.
+
+        Raises:
+            UserError: where it is not finite and `on_nonfinite` says stop, or too many steps in a row were skipped.
+        """
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self._logs_this_step():
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log("train/gradient_norm", norm)
+            if self.on_nonfinite == "skip":
+                self.log("train/skipped_steps", float(self.skipped_steps))
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return  # in float16 gradients overflow now and then, which the scaler finds out and sees to
+        if torch.isfinite(norm):
+            self._skipped_in_a_row = 0
+            return
+        where = f"the gradient of step {self.global_step + 1} is not finite: {REMEDY}"
+        if self.on_nonfinite == "stop":
+            raise UserError(f"{where}; on_nonfinite=skip leaves such steps out")
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        log.warning("%s; the step is skipped, number %d in this run", where.split(":")[0], self.skipped_steps)
+        if self._skipped_in_a_row == SKIPPED_IN_A_ROW:
+            raise UserError(f"{where}; {SKIPPED_IN_A_ROW} steps in a row were skipped")
+        for parameter in self.parameters():
+            parameter.grad = None  # an optimiser passes over parameters without a gradient
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Tells which weights are frozen, and how many steps were skipped."""
+        checkpoint["skipped_steps"] = self.skipped_steps
+        # By all names of tied weights, as state_dict has them.
+        checkpoint[FROZEN] = [n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self.skipped_steps = checkpoint.get("skipped_steps", 0)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser over `parameter_groups`, and the schedule, step by step."""

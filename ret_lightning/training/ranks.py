@@ -38,11 +38,10 @@ class SameConfigDDP(DDPStrategy):
     def __init__(self, config_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config_file = config_file
+        self.resume = False  # whether the ranks, too, go on with what the run folder holds
 
     def _configure_launcher(self) -> None:
-        self._launcher = _Launcher(
-            self.cluster_environment, self.num_processes, self.num_nodes, config_file=self.config_file
-        )
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes, strategy=self)
 
     def another_failed(self) -> bool:
         """Whether a rank that was started here ended with an error; the first rank then fails in a collective."""
@@ -59,9 +58,9 @@ class SameConfigDDP(DDPStrategy):
 
 
 class _Launcher(_SubprocessScriptLauncher):
-    def __init__(self, *args: Any, config_file: str) -> None:
+    def __init__(self, *args: Any, strategy: SameConfigDDP) -> None:
         super().__init__(*args)
-        self.config_file = config_file
+        self.strategy = strategy
 
     def launch(self, function: Callable, *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
@@ -84,7 +83,9 @@ class _Launcher(_SubprocessScriptLauncher):
             environment.main_port,
         )
         os.environ.update({name: str(value) for name, value in zip(RANK_VARIABLES, values, strict=True)})
-        command = [sys.executable, "-m", "ret_lightning.commands.rank", self.config_file]
+        command = [sys.executable, "-m", "ret_lightning.commands.rank", self.strategy.config_file]
+        if self.strategy.resume:
+            command.append("resume")
         for local_rank in range(1, self.num_processes):
             self.procs.append(subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(local_rank)}))
 

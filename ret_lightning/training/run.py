@@ -24,21 +24,27 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.training.checkpoint_files import RunCheckpointIO
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, RANKINGS_FOLDER, write_json
+from ret_lightning.training.last_checkpoint import LastCheckpoint
+from ret_lightning.training.loggers import build_loggers, record_wandb_run
 from ret_lightning.training.module import RetModule
+from ret_lightning.training.random_states import RandomStates
 from ret_lightning.training.ranks import SameConfigDDP
+from ret_lightning.training.resumption import last_whole_checkpoint, unfinished_checkpoint
 from ret_lightning.training.summary import metrics_tables, print_tables
 from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, checkpoint_step, open_retriever
 
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig) -> dict[str, float]:
+def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """Trains, evaluates after every epoch, tests, and leaves everything in the run folder.
 
     Args:
         config: as ret-train composes it; `output_dir` is the run folder.
+        resume: go on from the run folder's last whole checkpoint; from the beginning where there is none.
 
     Returns:
         The metrics of the test split, as in `metrics.json`, which is written last and whole; empty where
@@ -48,31 +54,44 @@ def train(config: DictConfig) -> dict[str, float]:
         UserError: on what the user can mend.
     """
     folder = Path(config.output_dir)
-    _take_folder(folder, config)
+    _take_folder(folder, config, resume)
     _quieten()
+    checkpoint = last_whole_checkpoint(folder) if resume else None
+    step = checkpoint_step(checkpoint) if checkpoint else None
+    if resume:
+        log.info(
+            "going on from %s", f"{checkpoint}, step {step}" if checkpoint else "the beginning: no checkpoint is there"
+        )
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
     module = RetModule(
-        retriever=_initial_retriever(config),
+        retriever=build_untrained(config) if checkpoint else _initial_retriever(config),
         loss=build(config.loss),
         optimizer=build(config.optimizer),
         scheduler=build(config.scheduler),
         backbone_learning_rate_scale=config.backbone_learning_rate_scale,
+        on_nonfinite=config.on_nonfinite,
     )
     if config.compile:
         compile_blocks(module.retriever)
     evaluation: RetrievalEvaluation = build(config.evaluation)
-    loggers = [build(node) for node in config.logger.values() if node is not None]
+    loggers = build_loggers(config, folder, step)
     # The evaluation comes first: the other callbacks read what it found.
     callbacks = [
         evaluation,
         RecordInCheckpoint(config),
+        RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
     ]
-    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks)
-    with _wandb_files_in(folder / "wandb"), _ended(trainer, loggers):
+    # Last, so that what it saves tells what the other checkpoint callbacks have just done.
+    callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))
+    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=[RunCheckpointIO()])
+    if isinstance(trainer.strategy, SameConfigDDP):
+        trainer.strategy.resume = resume
+    with _wandb_files_in(folder / "wandb"), _ended(trainer, loggers), _continuable(folder):
         _log_config(loggers, config)
-        trainer.fit(module, datamodule=data)
+        record_wandb_run(loggers, folder)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted or config.test_with == "none":
             log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
             return {}
@@ -84,12 +103,18 @@ def train(config: DictConfig) -> dict[str, float]:
         return _finish(evaluation, folder, step) if trainer.is_global_zero else {}
 
 
-def _take_folder(folder: Path, config: DictConfig) -> None:
+def _take_folder(folder: Path, config: DictConfig, resume: bool) -> None:
     if rank_zero_only.rank != 0:  # by the environment: no process group exists yet
         return
-    if (folder / METRICS_FILE).exists():
+    if resume:
+        (folder / METRICS_FILE).unlink(missing_ok=True)  # the run is unfinished again
+    elif (folder / METRICS_FILE).exists():
         raise ConfigError(
             f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
+        )
+    elif unfinished_checkpoint(folder):
+        raise ConfigError(
+            f"output_dir={folder}: holds an unfinished run; resume={folder} continues it, or choose another folder"
         )
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
 
@@ -125,6 +150,25 @@ def _ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
 
 
 @contextmanager
+def _continuable(folder: Path) -> Iterator[None]:
+    """Adds to what went wrong how the run can be gone on with; a loader's worker that died is told of in plain words."""
+    try:
+        yield
+    except UserError as error:
+        if rank_zero_only.rank == 0 and unfinished_checkpoint(folder):
+            log.info("to go on from the last checkpoint: ret-train resume=%s", folder)
+        raise error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{reason}; a worker that is killed mostly means that memory ran out: fewer data.num_workers or a smaller "
+            f"data.batch_size need less; ret-train resume={folder} goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
 def _wandb_files_in(folder: Path) -> Iterator[None]:
     """Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's."""
     if "WANDB_DATA_DIR" in os.environ:
@@ -146,6 +190,10 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     # Lightning's own use of a renamed class of torch; nothing that a user could mend.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # What a resumed run's CSV file held is put back, see loggers.py.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # The loaders are taken to where the run was, see data/datamodule.py.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     # Frozen backbones stay in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 

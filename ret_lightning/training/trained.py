@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,11 +13,11 @@ from ret_lightning import __version__
 from ret_lightning.config.build import build
 from ret_lightning.errors import UserError
 from ret_lightning.models import RetRetriever
-from ret_lightning.training.folder import METRICS_FILE, ORIGIN_FILE, read_json
+from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint
+from ret_lightning.training.folder import CHECKPOINTS_FOLDER, METRICS_FILE, ORIGIN_FILE, read_json
 
 RECORD = "ret_lightning"
-_PREFIX = "retriever."
-_IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+_IN_A_RUN = (f"{CHECKPOINTS_FOLDER}/best.ckpt", f"{CHECKPOINTS_FOLDER}/last.ckpt")
 
 
 class RecordInCheckpoint(Callback):
@@ -104,7 +102,11 @@ def load_trained(file: Path) -> Trained:
     record, state = checkpoint[RECORD], checkpoint["state_dict"]
     config = OmegaConf.create(record["config"])
     retriever = build_untrained(config)
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    weights = {
+        name.removeprefix(RETRIEVER_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(RETRIEVER_PREFIX)
+    }
     try:
         retriever.load_state_dict(weights)
     except RuntimeError as error:
@@ -138,17 +140,9 @@ def checkpoint_step(file: Path) -> int:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not zipfile.is_zipfile(file):  # what torch.save writes
-        raise UserError(f"{file}: no checkpoint of ret-train, or a torn one")
-    try:
-        # mmap: what is not asked for, such as the optimiser's state, is not read from the disk.
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        missing = [key for key in (RECORD, "state_dict", "epoch", "global_step") if key not in checkpoint]
-    except Exception as error:  # unpickling raises what it likes
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{file}: no whole checkpoint of ret-train ({reason[0]})") from error
-    if missing:
-        raise UserError(f"{file}: no checkpoint of ret-train (it has no {missing[0]})")
+    checkpoint = read_checkpoint(file)
+    if RECORD not in checkpoint:
+        raise UserError(f"{file}: no checkpoint of ret-train (it has no {RECORD})")
     return checkpoint
 
 

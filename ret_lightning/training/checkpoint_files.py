@@ -1,0 +1,189 @@
+"""Checkpoint files: each is whole or not there, frozen weights are written once a folder, and the weights stand alone too.
+
+    checkpoints/best.ckpt, last.ckpt, ...      what a run needs to go on, without the frozen weights
+    checkpoints/best.safetensors, ...          the trained weights alone, under their names in RetRetriever
+    checkpoints/frozen.safetensors             the frozen weights, once
+
+A checkpoint is replaced by renaming a finished file over it, so a run that is killed while it writes keeps the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
+
+from ret_lightning.atomic import whole_file
+from ret_lightning.errors import UserError
+
+FROZEN_FILE = "frozen.safetensors"
+FROZEN = "frozen"  # the key in a checkpoint: names on the way in, where they are on the way out
+RETRIEVER_PREFIX = "retriever."
+
+
+# Share of the weights above which the frozen ones get a file of their own. Below, as where the last block of a trained
+# backbone is not read, a checkpoint that stands alone is worth more.
+WORTH_A_FILE = 0.1
+
+
+class RunCheckpointIO(CheckpointIO):
+    """How the Trainer writes and reads checkpoints.
+
+    A checkpoint whose entry `frozen` lists names of its `state_dict` is written without these; they go into one file beside
+    it, and reading puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._identity: str | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes the checkpoint and, beside it, the trained weights alone.
+
+        Raises:
+            UserError: if the disk refuses; the checkpoint that stood there before is untouched.
+        """
+        path = Path(path)
+        state: dict[str, Tensor] = checkpoint["state_dict"]
+        frozen = {name: state[name] for name in checkpoint.get(FROZEN, ())}
+        with _told(path):
+            if _count(frozen) > WORTH_A_FILE * _count(state):
+                state = {name: tensor for name, tensor in state.items() if name not in frozen}
+                record = self._write_frozen(path.parent, frozen)
+                checkpoint = {**checkpoint, "state_dict": state, FROZEN: record}
+            with whole_file(path) as unfinished:
+                torch.save(checkpoint, unfinished)
+                _flush(unfinished)
+            _write_weights(path.with_suffix(".safetensors"), state, {"checkpoint": path.name})
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint with its frozen weights, on the CPU; see `read_checkpoint`."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint and its weights file."""
+        for file in (Path(path), Path(path).with_suffix(".safetensors")):
+            file.unlink(missing_ok=True)
+
+    def _write_frozen(self, folder: Path, frozen: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Where the frozen weights are; they are written unless the folder has them."""
+        if self._identity is None:  # they do not change, and hashing billions of them takes seconds
+            self._identity = _identity(frozen)
+        file = folder / FROZEN_FILE
+        if not file.is_file() or _metadata(file).get("identity") != self._identity:
+            _write_weights(file, frozen, {"identity": self._identity})
+        stored = _stored_names(frozen)
+        names = {name.removeprefix(RETRIEVER_PREFIX): of.removeprefix(RETRIEVER_PREFIX) for name, of in stored.items()}
+        return {"file": FROZEN_FILE, "identity": self._identity, "names": names}
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """A checkpoint with all its weights, on the CPU.
+
+    Raises:
+        UserError: if the file is torn or no checkpoint, or the frozen weights are not beside it.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    if not zipfile.is_zipfile(file):  # what torch.save writes; its table of contents comes last
+        raise UserError(f"{file}: no checkpoint of ret-train, or a torn one")
+    try:
+        # mmap: what is not asked for, such as the optimiser's state, is not read from the disk.
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
+    except KeyError as error:
+        raise UserError(f"{file}: no checkpoint of ret-train (it has no {error.args[0]})") from error
+    except Exception as error:  # unpickling raises what it likes
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{file}: no whole checkpoint of ret-train ({reason[0]})") from error
+    if isinstance(checkpoint.get(FROZEN), dict):  # a list of names: written without RunCheckpointIO, nothing is missing
+        checkpoint["state_dict"] |= _read_frozen(file, checkpoint[FROZEN])
+    return checkpoint
+
+
+def _read_frozen(file: Path, record: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    frozen = file.resolve().parent / record["file"]
+    if not frozen.is_file():
+        raise UserError(f"{frozen}: no such file; the frozen weights of {file.name} stand in it: keep the two together")
+    try:
+        if _metadata(frozen).get("identity") != record["identity"]:
+            raise UserError(f"{frozen}: holds the frozen weights of another run than {file.name}")
+        weights = load_file(frozen)
+        return {RETRIEVER_PREFIX + name: weights[of] for name, of in record["names"].items()}
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{frozen}: no whole file of weights ({error})") from error
+
+
+def _write_weights(file: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    stored = set(_stored_names(weights).values())
+    own = {n.removeprefix(RETRIEVER_PREFIX): weights[n].detach().cpu().contiguous() for n in weights if n in stored}
+    with whole_file(file) as unfinished:
+        save_file(own, unfinished, {"format": "pt", **metadata})
+        _flush(unfinished)
+
+
+def _stored_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Each name to the first of the names that share its memory: tied weights are written once."""
+    first: dict[tuple, str] = {}
+    return {
+        name: first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), name)
+        if tensor.numel()
+        else name
+        for name, tensor in weights.items()
+    }
+
+
+def _count(weights: Mapping[str, Tensor]) -> int:
+    return sum(weights[name].numel() for name in set(_stored_names(weights).values()))
+
+
+def _identity(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    stored = set(_stored_names(weights).values())
+    for name in sorted(stored):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as content:
+            return content.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}  # torn: it is written anew, or told of by who wanted to read it
+
+
+def _flush(file: Path) -> None:
+    """Waits until the file is on the disk, so that the renaming cannot overtake its content when the machine goes down."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        before = "; the one of before is untouched" if path.is_file() else ""
+        raise UserError(f"{path}: the checkpoint cannot be written ({reason}){before}") from error

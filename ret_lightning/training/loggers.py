@@ -1,0 +1,66 @@
+"""The loggers of a run, and how a resumed run goes on with what they wrote."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning.atomic import write_text
+from ret_lightning.config.build import build
+
+WANDB_ID_FILE = "wandb/run_id"
+
+
+def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None) -> list[Logger]:
+    """What the group `logger` names.
+
+    Args:
+        config: the run's.
+        folder: the run's.
+        resumed_step: optimiser steps that the run had behind it when it was cut off; None: it is new. The logs keep what
+            was logged up to there, and W&B goes on with the same run.
+    """
+    loggers = []
+    for node in config.logger.values():
+        if node is None:
+            continue
+        logger = build(node, **(_same_wandb_run(node, folder) if resumed_step is not None else {}))
+        if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed_step is not None:
+            _keep_rows(logger, resumed_step)
+        loggers.append(logger)
+    return loggers
+
+
+def record_wandb_run(loggers: list[Logger], folder: Path) -> None:
+    """Notes the id of the W&B run, so that it can be gone on with."""
+    if rank_zero_only.rank != 0:
+        return
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            write_text(folder / WANDB_ID_FILE, logger.experiment.id + "\n")
+
+
+def _same_wandb_run(node: DictConfig, folder: Path) -> dict[str, Any]:
+    file = folder / WANDB_ID_FILE
+    if not str(OmegaConf.select(node, "_target_")).endswith("WandbLogger") or not file.is_file():
+        return {}
+    return {"id": file.read_text(encoding="utf-8").strip(), "resume": "allow"}
+
+
+def _keep_rows(logger: CSVLogger, step: int) -> None:
+    """Lightning's CSV logger begins its file anew; the rows of before `step` are put back."""
+    file = Path(logger.log_dir) / "metrics.csv"
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(opened)]
+    file.unlink()
+    writer = logger.experiment
+    # Rows carry the number of the step that they were logged in, counted from 0.
+    writer.metrics = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < step]
+    writer.save()

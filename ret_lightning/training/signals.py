@@ -1,0 +1,115 @@
+"""SIGTERM and SIGUSR1 (what SLURM sends before it takes the machine): the run saves, stops, and asks to be queued again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from ret_lightning.errors import Stopped
+from ret_lightning.training.last_checkpoint import LastCheckpoint
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopOnSignal(Callback):
+    """Stops all ranks together after the optimiser step that was under way, with a checkpoint.
+
+    The handler only takes a note; ranks agree after every batch, whichever of them was told. Among several ranks that is one
+    number by gloo, so no GPU is waited for. A signal in the midst of a validation stops it, and the checkpoint goes on with
+    that validation from its beginning. Where neither can be, at the last batch of an epoch, the run goes on to the next of
+    the two.
+
+    Args:
+        requeue: under SLURM, ask for the job to be queued again (`scontrol requeue`). The command line must then say
+            `resume=auto` and name its `output_dir`.
+    """
+
+    def __init__(self, requeue: bool = False) -> None:
+        self.requeue = requeue
+        self._signal = 0
+        self._group: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to listen, in the place of Lightning's own handlers; when the run ends, Lightning gives all signals back."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+        if trainer.world_size > 1 and self._group is None:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    on_test_start = on_train_start
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops after a whole optimiser step."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch or trainer.fit_loop._should_accumulate():
+            return  # the validation is next, or there are gradients that no checkpoint holds
+        if asked := self._asked():
+            self._stop(trainer, asked)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stops a validation."""
+        if not trainer.sanity_checking and trainer.state.fn == "fit" and (asked := self._asked()):
+            self._stop(trainer, asked, validation_again=True)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Stops a test; there is nothing to save."""
+        if asked := self._asked():
+            raise Stopped(f"stopped by {signal.Signals(asked).name} while testing", asked)
+
+    def _asked(self) -> int:
+        """The signal that any rank was sent; 0 for none."""
+        if self._group is None:
+            return self._signal
+        number = torch.tensor([self._signal])
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(number)
+
+    def _stop(self, trainer: Trainer, asked: int, validation_again: bool = False) -> None:
+        last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
+        name = signal.Signals(asked).name
+        if last is None:
+            raise Stopped(
+                f"stopped by {name} at step {trainer.global_step}; no checkpoint is kept (callbacks.last)", asked
+            )
+        last.save(trainer, validation_again)
+        if trainer.is_global_zero and self.requeue:
+            requeue(subprocess.run)
+        raise Stopped(f"stopped by {name} at step {trainer.global_step}, saved in {last.file}", asked)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self._signal = number
+
+
+def requeue(run: Callable[..., Any]) -> None:
+    """Asks SLURM to queue this job again; says so where there is no SLURM.
+
+    Args:
+        run: `subprocess.run`.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        log.warning("requeue: this is no SLURM job (SLURM_JOB_ID is not set); continue by hand")
+        return
+    try:
+        done = run(["scontrol", "requeue", job], capture_output=True, text=True)
+    except OSError as error:
+        log.warning("requeue: scontrol cannot be run (%s); continue by hand", error.strerror)
+        return
+    if done.returncode:
+        log.warning("requeue: scontrol requeue %s failed: %s", job, done.stderr.strip())
+    else:
+        log.info("job %s is queued again", job)
