@@ -38,14 +38,14 @@ class LastCheckpoint(Checkpoint):
         return self.folder / "last.ckpt"
 
     def save(self, trainer: Trainer, validation_again: bool = False) -> None:
-        """Writes `last.ckpt` now, and what the loggers hold back; on all ranks together.
+        """Writes `last.ckpt` now; on all ranks together.
 
         Args:
             trainer: between two optimiser steps.
             validation_again: a validation is under way; who continues begins with it.
         """
         self._validation_again = validation_again
-        self._save(trainer, self.file)
+        trainer.save_checkpoint(self.file)
         self._validation_again = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._seen = step
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
-            self._save(trainer, self.folder / f"step_{step:08d}.ckpt")
+            trainer.save_checkpoint(self.folder / f"step_{step:08d}.ckpt")
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # the end of the epoch follows, after the validation
         if step == trainer.max_steps or (self.every_n_steps and step % self.every_n_steps == 0):
@@ -84,8 +84,3 @@ class LastCheckpoint(Checkpoint):
         """Saves at the end of an epoch, after its validation."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # not where max_steps cut it short
             self.save(trainer)
-
-    def _save(self, trainer: Trainer, file: Path) -> None:
-        for logger in trainer.loggers:
-            logger.save()  # or a run that is killed later lacks what came before the checkpoint
-        trainer.save_checkpoint(file)

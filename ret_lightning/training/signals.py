@@ -37,6 +37,7 @@ class StopOnSignal(Callback):
     def __init__(self, requeue: bool = False) -> None:
         self.requeue = requeue
         self._signal = 0
+        self._saved = 0
         self._group: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,13 +57,20 @@ class StopOnSignal(Callback):
         progress = trainer.fit_loop.epoch_loop.batch_progress
         if progress.is_last_batch or trainer.fit_loop._should_accumulate():
             return  # the validation is next, or there are gradients that no checkpoint holds
-        if asked := self._asked():
-            self._stop(trainer, asked)
+        self._saved = self._asked()
+        if self._saved:
+            self._save(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Ends the run that was saved after the batch before, whose metrics Lightning has logged meanwhile."""
+        if self._saved:
+            self._stop(trainer, self._saved)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stops a validation."""
         if not trainer.sanity_checking and trainer.state.fn == "fit" and (asked := self._asked()):
-            self._stop(trainer, asked, validation_again=True)
+            self._save(trainer, validation_again=True)
+            self._stop(trainer, asked)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stops a test; there is nothing to save."""
@@ -77,17 +85,20 @@ class StopOnSignal(Callback):
         torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
         return int(number)
 
-    def _stop(self, trainer: Trainer, asked: int, validation_again: bool = False) -> None:
-        last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
-        name = signal.Signals(asked).name
-        if last is None:
-            raise Stopped(
-                f"stopped by {name} at step {trainer.global_step}; no checkpoint is kept (callbacks.last)", asked
-            )
-        last.save(trainer, validation_again)
+    def _save(self, trainer: Trainer, validation_again: bool = False) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.save(trainer, validation_again)
+
+    def _stop(self, trainer: Trainer, asked: int) -> None:
         if trainer.is_global_zero and self.requeue:
             requeue(subprocess.run)
-        raise Stopped(f"stopped by {name} at step {trainer.global_step}, saved in {last.file}", asked)
+        where = next((f"saved in {c.file}" for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
+        raise Stopped(
+            f"stopped by {signal.Signals(asked).name} at step {trainer.global_step}, "
+            f"{where or 'and not saved, since callbacks.last is left out'}",
+            asked,
+        )
 
     def _note(self, number: int, _frame: Any) -> None:
         self._signal = number

@@ -163,7 +163,7 @@ def test_with_validations_within_the_epoch(root: Path, tmp_path: Path) -> None:
 )
 def test_after_a_signal(root: Path, tmp_path: Path, hook: str, count: int, left: int, number: int) -> None:
     before = signal.getsignal(number)
-    seen, then = assert_same_end(root, tmp_path, CutOff(hook, count, send=number), Stopped)
+    _, then = assert_same_end(root, tmp_path, CutOff(hook, count, send=number), Stopped)
     assert signal.getsignal(number) == before
     assert len(then.batches) == left
     assert len(then.recalls) == (2 if hook == "on_train_epoch_end" else 3)
