@@ -47,7 +47,7 @@ def judge(
         ValueError: if lengths do not fit, or the ranking is narrower than the largest K.
     """
     own = torch.arange(rank(), len(ranking), world_size())
-    rows = ranking.rows[own, : max(TOP, *recall_at)]
+    rows = ranking.rows[own, : max([TOP, *recall_at])]
     chosen = [positives[query] for query in own.tolist()]
     hits = positive_hits(rows, pool_ids, chosen)
     recall, mrr, ndcg = (

@@ -30,12 +30,9 @@ from ret_lightning.retrieval import (
     write_run,
 )
 from ret_lightning.retrieval.judging import TOP
-from ret_lightning.training.headline import headline_metrics
+from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
 
 log = logging.getLogger(__name__)
-
-# Means over the subsets of what the paper reports of each, and the metric that they are of, whatever its K.
-HEADLINE_MEANS = {"headline_recall": "recall", "headline_pseudo_recall": "pseudo_recall"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +86,10 @@ class RetrievalEvaluation(Callback):
     def __init__(self, index: Index, recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100), ranked: int = 500) -> None:
         if not recall_at or min(recall_at) < 1:
             raise ConfigError(f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more")
-        if ranked < max(TOP, *recall_at):
+        if ranked < max([TOP, *recall_at]):
             raise ConfigError(
                 f"evaluation.ranked={ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, "
-                f"{max(TOP, *recall_at)}"
+                f"{max([TOP, *recall_at])}"
             )
         self.index = index
         self.recall_at = sorted(set(recall_at))

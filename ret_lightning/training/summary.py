@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ret_lightning.training.evaluation import HEADLINE_MEANS, SubsetResult
-from ret_lightning.training.headline import COLUMNS, PUBLISHED
+from ret_lightning.training.evaluation import SubsetResult
+from ret_lightning.training.headline import COLUMNS, HEADLINE_MEANS, PUBLISHED
 
 # Columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures.
-NARROWEST = 130
+NARROWEST = 132
 
 SHORT = {"recall": "R", "pseudo_recall": "PR", "mrr": "MRR", "ndcg": "nDCG"}
 
@@ -88,6 +88,8 @@ def _headline(
         table.add_column(name, justify="left" if name in ("subset", "metric") else "right")
     for name, result in results.items():
         sizes = [str(len(result.query_rows)), str(len(result.indexed_rows))]
+        if not result.headline:  # its K is not in evaluation.recall_at
+            table.add_row(name, *sizes, "", "", "")
         for metric in result.headline:
             table.add_row(name, *sizes, _short(metric), *_with_interval(f"{name}/{metric}", metrics, bounds))
     table.add_section()

@@ -10,6 +10,7 @@ import pytest
 import pytrec_eval
 import torch
 
+from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import (
     Ranking,
     judge,
@@ -132,29 +133,15 @@ def test_a_ranking_of_a_pool_smaller_than_k() -> None:
     assert query_means(results) == pytest.approx({"recall@5": 0.5, "mrr@10": 0.25, "ndcg@10": 0.5 / math.log2(3)})
 
 
+def test_no_k_at_all_is_refused() -> None:
+    case = make_case()
+    with pytest.raises(ConfigError, match="recall@K: K must be one or more numbers"):
+        judge(case.ranking, case.ids, case.positives, [])
+
+
 def test_a_ranking_narrower_than_k_is_refused() -> None:
     case = make_case(width=9)
     with pytest.raises(ValueError, match=r"recall@50 needs bool hits of shape \(N, 50 or more\)"):
         judged(case)
     with pytest.raises(ValueError, match="mrr@10 needs bool hits"):
         judge(case.ranking, case.ids, case.positives, [5])
-
-
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    cases = [make_case(), make_case(queries=1)]  # of the second, the second rank has no query to judge
-    torch.save([judged(case) for case in cases], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_ranks_judge_as_one_does(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for case, results in zip([make_case(), make_case(queries=1)], found, strict=True):
-            alone = judged(case)
-            assert list(results) == list(alone)
-            for metric, values in alone.items():
-                assert torch.equal(results[metric].nan_to_num(-1), values.nan_to_num(-1)), metric

@@ -4,7 +4,6 @@ import math
 from functools import partial
 from itertools import combinations
 from math import comb
-from pathlib import Path
 
 import pytest
 import torch
@@ -107,39 +106,6 @@ def test_metrics_merge_and_give_a_batchs_value_as_torchmetrics_do() -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_no_query_gives_no_number() -> None:
     assert PseudoRecallAtK([1], 3).compute() == {}
-
-
-# Each rank's share of nine queries; the two have some in common, and in the second scenario one has none.
-SHARES = (([0, 1, 2, 3, 4, 8], [4, 5, 6, 7, 8]), ([], [0, 1, 2, 3, 4, 5, 6, 7, 8]))
-
-
-def _two_ranks(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    hits, found = random_hits(9, share=0.2), []
-    for shares in SHARES:
-        for make in METRICS:
-            own = torch.tensor(shares[rank], dtype=torch.int64)
-            metric = updated(make(queries=9), own, hits[own])
-            values = metric.by_query()
-            found.append((metric.compute(), values, int(metric.values[:, 0].isnan().sum())))
-    torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_ranks_are_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_two_ranks, args=(str(tmp_path),), nprocs=2)
-    hits = random_hits(9, share=0.2)
-    alone = [updated(make(queries=9), torch.arange(9), hits) for make in METRICS] * len(SHARES)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert [computed for computed, _, _ in found] == [metric.compute() for metric in alone]
-        for metric, (_, values, _) in zip(alone, found, strict=True):
-            assert all(torch.equal(values[name], own) for name, own in metric.by_query().items())
-        # After it each rank goes on with its own rows.
-        expected = [9 - len(shares[rank]) for shares in SHARES for _ in METRICS]
-        assert [missing for _, _, missing in found] == expected
 
 
 @pytest.mark.parametrize("ks", [[], [0, 5], [-1]])

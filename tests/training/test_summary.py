@@ -57,6 +57,16 @@ def test_the_headline_metrics_come_first_with_their_intervals(evaluation: Retrie
         assert row == (subset, *sizes, metric, f"{flat[key]:.3f}", f"{low:.3f} to {high:.3f}")
 
 
+def test_a_subset_without_its_headline_metric_still_has_its_sizes(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=10)
+    Trainer(**OPTIONS, logger=False, callbacks=[evaluation]).test(
+        make_module(), datamodule=make_data(root, subsets=["wit"]), verbose=False
+    )
+    (headline, recall) = tables(evaluation)
+    assert rows(headline) == [("wit", "12", "12", "", "", "")]
+    assert [row[0] for row in rows(recall)] == ["wit", "mean"]
+
+
 def test_all_metrics_follow_and_the_headline_carries_a_star(evaluation: RetrievalEvaluation) -> None:
     _, _, recall, pseudo = tables(evaluation)
     flat = evaluation.flat_metrics("test")
@@ -87,6 +97,7 @@ def test_nothing_is_wrapped_or_cut_when_all_of_the_paper_is_there(capsys: pytest
     metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in COLUMNS}
     print_tables([published_table(metrics, "a model of mine")])
     printed = capsys.readouterr().out
+    assert "PreFLMR ViT-L (text-only passages)" in printed
     assert "…" not in printed
     (line,) = (line for line in printed.splitlines() if "a model of mine" in line)
     assert re.findall(r"\d\.\d+", line) == ["0.123"] * 11
