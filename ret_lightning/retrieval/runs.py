@@ -175,8 +175,9 @@ def _encode(path: str | Path, name: str) -> str:
 def _in_order(entries: dict[str, float]) -> list[tuple[str, float]]:
     """Encoded passage ids and their scores -> decoded, in trec_eval's order."""
     single = np.array(list(entries.values()), dtype=np.float32).tolist()
-    ordered = sorted(zip(single, (name.encode() for name in entries), entries.items(), strict=True), reverse=True)
-    return [(unquote(name), score) for _, _, (name, score) in ordered]
+    # Code points, by which Python compares, are in the order of their UTF-8 bytes.
+    ordered = sorted(zip(single, entries.items(), strict=True), reverse=True)
+    return [(unquote(name), score) for _, (name, score) in ordered]
 
 
 def _whole_number(text: str, what: str, where: str) -> int:
