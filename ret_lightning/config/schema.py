@@ -136,23 +136,31 @@ def _sizes_fit(config: DictConfig) -> Iterator[tuple[str, str]]:
         yield "backbone.image_transform.size", f"{shown} differs from backbone.vision.image_size={size}"
 
 
+# K of MRR and nDCG: retrieval/judging.py, which would bring torch along.
+TOP = 10
+
+
 def _metric_is_logged(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """A checkpoint callback that watches a recall which is never computed would fail after the first epoch."""
+    """A checkpoint callback that watches a metric which is never computed would fail after the first epoch."""
     evaluation = config.evaluation
-    if evaluation.ranked < max(evaluation.recall_at):
+    needed = max(TOP, *evaluation.recall_at)
+    if evaluation.ranked < needed:
         yield (
             "evaluation.ranked",
-            f"{evaluation.ranked} is less than the largest K of evaluation.recall_at, {max(evaluation.recall_at)}",
+            f"{evaluation.ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, {needed}",
         )
     for name, callback in config.callbacks.items():
         monitor = (callback or {}).get("monitor")
-        if isinstance(monitor, str) and monitor.startswith("val/") and "recall@" in monitor:
-            at = monitor.rpartition("@")[2]
-            if at not in {str(k) for k in evaluation.recall_at}:
-                yield (
-                    f"callbacks.{name}.monitor",
-                    f"{monitor} is not computed; evaluation.recall_at={list(evaluation.recall_at)}",
-                )
+        if not isinstance(monitor, str) or not monitor.startswith("val/"):
+            continue
+        metric, _, at = monitor.rpartition("@")
+        if metric.endswith("recall") and at not in {str(k) for k in evaluation.recall_at}:
+            told = f"evaluation.recall_at={list(evaluation.recall_at)}"
+        elif metric.endswith(("/mrr", "/ndcg")) and at != str(TOP):
+            told = f"MRR and nDCG are at {TOP}"
+        else:
+            continue
+        yield f"callbacks.{name}.monitor", f"{monitor} is not computed; {told}"
 
 
 def _run_ends(config: DictConfig) -> Iterator[tuple[str, str]]:

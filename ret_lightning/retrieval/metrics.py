@@ -1,20 +1,28 @@
-"""Recall@K and pseudo recall@K as M2KR defines them, and what a random ranking would reach.
+"""Recall@K, pseudo recall@K, MRR@K and nDCG@K as torchmetrics metrics, and what a random ranking would reach.
 
-    recall@K          1 if any of the first K passages has one of the query's passage ids, else 0; mean over queries
-    pseudo recall@K   1 if any of the first K passage texts contains one of the query's answers, else 0; mean over the
-                      queries that have answers
+Each is a mean over queries of a number in [0, 1]:
 
-Recall@K is thus a hit rate: one positive of two in the first K counts 1, not 0.5. A query whose positives are all missing
-from the pool counts as a miss, as in the published evaluation; `unreachable` names such queries.
+    recall@K          1 if any of the first K passages has one of the query's passage ids, else 0 (as M2KR has it)
+    pseudo_recall@K   1 if any of the first K passage texts contains one of the query's answers, else 0; the mean is over
+                      the queries that have answers (as M2KR has it)
+    mrr@K             1 / rank of the first right passage, 0 if it is not among the first K
+    ndcg@K            DCG / ideal DCG, where DCG is the sum of 1 / log2(rank + 1) over the right passages among the first K,
+                      and the ideal is that of a ranking with the query's P right passages in front (Järvelin and
+                      Kekäläinen, 2002, with gains of 0 and 1)
 
-Two steps: `positive_hits` or `answer_hits` says of each ranked passage whether it is a hit; `RecallAtK` or `PseudoRecallAtK`
-counts queries, over batches and ranks.
+Recall@K is thus a hit rate, trec_eval's `success`: one positive of two in the first K counts 1, not 0.5. Positives that are
+missing from the pool count as not found: a query without any other is a miss in all four, and nDCG's P counts them too, as
+it does in trec_eval.
+
+Two steps: `positive_hits` or `answer_hits` (relevance.py) says of each ranked passage whether it is right; a metric counts
+queries, over batches and ranks. Rows, not batches, are counted: each query has its place in the state, so that one which a
+sampler repeats, in this process or in another, counts once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import comb
 
 import torch
@@ -24,140 +32,153 @@ from torchmetrics import Metric
 from ret_lightning.errors import ConfigError
 
 
-class RecallAtK(Metric):
-    """Recall@K for several K at once.
+class QueryMetric(Metric):
+    """A number for each query at each K, averaged over queries. The state has a row for each query of the subset.
+
+    `compute()` returns {"recall@1": ..., "recall@5": ...}, ascending in K, Python floats; {} if no query was counted. It
+    merges the ranks, as torchmetrics does wherever torch.distributed is in use; under NCCL the metric must be on a GPU.
 
     Args:
         ks: the values of K.
-
-    `compute()` returns {"recall@1": ..., "recall@5": ...}, ascending in K, Python floats; {} if no query was counted.
-    The states are float64 sums, added up over ranks.
+        queries: how many queries there are on all ranks together; `update` knows them by their positions, from 0.
+        kwargs: of `torchmetrics.Metric`.
 
     Raises:
         ConfigError: if `ks` is empty or one of them is below 1.
     """
 
-    name = "recall"
+    name: str
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    hits: Tensor
-    queries: Tensor
+    values: Tensor  # (queries, number of K) float64, NaN for a query that was not counted yet
 
-    def __init__(self, ks: Iterable[int], **kwargs) -> None:
+    def __init__(self, ks: Iterable[int], queries: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.ks = sorted(set(ks))
         if not self.ks or self.ks[0] < 1:
             raise ConfigError(f"{self.name}@K: K must be one or more numbers of at least 1, got {self.ks}")
-        self.add_state("hits", torch.zeros(len(self.ks), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("queries", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        nothing = torch.full((queries, len(self.ks)), torch.nan, dtype=torch.float64)
+        # One shape on every rank, whatever it was given: torchmetrics cannot gather lists of which one is empty.
+        self.add_state("values", nothing, dist_reduce_fx=_first_counted)
 
-    def update(self, hits: Tensor, counted: Tensor | None = None) -> None:
-        """Adds queries.
+    def update(self, queries: Tensor, hits: Tensor) -> None:
+        """Adds queries; what a query counted before, in this call or an earlier one, stays.
 
         Args:
+            queries: (N,) int64, the position of each among the queries.
             hits: (N, C) bool, whether each ranked passage is a hit, best passage first; C at least the largest K.
-            counted: (N,) bool, False for queries to leave out of the average; None counts all.
 
         Raises:
-            ValueError: if `hits` has fewer columns than the largest K, or dtypes or lengths do not fit.
+            ValueError: if `hits` has fewer columns than the largest K, or dtypes, lengths or positions do not fit.
         """
+        self._check(queries, hits)
+        self._store(queries, self._of(hits))
+
+    def by_query(self) -> dict[str, Tensor]:
+        """The numbers behind the means, of all ranks together: name to (queries,) float64 on the CPU, NaN where not counted.
+
+        All ranks must call it.
+        """
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+            values = self.values.cpu()
+        return {f"{self.name}@{k}": values[:, i].clone() for i, k in enumerate(self.ks)}
+
+    def compute(self) -> dict[str, float]:
+        return query_means({f"{self.name}@{k}": self.values[:, i] for i, k in enumerate(self.ks)})
+
+    def _of(self, hits: Tensor) -> Tensor:
+        """(N, C) bool -> (N, number of K) float64."""
+        raise NotImplementedError
+
+    def _store(self, queries: Tensor, values: Tensor) -> None:
+        queries, order = queries.to(self.values.device).sort(stable=True)
+        new = self.values[queries, 0].isnan()
+        new[1:] &= queries[1:] != queries[:-1]
+        self.values[queries[new]] = values.to(self.values.device)[order][new]
+
+    def _check(self, queries: Tensor, hits: Tensor) -> None:
         if hits.dtype != torch.bool or hits.dim() != 2 or hits.shape[1] < self.ks[-1]:
             raise ValueError(
                 f"{self.name}@{self.ks[-1]} needs bool hits of shape (N, {self.ks[-1]} or more), "
                 f"got {hits.dtype} of shape {tuple(hits.shape)}"
             )
-        if counted is not None:
-            if counted.dtype != torch.bool or counted.shape != hits.shape[:1]:
-                raise ValueError(
-                    f"{self.name}@K: counted must be bool of shape ({len(hits)},), "
-                    f"got {counted.dtype} of shape {tuple(counted.shape)}"
-                )
-            hits = hits[counted]
-        hits = hits.to(self.hits.device)
-        self.hits += torch.stack([hits[:, :k].any(dim=1).sum() for k in self.ks])
-        self.queries += len(hits)
+        if queries.dtype != torch.int64 or queries.shape != hits.shape[:1]:
+            raise ValueError(
+                f"{self.name}@K: queries must be int64 of shape ({len(hits)},), "
+                f"got {queries.dtype} of shape {tuple(queries.shape)}"
+            )
+        if len(queries) and not 0 <= int(queries.min()) <= int(queries.max()) < len(self.values):
+            raise ValueError(
+                f"{self.name}@K: positions of queries from {int(queries.min())} to {int(queries.max())}, "
+                f"where there are {len(self.values)} queries"
+            )
 
-    def compute(self) -> dict[str, float]:
-        if self.queries == 0:
-            return {}
-        return {f"{self.name}@{k}": float(hits / self.queries) for k, hits in zip(self.ks, self.hits, strict=True)}
+
+class RecallAtK(QueryMetric):
+    """Recall@K for several K at once: `update(queries, positive_hits(...))`."""
+
+    name = "recall"
+
+    def _of(self, hits: Tensor) -> Tensor:
+        return torch.stack([hits[:, :k].any(dim=1) for k in self.ks], dim=1).double()
 
 
 class PseudoRecallAtK(RecallAtK):
-    """Pseudo recall@K for several K at once: `update(answer_hits(...), has_answers(...))`.
+    """Pseudo recall@K for several K at once: `update(queries[known], answer_hits(...)[known])`, known by `has_answers`.
 
-    `compute()` returns {"pseudo_recall@1": ...}; {} if no query has answers, since there is no pseudo recall then.
+    `compute()` returns {} if no query has answers, since there is no pseudo recall then.
     """
 
     name = "pseudo_recall"
 
 
-def positive_hits(rows: Tensor, pool_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> Tensor:
-    """Whether each ranked passage is one of the query's positives.
+class MRRAtK(QueryMetric):
+    """The reciprocal rank of the first right passage, for several K at once: `update(queries, positive_hits(...))`."""
 
-    Args:
-        rows: (Nq, K) int64, positions in the pool, -1 for none (`Ranking.rows`).
-        pool_ids: the N passage ids of the pool.
-        positives: for each query its passage ids, as strings; some or all may be missing from the pool.
+    name = "mrr"
 
-    Returns:
-        (Nq, K) bool, on the CPU.
-    """
-    _check_lengths(rows, positives, "lists of positives")
-    rows = rows.cpu()
-    code = {passage: number for number, passage in enumerate(dict.fromkeys(pool_ids))}
-    # One number for each (query, passage id); column -1 of the codes, for rows of -1, is a code that no positive has.
-    codes = torch.tensor([code[passage] for passage in pool_ids] + [len(code)])
-    base = torch.arange(len(rows)).unsqueeze(1) * (len(code) + 1)
-    wanted = [
-        query * (len(code) + 1) + code[passage]
-        for query, ids in enumerate(positives)
-        for passage in _distinct(ids)
-        if passage in code
-    ]
-    return torch.isin(base + codes[rows], torch.tensor(wanted, dtype=torch.int64))
+    def _of(self, hits: Tensor) -> Tensor:
+        ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device, dtype=torch.float64)
+        reciprocal = hits / ranks
+        return torch.stack([reciprocal[:, :k].amax(dim=1) for k in self.ks], dim=1)
 
 
-def answer_hits(rows: Tensor, pool_texts: Sequence[str | None], answers: Sequence[Sequence[str]]) -> Tensor:
-    """Whether each ranked passage's text contains one of the query's answers, stripped and case folded.
+class NDCGAtK(QueryMetric):
+    """nDCG@K with gains of 0 and 1, for several K at once; a query without right passages counts 0."""
 
-    Args:
-        rows: (Nq, K) int64, positions in the pool, -1 for none (`Ranking.rows`).
-        pool_texts: the N passage texts; None never matches.
-        answers: for each query its answers; one that is empty after stripping never matches.
+    name = "ndcg"
 
-    Returns:
-        (Nq, K) bool, on the CPU.
-    """
-    _check_lengths(rows, answers, "lists of answers")
-    hits = torch.zeros(rows.shape, dtype=torch.bool)
-    folded: dict[int, str] = {-1: ""}
-    for query, ranked in enumerate(rows.tolist()):
-        wanted = _folded_answers(answers[query])
-        if not wanted:
-            continue
-        for row in ranked:
-            if row not in folded:
-                folded[row] = (pool_texts[row] or "").casefold()
-        hits[query] = torch.tensor([any(answer in folded[row] for answer in wanted) for row in ranked])
-    return hits
+    def update(self, queries: Tensor, hits: Tensor, relevant: Tensor) -> None:
+        """Adds queries, as the other metrics do.
 
+        Args:
+            queries: (N,) int64, the position of each among the queries.
+            hits: (N, C) bool, `positive_hits(...)`; C at least the largest K.
+            relevant: (N,) int64, P of each query, `count_relevant(...)`.
 
-def has_answers(answers: Sequence[Sequence[str]]) -> Tensor:
-    """(Nq,) bool: which queries have an answer that is not empty after stripping, and so count for pseudo recall."""
-    return torch.tensor([bool(_folded_answers(own)) for own in answers], dtype=torch.bool)
-
-
-def count_positives(pool_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> list[int]:
-    """For each query, how many passages of the pool have one of its passage ids."""
-    copies = Counter(pool_ids)
-    return [sum(copies[passage] for passage in _distinct(ids)) for ids in positives]
+        Raises:
+            ValueError: as the others do, or if a query has more hits than P.
+        """
+        self._check(queries, hits)
+        if relevant.shape != queries.shape or (hits.sum(dim=1) > relevant.to(hits.device)).any():
+            raise ValueError(
+                f"{self.name}@K: relevant must be ({len(hits)},) and no query may have more hits than that"
+            )
+        discounts = 1 / torch.arange(2, hits.shape[1] + 2, device=hits.device, dtype=torch.float64).log2()
+        gained = (hits * discounts).cumsum(dim=1)
+        ideal = discounts.cumsum(dim=0)
+        values = []
+        for k in self.ks:
+            most = ideal[relevant.to(hits.device).clamp(1, k) - 1]  # without right passages 0 / 1
+            values.append(gained[:, k - 1] / most)
+        self._store(queries, torch.stack(values, dim=1))
 
 
-def unreachable(pool_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> list[int]:
-    """The positions of the queries none of whose positives is in the pool: misses at any K."""
-    return [query for query, count in enumerate(count_positives(pool_ids, positives)) if count == 0]
+def query_means(by_query: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean of each metric over the queries that it counts, those not NaN; a metric that counts none is left out."""
+    counted = {name: values[~values.isnan()] for name, values in by_query.items()}
+    return {name: float(values.mean()) for name, values in counted.items() if len(values)}
 
 
 def random_recall(pool_size: int, positives_in_pool: Sequence[int], k: int) -> float:
@@ -189,16 +210,7 @@ def random_recall(pool_size: int, positives_in_pool: Sequence[int], k: int) -> f
     return total / len(positives_in_pool)
 
 
-def _folded_answers(answers: Sequence[str]) -> list[str]:
-    return [folded for folded in (answer.strip().casefold() for answer in _distinct(answers)) if folded]
-
-
-def _distinct(strings: Sequence[str]) -> dict[str, None]:
-    if isinstance(strings, str):
-        raise TypeError(f"expected a sequence of strings for each query, got the string {strings!r}")
-    return dict.fromkeys(strings)
-
-
-def _check_lengths(rows: Tensor, lists: Sequence, what: str) -> None:
-    if rows.dim() != 2 or len(rows) != len(lists):
-        raise ValueError(f"rows of shape {tuple(rows.shape)} for {len(lists)} {what}: they need (Nq, K) and Nq")
+def _first_counted(stacked: Tensor) -> Tensor:
+    """(ranks, queries, number of K) -> (queries, number of K): of each query what the first rank says that counted it."""
+    first = (~stacked.isnan()).int().argmax(dim=0, keepdim=True)
+    return stacked.gather(0, first)[0]

@@ -2,6 +2,9 @@
 
 A run has one line a ranked passage, `query Q0 passage rank score tag`; qrels have `query 0 passage relevance`. Columns end at
 white space, so white space in ids, and `%`, are percent-encoded as in URLs and decoded on reading; other ids stay as they are.
+
+The order of a run is trec_eval's: by score in single precision, equal scores by passage id, the last one in the order of its
+bytes first; the ranks say nothing. Runs written here have no equal scores, so that all programs see the same order in them.
 """
 
 from __future__ import annotations
@@ -12,9 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import numpy as np
+import torch
+
 from ret_lightning.atomic import whole_file
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.ranking import Ranking
+from ret_lightning.retrieval.ranking import Ranking, strictly_falling
+
+# The least number that single precision rounds to infinity.
+FLOAT32_OVERFLOW = 2.0**128 - 2.0**103
 
 
 def write_run(
@@ -22,8 +31,10 @@ def write_run(
 ) -> None:
     """Writes rankings, whole or not at all.
 
-    Ranks start at 1. Scores have nine significant digits, which is enough to give the same float32 back. Programs that
-    order by score and ignore the rank, trec_eval among them, may put passages of equal score in another order.
+    Ranks start at 1. Scores have nine significant digits, which is enough to give the same float32 back. Where passages have
+    equal scores, each is written with the next float32 below the one before it, since programs that order by score and
+    ignore the rank, trec_eval among them, would put them in an order of their own (Lin and Yang, The Impact of Score Ties on
+    Repeatability in Document Ranking, SIGIR 2019).
 
     Args:
         path: the file to write; its folder is made if needed.
@@ -41,8 +52,9 @@ def write_run(
     queries = _encode_queries(path, query_ids)
     passages = [_encode(path, passage) for passage in pool_ids]
     tag = _encode(path, tag)
+    written = strictly_falling(ranking.scores)
     with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-        for query, rows, scores in zip(queries, ranking.rows.tolist(), ranking.scores.tolist(), strict=True):
+        for query, rows, scores in zip(queries, ranking.rows.tolist(), written.tolist(), strict=True):
             file.writelines(
                 f"{query} Q0 {passages[row]} {rank} {score:.9g} {tag}\n"
                 for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)
@@ -51,26 +63,54 @@ def write_run(
 
 
 def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
-    """Reads a run: for each query id, in the file's order, its (passage id, score) pairs by rank.
+    """Reads a run: for each query id, in the file's order, its (passage id, score) pairs in trec_eval's order.
 
     Raises:
         DataError: if the file is missing or not UTF-8; or, naming the line, if a line has not six columns, its rank is not a
-            whole number, its score is not a finite number, or it repeats a query's passage.
+            whole number, its score is not a finite number in single precision, or it repeats a query's passage.
     """
-    ranked: dict[str, dict[str, tuple[int, float]]] = {}
-    for where, line in _lines(path):
-        columns = line.split()
-        if len(columns) != 6:
-            raise DataError(f"{where}: {len(columns)} columns, a TREC run has six: query Q0 passage rank score tag")
-        query, passage = unquote(columns[0]), unquote(columns[2])
-        entries = ranked.setdefault(query, {})
+    found: dict[str, dict[str, float]] = {}
+    for where, columns in _lines(path, "run", "query Q0 passage rank score tag"):
+        query, _, passage, rank, score, _ = columns
+        entries = found.setdefault(query, {})
         if passage in entries:
-            raise DataError(f"{where}: passage {passage!r} is ranked a second time for query {query!r}")
-        entries[passage] = (_rank(columns[3], where), _score(columns[4], where))
-    return {
-        query: [(passage, score) for passage, (_, score) in sorted(entries.items(), key=lambda entry: entry[1][0])]
-        for query, entries in ranked.items()
-    }
+            raise DataError(
+                f"{where}: passage {unquote(passage)!r} is ranked a second time for query {unquote(query)!r}"
+            )
+        _whole_number(rank, "rank", where)
+        entries[passage] = _score(score, where)
+    return {unquote(query): _in_order(entries) for query, entries in found.items()}
+
+
+def read_ranking(path: str | Path, query_ids: Sequence[str], pool_ids: Sequence[str]) -> Ranking:
+    """Reads a run, of this program or another, as the ranking that `judge` takes.
+
+    Args:
+        path: a run.
+        query_ids: Nq different ids; one that the run does not have gets no passage.
+        pool_ids: N different ids.
+
+    Returns:
+        As wide as the longest ranking of the run.
+
+    Raises:
+        DataError: as `read_run`, or if the run has a query or a passage that is not among the ids.
+    """
+    run = read_run(path)
+    queries = {query: row for row, query in enumerate(query_ids)}
+    pool = {passage: row for row, passage in enumerate(pool_ids)}
+    width = max(map(len, run.values()), default=0)
+    rows = np.full((len(query_ids), width), -1, dtype=np.int64)
+    scores = np.full((len(query_ids), width), -np.inf, dtype=np.float32)
+    for query, ranked in run.items():
+        if query not in queries:
+            raise DataError(f"{path}: query {query!r} is not one of the {len(query_ids)} queries of this evaluation")
+        lacking = next((passage for passage, _ in ranked if passage not in pool), None)
+        if lacking is not None:
+            raise DataError(f"{path}: query {query!r}: passage {lacking!r} is not in the pool of {len(pool_ids)}")
+        rows[queries[query], : len(ranked)] = [pool[passage] for passage, _ in ranked]
+        scores[queries[query], : len(ranked)] = [score for _, score in ranked]
+    return Ranking(torch.from_numpy(rows), torch.from_numpy(scores))
 
 
 def write_qrels(path: str | Path, query_ids: Sequence[str], positives: Sequence[Iterable[str]]) -> None:
@@ -93,6 +133,30 @@ def write_qrels(path: str | Path, query_ids: Sequence[str], positives: Sequence[
             file.writelines(f"{query} 0 {_encode(path, passage)} 1\n" for passage in dict.fromkeys(ids))
 
 
+def read_qrels(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Reads which passages are right: for each query id, in the file's order, the ids of its positives.
+
+    Relevance is taken as yes or no, as trec_eval's hit rate and reciprocal rank do: 1 and more is right, 0 and less is not.
+    (trec_eval's nDCG weighs by the number; where all are 0 or 1 that is the same.) A query none of whose passages is right
+    has an empty tuple.
+
+    Raises:
+        DataError: if the file is missing or not UTF-8; or, naming the line, if a line has not four columns, its relevance is
+            not a whole number, or it repeats a query's passage.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for where, columns in _lines(path, "qrels file", "query 0 passage relevance"):
+        query, passage = unquote(columns[0]), unquote(columns[2])
+        entries = found.setdefault(query, {})
+        if passage in entries:
+            raise DataError(f"{where}: passage {passage!r} is judged a second time for query {query!r}")
+        entries[passage] = _whole_number(columns[3], "relevance", where)
+    return {
+        query: tuple(passage for passage, relevance in entries.items() if relevance > 0)
+        for query, entries in found.items()
+    }
+
+
 def _encode_queries(path: str | Path, query_ids: Sequence[str]) -> list[str]:
     seen: set[str] = set()
     for query in query_ids:
@@ -108,11 +172,19 @@ def _encode(path: str | Path, name: str) -> str:
     return re.sub(r"[\s%]", lambda match: quote(match[0], safe=""), name)
 
 
-def _rank(text: str, where: str) -> int:
+def _in_order(entries: dict[str, float]) -> list[tuple[str, float]]:
+    """Encoded passage ids and their scores -> decoded, in trec_eval's order."""
+    single = np.array(list(entries.values()), dtype=np.float32).tolist()
+    # Code points, by which Python compares, are in the order of their UTF-8 bytes.
+    ordered = sorted(zip(single, entries.items(), strict=True), reverse=True)
+    return [(unquote(name), score) for _, (name, score) in ordered]
+
+
+def _whole_number(text: str, what: str, where: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"{where}: rank {text!r} is not a whole number") from None
+        raise DataError(f"{where}: {what} {text!r} is not a whole number") from None
 
 
 def _score(text: str, where: str) -> float:
@@ -120,18 +192,24 @@ def _score(text: str, where: str) -> float:
         score = float(text)
     except ValueError:
         score = math.nan
-    if not math.isfinite(score):
-        raise DataError(f"{where}: score {text!r} is not a finite number")
+    if not abs(score) < FLOAT32_OVERFLOW:
+        raise DataError(f"{where}: score {text!r} is not a finite number in single precision")
     return score
 
 
-def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with `file, line N`."""
+def _lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[str, list[str]]]:
+    """The columns of the lines that are not blank, each with `file, line N`."""
+    wanted = len(layout.split())
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", line
+                columns = line.split()
+                if columns and len(columns) != wanted:
+                    raise DataError(
+                        f"{path}, line {number}: {len(columns)} columns, a TREC {kind} has {wanted}: {layout}"
+                    )
+                if columns:
+                    yield f"{path}, line {number}", columns
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a UTF-8 text file ({error})") from None
     except OSError as error:

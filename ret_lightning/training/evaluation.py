@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,17 @@ from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.retrieval import (
     Embeddings,
     Index,
-    PseudoRecallAtK,
     Ranking,
-    RecallAtK,
-    answer_hits,
     count_positives,
-    has_answers,
-    positive_hits,
+    intervals,
+    judge,
+    query_means,
     random_recall,
+    write_qrels,
     write_run,
 )
+from ret_lightning.retrieval.judging import TOP
+from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class SubsetResult:
         query_rows: which queries were encoded, positions in `subset.queries`, ascending; all, unless batches were limited.
         indexed_rows: which passages were, likewise.
         ranking: one row a query of `query_rows`; its positions are into `indexed_rows`.
-        metrics: `recall@K`, and `pseudo_recall@K` where queries have answers; in [0, 1].
+        by_query: metric to (Nq,), NaN for queries that the metric does not count; `retrieval.judge`.
+        metrics: their means: `recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have answers; in [0, 1].
         random_recall: K to the expected recall of a random ranking of the same pool.
     """
 
@@ -51,8 +53,14 @@ class SubsetResult:
     query_rows: list[int]
     indexed_rows: list[int]
     ranking: Ranking
+    by_query: dict[str, Tensor]
     metrics: dict[str, float]
     random_recall: dict[int, float]
+
+    @property
+    def headline(self) -> list[str]:
+        """The metrics to report first: recall, and pseudo recall where that belongs to it."""
+        return headline_metrics(self.subset.name, self.metrics)
 
     def pool_rows(self, position: int) -> list[int]:
         """The ranked passages of the query at a position, as positions in `subset.pool`, best first."""
@@ -60,26 +68,28 @@ class SubsetResult:
 
 
 class RetrievalEvaluation(Callback):
-    """Recall on every subset, after every validation and on the test split.
+    """Recall, MRR and nDCG on every subset, after every validation and on the test split.
 
     The module's validation and test steps return vectors; this callback collects them, puts each subset's pool into the
-    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `<split>/<subset>/pseudo_recall@K`, their means
-    over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took. Rows are told apart
-    by their position in the file, so nothing is counted twice whatever the loaders did. Among several ranks, each holds
-    the pool and searches for its own queries.
+    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `pseudo_recall@K`, `mrr@10`, `ndcg@10`, their means
+    over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also the
+    ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by their
+    position in the file, so nothing is counted twice whatever the loaders did. Among several ranks, each holds the pool and
+    searches for its own queries.
 
     Args:
         index: searched for each subset in turn.
-        recall_at: the K of Recall@K.
-        ranked: passages a query in the rankings, at least the largest K that is to be exact.
+        recall_at: the K of Recall@K and pseudo recall@K.
+        ranked: passages a query in the rankings, at least the largest K, 10 of MRR and nDCG included.
     """
 
     def __init__(self, index: Index, recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100), ranked: int = 500) -> None:
         if not recall_at or min(recall_at) < 1:
             raise ConfigError(f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more")
-        if ranked < max(recall_at):
+        if ranked < max([TOP, *recall_at]):
             raise ConfigError(
-                f"evaluation.ranked={ranked} is less than the largest K of evaluation.recall_at, {max(recall_at)}"
+                f"evaluation.ranked={ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, "
+                f"{max([TOP, *recall_at])}"
             )
         self.index = index
         self.recall_at = sorted(set(recall_at))
@@ -127,22 +137,30 @@ class RetrievalEvaluation(Callback):
         self._evaluate(trainer, pl_module, "test")
 
     def flat_metrics(self, split: Split) -> dict[str, float]:
-        """`<subset>/recall@5` and so on, with the means over the subsets under `mean/`."""
+        """`<subset>/recall@5` and so on, with the means over the subsets under `mean/`.
+
+        A mean is over the subsets that have the metric. `mean/headline_recall` and `mean/headline_pseudo_recall` take of
+        each subset what the paper reports of it, whatever its K.
+        """
+        results = self.results[split]
         flat = {
-            f"{name}/{metric}": value
-            for name, result in self.results[split].items()
-            for metric, value in result.metrics.items()
+            f"{name}/{metric}": value for name, result in results.items() for metric, value in result.metrics.items()
         }
-        metrics = dict.fromkeys(metric for result in self.results[split].values() for metric in result.metrics)
-        for metric in metrics:
-            values = [r.metrics[metric] for r in self.results[split].values() if metric in r.metrics]
-            flat[f"mean/{metric}"] = sum(values) / len(values)
+        for mean, parts in _means(results).items():
+            flat[f"mean/{mean}"] = sum(flat[f"{name}/{metric}"] for name, metric in parts.items()) / len(parts)
         return flat
 
+    def flat_intervals(self, split: Split) -> dict[str, tuple[float, float]]:
+        """The 95 % interval of each of `flat_metrics`: (low, high); see `retrieval.intervals`."""
+        results = self.results[split]
+        return intervals({name: result.by_query for name, result in results.items()}, _means(results))
+
     def write_rankings(self, split: Split, folder: Path) -> None:
-        """One TREC run file a subset, `<folder>/<subset>.trec`."""
+        """Two TREC files a subset: the run, `<folder>/<subset>.trec`, and what is right, `<folder>/<subset>.qrels`."""
         for name, result in self.results[split].items():
             queries = _distinct_ids(result)
+            positives = [result.subset.queries[row].passage_ids for row in result.query_rows]
+            write_qrels(folder / f"{name}.qrels", queries, positives)
             pool = [result.subset.pool[row].passage_id for row in result.indexed_rows]
             write_run(folder / f"{name}.trec", queries, result.ranking, pool, tag="ret_lightning")
 
@@ -157,8 +175,18 @@ class RetrievalEvaluation(Callback):
         metrics = self.flat_metrics(split)
         pl_module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in seconds.items()}, sync_dist=True)
+        if split == "test":
+            self._log_intervals(pl_module)
         if trainer.is_global_zero:
             log.info("%s", self._line(split, trainer, metrics, seconds))
+
+    def _log_intervals(self, pl_module: LightningModule) -> None:
+        results = self.results["test"]
+        shown = {f"{name}/{metric}" for name, result in results.items() for metric in result.headline}
+        shown.update(f"mean/{name}" for name in HEADLINE_MEANS)
+        for key, (low, high) in self.flat_intervals("test").items():
+            if key in shown:
+                pl_module.log_dict({f"test/{key}/low": low, f"test/{key}/high": high}, sync_dist=True)
 
     def _subset(
         self, subset: EvaluationSubset, passage_loader: int, device: torch.device, seconds: dict[str, float]
@@ -186,28 +214,29 @@ class RetrievalEvaluation(Callback):
         order = query_rows.argsort()
         ranking = Ranking(rows[order], scores[order])
         seconds["build"] += built - start
-        result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking)
+        result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking, device)
         seconds["search"] += time.perf_counter() - built
         return result
 
     def _scored(
-        self, subset: EvaluationSubset, query_rows: list[int], indexed_rows: list[int], ids: list[str], ranking: Ranking
+        self,
+        subset: EvaluationSubset,
+        query_rows: list[int],
+        indexed_rows: list[int],
+        ids: list[str],
+        ranking: Ranking,
+        device: torch.device,
     ) -> SubsetResult:
         queries = [subset.queries[row] for row in query_rows]
         positives = [query.passage_ids for query in queries]
         answers = [query.answers for query in queries]
-        recall = RecallAtK(self.recall_at)
-        recall.update(positive_hits(ranking.rows, ids, positives))
-        metrics = recall.compute()
-        answered = has_answers(answers)
-        if answered.any():
-            pseudo = PseudoRecallAtK(self.recall_at)
-            texts = [subset.pool[row].text for row in indexed_rows]
-            pseudo.update(answer_hits(ranking.rows, texts, answers), answered)
-            metrics |= pseudo.compute()
+        texts = [subset.pool[row].text for row in indexed_rows]
+        # Ranks exchange what they found, which NCCL does between GPUs only; alone, the CPU is quicker.
+        meeting = device if world_size() > 1 else "cpu"
+        by_query = judge(ranking, ids, positives, self.recall_at, texts, answers, meeting)
         reachable = count_positives(ids, positives)
         random = {k: random_recall(len(ids), reachable, k) for k in self.recall_at}
-        return SubsetResult(subset, query_rows, indexed_rows, ranking, metrics, random)
+        return SubsetResult(subset, query_rows, indexed_rows, ranking, by_query, query_means(by_query), random)
 
     def _line(self, split: Split, trainer: Trainer, metrics: dict[str, float], seconds: dict[str, float]) -> str:
         at = 5 if 5 in self.recall_at else self.recall_at[-1]
@@ -215,6 +244,17 @@ class RetrievalEvaluation(Callback):
         times = ", ".join(f"{what} {value:.2f} s" for what, value in seconds.items())
         where = f"epoch {trainer.current_epoch + 1}" if trainer.state.fn == "fit" else split
         return f"{where}: recall@{at} {metrics[f'mean/recall@{at}']:.3f} ({each}); {times}"
+
+
+def _means(results: Mapping[str, SubsetResult]) -> dict[str, dict[str, str]]:
+    """The means over subsets: name to the subsets that it is over, each with the metric that it takes of it."""
+    metrics = dict.fromkeys(metric for result in results.values() for metric in result.metrics)
+    means = {m: {name: m for name, result in results.items() if m in result.metrics} for m in metrics}
+    for mean, metric in HEADLINE_MEANS.items():
+        parts = {name: own for name, r in results.items() for own in r.headline if own.startswith(f"{metric}@")}
+        if parts:
+            means[mean] = parts
+    return means
 
 
 def _distinct_ids(result: SubsetResult) -> list[str]:

@@ -10,8 +10,9 @@ from ret_lightning.atomic import write_text
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"  # the metrics of the test split, written last
+INTERVALS_FILE = "intervals.json"  # of each of these metrics its 95 % interval, [low, high]
 ORIGIN_FILE = "origin.json"  # which weights the metrics are of, and what made them
-RANKINGS_FOLDER = "rankings"
+RANKINGS_FOLDER = "rankings"  # TREC runs and qrels, one of each a subset
 CHECKPOINTS_FOLDER = "checkpoints"
 
 

@@ -26,7 +26,14 @@ from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.models.compiled import compile_blocks
 from ret_lightning.training.checkpoint_files import RunCheckpointIO
 from ret_lightning.training.evaluation import RetrievalEvaluation
-from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, RANKINGS_FOLDER, write_json
+from ret_lightning.training.folder import (
+    CONFIG_FILE,
+    INTERVALS_FILE,
+    METRICS_FILE,
+    ORIGIN_FILE,
+    RANKINGS_FOLDER,
+    write_json,
+)
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.loggers import build_loggers, record_wandb_run
 from ret_lightning.training.module import RetModule
@@ -201,7 +208,9 @@ def _quieten() -> None:
 def _finish(evaluation: RetrievalEvaluation, folder: Path, step: int) -> dict[str, float]:
     metrics = evaluation.flat_metrics("test")
     evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
-    print_tables(metrics_tables(evaluation.results["test"], "test"))
+    bounds = evaluation.flat_intervals("test")
+    print_tables(metrics_tables(evaluation.results["test"], metrics, bounds, "test"))
+    write_json(folder / INTERVALS_FILE, bounds)
     write_json(folder / ORIGIN_FILE, {"tested_step": step, "version": __version__})
     write_json(folder / METRICS_FILE, metrics)
     log.info("metrics, rankings and checkpoints are in %s", folder)

@@ -8,50 +8,63 @@ from rich.console import Console
 from rich.table import Table
 
 from ret_lightning.training.evaluation import SubsetResult
+from ret_lightning.training.headline import COLUMNS, HEADLINE_MEANS, PUBLISHED
 
-NARROWEST = (
-    110  # columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures
-)
+# Columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures.
+NARROWEST = 132
+
+SHORT = {"recall": "R", "pseudo_recall": "PR", "mrr": "MRR", "ndcg": "nDCG"}
 
 
-def metrics_tables(results: Mapping[str, SubsetResult], split: str) -> list[Table]:
-    """A table of Recall@K and, where subsets have answers, one of pseudo recall@K.
+def metrics_tables(
+    results: Mapping[str, SubsetResult],
+    metrics: Mapping[str, float],
+    bounds: Mapping[str, tuple[float, float]],
+    split: str,
+) -> list[Table]:
+    """What to report first, then all metrics.
 
-    Each has one row a subset and one of means, and a column a K; the first one also has the sizes and what a random
-    ranking would give at K = 5 (or the smallest K).
+    The first table has a row a headline metric with its interval and the size of the subset; then, where subsets of the paper
+    are among the results, the paper's table with a row of this run. The others have one row a subset and one of means, and a
+    column a metric: Recall@K with MRR, nDCG and what a random ranking would give at K = 5 (or the smallest K), and pseudo
+    recall@K where subsets have answers; headline metrics carry a star.
 
     Args:
         results: subset names to results.
+        metrics: `RetrievalEvaluation.flat_metrics` of them.
+        bounds: `RetrievalEvaluation.flat_intervals` of them.
         split: for the titles.
     """
     at = sorted(next(iter(results.values())).random_recall)
-    reference = 5 if 5 in at else at[0]
-    recall = Table(title=f"Recall@K, {split}")
-    recall.add_column("subset")
-    for name in ("queries", "passages", *(f"R@{k}" for k in at), f"random R@{reference}"):
-        recall.add_column(name, justify="right")
-    for name, result in results.items():
-        values = [result.metrics[f"recall@{k}"] for k in at]
-        sizes = [str(len(result.query_rows)), str(len(result.indexed_rows))]
-        recall.add_row(name, *sizes, *_figures([*values, result.random_recall[reference]]))
-    recall.add_section()
-    means = [_mean([r.metrics[f"recall@{k}"] for r in results.values()]) for k in at]
-    random = _mean([r.random_recall[reference] for r in results.values()])
-    recall.add_row("mean", "", "", *_figures([*means, random]))
+    recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
+    tables = [_headline(results, metrics, bounds, split)]
+    if any(f"{subset}/{metric}" in metrics for subset, metric in COLUMNS):
+        tables.append(published_table(metrics))
+    title = f"Recall@K, MRR@10 and nDCG@10, {split}"
+    tables.append(_all(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
+    if any(f"mean/pseudo_recall@{k}" in metrics for k in at):
+        tables.append(_all(results, metrics, [f"pseudo_recall@{k}" for k in at], f"Pseudo recall@K, {split}"))
+    return tables
 
-    answered = {name: r for name, r in results.items() if f"pseudo_recall@{at[0]}" in r.metrics}
-    if not answered:
-        return [recall]
-    pseudo = Table(title=f"Pseudo recall@K, {split}")
-    pseudo.add_column("subset")
-    for k in at:
-        pseudo.add_column(f"PR@{k}", justify="right")
-    rows = {name: [r.metrics[f"pseudo_recall@{k}"] for k in at] for name, r in answered.items()}
-    for name, values in rows.items():
-        pseudo.add_row(name, *_figures(values))
-    pseudo.add_section()
-    pseudo.add_row("mean", *_figures([_mean(column) for column in zip(*rows.values(), strict=True)]))
-    return [recall, pseudo]
+
+def published_table(metrics: Mapping[str, float], name: str = "this one") -> Table:
+    """The paper's table of ReT-M2KR with one more row, of these metrics; columns that these lack are left out.
+
+    Args:
+        metrics: `<subset>/<metric>` to a value.
+        name: of the row.
+    """
+    shown = [i for i, (subset, metric) in enumerate(COLUMNS) if f"{subset}/{metric}" in metrics]
+    table = Table(title="Beside the published results on ReT-M2KR")
+    table.add_column("model")
+    for i in shown:
+        subset, metric = COLUMNS[i]
+        table.add_column(f"{subset}\n{_short(metric)}", justify="right")
+    for model, values in PUBLISHED.items():
+        table.add_row(model, *_figures([values[i] for i in shown]))
+    table.add_section()
+    table.add_row(name, *_figures([metrics["/".join(COLUMNS[i])] for i in shown]))
+    return table
 
 
 def print_tables(tables: Sequence[Table]) -> None:
@@ -62,8 +75,68 @@ def print_tables(tables: Sequence[Table]) -> None:
         console.print(table)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _headline(
+    results: Mapping[str, SubsetResult],
+    metrics: Mapping[str, float],
+    bounds: Mapping[str, tuple[float, float]],
+    split: str,
+) -> Table:
+    table = Table(
+        title=f"Headline metrics, {split}", caption="intervals: bootstrap over queries", caption_justify="left"
+    )
+    for name in ("subset", "queries", "passages", "metric", "value", "95 % interval"):
+        table.add_column(name, justify="left" if name in ("subset", "metric") else "right")
+    for name, result in results.items():
+        sizes = [str(len(result.query_rows)), str(len(result.indexed_rows))]
+        if not result.headline:  # its K is not in evaluation.recall_at
+            table.add_row(name, *sizes, "", "", "")
+        for metric in result.headline:
+            table.add_row(name, *sizes, _short(metric), *_with_interval(f"{name}/{metric}", metrics, bounds))
+    table.add_section()
+    for mean, metric in HEADLINE_MEANS.items():
+        if f"mean/{mean}" in metrics:
+            table.add_row("mean", "", "", metric.replace("_", " "), *_with_interval(f"mean/{mean}", metrics, bounds))
+    return table
+
+
+def _all(
+    results: Mapping[str, SubsetResult],
+    metrics: Mapping[str, float],
+    columns: list[str],
+    title: str,
+    random_at: int | None = None,
+) -> Table:
+    """A row for each subset that has the first of the columns, and one of means; last, if wanted, the recall by chance."""
+    table = Table(title=title, caption="* headline metric", caption_justify="left")
+    table.add_column("subset")
+    for heading in (*map(_short, columns), *([f"random R@{random_at}"] if random_at else [])):
+        table.add_column(heading, justify="right")
+    for name, result in results.items():
+        if columns[0] in result.metrics:
+            figures = _figures([result.metrics[metric] for metric in columns])
+            marked = [
+                ("*" if metric in result.headline else "") + figure
+                for metric, figure in zip(columns, figures, strict=True)
+            ]
+            table.add_row(name, *marked, *(_figures([result.random_recall[random_at]]) if random_at else []))
+    table.add_section()
+    means = [metrics[f"mean/{metric}"] for metric in columns]
+    if random_at:
+        means.append(sum(result.random_recall[random_at] for result in results.values()) / len(results))
+    table.add_row("mean", *_figures(means))
+    return table
+
+
+def _with_interval(
+    key: str, metrics: Mapping[str, float], bounds: Mapping[str, tuple[float, float]]
+) -> tuple[str, str]:
+    low, high = bounds[key]
+    return f"{metrics[key]:.3f}", f"{low:.3f} to {high:.3f}"
+
+
+def _short(metric: str) -> str:
+    name, _, k = metric.partition("@")
+    return f"{SHORT[name]}@{k}"
 
 
 def _figures(values: Sequence[float]) -> list[str]:

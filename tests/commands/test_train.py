@@ -62,6 +62,11 @@ class TestARunOnAFolder:
             "okvqa/pseudo_recall@5", "infoseek/pseudo_recall@5", "mean/pseudo_recall@5",
         }  # fmt: skip
         assert all(0 <= v <= 1 for v in metrics.values())
+        intervals = json.loads((folder / "intervals.json").read_text())
+        assert intervals.keys() == metrics.keys()
+        assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
+        files = {f"{subset}.{kind}" for subset in SUBSETS for kind in ("trec", "qrels")}
+        assert {file.name for file in (folder / "rankings").iterdir()} == files
         assert (folder / "recall_curves.png").read_bytes().startswith(b"\x89PNG")
         assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
         config = yaml.safe_load((folder / "config.yaml").read_text())

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ret_lightning.retrieval import Ranking
-from ret_lightning.retrieval.ranking import top_columns
+from ret_lightning.retrieval.ranking import strictly_falling, top_columns
 
 NUMBERS = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), float("-inf")]), st.floats(width=32, allow_nan=False)
@@ -19,6 +22,20 @@ def test_top_columns_sorts_by_score_then_by_column(scores, data):
     k = data.draw(st.integers(0, len(scores)))
     expected = sorted(range(len(scores)), key=lambda column: (-scores[column], column))[:k]
     assert top_columns(torch.tensor([scores]), k).tolist() == [expected]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=40), st.integers(1, 4))
+def test_ties_are_set_apart_by_as_little_as_can_be(scores, copies):
+    scores = sorted(scores * copies, reverse=True)
+    expected = []
+    for score in scores:
+        below = np.nextafter(np.float32(expected[-1]), np.float32(-np.inf)) if expected else np.inf
+        expected.append(float(min(np.float32(score), below)))
+    apart = strictly_falling(torch.tensor([scores], dtype=torch.float32))
+    assert apart.dtype == torch.float32
+    assert apart.tolist() == [expected]
+    assert all(a > b for a, b in pairwise(expected))
 
 
 def test_rows_are_sorted_on_their_own():

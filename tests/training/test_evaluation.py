@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import pytest
+import pytrec_eval
 import torch
 from lightning import Trainer
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
-from ret_lightning.retrieval import ExactIndex, FaissIndex, read_run
+from ret_lightning.retrieval import ExactIndex, FaissIndex, read_qrels, read_run
 from ret_lightning.training.curves import RecallCurves
-from ret_lightning.training.summary import metrics_tables
+from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
 
@@ -50,12 +52,22 @@ def by_hand(root: Path) -> dict[str, float]:
                 metrics[f"{subset.name}/recall@{k}"] = hits / len(subset.queries)
                 if answered:
                     metrics[f"{subset.name}/pseudo_recall@{k}"] = found / answered
+            reciprocal, gained = 0.0, 0.0
+            for row, asked in enumerate(subset.queries):
+                order = scores[row].argsort(descending=True).tolist()[:10]
+                ranks = [n for n, i in enumerate(order, start=1) if subset.pool[i].passage_id in asked.passage_ids]
+                reciprocal += 1 / ranks[0] if ranks else 0
+                # Of two positives one is missing from the pool, and counts for the ideal all the same.
+                ideal = 1 + 1 / math.log2(3) if len(asked.passage_ids) == 2 else 1
+                gained += sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
+            metrics[f"{subset.name}/mrr@10"] = reciprocal / len(subset.queries)
+            metrics[f"{subset.name}/ndcg@10"] = gained / len(subset.queries)
     return metrics
 
 
-@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex(candidates=6)])
+@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex(candidates=12)])
 def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
-    evaluation = RetrievalEvaluation(index, recall_at=[1, 3], ranked=6)
+    evaluation = RetrievalEvaluation(index, recall_at=[1, 3], ranked=12)
     _, logged = evaluate(root, evaluation)
     expected = by_hand(root)
     flat = evaluation.flat_metrics("test")
@@ -65,38 +77,64 @@ def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
     for k in (1, 3):
         recalls = [v for n, v in expected.items() if n.endswith(f"/recall@{k}")]
         assert flat[f"mean/recall@{k}"] == pytest.approx(sum(recalls) / len(recalls))
+    for metric in ("mrr@10", "ndcg@10"):
+        assert flat[f"mean/{metric}"] == pytest.approx(sum(expected[f"{name}/{metric}"] for name in SUBSETS) / 4)
+    ends = {n for n in logged if n.endswith(("/low", "/high"))}
     assert {f"test/{n}": v for n, v in flat.items()} == pytest.approx(
-        {n: v for n, v in logged.items() if "seconds" not in n}, abs=1e-6
+        {n: v for n, v in logged.items() if "seconds" not in n and n not in ends}, abs=1e-6
     )
+    assert ends == set()  # the headline metrics, at 5 and 10, are not among these
     assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in ("encode", "build", "search")}
 
 
-def test_rankings_as_trec_files_give_the_same_recall(root: Path, tmp_path: Path) -> None:
+def test_headline_metrics_have_means_and_intervals(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5, 10], ranked=10)
+    _, logged = evaluate(root, evaluation)
+    results, flat = evaluation.results["test"], evaluation.flat_metrics("test")
+    assert {name: result.headline for name, result in results.items()} == {
+        "wit": ["recall@10"],
+        "infoseek": ["recall@5", "pseudo_recall@5"],
+        "evqa": ["recall@5"],  # its rows have no answers here
+        "okvqa": ["recall@5", "pseudo_recall@5"],
+    }
+    recalls = [flat[key] for key in ("wit/recall@10", "infoseek/recall@5", "evqa/recall@5", "okvqa/recall@5")]
+    assert flat["mean/headline_recall"] == pytest.approx(sum(recalls) / 4)
+    pseudo = [flat[f"{name}/pseudo_recall@5"] for name in ("infoseek", "okvqa")]
+    assert flat["mean/headline_pseudo_recall"] == pytest.approx(sum(pseudo) / 2)
+    bounds = evaluation.flat_intervals("test")
+    assert set(bounds) == set(flat)
+    assert all(low <= flat[key] <= high for key, (low, high) in bounds.items())
+    low, high = bounds["okvqa/recall@5"]
+    assert 0.2 < high - low < 0.6  # twelve queries: 1.96 * 2 * sqrt(p (1 - p) / 12)
+    shown = {f"{name}/{metric}" for name, result in results.items() for metric in result.headline}
+    shown |= {"mean/headline_recall", "mean/headline_pseudo_recall"}
+    assert {n for n in logged if n.endswith("/low")} == {f"test/{key}/low" for key in shown}
+    for key in shown:
+        assert (logged[f"test/{key}/low"], logged[f"test/{key}/high"]) == pytest.approx(bounds[key], abs=1e-6)
+
+
+def test_the_files_give_trec_eval_the_same_metrics(root: Path, tmp_path: Path) -> None:
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=500)
     evaluate(root, evaluation)
     evaluation.write_rankings("test", tmp_path / "rankings")
     for name, result in evaluation.results["test"].items():
-        run = read_run(tmp_path / "rankings" / f"{name}.trec")
-        positives = {q.data_id: q.passage_ids for q in result.subset.queries}
-        assert list(run) == list(positives)
+        run_file, qrels_file = (tmp_path / "rankings" / f"{name}.{kind}" for kind in ("trec", "qrels"))
+        run, right = read_run(run_file), read_qrels(qrels_file)
+        assert list(run) == list(right) == [query.data_id for query in result.subset.queries]
+        assert right == {query.data_id: query.passage_ids for query in result.subset.queries}
         assert all(len(ranked) == 12 for ranked in run.values())
-        recall = sum(any(p in positives[q] for p, _ in ranked[:3]) for q, ranked in run.items()) / len(run)
-        assert recall == pytest.approx(result.metrics["recall@3"])
+        with run_file.open() as scored, qrels_file.open() as judged:
+            evaluator = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(judged), {"success.1,3", "ndcg_cut.10"})
+            theirs = evaluator.evaluate(pytrec_eval.parse_run(scored))
+        for measure, metric in {"success_1": "recall@1", "success_3": "recall@3", "ndcg_cut_10": "ndcg@10"}.items():
+            mean = sum(values[measure] for values in theirs.values()) / len(theirs)
+            assert result.metrics[metric] == pytest.approx(mean, rel=1e-12)
 
 
 def test_random_recall_stands_beside(root: Path) -> None:
-    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=5)
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=10)
     evaluate(root, evaluation)
-    result = evaluation.results["test"]["wit"]
-    assert result.random_recall == pytest.approx({1: 1 / 12, 5: 5 / 12})
-    recall, pseudo = metrics_tables(evaluation.results["test"], "test")
-    headers = [str(c.header) for c in recall.columns]
-    assert headers == ["subset", "queries", "passages", "R@1", "R@5", "random R@5"]
-    assert list(recall.columns[0].cells) == ["wit", "infoseek", "evqa", "okvqa", "mean"]
-    assert list(recall.columns[-1].cells) == ["0.417"] * 5
-    assert list(pseudo.columns[0].cells) == ["infoseek", "okvqa", "mean"]
-    shown = float(list(pseudo.columns[2].cells)[-1])
-    assert shown == pytest.approx(evaluation.flat_metrics("test")["mean/pseudo_recall@5"], abs=5e-4)
+    assert evaluation.results["test"]["wit"].random_recall == pytest.approx({1: 1 / 12, 5: 5 / 12})
 
 
 def test_limited_batches_rank_what_was_encoded_and_say_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -111,7 +149,7 @@ def test_limited_batches_rank_what_was_encoded_and_say_so(root: Path, caplog: py
 
 def test_rows_that_come_twice_count_once(root: Path) -> None:
     """As when a sampler repeats rows to even out the ranks."""
-    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=6)
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=12)
     original = evaluation.on_test_batch_end
 
     def twice(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
@@ -127,7 +165,7 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "pictures" / "recall.png"
-    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=5), RecallCurves(str(file))
+    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=10), RecallCurves(str(file))
     trainer = Trainer(**OPTIONS, logger=False, max_epochs=2, callbacks=[evaluation, curves])
     with caplog.at_level(logging.INFO):
         trainer.fit(make_module(), datamodule=make_data(root))
@@ -144,9 +182,11 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
 
 def test_settings_that_contradict_are_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"evaluation\.ranked=5 is less than the largest K of evaluation\.recall_at, 10"
+        ConfigError, match=r"evaluation\.ranked=50 is less than the largest K of evaluation\.recall_at, .*, 100"
     ):
-        RetrievalEvaluation(ExactIndex(), recall_at=[10], ranked=5)
+        RetrievalEvaluation(ExactIndex(), recall_at=[100], ranked=50)
+    with pytest.raises(ConfigError, match=r"evaluation\.ranked=5 is less than .* MRR@10 and nDCG@10, 10"):
+        RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=5)
     with pytest.raises(ConfigError, match="needs at least one K"):
         RetrievalEvaluation(ExactIndex(), recall_at=[])
     with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from lightning import Trainer
+from rich.table import Table
+
+from ret_lightning import RetrievalEvaluation
+from ret_lightning.retrieval import ExactIndex
+from ret_lightning.training.headline import COLUMNS, PUBLISHED, headline_metrics
+from ret_lightning.training.summary import metrics_tables, print_tables, published_table
+from tests.training.conftest import make_data, make_module
+from tests.training.test_module import OPTIONS
+
+
+@pytest.fixture
+def evaluation(root: Path) -> RetrievalEvaluation:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5, 10], ranked=10)
+    Trainer(**OPTIONS, logger=False, callbacks=[evaluation]).test(
+        make_module(), datamodule=make_data(root), verbose=False
+    )
+    return evaluation
+
+
+def tables(evaluation: RetrievalEvaluation) -> list[Table]:
+    flat, bounds = evaluation.flat_metrics("test"), evaluation.flat_intervals("test")
+    return metrics_tables(evaluation.results["test"], flat, bounds, "test")
+
+
+def rows(table: Table) -> list[tuple[str, ...]]:
+    return list(zip(*(column.cells for column in table.columns), strict=True))
+
+
+def headers(table: Table) -> list[str]:
+    return [str(column.header) for column in table.columns]
+
+
+def test_the_headline_metrics_come_first_with_their_intervals(evaluation: RetrievalEvaluation) -> None:
+    headline = tables(evaluation)[0]
+    flat, bounds = evaluation.flat_metrics("test"), evaluation.flat_intervals("test")
+    assert headers(headline) == ["subset", "queries", "passages", "metric", "value", "95 % interval"]
+    keys = [
+        ("wit", "R@10", "wit/recall@10"),
+        ("infoseek", "R@5", "infoseek/recall@5"),
+        ("infoseek", "PR@5", "infoseek/pseudo_recall@5"),
+        ("evqa", "R@5", "evqa/recall@5"),
+        ("okvqa", "R@5", "okvqa/recall@5"),
+        ("okvqa", "PR@5", "okvqa/pseudo_recall@5"),
+        ("mean", "recall", "mean/headline_recall"),
+        ("mean", "pseudo recall", "mean/headline_pseudo_recall"),
+    ]
+    for (subset, metric, key), row in zip(keys, rows(headline), strict=True):
+        sizes = ("", "") if subset == "mean" else ("12", "12")
+        low, high = bounds[key]
+        assert row == (subset, *sizes, metric, f"{flat[key]:.3f}", f"{low:.3f} to {high:.3f}")
+
+
+def test_a_subset_without_its_headline_metric_still_has_its_sizes(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=10)
+    Trainer(**OPTIONS, logger=False, callbacks=[evaluation]).test(
+        make_module(), datamodule=make_data(root, subsets=["wit"]), verbose=False
+    )
+    (headline, recall) = tables(evaluation)
+    assert rows(headline) == [("wit", "12", "12", "", "", "")]
+    assert [row[0] for row in rows(recall)] == ["wit", "mean"]
+
+
+def test_all_metrics_follow_and_the_headline_carries_a_star(evaluation: RetrievalEvaluation) -> None:
+    _, _, recall, pseudo = tables(evaluation)
+    flat = evaluation.flat_metrics("test")
+    assert headers(recall) == ["subset", "R@1", "R@5", "R@10", "MRR@10", "nDCG@10", "random R@5"]
+    columns = ["recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10"]
+    for subset, *figures, chance in rows(recall):
+        starred = {"wit": "recall@10", "mean": None}.get(subset, "recall@5")
+        assert figures == [f"{'*' if name == starred else ''}{flat[f'{subset}/{name}']:.3f}" for name in columns]
+        assert chance == "0.417"
+    assert [row[0] for row in rows(recall)] == ["wit", "infoseek", "evqa", "okvqa", "mean"]
+    assert headers(pseudo) == ["subset", "PR@1", "PR@5", "PR@10"]
+    assert [row[0] for row in rows(pseudo)] == ["infoseek", "okvqa", "mean"]
+    assert rows(pseudo)[1][2] == f"*{flat['okvqa/pseudo_recall@5']:.3f}"
+    assert rows(pseudo)[2][2] == f"{flat['mean/pseudo_recall@5']:.3f}"
+
+
+def test_the_papers_table_has_a_row_of_this_run(evaluation: RetrievalEvaluation) -> None:
+    flat = evaluation.flat_metrics("test")
+    table = tables(evaluation)[1]
+    assert headers(table) == [
+        "model", "wit\nR@10", "infoseek\nR@5", "infoseek\nPR@5", "evqa\nR@5", "okvqa\nR@5", "okvqa\nPR@5",
+    ]  # fmt: skip
+    assert rows(table)[0] == ("ReT CLIP ViT-L/14", "0.734", "0.470", "0.605", "0.445", "0.202", "0.662")
+    assert rows(table)[-1][:3] == ("this one", f"{flat['wit/recall@10']:.3f}", f"{flat['infoseek/recall@5']:.3f}")
+
+
+def test_nothing_is_wrapped_or_cut_when_all_of_the_paper_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in COLUMNS}
+    print_tables([published_table(metrics, "a model of mine")])
+    printed = capsys.readouterr().out
+    assert "PreFLMR ViT-L (text-only passages)" in printed
+    assert "…" not in printed
+    (line,) = (line for line in printed.splitlines() if "a model of mine" in line)
+    assert re.findall(r"\d\.\d+", line) == ["0.123"] * 11
+
+
+def test_a_published_row_has_a_value_for_each_column() -> None:
+    assert len(COLUMNS) == 11
+    assert {len(values) for values in PUBLISHED.values()} == {11}
+    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["okvqa", "pseudo_recall@5"] == 0.638
+    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["llava", "recall@1"] == 0.792
+
+
+@pytest.mark.parametrize(
+    ("subset", "expected"),
+    [
+        ("wit", ["recall@10"]),
+        ("iglue", ["recall@1"]),
+        ("kvqa", ["recall@5"]),
+        ("oven", ["recall@5"]),
+        ("llava", ["recall@1"]),
+        ("infoseek", ["recall@5", "pseudo_recall@5"]),
+        ("evqa", ["recall@5", "pseudo_recall@5"]),
+        ("okvqa", ["recall@5", "pseudo_recall@5"]),
+        ("my own", ["recall@5", "pseudo_recall@5"]),
+    ],
+)
+def test_the_headline_metrics_of_the_paper(subset: str, expected: list[str]) -> None:
+    computed = [f"{name}@{k}" for name in ("recall", "pseudo_recall") for k in (1, 2, 3, 5, 10)]
+    assert headline_metrics(subset, computed) == expected
+    assert headline_metrics(subset, ["recall@3"]) == []
