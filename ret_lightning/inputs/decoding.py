@@ -18,6 +18,9 @@ from ret_lightning.errors import DataError
 MAX_PIXELS = 89_478_485
 PILLOW_REFUSES = 2 * MAX_PIXELS
 
+# In a picture's `info`: its size at the reduced scale before rounding up, where that is no whole number of pixels.
+EXACT_SIZE = "ret_lightning_exact_size"
+
 # Of what Pillow reads, the formats that pictures come in. Others run programs (EPS calls Ghostscript) or are no pictures.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
 
@@ -104,15 +107,15 @@ def decode_image(
         if width * height > max_pixels:
             raise _too_large(f"{width * height:,} pixels ({width} by {height})", called, max_pixels)
         if least_side is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, (least_side, least_side))
+            _reduce(image, least_side)
         return _rgb(image, called)
 
 
 def rgb_image(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB, turned as its EXIF orientation says.
 
-    As in CLIP's own preprocessing transparency is dropped: the colour that a file stores for a transparent pixel is seen,
-    often black or white. Unlike there, greys of 16 bits are scaled to 8; Pillow would clip nearly all of them to white.
+    Transparency is laid on white, as transformers' processors do; open_clip's shows whatever colour a file stores for
+    transparent pixels. Greys of 16 bits are scaled to 8; Pillow's own conversion would clip nearly all of them to white.
 
     The picture given stays as it is, except that Pillow decodes one that was only opened.
 
@@ -135,11 +138,26 @@ def _rgb(image: Image.Image, called: str) -> Image.Image:
         if image.mode.startswith("I"):
             grey = (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255)
             return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-        if image.mode in ("P", "PA", "La", "RGBa"):  # Pillow warns of, or cannot do, the direct way
+        if image.mode == "La":
+            image = image.convert("LA")  # Pillow converts it to nothing else
+        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
             image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image if image.mode == "RGB" else image.convert("RGB")
     except _UNREADABLE as error:
         raise _unreadable(called, error) from error
+
+
+def _reduce(image: Image.Image, least_side: int) -> None:
+    """Has a JPEG, only opened, decoded at the smallest scale that leaves both sides `least_side` pixels."""
+    width, height = image.size
+    scale = next((s for s in (8, 4, 2) if min(width, height) >= s * least_side), 1)
+    if width % scale or height % scale:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return  # the pixels that are covered in part would stand at the left or the top
+        image.info[EXACT_SIZE] = width / scale, height / scale
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))
 
 
 @lru_cache(maxsize=1)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ret_lightning.inputs.decoding import EXACT_SIZE
+
 OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Of a JPEG decoded at a reduced size, how much larger than the square its shorter side stays; see `ImageTransform.reduce`.
-REDUCED_MARGIN = 2
+# How much larger than the square a JPEG's shorter side stays when it is decoded at a reduced size.
+REDUCED_MARGIN = 3
 
 
 class ImageTransform:
@@ -22,7 +26,9 @@ class ImageTransform:
         size: side of the square, pixels.
         mean: of the three channels, for values in [0, 1].
         std: of the three channels, for values in [0, 1].
-        reduce: whether readers may decode JPEGs at a half, a quarter or an eighth of their size (see `least_side`).
+        reduce: whether readers decode large JPEGs at a half, a quarter or an eighth of their size, as long as the shorter side
+            keeps three times `size` (see `least_side`). Measured against full decoding, in levels of 255: on smooth noise 0.4
+            in the mean and at most 4, on fine lettering 1.2 and at most 20.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class ImageTransform:
 
     def _middle_square(self, image: Image.Image) -> np.ndarray:
         """(size, size, 3) uint8."""
-        width, height = image.size
+        width, height = _exact_size(image)
         # The longer side is cut to whole pixels, as torchvision's Resize does it.
         new_width, new_height = (
             (self.size, int(self.size * height / width))
@@ -66,9 +72,9 @@ class ImageTransform:
         right, bottom = left + self.size, top + self.size
         if min(width, height) == self.size:
             return np.asarray(image.crop((left, top, right, bottom)))
-        if max(width, height) > 2 * min(width, height):
-            # Most of a long picture is cut off: only the square is computed, or a few rows of pixels might ask for
-            # gigabytes. Pillow does it, which resamples tall pictures down first and wide ones across.
+        if max(width, height) > 2 * min(width, height) or (width, height) != image.size:
+            # Of a long picture only the square is computed, or a few rows of pixels might ask for gigabytes. Pillow can do
+            # that, and fractions of a pixel. It resamples tall pictures down first, as transformers' slow processor then does.
             box = (
                 left * width / new_width,
                 top * height / new_height,
@@ -81,6 +87,11 @@ class ImageTransform:
             _as_tensor(image).permute(2, 0, 1)[None], (new_height, new_width), mode="bicubic", antialias=True
         )
         return resized[0].permute(1, 2, 0)[top:bottom, left:right].numpy()
+
+
+def _exact_size(image: Image.Image) -> tuple[float, float]:
+    size = image.info.get(EXACT_SIZE, image.size)
+    return size if tuple(map(math.ceil, size)) == image.size else image.size  # else it was cut since
 
 
 def _as_tensor(image: Image.Image) -> Tensor:
