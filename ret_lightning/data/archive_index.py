@@ -4,7 +4,7 @@ The index is a (5, n) uint64 array, sorted by its first row: 40 bytes a member, 
 
     0, 1   the two halves of the 128-bit hash of the member's name: of 2^64 names two would be expected to share one
     2      offset: of a tar, where the member's content begins; of a zip, where its local header does
-    3      bytes that the content takes in the archive
+    3      bytes that the content takes in the archive; of a zip also, in the upper 32 bits, the content's CRC-32
     4      twice the archive's position in the list, plus 1 where the content is deflated
 """
 
@@ -32,6 +32,7 @@ from ret_lightning.errors import DataError
 
 VERSION = 1  # to be raised by every change of what an index holds
 ROWS = 5
+LARGEST = (1 << 32) - 1  # bytes of a member; what is larger is no image and is left out
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +96,18 @@ def _state(path: Path) -> tuple[int, int]:
 
 def _build(archives: Sequence[Path]) -> np.ndarray:
     parts: list[np.ndarray] = []
-    bar = tqdm(desc="indexing image archives", unit=" images", delay=2)  # quiet when it is done within two seconds
-    with bar:
+    done, total = 0, sum(path.stat().st_size for path in archives)
+    # Quiet when it is done within two seconds.
+    with tqdm(desc="indexing image archives", total=total, unit="B", unit_scale=True, delay=2, mininterval=1) as bar:
         for position, path in enumerate(archives):
             entries = array("Q")
             try:
-                for name, offset, size, deflated in _members(path):
-                    entries.extend((*name_hash(member_name(name)), offset, size, 2 * position + deflated))
-                    bar.update()
+                for name, offset, size, crc, deflated in _members(path):
+                    bar.update(done + offset - bar.n)
+                    if size <= LARGEST:
+                        entries.extend(
+                            (*name_hash(member_name(name)), offset, size | crc << 32, 2 * position + deflated)
+                        )
             except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, zlib.error, struct.error) as error:
                 text = " ".join(str(error).split())
                 raise DataError(f"image archive {path}: not whole, or no archive: {text}", "broken_archive") from error
@@ -110,6 +115,7 @@ def _build(archives: Sequence[Path]) -> np.ndarray:
                 raise DataError(f"image archive {path}: {error.strerror or error}", "broken_archive") from error
             if not entries:
                 raise DataError(f"image archive {path}: there is no file in it", "broken_archive")
+            done += path.stat().st_size
             parts.append(
                 np.frombuffer(entries, dtype=np.uint64).reshape(-1, ROWS)[::-1]
             )  # of equal names the last first
@@ -126,15 +132,15 @@ def _build(archives: Sequence[Path]) -> np.ndarray:
     return np.ascontiguousarray(index[:, np.concatenate(([True], ~again))])
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, int, bool]]:
-    """Name, offset, bytes in the archive, and whether deflated, of every file in an archive."""
+def _members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
+    """Name, offset, bytes in the archive, CRC-32 or 0, and whether deflated, of every file in an archive."""
     if path.suffix.lower() == ".zip":
         yield from _zip_members(path)
     else:
         yield from _tar_members(path)
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, int, int, bool]]:
+def _tar_members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
     size = path.stat().st_size
     with tarfile.open(path, "r:") as archive:
         for member in archive:
@@ -142,10 +148,10 @@ def _tar_members(path: Path) -> Iterator[tuple[str, int, int, bool]]:
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"it ends within {member.name!r}")
             if member.isreg() and not member.issparse():
-                yield member.name, member.offset_data, member.size, False
+                yield member.name, member.offset_data, member.size, 0, False
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, int, int, bool]]:
+def _zip_members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.is_dir():
@@ -157,4 +163,5 @@ def _zip_members(path: Path) -> Iterator[tuple[str, int, int, bool]]:
                 raise zipfile.BadZipFile(
                     f"{member.filename!r} is compressed by {method}; only stored and deflated ones are read in place"
                 )
-            yield member.filename, member.header_offset, member.compress_size, member.compress_type != 0
+            deflated = member.compress_type == zipfile.ZIP_DEFLATED
+            yield member.filename, member.header_offset, member.compress_size, member.CRC, deflated

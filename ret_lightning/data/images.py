@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ret_lightning.data.archive_index import index_file, member_name, name_hash
+from ret_lightning.data.archive_index import LARGEST, index_file, member_name, name_hash
 from ret_lightning.data.rows import Place
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import decode_image
@@ -105,7 +105,9 @@ class ImageArchives:
         offset, size, where = (int(value) for value in self._index[2:, at])
         archive = self.archives[where // 2]
         try:
-            return self._content(archive, offset, size, deflated=bool(where % 2))
+            if archive.suffix.lower() == ".tar":
+                return self._bytes(archive, offset, size)
+            return self._zip_content(archive, offset, size & LARGEST, crc=size >> 32, deflated=bool(where % 2))
         except (OSError, struct.error, zlib.error, ValueError) as error:
             raise DataError(
                 f"image {name!r} cannot be read from {archive}: {error}; is the archive whole?", "unreadable_image"
@@ -115,19 +117,19 @@ class ImageArchives:
         self._index = np.load(self._index_file, mmap_mode="r").view(np.ndarray)
         self._files: dict[Path, BinaryIO] = {}
 
-    def _content(self, archive: Path, offset: int, size: int, deflated: bool) -> bytes:
-        if archive.suffix.lower() == ".zip":
-            header = self._bytes(archive, offset, 30)
-            if not header.startswith(b"PK\3\4"):
-                raise ValueError("there is no member where one is expected")
-            offset += 30 + sum(struct.unpack("<HH", header[26:30]))  # after the name and the extra field
-        content = self._bytes(archive, offset, size)
-        if not deflated:
-            return content
-        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
-        content = inflating.decompress(content, MOST_INFLATED)
-        if not inflating.eof:
-            raise ValueError(f"it does not end, or is larger than {MOST_INFLATED:,} bytes")
+    def _zip_content(self, archive: Path, offset: int, size: int, crc: int, deflated: bool) -> bytes:
+        header = self._bytes(archive, offset, 30)
+        if not header.startswith(b"PK\3\4"):
+            raise ValueError("there is no member where one is expected")
+        name_and_extra = sum(struct.unpack("<HH", header[26:]))  # their lengths; the central directory's may differ
+        content = self._bytes(archive, offset + 30 + name_and_extra, size)
+        if deflated:
+            inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = inflating.decompress(content, MOST_INFLATED)
+            if not inflating.eof:
+                raise ValueError(f"it does not end, or is larger than {MOST_INFLATED:,} bytes")
+        if zlib.crc32(content) != crc:
+            raise ValueError("its checksum is wrong")
         return content
 
     def _bytes(self, archive: Path, offset: int, size: int) -> bytes:
