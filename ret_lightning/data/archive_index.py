@@ -116,9 +116,8 @@ def _build(archives: Sequence[Path]) -> np.ndarray:
             if not entries:
                 raise DataError(f"image archive {path}: there is no file in it", "broken_archive")
             done += path.stat().st_size
-            parts.append(
-                np.frombuffer(entries, dtype=np.uint64).reshape(-1, ROWS)[::-1]
-            )  # of equal names the last first
+            # Turned around: of equal names in an archive the last comes first.
+            parts.append(np.frombuffer(entries, dtype=np.uint64).reshape(-1, ROWS)[::-1])
     index = np.concatenate(parts).T
     index = index[:, np.lexsort((index[1], index[0]))]  # stable: equal names stay in the order of the archives
     again = (index[:2, 1:] == index[:2, :-1]).all(axis=0)
@@ -141,14 +140,17 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
-    size = path.stat().st_size
+    size, end = path.stat().st_size, 0
     with tarfile.open(path, "r:") as archive:
         for member in archive:
             archive.members = []  # tarfile would keep them all, a kilobyte each
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"it ends within {member.name!r}")
+            end = member.offset_data + member.size
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size, 0, False
+    if size - end < 2 * tarfile.BLOCKSIZE:
+        log.warning("image archive %s: a tar ends with two empty blocks and this one does not; was it cut off?", path)
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:

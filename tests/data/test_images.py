@@ -252,6 +252,19 @@ def test_a_truncated_or_wrong_archive_is_refused(tmp_path: Path) -> None:
     assert "'0.jpg' is compressed by bzip2" in str(error_of(ImageArchives, [tmp_path / "bz.zip"]))
 
 
+def test_a_tar_that_ends_between_two_members_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_tar(tmp_path / "whole.tar", {f"{i}.jpg": bytes(512) for i in range(4)}, tarfile.USTAR_FORMAT)
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[: 2 * 1024])
+    with caplog.at_level(logging.WARNING):
+        assert len(ImageArchives([whole])) == 4
+        assert not caplog.messages
+        assert len(ImageArchives([tmp_path / "cut.tar"])) == 2
+    message = (
+        f"image archive {tmp_path}/cut.tar: a tar ends with two empty blocks and this one does not; was it cut off?"
+    )
+    assert caplog.messages == [message]
+
+
 def test_an_archive_that_changes_under_a_reader(tmp_path: Path) -> None:
     for write, name, options in ((write_tar, "a.tar", {}), (write_zip, "a.zip", {"method": zipfile.ZIP_DEFLATED})):
         archives = ImageArchives([write(tmp_path / name, {"a.jpg": bytes(range(256)) * 40}, **options)])
