@@ -18,7 +18,16 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A mistake in a data file: a broken row, an unreadable image, a missing file."""
+    """A mistake in a data file: a broken row, an unreadable image, a missing file.
+
+    Args:
+        message: one line.
+        kind: what sort of mistake it is, a short name to count by, such as `missing_image`; who raises the error chooses it.
+    """
+
+    def __init__(self, message: str, kind: str = "other") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Stopped(UserError):

@@ -67,6 +67,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.batch_size", 1, None),
     ("data.eval_batch_size", 1, None),
     ("data.num_workers", 0, None),
+    ("data.max_image_pixels", 1, 178_956_970),  # Pillow refuses more
     ("loss.micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),

@@ -14,13 +14,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ret_lightning.data.glyphs import prepare_glyphs
+from ret_lightning.data.images import ImageReader
 from ret_lightning.data.json_lines import JsonLines
 from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, load_subset, row_subset
-from ret_lightning.data.reading import Collator, EvaluationRows, ImageReader, TrainingRows
+from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.rows import parse_query
 from ret_lightning.data.sampling import GlobalBatches, RankRows
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
+from ret_lightning.inputs.decoding import MAX_PIXELS
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,9 @@ class M2KRDataModule(LightningDataModule):
         val_folder: of validation queries.
         test_folder: of test queries.
         passages_folder: of pools.
-        image_folder: what image paths are relative to.
+        image_folder: what image paths are relative to: a folder, a tar or zip archive, a pattern that archives match, or a
+            list of these two; see `image_source`.
+        max_image_pixels: images that have more are refused before they are decoded.
         train_file: name of the training file.
         seed: of the order of the rows and of the augmentation.
     """
@@ -69,7 +73,8 @@ class M2KRDataModule(LightningDataModule):
         val_folder: str = "jsonl/m2kr/val",
         test_folder: str = "jsonl/m2kr/test",
         passages_folder: str = "jsonl/m2kr/passages",
-        image_folder: str = "images/m2kr/images",
+        image_folder: str | Sequence[str] = "images/m2kr/images",
+        max_image_pixels: int = MAX_PIXELS,
         train_file: str = "m2kr_up_train.jsonl",
         seed: int = 0,
     ) -> None:
@@ -92,6 +97,7 @@ class M2KRDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.augmentation = augmentation
         self.negatives = negatives
+        self.max_image_pixels = max_image_pixels
         self.validation = validation
         self.seed = seed
         self._train: TrainingRows | None = None
@@ -99,8 +105,9 @@ class M2KRDataModule(LightningDataModule):
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
 
     def prepare_data(self) -> None:
-        """On one process a machine: fills the Arrow cache, so that the others only map it."""
+        """On one process a machine: fills the Arrow cache and indexes image archives, so that the others only map them."""
         JsonLines(self.files.training_file())
+        self.files.image_source()
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the files; evaluation files are parsed and checked whole, training rows when they are read.
@@ -156,7 +163,7 @@ class M2KRDataModule(LightningDataModule):
         return self._evaluation_loaders("test")
 
     def _read_image(self) -> ImageReader:
-        return ImageReader(self.files.image_folder(), self.image_transform)
+        return ImageReader(self.files.image_source(), self.image_transform, self.max_image_pixels)
 
     def _training_rows(self) -> TrainingRows:
         lines = JsonLines(self.files.training_file())

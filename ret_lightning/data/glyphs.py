@@ -33,6 +33,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ret_lightning.data import glyph_rows
+from ret_lightning.data.cache import default_cache_dir
 from ret_lightning.data.glyph_fonts import (
     BASELINE,
     EM,
@@ -61,12 +62,6 @@ IMAGE_SIZES = range(16, 513)  # below, accents melt into their letters
 _JSONL = "jsonl/m2kr"
 _IMAGES = "images/m2kr/images"
 _logger = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/ret_lightning`, or `~/.cache/ret_lightning`: the XDG standard ignores a relative path too."""
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (cache_home if cache_home.is_absolute() else Path.home() / ".cache") / "ret_lightning"
 
 
 def prepare_glyphs(

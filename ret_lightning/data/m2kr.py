@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ret_lightning.data.images import ImageSource, image_source
 from ret_lightning.data.json_lines import JsonLines
 from ret_lightning.data.rows import Passage, Query, parse_passage, parse_query
 from ret_lightning.errors import DataError
@@ -28,7 +29,7 @@ class M2KRFiles:
         val: folder of `<subset>_val.jsonl`; ReT-M2KR has none.
         test: folder of `<subset>_test.jsonl`, or `<subset>_test_m2kr.jsonl`.
         passages: folder of `<subset>_passages_test.jsonl`.
-        images: folder that image paths are relative to.
+        images: where images are, see `image_source`.
         train_file: name of the training file.
     """
 
@@ -37,7 +38,7 @@ class M2KRFiles:
     val: str = "jsonl/m2kr/val"
     test: str = "jsonl/m2kr/test"
     passages: str = "jsonl/m2kr/passages"
-    images: str = "images/m2kr/images"
+    images: str | Sequence[str] = "images/m2kr/images"
     train_file: str = "m2kr_up_train.jsonl"
 
     def training_file(self) -> Path:
@@ -56,9 +57,9 @@ class M2KRFiles:
         """The pool of a subset."""
         return self._existing(self.root / self.passages / f"{subset}_passages_test.jsonl")
 
-    def image_folder(self) -> Path:
-        """What image paths are relative to."""
-        return self.root / self.images
+    def image_source(self) -> ImageSource:
+        """Where image paths lead; the first call indexes archives."""
+        return image_source(self.images, self.root)
 
     def subsets(self) -> list[str]:
         """The names of the subsets that have a test file; the paper's first and in its order, others by name."""

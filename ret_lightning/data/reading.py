@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
+from ret_lightning.data.images import ImageReader
 from ret_lightning.data.json_lines import JsonLines
 from ret_lightning.data.m2kr import row_subset
-from ret_lightning.data.rows import Passage, Place, Query, parse_pair
-from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input, open_image
-
-
-class ImageReader:
-    """Finds, decodes and transforms the image of a row.
-
-    Args:
-        folder: what image paths are relative to.
-        transform: an RGB image to pixels (3, size, size).
-    """
-
-    def __init__(self, folder: Path, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.folder = folder
-        self.transform = transform
-
-    def __call__(
-        self, path: str, place: Place, subset: str, augment: Callable[[Image.Image], Image.Image] | None = None
-    ) -> Tensor:
-        """(3, size, size) float32. Raises DataError naming image, row and subset."""
-        try:
-            image = open_image(self.folder / path)
-        except DataError as error:
-            raise DataError(f"{place} (subset {subset}): {error}") from error
-        return self.transform(augment(image) if augment else image)
+from ret_lightning.data.rows import Passage, Query, parse_pair
+from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input
 
 
 @dataclass(frozen=True)

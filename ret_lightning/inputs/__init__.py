@@ -3,8 +3,9 @@
 The ground floor: models and data both stand on it and know nothing of each other.
 """
 
+from ret_lightning.inputs.decoding import decode_image, open_image, rgb_image
 from ret_lightning.inputs.encoder_input import EncoderInput
-from ret_lightning.inputs.images import Augmentation, ImageTransform, open_image, rgb_image
+from ret_lightning.inputs.images import Augmentation, ImageTransform
 from ret_lightning.inputs.items import Item, Tokenizer, encoder_input
 from ret_lightning.inputs.tokenizer import ClipTokenizer
 
@@ -15,6 +16,7 @@ __all__ = [
     "ImageTransform",
     "Item",
     "Tokenizer",
+    "decode_image",
     "encoder_input",
     "open_image",
     "rgb_image",

@@ -1,72 +1,22 @@
-"""Image files to pixels: decoding, CLIP's preprocessing, and the light augmentation of training."""
+"""Pictures to pixels: CLIP's preprocessing, and the light augmentation of training."""
 
 from __future__ import annotations
 
-import struct
-from pathlib import Path
+import math
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
-from ret_lightning.errors import DataError
+from ret_lightning.inputs.decoding import EXACT_SIZE
 
 OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# What Pillow raises on broken files: of PNGs SyntaxError, of AVIFs RuntimeError, of EXIF fields struct.error or TypeError.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Decodes an image file to RGB, see `rgb_image`.
-
-    Raises:
-        DataError: if the file is missing or cannot be decoded; the message names the file.
-    """
-    try:
-        image = Image.open(path)
-    except FileNotFoundError as error:
-        raise DataError(f"image {path} does not exist") from error
-    except _UNREADABLE as error:
-        raise DataError(f"image {path} cannot be decoded: {error}") from error
-    with image:
-        return rgb_image(image)
-
-
-def rgb_image(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB, turned as its EXIF orientation says, transparency laid on white, 16 bits scaled to 8.
-
-    The picture given stays as it is, except that Pillow decodes one that was only opened.
-
-    Raises:
-        DataError: if it was only opened and cannot be decoded, or has no pixels; the message names its file, if any.
-    """
-    try:
-        if 0 in image.size:
-            raise ValueError(f"it is {image.width} by {image.height} pixels")
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16") or upright.mode == "I":
-            # Pillow clips 16-bit greys at 255 instead of scaling them.
-            grey = (np.asarray(upright, dtype=np.float32) / 257).round().clip(0, 255)
-            return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-        if upright.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        return upright.convert("RGB")
-    except _UNREADABLE as error:
-        name = f"image {getattr(image, 'filename', '')}".rstrip()
-        raise DataError(f"{name} cannot be decoded: {error}") from error
+# How much larger than the square a JPEG's shorter side stays when it is decoded at a reduced size.
+REDUCED_MARGIN = 3
 
 
 class ImageTransform:
@@ -76,6 +26,9 @@ class ImageTransform:
         size: side of the square, pixels.
         mean: of the three channels, for values in [0, 1].
         std: of the three channels, for values in [0, 1].
+        reduce: whether readers decode large JPEGs at a half, a quarter or an eighth of their size, as long as the shorter side
+            keeps three times `size` (see `least_side`). Measured against full decoding, in levels of 255: on smooth noise 0.4
+            in the mean and at most 4, on fine lettering 1.2 and at most 20.
     """
 
     def __init__(
@@ -83,32 +36,70 @@ class ImageTransform:
         size: int = 224,
         mean: tuple[float, float, float] = OPENAI_CLIP_MEAN,
         std: tuple[float, float, float] = OPENAI_CLIP_STD,
+        reduce: bool = False,
     ) -> None:
         self.size = size
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.reduce = reduce
         self._scale = (1 / (255 * np.array(self.std, dtype=np.float64))).astype(np.float32)
         self._shift = (-np.array(self.mean, dtype=np.float64) / np.array(self.std)).astype(np.float32)
 
+    @property
+    def least_side(self) -> int | None:
+        """For `open_image`: what a JPEG's sides keep when it is decoded at a reduced size; None: decode it in full."""
+        return REDUCED_MARGIN * self.size if self.reduce else None
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Args: an RGB image of any size. Returns: (3, size, size) float32."""
-        pixels = np.asarray(self._middle_square(image), dtype=np.float32)
-        return torch.from_numpy((pixels * self._scale + self._shift).transpose(2, 0, 1).copy())
+        # NumPy, since it does not start threads: images are prepared in several threads or processes at once.
+        pixels = np.ascontiguousarray(self._middle_square(image).transpose(2, 0, 1)).astype(np.float32)
+        pixels *= self._scale[:, None, None]
+        pixels += self._shift[:, None, None]
+        return torch.from_numpy(pixels)
 
-    def _middle_square(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        short = min(width, height)
-        if short != self.size:
-            # The longer side is cut to whole pixels, as torchvision's Resize does it.
-            new = (
-                (self.size, int(self.size * height / width))
-                if width <= height
-                else (int(self.size * width / height), self.size)
-            )
-            image = image.resize(new, Image.Resampling.BICUBIC)
+    def _middle_square(self, image: Image.Image) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        width, height = _exact_size(image)
+        # The longer side is cut to whole pixels, as torchvision's Resize does it.
+        new_width, new_height = (
+            (self.size, int(self.size * height / width))
+            if width <= height
+            else (int(self.size * width / height), self.size)
+        )
         # Half a pixel goes to the lower right, as in transformers; torchvision rounds to even.
-        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
-        return image.crop((left, top, left + self.size, top + self.size))
+        left, top = (new_width - self.size) // 2, (new_height - self.size) // 2
+        right, bottom = left + self.size, top + self.size
+        if min(width, height) == self.size:
+            return np.asarray(image.crop((left, top, right, bottom)))
+        if max(width, height) > 2 * min(width, height) or (width, height) != image.size:
+            # Of a long picture only the square is computed, or a few rows of pixels might ask for gigabytes. Pillow can do
+            # that, and fractions of a pixel. It resamples tall pictures down first, as transformers' slow processor then does.
+            box = (
+                left * width / new_width,
+                top * height / new_height,
+                right * width / new_width,
+                bottom * height / new_height,
+            )
+            return np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        # PyTorch's resampling of bytes, which transformers' fast processor uses by way of torchvision: several times faster.
+        resized = functional.interpolate(
+            _as_tensor(image).permute(2, 0, 1)[None], (new_height, new_width), mode="bicubic", antialias=True
+        )
+        return resized[0].permute(1, 2, 0)[top:bottom, left:right].numpy()
+
+
+def _exact_size(image: Image.Image) -> tuple[float, float]:
+    size = image.info.get(EXACT_SIZE, image.size)
+    return size if tuple(map(math.ceil, size)) == image.size else image.size  # else it was cut since
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    """(h, w, 3) uint8, only to be read."""
+    try:
+        return torch.from_dlpack(np.asarray(image))  # without a copy
+    except BufferError:  # NumPy below 2.1 and older PyTorch do not exchange memory that is only to be read
+        return torch.from_numpy(np.array(image))
 
 
 class Augmentation:

@@ -161,9 +161,9 @@ class _Preparation:
                 with self._lock:
                     picture = rgb_image(image)
             else:
-                picture = open_image(image)
+                picture = open_image(image, getattr(self.tower.image_transform, "least_side", None))
         except DataError as error:
-            raise DataError(f"{PLURAL[self.side]}[{position}]: {error}") from error
+            raise DataError(f"{PLURAL[self.side]}[{position}]: {error}", error.kind) from error
         return self.tower.image_transform(picture)
 
     def _mend(self, attribute: str, fact: str) -> str:

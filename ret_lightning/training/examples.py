@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from ret_lightning.data.images import ImageSource
 from ret_lightning.data.rows import Passage
+from ret_lightning.errors import DataError
+from ret_lightning.inputs import decode_image
 from ret_lightning.training.evaluation import RetrievalEvaluation, SubsetResult
 
 
@@ -40,14 +42,14 @@ class ExampleTable(Callback):
         results = RetrievalEvaluation.of(trainer).results.get(split)
         if not loggers or not results or not trainer.is_global_zero:
             return
-        images = trainer.datamodule.files.image_folder()
+        images = trainer.datamodule.files.image_source()
         rows = [row for result in results.values() for row in self._rows(result, images)]
         retrieved = [f"rank {rank}" for rank in range(1, self.top_k + 1)]
         columns = ["subset", "data_id", "query", "query image", "gold", "gold image", *retrieved, "rank 1 image"]
         for logger in loggers:
             logger.log_table(f"{split}/examples", columns=columns, data=rows)
 
-    def _rows(self, result: SubsetResult, images: Path) -> list[list[Any]]:
+    def _rows(self, result: SubsetResult, images: ImageSource) -> list[list[Any]]:
         subset = result.subset
         count = min(self.per_subset, len(result.query_rows))
         rows = []
@@ -76,7 +78,10 @@ def _text(passage: Passage) -> str:
     return f"{passage.passage_id}: {passage.text or '(image only)'}"[:300]
 
 
-def _image(path: str | None, folder: Path) -> Any:
+def _image(path: str | None, images: ImageSource) -> Any:
     import wandb
 
-    return None if path is None else wandb.Image(str(folder / path))
+    try:
+        return None if path is None else wandb.Image(decode_image(images.read(path), path))
+    except DataError:  # was told of when the row was encoded
+        return None

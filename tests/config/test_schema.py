@@ -66,6 +66,8 @@ def test_contradictions_name_the_key(overrides: list[str], key: str, message: st
 def test_the_ranges_are_of_keys_that_exist() -> None:
     """A misspelt key would never be checked."""
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
-        config = compose("train")
-    absent = [key for key, _, _ in RANGES if OmegaConf.select(config, key, default="absent") == "absent"]
+        configs = [compose("train", [f"data={data}"]) for data in ("glyphs", "m2kr")]
+    absent = [
+        key for key, _, _ in RANGES if all(OmegaConf.select(c, key, default="absent") == "absent" for c in configs)
+    ]
     assert absent == []

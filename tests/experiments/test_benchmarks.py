@@ -13,6 +13,7 @@ RUNS = {
     "encode_missing_modalities.py": (["backbone=tiny", "rows=2", "repeats=1"], 2 + 7),
     "maxsim.py": (["sizes=6,9", "k=3,5", "d=8,16", "repeats=1", "plot=plot.png"], 2 + 2 * 4),
     "contrastive.py": (["model=small", "pairs=6", "pieces=2,4", "repeats=1", "plot=plot.png"], 2 + 3),
+    "images.py": (["sizes=90x70,120x100", "images=2", "repeats=1"], 2 + 2 * 6),
     "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 2 + 2 + 2),
 }
 NO_SCRIPTS = {"measure.py", "published_way.py", "random_model.py"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from open_clip import SimpleTokenizer, image_transform
 from open_clip.tokenizer import basic_clean
 from PIL import Image
+from transformers import CLIPImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, rgb_image
 
 # Tokenizer. Ours is transformers', which the published code uses; open_clip's cleans the text first.
 
@@ -82,7 +85,7 @@ def test_every_character_gives_open_clips_ids_once_it_is_cleaned() -> None:
 
 SIZES = [
     (1, 1), (7, 5), (1, 50), (31, 57), (57, 31), (223, 223), (224, 224), (225, 225), (224, 300), (449, 224), (640, 480),
-    (480, 640), (1000, 225), (225, 1000), (341, 227), (1920, 1080), (1501, 1002),
+    (480, 640), (1000, 225), (225, 1000), (300, 700), (2000, 30), (341, 227), (1920, 1080), (1080, 1920), (1501, 1002),
 ]  # fmt: skip
 
 
@@ -91,9 +94,15 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
+    """Largest and mean difference in levels of 255."""
+    levels = ((ours - theirs) * 255 * torch.tensor(ImageTransform().std)[:, None, None]).abs()
+    return float(levels.max()), float(levels.mean())
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_pixels_are_open_clips_up_to_where_the_middle_is(size: tuple[int, int]) -> None:
-    """Measured: at most 5e-7, rounding of float32, in values up to 2.7.
+    """Measured on noise: at most 2 levels of 255, in the mean 0.008.
 
     Where 4n + 3 pixels are cut off the two are a pixel apart: open_clip, by torchvision, rounds half to even.
     """
@@ -104,20 +113,39 @@ def test_the_pixels_are_open_clips_up_to_where_the_middle_is(size: tuple[int, in
     if (int(224 * long / short) - 224) % 4 == 3:
         along = 2 if size[0] > size[1] else 1
         ours, theirs = ours.narrow(along, 1, 223), theirs.narrow(along, 0, 223)
-    assert (ours - theirs).abs().max() < 2e-6
+    largest, mean = apart(ours, theirs)
+    assert largest < 2.01
+    assert mean < 0.01
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_pixels_are_transformers(size: tuple[int, int]) -> None:
-    """With Pillow, as published ReT: equal to rounding.
+def test_the_pixels_are_those_of_transformers_slow_processor(size: tuple[int, int]) -> None:
+    """It resamples by Pillow, as the published code does. Measured on noise: at most 2 levels of 255, in the mean 0.008."""
+    largest, mean = apart(ImageTransform(224)(noise(*size)), processed(CLIPImageProcessorPil(), noise(*size)))
+    assert largest < 2.01
+    assert mean < 0.01
 
-    With torchvision's own resampling: measured on noise, at most 0.34 apart, in the mean 0.006, in values up to 2.7.
-    """
-    from transformers import CLIPImageProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    for processor, largest, mean in ((CLIPImageProcessorPil(), 1e-5, 1e-6), (CLIPImageProcessor(), 0.4, 0.01)):
-        ours = ImageTransform(224)(noise(*size))
-        theirs = processor(noise(*size), return_tensors="pt")["pixel_values"][0]
-        assert (ours - theirs).abs().max() < largest
-        assert (ours - theirs).abs().mean() < mean
+@pytest.mark.parametrize("size", SIZES)
+def test_the_pixels_are_those_of_transformers_fast_processor(size: tuple[int, int]) -> None:
+    """It resamples by PyTorch, as we do up to 2 : 1. Pillow resamples taller pictures in another order: noise by 22."""
+    largest, _ = apart(ImageTransform(224)(noise(*size)), processed(CLIPImageProcessor(), noise(*size)))
+    width, height = size
+    if max(size) <= 2 * min(size):
+        assert largest < 1e-3
+    else:
+        assert largest < (2.01 if width > height else 30)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_a_picture_of_any_mode_has_transformers_pixels(mode: str) -> None:
+    image = noise(300, 280).convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(noise(300, 280).getchannel("R"))
+    largest, mean = apart(ImageTransform(224)(rgb_image(image)), processed(CLIPImageProcessorPil(), image))
+    assert largest < 2.01
+    assert mean < 0.02
+
+
+def processed(processor: Callable, image: Image.Image) -> torch.Tensor:
+    return processor(image, return_tensors="pt")["pixel_values"][0]

@@ -1,15 +1,21 @@
-"""Decoding of awkward files, and the augmentation; for the preprocessing see test_clip_agreement.py."""
+"""Reduced decoding, long pictures, and the augmentation; for agreement with CLIP's processors see test_clip_agreement.py."""
 
 from __future__ import annotations
 
+import tracemalloc
+from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, open_image, rgb_image
+from ret_lightning.inputs import Augmentation, ImageTransform, decode_image
+from ret_lightning.inputs.images import OPENAI_CLIP_STD
+
+FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -18,120 +24,75 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def test_modes(tmp_path: Path) -> None:
-    grey = Image.new("L", (4, 3), 128)
-    half = Image.new("RGBA", (4, 3), (255, 0, 0, 0))
-    palette = Image.new("P", (4, 3), 1)
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    deep = Image.fromarray(np.full((3, 4), 32896, dtype=np.uint16))
-    expected = {
-        "grey.png": (grey, (128, 128, 128)),
-        "alpha.png": (half, (255, 255, 255)),
-        "palette.png": (palette, (10, 20, 30)),
-        "deep.png": (deep, (128, 128, 128)),
-        "grey.webp": (grey, (128, 128, 128)),
+def jpeg(image: Image.Image, **options) -> bytes:
+    file = BytesIO()
+    image.save(file, "JPEG", quality=88, **options)
+    return file.getvalue()
+
+
+def pictures(width: int, height: int) -> dict[str, Image.Image]:
+    """What photographs are made of: smooth noise at several scales, lettering, gradients."""
+    random = np.random.default_rng(0)
+    noise = np.full((height, width, 3), 128.0)
+    for cells, strength in ((4, 60), (16, 40), (64, 25), (256, 12)):
+        for channel in range(3):
+            layer = Image.fromarray(random.normal(0, strength, (cells, cells)).astype(np.float32))
+            noise[:, :, channel] += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC))
+    lettering = Image.new("RGB", (width, height), "white")
+    font = ImageFont.truetype(FONT, height // 40)
+    for y in range(0, height, height // 30):
+        ImageDraw.Draw(lettering).text((5, y), "The quick brown fox jumps over the lazy dog. " * 5, (20, 20, 60), font)
+    y, x = np.mgrid[0 : 1 : complex(height), 0 : 1 : complex(width)]
+    return {
+        "noise": Image.fromarray(noise.clip(0, 255).astype(np.uint8)),
+        "lettering": lettering,
+        "gradients": Image.fromarray((255 * np.stack([x, y, (x + y) / 2], axis=-1)).astype(np.uint8)),
     }
-    for name, (image, colour) in expected.items():
-        image.save(tmp_path / name)
-        decoded = open_image(tmp_path / name)
-        assert decoded.mode == "RGB"
-        assert decoded.size == (4, 3)
-        assert decoded.getpixel((1, 1)) == pytest.approx(colour, abs=2), name
-    cmyk = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
-    cmyk.save(tmp_path / "cmyk.jpg", quality=100)
-    assert open_image(tmp_path / "cmyk.jpg").getpixel((1, 1)) == pytest.approx((255, 0, 0), abs=8)
 
 
-def test_exif_orientation(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to the right to see it upright
-    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(tmp_path / "turned.jpg").size == (4, 8)
+def levels(pixels: Tensor) -> np.ndarray:
+    """Normalised pixels in levels of 255."""
+    return pixels.numpy().transpose(1, 2, 0) * np.array(OPENAI_CLIP_STD) * 255
 
 
-def grey_16() -> Image.Image:
-    return Image.fromarray(np.array([[0, 257, 32896], [65535, 128, 129]], dtype=np.uint16))
+@pytest.mark.parametrize("size", [(2000, 1500), (1345, 2001), (1601, 1347)])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_reduced_decoding_deviates_as_little_as_is_said(size: tuple[int, int], subsampling: int) -> None:
+    transform = ImageTransform(reduce=True)
+    for name, image in pictures(*size).items():
+        data = jpeg(image, subsampling=subsampling)
+        reduced = decode_image(data, least_side=transform.least_side)
+        assert reduced.size == ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        apart = np.abs(levels(transform(reduced)) - levels(transform(decode_image(data))))
+        limits = (1.2, 20) if name == "lettering" else (0.4, 4)
+        assert 0 < apart.mean() < limits[0], name
+        assert apart.max() < limits[1] + 0.01, name
 
 
-@pytest.mark.parametrize(
-    ("image", "colours"),
-    [
-        (Image.new("RGB", (1, 1), (1, 2, 3)), [(1, 2, 3)]),
-        (Image.new("L", (1, 1), 7), [(7, 7, 7)]),
-        (Image.new("1", (1, 1), 1), [(255, 255, 255)]),
-        (Image.new("LA", (1, 1), (100, 51)), [(224, 224, 224)]),  # 255 - (255 - 100) / 5
-        (Image.new("RGBA", (1, 1), (255, 100, 0, 51)), [(255, 224, 204)]),
-        (Image.new("RGBa", (1, 1), (51, 20, 0, 51)), [(255, 224, 204)]),  # the same, premultiplied
-        (grey_16(), [(v, v, v) for v in (0, 1, 128, 255, 0, 1)]),  # 257 steps of 16 bits are one of 8
-        (grey_16().convert("I"), [(v, v, v) for v in (0, 1, 128, 255, 0, 1)]),
-        (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [(255, 0, 0)]),
-    ],
-    ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
-)
-def test_a_picture_in_memory_of_any_mode(image: Image.Image, colours: list[tuple[int, int, int]]) -> None:
-    mode, before = image.mode, image.tobytes()
-    rgb = rgb_image(image)
-    assert (rgb.mode, rgb.size) == ("RGB", image.size)
-    assert np.asarray(rgb).reshape(-1, 3) == pytest.approx(np.array(colours), abs=1)
-    assert (image.mode, image.tobytes()) == (mode, before)
+def test_reduced_decoding_is_off_unless_asked_for() -> None:
+    assert ImageTransform(224).least_side is None
+    assert ImageTransform(40, reduce=True).least_side == 120
 
 
-def test_a_picture_in_memory_is_turned_by_its_exif_and_stays_as_it_is() -> None:
-    image = picture(8, 4)
-    image.getexif()[0x0112] = 6
-    turned = rgb_image(image)
-    assert (np.asarray(turned) == np.rot90(np.asarray(picture(8, 4)), -1)).all()
-    assert image.size == (8, 4)
-    assert image.getexif()[0x0112] == 6
-    assert (np.asarray(rgb_image(turned)) == np.asarray(turned)).all()
+@pytest.mark.parametrize("size", [(30_000, 3), (3, 30_000)])
+def test_a_very_long_picture_takes_no_memory_for_what_is_cut_off(size: tuple[int, int]) -> None:
+    """Resized as a whole it would have 500 million pixels. In the middle of a ramp the square is nearly of one colour."""
+    ramp = np.linspace(0, 255, 30_000).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp, (3, 30_000)) if size[0] > 3 else np.repeat(ramp[:, None], 3, axis=1))
+    tracemalloc.start()
+    pixels = ImageTransform(224, mean=(0, 0, 0), std=(1, 1, 1))(image.convert("RGB"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+    assert pixels.shape == (3, 224, 224)
+    assert (pixels * 255 - 127.5).abs().max() <= 1
 
 
-def test_a_16_bit_grey_with_a_transparent_value_keeps_its_greys(tmp_path: Path) -> None:
-    grey_16().save(tmp_path / "deep.png", transparency=5)
-    assert np.asarray(open_image(tmp_path / "deep.png"))[:, :, 0].tolist() == [[0, 1, 128], [255, 0, 1]]
-
-
-def test_a_picture_in_memory_that_cannot_be_decoded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^image cannot be decoded: it is 0 by 3 pixels$"):
-        rgb_image(Image.new("RGB", (0, 3)))
-    picture(64, 64).save(tmp_path / "whole.jpg")
-    (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
-    with Image.open(tmp_path / "torn.jpg") as torn, pytest.raises(DataError, match=r"^image .*torn\.jpg cannot be"):
-        rgb_image(torn)
-    closed = Image.open(tmp_path / "whole.jpg")
-    closed.close()
-    with pytest.raises(DataError, match=r"whole\.jpg cannot be decoded: Operation on closed image"):
-        rgb_image(closed)
-
-
-def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.png does not exist"):
-        open_image(tmp_path / "none.png")
-    (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(DataError, match=r"text\.png cannot be decoded"):
-        open_image(tmp_path / "text.png")
-    picture(64, 64).save(tmp_path / "whole.jpg")
-    (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
-    with pytest.raises(DataError, match=r"torn\.jpg cannot be decoded"):
-        open_image(tmp_path / "torn.jpg")
-    picture(64, 64).save(tmp_path / "whole.png")
-    data = bytearray((tmp_path / "whole.png").read_bytes())
-    data[60:80] = bytes(20)
-    (tmp_path / "broken.png").write_bytes(data)
-    with pytest.raises(DataError, match=r"broken\.png cannot be decoded"):
-        open_image(tmp_path / "broken.png")
-    # A text where EXIF wants a number: the tag's number 0x132, of the date, is made 0x100, of the width.
-    exif = Image.Exif()
-    exif[0x0112], exif[0x0132] = 6, "2020"
-    picture(64, 64).save(tmp_path / "exif.jpg", exif=exif)
-    data = (tmp_path / "exif.jpg").read_bytes()
-    assert data.count(b"\x01\x32\x00\x02") == 1
-    (tmp_path / "exif.jpg").write_bytes(data.replace(b"\x01\x32\x00\x02", b"\x01\x00\x00\x02"))
-    with pytest.raises(DataError, match=r"exif\.jpg cannot be decoded"):
-        open_image(tmp_path / "exif.jpg")
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(DataError, match=r"folder\.png cannot be decoded"):
-        open_image(tmp_path / "folder.png")
+def test_the_picture_given_is_only_read() -> None:
+    image = picture(300, 260)
+    before = image.tobytes()
+    ImageTransform()(image)
+    assert image.tobytes() == before
 
 
 def test_augmentation_moves_as_asked() -> None:

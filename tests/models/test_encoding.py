@@ -436,9 +436,9 @@ def opened(monkeypatch) -> list[threading.Thread]:
     threads: list[threading.Thread] = []
     open_image = encoding.open_image
 
-    def noted(path: Path) -> Image.Image:
+    def noted(path: Path, *options) -> Image.Image:
         threads.append(threading.current_thread())
-        return open_image(path)
+        return open_image(path, *options)
 
     monkeypatch.setattr(encoding, "open_image", noted)
     return threads
