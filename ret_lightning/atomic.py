@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNFINISHED = re.compile(r"\..+\.\d+")  # names of files that are being written: .NAME.PID
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ret_lightning.atomic import UNFINISHED
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.training.checkpoint_files import read_checkpoint
 from ret_lightning.training.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, METRICS_FILE
@@ -105,6 +106,13 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         # At one and the same step last.ckpt was written last.
         found.append((checkpoint["global_step"], checkpoint["epoch"], file.stem == "last", file))
     return max(found)[-1] if found else None
+
+
+def remove_unfinished_files(folder: Path) -> None:
+    """Removes what a killed run had not finished writing, see `ret_lightning.atomic`."""
+    for file in (folder / CHECKPOINTS_FOLDER).glob(".*"):
+        if UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def unfinished_checkpoint(folder: Path) -> bool:

@@ -39,7 +39,7 @@ from ret_lightning.training.loggers import build_loggers, record_wandb_run
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.random_states import RandomStates
 from ret_lightning.training.ranks import SameConfigDDP
-from ret_lightning.training.resumption import last_whole_checkpoint, unfinished_checkpoint
+from ret_lightning.training.resumption import last_whole_checkpoint, remove_unfinished_files, unfinished_checkpoint
 from ret_lightning.training.summary import metrics_tables, print_tables
 from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, checkpoint_step, open_retriever
 
@@ -115,6 +115,7 @@ def _take_folder(folder: Path, config: DictConfig, resume: bool) -> None:
         return
     if resume:
         (folder / METRICS_FILE).unlink(missing_ok=True)  # the run is unfinished again
+        remove_unfinished_files(folder)
     elif (folder / METRICS_FILE).exists():
         raise ConfigError(
             f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one"
