@@ -16,4 +16,16 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A mistake in a data file: a broken row, an unreadable image, a missing file."""
+    """A mistake in a data file: a broken row, an unreadable image, a missing file.
+
+    Args:
+        message: one line: what is wrong, where, and how to mend it.
+        kind: what broken rows are counted by: bad_json, missing_field, wrong_type, empty_row, bad_encoding and the like.
+    """
+
+    def __init__(self, message: str, kind: str = "other") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[str, str]]:
+        return type(self), (str(self), self.kind)  # by itself an exception forgets its second argument between processes

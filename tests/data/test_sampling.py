@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ret_lightning.data.sampling import GlobalBatches, RankRows
+from ret_lightning.data.sampling import Draw, GlobalBatches, RankRows
 
 
-def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[tuple[int, int]]]]:
+def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[Draw]]]:
     samplers = [GlobalBatches(rows, batch, seed, rank, world) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
@@ -21,7 +21,7 @@ def test_every_row_once_and_as_many_batches_on_each_rank(rows: int, world: int) 
     assert len({len(batches) for batches in ranks}) == 1
     assert [len(GlobalBatches(rows, 4, 0, r, world)) for r in range(world)] == [len(b) for b in ranks]
     assert all(len(batch) > 0 for batches in ranks for batch in batches)
-    seen = sorted(row for batches in ranks for batch in batches for _, row in batch)
+    seen = sorted(draw.row for batches in ranks for batch in batches for draw in batch)
     rest = rows % (4 * world)
     dropped = rest if rest < world else 0
     assert len(seen) == rows - dropped
@@ -39,11 +39,11 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks() -> None:
 def test_the_order_follows_seed_and_epoch() -> None:
     first = epoch(50, 10, 1)
     assert epoch(50, 10, 1) == first
-    assert [r for b in epoch(50, 10, 1, epoch=1)[0] for _, r in b] != [r for b in first[0] for _, r in b]
+    assert [d.row for b in epoch(50, 10, 1, epoch=1)[0] for d in b] != [d.row for b in first[0] for d in b]
     assert epoch(50, 10, 1, seed=1) != first
-    assert {e for b in epoch(50, 10, 1, epoch=3)[0] for e, _ in b} == {3}
+    assert {d.epoch for b in epoch(50, 10, 1, epoch=3)[0] for d in b} == {3}
     plain = GlobalBatches(5, 2, shuffle=False)
-    assert list(plain) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+    assert list(plain) == [[(0, 0, 0), (0, 1, 0)], [(0, 2, 0), (0, 3, 0)], [(0, 4, 0)]]
 
 
 def test_evaluation_rows_are_dealt_out_once() -> None:
