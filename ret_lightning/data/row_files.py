@@ -199,7 +199,10 @@ class RowFiles:
                     )
                 except pyarrow.ArrowException as error:
                     raise DataError(f"{path}: its columns differ from those of the files before: {error}") from None
-        return whole
+        decoded = [  # a categorical column, as pandas writes it, may have other categories in each file
+            field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field for field in whole
+        ]
+        return pyarrow.schema(decoded)
 
     def _parquet_rows(self, stretch: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
         for first, batch in self.parquet_batches(stretch):

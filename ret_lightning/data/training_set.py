@@ -127,6 +127,11 @@ class TrainingSet:
             asked = "data.subsets, data.repeat and data.weights"
             there_are = ", ".join(f"{name} ({count})" for name, count in self.subsets.counts.items())
             raise DataError(f"{self.files}: {asked} leave no training row; there are: {there_are}")
+        counts = zip(self.subsets.names, mixture.sizes, strict=True)
+        log.info("training: rows an epoch: %s", ", ".join(f"{name} {size}" for name, size in counts))
+        for name in self.choice.repeat or {}:
+            if name not in self.subsets.names:
+                log.warning("data.repeat names %s, but no training row is of it", name)
         unknown = self.subsets.counts.get(UNKNOWN)
         if unknown and self.mixture.factor(UNKNOWN) > 0:
             log.warning("%s: %d rows do not tell their subset and are kept", self.files, unknown)
