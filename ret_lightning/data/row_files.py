@@ -200,7 +200,8 @@ class RowFiles:
                 except pyarrow.ArrowException as error:
                     raise DataError(f"{path}: its columns differ from those of the files before: {error}") from None
         decoded = [  # a categorical column, as pandas writes it, may have other categories in each file
-            field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field for field in whole
+            field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field
+            for field in whole
         ]
         return pyarrow.schema(decoded)
 

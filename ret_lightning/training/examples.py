@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,12 @@ class ExampleTable(Callback):
                     subset.name,
                     query.data_id,
                     query.text or "",
-                    _image(query.image_path, images),
+                    _image(query.image, images),
                     "not in the pool" if gold is None else _text(gold),
-                    None if gold is None else _image(gold.image_path, images),
+                    None if gold is None else _image(gold.image, images),
                     *shown,
                     *[""] * (self.top_k - len(shown)),
-                    _image(best[0].image_path, images) if best else None,
+                    _image(best[0].image, images) if best else None,
                 ]
             )
         return rows
@@ -76,7 +77,10 @@ def _text(passage: Passage) -> str:
     return f"{passage.passage_id}: {passage.text or '(image only)'}"[:300]
 
 
-def _image(path: str | None, folder: Path) -> Any:
+def _image(image: str | bytes | None, folder: Path) -> Any:
     import wandb
+    from PIL import Image
 
-    return None if path is None else wandb.Image(str(folder / path))
+    if isinstance(image, bytes):
+        return wandb.Image(Image.open(io.BytesIO(image)))
+    return None if image is None else wandb.Image(str(folder / image))

@@ -49,7 +49,9 @@ def test_factors_are_numbers_of_0_or_more(factor) -> None:
 
 
 def test_names_are_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"data\.repeat: there is no subset 'okvq'; did you mean okvqa\? choices: wit, okvqa"):
+    with pytest.raises(
+        ConfigError, match=r"data\.repeat: there is no subset 'okvq'; did you mean okvqa\? choices: wit, okvqa"
+    ):
         check_names("data.repeat", ["wit", "okvq"], ["wit", "okvqa"])
     with pytest.raises(ConfigError, match="must have|at least one weight"):
         TrainingChoice(weights={"wit": 0})
@@ -75,7 +77,14 @@ def write(path: Path, rows: list) -> RowFiles:
     return RowFiles([path])
 
 
-ROWS = [{"data_id": "OKVQA_1"}, {"data_id": "wit-2"}, {"data_id": "x", "subset": "WIT"}, {"data_id": 3}, "{", {"data_id": "okvqa_b"}]
+ROWS = [
+    {"data_id": "OKVQA_1"},
+    {"data_id": "wit-2"},
+    {"data_id": "x", "subset": "WIT"},
+    {"data_id": 3},
+    "{",
+    {"data_id": "okvqa_b"},
+]
 
 
 def test_the_subset_of_each_row_is_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +134,9 @@ def test_names_that_only_training_rows_know(tmp_path: Path, reading: str, caplog
         training(repeat={"bird": 2})
     with pytest.raises(ConfigError, match=r"data\.weights: there is no subset 'wti'; did you mean wit\?"):
         training(weights={"wti": 2})
-    assert sum(map(len, training(weights={"birds": 3, "wit": 1}).batches(4))) in (range(7, 10) if reading == "streaming" else [8])
+    assert sum(map(len, training(weights={"birds": 3, "wit": 1}).batches(4))) in (
+        range(7, 10) if reading == "streaming" else [8]
+    )
     with caplog.at_level(logging.WARNING):
         sum(map(len, training(repeat={"iglue": 2, "birds": 0}).batches(4)))
     assert ("data.repeat names iglue, but no training row is of it" in caplog.text) == (reading == "indexed")

@@ -30,7 +30,9 @@ def write(path: Path, rows: list[dict] = ROWS) -> Path:
         return path
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text[:1000]) + gzip.compress(text[1000:]))  # two members, as `cat a.gz b.gz` makes
+        path.write_bytes(
+            gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+        )  # two members, as `cat a.gz b.gz` makes
     elif path.suffix == ".zst":
         path.write_bytes(pyarrow.Codec("zstd").compress(text, asbytes=True))
     else:
@@ -71,7 +73,9 @@ def test_places_read_like_those_of_other_tools(tmp_path: Path) -> None:
 
 
 lines = st.lists(
-    st.sampled_from(["", " ", "{}", '{"a": "é\u2028"}', '{"b": "' + "x" * 50 + '"}', '{"c": "\U0001f600\x85"}', "broken \t"]),
+    st.sampled_from(
+        ["", " ", "{}", '{"a": "é\u2028"}', '{"b": "' + "x" * 50 + '"}', '{"c": "\U0001f600\x85"}', "broken \t"]
+    ),
     max_size=30,
 )
 
@@ -112,11 +116,16 @@ def test_names_and_patterns(tmp_path: Path) -> None:
         write(tmp_path / name)
 
     def named(*names: str) -> list[str]:
-        return [path.name for path in RowFiles.named(tmp_path, names[0] if len(names) == 1 else names, "data.train_file").paths]
+        return [
+            path.name
+            for path in RowFiles.named(tmp_path, names[0] if len(names) == 1 else names, "data.train_file").paths
+        ]
 
     assert named("*.jsonl") == ["a.jsonl", "b.jsonl"]
     assert named("c.jsonl.gz", "[ab].jsonl") == ["c.jsonl.gz", "a.jsonl", "b.jsonl"]
-    with pytest.raises(DataError, match=r"data\.train_file=x\*\.jsonl matches no file in .*; there are: a\.jsonl, b\.jsonl, c"):
+    with pytest.raises(
+        DataError, match=r"data\.train_file=x\*\.jsonl matches no file in .*; there are: a\.jsonl, b\.jsonl, c"
+    ):
         named("x*.jsonl")
     with pytest.raises(DataError, match=r"names .*a\.jsonl twice"):
         named("a.jsonl", "*.jsonl")
