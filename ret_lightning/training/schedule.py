@@ -64,9 +64,9 @@ class WarmupCosine:
             horizon = last_step
         else:
             raise ConfigError(
-                "scheduler: the step at which the run ends is not known (trainer.max_steps and max_epochs are open, or rows "
-                "are streamed, data.reading=streaming, and max_steps is open), so the cosine needs scheduler.horizon_steps "
-                "or trainer.max_steps"
+                "scheduler: the run has no end that is known (trainer.max_steps is open, and so is max_epochs, or rows are "
+                "streamed, data.reading=streaming, so that an epoch's steps are not known); the cosine needs "
+                "scheduler.horizon_steps or trainer.max_steps"
             )
         if self.warmup_steps > horizon:
             log.warning(

@@ -172,8 +172,8 @@ def test_a_broken_image_in_a_row_names_the_row(root: Path, reading: str) -> None
         epoch(module(root, reading=reading))
 
 
-@pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("workers", [0, 2])
+# One worker, once: after an error torch waits five seconds for each.
+@pytest.mark.parametrize(("reading", "workers"), [("indexed", 0), ("streaming", 0), ("streaming", 1)])
 def test_a_broken_row_names_its_line(root: Path, reading: str, workers: int) -> None:
     lines = (root / TRAIN).read_text().splitlines()
     lines[29] = "{broken"
@@ -281,7 +281,7 @@ def test_files_that_are_not_there(root: Path, reading: str) -> None:
         module(root, reading=reading, train_file="part-*.jsonl")
     with pytest.raises(DataError, match=r"nothing\.jsonl: no such file"):
         module(root, reading=reading, train_file=["m2kr_up_train.jsonl", "nothing.jsonl"])
-    with pytest.raises(DataError, match="too few for one batch|no training rows for one batch"):
-        write_lines(root / TRAIN, read(root / TRAIN)[:1])
-        data = module(root, reading=reading)
+    write_lines(root / TRAIN, read(root / TRAIN)[:1])
+    data = module(root, reading=reading)
+    with pytest.raises(DataError, match=r"too few for one batch|no training rows for one batch"):
         list(data._train.batches(8, rank=0, world_size=2))
