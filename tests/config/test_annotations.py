@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ret_lightning.config.annotations import element_of, problem
-from ret_lightning.config.signatures import signature_of
+from ret_lightning.config.signatures import Parameter, signature_of
 
 TARGET = {"_target_": "anything"}
 
@@ -49,11 +49,13 @@ CASES: list[tuple[str, list[Any], list[Any]]] = [
 
 
 def test_the_element_of_a_union_is_that_of_the_kind_at_hand() -> None:
-    expression = signature_of("ret_lightning.data.instructions.Instructions").parameters["templates"].annotation
-    assert problem(element_of(expression, list), ["Find:"]) is not None
-    assert problem(element_of(expression, list), "Find:") is None
-    assert problem(element_of(expression, dict), ["Find:"]) is None
-    assert problem(element_of(expression, dict), "Find:") is not None
+    annotation = signature_of("ret_lightning.data.instructions.Instructions").parameters["templates"].annotation
+    item = Parameter("item", False, element_of(annotation, list))
+    value = Parameter("value", False, element_of(annotation, dict))
+    assert problem(item, "Find:") is None
+    assert problem(item, ["Find:"]) is not None
+    assert problem(value, ["Find:"]) is None
+    assert problem(value, "Find:") is not None
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
 
 
-def fit(root: Path, schedule: WarmupCosine | None = None, reading: str = "streaming", data: dict | None = None, **options):
+def fit(
+    root: Path, schedule: WarmupCosine | None = None, reading: str = "streaming", data: dict | None = None, **options
+):
     seed_everything(1, verbose=False)
     module = make_module()
     module.schedule = schedule or WarmupCosine(horizon_steps=100)
@@ -42,14 +44,19 @@ def test_the_shares_are_those_of_the_rows_that_came(root: Path, tmp_path: Path, 
     assert set(shares) == {"mixture/okvqa", "mixture/evqa", "mixture/infoseek"}
     assert len(shares) == trainer.global_step // 2
     assert shares.sum(axis=1).tolist() == pytest.approx([1.0] * len(shares))
-    rows = Counter(json.loads(line)["data_id"].split("_")[0].lower() for line in (root / "jsonl/m2kr/train/m2kr_up_train.jsonl").open())
+    rows = Counter(
+        json.loads(line)["data_id"].split("_")[0].lower()
+        for line in (root / "jsonl/m2kr/train/m2kr_up_train.jsonl").open()
+    )
     assert rows == {"okvqa": 6, "wit": 6, "infoseek": 6, "evqa": 6}
     # 18 rows of OK-VQA and 6 of each other in each of the three epochs; what is logged covers all but the last odd step.
     assert shares["mixture/okvqa"].mean() == pytest.approx(0.6, abs=0.1)
 
 
 def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
-    _, trainer = fit(root, data={"batch_size": 24}, max_steps=1, log_every_n_steps=1, callbacks=[callback := MixtureLog()])
+    _, trainer = fit(
+        root, data={"batch_size": 24}, max_steps=1, log_every_n_steps=1, callbacks=[callback := MixtureLog()]
+    )
     assert callback._rows == Counter()
     assert trainer.logged_metrics["mixture/wit"] == pytest.approx(0.25)
     counts = torch.multiprocessing.get_context("fork").SimpleQueue()
@@ -71,10 +78,14 @@ def test_a_stream_trains_as_long_as_it_should(root: Path) -> None:
     assert (trainer.global_step, trainer.num_training_batches) == (9, float("inf"))
     _, trainer = fit(root, max_epochs=-1, max_steps=5)
     assert trainer.global_step == 5
-    module, trainer = fit(root, schedule=WarmupCosine(), max_epochs=-1, max_steps=5)  # the cosine ends where training does
+    module, trainer = fit(
+        root, schedule=WarmupCosine(), max_epochs=-1, max_steps=5
+    )  # the cosine ends where training does
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
     again, _ = fit(root, schedule=WarmupCosine(), max_epochs=-1, max_steps=5)
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("schedule", [WarmupCosine(), WarmupCosine(horizon_epochs=2)])
