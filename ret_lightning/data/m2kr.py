@@ -51,11 +51,12 @@ class M2KRFiles:
     def training_files(self) -> RowFiles:
         """The files of all training rows."""
         folder = self.root / self.train
-        if isinstance(self.train_file, str) and not glob.has_magic(self.train_file):
-            return RowFiles([self._existing(folder / self.train_file)])
+        name = self.train_file
+        if isinstance(name, str) and name.endswith(".jsonl") and not glob.has_magic(name):
+            return self._rows(folder, name.removesuffix(".jsonl"))
         if not self.root.is_dir():
             raise self._no_root()
-        return RowFiles.named(folder, self.train_file, "data.train_file")
+        return RowFiles.named(folder, name, "data.train_file")
 
     def query_files(self, subset: str, split: Split) -> RowFiles:
         """The queries of a subset."""
@@ -87,22 +88,21 @@ class M2KRFiles:
         return any((self.root / self.val / f"{subset}_val{suffix}").is_file() for suffix in SUFFIXES)
 
     def _rows(self, folder: Path, *stems: str) -> RowFiles:
-        return RowFiles([self._existing(*(folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES))])
+        """The first file that is there, of the names in order and of the suffixes in theirs."""
+        if not self.root.is_dir():
+            raise self._no_root()
+        for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
+            if path.is_file():
+                return RowFiles([path])
+        first, *others = (f"{stem}{SUFFIXES[0]}" for stem in stems)
+        others += (f"{stems[0]}{suffix}" for suffix in SUFFIXES[1:])
+        raise DataError(
+            f"{folder / first}: no such file (nor {', '.join(others)}); data.root={self.root} must hold the "
+            "layout of ReT-M2KR, or the folder settings of data must say where things are"
+        )
 
     def _no_root(self) -> DataError:
         return DataError(f"data.root={self.root}: no such folder")
-
-    def _existing(self, *candidates: Path) -> Path:
-        if not self.root.is_dir():
-            raise self._no_root()
-        for path in candidates:
-            if path.is_file():
-                return path
-        others = f" (nor {', '.join(path.name for path in candidates[1:])})" if len(candidates) > 1 else ""
-        raise DataError(
-            f"{candidates[0]}: no such file{others}; data.root={self.root} must hold the layout of ReT-M2KR, "
-            "or the folder settings of data must say where things are"
-        )
 
 
 @dataclass(frozen=True)

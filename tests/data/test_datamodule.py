@@ -166,7 +166,10 @@ def append(relative: str, text: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove(TRAIN), r"train/m2kr_up_train\.jsonl: no such file; data\.root=.* must hold the layout of ReT-M2KR"),
+        (
+            remove(TRAIN),
+            r"train/m2kr_up_train\.jsonl: no such file \(nor .*\.parquet\); data\.root=.* must hold the layout of ReT-M2KR",
+        ),
         (remove("jsonl/m2kr/passages/wit_passages_test.jsonl"), r"passages/wit_passages_test\.jsonl: no such file"),
         (append("jsonl/m2kr/test/wit_test.jsonl", "{broken\n"), r"wit_test\.jsonl:13: not JSON"),
         (

@@ -96,7 +96,7 @@ def test_every_kind_of_file_is_the_plain_one(root: Path, reading: str, kind: str
             packed = gzip.compress(content) if kind == "gz" else pyarrow.Codec("zstd").compress(content, asbytes=True)
             file.with_name(f"{file.name}.{kind}").write_bytes(packed)
             file.unlink()
-        names += f".{kind}"
+        names = f"m2kr_up_train.jsonl.{kind}" if reading == "indexed" else names  # found by the plain name too
     elif kind == "parquet":
         for file in folder.rglob("*.jsonl"):
             table = pyarrow.Table.from_pylist([uniform(row) for row in read(file)])
@@ -281,6 +281,9 @@ def test_files_that_are_not_there(root: Path, reading: str) -> None:
         module(root, reading=reading, train_file="part-*.jsonl")
     with pytest.raises(DataError, match=r"nothing\.jsonl: no such file"):
         module(root, reading=reading, train_file=["m2kr_up_train.jsonl", "nothing.jsonl"])
+    (root / TRAIN).with_name("train.json").write_text("{}\n")
+    with pytest.raises(DataError, match=r"train\.json: a file of rows must end in one of \.jsonl"):
+        module(root, reading=reading, train_file="train.json")
     write_lines(root / TRAIN, read(root / TRAIN)[:1])
     data = module(root, reading=reading)
     with pytest.raises(DataError, match=r"too few for one batch|no training rows for one batch"):
