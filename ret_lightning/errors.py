@@ -21,13 +21,20 @@ class DataError(UserError):
     """A mistake in a data file: a broken row, an unreadable image, a missing file.
 
     Args:
-        message: one line.
-        kind: what sort of mistake it is, a short name to count by, such as `missing_image`; who raises the error chooses it.
+        message: one line: what is wrong, where, and how to mend it.
+        kind: what broken rows are counted by: bad_json, missing_field, wrong_type, empty_row, bad_encoding, missing_image,
+            unreadable_image and the like.
     """
 
     def __init__(self, message: str, kind: str = "other") -> None:
         super().__init__(message)
         self.kind = kind
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[str, str]]:
+        return type(self), (
+            str(self),
+            self.kind,
+        )  # by itself an exception forgets its second argument between processes
 
 
 class Stopped(UserError):

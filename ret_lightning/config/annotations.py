@@ -54,13 +54,13 @@ def dataclass_in(annotation: Expression | None) -> Class | None:
     return classes[0] if len(classes) == 1 and is_dataclass(classes[0]) else None
 
 
-def element_of(annotation: Expression | None) -> Expression | None:
-    """The annotation of a mapping's values or a list's items, where it has one."""
+def element_of(annotation: Expression | None, container: type[dict] | type[list]) -> Expression | None:
+    """The annotation of a mapping's values or a list's items, where it has one; of a union, that of the kind at hand."""
     if annotation is None:
         return None
     for node, module in _members(annotation.node, annotation.module):
         name, arguments, _ = _head(node, module)
-        if name in _MAPPINGS | _LISTS and arguments:
+        if name in (_MAPPINGS if container is dict else _LISTS) and arguments:
             return Expression(module, arguments[-1])
     return None
 

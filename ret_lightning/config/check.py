@@ -207,7 +207,7 @@ class _Check:
             elif known is None and signature is not None and not signature.open:
                 self._unknown(inner, child.source, owner, signature)
             else:
-                self._value(child, inner, final, known or Parameter(name, False, element_of(annotation)))
+                self._value(child, inner, final, known or Parameter(name, False, element_of(annotation, dict)))
 
     def _owner(self, own: Any, path: Keys, final: Any, annotation: Expression | None) -> tuple[str, Signature | None]:
         """Who says which keys a mapping may have: a name for messages, and the signature where it is known."""
@@ -242,7 +242,7 @@ class _Check:
         elif isinstance(entry.value, list):
             for place, item in enumerate(entry.value):
                 if isinstance(item.value, dict):
-                    self._mapping(item, (*path, str(place)), None, element_of(parameter.annotation))
+                    self._mapping(item, (*path, str(place)), None, element_of(parameter.annotation, list))
 
     def _target(self, entry: Entry, path: Keys) -> None:
         if not isinstance(entry.value, str):
@@ -286,9 +286,10 @@ class _Check:
                 if parameter.required and parameter.name not in plain:
                     text = f"{owner or 'the command'} needs {parameter.name}, and nothing sets it"
                     self._add((*path, parameter.name), self._source((*path, "_target_")), text)
-        for key in node if isinstance(node, DictConfig) else range(len(node)):
+        container = dict if isinstance(node, DictConfig) else list
+        for key in node if container is dict else range(len(node)):
             inner = (*path, str(key))
-            parameter = parameters.get(str(key)) or Parameter(str(key), False, element_of(annotation))
+            parameter = parameters.get(str(key)) or Parameter(str(key), False, element_of(annotation, container))
             if OmegaConf.is_missing(node, key):
                 if needs_values:
                     text = f"has no value yet; give it one: {'.'.join(inner)}=<value>"

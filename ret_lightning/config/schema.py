@@ -49,6 +49,8 @@ class TrainConfig:
         yield from _sizes_fit(config)
         yield from _metric_is_logged(config)
         yield from _run_ends(config)
+        yield from _one_mixture(config)
+        yield from _stream_is_open_ended(config)
 
 
 @dataclass
@@ -68,6 +70,8 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.eval_batch_size", 1, None),
     ("data.num_workers", 0, None),
     ("data.max_image_pixels", 1, 178_956_970),  # Pillow refuses more
+    ("data.shuffle_buffer", 1, None),
+    ("data.limit", 1, None),
     ("loss.micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),
@@ -177,3 +181,25 @@ def _run_ends(config: DictConfig) -> Iterator[tuple[str, str]]:
     warmup, horizon = scheduler.get("warmup_steps", 0), scheduler.get("horizon_steps") or math.inf
     if warmup > horizon:
         yield "scheduler.warmup_steps", f"{warmup} outlasts scheduler.horizon_steps={horizon}"
+
+
+def _one_mixture(config: DictConfig) -> Iterator[tuple[str, str]]:
+    if config.data.get("repeat") is not None and config.data.get("weights") is not None:
+        yield "data.weights", "set it or data.repeat, not both"
+
+
+def _stream_is_open_ended(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """How many batches an epoch has is not known when rows are streamed, unless the trainer limits them."""
+    trainer, scheduler = config.trainer, config.scheduler
+    limited = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
+    if config.data.get("reading") != "streaming" or (isinstance(limited, int) and not isinstance(limited, bool)):
+        return
+    why = "since data.reading=streaming does not know how many batches an epoch has"
+    if scheduler.get("horizon_epochs") is not None:
+        yield "scheduler.horizon_epochs", f"set horizon_steps instead, {why}"
+    elif scheduler.get("horizon_steps") is None and trainer.get("max_steps", -1) == -1:
+        yield "scheduler.horizon_steps", f"set it, or trainer.max_steps, {why}"
+    for name in ("limit_train_batches", "val_check_interval", "overfit_batches"):
+        value = trainer.get(name)
+        if isinstance(value, float) and value not in (0.0, 1.0):
+            yield f"trainer.{name}", f"a share of an epoch, {value}, must be a whole number of batches, {why}"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ret_lightning.data.glyphs import prepare_glyphs
 from ret_lightning.data.images import ImageReader
-from ret_lightning.data.json_lines import JsonLines
-from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, load_subset, row_subset
+from ret_lightning.data.instructions import Instructions
+from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, load_subset
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
-from ret_lightning.data.rows import parse_query
-from ret_lightning.data.sampling import GlobalBatches, RankRows
+from ret_lightning.data.sampling import RankRows
+from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
@@ -38,6 +36,16 @@ class M2KRDataModule(LightningDataModule):
         tokenizer: the backbone's.
         image_transform: the backbone's.
         subsets: names of the subsets to train and evaluate on; None: all that have a test file, and every training row.
+        repeat: how often a training row comes in an epoch, by subset: 0 leaves a subset out, 0.5 takes another random half
+            each epoch; 1 where a subset is not named.
+        weights: shares of the epoch by subset, in any unit, instead of `repeat`; subsets that are not named are left out.
+        limit: only the first so many training rows and queries a subset, for trying things out; None: all.
+        one_subset_batches: whether each global batch is of rows of one subset only.
+        instructions: templates that take the place of the rows' instructions, a list for all or a list by subset: in
+            training any of them, in evaluation the first. None: as the rows have them.
+        reading: `indexed`: copied once to Arrow and shuffled perfectly; `streaming`: from the files themselves, which starts
+            at once on any size, shuffles nearly as well (see `RowStream`), and does not know the length of an epoch.
+        shuffle_buffer: rows in memory that streaming shuffles.
         batch_size: training pairs a batch and rank.
         eval_batch_size: rows a batch when encoding for evaluation.
         num_workers: loader processes a rank; 0: load in the main process.
@@ -53,8 +61,8 @@ class M2KRDataModule(LightningDataModule):
         image_folder: what image paths are relative to: a folder, a tar or zip archive, a pattern that archives match, or a
             list of these two; see `image_source`.
         max_image_pixels: images that have more are refused before they are decoded.
-        train_file: name of the training file.
-        seed: of the order of the rows and of the augmentation.
+        train_file: name of the training file, a pattern with `*`, or a list of them.
+        seed: of the order of the rows, of fractions of the mixture, of instructions and of the augmentation.
     """
 
     def __init__(
@@ -63,6 +71,13 @@ class M2KRDataModule(LightningDataModule):
         tokenizer: Tokenizer,
         image_transform: ImageTransform,
         subsets: Sequence[str] | None = None,
+        repeat: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        limit: int | None = None,
+        one_subset_batches: bool = False,
+        instructions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        reading: Reading = "indexed",
+        shuffle_buffer: int = 10_000,
         batch_size: int = 64,
         eval_batch_size: int = 256,
         num_workers: int = 0,
@@ -75,7 +90,7 @@ class M2KRDataModule(LightningDataModule):
         passages_folder: str = "jsonl/m2kr/passages",
         image_folder: str | Sequence[str] = "images/m2kr/images",
         max_image_pixels: int = MAX_PIXELS,
-        train_file: str = "m2kr_up_train.jsonl",
+        train_file: str | Sequence[str] = "m2kr_up_train.jsonl",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -92,6 +107,10 @@ class M2KRDataModule(LightningDataModule):
         self.collate = Collator(tokenizer, image_transform.size)
         self.image_transform = image_transform
         self.subset_names = None if subsets is None else list(subsets)
+        self.choice = TrainingChoice(
+            reading, shuffle_buffer, self.subset_names, repeat, weights, limit, one_subset_batches
+        )
+        self.instructions = Instructions(instructions)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
@@ -100,13 +119,13 @@ class M2KRDataModule(LightningDataModule):
         self.max_image_pixels = max_image_pixels
         self.validation = validation
         self.seed = seed
-        self._train: TrainingRows | None = None
+        self._train: TrainingSet | None = None
         self._next_batch = {"epoch": 0, "batch": 0}
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
 
     def prepare_data(self) -> None:
-        """On one process a machine: fills the Arrow cache and indexes image archives, so that the others only map them."""
-        JsonLines(self.files.training_file())
+        """On one process a machine: fills the caches (Arrow copy, subsets of rows, image archives) that the others read."""
+        self._training_set().batches(self.batch_size)
         self.files.image_source()
 
     def setup(self, stage: str | None = None) -> None:
@@ -116,7 +135,8 @@ class M2KRDataModule(LightningDataModule):
             DataError: naming the first file that is missing, or file, line and field of the first mistake.
         """
         if stage in (None, "fit") and self._train is None:
-            self._train = self._training_rows()
+            self._train = self._training_set()
+            log.info("training: %s", self._train)
         if stage in (None, "fit", "validate"):
             self._load("val")
         if stage in (None, "test"):
@@ -128,19 +148,19 @@ class M2KRDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of training pairs, this rank's share."""
-        batches = GlobalBatches(len(self._train), self.batch_size, self.seed, *self._rank_and_world())
-        if len(batches) == 0:
-            raise DataError(f"{self._train.lines.path}: {len(self._train)} rows are too few for one batch on each rank")
+        rows = TrainingRows(
+            self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
+            self.seed,
+        )  # fmt: skip
+        batches = self._train.batches(self.batch_size, *self._rank_and_world())
         batches.set_epoch(self._next_batch["epoch"])
         batches.skip(self._next_batch["batch"])
         return DataLoader(
-            self._train,
+            rows,
             batch_sampler=batches,
             collate_fn=self.collate.training,
-            num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            generator=torch.Generator(),  # of its own: an iterator draws a number, of which a resumed run makes another count
-            pin_memory=self._on_gpu(),
+            **self._loading(),
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -165,13 +185,14 @@ class M2KRDataModule(LightningDataModule):
     def _read_image(self) -> ImageReader:
         return ImageReader(self.files.image_source(), self.image_transform, self.max_image_pixels)
 
-    def _training_rows(self) -> TrainingRows:
-        lines = JsonLines(self.files.training_file())
-        known = [*M2KR_SUBSETS, *(s for s in self._names() if s not in M2KR_SUBSETS)]
-        if self.subset_names is not None:
-            lines = _choose(lines, self.subset_names, known)
-        log.info("training: %d rows of %s", len(lines), lines.path)
-        return TrainingRows(lines, self._read_image(), known, self.augmentation, self.negatives, self.seed)
+    def _loading(self) -> dict[str, Any]:
+        """What all loaders have in common; the generator, so that making an iterator draws nothing from the global state."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return {"num_workers": self.num_workers, "pin_memory": self._on_gpu(), "generator": generator}
+
+    def _training_set(self) -> TrainingSet:
+        named = dict.fromkeys(self.instructions.subsets, "data.instructions")
+        return TrainingSet(self.files.training_files(), self.choice, self._names(), named, self.seed)
 
     def _load(self, split: Split) -> None:
         if split in self._evaluation:
@@ -183,7 +204,8 @@ class M2KRDataModule(LightningDataModule):
                 or self.validation == "val"
                 or (self.validation == "auto" and self.files.has_validation(name))
             )
-            subset = load_subset(self.files, name, split, queries_from=split if has_own else "test")
+            instruction, limit = self.instructions.first(name), self.choice.limit
+            subset = load_subset(self.files, name, split, split if has_own else "test", instruction, limit)
             note = "" if has_own else ", its test queries (there are no validation queries)"
             log.info("%s/%s: %d queries, %d passages%s", split, name, len(subset.queries), len(subset.pool), note)
             if subset.unreachable:
@@ -201,7 +223,7 @@ class M2KRDataModule(LightningDataModule):
         found = self.files.subsets()
         if self.subset_names is None:
             if not found:
-                self.files.query_file(M2KR_SUBSETS[0], "test")  # says which file is looked for
+                self.files.query_files(M2KR_SUBSETS[0], "test")  # says which file is looked for
             return found
         if not self.subset_names:
             raise ConfigError("data.subsets is empty: name at least one subset, or null for all")
@@ -224,9 +246,7 @@ class M2KRDataModule(LightningDataModule):
                         sampler=RankRows(len(rows), *self._rank_and_world()),
                         batch_size=self.eval_batch_size,
                         collate_fn=self.collate.evaluation,
-                        generator=torch.Generator(),
-                        num_workers=self.num_workers,
-                        pin_memory=self._on_gpu(),
+                        **self._loading(),
                     )
                 )
         return loaders
@@ -249,6 +269,13 @@ class GlyphsDataModule(M2KRDataModule):
         corpus_seed: of the corpus, apart from `seed`, the order of its rows.
         generation_workers: processes that draw; None: one a core.
         subsets: as in `M2KRDataModule`, and so are the others.
+        repeat: as there.
+        weights: as there.
+        limit: as there.
+        one_subset_batches: as there.
+        instructions: as there.
+        reading: as there.
+        shuffle_buffer: as there.
         batch_size: as there.
         eval_batch_size: as there.
         num_workers: as there.
@@ -265,6 +292,13 @@ class GlyphsDataModule(M2KRDataModule):
         corpus_seed: int = 0,
         generation_workers: int | None = None,
         subsets: Sequence[str] | None = None,
+        repeat: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
+        limit: int | None = None,
+        one_subset_batches: bool = False,
+        instructions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        reading: Reading = "indexed",
+        shuffle_buffer: int = 10_000,
         batch_size: int = 64,
         eval_batch_size: int = 256,
         num_workers: int = 0,
@@ -276,6 +310,13 @@ class GlyphsDataModule(M2KRDataModule):
             tokenizer=tokenizer,
             image_transform=image_transform,
             subsets=subsets,
+            repeat=repeat,
+            weights=weights,
+            limit=limit,
+            one_subset_batches=one_subset_batches,
+            instructions=instructions,
+            reading=reading,
+            shuffle_buffer=shuffle_buffer,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -303,20 +344,3 @@ class GlyphsDataModule(M2KRDataModule):
 
     def _open_corpus(self) -> None:
         self.files = M2KRFiles(prepare_glyphs(**self._corpus))
-
-
-def _choose(lines: JsonLines, chosen: Sequence[str], known: Sequence[str]) -> JsonLines:
-    """The training rows of the chosen subsets, and those that do not tell their subset."""
-    keep = np.ones(len(lines), dtype=bool)
-    unknown = 0
-    for i, (line, place) in enumerate(
-        tqdm(lines, total=len(lines), desc="choosing training rows", disable=len(lines) < 100_000)
-    ):
-        subset = row_subset(parse_query(line, place), known)
-        unknown += subset is None
-        keep[i] = subset is None or subset in chosen
-    if not keep.any():
-        raise DataError(f"{lines.path}: no training row belongs to data.subsets={list(chosen)}")
-    if unknown:
-        log.warning("%s: %d rows do not tell their subset and are kept", lines.path, unknown)
-    return lines.select(keep)

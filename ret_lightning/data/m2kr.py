@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from ret_lightning.data.images import ImageSource, image_source
-from ret_lightning.data.json_lines import JsonLines
+from ret_lightning.data.row_files import SUFFIXES, RowFiles, suffix_of
 from ret_lightning.data.rows import Passage, Query, parse_passage, parse_query
 from ret_lightning.errors import DataError
 
@@ -17,6 +19,10 @@ Split = Literal["val", "test"]
 
 # The eight test subsets of the paper, in its order.
 M2KR_SUBSETS = ("wit", "iglue", "kvqa", "oven", "llava", "infoseek", "evqa", "okvqa")
+# Subsets of M2KR that only have training rows.
+M2KR_TRAINING_SUBSETS = ("msmarco", "cc3m")
+# The subset of a training row that does not tell.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,9 @@ class M2KRFiles:
         test: folder of `<subset>_test.jsonl`, or `<subset>_test_m2kr.jsonl`.
         passages: folder of `<subset>_passages_test.jsonl`.
         images: where images are, see `image_source`.
-        train_file: name of the training file.
+        train_file: name of the training file, a pattern with `*`, or a list of them.
+
+    Each `.jsonl` may be `.jsonl.gz`, `.jsonl.zst` or `.parquet` instead; of several the first in this order is taken.
     """
 
     root: Path
@@ -39,23 +47,27 @@ class M2KRFiles:
     test: str = "jsonl/m2kr/test"
     passages: str = "jsonl/m2kr/passages"
     images: str | Sequence[str] = "images/m2kr/images"
-    train_file: str = "m2kr_up_train.jsonl"
+    train_file: str | Sequence[str] = "m2kr_up_train.jsonl"
 
-    def training_file(self) -> Path:
-        """The file of all training rows."""
-        return self._existing(self.root / self.train / self.train_file)
+    def training_files(self) -> RowFiles:
+        """The files of all training rows."""
+        folder = self.root / self.train
+        name = self.train_file
+        if isinstance(name, str) and name.endswith(".jsonl") and not glob.has_magic(name):
+            return self._rows(folder, name.removesuffix(".jsonl"))
+        if not self.root.is_dir():
+            raise self._no_root()
+        return RowFiles.named(folder, name, "data.train_file")
 
-    def query_file(self, subset: str, split: Split) -> Path:
+    def query_files(self, subset: str, split: Split) -> RowFiles:
         """The queries of a subset."""
         if split == "val":
-            return self._existing(self.root / self.val / f"{subset}_val.jsonl")
-        folder = self.root / self.test
-        names = [f"{subset}_test.jsonl", f"{subset}_test_m2kr.jsonl"]  # evqa carries the longer one
-        return self._existing(*(folder / name for name in names))
+            return self._rows(self.root / self.val, f"{subset}_val")
+        return self._rows(self.root / self.test, f"{subset}_test", f"{subset}_test_m2kr")  # evqa carries the longer one
 
-    def passage_file(self, subset: str) -> Path:
+    def passage_files(self, subset: str) -> RowFiles:
         """The pool of a subset."""
-        return self._existing(self.root / self.passages / f"{subset}_passages_test.jsonl")
+        return self._rows(self.root / self.passages, f"{subset}_passages_test")
 
     def image_source(self) -> ImageSource:
         """Where image paths lead; the first call indexes archives."""
@@ -63,29 +75,35 @@ class M2KRFiles:
 
     def subsets(self) -> list[str]:
         """The names of the subsets that have a test file; the paper's first and in its order, others by name."""
-        pattern = re.compile(r"(.+)_test(_m2kr)?\.jsonl")
+        pattern = re.compile(r"(.+)_test(_m2kr)?")
         found = set()
-        for file in (self.root / self.test).glob("*.jsonl"):
-            match = pattern.fullmatch(file.name)
+        for file in (self.root / self.test).glob("*"):
+            suffix = suffix_of(file)
+            match = pattern.fullmatch(file.name.removesuffix(suffix)) if suffix else None
             if match and not match[1].endswith("_passages"):
                 found.add(match[1])
         return [*(s for s in M2KR_SUBSETS if s in found), *sorted(found.difference(M2KR_SUBSETS))]
 
     def has_validation(self, subset: str) -> bool:
         """Whether the subset has validation queries of its own."""
-        return (self.root / self.val / f"{subset}_val.jsonl").is_file()
+        return any((self.root / self.val / f"{subset}_val{suffix}").is_file() for suffix in SUFFIXES)
 
-    def _existing(self, *candidates: Path) -> Path:
+    def _rows(self, folder: Path, *stems: str) -> RowFiles:
+        """The first file that is there, of the names in order and of the suffixes in theirs."""
         if not self.root.is_dir():
-            raise DataError(f"data.root={self.root}: no such folder")
-        for path in candidates:
+            raise self._no_root()
+        for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
             if path.is_file():
-                return path
-        others = f" (nor {', '.join(path.name for path in candidates[1:])})" if len(candidates) > 1 else ""
+                return RowFiles([path])
+        first, *others = (f"{stem}{SUFFIXES[0]}" for stem in stems)
+        others += (f"{stems[0]}{suffix}" for suffix in SUFFIXES[1:])
         raise DataError(
-            f"{candidates[0]}: no such file{others}; data.root={self.root} must hold the layout of ReT-M2KR, "
-            "or the folder settings of data must say where things are"
+            f"{folder / first}: no such file (nor {', '.join(others)}); data.root={self.root} must hold the "
+            "layout of ReT-M2KR, or the folder settings of data must say where things are"
         )
+
+    def _no_root(self) -> DataError:
+        return DataError(f"data.root={self.root}: no such folder")
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,14 @@ class EvaluationSubset:
     unreachable: list[int]
 
 
-def load_subset(files: M2KRFiles, name: str, split: Split, queries_from: Split | None = None) -> EvaluationSubset:
+def load_subset(
+    files: M2KRFiles,
+    name: str,
+    split: Split,
+    queries_from: Split | None = None,
+    instruction: str | None = None,
+    limit: int | None = None,
+) -> EvaluationSubset:
     """Reads and checks the queries and the pool of a subset.
 
     Args:
@@ -115,39 +140,54 @@ def load_subset(files: M2KRFiles, name: str, split: Split, queries_from: Split |
         name: of the subset.
         split: what the result is called.
         queries_from: whose queries to take; None: those of `split`.
+        instruction: of all queries, in place of their own; None: their own.
+        limit: most queries that are taken, the first ones; None: all. The pool is always whole.
 
     Raises:
         DataError: naming file, line and field of the first mistake.
     """
-    queries = [parse_query(line, place) for line, place in JsonLines(files.query_file(name, queries_from or split))]
-    pool = [parse_passage(line, place) for line, place in JsonLines(files.passage_file(name))]
-    lines: dict[str, Passage] = {}
+    rows = islice(files.query_files(name, queries_from or split), limit)
+    queries = [parse_query(content, place) for content, place in rows]
+    if instruction is not None:
+        queries = [query.instructed(instruction) for query in queries]
+    pool_files = files.passage_files(name)
+    pool = [parse_passage(content, place) for content, place in pool_files]
+    if not queries or not pool:
+        raise DataError(f"{files.query_files(name, queries_from or split) if not queries else pool_files}: no rows")
+    firsts: dict[str, Passage] = {}
     for passage in pool:
-        first = lines.setdefault(passage.passage_id, passage)
+        first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
             raise DataError(
                 f"{passage.place}: passage_id {passage.passage_id!r} stands in the pool of {name} twice, "
                 f"first in line {first.place.line}"
             )
-    unreachable = [i for i, query in enumerate(queries) if not any(p in lines for p in query.passage_ids)]
+    unreachable = [i for i, query in enumerate(queries) if not any(p in firsts for p in query.passage_ids)]
     return EvaluationSubset(name, split, queries, pool, unreachable)
 
 
-def row_subset(query: Query, known: Sequence[str]) -> str | None:
+class SubsetNames:
     """Which subset a training row belongs to: by its `subset` field, else by the beginning of its data_id.
 
     Args:
-        query: the row.
         known: the names to look for, in any case.
-
-    Returns:
-        One of `known`, or None where the row does not tell.
     """
-    by_lower = {name.lower(): name for name in known}
-    if query.subset is not None:
-        return by_lower.get(query.subset.lower(), query.subset)
-    data_id = query.data_id.lower()
-    for lower in sorted(by_lower, key=len, reverse=True):
-        if data_id.startswith(lower) and not data_id[len(lower) : len(lower) + 1].isalnum():
-            return by_lower[lower]
-    return None
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = tuple(dict.fromkeys(known))
+        self._by_lower = {name.lower(): name for name in self.known}
+        self._longest_first = sorted(self._by_lower, key=len, reverse=True)
+
+    def __call__(self, subset: str | None, data_id: str) -> str:
+        """The name, from the row's two fields; one that is not known counts if the field says it.
+
+        Returns:
+            `unknown` where the row does not tell.
+        """
+        if subset is not None:
+            return self._by_lower.get(subset.lower(), subset)
+        lower_id = data_id.lower()
+        for lower in self._longest_first:
+            if lower_id.startswith(lower) and not lower_id[len(lower) : len(lower) + 1].isalnum():
+                return self._by_lower[lower]
+        return UNKNOWN

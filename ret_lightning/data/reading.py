@@ -11,9 +11,12 @@ from torch.utils.data import Dataset
 
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images import ImageReader
-from ret_lightning.data.json_lines import JsonLines
-from ret_lightning.data.m2kr import row_subset
+from ret_lightning.data.indexed import IndexedRows
+from ret_lightning.data.instructions import Instructions
+from ret_lightning.data.m2kr import SubsetNames
+from ret_lightning.data.row_files import RowFiles
 from ret_lightning.data.rows import Passage, Query, parse_pair
+from ret_lightning.data.sampling import Draw
 from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input
 
 
@@ -35,50 +38,49 @@ class TrainingItem:
 
 
 class TrainingRows(Dataset):
-    """The rows of a training file.
+    """The training rows, looked up by the draws of a sampler.
 
     Args:
-        lines: the file.
+        rows: gives a row and its place for a draw's `row`.
         read_image: for both sides.
-        known_subsets: names that a row's subset is looked up in.
+        names: tells the subset of a row.
         augmentation: of the images of both sides; None: none.
+        instructions: any of them takes the place of a row's own.
         negatives: most that are taken of a row's `negative_passages`, others in another epoch; None: all.
-        seed: of the augmentation and of the choice of negatives.
+        seed: of the augmentation and of the choice of instructions and negatives.
     """
 
     def __init__(
         self,
-        lines: JsonLines,
+        rows: IndexedRows | RowFiles,
         read_image: ImageReader,
-        known_subsets: Sequence[str],
+        names: SubsetNames,
         augmentation: Augmentation | None = None,
+        instructions: Instructions | None = None,
         negatives: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.lines = lines
+        self.rows = rows
         self.read_image = read_image
-        self.known_subsets = tuple(known_subsets)
+        self.names = names
         self.augmentation = augmentation
+        self.instructions = instructions or Instructions()
         self.negatives = negatives
         self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getitem__(self, key: tuple[int, int]) -> TrainingItem:
-        """The row of (epoch, row)."""
-        epoch, row = key
-        pair = parse_pair(*self.lines[row])
-        subset = row_subset(pair.query, self.known_subsets) or "unknown"
+    def __getitem__(self, draw: Draw) -> TrainingItem:
+        """The row of a draw."""
+        pair = parse_pair(*self.rows[draw.row])
+        subset = self.names(pair.query.subset, pair.query.data_id)
         # Seeded by what the row is, not by who reads it: any number of workers or ranks draws the same.
-        random = np.random.default_rng((self.seed, epoch, row))
+        random = np.random.default_rng((self.seed, *draw.identity()))
         augment = (lambda image: self.augmentation(image, random)) if self.augmentation else None
 
         def item(side: Query | Passage) -> Item:
-            path = side.image_path
-            return Item(side.text, None if path is None else self.read_image(path, side.place, subset, augment))
+            return Item(side.text, side.image and self.read_image(side.image, side.place, subset, augment))
 
-        query = item(pair.query)
+        instruction = self.instructions.any(subset, random)
+        query = item(pair.query if instruction is None else pair.query.instructed(instruction))
         passages = (pair.passage, *self._chosen(pair.negatives, random))
         labels = tuple(label(passage.passage_id) for passage in passages)
         return TrainingItem(query, tuple(item(passage) for passage in passages), labels, subset)
@@ -108,7 +110,7 @@ class EvaluationRows(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Item, int]:
         row = self.rows[index]
-        pixels = None if row.image_path is None else self.read_image(row.image_path, row.place, self.subset)
+        pixels = row.image and self.read_image(row.image, row.place, self.subset)
         return Item(row.text, pixels), index
 
 

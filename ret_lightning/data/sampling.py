@@ -2,70 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import islice
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from ret_lightning.data.mixture import RowMixture
+from ret_lightning.data.row_files import RawRow
 
-class GlobalBatches(Sampler[list[tuple[int, int]]]):
-    """This rank's share of the global batches of an epoch.
+T = TypeVar("T")
 
-    The rows are shuffled by seed and epoch alone and cut into global batches of `batch_size` rows a rank. Each rank takes
-    its stretch of every batch, so W ranks with batches of B see what one rank with batches of W * B sees. The rows of a
-    last, smaller batch are dealt out as evenly as they go; fewer rows than ranks are dropped, since a rank
-    without rows could not take part in the step.
+
+class Draw(NamedTuple):
+    """One row of an epoch, as a sampler hands it to the dataset.
+
+    Attributes:
+        epoch: what a row turns into may depend on it (augmentation).
+        row: its number, or the row itself where files are streamed.
+        copy: counts the draws of a row that comes several times in an epoch, from 0.
+    """
+
+    epoch: int
+    row: int | RawRow
+    copy: int = 0
+
+    def identity(self) -> tuple[int, ...]:
+        """Numbers that seed whatever is random about this draw: the same whoever reads it, on any rank or worker."""
+        row = (self.row.file, self.row.position) if isinstance(self.row, RawRow) else (self.row,)
+        return (self.epoch, *row, self.copy)
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """This rank's share of the global batches of an epoch, each of `batch_size` rows a rank.
+
+    Each rank takes its stretch of every batch, so W ranks with batches of B see what one rank with batches of W * B sees.
+    The rows of a last, smaller batch are dealt out as evenly as they go; fewer rows than ranks are dropped, since
+    a rank without rows could not take part in the step.
 
     Args:
-        rows: how many rows there are.
         batch_size: rows a batch and rank.
         seed: of the order.
         rank: of this process.
         world_size: how many ranks.
-        shuffle: whether the order changes with the epoch, or is that of the file.
-
-    Yields:
-        Lists of (epoch, row): what a row turns into may depend on the epoch (augmentation), never on the worker.
     """
 
-    def __init__(
-        self, rows: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, shuffle: bool = True
-    ) -> None:
-        self.rows = rows
+    def __init__(self, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.shuffle = shuffle
         self.epoch = 0
         self._skipped = 0
         self.sampler = self  # where Lightning looks for set_epoch
+        self._skipped = 0
+
+    @property
+    def global_size(self) -> int:
+        """Rows of a whole batch over all ranks."""
+        return self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it at the start of each epoch."""
         self.epoch = epoch
 
     def skip(self, batches: int) -> None:
-        """Leaves out so many first batches of the next iteration, and of that one only."""
+        """Leaves out that many first batches of this rank, in the next iteration only."""
+        if batches < 0:
+            raise ValueError(f"skip({batches}): cannot be negative")
         self._skipped = batches
 
-    def __len__(self) -> int:
-        whole, rest = divmod(self.rows, self.batch_size * self.world_size)
-        return whole + (rest >= self.world_size)
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return self._own_batches(self.epoch)  # the epoch as it is now, not when the first batch is asked for
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._batches(self.epoch)  # the epoch as it is now, not when the first batch is asked for
-
-    def _batches(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+    def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
         # Not before a batch is asked for: a loader with workers makes an iterator that it never uses.
-        first, self._skipped = self._skipped, 0
-        order = np.arange(self.rows)
+        skipped, self._skipped = self._skipped, 0
+        whole = (batch for batch in self.global_batches(epoch) if len(batch) >= self.world_size)
+        for batch in islice(whole, skipped, None):
+            yield self.share(batch)
+
+    @abstractmethod
+    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
+        """The batches of all ranks together; those of fewer rows than ranks will be dropped."""
+
+    def share(self, batch: Sequence[T]) -> list[T]:
+        """This rank's stretch of a global batch; the first ranks take one row more where it does not divide."""
+        each, more = divmod(len(batch), self.world_size)
+        start = self.rank * each + min(self.rank, more)
+        return list(batch[start : start + each + (self.rank < more)])
+
+
+class GlobalBatches(EpochBatches):
+    """Batches of rows that are known by their numbers.
+
+    Args:
+        rows: how many there are.
+        batch_size: rows a batch and rank.
+        seed: of the order.
+        rank: of this process.
+        world_size: how many ranks.
+        shuffle: whether the order changes with the epoch, or is that of the file.
+        mixture: how often each row comes in an epoch, and which subset it is of; None: once.
+        one_subset: whether a batch is of rows of one subset only; the batches of all come in random order.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        mixture: RowMixture | None = None,
+        one_subset: bool = False,
+    ) -> None:
+        super().__init__(batch_size, seed, rank, world_size)
+        self.rows = rows
+        self.shuffle = shuffle
+        self.mixture = mixture
+        self.one_subset = one_subset
+
+    def __len__(self) -> int:
+        sizes = [self.rows] if self.mixture is None else self.mixture.sizes
+        whole, rest = np.divmod(np.array(sizes if self.one_subset else [sum(sizes)]), self.global_size)
+        return int((whole + (rest >= self.world_size)).sum())
+
+    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
+        """See `EpochBatches`."""
+        random = np.random.default_rng((self.seed, epoch))
+        # A draw as one number, row + copy * rows, since there may be millions of them.
+        row_of = None
+        groups = [np.arange(self.rows)]
+        if self.mixture is not None:
+            copies = self.mixture.copies(self.seed, epoch)
+            row_of = (lambda number: number % self.rows) if copies.max(initial=0) > 1 else None
+            groups = self._groups(_numbers(copies))
         if self.shuffle:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
-        size = self.batch_size * self.world_size
-        for index in range(first, len(self)):
-            share = np.array_split(order[index * size : (index + 1) * size], self.world_size)[self.rank]
-            yield [(epoch, int(row)) for row in share]
+            groups = [random.permutation(group) for group in groups]
+        turns = np.repeat(np.arange(len(groups)), [-(-len(group) // self.global_size) for group in groups])
+        if self.shuffle and len(groups) > 1:
+            turns = random.permutation(turns)
+        batches = [_cut(group, self.global_size, row_of) for group in groups]
+        for turn in turns:
+            yield [Draw(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
+
+    def _groups(self, numbers: np.ndarray) -> list[np.ndarray]:
+        if not self.one_subset:
+            return [numbers]
+        codes = self.mixture.codes[numbers % self.rows]
+        return [numbers[codes == code] for code in np.unique(codes)]
 
 
 class RankRows(Sampler[int]):
@@ -85,3 +175,79 @@ class RankRows(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.range)
+
+
+class BatchCutter(Generic[T]):
+    """Cuts a sequence into batches in which no row stands twice, as long as there are others.
+
+    A draw whose row the batch has already waits for the next one. At most sixteen batches of draws wait; where a few rows
+    come so often that this does not do, they meet.
+
+    Args:
+        size: of a batch.
+        row_of: tells a draw's row; None: no row comes twice, and nothing has to be compared.
+    """
+
+    def __init__(self, size: int, row_of: Callable[[T], Hashable] | None = None) -> None:
+        self.size = size
+        self.row_of = row_of
+        self._batch: list[T] = []
+        self._rows: set[Hashable] = set()
+        self._waiting: deque[T] = deque()
+
+    def add(self, draw: T) -> list[T] | None:
+        """Takes the next draw; gives a batch where that makes it full."""
+        if self._waiting and not self._batch:
+            self._resume(self.size - 1)  # the draw at hand is never the second of two that make a batch full
+        if self._has(draw) and len(self._waiting) < 16 * self.size:
+            self._waiting.append(draw)
+            return None
+        self._take(draw)
+        return self._finished() if len(self._batch) == self.size else None
+
+    def rest(self) -> Iterator[list[T]]:
+        """What is left, in batches of which the last may be smaller."""
+        while self._batch or self._waiting:
+            self._resume(self.size)
+            while self._waiting and len(self._batch) < self.size:  # copies meet: there is nothing else
+                self._take(self._waiting.popleft())
+            yield self._finished()
+
+    def _has(self, draw: T) -> bool:
+        return self.row_of is not None and self.row_of(draw) in self._rows
+
+    def _take(self, draw: T) -> None:
+        self._batch.append(draw)
+        if self.row_of is not None:
+            self._rows.add(self.row_of(draw))
+
+    def _resume(self, size: int) -> None:
+        for _ in range(len(self._waiting)):
+            draw = self._waiting.popleft()
+            if len(self._batch) < size and not self._has(draw):
+                self._take(draw)
+            else:
+                self._waiting.append(draw)
+
+    def _finished(self) -> list[T]:
+        batch, self._batch, self._rows = self._batch, [], set()
+        return batch
+
+
+def _numbers(copies: np.ndarray) -> np.ndarray:
+    rows = np.repeat(np.arange(len(copies)), copies)
+    firsts = np.repeat(np.cumsum(copies) - copies, copies)
+    return rows + (np.arange(len(rows)) - firsts) * len(copies)
+
+
+def _cut(numbers: np.ndarray, size: int, row_of: Callable[[int], int] | None) -> Iterator[list[int]]:
+    if row_of is None:
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size].tolist()
+        return
+    cutter = BatchCutter(size, row_of)
+    for start in range(0, len(numbers), size):
+        for number in numbers[start : start + size].tolist():
+            if batch := cutter.add(number):
+                yield batch
+    yield from cutter.rest()

@@ -63,12 +63,12 @@ class ExampleTable(Callback):
                     subset.name,
                     query.data_id,
                     query.text or "",
-                    _image(query.image_path, images),
+                    _image(query.image, images),
                     "not in the pool" if gold is None else _text(gold),
-                    None if gold is None else _image(gold.image_path, images),
+                    None if gold is None else _image(gold.image, images),
                     *shown,
                     *[""] * (self.top_k - len(shown)),
-                    _image(best[0].image_path, images) if best else None,
+                    _image(best[0].image, images) if best else None,
                 ]
             )
         return rows
@@ -78,10 +78,13 @@ def _text(passage: Passage) -> str:
     return f"{passage.passage_id}: {passage.text or '(image only)'}"[:300]
 
 
-def _image(path: str | None, images: ImageSource) -> Any:
+def _image(image: str | bytes | None, images: ImageSource) -> Any:
     import wandb
 
+    if image is None:
+        return None
     try:
-        return None if path is None else wandb.Image(decode_image(images.read(path), path))
+        data = image if isinstance(image, bytes) else images.read(image)
+        return wandb.Image(decode_image(data))
     except DataError:  # was told of when the row was encoded
         return None

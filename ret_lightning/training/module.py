@@ -144,11 +144,18 @@ class RetModule(LightningModule):
         optimizer = self.make_optimizer(parameter_groups(self))
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.pop("learning_rate_scale")
-        last_step = self.trainer.estimated_stepping_batches
-        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        horizon = self.schedule.horizon(per_epoch, int(last_step) if math.isfinite(last_step) else None)
+        horizon = self.schedule.horizon(*self._known_steps())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self.schedule.scale, horizon=horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _known_steps(self) -> tuple[int | None, int | None]:
+        """The steps of an epoch and of the whole run; None where that is open, as an epoch is that is streamed."""
+        last_step = self.trainer.estimated_stepping_batches
+        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return (
+            math.ceil(per_epoch) if math.isfinite(per_epoch) else None,
+            int(last_step) if 0 <= last_step < math.inf else None,
+        )
 
     def _logs_this_step(self) -> bool:
         # Lightning logs after the step; by then the count is one up.

@@ -41,11 +41,11 @@ class WarmupCosine:
         self.horizon_epochs = horizon_epochs
         self.floor = floor
 
-    def horizon(self, steps_per_epoch: int, last_step: int | None) -> int:
+    def horizon(self, steps_per_epoch: int | None, last_step: int | None) -> int:
         """The horizon in steps.
 
         Args:
-            steps_per_epoch: optimiser steps.
+            steps_per_epoch: optimiser steps; None: not known, as when rows are streamed.
             last_step: where the Trainer stops; None: it does not know.
 
         Raises:
@@ -53,14 +53,20 @@ class WarmupCosine:
         """
         if self.horizon_steps is not None:
             horizon = self.horizon_steps
+        elif self.horizon_epochs is not None and steps_per_epoch is None:
+            raise ConfigError(
+                "scheduler.horizon_epochs: how many steps an epoch has is not known when rows are streamed "
+                "(data.reading=streaming); set scheduler.horizon_steps instead"
+            )
         elif self.horizon_epochs is not None:
             horizon = math.ceil(self.horizon_epochs * steps_per_epoch)
         elif last_step is not None:
             horizon = last_step
         else:
             raise ConfigError(
-                "scheduler: the run has no end (trainer.max_steps and max_epochs are open), so the cosine needs "
-                "scheduler.horizon_steps or scheduler.horizon_epochs"
+                "scheduler: the run has no end that is known (trainer.max_steps is open, and so is max_epochs, or rows are "
+                "streamed, data.reading=streaming, so that an epoch's steps are not known); the cosine needs "
+                "scheduler.horizon_steps or trainer.max_steps"
             )
         if self.warmup_steps > horizon:
             log.warning(

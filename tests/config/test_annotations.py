@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ret_lightning.config.annotations import problem
-from ret_lightning.config.signatures import signature_of
+from ret_lightning.config.annotations import element_of, problem
+from ret_lightning.config.signatures import Parameter, signature_of
 
 TARGET = {"_target_": "anything"}
 
@@ -46,6 +46,16 @@ CASES: list[tuple[str, list[Any], list[Any]]] = [
     ("int", ["${seed}", "???"], []),
     ("list[int]", [["${seed}"]], []),
 ]
+
+
+def test_the_element_of_a_union_is_that_of_the_kind_at_hand() -> None:
+    annotation = signature_of("ret_lightning.data.instructions.Instructions").parameters["templates"].annotation
+    item = Parameter("item", False, element_of(annotation, list))
+    value = Parameter("value", False, element_of(annotation, dict))
+    assert problem(item, "Find:") is None
+    assert problem(item, ["Find:"]) is not None
+    assert problem(value, ["Find:"]) is None
+    assert problem(value, "Find:") is not None
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,29 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
         (["trainer.max_epochs=0"], "trainer.max_epochs", "train nothing"),
         (["trainer.limit_test_batches=0"], "trainer.limit_test_batches", "set test_with=none"),
         (["scheduler.horizon_steps=10", "scheduler.horizon_epochs=1"], "scheduler.horizon_epochs", "not both"),
+        (["data.repeat={name:2}", "data.weights={name:1}"], "data.weights", "not both"),
+        (["data.shuffle_buffer=0"], "data.shuffle_buffer", "0 is too small"),
+        (["data.limit=0"], "data.limit", "0 is too small"),
+        (
+            ["data.reading=streaming"],
+            "scheduler.horizon_steps",
+            "set it, or trainer.max_steps, since data.reading=streaming",
+        ),
+        (
+            ["data.reading=streaming", "scheduler.horizon_epochs=3"],
+            "scheduler.horizon_epochs",
+            "set horizon_steps instead",
+        ),
+        (
+            ["data.reading=streaming", "trainer.max_steps=9", "trainer.limit_train_batches=0.5"],
+            "trainer.limit_train_batches",
+            "a share of an epoch, 0.5, must be a whole number of batches",
+        ),
+        (
+            ["data.reading=streaming", "trainer.max_steps=9", "trainer.val_check_interval=0.25"],
+            "trainer.val_check_interval",
+            "a share of an epoch, 0.25",
+        ),
         (["scheduler.horizon_steps=10"], "scheduler.warmup_steps", "100 outlasts scheduler.horizon_steps=10"),
     ],
 )
@@ -71,3 +94,10 @@ def test_the_ranges_are_of_keys_that_exist() -> None:
         key for key, _, _ in RANGES if all(OmegaConf.select(c, key, default="absent") == "absent" for c in configs)
     ]
     assert absent == []
+
+
+def test_a_stream_whose_end_is_known_is_sound() -> None:
+    streaming = "data.reading=streaming"
+    assert mistakes(streaming, "trainer.max_steps=500") == {}
+    assert mistakes(streaming, "scheduler.horizon_steps=500") == {}
+    assert mistakes(streaming, "trainer.limit_train_batches=80") == {}  # an epoch of known length

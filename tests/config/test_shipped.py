@@ -21,6 +21,7 @@ TRAINING_FILES = [file for file in FILES if file.relative_to(CONF).with_suffix("
 ROOT, LAYERS = ["data.root=/nowhere"], ["recurrence.text=[0]", "recurrence.vision=[0]"]
 NEEDS = {
     "data/m2kr": ROOT,
+    "data/m2kr_recipe": ROOT,
     "recurrence/explicit": LAYERS,
     **{f"experiment/{name}": ROOT for name in ("ret_vit_l", "ret_vit_h", "ret_vit_g", "ret2_like")},
 }

@@ -13,7 +13,8 @@ from PIL import Image
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import label
 from ret_lightning.data.datamodule import GlyphsDataModule
-from ret_lightning.data.json_lines import JsonLines
+from ret_lightning.data.indexed import IndexedRows
+from ret_lightning.data.row_files import RowFiles
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform, open_image
 from tests.data.folder import PASSAGES, passage, query, write_folder, write_lines
@@ -42,7 +43,7 @@ def test_training_batches_are_the_rows(root: Path) -> None:
     rows = read(root / TRAIN)
     tokenizer, transform = ClipTokenizer(), ImageTransform(16)
     loader = data.train_dataloader()
-    order = [row for batch in loader.batch_sampler for _, row in batch]
+    order = [draw.row for batch in loader.batch_sampler for draw in batch]
     assert sorted(order) == list(range(40))
     position = 0
     for batch in loader:
@@ -132,10 +133,10 @@ def test_older_copies_keep_all_json_lines_in_one_folder(root: Path) -> None:
 def test_blank_lines_and_a_byte_order_mark_are_passed_over(root: Path) -> None:
     lines = (root / TRAIN).read_text().splitlines()
     (root / TRAIN).write_text("\ufeff" + "\n\n".join(lines) + "\n\n", encoding="utf-8")
-    read_lines = JsonLines(root / TRAIN)
-    assert [text for text, _ in read_lines] == lines
-    assert [place.line for _, place in read_lines] == list(range(1, 80, 2))
-    assert read_lines[3] == (lines[3], next(p for i, (_, p) in enumerate(read_lines) if i == 3))
+    rows = IndexedRows(RowFiles([root / TRAIN]))
+    assert [content.decode() for content, _ in rows] == lines
+    assert [place.line for _, place in rows] == list(range(1, 80, 2))
+    assert [rows[i] for i in range(len(rows))] == list(rows)
 
 
 def test_unreachable_queries_are_counted_and_reported(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,7 +166,10 @@ def append(relative: str, text: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove(TRAIN), r"train/m2kr_up_train\.jsonl: no such file; data\.root=.* must hold the layout of ReT-M2KR"),
+        (
+            remove(TRAIN),
+            r"train/m2kr_up_train\.jsonl: no such file \(nor .*\.parquet\); data\.root=.* must hold the layout of ReT-M2KR",
+        ),
         (remove("jsonl/m2kr/passages/wit_passages_test.jsonl"), r"passages/wit_passages_test\.jsonl: no such file"),
         (append("jsonl/m2kr/test/wit_test.jsonl", "{broken\n"), r"wit_test\.jsonl:13: not JSON"),
         (
@@ -173,7 +177,10 @@ def append(relative: str, text: str):
             r"wit_passages_test\.jsonl:13: passage_id 'wit_2' stands in the pool of wit twice, first in line 3",
         ),
         (lambda root: (root / TRAIN).write_text(""), r"m2kr_up_train\.jsonl: the file is empty"),
-        (lambda root: (root / TRAIN).write_bytes(b'{"a": 1}\n\xff\xfe\n'), r"m2kr_up_train\.jsonl:2: not UTF-8 text"),
+        (
+            lambda root: (root / "jsonl/m2kr/test/wit_test.jsonl").write_bytes(b'\n{"a": "\xff\xfe"}\n'),
+            r"wit_test\.jsonl:2: not UTF-8 text",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(root: Path, change, message: str) -> None:

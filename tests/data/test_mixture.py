@@ -1,0 +1,144 @@
+"""Factors, weights and names of subsets; and the scan that tells the subset of each row."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from ret_lightning.data import subset_scan
+from ret_lightning.data.m2kr import SubsetNames
+from ret_lightning.data.mixture import Mixture, check_factors, check_names
+from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.subset_scan import row_subsets
+from ret_lightning.data.training_set import TrainingChoice, TrainingSet
+from ret_lightning.errors import ConfigError, DataError
+
+
+def test_copies_of_one_row() -> None:
+    mixture = Mixture({"a": 2.25, "b": 0.5, "c": 0}, others=1)
+    assert [mixture.copies("a", chance) for chance in (0.0, 0.24, 0.25, 0.99)] == [3, 3, 2, 2]
+    assert [mixture.copies("b", chance) for chance in (0.0, 0.49, 0.5)] == [1, 1, 0]
+    assert (mixture.copies("c", 0.0), mixture.copies("d", 0.0)) == (0, 1)
+    assert not mixture.is_plain
+    assert Mixture({"a": 1}).is_plain
+
+
+def test_weights_share_out_the_rows_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    rows = {"wit": 600, "okvqa": 20, "evqa": 100, "unknown": 7}
+    mixture = Mixture.of_settings(None, {"wit": 1, "okvqa": 2, "evqa": 0}, None, rows)
+    draws = {name: mixture.factor(name) * count for name, count in rows.items()}
+    assert draws == pytest.approx({"wit": 620 / 3, "okvqa": 2 * 620 / 3, "evqa": 0, "unknown": 0})
+    assert "data.weights does not name unknown: left out" in caplog.text
+    with pytest.raises(DataError, match=r"data\.weights: no training row is of kvqa; there are: wit \(600\), okvqa"):
+        Mixture.of_settings(None, {"kvqa": 1}, None, rows)
+
+
+def test_chosen_subsets_and_rows_that_do_not_tell() -> None:
+    mixture = Mixture.of_settings({"wit": 3}, None, ["wit", "evqa"])
+    assert [mixture.factor(name) for name in ("wit", "evqa", "unknown", "okvqa")] == [3, 1, 1, 0]
+    assert Mixture.of_settings(None, None, None).is_plain
+
+
+@pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), "2", True, None])
+def test_factors_are_numbers_of_0_or_more(factor) -> None:
+    with pytest.raises(ConfigError, match=r"data\.repeat\.wit=.* must be a number, 0 or more"):
+        check_factors("data.repeat", {"wit": factor})
+
+
+def test_names_are_those_that_there_are() -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.repeat: there is no subset 'okvq'; did you mean okvqa\? choices: wit, okvqa"
+    ):
+        check_names("data.repeat", ["wit", "okvq"], ["wit", "okvqa"])
+    with pytest.raises(ConfigError, match="at least one weight must be more than 0"):
+        TrainingChoice(weights={"wit": 0})
+    with pytest.raises(ConfigError, match=r"data\.repeat and data\.weights are two ways"):
+        TrainingChoice(repeat={}, weights={"wit": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reading": "random"}, r"data\.reading=random must be indexed or streaming"),
+        ({"shuffle_buffer": 0}, r"data\.shuffle_buffer=0 must be at least 1"),
+        ({"limit": 0}, r"data\.limit=0 must be at least 1, or null"),
+    ],
+)
+def test_choices_out_of_range(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainingChoice(**options)
+
+
+def write(path: Path, rows: list) -> RowFiles:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return RowFiles([path])
+
+
+ROWS = [
+    {"data_id": "OKVQA_1"},
+    {"data_id": "wit-2"},
+    {"data_id": "x", "subset": "WIT"},
+    {"data_id": 3},
+    "{",
+    {"data_id": "okvqa_b"},
+]
+
+
+def test_the_subset_of_each_row_is_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write(tmp_path / "a.jsonl", ROWS)
+    found = row_subsets(files, ["wit", "okvqa"])
+    assert [found.names[code] for code in found.codes] == ["okvqa", "wit", "wit", "unknown", "unknown", "okvqa"]
+    assert found.counts == {"okvqa": 2, "wit": 2, "unknown": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(subset_scan, "_scan", lambda *_: pytest.fail("scanned again"))
+        again = row_subsets(files, ["wit", "okvqa"])
+    assert again.names == found.names
+    assert again.codes.tolist() == found.codes.tolist()
+    assert row_subsets(files, ["wit"]).counts == {"unknown": 4, "wit": 2}
+    write(tmp_path / "a.jsonl", ROWS[:2])
+    assert row_subsets(files, ["wit", "okvqa"]).counts == {"okvqa": 1, "wit": 1}
+
+
+def test_processes_scan_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write(tmp_path / "a.jsonl", [{"data_id": f"{('wit', 'okvqa', 'z')[i * i % 3]}_{i}"} for i in range(5000)])
+    alone = subset_scan._scan(files, SubsetNames(["wit", "okvqa"]))
+    monkeypatch.setattr(subset_scan, "QUIET_BYTES", 0)
+    together = subset_scan._scan(files, SubsetNames(["wit", "okvqa"]))
+    assert together.names == alone.names
+    assert together.codes.tolist() == alone.codes.tolist()
+    assert len(alone.codes) == 5000
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(subset_scan, "default_cache_dir", lambda: tmp_path / "file")
+    assert row_subsets(write(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
+    assert "cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("reading", ["indexed", "streaming"])
+def test_names_that_only_training_rows_know(tmp_path: Path, reading: str, caplog: pytest.LogCaptureFixture) -> None:
+    files = write(tmp_path / "a.jsonl", [{"data_id": "1", "subset": "birds"}, {"data_id": "2", "subset": "wit"}] * 4)
+
+    def training(**options) -> TrainingSet:
+        return TrainingSet(files, TrainingChoice(reading=reading, **options), ["wit"], {})
+
+    batches = training(repeat={"birds": 2}).batches(4)
+    assert sum(map(len, batches)) == 12
+    with pytest.raises(ConfigError, match=r"data\.repeat: there is no subset 'bird'; did you mean birds\?"):
+        training(repeat={"bird": 2})
+    with pytest.raises(ConfigError, match=r"data\.weights: there is no subset 'wti'; did you mean wit\?"):
+        training(weights={"wti": 2})
+    assert sum(map(len, training(weights={"birds": 3, "wit": 1}).batches(4))) in (
+        range(7, 10) if reading == "streaming" else [8]
+    )
+    with caplog.at_level(logging.WARNING):
+        sum(map(len, training(repeat={"iglue": 2, "birds": 0}).batches(4)))
+    assert ("data.repeat names iglue, but no training row is of it" in caplog.text) == (reading == "indexed")
+    with pytest.raises(DataError, match=r"leave no training row|no training rows"):
+        list(training(repeat={"birds": 0, "wit": 0}).batches(4))

@@ -1,0 +1,194 @@
+"""Files of rows: every kind gives the rows of the plain file, stretches cut nothing, and places are right."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ret_lightning.data import row_files
+from ret_lightning.data.indexed import IndexedRows
+from ret_lightning.data.places import BytePlace, Place
+from ret_lightning.data.row_files import RowFiles, Stretch
+from ret_lightning.errors import DataError
+
+ROWS = [
+    {"data_id": f"wit_{i}", "question": "é" * (i % 7), "passage_id": [f"p{i}", "q"], "answer": None} for i in range(300)
+]
+
+
+def write(path: Path, rows: list[dict] = ROWS) -> Path:
+    """Rows in the kind that the suffix says."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=70)
+        return path
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if path.suffix == ".gz":
+        path.write_bytes(
+            gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+        )  # two members, as `cat a.gz b.gz` makes
+    elif path.suffix == ".zst":
+        path.write_bytes(pyarrow.Codec("zstd").compress(text, asbytes=True))
+    else:
+        path.write_bytes(text)
+    return path
+
+
+def parsed(content) -> dict:
+    return content if isinstance(content, dict) else json.loads(content)
+
+
+def by_stretches(files: RowFiles) -> list[tuple[dict, Place | BytePlace]]:
+    rows = [row for stretch in files.stretches() for row in files.read(stretch)]
+    assert len({(row.file, row.position) for row in rows}) == len(rows)
+    return [(parsed(row.content), files.place(row)) for row in rows]
+
+
+@pytest.mark.parametrize("suffix", row_files.SUFFIXES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_kind_gives_the_rows_in_order_with_their_places(tmp_path: Path, suffix: str, count: int) -> None:
+    parts = [ROWS[part::count] for part in range(count)]
+    paths = [write(tmp_path / f"part-{i}{suffix}", rows) for i, rows in enumerate(parts)]
+    files = RowFiles(paths)
+    expected = [(row, path, line) for path, rows in zip(paths, parts, strict=True) for line, row in enumerate(rows, 1)]
+    for read in (
+        [(parsed(content), place) for content, place in files],
+        by_stretches(files),
+        [(parsed(content), place) for content, place in IndexedRows(files)],
+    ):
+        assert [(row, place.file, place.line) for row, place in read] == expected
+
+
+def test_places_read_like_those_of_other_tools(tmp_path: Path) -> None:
+    text = write(tmp_path / "a.jsonl")
+    offset = text.read_bytes().index(b"wit_5") - len('{"data_id": "')
+    assert str(BytePlace(text, offset)) == str(Place(text, 6)) == f"{text}:6"
+    assert str(Place(Path("a.parquet"), 6)) == "a.parquet, row 6"
+
+
+lines = st.lists(
+    st.sampled_from(
+        ["", " ", "{}", '{"a": "é\u2028"}', '{"b": "' + "x" * 50 + '"}', '{"c": "\U0001f600\x85"}', "broken \t"]
+    ),
+    max_size=30,
+)
+
+
+@given(
+    lines=lines,
+    newline=st.sampled_from(["\n", "\r\n"]),
+    ends=st.booleans(),
+    bom=st.booleans(),
+    size=st.integers(1, 70),
+)
+def test_stretches_of_any_size_give_every_line_once(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], newline: str, ends: bool, bom: bool, size: int
+) -> None:
+    content = ("\ufeff" if bom else "") + newline.join(lines) + (newline if ends else "")
+    if not content:
+        return
+    path = tmp_path_factory.mktemp("stretches") / "a.jsonl"
+    path.write_bytes(content.encode())
+    files = RowFiles([path])
+    expected = [(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
+    cuts = [Stretch(0, start, start + size) for start in range(0, path.stat().st_size, size)]
+    rows = [row for cut in cuts for row in files.read(cut)]
+    assert [(row.content.decode(), files.place(row).line) for row in rows] == expected
+    assert [(content.decode(), place.line) for content, place in files] == expected
+
+
+def test_stretches_of_large_files_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 100)
+    paths = [write(tmp_path / f"{i}.jsonl") for i in range(2)]
+    files = RowFiles(paths)
+    assert 256 <= len(files.stretches()) <= 258
+    assert [row for row, _ in by_stretches(files)] == ROWS + ROWS
+
+
+def test_names_and_patterns(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.jsonl.gz", "d.parquet"):
+        write(tmp_path / name)
+
+    def named(*names: str) -> list[str]:
+        return [
+            path.name
+            for path in RowFiles.named(tmp_path, names[0] if len(names) == 1 else names, "data.train_file").paths
+        ]
+
+    assert named("*.jsonl") == ["a.jsonl", "b.jsonl"]
+    assert named("c.jsonl.gz", "[ab].jsonl") == ["c.jsonl.gz", "a.jsonl", "b.jsonl"]
+    with pytest.raises(
+        DataError, match=r"data\.train_file=x\*\.jsonl matches no file in .*; there are: a\.jsonl, b\.jsonl, c"
+    ):
+        named("x*.jsonl")
+    with pytest.raises(DataError, match=r"names .*a\.jsonl twice"):
+        named("a.jsonl", "*.jsonl")
+    with pytest.raises(DataError, match=r"d\.parquet: files of two kinds; a\.jsonl is of another"):
+        named("*.jsonl", "*.parquet")
+    with pytest.raises(DataError, match=r"no\.jsonl: no such file"):
+        named("no.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "a.jsonl: the file is empty"),
+        ("a.jsonl.gz", b"", "a.jsonl.gz: the file is empty"),
+        ("a.json", b"{}", r"must end in one of \.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.parquet"),
+        ("a.jsonl", gzip.compress(b"{}"), r"the file is gzip, but its name ends in \.jsonl, which is for plain text"),
+        ("a.jsonl.gz", b"{}\n", r"the file is plain text, but its name ends in \.jsonl\.gz, which is for gzip"),
+        ("a.jsonl.zst", gzip.compress(b"{}"), r"is gzip, but its name ends in \.jsonl\.zst, which is for zstd"),
+        ("a.parquet", b'{"a": 1}\n', r"is plain text, but its name ends in \.parquet"),
+        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: the file is empty"),
+        ("a.jsonl.gz", gzip.compress(b"{}\n" * 9)[:-9], r"a\.jsonl\.gz: cannot be decompressed after line \d+: "),
+        ("a.jsonl.gz", b"\x1f\x8b" + b"nonsense", r"a\.jsonl\.gz: cannot be decompressed after line 0: "),
+        ("a.parquet", b"PAR1 and nothing", r"a\.parquet: cannot be read as parquet: "),
+        ("a.jsonl", b" \n\n", r"a\.jsonl: the file has no rows"),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_what_they_should_be(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        IndexedRows(RowFiles([tmp_path / name]))
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)
+
+
+def test_a_parquet_file_without_rows(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"data_id": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: the file has no rows"):
+        RowFiles([tmp_path / "a.parquet"]).stretches()
+
+
+def test_parquet_files_need_not_have_the_same_columns(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.parquet", [{"data_id": 1, "question": None}, {"data_id": 2, "question": None}])
+    second = write(tmp_path / "b.parquet", [{"data_id": 3, "question": "what", "image": {"bytes": b"x", "path": None}}])
+    rows = IndexedRows(RowFiles([first, second]))
+    assert [content["question"] for content, _ in rows] == [None, None, "what"]
+    assert [content["image"] for content, _ in rows] == [None, None, {"bytes": b"x", "path": None}]
+    write(tmp_path / "c.parquet", [{"data_id": ["a"]}])
+    with pytest.raises(DataError, match=r"c\.parquet: its columns differ from those of the files before"):
+        IndexedRows(RowFiles([first, tmp_path / "c.parquet"]))
+
+
+def test_categorical_columns_of_parquet_are_texts(tmp_path: Path) -> None:
+    for name, values in (("a", ["x", "y", "x"]), ("b", ["z", None, "x"])):
+        table = pyarrow.table({"data_id": [1, 2, 3], "subset": pyarrow.array(values).dictionary_encode()})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    files = RowFiles([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    expected = ["x", "y", "x", "z", None, "x"]
+    assert [content["subset"] for content, _ in IndexedRows(files)] == expected
+    assert [content["subset"] for content, _ in files] == expected
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROWS[:3])
+    assert len(IndexedRows(RowFiles([path]))) == 3
+    write(path, ROWS[:5])
+    assert len(IndexedRows(RowFiles([path]))) == 5

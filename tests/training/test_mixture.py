@@ -1,0 +1,94 @@
+"""The realised mixture in the logs, and training over streamed rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.training.mixture import MixtureLog
+from ret_lightning.training.schedule import WarmupCosine
+from tests.training.conftest import make_data, make_module
+from tests.training.test_module import OPTIONS
+
+
+def fit(
+    root: Path, schedule: WarmupCosine | None = None, reading: str = "streaming", data: dict | None = None, **options
+):
+    seed_everything(1, verbose=False)
+    module = make_module()
+    module.schedule = schedule or WarmupCosine(horizon_steps=100)
+    trainer = Trainer(**{**OPTIONS, "logger": False, "limit_val_batches": 0, "max_epochs": 2, **options})
+    trainer.fit(module, datamodule=make_data(root, reading=reading, **(data or {})))
+    return module, trainer
+
+
+@pytest.mark.parametrize("reading", ["indexed", "streaming"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_shares_are_those_of_the_rows_that_came(root: Path, tmp_path: Path, reading: str, accumulate: int) -> None:
+    logger = CSVLogger(tmp_path / "logs", name="csv", version="")
+    data = {"repeat": {"okvqa": 3, "wit": 0}, "batch_size": 4}
+    _, trainer = fit(
+        root, reading=reading, data=data, logger=logger, callbacks=[MixtureLog()], max_epochs=3, log_every_n_steps=2,
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    logs = pandas.read_csv(Path(logger.log_dir) / "metrics.csv")
+    shares = logs[[name for name in logs if name.startswith("mixture/")]].dropna(how="all").fillna(0)
+    assert set(shares) == {"mixture/okvqa", "mixture/evqa", "mixture/infoseek"}
+    assert len(shares) == trainer.global_step // 2
+    assert shares.sum(axis=1).tolist() == pytest.approx([1.0] * len(shares))
+    rows = Counter(
+        json.loads(line)["data_id"].split("_")[0].lower()
+        for line in (root / "jsonl/m2kr/train/m2kr_up_train.jsonl").open()
+    )
+    assert rows == {"okvqa": 6, "wit": 6, "infoseek": 6, "evqa": 6}
+    # 18 rows of OK-VQA and 6 of each other in each of the three epochs; what is logged covers all but the last odd step.
+    assert shares["mixture/okvqa"].mean() == pytest.approx(0.6, abs=0.1)
+
+
+def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
+    _, trainer = fit(
+        root, data={"batch_size": 24}, max_steps=1, log_every_n_steps=1, callbacks=[callback := MixtureLog()]
+    )
+    assert callback._rows == Counter()
+    assert trainer.logged_metrics["mixture/wit"] == pytest.approx(0.25)
+    counts = torch.multiprocessing.get_context("fork").SimpleQueue()
+    torch.multiprocessing.start_processes(_count, (str(tmp_path / "store"), counts), nprocs=2, start_method="fork")
+    assert {tuple(sorted(counts.get().items())) for _ in range(2)} == {(("okvqa", 1), ("wit", 5))}
+
+
+def _count(rank: int, store: str, counts) -> None:
+    from ret_lightning.training.mixture import _over_ranks
+
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    counts.put(dict(_over_ranks(Counter({"wit": 2 + rank}) if rank else Counter({"wit": 2, "okvqa": 1}))))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_a_stream_trains_as_long_as_it_should(root: Path) -> None:
+    _, trainer = fit(root, max_epochs=3)
+    assert (trainer.global_step, trainer.num_training_batches) == (9, float("inf"))
+    _, trainer = fit(root, max_epochs=-1, max_steps=5)
+    assert trainer.global_step == 5
+    module, trainer = fit(
+        root, schedule=WarmupCosine(), max_epochs=-1, max_steps=5
+    )  # the cosine ends where training does
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
+    again, _ = fit(root, schedule=WarmupCosine(), max_epochs=-1, max_steps=5)
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("schedule", [WarmupCosine(), WarmupCosine(horizon_epochs=2)])
+def test_a_schedule_whose_end_cannot_be_known_is_told(root: Path, schedule: WarmupCosine) -> None:
+    with pytest.raises(ConfigError, match=r"data\.reading=streaming.*scheduler\.horizon_steps"):
+        fit(root, schedule=schedule)
