@@ -1,11 +1,14 @@
 """Searching a pool of embeddings, and judging the rankings. Knows vectors and ids, not models or data sets.
 
-`Embeddings` go into an `Index` (`ExactIndex`, `FaissIndex`), a search gives a `Ranking`, and the metrics and TREC files are
-made from it. Importing this package does not import FAISS; building a `FaissIndex` does.
+`Embeddings`, in memory or of an `EmbeddingStore` on disk, go into an `Index` (`ExactIndex`, `FaissIndex`, `MuveraIndex`), a
+search gives a `Ranking`, and the metrics and TREC files are made from it; `agreement` says how near an index comes to the
+exact one. Importing this package does not import FAISS; building an index that needs it does.
 """
 
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.exact import ExactIndex
 from ret_lightning.retrieval.faiss_index import FaissIndex
-from ret_lightning.retrieval.index import ExactIndex, Index
+from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.metrics import (
     PseudoRecallAtK,
     RecallAtK,
@@ -16,15 +19,18 @@ from ret_lightning.retrieval.metrics import (
     random_recall,
     unreachable,
 )
+from ret_lightning.retrieval.muvera import MuveraIndex
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.runs import read_run, write_qrels, write_run
-from ret_lightning.retrieval.store import Embeddings
+from ret_lightning.retrieval.store import EmbeddingStore
 
 __all__ = [
+    "EmbeddingStore",
     "Embeddings",
     "ExactIndex",
     "FaissIndex",
     "Index",
+    "MuveraIndex",
     "PseudoRecallAtK",
     "Ranking",
     "RecallAtK",
