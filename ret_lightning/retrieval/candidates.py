@@ -94,6 +94,4 @@ def at_least_one(index: Index, **settings: int | None) -> None:
     """Raises ConfigError for the first setting below 1; None is automatic."""
     for name, value in settings.items():
         if value is not None and value < 1:
-            raise ConfigError(
-                f"{type(index).__name__}: {name} must be at least 1, or null for automatic; got {value}"
-            )
+            raise ConfigError(f"{type(index).__name__}: {name} must be at least 1, or null for automatic; got {value}")

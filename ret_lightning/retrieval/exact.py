@@ -82,7 +82,9 @@ class ExactIndex(Index):
         block = self.block
         if block is None:
             block_bytes = GPU_BLOCK_BYTES if queries.is_cuda else CPU_BLOCK_BYTES
-            block = max(1, min(block_bytes // (4 * vectors.shape[1] * vectors.shape[2]), SCORES_A_BLOCK // len(queries)))
+            block = max(
+                1, min(block_bytes // (4 * vectors.shape[1] * vectors.shape[2]), SCORES_A_BLOCK // len(queries))
+            )
         queries = queries.to(dtype)
         rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
         scores = torch.empty(len(queries), 0, dtype=torch.float32, device=queries.device)

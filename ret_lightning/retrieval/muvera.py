@@ -38,7 +38,7 @@ class MuveraIndex(CandidateIndex):
         hyperplanes: b, for 2^b parts of space. None: so many that a part holds four of a passage's vectors on average.
         projection: dimensions that a part's mean is projected to; at most d are of use.
         cells: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
-        probes: cells to search. None: a quarter of the cells, at least 32. Encodings spread over cells far more than vectors do.
+        probes: cells to search. None: a quarter of the cells, at least 32: encodings spread over cells more than vectors do.
         sample: encodings to train on.
         seed: of the hyperplanes, the signs, the sample and k-means.
         gpu: as in `FaissIndex`.

@@ -261,9 +261,7 @@ class StoreWriter:
         """
         plan = self._plan
         if vectors.shape[1:] != (plan.vectors, plan.width):
-            raise ValueError(
-                f"add: vectors must be (n, {plan.vectors}, {plan.width}), got {tuple(vectors.shape)}"
-            )
+            raise ValueError(f"add: vectors must be (n, {plan.vectors}, {plan.width}), got {tuple(vectors.shape)}")
         half = vectors.detach().to("cpu", torch.float16).numpy()
         if not np.isfinite(half).all():
             raise ValueError("add: a number is not finite, or too large for float16")

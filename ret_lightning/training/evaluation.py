@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,12 +19,15 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.retrieval import (
     Embeddings,
+    ExactIndex,
     Index,
     PseudoRecallAtK,
     Ranking,
     RecallAtK,
     answer_hits,
+    compare_rankings,
     count_positives,
+    draw_sample,
     has_answers,
     positive_hits,
     random_recall,
@@ -45,6 +48,7 @@ class SubsetResult:
         ranking: one row a query of `query_rows`; its positions are into `indexed_rows`.
         metrics: `recall@K`, and `pseudo_recall@K` where queries have answers; in [0, 1].
         random_recall: K to the expected recall of a random ranking of the same pool.
+        agreement: `agreement@10` and `recall_cost@K` of an approximate index on a sample of the queries; empty without one.
     """
 
     subset: EvaluationSubset
@@ -53,6 +57,7 @@ class SubsetResult:
     ranking: Ranking
     metrics: dict[str, float]
     random_recall: dict[int, float]
+    agreement: dict[str, float] = field(default_factory=dict)
 
     def pool_rows(self, position: int) -> list[int]:
         """The ranked passages of the query at a position, as positions in `subset.pool`, best first."""
@@ -66,15 +71,23 @@ class RetrievalEvaluation(Callback):
     index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `<split>/<subset>/pseudo_recall@K`, their means
     over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took. Rows are told apart
     by their position in the file, so nothing is counted twice whatever the loaders did. Among several ranks, each holds
-    the pool and searches for its own queries.
+    the pool and searches for its own queries. An approximate index is measured against exact search on a sample of each
+    subset's queries: `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
 
     Args:
         index: searched for each subset in turn.
         recall_at: the K of Recall@K.
         ranked: passages a query in the rankings, at least the largest K that is to be exact.
+        agreement_sample: queries a subset on which an approximate index is measured; 0 for none. The same ones every time.
     """
 
-    def __init__(self, index: Index, recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100), ranked: int = 500) -> None:
+    def __init__(
+        self,
+        index: Index,
+        recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100),
+        ranked: int = 500,
+        agreement_sample: int = 64,
+    ) -> None:
         if not recall_at or min(recall_at) < 1:
             raise ConfigError(f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more")
         if ranked < max(recall_at):
@@ -83,7 +96,12 @@ class RetrievalEvaluation(Callback):
             )
         self.index = index
         self.recall_at = sorted(set(recall_at))
+        if agreement_sample < 0:
+            raise ConfigError(
+                f"evaluation.agreement_sample={agreement_sample} is below 0; 0 leaves the measurement out"
+            )
         self.ranked = ranked
+        self.agreement_sample = agreement_sample if index.approximate else 0
         self.results: dict[Split, dict[str, SubsetResult]] = {}
         self._encoded: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._started = 0.0
@@ -148,17 +166,20 @@ class RetrievalEvaluation(Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
         seconds = {"encode": time.perf_counter() - self._started, "build": 0.0, "search": 0.0}
+        if self.agreement_sample:
+            seconds["agreement"] = 0.0
         subsets = trainer.datamodule.evaluation_subsets(split)
         # Every rank goes through the subsets in the same order: there are collectives inside.
         self.results[split] = {
             subset.name: self._subset(subset, 2 * i, pl_module.device, seconds) for i, subset in enumerate(subsets)
         }
         self._encoded.clear()
-        metrics = self.flat_metrics(split)
+        metrics, agreement = self.flat_metrics(split), self._flat_agreement(split)
         pl_module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        pl_module.log_dict({f"{split}/index/{name}": value for name, value in agreement.items()}, sync_dist=True)
         pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in seconds.items()}, sync_dist=True)
         if trainer.is_global_zero:
-            log.info("%s", self._line(split, trainer, metrics, seconds))
+            log.info("%s", self._line(split, trainer, metrics | agreement, seconds))
 
     def _subset(
         self, subset: EvaluationSubset, passage_loader: int, device: torch.device, seconds: dict[str, float]
@@ -174,7 +195,8 @@ class RetrievalEvaluation(Callback):
             )
         start = time.perf_counter()
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
-        self.index.build(Embeddings(ids, pool_vectors))
+        passages = Embeddings(ids, pool_vectors)
+        self.index.build(passages)
         built = time.perf_counter()
         if len(own_rows) == 0:  # a rank may have no query of a small subset
             own_vectors = pool_vectors[:0]
@@ -188,7 +210,36 @@ class RetrievalEvaluation(Callback):
         seconds["build"] += built - start
         result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking)
         seconds["search"] += time.perf_counter() - built
-        return result
+        if not self.agreement_sample or not result.query_rows:
+            return result
+        searched = time.perf_counter()
+        measured = self._agreement(result, passages, own_rows, own_vectors, device)
+        seconds["agreement"] += time.perf_counter() - searched
+        return replace(result, agreement=measured)
+
+    def _agreement(
+        self, result: SubsetResult, passages: Embeddings, own_rows: Tensor, own_vectors: Tensor, device: torch.device
+    ) -> dict[str, float]:
+        """The ranking against exact search; each rank searches for those of the drawn queries that are its own."""
+        drawn = draw_sample(len(result.query_rows), self.agreement_sample, seed=0)
+        drawn_rows = torch.tensor(result.query_rows)[drawn]
+        own = torch.isin(own_rows, drawn_rows)
+        exact = ExactIndex(self.index.device)
+        exact.build(passages)
+        rows, best = own_rows[own].to(device), exact.search(own_vectors[own], self.ranked).rows.to(device)
+        counts = row_counts(rows)
+        rows, best = gather_rows(rows, counts).cpu(), gather_rows(best, counts).cpu()
+        positives = [result.subset.queries[row].passage_ids for row in drawn_rows.tolist()]
+        found = result.ranking.rows[drawn]
+        k = min(10, self.ranked)
+        return compare_rankings(found, best[rows.argsort()], passages.ids, positives, k, self.recall_at)
+
+    def _flat_agreement(self, split: Split) -> dict[str, float]:
+        """`agreement@10` and so on, means over the subsets, and `<subset>/agreement@10` for each."""
+        measured = {name: r.agreement for name, r in self.results[split].items() if r.agreement}
+        names = dict.fromkeys(metric for own in measured.values() for metric in own)
+        flat = {metric: sum(own[metric] for own in measured.values()) / len(measured) for metric in names}
+        return flat | {f"{name}/{metric}": value for name, own in measured.items() for metric, value in own.items()}
 
     def _scored(
         self, subset: EvaluationSubset, query_rows: list[int], indexed_rows: list[int], ids: list[str], ranking: Ranking
@@ -213,6 +264,8 @@ class RetrievalEvaluation(Callback):
         at = 5 if 5 in self.recall_at else self.recall_at[-1]
         each = ", ".join(f"{name} {metrics[f'{name}/recall@{at}']:.3f}" for name in self.results[split])
         times = ", ".join(f"{what} {value:.2f} s" for what, value in seconds.items())
+        if "agreement@10" in metrics:
+            times = f"agreement@10 with exact search {metrics['agreement@10']:.3f}, {times}"
         where = f"epoch {trainer.current_epoch + 1}" if trainer.state.fn == "fit" else split
         return f"{where}: recall@{at} {metrics[f'mean/recall@{at}']:.3f} ({each}); {times}"
 
