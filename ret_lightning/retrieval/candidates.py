@@ -13,7 +13,6 @@ from ret_lightning.retrieval.exact import (
     MARGIN,
     ExactIndex,
     candidate_scores,
-    largest_norm,
     order_candidates,
     scan_error,
 )
@@ -41,12 +40,10 @@ class CandidateIndex(Index):
         at_least_one(self, candidates=candidates)
         self.candidates = candidates
         self._exact = ExactIndex(device)
-        self._largest_norm = 0.0
 
     def _build(self, passages: Embeddings) -> None:
         self._build_proposals(passages)
         self._exact.build(passages)
-        self._largest_norm = largest_norm(passages)
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         count = max(self.candidates or max(256, 4 * top_k), top_k)
@@ -69,7 +66,7 @@ class CandidateIndex(Index):
         kept = top_columns(coarse, width)
         rows, scores = order_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
         last = coarse.gather(1, kept[:, -1:])[:, 0]
-        unsettled = scores[:, -1] <= last + scan_error(queries, self._largest_norm, torch.float32)
+        unsettled = scores[:, -1] <= last + scan_error(queries, self._exact.largest_norm, torch.float32)
         if unsettled.any():
             rows[unsettled], scores[unsettled] = order_candidates(
                 queries[unsettled], self._passages, candidates[unsettled], top_k

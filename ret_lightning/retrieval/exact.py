@@ -42,6 +42,9 @@ class ExactIndex(Index):
         device: see `Index`. Passages elsewhere are moved there a block at a time.
         block: passages scored at a time; None for automatic, by memory; changes no result.
 
+    Attributes:
+        largest_norm: the length of the longest vector of the pool; 0 for an empty one.
+
     Raises:
         ConfigError: if `block` is below 1, or as `Index` does.
     """
@@ -53,10 +56,10 @@ class ExactIndex(Index):
         if block is not None and block < 1:
             raise ConfigError(f"ExactIndex: block must be at least 1, or null for automatic; got {block}")
         self.block = block
-        self._largest_norm = 0.0
+        self.largest_norm = 0.0
 
     def _build(self, passages: Embeddings) -> None:
-        self._largest_norm = largest_norm(passages)
+        self.largest_norm = _largest_norm(passages)
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         passages = self._passages
@@ -70,7 +73,7 @@ class ExactIndex(Index):
             candidates, rough = self._scan(own, width, dtype)
             rows[left], scores[left] = order_candidates(own, passages, candidates, top_k)
             # No passage that was left out scores above rough[:, -1] + error: none of them is among the best top_k.
-            left = left[scores[left, -1] <= rough[:, -1] + scan_error(own, self._largest_norm, dtype)]
+            left = left[scores[left, -1] <= rough[:, -1] + scan_error(own, self.largest_norm, dtype)]
             if len(left) == 0:
                 return rows, scores
         rows[left], scores[left] = self._scan(queries[left], top_k, torch.float64)
@@ -100,8 +103,7 @@ class ExactIndex(Index):
         return rows, scores
 
 
-def largest_norm(passages: Embeddings) -> float:
-    """The length of the longest vector of a pool; 0 for an empty one."""
+def _largest_norm(passages: Embeddings) -> float:
     longest = 0.0
     for block in passages.vectors.split(1024) if len(passages) else ():
         longest = max(longest, float(torch.linalg.vector_norm(block, dim=2, dtype=torch.float32).max()))

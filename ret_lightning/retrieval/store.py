@@ -12,7 +12,6 @@ store is continued, by any number of ranks: parts whose rows agree with their no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -29,46 +28,22 @@ from torch import Tensor
 from ret_lightning.atomic import write_text
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.store_plan import (
+    IDS,
+    MANIFEST,
+    PARTS,
+    PLAN,
+    VECTORS,
+    StorePlan,
+    note,
+    read_json,
+    read_plan,
+    sha256,
+    sha256_of_part,
+)
 
-FORMAT = 1
-VECTORS, IDS, MANIFEST, PLAN, PARTS = "vectors.f16", "ids.json", "manifest.json", "plan.json", "parts"
 # Rows a part: a 64th of the store, so that ranks share evenly, but no more than an interruption may cost.
 MOST_PARTS, LARGEST_PART = 64, 4096
-READ_BYTES = 1 << 24
-
-
-@dataclass(frozen=True)
-class StorePlan:
-    """What a store is to hold: `plan.json`, and the head of the manifest.
-
-    Attributes:
-        fingerprint: tells the checkpoint that made the vectors from any other; compared, not interpreted.
-        config: how they were made, as JSON; for the reader, and compared when writing goes on.
-        count, vectors, width: N, k and d.
-        part_rows: rows a part.
-        ids_sha256: checksum of ids.json.
-    """
-
-    fingerprint: str
-    config: Mapping[str, Any]
-    count: int
-    vectors: int
-    width: int
-    part_rows: int
-    ids_sha256: str
-    dtype: str = "float16"
-    format: int = FORMAT
-
-    @property
-    def row_bytes(self) -> int:
-        return self.vectors * self.width * 2
-
-    @property
-    def parts(self) -> int:
-        return -(-self.count // self.part_rows)
-
-    def rows(self, part: int) -> range:
-        return range(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
 
 
 class EmbeddingStore:
@@ -119,11 +94,11 @@ class EmbeddingStore:
             vectors=shape[0],
             width=shape[1],
             part_rows=part_rows or max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS))),
-            ids_sha256=_sha256(text.encode()),
+            ids_sha256=sha256(text.encode()),
         )
         before = [name for name in (MANIFEST, PLAN) if (folder / name).exists()]
         if before:
-            _check_same(folder, _plan(folder, before[0]), plan)
+            _check_same(folder, read_plan(folder, before[0]), plan)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
             if others := sorted(names - {VECTORS, IDS, PARTS}):
@@ -151,14 +126,14 @@ class EmbeddingStore:
         folder = Path(folder)
         if not (folder / MANIFEST).exists():
             if (folder / PLAN).exists():
-                plan = _plan(folder, PLAN)
-                missing = sum(not _note(folder, part).exists() for part in range(plan.parts))
+                plan = read_plan(folder, PLAN)
+                missing = sum(not note(folder, part).exists() for part in range(plan.parts))
                 raise DataError(
                     f"{folder}: the store is not finished, {missing} of {plan.parts} parts are missing; "
                     "run the encoding again, it goes on where it stopped"
                 )
             raise DataError(f"{folder}: no store of embeddings, it has no {MANIFEST}")
-        plan, sums = _plan(folder, MANIFEST), _read_json(folder / MANIFEST).get("parts_sha256")
+        plan, sums = read_plan(folder, MANIFEST), read_json(folder / MANIFEST).get("parts_sha256")
         if fingerprint is not None and plan.fingerprint != fingerprint:
             raise DataError(
                 f"{folder}: the store is of checkpoint {plan.fingerprint!r}, not of {fingerprint!r}; encode it again in "
@@ -168,7 +143,7 @@ class EmbeddingStore:
             text, size = (folder / IDS).read_bytes(), (folder / VECTORS).stat().st_size
         except OSError as error:
             raise _torn(folder, f"{Path(error.filename).name} cannot be read ({error.strerror})") from None
-        if _sha256(text) != plan.ids_sha256:
+        if sha256(text) != plan.ids_sha256:
             raise _torn(folder, f"{IDS} was changed: its checksum is not the manifest's")
         if size != plan.count * plan.row_bytes:
             raise _torn(folder, f"{VECTORS} has {size} bytes, and {plan.count * plan.row_bytes} belong there")
@@ -176,7 +151,7 @@ class EmbeddingStore:
             raise _torn(folder, f"{MANIFEST} has not the checksums of {plan.parts} parts")
         if verify:
             for part, wanted in enumerate(sums):
-                if _sha256_of_part(folder, plan, part) != wanted:
+                if sha256_of_part(folder, plan, part) != wanted:
                     rows = plan.rows(part)
                     raise _torn(
                         folder, f"{VECTORS} was changed: the checksum of rows {rows.start} to {rows.stop - 1} is wrong"
@@ -221,7 +196,7 @@ class StoreInProgress:
                         f"{self.folder}: rows {rows.start} to {rows.stop - 1} are missing; run the encoding again, it goes "
                         "on where it stopped"
                     )
-            sums = [_read_json(_note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
+            sums = [read_json(note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
             write_text(self.folder / MANIFEST, json.dumps({**asdict(self.plan), "parts_sha256": sums}, indent=1))
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         (self.folder / PLAN).unlink(missing_ok=True)
@@ -230,10 +205,10 @@ class StoreInProgress:
     def _complete(self, part: int) -> bool:
         """Whether a part is there as its note says; a note that is broken, or of other rows, counts as none."""
         try:
-            wanted = json.loads(_note(self.folder, part).read_text(encoding="utf-8"))["sha256"]
+            wanted = json.loads(note(self.folder, part).read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return _sha256_of_part(self.folder, self.plan, part) == wanted
+        return sha256_of_part(self.folder, self.plan, part) == wanted
 
 
 class StoreWriter:
@@ -281,7 +256,7 @@ class StoreWriter:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the note must not outlive the rows when the power fails
-        write_text(_note(self._folder, part), json.dumps({"sha256": _sha256(content)}))
+        write_text(note(self._folder, part), json.dumps({"sha256": sha256(content)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,50 +291,5 @@ def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
             raise DataError(f"{folder}: holds a store with {what}; delete it or choose another folder")
 
 
-def _plan(folder: Path, name: str) -> StorePlan:
-    content = _read_json(folder / name)
-    content.pop("parts_sha256", None)
-    if content.get("format") != FORMAT:
-        raise DataError(f"{folder / name}: format {content.get('format')!r} is not known, only {FORMAT}")
-    try:
-        plan = StorePlan(**content)
-        numbers = (plan.count, plan.vectors, plan.width, plan.part_rows)
-        if any(type(number) is not int or number < low for number, low in zip(numbers, (0, 1, 1, 1), strict=True)):
-            raise TypeError("a size is not a whole number")
-    except TypeError as error:
-        raise DataError(f"{folder / name}: not the {name} of a store ({error}); encode it again") from None
-    return plan
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({error}); encode the store again") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: must be a JSON object; encode the store again")
-    return content
-
-
 def _torn(folder: Path, what: str) -> DataError:
     return DataError(f"{folder}: {what}; delete the store and encode it again")
-
-
-def _note(folder: Path, part: int) -> Path:
-    return folder / PARTS / f"{part:06d}.json"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _sha256_of_part(folder: Path, plan: StorePlan, part: int) -> str:
-    """Of the bytes of a part, read piece by piece."""
-    rows, digest = plan.rows(part), hashlib.sha256()
-    left = len(rows) * plan.row_bytes
-    with open(folder / VECTORS, "rb") as file:
-        file.seek(rows.start * plan.row_bytes)
-        while left and (piece := file.read(min(left, READ_BYTES))):
-            digest.update(piece)
-            left -= len(piece)
-    return digest.hexdigest()
