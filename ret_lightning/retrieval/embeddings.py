@@ -35,8 +35,12 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: Tensor) -> Tensor:
+        """The vectors of some items: rows of any shape, int64, at least 0 -> (*shape, k, d), where the vectors are."""
+        return self.vectors[rows.to(self.vectors.device)]
+
     def release(self) -> None:
-        """Called now and then by what reads the vectors: a memory map may give back the pages that it has read so far."""
+        """Called after each block that is read from `vectors`: a memory map gives back the pages that it has read so far."""
 
 
 def _check_ids(ids: tuple[str, ...]) -> None:

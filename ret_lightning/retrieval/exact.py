@@ -26,8 +26,6 @@ SCORES_A_BLOCK = 1 << 22
 # that the allocator hands out again; on a GPU it should be large enough to hide the launches (1 GiB in float64).
 CPU_GATHER_ELEMENTS = 1 << 18
 GPU_GATHER_ELEMENTS = 1 << 27
-# Bytes gathered from a store before its pages are given back. Each row may bring 64 KiB of pages around it with it.
-RELEASE_EVERY = 1 << 25
 
 
 class ExactIndex(Index):
@@ -149,28 +147,20 @@ def order_candidates(queries: Tensor, passages: Embeddings, candidates: Tensor, 
 
 def candidate_scores(queries: Tensor, passages: Embeddings, candidates: Tensor, dtype: torch.dtype) -> Tensor:
     """(Nq, C) float32 MaxSim scores of each query with its own candidates, made in `dtype`; -inf where there is none."""
-    vectors = passages.vectors
     scores = queries.new_empty(candidates.shape)
-    places = candidates.clamp(min=0).to(vectors.device)
-    length, width = vectors.shape[1:]
+    places = candidates.clamp(min=0)
+    length, width = passages.vectors.shape[1:]
     limit = GPU_GATHER_ELEMENTS if queries.is_cuda else CPU_GATHER_ELEMENTS
     columns = min(candidates.shape[1], max(1, limit // (length * width)))
     rows = max(1, limit // (columns * length * width))
-    gathered = 0
     for i in range(0, len(queries), rows):
         query_block = queries[i : i + rows].to(dtype)
         for j in range(0, candidates.shape[1], columns):
-            passage_block = vectors[places[i : i + rows, j : j + columns]]
-            gathered += passage_block.nbytes
-            passage_block = passage_block.to(queries.device, dtype)
+            passage_block = passages.take(places[i : i + rows, j : j + columns]).to(queries.device, dtype)
             count = passage_block.shape[1]
             similarity = query_block @ passage_block.flatten(1, 2).transpose(1, 2)  # (rows, Lq, count * k)
             best = similarity.unflatten(2, (count, length)).amax(dim=3)
             scores[i : i + rows, j : j + columns] = best.sum(dim=1)
-            if gathered > RELEASE_EVERY:
-                passages.release()
-                gathered = 0
-    passages.release()
     return scores.masked_fill_(candidates < 0, -torch.inf)
 
 

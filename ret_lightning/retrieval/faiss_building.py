@@ -119,12 +119,8 @@ def _sample(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Call
     """What `recipe.sample` vectors, or a passage's more, of randomly drawn passages encode to."""
     wanted = min(len(passages), -(-recipe.sample // per_passage))
     drawn = torch.randperm(len(passages), generator=torch.Generator().manual_seed(recipe.seed))[:wanted]
-    places = drawn.sort().values.to(passages.vectors.device)
-    parts = []
-    for block in places.split(PASSAGES_A_BLOCK):
-        parts.append(encode(passages.vectors[block]))
-        passages.release()
-    return torch.cat(parts).numpy()
+    places = drawn.sort().values
+    return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_A_BLOCK)]).numpy()
 
 
 def _on_gpu(faiss, index: faiss.Index, recipe: Recipe, device: torch.device) -> faiss.Index:

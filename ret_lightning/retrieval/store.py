@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -264,9 +264,22 @@ class _MappedEmbeddings(Embeddings):
     """Embeddings of a memory map; its numbers were checked when they were written."""
 
     mapped: mmap.mmap
+    file: IO[bytes]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Read, not mapped: to touch a passage of 8 KiB in a map brings up to 2 MiB around it into memory."""
+        if not hasattr(os, "preadv"):  # Windows
+            return super().take(rows)
+        places = rows.flatten().tolist()
+        taken = np.empty((len(places), *self.vectors.shape[1:]), dtype="<f2")
+        size = taken[:1].nbytes
+        for piece, place in zip(taken, places, strict=True):
+            if os.preadv(self.file.fileno(), [piece], place * size) != size:
+                raise DataError(f"{self.file.name}: ends before row {place}; it was cut short after it was opened")
+        return torch.from_numpy(taken).unflatten(0, rows.shape)
 
     def release(self) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere than on Unix the system decides alone
@@ -277,10 +290,11 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     shape = (plan.count, plan.vectors, plan.width)
     if plan.count == 0:  # an empty file cannot be mapped
         return Embeddings(ids, torch.zeros(shape, dtype=torch.float16))
-    with open(file, "rb") as opened:
-        # Copy on write: what a caller writes stays in its memory, and PyTorch, which knows no read-only tensors, is content.
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
-    return _MappedEmbeddings(ids, torch.from_numpy(np.frombuffer(mapped, dtype="<f2").reshape(shape)), mapped)
+    opened = open(file, "rb", buffering=0)  # noqa: SIM115  stays open with the map, and is closed with it
+    # Copy on write: what a caller writes stays in its memory, and PyTorch, which knows no read-only tensors, is content.
+    mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    vectors = torch.from_numpy(np.frombuffer(mapped, dtype="<f2").reshape(shape))
+    return _MappedEmbeddings(ids, vectors, mapped, opened)
 
 
 def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
