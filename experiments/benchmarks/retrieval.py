@@ -56,7 +56,7 @@ INDEXES: dict[str, tuple[Index, list[Settings]]] = {
             {},
         ],
     ),
-    "faiss_ivf": (FaissIndex("IVF{cells},SQ8"), [{"probes": 4, "hits": 128, "candidates": 64}, {}]),
+    "faiss_ivf": (FaissIndex("IVF{cells},SQ4"), [{"probes": 4, "hits": 128, "candidates": 64}, {}]),
     "faiss_hnsw": (FaissIndex("HNSW{links}_SQ8"), [{"hits": 128, "candidates": 64}, {}]),
     "muvera": (MuveraIndex(), [{"candidates": 64}, {"candidates": 128}, {}, {"candidates": 1024}]),
 }
@@ -70,11 +70,12 @@ PLAID_SETTINGS = [
 def main() -> None:
     options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
     torch.set_num_threads(int(options["threads"]))
-    made = clustered(*(int(options[name]) for name in ("passages", "queries", "k", "d", "seed")))
-    folder = Path(options["folder"]) / "-".join(options[name] for name in ("passages", "queries", "k", "d", "seed"))
+    shape = [options[name] for name in ("passages", "queries", "k", "d", "seed")]
+    folder = Path(options["folder"]) / "-".join(shape)
     if options["only"]:
-        measure(options["only"], folder, made)
+        measure(options["only"], folder)
         return
+    made = clustered(*map(int, shape))
     write(folder, made)
     names = options["indexes"].split(",") + ["fast-plaid"] * bool(options["plaid"])
     for name in names:
@@ -110,11 +111,12 @@ def write(folder: Path, made: Clustered) -> None:
     (folder / "plaid_task.json").write_text(json.dumps(task))
 
 
-def measure(name: str, folder: Path, made: Clustered) -> None:
+def measure(name: str, folder: Path) -> None:
     """Builds one index and searches with each of its settings; the first two queries warm it up."""
     index, curve = INDEXES[name]
     cpu = torch.device("cpu")
     passages = EmbeddingStore.open(folder / "store", verify=False).embeddings
+    queries = torch.from_numpy(np.load(folder / "queries.npy"))
     before = resident("VmRSS")
     start = time.perf_counter()
     index.build(passages)
@@ -123,10 +125,10 @@ def measure(name: str, folder: Path, made: Clustered) -> None:
     for settings in curve:
         if index.approximate:
             tune(index, settings)
-        index.search(made.queries[:2], TOP_K)
+        index.search(queries[:2], TOP_K)
         reset_peak(cpu)
         start = time.perf_counter()
-        rows = index.search(made.queries, TOP_K).rows.tolist()
+        rows = index.search(queries, TOP_K).rows.tolist()
         seconds = time.perf_counter() - start
         shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "automatic"
         measured = {"settings": shown, "seconds": seconds, "peak": peak(cpu), "before": before}

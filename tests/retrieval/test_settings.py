@@ -55,7 +55,7 @@ def test_places_and_settings_that_do_not_meet_are_refused(factory, given, messag
         filled_in(factory, {"cells": 64}, given)
 
 
-SHIPPED = ["Flat", "IVF{cells},SQ8", "IVF{cells},{pq}", "HNSW{links}_SQ8"]
+SHIPPED = ["Flat", "IVF{cells},SQ4", "IVF{cells},{pq}", "HNSW{links}_SQ8"]
 
 
 @pytest.mark.slow
