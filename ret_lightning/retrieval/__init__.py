@@ -1,12 +1,16 @@
 """Searching a pool of embeddings, and judging the rankings. Knows vectors and ids, not models or data sets.
 
-`Embeddings` go into an `Index` (`ExactIndex`, `FaissIndex`), a search gives a `Ranking`, and the metrics and TREC files are
-made from it. Importing this package does not import FAISS; building a `FaissIndex` does.
+`Embeddings`, in memory or of an `EmbeddingStore` on disk, go into an `Index` (`ExactIndex`, `FaissIndex`, `MuveraIndex`), a
+search gives a `Ranking`, and the metrics and TREC files are made from it; `measure_agreement` says how near an index comes
+to exact search. Importing this package does not import FAISS; building an index that needs it does.
 """
 
+from ret_lightning.retrieval.agreement import compare_rankings, draw_sample, measure_agreement
 from ret_lightning.retrieval.bootstrap import intervals
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.exact import ExactIndex
 from ret_lightning.retrieval.faiss_index import FaissIndex
-from ret_lightning.retrieval.index import ExactIndex, Index
+from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.judging import judge
 from ret_lightning.retrieval.metrics import (
     MRRAtK,
@@ -17,6 +21,7 @@ from ret_lightning.retrieval.metrics import (
     query_means,
     random_recall,
 )
+from ret_lightning.retrieval.muvera import MuveraIndex
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.relevance import (
     answer_hits,
@@ -27,25 +32,30 @@ from ret_lightning.retrieval.relevance import (
     unreachable,
 )
 from ret_lightning.retrieval.runs import read_qrels, read_ranking, read_run, write_qrels, write_run
-from ret_lightning.retrieval.store import Embeddings
+from ret_lightning.retrieval.store import EmbeddingStore
 
 __all__ = [
+    "EmbeddingStore",
     "Embeddings",
     "ExactIndex",
     "FaissIndex",
     "Index",
     "MRRAtK",
+    "MuveraIndex",
     "NDCGAtK",
     "PseudoRecallAtK",
     "QueryMetric",
     "Ranking",
     "RecallAtK",
     "answer_hits",
+    "compare_rankings",
     "count_positives",
     "count_relevant",
+    "draw_sample",
     "has_answers",
     "intervals",
     "judge",
+    "measure_agreement",
     "positive_hits",
     "query_means",
     "random_recall",

@@ -7,34 +7,36 @@ candidates' MaxSim scores are made from the stored vectors.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.index import ExactIndex, Index, order_candidates
-from ret_lightning.retrieval.ranking import top_columns
-from ret_lightning.retrieval.store import Embeddings
+from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.faiss_building import PASSAGES_A_BLOCK, Recipe, build_faiss
+from ret_lightning.retrieval.settings import (
+    SMALLEST_TRAINED,
+    automatic_cells,
+    automatic_codes,
+    automatic_probes,
+    automatic_sample,
+    filled_in,
+)
 
 if TYPE_CHECKING:
     import faiss
 
-# Hits, and sums a passage, at a time: 2^22 of them with their sorting are about 200 MiB.
-BLOCK_ELEMENTS = 1 << 22
+log = logging.getLogger(__name__)
 
-# On a command line a comma means a sweep, unless the value is in quotes of its own.
-FACTORY_EXAMPLES = (
-    "for example 'Flat', 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or 'HNSW32' "
-    "(with a comma, on a command line: 'retrieval.factory=\"IVF64,Flat\"')"
-)
+# Hits at a time: 2^20 of them with their sorting are about 50 MiB.
+BLOCK_ELEMENTS = 1 << 20
+MOST_HITS_ON_A_GPU = 2048  # FAISS's limit
 
 
-class FaissIndex(Index):
+class FaissIndex(CandidateIndex):
     """Ranks the passages that a FAISS index of token vectors proposes, by their exact MaxSim scores.
 
     A query's candidates are the passages that its vectors hit, best first by the sum over the query's vectors of the best
@@ -44,26 +46,39 @@ class FaissIndex(Index):
 
     The automatic settings, and what was measured on three kinds of random pools (vectors of a passage alike, apart, or all
     pools' vectors nearly alike; 4,000 passages of 16 x 64 around 80 topics, the gold passage first for 0.2 to 0.7 of the
-    queries). Figures are agreement with `ExactIndex` on the worst of the three:
+    queries; agreement with `ExactIndex` on the worst of the three) and on pools as experiments/benchmarks makes them:
 
     - `candidates`: 4 top_k, at least 256. A pool of no more passages than that is ranked as `ExactIndex` does it: all
       passages are candidates then, and searching for them would change nothing.
     - `hits`: twice the candidates. The best passages mostly hold a near neighbour of each query vector, so as many hits as
       candidates would do if each passage were hit once; twice that leaves room for several vectors of one passage.
       With 400 candidates from a `Flat` index, agreement@100 was 0.91 at 256 hits, 0.97 at 512 and 0.998 at 1,024.
-    - `probes`: 2 sqrt(cells). With 256 candidates from 256 cells, agreement@10 was 0.960 at 8 probes, 0.988 at 16 and 0.998
-      at 32. One vector a query and passage needs more, since no other vector makes up for a cell that was not probed.
+    - `cells`: the power of two at or below 4 sqrt(vectors).
+    - `probes`: 2 sqrt(cells), at most 32. With 256 candidates from 256 cells, agreement@10 was 0.960 at 8 probes, 0.988 at 16
+      and 0.998 at 32. One vector a query and passage needs more, since no other vector makes up for a cell that was not
+      probed.
+    - a pool of fewer than 9,984 vectors, which codes and cells cannot be trained on, gets no cells or codes: a factory with
+      places is replaced by `Flat` there.
 
     Args:
-        factory: FAISS index factory string; the metric is the inner product.
+        factory: FAISS index factory string; the metric is the inner product. It may have places: `{cells}`; `{codes}` and
+            `{bits}`, or `{pq}` for both, in the layout for fast scanning where that exists (4 bits); `{links}`. `Flat` keeps
+            no vectors of its own: it reads the pool's.
         candidates: passages a query whose exact scores are made (at least top_k are).
         hits: nearest token vectors to find for each query vector.
-        probes: cells to search, for IVF indexes; more than there are means all.
-        device: where exact scores are made, see `Index`. FAISS itself runs on the CPU.
+        cells: of an inverted file.
+        probes: cells to search, for indexes with cells; more than there are means all.
+        codes: numbers in a vector's product-quantised code; they must divide the width d. None: d / 4 bytes a vector.
+        bits: of each such number. None: 4, for which FAISS has its fastest scan; 8 on a GPU, which has no other.
+        links: of a vector in a graph (HNSW).
+        sample: vectors to train on.
+        seed: of the sample and of k-means.
+        gpu: whether FAISS runs on a GPU; None: if `device` is one, faiss-gpu is installed and it has the index.
+        device: where exact scores are made, see `Index`.
 
     Raises:
         ConfigError: if a number is below 1. `build` raises it if FAISS refuses the factory string, if the index needs more
-            vectors than the pool has, or if `probes` is given for an index without cells.
+            vectors than the pool has, or if a setting is given that the factory string has no place for.
     """
 
     def __init__(
@@ -71,130 +86,135 @@ class FaissIndex(Index):
         factory: str = "Flat",
         candidates: int | None = None,
         hits: int | None = None,
+        cells: int | None = None,
         probes: int | None = None,
+        codes: int | None = None,
+        bits: int | None = None,
+        links: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        gpu: bool | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(device)
-        for name, value in (("candidates", candidates), ("hits", hits), ("probes", probes)):
-            if value is not None and value < 1:
-                raise ConfigError(f"FaissIndex: {name} must be at least 1, or null for automatic; got {value}")
+        super().__init__(candidates, device)
+        at_least_one(self, hits=hits, cells=cells, probes=probes, codes=codes, bits=bits, links=links, sample=sample)
         self.factory = factory
-        self.candidates = candidates
         self.hits = hits
+        self.cells = cells
         self.probes = probes
-        self._exact = ExactIndex(device)
+        self.codes = codes
+        self.bits = bits
+        self.links = links
+        self.sample = sample
+        self.seed = seed
+        self.gpu = gpu
         self._tokens: faiss.Index | None = None
 
-    def _build(self, passages: Embeddings) -> None:
-        self._tokens = _token_index(passages.vectors, self.factory, self.probes)
-        self._exact.build(passages)
+    def _build_proposals(self, passages: Embeddings) -> None:
+        k, width = passages.vectors.shape[1:]
+        device = self.device or passages.vectors.device
+        recipe = self._recipe(len(passages) * k, width, device.type == "cuda" and self.gpu is not False)
+        if recipe.factory == "Flat" and recipe.probes is None and not self.gpu and device.type == "cpu":
+            self._tokens = _PoolsOwnTokens(passages)
+            return
 
-    def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        vectors = self._passages.vectors
-        count = max(self.candidates or max(256, 4 * top_k), top_k)
-        if len(vectors) <= count:
-            ranking = self._exact.search(queries, top_k)
-            return ranking.rows, ranking.scores
-        candidates, found = self._candidates(queries, count)
-        rows, scores = order_candidates(queries, vectors, candidates, top_k)
-        short = found < top_k
-        if short.any():
-            ranking = self._exact.search(queries[short], top_k)
-            rows[short], scores[short] = ranking.rows.to(rows.device), ranking.scores.to(scores.device)
-        return rows, scores
+        def tokens(vectors: Tensor) -> Tensor:
+            return vectors.flatten(0, 1).to("cpu", torch.float32).contiguous()
 
-    def _candidates(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """(Nq, count) rows of the pool, and (Nq,) how many passages were hit; rows beyond those are the lowest others."""
-        n_passages, k, _ = self._passages.vectors.shape
+        self._tokens = build_faiss(recipe, passages, width, k, tokens, device)
+
+    def _recipe(self, count: int, width: int, on_gpu: bool) -> Recipe:
+        cells = self.cells or automatic_cells(count)
+        bits = self.bits or (8 if on_gpu else 4)
+        codes = self.codes or automatic_codes(width, bits)
+        values = {
+            "cells": cells,
+            "codes": codes,
+            "bits": bits,
+            "pq": f"PQ{codes}x4fs" if bits == 4 and not on_gpu else f"PQ{codes}x{bits}",
+            "links": self.links or 32,
+        }
+        given = {"cells": self.cells, "codes": self.codes, "bits": self.bits, "links": self.links}
+        factory, sample = filled_in(self.factory, values, given), self.sample or automatic_sample(cells)
+        probes = self.probes
+        if factory != self.factory:
+            if count < SMALLEST_TRAINED and self.cells is None:
+                factory, probes = "Flat", None
+            log.info(
+                "index of %d vectors: %s%s, trained on %d",
+                *(count, factory, f", {probes or automatic_probes(cells)} probes" if "IVF" in factory else ""),
+                min(sample, count),
+            )
+        return Recipe("FaissIndex", factory, probes, sample, self.seed, self.gpu)
+
+    def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        n_passages, k = self._passages.vectors.shape[:2]
         hits = min(self.hits or 2 * count, n_passages * k)
-        queries_at_a_time = max(1, BLOCK_ELEMENTS // max(queries.shape[1] * hits, n_passages))
+        if type(self._tokens).__name__.startswith("GpuIndex"):
+            hits = min(hits, MOST_HITS_ON_A_GPU)
         candidates, found = [], []
-        for block in queries.cpu().split(queries_at_a_time):
+        for block in queries.cpu().split(max(1, BLOCK_ELEMENTS // (queries.shape[1] * hits))):
             scores, tokens = self._tokens.search(block.flatten(0, 1).contiguous().numpy(), hits)
-            passages = torch.from_numpy(tokens) // k  # FAISS fills up with token -1, which stays -1
-            totals = sum_best_hits(torch.from_numpy(scores), passages, len(block), n_passages)
-            candidates.append(top_columns(totals, count))
-            found.append((totals >= 0).sum(dim=1))
-        return torch.cat(candidates).to(queries.device), torch.cat(found).to(queries.device)
+            best, number = best_candidates(scores, tokens // k, len(block), count)  # FAISS's -1, for none, stays -1
+            candidates.append(torch.from_numpy(best))
+            found.append(torch.from_numpy(number))
+        return torch.cat(candidates), torch.cat(found)
 
 
-def sum_best_hits(scores: Tensor, passages: Tensor, n_queries: int, n_passages: int) -> Tensor:
-    """Adds up, for each query and passage, by how much each query vector's best hit there beats its worst hit anywhere.
+class _PoolsOwnTokens:
+    """The part of a flat FAISS index that is used here, over the vectors where they are, instead of a copy in float32."""
 
-    This is the sum of best hits, a missing one counted as the worst, less a number that is the same for all passages.
+    def __init__(self, passages: Embeddings) -> None:
+        self._passages = passages
+
+    def search(self, queries: np.ndarray, hits: int) -> tuple[np.ndarray, np.ndarray]:
+        import faiss
+
+        best = faiss.ResultHeap(len(queries), hits, keep_max=True)
+        vectors = self._passages.vectors
+        for start in range(0, len(vectors), PASSAGES_A_BLOCK):
+            tokens = vectors[start : start + PASSAGES_A_BLOCK].flatten(0, 1).float().contiguous().numpy()
+            scores, places = faiss.knn(queries, tokens, min(hits, len(tokens)), metric=faiss.METRIC_INNER_PRODUCT)
+            best.add_result(scores, places + start * vectors.shape[1])
+            self._passages.release()
+        best.finalize()
+        return best.D, best.I
+
+
+def best_candidates(
+    scores: np.ndarray, passages: np.ndarray, n_queries: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The passages that each query's vectors hit, best first by how much each vector's best hit there beats its worst hit.
+
+    This orders as the sum of best hits does, a missing one counted as the worst, which is the same number for all passages.
 
     Args:
         scores: (n_queries * Lq, h) float32, the hits of each query vector, best first.
         passages: (n_queries * Lq, h) int64, the passage of each hit; -1 where fewer than h were found.
+        count: candidates to return at most.
 
     Returns:
-        (n_queries, n_passages) float32, at least 0 where a passage was hit and -1 where it was not.
+        (n_queries, count) int64, -1 where fewer were hit, and how many were, up to count: (n_queries,) int64. Of equal sums
+        the lower passage comes first.
     """
-    passages, order = passages.sort(dim=1, stable=True)  # stable: a passage's best hit stays its first
-    scores = scores.gather(1, order)
+    length = len(scores) // n_queries
     is_hit = passages >= 0
-    is_best = is_hit.clone()
-    is_best[:, 1:] &= passages[:, 1:] != passages[:, :-1]
-    worst = scores.masked_fill(~is_hit, torch.inf).amin(dim=1, keepdim=True)
-    gain = (scores - worst).masked_fill(~is_best, 0).view(n_queries, -1)
-    column = passages.where(is_hit, n_passages).view(n_queries, -1)  # one column more takes what is no hit
-    totals = torch.zeros(n_queries, n_passages + 1).scatter_add_(1, column, gain)
-    was_hit = torch.zeros(n_queries, n_passages + 1, dtype=torch.bool).scatter_(1, column, True)
-    return totals.masked_fill_(~was_hit, -1)[:, :n_passages]
-
-
-def _token_index(vectors: Tensor, factory: str, probes: int | None) -> faiss.Index:
-    import faiss
-
-    tokens = vectors.flatten(0, 1).to("cpu", torch.float32).contiguous().numpy()
-    count, width = tokens.shape
-    shape = f"{len(vectors)} passages x {vectors.shape[1]} vectors"
-    try:
-        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"FaissIndex: FAISS has no index {factory!r} for vectors of width {width} and inner products "
-            f"({_reason(error)}); choose {FACTORY_EXAMPLES}"
-        ) from None
-    ivf = faiss.try_extract_index_ivf(index)
-    if ivf is None and probes is not None:
-        raise ConfigError(
-            f"FaissIndex: probes={probes} is for indexes with cells, and {factory!r} has none; leave it out, or use "
-            "an IVF factory such as 'IVF64,Flat'"
-        )
-    if ivf is not None:
-        if not 1 <= ivf.nlist <= count:
-            raise ConfigError(
-                f"FaissIndex: {factory!r} asks for {ivf.nlist} cells, and the pool has {count} vectors ({shape}); "
-                f"use 1 to {count} cells, or 'Flat'"
-            )
-        ivf.nprobe = min(probes or math.ceil(2 * math.sqrt(ivf.nlist)), ivf.nlist)
-        # FAISS wants 39 vectors a cell or prints a warning, which every subset would repeat after every epoch.
-        ivf.cp.min_points_per_centroid = 1
-    try:
-        with _one_thread(faiss, factory):
-            index.train(tokens)
-            index.add(tokens)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"FaissIndex: {factory!r} cannot be built from {count} vectors of width {width} ({shape}): "
-            f"{_reason(error)}; choose {FACTORY_EXAMPLES}"
-        ) from None
-    return index
-
-
-@contextmanager
-def _one_thread(faiss, factory: str) -> Iterator[None]:
-    """Graphs (HNSW, NSG) come out differently each time that several threads add to them."""
-    threads = faiss.omp_get_max_threads()
-    if re.search("HNSW|NSG", factory):
-        faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
-def _reason(error: RuntimeError) -> str:
-    """FAISS's message without the C++ function and source line in front of it."""
-    return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).strip()
+    worst = np.where(is_hit, scores, np.inf).min(axis=1, keepdims=True)
+    gain = (scores - worst)[is_hit]
+    vector = np.broadcast_to(np.arange(len(scores))[:, None], passages.shape)[is_hit]
+    most = passages.max(initial=0) + 1
+    key = (vector // length * most + passages[is_hit]) * length + vector % length
+    order = np.argsort(key, kind="stable")  # stable: a vector's best hit in a passage stays its first
+    key = key[order]
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    key, gain = key[first] // length, gain[order[first]]
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    totals = np.add.reduceat(gain, starts) if len(starts) else gain
+    query, passage = np.divmod(key[starts], most)
+    order = np.lexsort((passage, -totals, query))
+    query, passage = query[order], passage[order]
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    kept = place < count
+    candidates = np.full((n_queries, count), -1)
+    candidates[query[kept], place[kept]] = passage[kept]
+    return candidates, np.minimum(np.bincount(query, minlength=n_queries), count)

@@ -1,58 +1,309 @@
-"""The embeddings of a pool of passages (or of queries) with their ids."""
+"""Embeddings on disk: half-precision vectors that are mapped into memory, ids, and a manifest.
+
+    folder/vectors.f16     N x k x d float16 numbers, row by row, little-endian, nothing else
+    folder/ids.json        the N ids
+    folder/manifest.json   fingerprint, config, shapes, checksums; written last, so a store without it is not finished
+
+While it is being written, `plan.json` says what the store will be, and `parts/` holds a note for each finished part, with
+the checksum of its rows. Rows fall into parts of equal size, and part p belongs to rank p % world; ranks write into the one
+file, each at the places of its own rows, so whoever reads sees one array, whatever number of ranks made it. An interrupted
+store is continued, by any number of ranks: parts whose rows agree with their note are kept.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ret_lightning.atomic import write_text
+from ret_lightning.errors import DataError
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.store_plan import (
+    IDS,
+    MANIFEST,
+    PARTS,
+    PLAN,
+    VECTORS,
+    StorePlan,
+    note,
+    read_json,
+    read_plan,
+    sha256,
+    sha256_of_part,
+)
 
-@dataclass(frozen=True, eq=False)
-class Embeddings:
-    """N items of k vectors of width d each; item `i` has the id `ids[i]` and the vectors `vectors[i]`.
+# Rows a part: a 64th of the store, so that ranks share evenly, but no more than an interruption may cost.
+MOST_PARTS, LARGEST_PART = 64, 4096
 
-    Args:
-        ids: N different strings. Any sequence is taken and kept as a tuple.
-        vectors: (N, k, d), float32 or float16, finite, each vector L2-normalised (which is not checked: scores are inner
-            products whatever the norms are).
 
-    Raises:
-        ValueError: on another shape or dtype, an id that occurs twice, or a number that is not finite; names the item.
+class EmbeddingStore:
+    """A finished store, opened for reading; `create` begins or continues one, `open` reads one.
+
+    Attributes:
+        folder: where it lies.
+        plan: shapes, fingerprint and config.
+        embeddings: ids and vectors; (N, k, d) float16 on the CPU, mapped into memory: nothing is read before it is used, and
+            what an index has read it gives back, so a search does not end with the store in memory.
     """
 
-    ids: tuple[str, ...]
-    vectors: Tensor
+    def __init__(self, folder: Path, plan: StorePlan, ids: Sequence[str]) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.embeddings: Embeddings = _mapped(folder / VECTORS, plan, ids)
+
+    @staticmethod
+    def create(
+        folder: str | Path,
+        ids: Sequence[str],
+        shape: tuple[int, int],
+        fingerprint: str,
+        config: Mapping[str, Any] | None = None,
+        part_rows: int | None = None,
+    ) -> StoreInProgress:
+        """Begins a store, or goes on with one that was interrupted. All ranks may call it at the same time.
+
+        Args:
+            folder: a new or empty folder, or that of the same store.
+            ids: N different strings.
+            shape: (k, d).
+            fingerprint: of the checkpoint.
+            config: how the vectors are made; JSON.
+            part_rows: rows that are written, checked and continued as one; None for automatic.
+
+        Raises:
+            DataError: if another store is in the folder, or files that are none of a store's.
+            ValueError: on ids or shapes that `Embeddings` would refuse.
+        """
+        folder = Path(folder)
+        Embeddings(ids, torch.zeros(1, *shape).expand(len(ids), -1, -1))  # checks ids and shape
+        text = json.dumps(list(ids))
+        plan = StorePlan(
+            fingerprint=fingerprint,
+            config=json.loads(json.dumps(config or {})),
+            count=len(ids),
+            vectors=shape[0],
+            width=shape[1],
+            part_rows=part_rows or max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS))),
+            ids_sha256=sha256(text.encode()),
+        )
+        before = [name for name in (MANIFEST, PLAN) if (folder / name).exists()]
+        if before:
+            _check_same(folder, read_plan(folder, before[0]), plan)
+        elif folder.is_dir():
+            names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+            if others := sorted(names - {VECTORS, IDS, PARTS}):
+                raise DataError(f"{folder}: holds {others[0]!r}, which is no part of a store; choose an empty folder")
+        if MANIFEST not in before:
+            write_text(folder / IDS, text)
+            write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
+            (folder / PARTS).mkdir(exist_ok=True)
+            with open(folder / VECTORS, "ab") as file:  # of full length from the start, without losing what is there
+                file.truncate(plan.count * plan.row_bytes)
+        return StoreInProgress(folder, plan)
+
+    @staticmethod
+    def open(folder: str | Path, fingerprint: str | None = None, verify: bool = True) -> EmbeddingStore:
+        """Opens a finished store.
+
+        Args:
+            folder: the store's.
+            fingerprint: of the checkpoint whose vectors are wanted; None takes any.
+            verify: compares the vectors with their checksums, which reads the file once (without keeping it in memory).
+
+        Raises:
+            DataError: if there is no store, it is not finished, torn or changed, or of another checkpoint.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).exists():
+            if (folder / PLAN).exists():
+                plan = read_plan(folder, PLAN)
+                missing = sum(not note(folder, part).exists() for part in range(plan.parts))
+                raise DataError(
+                    f"{folder}: the store is not finished, {missing} of {plan.parts} parts are missing; "
+                    "run the encoding again, it goes on where it stopped"
+                )
+            raise DataError(f"{folder}: no store of embeddings, it has no {MANIFEST}")
+        plan, sums = read_plan(folder, MANIFEST), read_json(folder / MANIFEST).get("parts_sha256")
+        if fingerprint is not None and plan.fingerprint != fingerprint:
+            raise DataError(
+                f"{folder}: the store is of checkpoint {plan.fingerprint!r}, not of {fingerprint!r}; encode it again in "
+                "another folder, or give the checkpoint that it was made with"
+            )
+        try:
+            text, size = (folder / IDS).read_bytes(), (folder / VECTORS).stat().st_size
+        except OSError as error:
+            raise _torn(folder, f"{Path(error.filename).name} cannot be read ({error.strerror})") from None
+        if sha256(text) != plan.ids_sha256:
+            raise _torn(folder, f"{IDS} was changed: its checksum is not the manifest's")
+        if size != plan.count * plan.row_bytes:
+            raise _torn(folder, f"{VECTORS} has {size} bytes, and {plan.count * plan.row_bytes} belong there")
+        if not isinstance(sums, list) or len(sums) != plan.parts:
+            raise _torn(folder, f"{MANIFEST} has not the checksums of {plan.parts} parts")
+        if verify:
+            for part, wanted in enumerate(sums):
+                if sha256_of_part(folder, plan, part) != wanted:
+                    rows = plan.rows(part)
+                    raise _torn(
+                        folder, f"{VECTORS} was changed: the checksum of rows {rows.start} to {rows.stop - 1} is wrong"
+                    )
+        return EmbeddingStore(folder, plan, json.loads(text))
+
+
+class StoreInProgress:
+    """A store that is being written: `writer` for each rank, then `finish` once."""
+
+    def __init__(self, folder: Path, plan: StorePlan) -> None:
+        self.folder = folder
+        self.plan = plan
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self.folder / MANIFEST).exists()
+
+    def writer(self, rank: int = 0, world: int = 1) -> StoreWriter:
+        """What one of `world` ranks has to write; every row belongs to one rank, whatever was written before.
+
+        Raises:
+            ValueError: if the rank is not in [0, world).
+        """
+        if not 0 <= rank < world:
+            raise ValueError(f"writer: rank {rank} is not in [0, {world})")
+        own = [] if self.finished else range(rank, self.plan.parts, world)
+        return StoreWriter(self.folder, self.plan, [part for part in own if not self._complete(part)])
+
+    def finish(self) -> EmbeddingStore:
+        """Writes the manifest, after all ranks have written; call it on one rank.
+
+        Raises:
+            DataError: naming the first part that is missing or does not agree with its checksum.
+        """
+        if not self.finished:
+            for part in range(self.plan.parts):
+                if not self._complete(part):
+                    rows = self.plan.rows(part)
+                    raise DataError(
+                        f"{self.folder}: rows {rows.start} to {rows.stop - 1} are missing; run the encoding again, it goes "
+                        "on where it stopped"
+                    )
+            sums = [read_json(note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
+            write_text(self.folder / MANIFEST, json.dumps({**asdict(self.plan), "parts_sha256": sums}, indent=1))
+        shutil.rmtree(self.folder / PARTS, ignore_errors=True)
+        (self.folder / PLAN).unlink(missing_ok=True)
+        return EmbeddingStore.open(self.folder, verify=False)
+
+    def _complete(self, part: int) -> bool:
+        """Whether a part is there as its note says; a note that is broken, or of other rows, counts as none."""
+        try:
+            wanted = json.loads(note(self.folder, part).read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return sha256_of_part(self.folder, self.plan, part) == wanted
+
+
+class StoreWriter:
+    """Takes the vectors of one rank's rows, in the order of `rows`, in batches of any size.
+
+    Attributes:
+        rows: positions in `ids` that this rank still has to encode, ascending.
+    """
+
+    def __init__(self, folder: Path, plan: StorePlan, parts: list[int]) -> None:
+        self.rows = [row for part in parts for row in plan.rows(part)]
+        self._folder = folder
+        self._plan = plan
+        self._parts = parts
+        self._buffer: list[np.ndarray] = []
+
+    def add(self, vectors: Tensor) -> None:
+        """Takes the next rows; a part is on disk, with its note, as soon as it is full.
+
+        Args:
+            vectors: (n, k, d), floating point, on any device; stored as float16.
+
+        Raises:
+            ValueError: on another shape, more rows than there are, or a number that float16 cannot hold.
+        """
+        plan = self._plan
+        if vectors.shape[1:] != (plan.vectors, plan.width):
+            raise ValueError(f"add: vectors must be (n, {plan.vectors}, {plan.width}), got {tuple(vectors.shape)}")
+        half = vectors.detach().to("cpu", torch.float16).numpy()
+        if not np.isfinite(half).all():
+            raise ValueError("add: a number is not finite, or too large for float16")
+        left = sum(len(plan.rows(part)) for part in self._parts) - sum(map(len, self._buffer))
+        if len(half) > left:
+            raise ValueError(f"add: {len(half)} rows more, and only {left} are left")
+        self._buffer.append(half)
+        while self._parts and sum(map(len, self._buffer)) >= len(plan.rows(self._parts[0])):
+            everything, size = np.concatenate(self._buffer), len(plan.rows(self._parts[0]))
+            self._write(self._parts.pop(0), everything[:size])
+            self._buffer = [everything[size:]]
+
+    def _write(self, part: int, half: np.ndarray) -> None:
+        content = np.ascontiguousarray(half, dtype="<f2").tobytes()
+        with open(self._folder / VECTORS, "r+b") as file:
+            file.seek(self._plan.rows(part).start * self._plan.row_bytes)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the note must not outlive the rows when the power fails
+        write_text(note(self._folder, part), json.dumps({"sha256": sha256(content)}))
+
+
+@dataclass(frozen=True, eq=False)
+class _MappedEmbeddings(Embeddings):
+    """Embeddings of a memory map; its numbers were checked when they were written."""
+
+    mapped: mmap.mmap
+    file: IO[bytes]
 
     def __post_init__(self) -> None:
-        if isinstance(self.ids, str):
-            raise ValueError("Embeddings: ids must be a sequence of strings, not one string")
         object.__setattr__(self, "ids", tuple(self.ids))
-        _check_ids(self.ids)
-        _check_vectors(self.vectors, self.ids)
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    def take(self, rows: Tensor) -> Tensor:
+        """Read, not mapped: to touch a passage of 8 KiB in a map brings up to 2 MiB around it into memory."""
+        if not hasattr(os, "preadv"):  # Windows
+            return super().take(rows)
+        places = rows.flatten().tolist()
+        taken = np.empty((len(places), *self.vectors.shape[1:]), dtype="<f2")
+        size = taken[:1].nbytes
+        for piece, place in zip(taken, places, strict=True):
+            if os.preadv(self.file.fileno(), [piece], place * size) != size:
+                raise DataError(f"{self.file.name}: ends before row {place}; it was cut short after it was opened")
+        return torch.from_numpy(taken).unflatten(0, rows.shape)
+
+    def release(self) -> None:
+        if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere than on Unix the system decides alone
+            self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _check_ids(ids: tuple[str, ...]) -> None:
-    for row, item in enumerate(ids):
-        if not isinstance(item, str):
-            raise ValueError(f"Embeddings: id {item!r} of row {row} is {type(item).__name__}, not a string")
-    if len(set(ids)) < len(ids):
-        item, count = Counter(ids).most_common(1)[0]
-        raise ValueError(f"Embeddings: id {item!r} occurs {count} times; ids must be unique")
+def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
+    shape = (plan.count, plan.vectors, plan.width)
+    if plan.count == 0:  # an empty file cannot be mapped
+        return Embeddings(ids, torch.zeros(shape, dtype=torch.float16))
+    opened = open(file, "rb", buffering=0)  # noqa: SIM115  stays open with the map, and is closed with it
+    # Copy on write: what a caller writes stays in its memory, and PyTorch, which knows no read-only tensors, is content.
+    mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    vectors = torch.from_numpy(np.frombuffer(mapped, dtype="<f2").reshape(shape))
+    return _MappedEmbeddings(ids, vectors, mapped, opened)
 
 
-def _check_vectors(vectors: Tensor, ids: tuple[str, ...]) -> None:
-    if vectors.dim() != 3 or 0 in vectors.shape[1:]:
-        raise ValueError(f"Embeddings: vectors must be (N, k, d) with k and d above 0, got {tuple(vectors.shape)}")
-    if vectors.dtype not in (torch.float32, torch.float16):
-        raise ValueError(f"Embeddings: vectors must be float32 or float16, got {vectors.dtype}")
-    if len(vectors) != len(ids):
-        raise ValueError(f"Embeddings: {len(ids)} ids for {len(vectors)} rows of vectors")
-    broken = ~torch.isfinite(vectors).flatten(1).all(dim=1)
-    if broken.any():
-        row = int(broken.nonzero()[0])
-        raise ValueError(f"Embeddings: {int(broken.sum())} of {len(ids)} items are not finite, first {ids[row]!r}")
+def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
+    for key, wanted in asdict(plan).items():
+        found = getattr(before, key)
+        if found != wanted:
+            what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
+            raise DataError(f"{folder}: holds a store with {what}; delete it or choose another folder")
+
+
+def _torn(folder: Path, what: str) -> DataError:
+    return DataError(f"{folder}: {what}; delete the store and encode it again")

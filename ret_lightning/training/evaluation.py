@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,9 +19,12 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.retrieval import (
     Embeddings,
+    ExactIndex,
     Index,
     Ranking,
+    compare_rankings,
     count_positives,
+    draw_sample,
     intervals,
     judge,
     query_means,
@@ -47,6 +50,7 @@ class SubsetResult:
         by_query: metric to (Nq,), NaN for queries that the metric does not count; `retrieval.judge`.
         metrics: their means: `recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have answers; in [0, 1].
         random_recall: K to the expected recall of a random ranking of the same pool.
+        agreement: `agreement@10` and `recall_cost@K` of an approximate index on a sample of the queries; empty without one.
     """
 
     subset: EvaluationSubset
@@ -56,6 +60,7 @@ class SubsetResult:
     by_query: dict[str, Tensor]
     metrics: dict[str, float]
     random_recall: dict[int, float]
+    agreement: dict[str, float] = field(default_factory=dict)
 
     @property
     def headline(self) -> list[str]:
@@ -75,15 +80,23 @@ class RetrievalEvaluation(Callback):
     over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also the
     ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by their
     position in the file, so nothing is counted twice whatever the loaders did. Among several ranks, each holds the pool and
-    searches for its own queries.
+    searches for its own queries. An approximate index is measured against exact search on a sample of each subset's
+    queries: `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
 
     Args:
         index: searched for each subset in turn.
         recall_at: the K of Recall@K and pseudo recall@K.
         ranked: passages a query in the rankings, at least the largest K, 10 of MRR and nDCG included.
+        agreement_sample: queries a subset on which an approximate index is measured; 0 for none. The same ones every time.
     """
 
-    def __init__(self, index: Index, recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100), ranked: int = 500) -> None:
+    def __init__(
+        self,
+        index: Index,
+        recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100),
+        ranked: int = 500,
+        agreement_sample: int = 64,
+    ) -> None:
         if not recall_at or min(recall_at) < 1:
             raise ConfigError(f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more")
         if ranked < max([TOP, *recall_at]):
@@ -93,7 +106,12 @@ class RetrievalEvaluation(Callback):
             )
         self.index = index
         self.recall_at = sorted(set(recall_at))
+        if agreement_sample < 0:
+            raise ConfigError(
+                f"evaluation.agreement_sample={agreement_sample} is below 0; 0 leaves the measurement out"
+            )
         self.ranked = ranked
+        self.agreement_sample = agreement_sample if index.approximate else 0
         self.results: dict[Split, dict[str, SubsetResult]] = {}
         self._encoded: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self._started = 0.0
@@ -166,19 +184,22 @@ class RetrievalEvaluation(Callback):
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
         seconds = {"encode": time.perf_counter() - self._started, "build": 0.0, "search": 0.0}
+        if self.agreement_sample:
+            seconds["agreement"] = 0.0
         subsets = trainer.datamodule.evaluation_subsets(split)
         # Every rank goes through the subsets in the same order: there are collectives inside.
         self.results[split] = {
             subset.name: self._subset(subset, 2 * i, pl_module.device, seconds) for i, subset in enumerate(subsets)
         }
         self._encoded.clear()
-        metrics = self.flat_metrics(split)
+        metrics, agreement = self.flat_metrics(split), self._flat_agreement(split)
         pl_module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        pl_module.log_dict({f"{split}/index/{name}": value for name, value in agreement.items()}, sync_dist=True)
         pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in seconds.items()}, sync_dist=True)
         if split == "test":
             self._log_intervals(pl_module)
         if trainer.is_global_zero:
-            log.info("%s", self._line(split, trainer, metrics, seconds))
+            log.info("%s", self._line(split, trainer, metrics | agreement, seconds))
 
     def _log_intervals(self, pl_module: LightningModule) -> None:
         results = self.results["test"]
@@ -202,7 +223,8 @@ class RetrievalEvaluation(Callback):
             )
         start = time.perf_counter()
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
-        self.index.build(Embeddings(ids, pool_vectors))
+        passages = Embeddings(ids, pool_vectors)
+        self.index.build(passages)
         built = time.perf_counter()
         if len(own_rows) == 0:  # a rank may have no query of a small subset
             own_vectors = pool_vectors[:0]
@@ -216,7 +238,36 @@ class RetrievalEvaluation(Callback):
         seconds["build"] += built - start
         result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking, device)
         seconds["search"] += time.perf_counter() - built
-        return result
+        if not self.agreement_sample or not result.query_rows:
+            return result
+        searched = time.perf_counter()
+        measured = self._agreement(result, passages, own_rows, own_vectors, device)
+        seconds["agreement"] += time.perf_counter() - searched
+        return replace(result, agreement=measured)
+
+    def _agreement(
+        self, result: SubsetResult, passages: Embeddings, own_rows: Tensor, own_vectors: Tensor, device: torch.device
+    ) -> dict[str, float]:
+        """The ranking against exact search; each rank searches for those of the drawn queries that are its own."""
+        drawn = draw_sample(len(result.query_rows), self.agreement_sample, seed=0)
+        drawn_rows = torch.tensor(result.query_rows)[drawn]
+        own = torch.isin(own_rows, drawn_rows)
+        exact = ExactIndex(self.index.device)
+        exact.build(passages)
+        rows, best = own_rows[own].to(device), exact.search(own_vectors[own], self.ranked).rows.to(device)
+        counts = row_counts(rows)
+        rows, best = gather_rows(rows, counts).cpu(), gather_rows(best, counts).cpu()
+        positives = [result.subset.queries[row].passage_ids for row in drawn_rows.tolist()]
+        found = result.ranking.rows[drawn]
+        k = min(10, self.ranked)
+        return compare_rankings(found, best[rows.argsort()], passages.ids, positives, k, self.recall_at)
+
+    def _flat_agreement(self, split: Split) -> dict[str, float]:
+        """`agreement@10` and so on, means over the subsets, and `<subset>/agreement@10` for each."""
+        measured = {name: r.agreement for name, r in self.results[split].items() if r.agreement}
+        names = dict.fromkeys(metric for own in measured.values() for metric in own)
+        flat = {metric: sum(own[metric] for own in measured.values()) / len(measured) for metric in names}
+        return flat | {f"{name}/{metric}": value for name, own in measured.items() for metric, value in own.items()}
 
     def _scored(
         self,
@@ -242,6 +293,8 @@ class RetrievalEvaluation(Callback):
         at = 5 if 5 in self.recall_at else self.recall_at[-1]
         each = ", ".join(f"{name} {metrics[f'{name}/recall@{at}']:.3f}" for name in self.results[split])
         times = ", ".join(f"{what} {value:.2f} s" for what, value in seconds.items())
+        if "agreement@10" in metrics:
+            times = f"agreement@10 with exact search {metrics['agreement@10']:.3f}, {times}"
         where = f"epoch {trainer.current_epoch + 1}" if trainer.state.fn == "fit" else split
         return f"{where}: recall@{at} {metrics[f'mean/recall@{at}']:.3f} ({each}); {times}"
 

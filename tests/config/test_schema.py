@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from ret_lightning.config.schema import RANGES, TrainConfig
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def mistakes(*overrides: str) -> dict[str, str]:
@@ -89,7 +93,8 @@ def test_contradictions_name_the_key(overrides: list[str], key: str, message: st
 def test_the_ranges_are_of_keys_that_exist() -> None:
     """A misspelt key would never be checked."""
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
-        configs = [compose("train", [f"data={data}"]) for data in ("glyphs", "m2kr")]
+        options = ["data=glyphs", "data=m2kr", *(f"retrieval={p.stem}" for p in CONF.glob("retrieval/*.yaml"))]
+        configs = [compose("train", [option]) for option in options]
     absent = [
         key for key, _, _ in RANGES if all(OmegaConf.select(c, key, default="absent") == "absent" for c in configs)
     ]

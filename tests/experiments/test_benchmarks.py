@@ -15,9 +15,13 @@ RUNS = {
     "maxsim.py": (["sizes=6,9", "k=3,5", "d=8,16", "repeats=1", "plot=plot.png"], 2 + 2 * 4),
     "contrastive.py": (["model=small", "pairs=6", "pieces=2,4", "repeats=1", "plot=plot.png"], 2 + 3),
     "images.py": (["sizes=90x70,120x100", "images=2", "repeats=1"], 2 + 2 * 6),
+    "retrieval.py": (
+        ["passages=3000", "queries=5", "k=4", "d=16", "threads=1", "folder=here", "plot=plot.png"],
+        2 + 1 + 5 + 2 + 4,
+    ),
     "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 2 + 2 + 2),
 }
-NO_SCRIPTS = {"measure.py", "published_way.py", "random_model.py"}
+NO_SCRIPTS = {"clustered_embeddings.py", "measure.py", "plaid_side.py", "published_way.py", "random_model.py"}
 
 
 def test_every_script_is_tried() -> None:

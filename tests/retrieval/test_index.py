@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses.maxsim import maxsim
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, Ranking
+from ret_lightning.retrieval import exact as exact_module
 from ret_lightning.retrieval import index as index_module
-from ret_lightning.retrieval.index import order_candidates
+from ret_lightning.retrieval.exact import order_candidates
 from tests.retrieval.pools import brute_force, clustered, embeddings
 
 
@@ -52,7 +53,7 @@ def test_query_blocks_change_nothing(monkeypatch):
 
 def test_gathering_in_small_pieces_changes_nothing(monkeypatch):
     queries, passages = clustered(300, 20)
-    monkeypatch.setattr(index_module, "CPU_GATHER_ELEMENTS", 5 * 8 * 32)  # five passages: 42 candidates leave a rest
+    monkeypatch.setattr(exact_module, "CPU_GATHER_ELEMENTS", 5 * 8 * 32)  # five passages: 42 candidates leave a rest
     assert_is(search(passages, queries, 10), *brute_force(queries, passages, 10))
 
 
@@ -70,14 +71,14 @@ def test_gathering_in_small_pieces_changes_nothing(monkeypatch):
 )
 def test_ties_go_to_the_lower_row(passages, queries, top_k, block):
     passages, queries = embeddings(torch.from_numpy(passages)), torch.from_numpy(queries)
-    with mock.patch.object(index_module, "MARGIN", 1):  # so that small pools have a shortlist, and ties at its end
+    with mock.patch.object(exact_module, "MARGIN", 1):  # so that small pools have a shortlist, and ties at its end
         assert_is(search(passages, queries, top_k, block=block), *brute_force(queries, passages, top_k))
 
 
 @pytest.mark.parametrize("block", [1, 7, 4096])
 def test_equal_passages_tie_whatever_the_block(block, monkeypatch):
     """In float32 their scores differ in the last bit with their place in a block, so a plain top-k would mix them up."""
-    monkeypatch.setattr(index_module, "MARGIN", 4)  # the shortlist cuts through the copies
+    monkeypatch.setattr(exact_module, "MARGIN", 4)  # the shortlist cuts through the copies
     queries, passages = clustered(30, 20, k=32, d=64)
     vectors = torch.cat([passages.vectors, passages.vectors[11].expand(120, -1, -1)])
     ranking = search(embeddings(vectors), queries, 60, block=block)
@@ -91,7 +92,7 @@ def test_candidates_may_come_in_any_order():
     queries, passages = clustered(10, 5)
     vectors = torch.cat([passages.vectors, passages.vectors])
     shuffled = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(seed)) for seed in range(5)])
-    rows, scores = order_candidates(queries, vectors, shuffled, 15)
+    rows, scores = order_candidates(queries, embeddings(vectors), shuffled, 15)
     assert_is(Ranking(rows, scores), *brute_force(queries, embeddings(vectors), 15))
 
 
@@ -157,14 +158,14 @@ def test_a_query_may_have_another_number_of_vectors_and_another_dtype():
 
 def test_training_precision_does_not_reach_the_search(monkeypatch):
     queries, passages = clustered(1000, 100)
-    monkeypatch.setattr(index_module, "MARGIN", 1)  # so that a coarse score could push a passage out unseen
+    monkeypatch.setattr(exact_module, "MARGIN", 1)  # so that a coarse score could push a passage out unseen
     seen = []
 
     def spy(*vectors):
         seen.append(torch.get_float32_matmul_precision())
         return maxsim(*vectors)
 
-    monkeypatch.setattr(index_module, "maxsim", spy)
+    monkeypatch.setattr(exact_module, "maxsim", spy)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -232,7 +233,7 @@ def test_queries_that_do_not_fit_are_refused(queries, message):
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
         search(embeddings(torch.zeros(3, 2, 4)), torch.zeros(1, 1, 4), 0)
-    with pytest.raises(ConfigError, match="block must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="block must be at least 1, or null for automatic; got 0"):
         ExactIndex(block=0)
     with pytest.raises(ConfigError, match=r"mps has no float64.*use device=cpu"):
         ExactIndex(device="mps")

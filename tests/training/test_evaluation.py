@@ -14,7 +14,7 @@ from lightning import Trainer
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
-from ret_lightning.retrieval import ExactIndex, FaissIndex, read_qrels, read_run
+from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
 from ret_lightning.training.curves import RecallCurves
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
@@ -81,10 +81,42 @@ def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
         assert flat[f"mean/{metric}"] == pytest.approx(sum(expected[f"{name}/{metric}"] for name in SUBSETS) / 4)
     ends = {n for n in logged if n.endswith(("/low", "/high"))}
     assert {f"test/{n}": v for n, v in flat.items()} == pytest.approx(
-        {n: v for n, v in logged.items() if "seconds" not in n and n not in ends}, abs=1e-6
+        {n: v for n, v in logged.items() if not n.startswith(("test/seconds/", "test/index/")) and n not in ends},
+        abs=1e-6,
     )
     assert ends == set()  # the headline metrics, at 5 and 10, are not among these
-    assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in ("encode", "build", "search")}
+    timed = ["encode", "build", "search", *(["agreement"] if index.approximate else [])]
+    assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in timed}
+
+
+def test_an_approximate_index_is_measured_beside_the_recall(root: Path) -> None:
+    """An index that proposes ten passages of twelve: what it loses is logged, and is what exact search ranks there."""
+    found = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), recall_at=[1, 3], ranked=10, agreement_sample=4)
+    _, logged = evaluate(root, found)
+    best = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10, agreement_sample=4)
+    _, without = evaluate(root, best)
+    assert not any(name.startswith("test/index/") for name in without)
+    means = []
+    for name, result in found.results["test"].items():
+        exact = best.results["test"][name]
+        drawn = draw_sample(len(result.query_rows), 4, 0).tolist()
+        shared = [
+            len(set(result.ranking.rows[row].tolist()) & set(exact.ranking.rows[row].tolist())) / 10 for row in drawn
+        ]
+        assert logged[f"test/index/{name}/agreement@10"] == pytest.approx(sum(shared) / len(drawn))
+        assert {"recall_cost@1", "recall_cost@3"} < set(result.agreement)
+        means.append(sum(shared) / len(drawn))
+    assert logged["test/index/agreement@10"] == pytest.approx(sum(means) / len(means))
+    assert 0 < sum(means) / len(means) < 1
+    for k in (1, 3):  # the sample is all queries here
+        costs = [exact - own for exact, own in zip(*(recalls(e, k) for e in (best, found)), strict=True)]
+        everything = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), [1, 3], ranked=10, agreement_sample=1000)
+        _, logged_all = evaluate(root, everything)
+        assert logged_all[f"test/index/recall_cost@{k}"] == pytest.approx(sum(costs) / len(costs), abs=1e-6)
+
+
+def recalls(evaluation: RetrievalEvaluation, k: int) -> list[float]:
+    return [result.metrics[f"recall@{k}"] for result in evaluation.results["test"].values()]
 
 
 def test_headline_metrics_have_means_and_intervals(root: Path) -> None:
@@ -187,6 +219,8 @@ def test_settings_that_contradict_are_refused() -> None:
         RetrievalEvaluation(ExactIndex(), recall_at=[100], ranked=50)
     with pytest.raises(ConfigError, match=r"evaluation\.ranked=5 is less than .* MRR@10 and nDCG@10, 10"):
         RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=5)
+    with pytest.raises(ConfigError, match=r"evaluation\.agreement_sample=-1 is below 0"):
+        RetrievalEvaluation(ExactIndex(), agreement_sample=-1)
     with pytest.raises(ConfigError, match="needs at least one K"):
         RetrievalEvaluation(ExactIndex(), recall_at=[])
     with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):

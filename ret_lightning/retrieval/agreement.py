@@ -1,0 +1,88 @@
+"""How near an approximate index comes to exact search, and the recall that this costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.exact import ExactIndex
+from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.relevance import positive_hits
+
+
+def measure_agreement(
+    index: Index,
+    passages: Embeddings,
+    queries: Tensor,
+    positives: Sequence[Sequence[str]],
+    sample: int = 100,
+    seed: int = 0,
+    k: int = 10,
+    recall_at: Sequence[int] = (1, 5, 10),
+) -> dict[str, float]:
+    """Searches a sample of the queries with an index and exactly, and compares.
+
+    Args:
+        index: built of `passages`.
+        passages: N passages, in memory or of a store.
+        queries: (Nq, Lq, d).
+        positives: for each query, the ids of its positives.
+        sample: queries to search, drawn without replacement; all, if there are not more.
+        seed: of the draw.
+        k, recall_at: see `compare_rankings`.
+
+    Returns:
+        What `compare_rankings` does.
+    """
+    drawn = draw_sample(len(queries), sample, seed)
+    exact = ExactIndex(index.device)
+    exact.build(passages)
+    depth = max(k, *recall_at)
+    found, best = (searched.search(queries[drawn], depth).rows for searched in (index, exact))
+    return compare_rankings(found, best, passages.ids, [positives[row] for row in drawn.tolist()], k, recall_at)
+
+
+def draw_sample(count: int, size: int, seed: int) -> Tensor:
+    """(min(size, count),) int64: that many different positions below `count`, ascending; the same for the same arguments."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size].sort().values
+
+
+def compare_rankings(
+    found: Tensor,
+    exact: Tensor,
+    pool_ids: Sequence[str],
+    positives: Sequence[Sequence[str]],
+    k: int = 10,
+    recall_at: Sequence[int] = (1, 5, 10),
+) -> dict[str, float]:
+    """What an index found, against the exact ranking of the same queries.
+
+    Args:
+        found: (n, K) int64, positions in the pool, best first, -1 for none (`Ranking.rows`).
+        exact: (n, K') int64, likewise, of exact search; K and K' at least the largest of k and `recall_at`, n above 0.
+        pool_ids: the N passage ids.
+        positives: for each query, the ids of its positives.
+        k: of the agreement.
+        recall_at: the K of the recall.
+
+    Returns:
+        `agreement@k`: the share of the exact first k passages that are among the first k found, a mean over the queries, in
+        [0, 1]. And for each K, `recall_cost@K`: exact search's recall@K (a positive among the first K) less the index's;
+        negative where the index happened to leave out what stood before a positive.
+    """
+    if len(found) == 0 or found.shape[0] != exact.shape[0]:
+        raise ValueError(
+            f"compare_rankings: rankings of {len(found)} and {len(exact)} queries; they need the same, above 0"
+        )
+    wanted, got = exact[:, :k], found[:, :k]
+    shared = ((wanted[:, :, None] == got[:, None, :]).any(dim=2) & (wanted >= 0)).sum(dim=1)
+    agreement = shared / (wanted >= 0).sum(dim=1).clamp(min=1)
+    result = {f"agreement@{k}": float(agreement.double().mean())}
+    hits_found, hits_exact = (positive_hits(rows, pool_ids, positives) for rows in (found, exact))
+    for at in recall_at:
+        recalls = [float(hits[:, :at].any(dim=1).double().mean()) for hits in (hits_exact, hits_found)]
+        result[f"recall_cost@{at}"] = recalls[0] - recalls[1]
+    return result

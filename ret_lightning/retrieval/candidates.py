@@ -1,0 +1,94 @@
+"""What all approximate indexes share: something quick proposes candidates, exact MaxSim puts them in order."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.exact import (
+    MARGIN,
+    ExactIndex,
+    candidate_scores,
+    order_candidates,
+    scan_error,
+)
+from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.ranking import top_columns
+
+
+class CandidateIndex(Index):
+    """Ranks each query's candidates by their exact MaxSim scores, in the order that `ExactIndex` gives.
+
+    A pool of no more passages than candidates is ranked as `ExactIndex` does it, and so is a query for which fewer than top_k
+    candidates are proposed: a ranking is full whatever the settings.
+
+    Args:
+        candidates: passages a query whose exact scores are made (at least top_k are); None for automatic, 4 top_k and at
+            least 256.
+        device: where exact scores are made, see `Index`.
+
+    Raises:
+        ConfigError: if `candidates` is below 1.
+    """
+
+    def __init__(self, candidates: int | None = None, device: str | torch.device | None = None) -> None:
+        super().__init__(device)
+        at_least_one(self, candidates=candidates)
+        self.candidates = candidates
+        self._exact = ExactIndex(device)
+
+    def _build(self, passages: Embeddings) -> None:
+        self._build_proposals(passages)
+        self._exact.build(passages)
+
+    def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        count = max(self.candidates or max(256, 4 * top_k), top_k)
+        if len(self._passages) <= count:
+            return self._ranked_exactly(queries, top_k)
+        candidates, found = self._propose(queries, count)
+        rows, scores = self._order(queries, candidates.to(queries.device), top_k)
+        short = found.to(queries.device) < top_k
+        if short.any():
+            rows[short], scores[short] = self._ranked_exactly(queries[short], top_k)
+        return rows, scores
+
+    def _order(self, queries: Tensor, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """`order_candidates`, which is in float64, for those candidates only that can be among the best top_k."""
+        width = top_k + MARGIN
+        if candidates.shape[1] <= 2 * width:
+            return order_candidates(queries, self._passages, candidates, top_k)
+        candidates = candidates.sort(dim=1).values  # for `top_columns`: of equal scores the lower row first
+        coarse = candidate_scores(queries, self._passages, candidates, torch.float32)
+        kept = top_columns(coarse, width)
+        rows, scores = order_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
+        last = coarse.gather(1, kept[:, -1:])[:, 0]
+        unsettled = scores[:, -1] <= last + scan_error(queries, self._exact.largest_norm, torch.float32)
+        if unsettled.any():
+            rows[unsettled], scores[unsettled] = order_candidates(
+                queries[unsettled], self._passages, candidates[unsettled], top_k
+            )
+        return rows, scores
+
+    def _ranked_exactly(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        ranking = self._exact.search(queries, top_k)
+        return ranking.rows.to(queries.device), ranking.scores.to(queries.device)
+
+    @abstractmethod
+    def _build_proposals(self, passages: Embeddings) -> None:
+        """Makes what `_propose` searches; if it raises, the index must be what it was."""
+
+    @abstractmethod
+    def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Candidates (Nq, count) int64, different rows of the pool for each query, then -1 if there are fewer; and how many
+        there are, (Nq,) int64. `count` is less than the size of the pool."""
+
+
+def at_least_one(index: Index, **settings: int | None) -> None:
+    """Raises ConfigError for the first setting below 1; None is automatic."""
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{type(index).__name__}: {name} must be at least 1, or null for automatic; got {value}")

@@ -1,0 +1,160 @@
+"""A FAISS index of a factory string, trained on a sample and filled block by block, so that no copy of the pool is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.settings import automatic_probes
+
+if TYPE_CHECKING:
+    import faiss
+
+PASSAGES_A_BLOCK = 2048
+# Rounds of k-means for codes. FAISS's 25 take two and a half times as long, for candidates that are the same to 0.001.
+CODE_ROUNDS, CODE_POINTS = 10, 64
+
+# On a command line a comma means a sweep, unless the value is in quotes of its own.
+FACTORY_EXAMPLES = (
+    "for example 'Flat', 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or 'HNSW32' "
+    "(with a comma, on a command line: 'retrieval.factory=\"IVF64,Flat\"')"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build. `name` stands in messages; `probes` None is automatic; `sample` vectors are trained on; `gpu` None uses
+    one where the device is one and FAISS was built for it."""
+
+    name: str
+    factory: str
+    probes: int | None
+    sample: int
+    seed: int
+    gpu: bool | None
+
+
+def build_faiss(
+    recipe: Recipe, passages: Embeddings, width: int, per_passage: int, encode: Callable[[Tensor], Tensor], device
+) -> faiss.Index:
+    """Trains and fills an index for inner products.
+
+    Args:
+        recipe: see `Recipe`.
+        passages: the pool.
+        width: of what is indexed.
+        per_passage: how many vectors are indexed of each passage.
+        encode: (n, k, d) vectors of the pool -> (n * per_passage, width) float32, on the CPU.
+        device: the one that the index's scores are made on.
+
+    Raises:
+        ConfigError: if FAISS refuses the factory string, or the pool has too few vectors for it.
+    """
+    import faiss
+
+    count = len(passages) * per_passage
+    shape = f"{len(passages)} passages x {per_passage} vectors"
+    try:
+        index = faiss.index_factory(width, recipe.factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{recipe.name}: FAISS has no index {recipe.factory!r} for vectors of width {width} and inner products "
+            f"({_reason(error)}); choose {FACTORY_EXAMPLES}"
+        ) from None
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is None and recipe.probes is not None:
+        raise ConfigError(
+            f"{recipe.name}: probes={recipe.probes} is for indexes with cells, and {recipe.factory!r} has none; leave it "
+            "out, or use an IVF factory such as 'IVF64,Flat'"
+        )
+    if ivf is not None and not 1 <= ivf.nlist <= count:
+        raise ConfigError(
+            f"{recipe.name}: {recipe.factory!r} asks for {ivf.nlist} cells, and the pool has {count} vectors ({shape}); "
+            f"use 1 to {count} cells, or 'Flat'"
+        )
+    _prepare(faiss, index, recipe)
+    try:
+        with _one_thread(faiss, recipe.factory):
+            if not index.is_trained:
+                index.train(_sample(recipe, passages, per_passage, encode))
+            index = _on_gpu(faiss, index, recipe, device)
+            starts = range(0, len(passages), PASSAGES_A_BLOCK)
+            for start in tqdm(starts, desc=f"index {recipe.factory}", unit="block", delay=5, leave=False):
+                index.add(encode(passages.vectors[start : start + PASSAGES_A_BLOCK]).numpy())
+                passages.release()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{recipe.name}: {recipe.factory!r} cannot be built from {count} vectors of width {width} ({shape}): "
+            f"{_reason(error)}; choose {FACTORY_EXAMPLES}"
+        ) from None
+    return index
+
+
+def _prepare(faiss, index: faiss.Index, recipe: Recipe) -> None:
+    """Seeds, probes and the length of the training; all vectors of the sample are used, without a warning if they are few."""
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        ivf = faiss.downcast_index(ivf)
+        ivf.nprobe = min(recipe.probes or automatic_probes(ivf.nlist), ivf.nlist)
+        ivf.cp.min_points_per_centroid, ivf.cp.max_points_per_centroid = 1, max(1, recipe.sample)
+        ivf.cp.seed = recipe.seed
+    for holder in (index, ivf):
+        quantizer = getattr(holder, "pq", None)
+        if quantizer is not None:
+            quantizer.cp.niter, quantizer.cp.max_points_per_centroid = CODE_ROUNDS, CODE_POINTS
+            quantizer.cp.min_points_per_centroid = 1
+            quantizer.cp.seed = recipe.seed
+
+
+def _sample(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
+    """What `recipe.sample` vectors, or a passage's more, of randomly drawn passages encode to."""
+    wanted = min(len(passages), -(-recipe.sample // per_passage))
+    drawn = torch.randperm(len(passages), generator=torch.Generator().manual_seed(recipe.seed))[:wanted]
+    places = drawn.sort().values
+    return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_A_BLOCK)]).numpy()
+
+
+def _on_gpu(faiss, index: faiss.Index, recipe: Recipe, device: torch.device) -> faiss.Index:
+    """The index on the GPU of `device`, where that is wanted and can be."""
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if recipe.gpu and not gpus:
+        raise ConfigError(
+            f"{recipe.name}: gpu=true, and this FAISS has no GPU; install faiss-gpu in place of faiss-cpu, or leave gpu out"
+        )
+    wanted = device.type == "cuda" if recipe.gpu is None else recipe.gpu
+    if not wanted or not gpus:
+        return index
+    try:
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
+    except RuntimeError as error:
+        if recipe.gpu:
+            raise ConfigError(
+                f"{recipe.name}: FAISS cannot have {recipe.factory!r} on a GPU ({_reason(error)}); leave gpu out"
+            ) from None
+        return index  # graphs and 4-bit codes are for CPUs only
+
+
+@contextmanager
+def _one_thread(faiss, factory: str) -> Iterator[None]:
+    """Graphs (HNSW, NSG) come out differently each time that several threads add to them."""
+    threads = faiss.omp_get_max_threads()
+    if re.search("HNSW|NSG", factory):
+        faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _reason(error: RuntimeError) -> str:
+    """FAISS's message without the C++ function and source line in front of it."""
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).strip()

@@ -1,0 +1,117 @@
+"""Candidates from a FAISS index of fixed-dimensional encodings, one a passage; their order by exact MaxSim."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
+from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.faiss_building import Recipe, build_faiss
+from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.settings import automatic_cells, automatic_probes, filled_in
+
+if TYPE_CHECKING:
+    import faiss
+
+log = logging.getLogger(__name__)
+
+PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
+SMALLEST_WITH_CELLS = 4096
+# Encodings to train cells on: each has thousands of numbers.
+TRAINED_ON = 8192
+
+
+class MuveraIndex(CandidateIndex):
+    """Ranks the passages whose fixed-dimensional encodings are nearest to the query's, by their exact MaxSim scores.
+
+    One search a query instead of one a query vector. See `FixedDimensionalEncoding` for the encoding.
+
+    Args:
+        factory: FAISS index factory string for the encodings, with the place `{cells}` if it has cells.
+        candidates: passages a query whose exact scores are made; see `CandidateIndex`.
+        repetitions: how often space is cut anew.
+        hyperplanes: b, for 2^b parts of space. None: so many that a part holds four of a passage's vectors on average.
+        projection: dimensions that a part's mean is projected to; at most d are of use.
+        cells: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
+        probes: cells to search. None: a quarter of the cells, at least 32: encodings spread over cells more than vectors do.
+        sample: encodings to train on.
+        seed: of the hyperplanes, the signs, the sample and k-means.
+        gpu: as in `FaissIndex`.
+        device: where exact scores are made, see `Index`.
+
+    Raises:
+        ConfigError: as `FaissIndex` does.
+    """
+
+    def __init__(
+        self,
+        factory: str = "IVF{cells},SQ8",
+        candidates: int | None = None,
+        repetitions: int = 20,
+        hyperplanes: int | None = None,
+        projection: int = 16,
+        cells: int | None = None,
+        probes: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        gpu: bool | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__(candidates, device)
+        at_least_one(
+            self,
+            repetitions=repetitions,
+            hyperplanes=hyperplanes,
+            projection=projection,
+            cells=cells,
+            probes=probes,
+            sample=sample,
+        )
+        self.factory = factory
+        self.repetitions = repetitions
+        self.hyperplanes = hyperplanes
+        self.projection = projection
+        self.cells = cells
+        self.probes = probes
+        self.sample = sample
+        self.seed = seed
+        self.gpu = gpu
+        self._encoding: FixedDimensionalEncoding | None = None
+        self._encoded: faiss.Index | None = None
+
+    def _build_proposals(self, passages: Embeddings) -> None:
+        k, width = passages.vectors.shape[1:]
+        hyperplanes = self.hyperplanes or max(1, round(math.log2(k)) - 2)
+        encoding = FixedDimensionalEncoding.draw(
+            width, self.repetitions, hyperplanes, min(self.projection, width), self.seed
+        )
+
+        def encode(vectors: Tensor) -> Tensor:
+            return torch.cat([encoding.passages(block) for block in vectors.cpu().split(PASSAGES_ENCODED)])
+
+        recipe = self._recipe(len(passages))
+        log.info("index of %d encodings of %d numbers: %s", len(passages), encoding.width, recipe.factory)
+        device = self.device or passages.vectors.device
+        self._encoded, self._encoding = build_faiss(recipe, passages, encoding.width, 1, encode, device), encoding
+
+    def _recipe(self, count: int) -> Recipe:
+        cells = self.cells or automatic_cells(count)
+        factory = filled_in(self.factory, {"cells": cells}, {"cells": self.cells})
+        probes = self.probes
+        if factory != self.factory:
+            if count < SMALLEST_WITH_CELLS and self.cells is None:
+                factory, probes = "Flat", None
+            else:
+                probes = probes or max(automatic_probes(cells), cells // 4)
+        return Recipe("MuveraIndex", factory, probes, self.sample or TRAINED_ON, self.seed, self.gpu)
+
+    def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        encoded = torch.cat([self._encoding.queries(block) for block in queries.cpu().split(PASSAGES_ENCODED)])
+        _, rows = self._encoded.search(encoded.numpy(), count)
+        candidates = torch.from_numpy(rows)
+        return candidates, (candidates >= 0).sum(dim=1)

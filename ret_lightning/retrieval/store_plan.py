@@ -1,0 +1,99 @@
+"""What a store of embeddings is to hold, how its parts are told apart, and the checksums that they are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ret_lightning.errors import DataError
+
+FORMAT = 1
+VECTORS, IDS, MANIFEST, PLAN, PARTS = "vectors.f16", "ids.json", "manifest.json", "plan.json", "parts"
+READ_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """What a store is to hold: `plan.json`, and the head of the manifest.
+
+    Attributes:
+        fingerprint: tells the checkpoint that made the vectors from any other; compared, not interpreted.
+        config: how they were made, as JSON; for the reader, and compared when writing goes on.
+        count, vectors, width: N, k and d.
+        part_rows: rows a part.
+        ids_sha256: checksum of ids.json.
+    """
+
+    fingerprint: str
+    config: Mapping[str, Any]
+    count: int
+    vectors: int
+    width: int
+    part_rows: int
+    ids_sha256: str
+    dtype: str = "float16"
+    format: int = FORMAT
+
+    @property
+    def row_bytes(self) -> int:
+        return self.vectors * self.width * 2
+
+    @property
+    def parts(self) -> int:
+        return -(-self.count // self.part_rows)
+
+    def rows(self, part: int) -> range:
+        return range(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
+
+
+def read_plan(folder: Path, name: str) -> StorePlan:
+    """The plan in `plan.json` or the manifest; raises DataError if the file is not one."""
+    content = read_json(folder / name)
+    content.pop("parts_sha256", None)
+    if content.get("format") != FORMAT:
+        raise DataError(f"{folder / name}: format {content.get('format')!r} is not known, only {FORMAT}")
+    try:
+        plan = StorePlan(**content)
+        numbers = (plan.count, plan.vectors, plan.width, plan.part_rows)
+        if any(type(number) is not int or number < low for number, low in zip(numbers, (0, 1, 1, 1), strict=True)):
+            raise TypeError("a size is not a whole number")
+    except TypeError as error:
+        raise DataError(f"{folder / name}: not the {name} of a store ({error}); encode it again") from None
+    return plan
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; raises DataError if the file holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({error}); encode the store again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: must be a JSON object; encode the store again")
+    return content
+
+
+def note(folder: Path, part: int) -> Path:
+    """The file that says that a part is complete, and its checksum."""
+    return folder / PARTS / f"{part:06d}.json"
+
+
+def sha256(content: bytes) -> str:
+    """In hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of_part(folder: Path, plan: StorePlan, part: int) -> str:
+    """Of the bytes of a part, read piece by piece."""
+    rows, digest = plan.rows(part), hashlib.sha256()
+    left = len(rows) * plan.row_bytes
+    with open(folder / VECTORS, "rb") as file:
+        file.seek(rows.start * plan.row_bytes)
+        while left and (piece := file.read(min(left, READ_BYTES))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import faiss
+import pytest
+import torch
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.retrieval import ExactIndex, FaissIndex
+from ret_lightning.retrieval import faiss_index as faiss_module
+from ret_lightning.retrieval.settings import automatic_cells, automatic_codes, automatic_probes, filled_in
+from tests.retrieval.pools import clustered
+
+
+@pytest.mark.parametrize(
+    ("vectors", "cells"), [(0, 1), (1, 4), (16, 16), (9984, 256), (640_000, 2048), (3_200_000, 4096)]
+)
+def test_cells_follow_the_pool(vectors, cells):
+    assert automatic_cells(vectors) == cells
+
+
+def test_codes_divide_the_width():
+    assert [automatic_codes(128, bits) for bits in (4, 8)] == [64, 32]
+    for width in range(1, 200):
+        for bits in (4, 5, 8):
+            assert width % automatic_codes(width, bits) == 0
+
+
+def test_probes_are_never_more_than_cells():
+    assert [automatic_probes(cells) for cells in (1, 3, 100, 256, 10_000)] == [1, 3, 20, 32, 32]
+
+
+def test_places_are_filled_in():
+    values = {"cells": 64, "codes": 8, "bits": 6, "pq": "PQ8x6"}
+    assert filled_in("IVF{cells},{pq}", values, {"cells": 64, "codes": 8, "bits": 6}) == "IVF64,PQ8x6"
+    assert filled_in("PQ{codes}x{bits}", values, {}) == "PQ8x6"
+    assert filled_in("Flat", values, {"cells": None}) == "Flat"
+
+
+@pytest.mark.parametrize(
+    ("factory", "given", "message"),
+    [
+        ("IVF{cell},SQ8", {}, r"has a place \{cell\}, and there is only \{cells\}"),
+        ("IVF{},SQ8", {}, r"has a place \{\}"),
+        ("IVF{cells,SQ8", {}, "cannot be read"),
+        (
+            "IVF64,SQ8",
+            {"cells": 32},
+            r"cells=32 has no place in factory 'IVF64,SQ8'; leave it out, or write \{cells\} there",
+        ),
+        ("IVF{cells},SQ8", {"bits": 8}, "bits=8 has no place"),
+    ],
+)
+def test_places_and_settings_that_do_not_meet_are_refused(factory, given, message):
+    with pytest.raises(ConfigError, match=message):
+        filled_in(factory, {"cells": 64}, given)
+
+
+SHIPPED = ["Flat", "IVF{cells},SQ4", "IVF{cells},{pq}", "HNSW{links}_SQ8"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", SHIPPED)
+def test_shipped_indexes_agree_with_exact_on_a_pool_that_is_large_enough_to_train(factory):
+    queries, passages = clustered(1500, 40, k=8, d=32)
+    index, exact = FaissIndex(factory), ExactIndex()
+    for one in (index, exact):
+        one.build(passages)
+    found, best = (one.search(queries, 10).rows.tolist() for one in (index, exact))
+    assert sum(len(set(a) & set(b)) for a, b in zip(found, best, strict=True)) >= 0.98 * 400
+    if factory != "Flat":
+        assert isinstance(index._tokens, faiss.Index)  # not the pool's own vectors, as for fewer passages
+
+
+@pytest.mark.parametrize("factory", SHIPPED)
+@pytest.mark.parametrize("n", [0, 1, 5, 300])
+def test_tiny_pools_need_no_other_settings(factory, n):
+    queries, passages = clustered(300, 5)
+    passages = type(passages)(passages.ids[:n], passages.vectors[:n])
+    index, exact = FaissIndex(factory, candidates=2), ExactIndex()
+    for one in (index, exact):
+        one.build(passages)
+    found = index.search(queries, 2)
+    assert (found.rows >= 0).sum() == 5 * min(n, 2)
+    if n <= 2:
+        assert torch.equal(found.rows, exact.search(queries, 2).rows)
+
+
+@pytest.mark.parametrize("factory", SHIPPED)
+def test_all_passages_as_candidates_are_ranked_as_exact_does_ties_included(factory):
+    queries, passages = clustered(200, 10)
+    twice = type(passages)([f"t{row}" for row in range(400)], passages.vectors.repeat(2, 1, 1))
+    index, exact = FaissIndex(factory, candidates=400, hits=3200), ExactIndex()
+    for one in (index, exact):
+        one.build(twice)
+    found, best = index.search(queries, 50), exact.search(queries, 50)
+    assert torch.equal(found.rows, best.rows)
+    assert torch.equal(found.scores, best.scores)
+
+
+def test_settings_reach_faiss():
+    _, passages = clustered(1300, 1)
+    index = FaissIndex("IVF{cells},{pq}", cells=50, probes=7, codes=4, bits=6, sample=5000)
+    index.build(passages)
+    ivf = faiss.downcast_index(index._tokens)
+    assert (ivf.nlist, ivf.nprobe, ivf.pq.M, ivf.pq.nbits) == (50, 7, 4, 6)
+    index = FaissIndex("HNSW{links}_SQ8", links=8)
+    index.build(passages)
+    assert index._tokens.hnsw.nb_neighbors(1) == 8
+    index = FaissIndex("IVF{cells},{pq}")
+    index.build(passages)
+    assert isinstance(faiss.downcast_index(index._tokens), faiss.IndexIVFPQFastScan)
+
+
+def test_the_flat_index_holds_no_vectors_and_finds_what_faiss_does():
+    queries, passages = clustered(300, 6)
+    index = FaissIndex("Flat")
+    index.build(passages)
+    flat = faiss.IndexFlatIP(32)
+    flat.add(passages.vectors.flatten(0, 1).numpy())
+    vectors = queries.flatten(0, 1).numpy()
+    for block in (7, 2048):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(faiss_module, "PASSAGES_A_BLOCK", block)
+            scores, tokens = index._tokens.search(vectors, 100)
+        expected_scores, expected = flat.search(vectors, 100)
+        torch.testing.assert_close(torch.from_numpy(scores), torch.from_numpy(expected_scores))
+        assert (tokens == expected).mean() > 0.999
+    assert not isinstance(index._tokens, faiss.Index)
+
+
+def test_the_sample_is_drawn_by_the_seed():
+    _, passages = clustered(1300, 1)
+
+    def centroids(seed: int):
+        index = FaissIndex("IVF16,SQ8", sample=500, seed=seed)
+        index.build(passages)
+        return faiss.downcast_index(index._tokens).quantizer.reconstruct_n(0, 16).tolist()
+
+    assert centroids(0) == centroids(0) != centroids(1)
+
+
+def test_a_gpu_that_faiss_does_not_have_is_told():
+    with pytest.raises(ConfigError, match=r"FaissIndex: gpu=true, and this FAISS has no GPU; install faiss-gpu"):
+        FaissIndex("IVF16,SQ8", gpu=True).build(clustered(300, 1)[1])
