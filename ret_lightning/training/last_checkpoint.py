@@ -45,7 +45,7 @@ class LastCheckpoint(Checkpoint):
             validation_again: a validation is under way; who continues begins with it.
         """
         self._validation_again = validation_again
-        trainer.save_checkpoint(self.file)
+        trainer.save_checkpoint(self.file, weights_only=False)
         self._validation_again = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._seen = step
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
-            trainer.save_checkpoint(self.folder / f"step_{step:08d}.ckpt")
+            trainer.save_checkpoint(self.folder / f"step_{step:08d}.ckpt", weights_only=False)
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # the end of the epoch follows, after the validation
         if step == trainer.max_steps or (self.every_n_steps and step % self.every_n_steps == 0):

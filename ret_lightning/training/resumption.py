@@ -57,7 +57,9 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(
                 f"resume={folder}: {text}: what the run is made of stays as it is; start a new one for that"
             )
-        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT and not override.is_add():
+        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT and not (
+            override.is_add() or override.is_force_add()
+        ):
             near = get_close_matches(key, _keys(config), n=1)
             raise ConfigError(f"resume={folder}: no such key: {key}{f'; did you mean {near[0]}?' if near else ''}")
         with open_dict(config):

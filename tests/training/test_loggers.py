@@ -1,0 +1,56 @@
+"""What a resumed run's logs keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas
+from omegaconf import OmegaConf
+
+from ret_lightning.training.loggers import build_loggers, record_wandb_run
+
+
+def config(folder: Path) -> OmegaConf:
+    csv = {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(folder), "name": "csv", "version": ""}
+    return OmegaConf.create({"logger": {"csv": {**csv, "flush_logs_every_n_steps": 1}, "none": None}})
+
+
+def test_rows_of_before_the_checkpoint_stay_and_later_ones_go(tmp_path: Path) -> None:
+    (logger,) = build_loggers(config(tmp_path), tmp_path, None)
+    for step in range(5):
+        logger.log_metrics({"loss": 10.0 - step}, step)
+    logger.log_metrics({"recall": 0.5}, 2)
+    (logger,) = build_loggers(config(tmp_path), tmp_path, 3)
+    logger.log_metrics({"loss": 1.0}, 3)
+    logger.log_metrics({"norm": 2.0}, 4)  # a column that the file has not had
+    rows = pandas.read_csv(tmp_path / "csv" / "metrics.csv")
+    assert rows["step"].tolist() == [0, 1, 2, 2, 3, 4]
+    assert rows["loss"].dropna().tolist() == [10.0, 9.0, 8.0, 1.0]
+    assert rows["recall"].dropna().tolist() == [0.5]
+    assert rows["norm"].dropna().tolist() == [2.0]
+
+
+def test_a_new_run_begins_its_file_anew(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        (logger,) = build_loggers(config(tmp_path), tmp_path, None)
+        logger.log_metrics({"loss": value}, 0)
+    assert pandas.read_csv(tmp_path / "csv" / "metrics.csv")["loss"].tolist() == [2.0]
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
+    made = []
+
+    class Stub:
+        def __init__(self, **options: object) -> None:
+            made.append(options)
+            self.experiment = type("Run", (), {"id": "abc123"})()
+
+    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    monkeypatch.setattr(
+        "ret_lightning.training.loggers.build", lambda node, **more: Stub(project=node["project"], **more)
+    )
+    node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
+    settings = OmegaConf.create({"logger": node})
+    record_wandb_run(build_loggers(settings, tmp_path, None), tmp_path)
+    build_loggers(settings, tmp_path, 5)
+    assert made == [{"project": "p"}, {"project": "p", "id": "abc123", "resume": "allow"}]

@@ -1,0 +1,87 @@
+"""A loss or gradient that is no number stops the run, or is left out and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+
+from ret_lightning import RetModule
+from ret_lightning.errors import UserError
+from ret_lightning.training.module import SKIPPED_IN_A_ROW
+from tests.training.conftest import make_module
+from tests.training.test_module import fit
+
+
+class Poison(Callback):
+    """Makes the pixels of some batches NaN, or their gradients."""
+
+    def __init__(self, *batches: int, gradient: bool = False) -> None:
+        self.batches = batches
+        self.gradient = gradient
+        self.seen = -1
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.seen += 1
+        if self.seen in self.batches and not self.gradient:
+            batch.queries.pixel_values.fill_(float("nan"))
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        if self.seen in self.batches and self.gradient:
+            next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(float("inf"))
+
+
+class Weights(Callback):
+    def __init__(self) -> None:
+        self.after: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, pl_module: RetModule, outputs, batch, batch_idx) -> None:
+        self.after.append(torch.cat([p.detach().flatten() for p in pl_module.parameters()]))
+
+
+def test_features_that_are_no_numbers_stop_the_run(root: Path) -> None:
+    with pytest.raises(UserError, match=r"features of queries .* are not finite: training has diverged.*optimizer\.lr"):
+        fit(root, make_module(), callbacks=[Poison(2)])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(root: Path) -> None:
+    weights = Weights()
+    with pytest.raises(UserError, match=r"gradient of step 3 is not finite: .*on_nonfinite=skip leaves such steps out"):
+        fit(root, module := make_module(), callbacks=[Poison(2, gradient=True), weights])
+    assert torch.equal(torch.cat([p.detach().flatten() for p in module.parameters()]), weights.after[-1])
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_skipping_leaves_weights_and_optimiser_as_they_were(root: Path, gradient: bool) -> None:
+    weights, module = Weights(), make_module(on_nonfinite="skip")
+    fit(root, module, callbacks=[Poison(1, 4, gradient=gradient), weights])  # six batches
+    assert module.skipped_steps == 2
+    assert torch.equal(weights.after[1], weights.after[0])
+    assert torch.equal(weights.after[4], weights.after[3])
+    assert not torch.equal(weights.after[2], weights.after[1])
+    assert all(torch.isfinite(after).all() for after in weights.after)
+
+
+def test_a_skipped_batch_of_accumulated_ones_takes_its_step_along(root: Path) -> None:
+    weights, module = Weights(), make_module(on_nonfinite="skip")
+    fit(root, module, callbacks=[Poison(0), weights], accumulate_grad_batches=3)  # two steps
+    assert module.skipped_steps == 1
+    assert torch.equal(weights.after[2], weights.after[0])
+    assert torch.isfinite(weights.after[-1]).all()
+    assert not torch.equal(weights.after[-1], weights.after[2])
+
+
+def test_too_many_in_a_row_are_an_error(root: Path) -> None:
+    module = make_module(on_nonfinite="skip")
+    with pytest.raises(UserError, match=rf"{SKIPPED_IN_A_ROW} steps in a row were skipped"):
+        fit(root, module, callbacks=[Poison(*range(30))], max_epochs=10)
+
+
+def test_the_count_goes_with_the_checkpoint() -> None:
+    module, other, content = make_module(), make_module(), {}
+    module.skipped_steps = 7
+    module.on_save_checkpoint(content)
+    other.on_load_checkpoint(content)
+    assert other.skipped_steps == 7
