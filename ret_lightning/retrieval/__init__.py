@@ -32,6 +32,7 @@ from ret_lightning.retrieval.relevance import (
     unreachable,
 )
 from ret_lightning.retrieval.runs import read_qrels, read_ranking, read_run, write_qrels, write_run
+from ret_lightning.retrieval.sharded import search_sharded
 from ret_lightning.retrieval.store import EmbeddingStore
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "read_qrels",
     "read_ranking",
     "read_run",
+    "search_sharded",
     "unreachable",
     "write_qrels",
     "write_run",

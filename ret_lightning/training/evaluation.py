@@ -29,6 +29,7 @@ from ret_lightning.retrieval import (
     judge,
     query_means,
     random_recall,
+    search_sharded,
     write_qrels,
     write_run,
 )
@@ -79,9 +80,10 @@ class RetrievalEvaluation(Callback):
     index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `pseudo_recall@K`, `mrr@10`, `ndcg@10`, their means
     over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also the
     ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by their
-    position in the file, so nothing is counted twice whatever the loaders did. Among several ranks, each holds the pool and
-    searches for its own queries. An approximate index is measured against exact search on a sample of each subset's
-    queries: `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
+    position in the file, so nothing is counted twice whatever the loaders did. Among several ranks exact search is sharded:
+    each searches the passages that it encoded, for all queries. An approximate index is built whole by each, which searches
+    for its own queries, and is measured against exact search on a sample of each subset's queries:
+    `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
 
     Args:
         index: searched for each subset in turn.
@@ -212,8 +214,9 @@ class RetrievalEvaluation(Callback):
     def _subset(
         self, subset: EvaluationSubset, passage_loader: int, device: torch.device, seconds: dict[str, float]
     ) -> SubsetResult:
-        pool_rows, pool_vectors = _all_ranks(self._encoded[passage_loader], device)
-        own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1])
+        passages, queries = self._encoded[passage_loader], self._encoded[passage_loader + 1]
+        own_pool_rows, own_pool = _concatenated(passages)
+        pool_rows = gather_rows(own_pool_rows.to(device), row_counts(own_pool_rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
             raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
         if len(pool_rows) < len(subset.pool):
@@ -223,11 +226,20 @@ class RetrievalEvaluation(Callback):
             )
         start = time.perf_counter()
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
-        passages = Embeddings(ids, pool_vectors)
-        self.index.build(passages)
+        if isinstance(self.index, ExactIndex) and world_size() > 1:
+            query_rows, vectors = _all_ranks(queries, device)
+            share = Embeddings([subset.pool[row].passage_id for row in own_pool_rows.tolist()], own_pool)
+            positions = torch.searchsorted(pool_rows, own_pool_rows)
+            ranking = search_sharded(self.index, share, positions, vectors, self.ranked, device)
+            result = self._scored(subset, query_rows.tolist(), pool_rows.tolist(), ids, ranking, device)
+            seconds["search"] += time.perf_counter() - start
+            return result
+        whole = Embeddings(ids, _all_ranks(passages, device)[1])
+        self.index.build(whole)
         built = time.perf_counter()
+        own_rows, own_vectors = _concatenated(queries)
         if len(own_rows) == 0:  # a rank may have no query of a small subset
-            own_vectors = pool_vectors[:0]
+            own_vectors = whole.vectors[:0]
         own = self.index.search(own_vectors, self.ranked)
         counts = row_counts(own_rows.to(device))
         query_rows, rows, scores = (
@@ -241,7 +253,7 @@ class RetrievalEvaluation(Callback):
         if not self.agreement_sample or not result.query_rows:
             return result
         searched = time.perf_counter()
-        measured = self._agreement(result, passages, own_rows, own_vectors, device)
+        measured = self._agreement(result, whole, own_rows, own_vectors, device)
         seconds["agreement"] += time.perf_counter() - searched
         return replace(result, agreement=measured)
 
@@ -332,11 +344,12 @@ def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _all_ranks(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """`_concatenated`, of the rows of all ranks, which exchange them on `device`."""
+    """`_concatenated`, of the rows of all ranks, which exchange them on `device`; a rank may have none."""
     rows, vectors = _concatenated(parts)
     if world_size() == 1:
         return rows, vectors
+    shape = torch.tensor(vectors.shape[1:] or (0, 0), device=device)
+    torch.distributed.all_reduce(shape, torch.distributed.ReduceOp.MAX)
+    vectors = vectors.view(len(rows), *shape.tolist())
     counts = row_counts(rows.to(device))
-    if len(rows) == 0 and sum(counts):
-        raise ConfigError("a rank encoded no passage of a pool; use fewer ranks than the smallest pool has passages")
     return _concatenated([(gather_rows(rows.to(device), counts).cpu(), gather_rows(vectors.to(device), counts).cpu())])

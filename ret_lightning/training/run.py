@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import warnings
@@ -159,13 +160,20 @@ def _ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
 
 @contextmanager
 def _continuable(folder: Path) -> Iterator[None]:
-    """Adds to what went wrong how the run can be gone on with; a loader's worker that died is told of in plain words."""
+    """Adds to what went wrong how the run can be gone on with; a full disk and a dead loader are told of in plain words."""
     try:
         yield
-    except UserError as error:
+    except UserError:
         if rank_zero_only.rank == 0 and unfinished_checkpoint(folder):
             log.info("to go on from the last checkpoint: ret-train resume=%s", folder)
-        raise error
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror}; make room, then ret-train resume={folder} goes on from the last "
+            "checkpoint"
+        ) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
