@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+JOBS ?= 2
 
 # Keeps runs off the network and quiet about it.
 export HF_HUB_OFFLINE ?= 1
@@ -28,11 +29,11 @@ $(READY):
 demo: $(READY)  ## train on the glyphs corpus, about six minutes on two cores
 	$(BIN)/ret-train experiment=demo $(ARGS)
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## the whole test suite, JOBS files at a time
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: $(READY)  ## the tests that take less than a few seconds
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
 
 from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
@@ -43,6 +45,16 @@ def record_wandb_run(loggers: list[Logger], folder: Path) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             write_text(folder / WANDB_ID_FILE, logger.experiment.id + "\n")
+
+
+def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
+    """Puts the tables that a run ends with on W&B, under `summary/<title>`."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            for table in tables:
+                columns = [str(column.header).replace("\n", " ") for column in table.columns]
+                rows = list(zip(*(map(str, column.cells) for column in table.columns), strict=True))
+                logger.log_table(f"summary/{table.title}", columns=columns, data=[list(row) for row in rows])
 
 
 def _same_wandb_run(node: DictConfig, folder: Path) -> dict[str, Any]:

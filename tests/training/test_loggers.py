@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas
 from omegaconf import OmegaConf
+from rich.table import Table
 
-from ret_lightning.training.loggers import build_loggers, record_wandb_run
+from ret_lightning.training.loggers import build_loggers, log_tables, record_wandb_run
 
 
 def config(folder: Path) -> OmegaConf:
@@ -54,3 +55,18 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
     record_wandb_run(build_loggers(settings, tmp_path, None), tmp_path)
     build_loggers(settings, tmp_path, 5)
     assert made == [{"project": "p"}, {"project": "p", "id": "abc123", "resume": "allow"}]
+
+
+def test_the_final_tables_go_to_wandb(monkeypatch) -> None:
+    logged = []
+
+    class Stub:
+        def log_table(self, key: str, columns: list[str], data: list[list[str]]) -> None:
+            logged.append((key, columns, data))
+
+    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    table = Table("subset", "wit\nR@10", title="Recall, test")
+    table.add_row("wit", "0.5")
+    table.add_row("mean", "0.25")
+    log_tables([Stub()], [table])
+    assert logged == [("summary/Recall, test", ["subset", "wit R@10"], [["wit", "0.5"], ["mean", "0.25"]])]
