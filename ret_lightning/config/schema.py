@@ -63,6 +63,23 @@ class ExportConfig:
     max_shard_size: int | str
 
 
+@dataclass
+class ReportConfig:
+    """The keys of ret-report's config; see conf/report.yaml for what they mean."""
+
+    runs: str
+    output: str
+    metric: str
+    baseline: str | None
+    gallery: int
+    overwrite: bool
+
+    @staticmethod
+    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+        """As `TrainConfig.check`."""
+        yield from _in_ranges(config)
+
+
 # Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.
 RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("seed", 0, 2**32 - 1),
@@ -96,10 +113,11 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("trainer.accumulate_grad_batches", 1, None),
     ("trainer.log_every_n_steps", 1, None),
     ("trainer.check_val_every_n_epoch", 1, None),
+    ("gallery", 0, 500),
 )
 
 
-def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _in_ranges(config: DictConfig) -> Iterator[tuple[str, str]]:
     for key, smallest, largest in RANGES:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -107,6 +125,10 @@ def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
                 yield key, f"{value} is too small; {smallest} is the least"
             if largest is not None and value > largest:
                 yield key, f"{value} is too large; {largest} is the most"
+
+
+def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
+    yield from _in_ranges(config)
     temperature = OmegaConf.select(config, "loss.temperature")
     if temperature is not None and temperature <= 0:
         yield "loss.temperature", f"{temperature} must be positive"

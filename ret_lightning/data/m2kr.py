@@ -166,6 +166,16 @@ def load_subset(
     return EvaluationSubset(name, split, queries, pool, unreachable)
 
 
+def distinct_ids(queries: Sequence[Query]) -> list[str]:
+    """The data_id of each query; one that occurred before carries its line, since TREC files need them apart."""
+    seen: set[str] = set()
+    ids = []
+    for query in queries:
+        ids.append(query.data_id if query.data_id not in seen else f"{query.data_id}#line{query.place.line}")
+        seen.add(ids[-1])
+    return ids
+
+
 class SubsetNames:
     """Which subset a training row belongs to: by its `subset` field, else by the beginning of its data_id.
 

@@ -92,6 +92,22 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is torn or no checkpoint, or the frozen weights are not beside it.
     """
+    checkpoint = _stored(file)
+    if isinstance(checkpoint.get(FROZEN), dict):  # a list of names: written without RunCheckpointIO, nothing is missing
+        checkpoint["state_dict"] |= _read_frozen(file, checkpoint[FROZEN])
+    return checkpoint
+
+
+def stored_step(file: Path) -> int:
+    """How many optimiser steps a checkpoint has behind it; no weights are read.
+
+    Raises:
+        UserError: if the file is torn or no checkpoint.
+    """
+    return _stored(file)["global_step"]
+
+
+def _stored(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if not zipfile.is_zipfile(file):  # what torch.save writes; its table of contents comes last
@@ -105,8 +121,6 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     except Exception as error:  # unpickling raises what it likes
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{file}: no whole checkpoint of ret-train ({reason[0]})") from error
-    if isinstance(checkpoint.get(FROZEN), dict):  # a list of names: written without RunCheckpointIO, nothing is missing
-        checkpoint["state_dict"] |= _read_frozen(file, checkpoint[FROZEN])
     return checkpoint
 
 

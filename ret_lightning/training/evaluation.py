@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.m2kr import EvaluationSubset, Split
+from ret_lightning.data.m2kr import EvaluationSubset, Split, distinct_ids
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses.gather import gather_rows, row_counts, world_size
 from ret_lightning.retrieval import (
@@ -178,9 +178,9 @@ class RetrievalEvaluation(Callback):
     def write_rankings(self, split: Split, folder: Path) -> None:
         """Two TREC files a subset: the run, `<folder>/<subset>.trec`, and what is right, `<folder>/<subset>.qrels`."""
         for name, result in self.results[split].items():
-            queries = _distinct_ids(result)
-            positives = [result.subset.queries[row].passage_ids for row in result.query_rows]
-            write_qrels(folder / f"{name}.qrels", queries, positives)
+            ranked = [result.subset.queries[row] for row in result.query_rows]
+            queries = distinct_ids(ranked)
+            write_qrels(folder / f"{name}.qrels", queries, [query.passage_ids for query in ranked])
             pool = [result.subset.pool[row].passage_id for row in result.indexed_rows]
             write_run(folder / f"{name}.trec", queries, result.ranking, pool, tag="ret_lightning")
 
@@ -320,16 +320,6 @@ def _means(results: Mapping[str, SubsetResult]) -> dict[str, dict[str, str]]:
         if parts:
             means[mean] = parts
     return means
-
-
-def _distinct_ids(result: SubsetResult) -> list[str]:
-    """The data_id of each ranked query; one that occurred before carries its line, since TREC files need them apart."""
-    seen: set[str] = set()
-    ids = []
-    for query in (result.subset.queries[row] for row in result.query_rows):
-        ids.append(query.data_id if query.data_id not in seen else f"{query.data_id}#line{query.place.line}")
-        seen.add(ids[-1])
-    return ids
 
 
 def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"  # the metrics of the test split, written last
 INTERVALS_FILE = "intervals.json"  # of each of these metrics its 95 % interval, [low, high]
 ORIGIN_FILE = "origin.json"  # which weights the metrics are of, and what made them
+COST_FILE = "cost.json"  # time, parameters and memory
+FAILURE_FILE = "failure.json"  # why the run ended before its time, where it could tell
 RANKINGS_FOLDER = "rankings"  # TREC runs and qrels, one of each a subset
 CHECKPOINTS_FOLDER = "checkpoints"
 

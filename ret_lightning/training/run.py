@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,23 @@ from omegaconf import DictConfig, OmegaConf
 from ret_lightning import __version__
 from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.errors import ConfigError, Stopped, UserError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.models.compiled import compile_blocks
 from ret_lightning.training.checkpoint_files import RunCheckpointIO
+from ret_lightning.training.code_version import code_version
+from ret_lightning.training.cost import Cost
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CONFIG_FILE,
+    COST_FILE,
+    FAILURE_FILE,
     INTERVALS_FILE,
     METRICS_FILE,
     ORIGIN_FILE,
     RANKINGS_FOLDER,
+    read_json,
     write_json,
 )
 from ret_lightning.training.last_checkpoint import LastCheckpoint
@@ -63,6 +68,11 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     _take_folder(folder, config, resume)
+    with _failure_noted(folder):
+        return _train(folder, config, resume)
+
+
+def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
     _quieten()
     checkpoint = last_whole_checkpoint(folder) if resume else None
     step = checkpoint_step(checkpoint) if checkpoint else None
@@ -84,9 +94,11 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
         compile_blocks(module.retriever)
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = build_loggers(config, folder, step)
+    cost = Cost()
     # The evaluation comes first: the other callbacks read what it found.
     callbacks = [
         evaluation,
+        cost,
         RecordInCheckpoint(config),
         RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
@@ -108,7 +120,7 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
         log.info("testing the weights of %s", best or f"the last step{missing}")
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
         step = checkpoint_step(Path(best)) if best else trainer.global_step
-        return _finish(evaluation, folder, step) if trainer.is_global_zero else {}
+        return _finish(evaluation, cost, folder, step) if trainer.is_global_zero else {}
 
 
 def _take_folder(folder: Path, config: DictConfig, resume: bool) -> None:
@@ -126,6 +138,29 @@ def _take_folder(folder: Path, config: DictConfig, resume: bool) -> None:
             f"output_dir={folder}: holds an unfinished run; resume={folder} continues it, or choose another folder"
         )
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+    (folder / FAILURE_FILE).unlink(missing_ok=True)
+    write_json(folder / ORIGIN_FILE, _origin(folder if resume else None))
+
+
+def _origin(resumed: Path | None) -> dict[str, Any]:
+    """What makes the run; of one that is resumed, what made it before too."""
+    earlier = read_json(resumed / ORIGIN_FILE).get("code", []) if resumed else []
+    code = code_version()
+    return {"version": __version__, "code": earlier if code is None or code in earlier else [*earlier, code]}
+
+
+@contextmanager
+def _failure_noted(folder: Path) -> Iterator[None]:
+    """Leaves in the folder why the run ended, for who asks later what became of it."""
+    try:
+        yield
+    except Exception as error:
+        if rank_zero_only.rank == 0:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+            line = lines[-1] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+            with suppress(OSError):  # the disk may be what failed
+                write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
+        raise
 
 
 def _initial_retriever(config: DictConfig) -> RetRetriever:
@@ -214,13 +249,14 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
-def _finish(evaluation: RetrievalEvaluation, folder: Path, step: int) -> dict[str, float]:
+def _finish(evaluation: RetrievalEvaluation, cost: Cost, folder: Path, step: int) -> dict[str, float]:
     metrics = evaluation.flat_metrics("test")
     evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
     bounds = evaluation.flat_intervals("test")
     print_tables(metrics_tables(evaluation.results["test"], metrics, bounds, "test"))
     write_json(folder / INTERVALS_FILE, bounds)
-    write_json(folder / ORIGIN_FILE, {"tested_step": step, "version": __version__})
+    write_json(folder / COST_FILE, cost.measured())
+    write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
     write_json(folder / METRICS_FILE, metrics)
     log.info("metrics, rankings and checkpoints are in %s", folder)
     return metrics

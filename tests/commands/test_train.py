@@ -74,6 +74,17 @@ class TestARunOnAFolder:
         assert config["output_dir"] == str(folder)
         assert "${" not in (folder / "config.yaml").read_text()
 
+    def test_it_tells_what_it_cost_and_what_code_made_it(self, run) -> None:
+        folder, _ = run
+        cost = json.loads((folder / "cost.json").read_text())
+        assert cost["training_seconds"] > 0
+        assert cost["test_seconds"] > 0
+        assert cost["parameters"] >= cost["trained_parameters"] > 0
+        origin = json.loads((folder / "origin.json").read_text())
+        assert origin.keys() == {"version", "code", "tested_step"}
+        assert all(set(version) == {"commit", "dirty"} for version in origin["code"])
+        assert not (folder / "failure.json").exists()
+
     def test_the_rankings_give_the_metrics(self, run) -> None:
         folder, _ = run
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -224,6 +235,7 @@ def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code,
         # A rank that meets the same mistake may say it too.
         assert 1 <= len(told) <= (2 if "trainer=ddp_cpu" in options else 1)
         assert any(message in line for line in told)
+        assert message in json.loads((folder / "failure.json").read_text())["error"]
         assert not (folder / "metrics.json").exists()
     else:
         assert message in done.stderr

@@ -1,0 +1,213 @@
+"""The table as CSV, Markdown and LaTeX, and all metrics of all runs as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from ret_lightning.report.comparison import Row
+from ret_lightning.report.statistics import Summary, summarise
+from ret_lightning.report.variants import Setting, Variant
+
+NONE = "–"  # where one seed gives no deviation, and the baseline no difference
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': "''",
+}  # fmt: skip
+
+
+def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -> str:
+    """A line a variant, at full precision."""
+    header = [
+        *(setting.name for setting in settings), "metric", "seeds", "mean", "deviation", "low", "high", "difference",
+        "difference_low", "difference_high", "p", "p_holm", "untested", "fingerprint", "runs", "code",
+    ]  # fmt: skip
+    lines = []
+    for row in rows:
+        of, variant = row.summary, row.variant
+        lines.append(
+            [
+                *(variant.values[setting.name] for setting in settings),
+                metric,
+                " ".join(str(run.seed) for run in variant.runs),
+                of.mean,
+                of.deviation,
+                *(of.interval or (None, None)),
+                row.difference,
+                *(row.difference_interval or (None, None)),
+                row.p,
+                row.p_corrected,
+                row.untested,
+                variant.fingerprint,
+                "; ".join(run.name for run in variant.runs),
+                "; ".join(codes(variant)),
+            ]
+        )
+    return _csv(header, lines)
+
+
+def runs_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
+    """A line a run: where it comes from, what it cost, all its metrics."""
+    runs = [(variant, run) for variant in variants for run in variant.runs]
+    metrics = sorted({metric for _, run in runs for metric in run.metrics})
+    costs = sorted({name for _, run in runs for name in run.cost})
+    header = [
+        "run",
+        *(s.name for s in settings),
+        "seed",
+        "fingerprint",
+        "code",
+        "dirty",
+        "tested_step",
+        *costs,
+        *metrics,
+    ]
+    lines = [
+        [
+            run.name,
+            *(variant.values[setting.name] for setting in settings),
+            run.seed,
+            variant.fingerprint,
+            run.code,
+            run.dirty,
+            run.origin.get("tested_step"),
+            *(run.cost.get(name) for name in costs),
+            *(run.metrics.get(metric) for metric in metrics),
+        ]
+        for variant, run in runs
+    ]
+    return _csv(header, lines)
+
+
+def metrics_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
+    """A line a variant and metric: its mean over seeds, and how sure that is."""
+    header = [*(s.name for s in settings), "metric", "seeds", "mean", "deviation", "low", "high", "fingerprint"]
+    lines = []
+    for variant in variants:
+        for metric, of in summaries(variant).items():
+            values = [variant.values[setting.name] for setting in settings]
+            numbers = [of.count, of.mean, of.deviation, *(of.interval or (None, None))]
+            lines.append([*values, metric, *numbers, variant.fingerprint])
+    return _csv(header, lines)
+
+
+def summaries(variant: Variant) -> dict[str, Summary]:
+    """Each metric that all runs of a variant have, over its seeds."""
+    common = sorted(set.intersection(*(set(run.metrics) for run in variant.runs)))
+    return {metric: summarise([run.metrics[metric] for run in variant.runs]) for metric in common}
+
+
+def codes(variant: Variant) -> list[str]:
+    """The code versions of a variant's runs, each once."""
+    return list(dict.fromkeys(run.code for run in variant.runs))
+
+
+def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, notes: Sequence[str]) -> str:
+    """A table with the notes below it."""
+
+    def cell(text: str) -> str:
+        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+    header = [
+        *_names(settings),
+        "seeds",
+        metric,
+        "deviation",
+        "95 % interval",
+        "difference",
+        "p over queries",
+        "p (Holm)",
+    ]
+    aligned = ["---"] * len(_names(settings)) + ["--:"] * 7
+    lines = [header, aligned, *(_cells(row, settings) for row in rows)]
+    table = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+    return table + "\n\n" + "\n".join(f"- {' '.join(note.split())}" for note in notes) + "\n"
+
+
+def latex(
+    rows: Sequence[Row], settings: Sequence[Setting], metric: str, baseline: Variant, notes: Sequence[str]
+) -> str:
+    """A `table` environment that needs \\usepackage{booktabs}; the best mean is bold, the notes are comments."""
+    names = _names(settings)
+    header = [*names, "seeds", metric, "deviation", "95 % interval", "difference", "$p$", "$p$ (Holm)"]
+    best = max(row.summary.mean for row in rows)
+    lines = []
+    for row in rows:
+        cells = [tex(text) for text in _cells(row, settings)]
+        if row.summary.mean == best:
+            cells[len(names) + 1] = rf"\textbf{{{cells[len(names) + 1]}}}"
+        lines.append("    " + " & ".join(cells) + r" \\")
+    comments = [f"% {' '.join(note.split())}" for note in notes]
+    return "\n".join(
+        [
+            *comments,
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \begin{{tabular}}{{{'l' * len(names)}{'r' * 7}}}",
+            r"    \toprule",
+            "    " + " & ".join(text if text.startswith("$") else tex(text) for text in header) + r" \\",
+            r"    \midrule",
+            *lines,
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            rf"  \caption{{{tex(metric)}: mean over seeds with its 95\,\% interval (Student's $t$ over seeds), difference to "
+            rf"{tex(baseline.label)}, and $p$ of a paired randomisation test over queries.}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
+    return escaped.replace("–", "--").replace("−", "$-$")
+
+
+def probability(p: float | None) -> str:
+    """A p value to four digits, which is what as many resamples tell."""
+    return NONE if p is None else f"{p:.4f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign."""
+    return NONE if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """An interval's ends."""
+    return NONE if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}".replace("-", "−")
+
+
+def signed_span(interval: tuple[float, float] | None) -> str:
+    """The ends of a difference's interval."""
+    return NONE if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+
+
+def _names(settings: Sequence[Setting]) -> list[str]:
+    return [setting.name for setting in settings] or ["variant"]
+
+
+def _cells(row: Row, settings: Sequence[Setting]) -> list[str]:
+    of = row.summary
+    return [
+        *([row.variant.values[setting.name] for setting in settings] or [row.variant.label]),
+        str(of.count),
+        f"{of.mean:.3f}",
+        NONE if of.deviation is None else f"{of.deviation:.3f}",
+        span(of.interval),
+        signed(row.difference),
+        probability(row.p),
+        probability(row.p_corrected),
+    ]
+
+
+def _csv(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue()
