@@ -77,7 +77,26 @@ class ReportConfig:
     @staticmethod
     def check(config: DictConfig) -> Iterator[tuple[str, str]]:
         """As `TrainConfig.check`."""
-        yield from _in_ranges(config)
+        yield from _values_in_range(config)
+
+
+@dataclass
+class CheckConfig:
+    """The keys of ret-check's config; see conf/check.yaml for what they mean."""
+
+    data: Any
+    backbone: Any
+    images: Literal["decode", "exist", "none"]
+    image_share: float
+    workers: int | None
+    report: str | None
+    seed: int
+
+    @staticmethod
+    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+        """As in `TrainConfig`."""
+        yield from _values_in_range(config)
+        yield from _one_mixture(config)
 
 
 # Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.
@@ -89,6 +108,9 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.max_image_pixels", 1, 178_956_970),  # Pillow refuses more
     ("data.shuffle_buffer", 1, None),
     ("data.limit", 1, None),
+    ("data.max_bad_fraction", 0, 1),
+    ("image_share", 0, 1),
+    ("workers", 1, None),
     ("loss.micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),
@@ -117,7 +139,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
 )
 
 
-def _in_ranges(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _values_in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
     for key, smallest, largest in RANGES:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -128,7 +150,7 @@ def _in_ranges(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
-    yield from _in_ranges(config)
+    yield from _values_in_range(config)
     temperature = OmegaConf.select(config, "loss.temperature")
     if temperature is not None and temperature <= 0:
         yield "loss.temperature", f"{temperature} must be positive"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.inputs import EncoderInput
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """B query-passage pairs.
+    """B query-passage pairs; B is 0 where all rows of a rank were left out.
 
     Attributes:
         queries: B rows.
@@ -21,6 +22,7 @@ class TrainingBatch:
         labels: (B,) int64, equal for equal passage ids.
         passage_labels: (P,) likewise of the passages.
         subsets: the B subsets' names, `unknown` where a row does not tell.
+        bad_rows: what was left out of the batch.
     """
 
     queries: EncoderInput
@@ -28,6 +30,7 @@ class TrainingBatch:
     labels: Tensor
     passage_labels: Tensor
     subsets: tuple[str, ...]
+    bad_rows: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,6 +43,7 @@ class TrainingBatch:
             self.labels.to(device, non_blocking=non_blocking),
             self.passage_labels.to(device, non_blocking=non_blocking),
             self.subsets,
+            self.bad_rows,
         )
 
     def pin_memory(self) -> TrainingBatch:
@@ -50,6 +54,7 @@ class TrainingBatch:
             self.labels.pin_memory(),
             self.passage_labels.pin_memory(),
             self.subsets,
+            self.bad_rows,
         )
 
 
@@ -60,21 +65,24 @@ class EvaluationBatch:
     Attributes:
         inputs: B rows.
         rows: (B,) int64, their positions in the subset's queries or pool.
+        bad_images: rows that go without their image, since it cannot be read.
     """
 
     inputs: EncoderInput
     rows: Tensor
+    bad_images: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EvaluationBatch:
         """The same batch on another device."""
-        return EvaluationBatch(self.inputs.to(device, non_blocking), self.rows.to(device, non_blocking=non_blocking))
+        rows = self.rows.to(device, non_blocking=non_blocking)
+        return EvaluationBatch(self.inputs.to(device, non_blocking), rows, self.bad_images)
 
     def pin_memory(self) -> EvaluationBatch:
         """The same batch in page-locked memory."""
-        return EvaluationBatch(self.inputs.pin_memory(), self.rows.pin_memory())
+        return EvaluationBatch(self.inputs.pin_memory(), self.rows.pin_memory(), self.bad_images)
 
 
 def label(passage_id: str) -> int:

@@ -11,10 +11,11 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.glyphs import prepare_glyphs
 from ret_lightning.data.images import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, load_subset
+from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, SubsetNames, load_subset
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.sampling import RankRows
 from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
@@ -63,6 +64,10 @@ class M2KRDataModule(LightningDataModule):
         max_image_pixels: images that have more are refused before they are decoded.
         train_file: name of the training file, a pattern with `*`, or a list of them.
         seed: of the order of the rows, of fractions of the mixture, of instructions and of the augmentation.
+        on_bad_row: what to do with a row that cannot be used: `raise` an error, or `skip` it: training rows, and lines of
+            evaluation files, are left out and counted by kind; queries and passages whose image cannot be read go without it.
+        max_bad_fraction: a run stops when more than this share of the training rows that it saw, or of the rows of an
+            evaluation file, was skipped.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class M2KRDataModule(LightningDataModule):
         max_image_pixels: int = MAX_PIXELS,
         train_file: str | Sequence[str] = "m2kr_up_train.jsonl",
         seed: int = 0,
+        on_bad_row: OnBadRow = "raise",
+        max_bad_fraction: float = 0.01,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -101,6 +108,10 @@ class M2KRDataModule(LightningDataModule):
             raise ConfigError(f"data.negatives={negatives} must be 0 or more, or null for all that rows name")
         if subsets is not None and len(set(subsets)) < len(subsets):
             raise ConfigError(f"data.subsets={list(subsets)} names a subset twice")
+        if on_bad_row not in ("raise", "skip"):
+            raise ConfigError(f"data.on_bad_row={on_bad_row} must be raise or skip")
+        if not 0 <= max_bad_fraction <= 1:
+            raise ConfigError(f"data.max_bad_fraction={max_bad_fraction} must be from 0 to 1")
         self.files = M2KRFiles(
             Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
         )
@@ -119,6 +130,8 @@ class M2KRDataModule(LightningDataModule):
         self.max_image_pixels = max_image_pixels
         self.validation = validation
         self.seed = seed
+        self.on_bad_row = on_bad_row
+        self.max_bad_fraction = max_bad_fraction
         self._train: TrainingSet | None = None
         self._next_batch = {"epoch": 0, "batch": 0}
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
@@ -150,7 +163,7 @@ class M2KRDataModule(LightningDataModule):
         """Batches of training pairs, this rank's share."""
         rows = TrainingRows(
             self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
-            self.seed,
+            self.seed, self.on_bad_row,
         )  # fmt: skip
         batches = self._train.batches(self.batch_size, *self._rank_and_world())
         batches.set_epoch(self._next_batch["epoch"])
@@ -190,9 +203,22 @@ class M2KRDataModule(LightningDataModule):
         generator = torch.Generator().manual_seed(self.seed)
         return {"num_workers": self.num_workers, "pin_memory": self._on_gpu(), "generator": generator}
 
-    def _training_set(self) -> TrainingSet:
+    def training_names(self, evaluated: Sequence[str]) -> SubsetNames:
+        """What tells the subset of a training row.
+
+        Args:
+            evaluated: the subsets that have evaluation files.
+
+        Raises:
+            ConfigError: if a setting names a subset that there is not.
+            DataError: if the mixture leaves no row.
+        """
+        return self._training_set(evaluated).names
+
+    def _training_set(self, evaluated: Sequence[str] | None = None) -> TrainingSet:
         named = dict.fromkeys(self.instructions.subsets, "data.instructions")
-        return TrainingSet(self.files.training_files(), self.choice, self._names(), named, self.seed)
+        files = self.files.training_files()
+        return TrainingSet(files, self.choice, self._names() if evaluated is None else evaluated, named, self.seed)
 
     def _load(self, split: Split) -> None:
         if split in self._evaluation:
@@ -205,7 +231,10 @@ class M2KRDataModule(LightningDataModule):
                 or (self.validation == "auto" and self.files.has_validation(name))
             )
             instruction, limit = self.instructions.first(name), self.choice.limit
-            subset = load_subset(self.files, name, split, split if has_own else "test", instruction, limit)
+            subset = load_subset(
+                self.files, name, split, split if has_own else "test", instruction, limit, self.on_bad_row,
+                self.max_bad_fraction,
+            )  # fmt: skip
             note = "" if has_own else ", its test queries (there are no validation queries)"
             log.info("%s/%s: %d queries, %d passages%s", split, name, len(subset.queries), len(subset.pool), note)
             if subset.unreachable:
@@ -242,7 +271,7 @@ class M2KRDataModule(LightningDataModule):
             for rows in (subset.pool, subset.queries):
                 loaders.append(
                     DataLoader(
-                        EvaluationRows(rows, read_image, subset.name),
+                        EvaluationRows(rows, read_image, subset.name, self.on_bad_row),
                         sampler=RankRows(len(rows), *self._rank_and_world()),
                         batch_size=self.eval_batch_size,
                         collate_fn=self.collate.evaluation,

@@ -124,7 +124,7 @@ class Fields:
             path = PurePosixPath(value)
             if path.is_absolute() or ".." in path.parts or "\0" in value:
                 message = f"{self.place}: field {name}: {value!r} leads out of the image folder"
-                raise DataError(message, kind="wrong_type")
+                raise DataError(message, kind="path_outside")
         return value
 
     def _encodable(self, name: str, text: str) -> str:
@@ -152,7 +152,8 @@ def shown(value: Any) -> str:
     if value is None:
         return "null"
     text = json.dumps(value if not isinstance(value, bytes) else repr(value[:40]), ensure_ascii=False, default=str)
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    # Half surrogate pairs cannot be printed, and some white space would begin another line.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:80])
     text = text if len(text) <= 40 else text[:37] + "..."
     names = {
         dict: "an object", list: "a list", str: "a string", bytes: "bytes", bool: "a boolean", int: "a number",

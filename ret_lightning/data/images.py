@@ -32,6 +32,9 @@ class ImageSource(Protocol):
     def read(self, path: str) -> bytes:
         """The file's bytes. Raises DataError of the kinds `path_outside`, `missing_image` or `unreadable_image`."""
 
+    def find(self, path: str) -> None:
+        """Raises what `read` would if the file is not there, without reading it."""
+
 
 class ImageFolder:
     """The images below a folder.
@@ -49,6 +52,10 @@ class ImageFolder:
     def read(self, path: str) -> bytes:
         """As in `ImageSource`."""
         return read_image_file(self.folder / _inside(path, self.folder))
+
+    def find(self, path: str) -> None:
+        """As in `ImageSource`."""
+        read_image_file(self.folder / _inside(path, self.folder), most=0)
 
 
 class ImageArchives:
@@ -91,18 +98,13 @@ class ImageArchives:
         """How many images there are."""
         return self._index.shape[1]
 
+    def find(self, path: str) -> None:
+        """As in `ImageSource`."""
+        self._member(path)
+
     def read(self, path: str) -> bytes:
         """As in `ImageSource`."""
-        name = _inside(path, self.archives[0] if len(self.archives) == 1 else "the archives")
-        high, low = name_hash(name)
-        hashes = self._index[0]
-        at = int(np.searchsorted(hashes, np.uint64(high)))
-        while at < len(hashes) and hashes[at] == high and self._index[1, at] != low:
-            at += 1
-        if at == len(hashes) or hashes[at] != high:
-            others = "" if len(self.archives) == 1 else f" nor in {len(self.archives) - 1} other archives"
-            raise DataError(f"image {name!r} is not in {self.archives[0]}{others}", "missing_image")
-        offset, size, where = (int(value) for value in self._index[2:, at])
+        name, (offset, size, where) = self._member(path)
         archive = self.archives[where // 2]
         try:
             if archive.suffix.lower() == ".tar":
@@ -112,6 +114,19 @@ class ImageArchives:
             raise DataError(
                 f"image {name!r} cannot be read from {archive}: {error}; is the archive whole?", "unreadable_image"
             ) from error
+
+    def _member(self, path: str) -> tuple[str, list[int]]:
+        """A member's name, and what the index holds of it: offset, size and where."""
+        name = _inside(path, self.archives[0] if len(self.archives) == 1 else "the archives")
+        high, low = name_hash(name)
+        hashes = self._index[0]
+        at = int(np.searchsorted(hashes, np.uint64(high)))
+        while at < len(hashes) and hashes[at] == high and self._index[1, at] != low:
+            at += 1
+        if at == len(hashes) or hashes[at] != high:
+            others = "" if len(self.archives) == 1 else f" nor in {len(self.archives) - 1} other archives"
+            raise DataError(f"image {name!r} is not in {self.archives[0]}{others}", "missing_image")
+        return name, [int(value) for value in self._index[2:, at]]
 
     def _open(self) -> None:
         self._index = np.load(self._index_file, mmap_mode="r").view(np.ndarray)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ret_lightning.data.fields import Content
 from ret_lightning.data.places import Place
-from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.row_files import RowFiles, parquet_row
 
 
 class IndexedRows:
@@ -36,4 +36,5 @@ class IndexedRows:
         """The row, and where it stands."""
         row = self._rows[index]
         file, line = row["file"][0].as_py(), row["line"][0].as_py()
-        return row["content"][0].as_py(), Place(self.files.paths[file], line)
+        content = row["content"][0]
+        return parquet_row(content) if self.files.is_parquet else content.as_py(), Place(self.files.paths[file], line)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
 from ret_lightning.data.images import ImageSource, image_source
 from ret_lightning.data.row_files import SUFFIXES, RowFiles, suffix_of
-from ret_lightning.data.rows import Passage, Query, parse_passage, parse_query
+from ret_lightning.data.rows import Passage, Place, Query, parse_passage, parse_query
 from ret_lightning.errors import DataError
+
+log = logging.getLogger(__name__)
 
 Split = Literal["val", "test"]
 
@@ -84,6 +88,13 @@ class M2KRFiles:
                 found.add(match[1])
         return [*(s for s in M2KR_SUBSETS if s in found), *sorted(found.difference(M2KR_SUBSETS))]
 
+    def pools(self) -> list[str]:
+        """The names of the subsets that have a pool."""
+        found = (
+            file.name.removesuffix(suffix_of(file)) for file in (self.root / self.passages).glob("*") if suffix_of(file)
+        )
+        return sorted(name.removesuffix("_passages_test") for name in found if name.endswith("_passages_test"))
+
     def has_validation(self, subset: str) -> bool:
         """Whether the subset has validation queries of its own."""
         return any((self.root / self.val / f"{subset}_val{suffix}").is_file() for suffix in SUFFIXES)
@@ -132,6 +143,8 @@ def load_subset(
     queries_from: Split | None = None,
     instruction: str | None = None,
     limit: int | None = None,
+    on_bad_row: OnBadRow = "raise",
+    max_bad_fraction: float = 0.0,
 ) -> EvaluationSubset:
     """Reads and checks the queries and the pool of a subset.
 
@@ -141,29 +154,57 @@ def load_subset(
         split: what the result is called.
         queries_from: whose queries to take; None: those of `split`.
         instruction: of all queries, in place of their own; None: their own.
-        limit: most queries that are taken, the first ones; None: all. The pool is always whole.
+        limit: most queries that are taken, the first good ones; None: all. The pool is always whole.
+        on_bad_row: `raise`, or `skip`: bad rows, and passages whose id stands in the pool already, are left out, and a
+            warning a file tells how many and where the first is.
+        max_bad_fraction: most that are left out of one file, as a share of its rows.
 
     Raises:
-        DataError: naming file, line and field of the first mistake.
+        DataError: naming file, line and field of the first mistake; or if more than `max_bad_fraction` are skipped.
     """
-    rows = islice(files.query_files(name, queries_from or split), limit)
-    queries = [parse_query(content, place) for content, place in rows]
+    query_files, pool_files = files.query_files(name, queries_from or split), files.passage_files(name)
+    tallies = [Tally(), Tally()] if on_bad_row == "skip" else [None, None]
+    queries = list(islice(parsed_rows(query_files, parse_query, tallies[0]), limit))
     if instruction is not None:
         queries = [query.instructed(instruction) for query in queries]
-    pool_files = files.passage_files(name)
-    pool = [parse_passage(content, place) for content, place in pool_files]
+    pool = _unique(parsed_rows(pool_files, parse_passage, tallies[1]), name, tallies[1])
+    for tally, path in zip(tallies, (query_files, pool_files), strict=True):
+        if tally and tally.bad:
+            tally.check(max_bad_fraction, str(path))
+            log.warning("%s: %s are left out; the first: %s", path, tally, next(iter(tally.first.values()))[0].message)
     if not queries or not pool:
-        raise DataError(f"{files.query_files(name, queries_from or split) if not queries else pool_files}: no rows")
+        raise DataError(f"{query_files if not queries else pool_files}: no rows")
+    return EvaluationSubset(
+        name,
+        split,
+        queries,
+        pool,
+        unreachable_queries([query.passage_ids for query in queries], {passage.passage_id for passage in pool}),
+    )
+
+
+def unreachable_queries(positives: Iterable[Sequence[str]], pool_ids: Container[str]) -> list[int]:
+    """Positions of the queries none of whose positives is in the pool."""
+    return [i for i, ids in enumerate(positives) if not any(passage_id in pool_ids for passage_id in ids)]
+
+
+def twice(passage: Passage, first: Place, subset: str) -> DataError:
+    """The error of a passage whose id stands in the pool already, at `first`."""
+    message = f"passage_id {passage.passage_id!r} stands in the pool of {subset} twice, first in line {first.line}"
+    return DataError(f"{passage.place}: {message}", "duplicate_id")
+
+
+def _unique(passages: Iterable[Passage], subset: str, tally: Tally | None) -> list[Passage]:
+    """The passages, of equal ids the first."""
     firsts: dict[str, Passage] = {}
-    for passage in pool:
+    for passage in passages:
         first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
-            raise DataError(
-                f"{passage.place}: passage_id {passage.passage_id!r} stands in the pool of {name} twice, "
-                f"first in line {first.place.line}"
-            )
-    unreachable = [i for i, query in enumerate(queries) if not any(p in firsts for p in query.passage_ids)]
-    return EvaluationSubset(name, split, queries, pool, unreachable)
+            error = twice(passage, first.place, subset)
+            if tally is None:
+                raise error
+            tally.add(BadRow.of(error, passage.place))
+    return list(firsts.values())
 
 
 def distinct_ids(queries: Sequence[Query]) -> list[str]:

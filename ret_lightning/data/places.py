@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,19 @@ class BytePlace:
     @property
     def line(self) -> int:
         """1-based."""
-        count, left = 1, self.byte
-        with self.file.open("rb") as file:
-            while left > 0 and (block := file.read(min(_BLOCK, left))):
-                count += block.count(b"\n")
-                left -= len(block)
-        return count
+        return lines_at(self.file, [self.byte])[self.byte]
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+def lines_at(file: Path, positions: Collection[int]) -> dict[int, int]:
+    """The 1-based numbers of the lines that begin at these bytes; the file is read once, up to the last of them."""
+    lines, count, at = {}, 1, 0
+    with file.open("rb") as content:
+        for position in sorted(positions):
+            while at < position and (block := content.read(min(_BLOCK, position - at))):
+                count += block.count(b"\n")
+                at += len(block)
+            lines[position] = count
+    return lines

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images import ImageReader
 from ret_lightning.data.indexed import IndexedRows
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.m2kr import SubsetNames
 from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.rows import Passage, Query, parse_pair
+from ret_lightning.data.rows import BytePlace, Content, Passage, Place, Query, parse_pair
 from ret_lightning.data.sampling import Draw
+from ret_lightning.errors import DataError
 from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input
 
 
@@ -48,6 +50,7 @@ class TrainingRows(Dataset):
         instructions: any of them takes the place of a row's own.
         negatives: most that are taken of a row's `negative_passages`, others in another epoch; None: all.
         seed: of the augmentation and of the choice of instructions and negatives.
+        on_bad_row: what to do with a row that cannot be used: `raise` its error, or give a `BadRow` in its place.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class TrainingRows(Dataset):
         instructions: Instructions | None = None,
         negatives: int | None = None,
         seed: int = 0,
+        on_bad_row: OnBadRow = "raise",
     ) -> None:
         self.rows = rows
         self.read_image = read_image
@@ -67,10 +71,20 @@ class TrainingRows(Dataset):
         self.instructions = instructions or Instructions()
         self.negatives = negatives
         self.seed = seed
+        self.on_bad_row = on_bad_row
 
-    def __getitem__(self, draw: Draw) -> TrainingItem:
+    def __getitem__(self, draw: Draw) -> TrainingItem | BadRow:
         """The row of a draw."""
-        pair = parse_pair(*self.rows[draw.row])
+        content, place = self.rows[draw.row]
+        if self.on_bad_row == "raise":
+            return self._read(content, place, draw)
+        try:
+            return self._read(content, UntoldPlace(place), draw)
+        except DataError as error:
+            return BadRow.of(error, place)  # as an exception, it would come out of a worker without its kind
+
+    def _read(self, content: Content, place: Place | BytePlace | UntoldPlace, draw: Draw) -> TrainingItem:
+        pair = parse_pair(content, place)
         subset = self.names(pair.query.subset, pair.query.data_id)
         # Seeded by what the row is, not by who reads it: any number of workers or ranks draws the same.
         random = np.random.default_rng((self.seed, *draw.identity()))
@@ -98,20 +112,34 @@ class EvaluationRows(Dataset):
         rows: the queries, or the pool.
         read_image: as it is, without augmentation.
         subset: name, for messages.
+        on_bad_row: what to do with a row whose image cannot be read: `raise` its error, or let the row go without it, so that
+            the metrics are over the same rows, whatever the state of the images.
     """
 
-    def __init__(self, rows: Sequence[Query] | Sequence[Passage], read_image: ImageReader, subset: str) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Query] | Sequence[Passage],
+        read_image: ImageReader,
+        subset: str,
+        on_bad_row: OnBadRow = "raise",
+    ) -> None:
         self.rows = rows
         self.read_image = read_image
         self.subset = subset
+        self.on_bad_row = on_bad_row
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Item, int]:
+    def __getitem__(self, index: int) -> tuple[Item, int, BadRow | None]:
         row = self.rows[index]
-        pixels = row.image and self.read_image(row.image, row.place, self.subset)
-        return Item(row.text, pixels), index
+        try:
+            pixels = row.image and self.read_image(row.image, row.place, self.subset)
+        except DataError as error:
+            if self.on_bad_row == "raise":
+                raise
+            return Item(row.text, None), index, BadRow.of(error, row.place)
+        return Item(row.text, pixels), index, None
 
 
 class Collator:
@@ -126,8 +154,9 @@ class Collator:
         self.tokenizer = tokenizer
         self.image_size = image_size
 
-    def training(self, rows: Sequence[TrainingItem]) -> TrainingBatch:
-        """B training rows to a batch."""
+    def training(self, drawn: Sequence[TrainingItem | BadRow]) -> TrainingBatch:
+        """Training rows to a batch; bad ones are left out of it and told."""
+        rows = [row for row in drawn if isinstance(row, TrainingItem)]
         passages = [row.passages[0] for row in rows] + [item for row in rows for item in row.passages[1:]]
         positives = [row.labels[0] for row in rows]
         negatives = [label for row in rows for label in row.labels[1:]]
@@ -137,11 +166,14 @@ class Collator:
             torch.tensor(positives, dtype=torch.int64),
             torch.tensor(positives + negatives, dtype=torch.int64),
             tuple(row.subset for row in rows),
+            tuple(row for row in drawn if isinstance(row, BadRow)),
         )
 
-    def evaluation(self, rows: Sequence[tuple[Item, int]]) -> EvaluationBatch:
+    def evaluation(self, rows: Sequence[tuple[Item, int, BadRow | None]]) -> EvaluationBatch:
         """B queries or passages to a batch."""
-        items, indices = zip(*rows, strict=True)
+        items, indices, bad = zip(*rows, strict=True)
         return EvaluationBatch(
-            encoder_input(items, self.tokenizer, self.image_size), torch.tensor(indices, dtype=torch.int64)
+            encoder_input(items, self.tokenizer, self.image_size),
+            torch.tensor(indices, dtype=torch.int64),
+            tuple(row for row in bad if row is not None),
         )

@@ -207,7 +207,26 @@ class RowFiles:
 
     def _parquet_rows(self, stretch: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
         for first, batch in self.parquet_batches(stretch):
-            yield from enumerate(batch.to_pylist(), start=first)
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError:
+                rows = map(parquet_row, batch.to_struct_array())
+            yield from enumerate(rows, start=first)
+
+
+def parquet_row(row: pyarrow.StructScalar) -> dict[str, Any]:
+    """A row as a dict; a string that is not UTF-8, which parquet does not rule out, stays bytes, for the parser to refuse."""
+    try:
+        return row.as_py()
+    except UnicodeDecodeError:
+        return {name: _value(value) for name, value in row.items()}
+
+
+def _value(value: pyarrow.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes() if hasattr(value, "as_buffer") else b"text that is not UTF-8"
 
 
 def suffix_of(path: Path) -> str:

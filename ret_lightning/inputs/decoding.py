@@ -55,14 +55,15 @@ def open_image(path: str | Path, least_side: int | None = None, max_pixels: int 
     return decode_image(read_image_file(path), str(path), least_side, max_pixels)
 
 
-def read_image_file(path: str | Path) -> bytes:
-    """The bytes of a file.
+def read_image_file(path: str | Path, most: int = -1) -> bytes:
+    """The bytes of a file, at most so many; with 0 of them it is only found out whether the file is there.
 
     Raises:
         DataError: as `open_image`.
     """
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return file.read(most)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null byte, a lone surrogate
         raise DataError(f"image {_shown(path)} does not exist", "missing_image") from error
     except IsADirectoryError as error:

@@ -27,6 +27,7 @@ class ContrastiveOutput:
         loss: to go backward from.
         query_to_passage: cross-entropy of each query over all passages, detached.
         passage_to_query: cross-entropy of each passage over all queries, detached; None where the loss is one-way.
+        pairs: of the global batch, over all ranks.
         query_recall: share of the queries whose best passage of the batch is a positive (in-batch recall@1).
         passage_recall: share of the passages whose best query is a positive; None where the loss is one-way.
     """
@@ -36,6 +37,7 @@ class ContrastiveOutput:
     passage_to_query: Tensor | None
     query_recall: Tensor
     passage_recall: Tensor | None
+    pairs: int
 
 
 class ContrastiveLoss(nn.Module):
@@ -92,16 +94,16 @@ class ContrastiveLoss(nn.Module):
     def forward(
         self, query: Tensor, passage: Tensor, labels: Tensor, passage_labels: Tensor | None = None
     ) -> ContrastiveOutput:
-        """The loss of this rank's share of a batch.
+        """The loss of this rank's share of a batch; without a pair on any rank it is 0, and so are its gradients.
 
         Args:
-            query: (B, k, d) normalised vectors of B queries, or (B, d) pooled ones.
+            query: (B, k, d) normalised vectors of B queries, or (B, d) pooled ones; B may be 0 on some ranks or all.
             passage: (P, k', d) or (P, d), P >= B: the positive of each query, in their order, then further passages.
             labels: (B,) int64, equal where two pairs have the same passage id, on whatever rank.
             passage_labels: (P,) likewise of the passages; None: there are no further ones, on any rank.
 
         Raises:
-            ValueError: if the batch is empty, or the shapes do not fit.
+            ValueError: if the shapes do not fit.
             UserError: if features are not finite, and `check_finite` is set.
         """
         if passage_labels is None:
@@ -115,17 +117,18 @@ class ContrastiveLoss(nn.Module):
             _check_finite(query, passage)
         own = len(query)
         counts, passage_counts = row_counts(labels), row_counts(passage_labels)
-        if sum(counts) == 0:
-            raise ValueError("ContrastiveLoss: the batch is empty")
+        pairs = sum(counts)
+        if pairs == 0:
+            return self._of_nothing(query, passage)
         if query.dim() == 2:
             query, passage = query[:, None], passage[:, None]
-        weight = world_size() / sum(counts)  # times the mean over ranks: one over the number of pairs
+        weight = world_size() / pairs  # times the mean over ranks: one over the number of pairs
 
         positive = labels[:, None] == gather_rows(passage_labels, passage_counts)[None, :]
         scores = maxsim(query, gather_rows(passage, passage_counts), backend=self.backend) / self.temperature
         forward_loss, forward_recall = _direction(scores, positive, weight)
         if not self.symmetric:
-            return ContrastiveOutput(forward_loss, forward_loss.detach(), None, forward_recall, None)
+            return ContrastiveOutput(forward_loss, forward_loss.detach(), None, forward_recall, None, pairs)
         if world_size() == 1:  # alone, a rank has all scores already
             back, back_positive = scores[:, :own].T, positive[:, :own].T
         else:  # among others it lacks those of their queries against its passages
@@ -139,7 +142,15 @@ class ContrastiveLoss(nn.Module):
             passage_to_query=backward_loss.detach(),
             query_recall=forward_recall,
             passage_recall=backward_recall,
+            pairs=pairs,
         )
+
+    def _of_nothing(self, query: Tensor, passage: Tensor) -> ContrastiveOutput:
+        # Not a constant: whatever is trained gets a gradient, of zeros, which DDP waits for.
+        loss = query.sum() + passage.sum() + 0 * sum(p.sum() for p in self.parameters())
+        zero = loss.detach()
+        back = zero if self.symmetric else None
+        return ContrastiveOutput(loss, zero, back, zero, back, pairs=0)
 
 
 def _direction(scores: Tensor, positive: Tensor, weight: float) -> tuple[Tensor, Tensor]:

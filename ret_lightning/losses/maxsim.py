@@ -47,6 +47,8 @@ def maxsim(
         ValueError: on shapes, dtypes or masks that do not fit.
     """
     _check(query, passage, query_mask, passage_mask)
+    if len(query) == 0 or len(passage) == 0:
+        backend = "plain"  # of no rows; kernels are not made for that
     if backend == "auto":
         backend = "chunked" if refusal(query) else "fused"
     if backend == "plain":

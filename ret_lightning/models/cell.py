@@ -123,12 +123,12 @@ class UnusedNorm(nn.Module):
 
 def _read(attention: nn.MultiheadAttention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
     """Cross-attention of the rows that have the modality, (N, k, H); 0 in the others."""
+    if len(source.rows) == 0:
+        # No row has the modality, or there is no row. Attention of nothing has no gradient; a product with 0 gives the
+        # parameters one, of zeros, so that DDP does not wait for it.
+        return z.new_zeros(z.shape) + 0 * (values.sum() + sum(p.sum() for p in attention.parameters()))
     if source.is_complete:
         return attention(z, values, values, key_padding_mask=source.padding, need_weights=False)[0]
-    if len(source.rows) == 0:
-        # No row has the modality. Attention of nothing has no gradient; a product with 0 gives the parameters one, of
-        # zeros, so that DDP does not wait for it.
-        return z.new_zeros(z.shape) + 0 * (values.sum() + sum(p.sum() for p in attention.parameters()))
     read = attention(z[source.rows], values, values, key_padding_mask=source.padding, need_weights=False)[0]
     return z.new_zeros(z.shape, dtype=read.dtype).index_copy(0, source.rows, read)
 

@@ -33,10 +33,10 @@ class MixtureLog(Callback):
         self._logged = trainer.global_step
         counts = _over_ranks(self._rows)
         self._seen |= counts.keys()
-        total = counts.total()
+        total = max(counts.total(), 1)  # every row of these steps may have been bad
         # All ranks hold the same numbers, so that nothing is left to be reduced.
         shares = {f"mixture/{name}": counts[name] / total for name in sorted(self._seen)}
-        pl_module.log_dict(shares, rank_zero_only=True, batch_size=len(batch))
+        pl_module.log_dict(shares, rank_zero_only=True, batch_size=max(len(batch), 1))
         self._rows.clear()
 
 

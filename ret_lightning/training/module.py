@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
@@ -18,6 +18,7 @@ from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.losses.contrastive import REMEDY
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
 from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.checkpoint_files import FROZEN
 from ret_lightning.training.schedule import WarmupCosine
 
@@ -33,6 +34,8 @@ class RetModule(LightningModule):
     `train/query_recall@1` and `train/passage_recall@1` (in the batch), `train/learning_rate`, `train/gradient_norm` (before
     clipping), `train/temperature` where it is learned, and `gate/<side>/<forget|text|image>/step_<n>`, the mean opening of
     a gate over the rows of rank 0.
+
+    A step whose rows are all bad, on all ranks, leaves weights and optimiser as they are.
 
     Args:
         retriever: the model.
@@ -64,6 +67,11 @@ class RetModule(LightningModule):
         loss.check_finite = on_nonfinite == "stop"
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
+        self._pairs = 0  # of this step, which may be of several batches
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What sees to rows that are left out."""
+        return [BadRowCount()]
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
@@ -71,6 +79,8 @@ class RetModule(LightningModule):
         means = (OpeningMeans(), OpeningMeans()) if logs else (None, None)
         query, passage = encode_in_pieces(self.retriever, batch.queries, batch.passages, self.loss.micro_batch, *means)
         output = self.loss(query, passage, batch.labels, batch.passage_labels)
+        self._pairs += output.pairs
+        rows = max(len(batch), 1)  # a weight that Lightning divides by
         if logs:
             values = {
                 "train/loss": output.loss.detach(),
@@ -81,14 +91,14 @@ class RetModule(LightningModule):
                 values["train/loss_passage_to_query"] = output.passage_to_query
                 values["train/passage_recall@1"] = output.passage_recall
             # Each rank's value is scaled so that the mean over ranks is that of the global batch.
-            self.log_dict(values, sync_dist=True, batch_size=len(batch))
-            self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+            self.log_dict(values, sync_dist=True, batch_size=rows)
+            self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=rows)
             if self.loss.log_temperature is not None:
-                self.log("train/temperature", self.loss.temperature.detach(), batch_size=len(batch))
-            self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=len(batch))
+                self.log("train/temperature", self.loss.temperature.detach(), batch_size=rows)
+            self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=rows)
             for side, mean in zip(("query", "passage"), means, strict=True):
                 gates = {f"gate/{side}/{name}/step_{step:02d}": v for (step, name), v in mean.means().items()}
-                self.log_dict(gates, rank_zero_only=True, batch_size=len(batch))
+                self.log_dict(gates, rank_zero_only=True, batch_size=rows)
         return output.loss
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -107,6 +117,10 @@ class RetModule(LightningModule):
         Raises:
             UserError: where it is not finite and `on_nonfinite` says stop, or too many steps in a row were skipped.
         """
+        pairs, self._pairs = self._pairs, 0
+        if pairs == 0:
+            self._leave_out_step()
+            return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self._logs_this_step():
@@ -126,6 +140,9 @@ class RetModule(LightningModule):
         log.warning("%s; the step is skipped, number %d in this run", where.split(":")[0], self.skipped_steps)
         if self._skipped_in_a_row == SKIPPED_IN_A_ROW:
             raise UserError(f"{where}; {SKIPPED_IN_A_ROW} steps in a row were skipped")
+        self._leave_out_step()
+
+    def _leave_out_step(self) -> None:
         for parameter in self.parameters():
             parameter.grad = None  # an optimiser passes over parameters without a gradient
 

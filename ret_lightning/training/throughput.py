@@ -35,5 +35,5 @@ class Throughput(Callback):
         self._pairs += len(batch) * trainer.world_size
         if trainer.global_step % trainer.log_every_n_steps == 0:
             seconds = time.perf_counter() - self._since
-            pl_module.log("train/samples_per_second", self._pairs / seconds, rank_zero_only=True, batch_size=len(batch))
+            pl_module.log("train/samples_per_second", self._pairs / seconds, rank_zero_only=True, batch_size=1)
             self._restart()

@@ -168,12 +168,20 @@ def test_ranks_together_are_one_rank(sizes: list[int], symmetric: bool, tmp_path
         torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_of_no_pair_there_is_no_loss(symmetric: bool) -> None:
+    query, passage = features(4)
+    loss = ContrastiveLoss(symmetric, learn_temperature=True)
+    output = loss(query[:0], passage[:0], torch.arange(0))
+    assert (float(output.loss.detach()), output.pairs) == (0, 0)
+    output.loss.backward()  # DDP waits for every gradient
+    assert float(loss.log_temperature.grad) == 0
+
+
 def test_what_does_not_fit_is_said() -> None:
     query, passage = features(4)
     with pytest.raises(ValueError, match="4 queries, 3 passages, 4 labels and 4 passage labels"):
         ContrastiveLoss()(query, passage[:3], torch.arange(4))
-    with pytest.raises(ValueError, match="the batch is empty"):
-        ContrastiveLoss()(query[:0], passage[:0], torch.arange(0))
     with pytest.raises(ValueError, match="4 queries, 4 passages, 4 labels and 3 passage labels"):
         ContrastiveLoss()(query, passage, torch.arange(4), torch.arange(3))
     with pytest.raises(ConfigError, match=r"loss\.micro_batch=0 must be at least 1"):

@@ -15,6 +15,7 @@ from ret_lightning.models import EncoderInput, RetRetriever, build_retriever
 from ret_lightning.models.clip_transformers import clip_backbone
 from ret_lightning.models.gates import gate_named
 from ret_lightning.models.layers import Evenly, Explicit, FirstMiddleLast, Last
+from ret_lightning.models.pieces import encode_in_pieces
 from tests.models.conftest import TEXT, VISION
 from tests.models.test_retriever import batch
 
@@ -49,6 +50,22 @@ def make(gate: str, sharing: dict, trained: tuple[bool | int, bool | int], recur
 def loss(retriever: nn.Module, queries: EncoderInput, passages: EncoderInput) -> torch.Tensor:
     query, passage = retriever(queries, passages)
     return (query[:, :, None] * passage[:, None]).square().sum()
+
+
+@pytest.mark.parametrize("trained", TRAINED.values(), ids=TRAINED)
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_a_rank_without_rows_has_gradients_of_zeros(gate: str, trained: tuple, micro_batch: int | None) -> None:
+    """DDP waits for each of them."""
+    retriever = make(gate, {}, trained).train()
+    nothing = batch([1, 1], [1, 1]).stretch(0, 0)
+    queries, passages = encode_in_pieces(retriever, nothing, nothing, micro_batch)
+    assert queries.shape == passages.shape == (0, 4, 8)
+    (queries.sum() + passages.sum()).backward()
+    for name, parameter in retriever.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert float(parameter.grad.abs().max()) == 0, name
 
 
 @pytest.mark.parametrize("sharing", SHARING.values(), ids=SHARING)

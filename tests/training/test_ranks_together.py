@@ -24,8 +24,14 @@ from ret_lightning.training.schedule import WarmupCosine
 from tests.models.test_retriever import batch
 from tests.models.test_variants import make
 
-# How many pairs of each step's batch a rank has: the last batch is smaller and uneven.
-SHARES = {1: ([12], [7]), 2: ([6, 6], [4, 3]), 3: ([4, 4, 4], [3, 2, 2])}
+# How many pairs of each step's batch a rank has: the second is uneven, of the third a rank has none, since all its rows were
+# bad, of the fourth nobody has any.
+SHARES = {
+    1: ([12], [7], [5], [0]),
+    2: ([6, 6], [4, 3], [5, 0], [0, 0]),
+    3: ([4, 4, 4], [3, 2, 2], [0, 3, 2], [0, 0, 0]),
+}
+STEPS = len(SHARES[1])
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ SCENARIOS = (
 
 def whole_batch(step: int) -> tuple[EncoderInput, EncoderInput, Tensor, EncoderInput, Tensor]:
     """Queries, positives, labels, negatives and their labels of a step; some stretches lack a modality."""
-    count = sum(SHARES[1][step])
+    count = sum(SHARES[1][step]) or 4  # of the rows of an empty step none is taken
     half = count // 2
     lacking = [1, 0] * (half // 2) + [1] * (count - half // 2 * 2)
     queries = batch([1] * half + [i % 2 for i in range(count - half)], lacking, seed=step)
@@ -120,7 +126,7 @@ def train(scenario: Scenario, rank: int, world: int) -> dict:
         use_distributed_sampler=False, accumulate_grad_batches=scenario.accumulate, gradient_clip_val=scenario.clip,
         callbacks=[recorder],
     )  # fmt: skip
-    batches = [rank_batch(step, rank, world, scenario.negatives) for step in range(2)]
+    batches = [rank_batch(step, rank, world, scenario.negatives) for step in range(STEPS)]
     trainer.fit(module, DataLoader(batches, batch_size=None))
     weights = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     return {"losses": recorder.losses, "gradients": recorder.steps, "weights": weights}
@@ -156,17 +162,19 @@ def test_ranks_together_are_one_rank(ranks: tuple[int, Path], scenario: Scenario
     found = [torch.load(folder / f"{scenario.name}_{rank}.pt", weights_only=True) for rank in range(world)]
     for step, loss in enumerate(alone["losses"]):
         assert sum(part["losses"][step] for part in found) / world == pytest.approx(loss, rel=1e-5)
-    assert len(alone["gradients"]) == 2 // scenario.accumulate
+    assert alone["losses"][-1] == 0
+    assert len(alone["gradients"]) == STEPS // scenario.accumulate
     for part in found:
-        for theirs, ours in zip(alone["gradients"], part["gradients"], strict=True):
-            assert_close(ours, theirs)
-        assert_close(part["weights"], alone["weights"])
+        for step, (theirs, ours) in enumerate(zip(alone["gradients"], part["gradients"], strict=True)):
+            # After two steps at a rate of 0.5 the weights differ by rounding themselves.
+            assert_close(ours, theirs, *((1e-5, 1e-3) if step < 2 // scenario.accumulate else (2e-5, 3e-3)))
+        assert_close(part["weights"], alone["weights"], 2e-5, 1e-3)
         assert all(torch.equal(part["weights"][name], value) for name, value in found[0]["weights"].items())
 
 
-def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float, floor: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
         if "k_proj.bias" not in name:
-            assert (ours[name] - value).abs().max() <= 1e-5 * max(float(value.abs().max()), 1e-3), name
+            assert (ours[name] - value).abs().max() <= tolerance * max(float(value.abs().max()), floor), name

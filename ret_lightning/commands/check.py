@@ -1,0 +1,46 @@
+"""ret-check: looks at the rows and images of a corpus, and tells what would go wrong in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from ret_lightning.commands.application import run
+from ret_lightning.config.schema import CheckConfig
+
+NARROWEST = 100  # columns that the table needs
+
+if TYPE_CHECKING:
+    from ret_lightning.data.check_report import CheckReport
+
+
+def main() -> None:
+    """The console script."""
+    run(_check, config_name="check", schema=CheckConfig, prog="ret-check")
+
+
+def _check(config: DictConfig) -> CheckReport:
+    # Imported here: --help and a misspelt option answer without torch.
+    import json
+
+    from rich.console import Console
+
+    from ret_lightning.atomic import write_text
+    from ret_lightning.config.build import build
+    from ret_lightning.data.checking import CorpusCheck
+    from ret_lightning.data.datamodule import GlyphsDataModule
+
+    data = build(config.data)
+    if isinstance(data, GlyphsDataModule):
+        data.prepare_data()  # it is not there before it is made
+    report = CorpusCheck(data, config.images, config.image_share, config.workers).run()
+    console = Console()
+    report.print(console if console.width >= NARROWEST else Console(width=NARROWEST))
+    if config.report is not None:
+        write_text(config.report, json.dumps(report.as_json(), indent=1) + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    main()
