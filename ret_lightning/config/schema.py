@@ -108,6 +108,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.max_image_pixels", 1, 178_956_970),  # Pillow refuses more
     ("data.shuffle_buffer", 1, None),
     ("data.limit", 1, None),
+    ("data.validation_pool", 1, None),
     ("data.max_bad_fraction", 0, 1),
     ("image_share", 0, 1),
     ("workers", 1, None),

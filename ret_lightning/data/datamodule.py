@@ -15,7 +15,15 @@ from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.glyphs import prepare_glyphs
 from ret_lightning.data.images import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.m2kr import M2KR_SUBSETS, EvaluationSubset, M2KRFiles, Split, SubsetNames, load_subset
+from ret_lightning.data.m2kr import (
+    M2KR_SUBSETS,
+    EvaluationSubset,
+    M2KRFiles,
+    Split,
+    SubsetNames,
+    load_subset,
+    sampled_pool,
+)
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.sampling import RankRows
 from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
@@ -54,6 +62,8 @@ class M2KRDataModule(LightningDataModule):
         negatives: most that are taken of the `negative_passages` of a training row; None: all.
         validation: `val`: `<subset>_val.jsonl`; `test`: the test queries stand in for validation; `auto`: the former
             where the files are there. ReT-M2KR ships no validation queries.
+        validation_pool: passages a subset that validation searches: all positives, and others by chance; None: the whole
+            pool, as the test does. Recall in a smaller pool is higher, and quicker to have.
         train_folder: where the training file is, relative to `root`; likewise the next four. Older copies keep all
             JSON Lines in one folder.
         val_folder: of validation queries.
@@ -89,6 +99,7 @@ class M2KRDataModule(LightningDataModule):
         augmentation: Augmentation | None = None,
         negatives: int | None = None,
         validation: Literal["auto", "val", "test"] = "auto",
+        validation_pool: int | None = None,
         train_folder: str = "jsonl/m2kr/train",
         val_folder: str = "jsonl/m2kr/val",
         test_folder: str = "jsonl/m2kr/test",
@@ -129,6 +140,7 @@ class M2KRDataModule(LightningDataModule):
         self.negatives = negatives
         self.max_image_pixels = max_image_pixels
         self.validation = validation
+        self.validation_pool = validation_pool
         self.seed = seed
         self.on_bad_row = on_bad_row
         self.max_bad_fraction = max_bad_fraction
@@ -236,6 +248,9 @@ class M2KRDataModule(LightningDataModule):
                 self.max_bad_fraction,
             )  # fmt: skip
             note = "" if has_own else ", its test queries (there are no validation queries)"
+            if split == "val" and self.validation_pool is not None and len(subset.pool) > self.validation_pool:
+                note += f", drawn from {len(subset.pool)} (data.validation_pool)"
+                subset = sampled_pool(subset, self.validation_pool, self.seed)
             log.info("%s/%s: %d queries, %d passages%s", split, name, len(subset.queries), len(subset.pool), note)
             if subset.unreachable:
                 first = subset.queries[subset.unreachable[0]]
@@ -309,6 +324,7 @@ class GlyphsDataModule(M2KRDataModule):
         eval_batch_size: as there.
         num_workers: as there.
         augmentation: as there.
+        validation_pool: as there.
         seed: as there.
     """
 
@@ -332,6 +348,7 @@ class GlyphsDataModule(M2KRDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 0,
         augmentation: Augmentation | None = None,
+        validation_pool: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -351,6 +368,7 @@ class GlyphsDataModule(M2KRDataModule):
             num_workers=num_workers,
             augmentation=augmentation,
             validation="val",
+            validation_pool=validation_pool,
             seed=seed,
         )
         self._corpus = {

@@ -145,9 +145,8 @@ class RetrievalEvaluation(Callback):
         self._encoded[dataloader_idx].append((batch.rows.cpu(), outputs.float().cpu()))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Indexes, searches, scores and logs."""
-        if not trainer.sanity_checking:
-            self._evaluate(trainer, pl_module, "val")
+        """Indexes, searches, scores and logs; in the sanity check before training it only tries whether that can be done."""
+        self._evaluate(trainer, pl_module, "val")
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -190,10 +189,14 @@ class RetrievalEvaluation(Callback):
             seconds["agreement"] = 0.0
         subsets = trainer.datamodule.evaluation_subsets(split)
         # Every rank goes through the subsets in the same order: there are collectives inside.
-        self.results[split] = {
-            subset.name: self._subset(subset, 2 * i, pl_module.device, seconds) for i, subset in enumerate(subsets)
+        results = {
+            subset.name: self._subset(subset, 2 * i, pl_module.device, seconds, tried=trainer.sanity_checking)
+            for i, subset in enumerate(subsets)
         }
         self._encoded.clear()
+        if trainer.sanity_checking:
+            return
+        self.results[split] = results
         metrics, agreement = self.flat_metrics(split), self._flat_agreement(split)
         pl_module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
         pl_module.log_dict({f"{split}/index/{name}": value for name, value in agreement.items()}, sync_dist=True)
@@ -212,14 +215,19 @@ class RetrievalEvaluation(Callback):
                 pl_module.log_dict({f"test/{key}/low": low, f"test/{key}/high": high}, sync_dist=True)
 
     def _subset(
-        self, subset: EvaluationSubset, passage_loader: int, device: torch.device, seconds: dict[str, float]
+        self,
+        subset: EvaluationSubset,
+        passage_loader: int,
+        device: torch.device,
+        seconds: dict[str, float],
+        tried: bool = False,
     ) -> SubsetResult:
         passages, queries = self._encoded[passage_loader], self._encoded[passage_loader + 1]
         own_pool_rows, own_pool = _concatenated(passages)
         pool_rows = gather_rows(own_pool_rows.to(device), row_counts(own_pool_rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
             raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
-        if len(pool_rows) < len(subset.pool):
+        if len(pool_rows) < len(subset.pool) and not tried:
             log.warning(
                 "%s/%s: only %d of %d passages were encoded (trainer.limit_%s_batches): recall is higher than it would be",
                 *(subset.split, subset.name, len(pool_rows), len(subset.pool), subset.split),

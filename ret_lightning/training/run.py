@@ -41,7 +41,7 @@ from ret_lightning.training.folder import (
     write_json,
 )
 from ret_lightning.training.last_checkpoint import LastCheckpoint
-from ret_lightning.training.loggers import build_loggers, record_wandb_run
+from ret_lightning.training.loggers import build_loggers, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.random_states import RandomStates
 from ret_lightning.training.ranks import SameConfigDDP
@@ -120,7 +120,7 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
         log.info("testing the weights of %s", best or f"the last step{missing}")
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
         step = checkpoint_step(Path(best)) if best else trainer.global_step
-        return _finish(evaluation, cost, folder, step) if trainer.is_global_zero else {}
+        return _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else {}
 
 
 def _take_folder(folder: Path, config: DictConfig, resume: bool) -> None:
@@ -249,11 +249,15 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
-def _finish(evaluation: RetrievalEvaluation, cost: Cost, folder: Path, step: int) -> dict[str, float]:
+def _finish(
+    evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
+) -> dict[str, float]:
     metrics = evaluation.flat_metrics("test")
     evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
     bounds = evaluation.flat_intervals("test")
-    print_tables(metrics_tables(evaluation.results["test"], metrics, bounds, "test"))
+    tables = metrics_tables(evaluation.results["test"], metrics, bounds, "test")
+    print_tables(tables)
+    log_tables(loggers, tables)
     write_json(folder / INTERVALS_FILE, bounds)
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})

@@ -247,3 +247,21 @@ def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: i
     again = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, num_workers=1)
     again.setup("fit")
     assert torch.equal(next(iter(again.train_dataloader())).passage_labels, batch.passage_labels)
+
+
+def test_validation_may_search_a_smaller_pool_that_holds_all_positives(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m2kr")
+    for size, left in ((1, None), (PASSAGES - 2, PASSAGES - 2), (PASSAGES, PASSAGES), (500, PASSAGES)):
+        pools = []
+        for _ in range(2):
+            data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), limit=4, validation_pool=size)
+            data.setup()
+            (subset,) = [s for s in data.evaluation_subsets("val") if s.name == "wit"]
+            (whole,) = [s for s in data.evaluation_subsets("test") if s.name == "wit"]
+            pools.append([passage.passage_id for passage in subset.pool])
+        wanted = {passage_id for query in subset.queries for passage_id in query.passage_ids}
+        everything = [passage.passage_id for passage in whole.pool]
+        assert len(everything) == PASSAGES
+        assert pools[0] == pools[1] == [p for p in everything if p in set(pools[0])]
+        assert wanted & set(everything) <= set(pools[0])
+        assert len(pools[0]) == (left or len(wanted & set(everything)))

@@ -225,3 +225,21 @@ def test_settings_that_contradict_are_refused() -> None:
         RetrievalEvaluation(ExactIndex(), recall_at=[])
     with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):
         RetrievalEvaluation.of(Trainer(**OPTIONS, logger=False))
+
+
+def test_the_sanity_check_tries_the_evaluation_and_logs_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tried = []
+
+    class Tried(ExactIndex):
+        def search(self, queries, top_k):
+            tried.append(len(queries))
+            return super().search(queries, top_k)
+
+    evaluation = RetrievalEvaluation(Tried(), recall_at=[1], ranked=10)
+    options = {**OPTIONS, "num_sanity_val_steps": 1, "max_steps": 1, "limit_val_batches": 2}
+    trainer = Trainer(**options, logger=False, callbacks=[evaluation])
+    trainer.fit(make_module(), datamodule=make_data(root, eval_batch_size=5))
+    assert tried == [5] * len(SUBSETS)  # one batch of each queries file; of the single step no validation is due
+    assert evaluation.results == {}
+    assert not any(name.startswith("val/") for name in trainer.callback_metrics)
+    assert "were encoded" not in caplog.text
