@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from hydra._internal.utils import (
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -50,6 +52,7 @@ def run(
     schema: type,
     prog: str,
     config_path: str = "pkg://ret_lightning.conf",
+    verbatim: Collection[str] = (),
 ) -> None:
     """Run a command: read the command line as Hydra does, check the config, then run the task, once or for every job.
 
@@ -62,6 +65,8 @@ def run(
         schema: the dataclass of the top level's keys, see `ret_lightning.config.check`.
         prog: the command's name, which begins every message.
         config_path: where the configs are, in Hydra's way of writing it.
+        verbatim: keys whose values are taken as they stand on the command line, as texts and file names want it: a comma is
+            no sweep, a quote or bracket opens nothing, and a number is text. `null` alone is null.
 
     Raises:
         SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
@@ -70,7 +75,7 @@ def run(
     hydra.version.setbase(_VERSION_BASE)
     resolvers.register()
     try:
-        code = _Application(task, config_name, schema, prog, config_path, _arguments()).answer()
+        code = _Application(task, config_name, schema, prog, config_path, _arguments(verbatim)).answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -83,7 +88,7 @@ def run(
         sys.exit(code)
 
 
-def _arguments() -> Namespace:
+def _arguments(verbatim: Collection[str]) -> Namespace:
     """The command line, read by Hydra's own parser."""
 
     def refuse(message: str) -> NoReturn:
@@ -99,7 +104,18 @@ def _arguments() -> Namespace:
         refuse("--resolve goes with --cfg or --help only")
     if arguments.experimental_rerun:
         raise ConfigError("--experimental-rerun would read a pickle; give the run's own overrides instead")
+    arguments.overrides = [_quoted(override, verbatim) for override in arguments.overrides]
     return arguments
+
+
+def _quoted(override: str, verbatim: Collection[str]) -> str:
+    """An override whose value Hydra's grammar and OmegaConf's leave alone, if its key is one of those."""
+    key, equals, value = override.partition("=")
+    if not equals or key not in verbatim or value == "null":
+        return override
+    # A dollar that begins an interpolation is escaped for OmegaConf, with the backslashes that stand before it.
+    value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,112 @@ class CheckConfig:
         yield from _one_mixture(config)
 
 
+@dataclass
+class EvaluateConfig:
+    """The keys of ret-evaluate's config; see conf/evaluate.yaml for what they mean."""
+
+    checkpoint: str
+    output_dir: str
+    split: Literal["test", "val"]
+    seed: int
+    data: Any
+    backbone: dict[str, Any]
+    retrieval: Any
+    evaluation: Any
+    trainer: Any
+
+    @staticmethod
+    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+        """As `TrainConfig.check`."""
+        yield from _values_in_range(config)
+        recall_at = list(config.evaluation.recall_at)
+        if not recall_at or min(recall_at) < 1:
+            yield "evaluation.recall_at", f"{recall_at} needs at least one K, each 1 or more"
+        elif (text := _too_few_ranked(config.evaluation)) is not None:
+            yield "evaluation.ranked", text
+        limit = f"limit_{config.split}_batches"
+        if config.trainer.get(limit) == 0:
+            yield f"trainer.{limit}", "0 leaves nothing to evaluate"
+
+
+@dataclass
+class IndexConfig:
+    """The keys of ret-index's config; see conf/index.yaml for what they mean."""
+
+    checkpoint: str | None
+    passages: str
+    image_root: str | None
+    retrieval: Any
+    index: str | None
+    append: bool
+    qdrant: str | None
+    collection: str | None
+    batch_size: int
+    num_workers: int
+    device: str | None
+    dtype: Literal["bfloat16", "float16", "float32"] | None
+
+    @staticmethod
+    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+        """As `TrainConfig.check`."""
+        yield from _values_in_range(config)
+        yield from _one_place(config)
+        if config.checkpoint is None and not config.append:
+            yield "checkpoint", "a new index needs one: a run folder, a checkpoint file, a published folder or a hub id"
+
+
+@dataclass
+class SearchConfig:
+    """The keys of ret-search's config; see conf/search.yaml for what they mean."""
+
+    index: str | None
+    qdrant: str | None
+    collection: str | None
+    query: str | None
+    image: str | None
+    queries: str | None
+    image_root: str | None
+    top_k: int
+    output: str | None
+    checkpoint: str | None
+    verify: bool
+    batch_size: int
+    num_workers: int
+    device: str | None
+
+    @staticmethod
+    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+        """As `TrainConfig.check`."""
+        yield from _values_in_range(config)
+        yield from _one_place(config)
+        single = [name for name in ("query", "image") if config[name] is not None]
+        if config.queries is not None and single:
+            yield single[0], "set it or queries, not both"
+        elif config.queries is None and not single:
+            yield "query", 'nothing is asked; give query="...", image=FILE or both, or queries=FILE'
+        elif config.query is not None and not config.query.strip() and config.image is None:
+            yield "query", "is empty; give it a text, or an image=FILE"
+
+
+def _one_place(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """An index is a folder or a collection of Qdrant's."""
+    if (config.index is None) == (config.qdrant is None):
+        yield "index", "give index=DIR or qdrant=URL, and not both"
+    if config.qdrant is not None and config.collection is None:
+        yield "collection", "qdrant needs the name of a collection"
+    if config.qdrant is None and config.collection is not None:
+        yield "collection", "is a name in Qdrant; it goes with qdrant=URL"
+    for key in ("index", "qdrant", "collection"):
+        if config[key] == "":
+            yield key, "is empty"
+
+
 # Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.
 RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("seed", 0, 2**32 - 1),
+    ("batch_size", 1, None),
+    ("num_workers", 0, None),
+    ("top_k", 1, None),
     ("data.batch_size", 1, None),
     ("data.eval_batch_size", 1, None),
     ("data.num_workers", 0, None),
@@ -192,15 +295,18 @@ def _sizes_fit(config: DictConfig) -> Iterator[tuple[str, str]]:
 TOP = 10
 
 
+def _too_few_ranked(evaluation: DictConfig) -> str | None:
+    needed = max(TOP, *evaluation.recall_at)
+    if evaluation.ranked >= needed:
+        return None
+    return f"{evaluation.ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, {needed}"
+
+
 def _metric_is_logged(config: DictConfig) -> Iterator[tuple[str, str]]:
     """A checkpoint callback that watches a metric which is never computed would fail after the first epoch."""
     evaluation = config.evaluation
-    needed = max(TOP, *evaluation.recall_at)
-    if evaluation.ranked < needed:
-        yield (
-            "evaluation.ranked",
-            f"{evaluation.ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, {needed}",
-        )
+    if (text := _too_few_ranked(evaluation)) is not None:
+        yield "evaluation.ranked", text
     for name, callback in config.callbacks.items():
         monitor = (callback or {}).get("monitor")
         if not isinstance(monitor, str) or not monitor.startswith("val/"):

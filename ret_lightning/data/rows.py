@@ -38,7 +38,7 @@ class Query:
         question: None where the row has none.
         image_path: relative to the image folder; None where the row names no file.
         image_bytes: an encoded image that stands in the row; only where there is no `image_path`.
-        passage_ids: the positives, as strings; at least one.
+        passage_ids: the positives, as strings; at least one, unless the row was read without them.
         answers: for pseudo recall; empty where the row has none.
         subset: what the row's `subset` field says, if there is one.
         place: where it stands.
@@ -94,13 +94,18 @@ class TrainingPair:
     negatives: tuple[Passage, ...] = ()
 
 
-def parse_query(content: Content, place: Place | BytePlace) -> Query:
-    """A query from one row of a test, validation or training file.
+def parse_query(content: Content, place: Place | BytePlace, judged: bool = True) -> Query:
+    """A query from one row of a test, validation or training file, or of a file of queries to answer.
+
+    Args:
+        content: the row.
+        place: where it stands.
+        judged: whether it must name its positives; False leaves them unread, since nobody knows them.
 
     Raises:
         DataError: naming file, line and field, if the row is not a JSON object or a field is missing or of a wrong type.
     """
-    return _query(fields_of(content, place))
+    return _query(fields_of(content, place), judged)
 
 
 def parse_passage(content: Content, place: Place | BytePlace) -> Passage:
@@ -136,7 +141,7 @@ def subset_fields(content: Content) -> tuple[str | None, str]:
     )
 
 
-def _query(row: Fields) -> Query:
+def _query(row: Fields, judged: bool = True) -> Query:
     path, encoded = row.image("image_path", "image")
     query = Query(
         data_id=row.identifier("data_id"),
@@ -144,7 +149,7 @@ def _query(row: Fields) -> Query:
         question=row.text("question"),
         image_path=path,
         image_bytes=encoded,
-        passage_ids=row.identifiers("passage_id"),
+        passage_ids=row.identifiers("passage_id") if judged else (),
         answers=row.answers("answer"),
         subset=row.text("subset"),
         place=row.place,

@@ -2,38 +2,45 @@
 
 `Embeddings`, in memory or of an `EmbeddingStore` on disk, go into an `Index` (`ExactIndex`, `FaissIndex`, `MuveraIndex`), a
 search gives a `Ranking`, and the metrics and TREC files are made from it; `measure_agreement` says how near an index comes
-to exact search. Importing this package does not import FAISS; building an index that needs it does.
+to exact search. Importing this package imports nothing: a search needs no torchmetrics, which takes seconds, and a metric no
+FAISS.
 """
 
-from ret_lightning.retrieval.agreement import compare_rankings, draw_sample, measure_agreement
-from ret_lightning.retrieval.bootstrap import intervals
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.exact import ExactIndex
-from ret_lightning.retrieval.faiss_index import FaissIndex
-from ret_lightning.retrieval.index import Index
-from ret_lightning.retrieval.judging import judge
-from ret_lightning.retrieval.metrics import (
-    MRRAtK,
-    NDCGAtK,
-    PseudoRecallAtK,
-    QueryMetric,
-    RecallAtK,
-    query_means,
-    random_recall,
-)
-from ret_lightning.retrieval.muvera import MuveraIndex
-from ret_lightning.retrieval.ranking import Ranking
-from ret_lightning.retrieval.relevance import (
-    answer_hits,
-    count_positives,
-    count_relevant,
-    has_answers,
-    positive_hits,
-    unreachable,
-)
-from ret_lightning.retrieval.runs import read_qrels, read_ranking, read_run, write_qrels, write_run
-from ret_lightning.retrieval.sharded import search_sharded
-from ret_lightning.retrieval.store import EmbeddingStore
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ret_lightning.retrieval.agreement import compare_rankings, draw_sample, measure_agreement
+    from ret_lightning.retrieval.bootstrap import intervals
+    from ret_lightning.retrieval.embeddings import Embeddings
+    from ret_lightning.retrieval.exact import ExactIndex
+    from ret_lightning.retrieval.faiss_index import FaissIndex
+    from ret_lightning.retrieval.index import Index
+    from ret_lightning.retrieval.judging import judge
+    from ret_lightning.retrieval.metrics import (
+        MRRAtK,
+        NDCGAtK,
+        PseudoRecallAtK,
+        QueryMetric,
+        RecallAtK,
+        query_means,
+        random_recall,
+    )
+    from ret_lightning.retrieval.muvera import MuveraIndex
+    from ret_lightning.retrieval.ranking import Ranking
+    from ret_lightning.retrieval.relevance import (
+        answer_hits,
+        count_positives,
+        count_relevant,
+        has_answers,
+        positive_hits,
+        unreachable,
+    )
+    from ret_lightning.retrieval.runs import read_qrels, read_ranking, read_run, write_qrels, write_run
+    from ret_lightning.retrieval.sharded import search_sharded
+    from ret_lightning.retrieval.store import EmbeddingStore
 
 __all__ = [
     "EmbeddingStore",
@@ -68,3 +75,56 @@ __all__ = [
     "write_qrels",
     "write_run",
 ]
+
+_HOMES = {
+    "agreement": (
+        "compare_rankings",
+        "draw_sample",
+        "measure_agreement",
+    ),
+    "bootstrap": ("intervals",),
+    "embeddings": ("Embeddings",),
+    "exact": ("ExactIndex",),
+    "faiss_index": ("FaissIndex",),
+    "index": ("Index",),
+    "judging": ("judge",),
+    "metrics": (
+        "MRRAtK",
+        "NDCGAtK",
+        "PseudoRecallAtK",
+        "QueryMetric",
+        "RecallAtK",
+        "query_means",
+        "random_recall",
+    ),
+    "muvera": ("MuveraIndex",),
+    "ranking": ("Ranking",),
+    "relevance": (
+        "answer_hits",
+        "count_positives",
+        "count_relevant",
+        "has_answers",
+        "positive_hits",
+        "unreachable",
+    ),
+    "runs": (
+        "read_qrels",
+        "read_ranking",
+        "read_run",
+        "write_qrels",
+        "write_run",
+    ),
+    "sharded": ("search_sharded",),
+    "store": ("EmbeddingStore",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

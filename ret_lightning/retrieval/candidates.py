@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,14 @@ class CandidateIndex(Index):
         self._build_proposals(passages)
         self._exact.build(passages)
 
+    def _save(self, folder: Path) -> dict[str, Any]:
+        return self._save_proposals(folder) | {"exact": self._exact._save(folder)}
+
+    def _restore(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        self._restore_proposals(folder, passages, state)
+        self._exact._restore(folder, passages, state["exact"])
+        self._exact._passages = passages
+
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         count = max(self.candidates or max(256, 4 * top_k), top_k)
         if len(self._passages) <= count:
@@ -80,6 +90,14 @@ class CandidateIndex(Index):
     @abstractmethod
     def _build_proposals(self, passages: Embeddings) -> None:
         """Makes what `_propose` searches; if it raises, the index must be what it was."""
+
+    @abstractmethod
+    def _save_proposals(self, folder: Path) -> dict[str, Any]:
+        """`_save` of what `_propose` searches."""
+
+    @abstractmethod
+    def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        """`_restore` of it."""
 
     @abstractmethod
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:

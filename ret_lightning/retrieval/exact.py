@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,12 @@ class ExactIndex(Index):
 
     def _build(self, passages: Embeddings) -> None:
         self.largest_norm = _largest_norm(passages)
+
+    def _save(self, folder: Path) -> dict[str, Any]:
+        return {"largest_norm": self.largest_norm}
+
+    def _restore(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        self.largest_norm = float(state["largest_norm"])
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         passages = self._passages

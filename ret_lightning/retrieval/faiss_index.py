@@ -8,7 +8,8 @@ candidates' MaxSim scores are made from the stored vectors.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import PASSAGES_A_BLOCK, Recipe, build_faiss
+from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import (
     SMALLEST_TRAINED,
     automatic_cells,
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # Hits at a time: 2^20 of them with their sorting are about 50 MiB.
 BLOCK_ELEMENTS = 1 << 20
+TOKENS_FILE = "tokens.faiss"
 MOST_HITS_ON_A_GPU = 2048  # FAISS's limit
 
 
@@ -146,6 +149,15 @@ class FaissIndex(CandidateIndex):
                 min(sample, count),
             )
         return Recipe("FaissIndex", factory, probes, sample, self.seed, self.gpu)
+
+    def _save_proposals(self, folder: Path) -> dict[str, Any]:
+        if isinstance(self._tokens, _PoolsOwnTokens):
+            return {}
+        write_faiss(self._tokens, folder / TOKENS_FILE)
+        return {"tokens": TOKENS_FILE}
+
+    def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        self._tokens = read_faiss(folder / TOKENS_FILE) if "tokens" in state else _PoolsOwnTokens(passages)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         n_passages, k = self._passages.vectors.shape[:2]

@@ -11,12 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
+from ret_lightning.retrieval import saving
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.ranking import Ranking
 
@@ -85,8 +87,55 @@ class Index(ABC):
                 scores[block, :found] = best_scores.cpu()
         return Ranking(rows, scores)
 
+    def save(self, folder: str | Path) -> None:
+        """Writes what `build` made, whole or not at all; the passages stay where they are.
+
+        Args:
+            folder: made if it is not there; a saved index in it is replaced.
+
+        Raises:
+            ValueError: before `build`.
+        """
+        if self._passages is None:
+            raise ValueError(f"{type(self).__name__}: build the index before saving it")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (saving.MANIFEST, *(path.name for path in folder.iterdir() if saving.is_content(path))):
+            (folder / name).unlink(missing_ok=True)
+        saving.write_manifest(self, self._passages, self._save(folder), folder)
+
+    @staticmethod
+    def load(
+        folder: str | Path, passages: Embeddings, device: str | torch.device | None = None, verify: bool = True
+    ) -> Index:
+        """A saved index, of the class that was saved, ready to be searched; it ranks as the one that was saved does.
+
+        Args:
+            folder: that `save` wrote.
+            passages: the N passages that it was built of, (N, k, d), in the same order; kept, not copied. Those of an
+                `EmbeddingStore` are not read by loading.
+            device: see `Index`; a FAISS index is on the CPU.
+            verify: compares the files with their checksums, which reads them once more.
+
+        Raises:
+            DataError: if there is no index, it is torn, or of other passages.
+        """
+        folder = Path(folder)
+        index, state = saving.read_index(folder, passages, device, verify)
+        index._restore(folder, passages, state)
+        index._passages = passages
+        return index
+
     @abstractmethod
     def _build(self, passages: Embeddings) -> None: ...
+
+    @abstractmethod
+    def _save(self, folder: Path) -> dict[str, Any]:
+        """Writes what does not go into JSON into the folder, and gives what does."""
+
+    @abstractmethod
+    def _restore(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        """Makes of what `_save` wrote and gave what `_build` made."""
 
     @abstractmethod
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

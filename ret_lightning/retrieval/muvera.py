@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ret_lightning.atomic import whole_file
+from ret_lightning.errors import DataError
 from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import Recipe, build_faiss
 from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import automatic_cells, automatic_probes, filled_in
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
+ENCODINGS_FILE, MAPS_FILE = "encodings.faiss", "maps.safetensors"
 SMALLEST_WITH_CELLS = 4096
 # Encodings to train cells on: each has thousands of numbers.
 TRAINED_ON = 8192
@@ -109,6 +114,24 @@ class MuveraIndex(CandidateIndex):
             else:
                 probes = probes or max(automatic_probes(cells), cells // 4)
         return Recipe("MuveraIndex", factory, probes, self.sample or TRAINED_ON, self.seed, self.gpu)
+
+    def _save_proposals(self, folder: Path) -> dict[str, Any]:
+        from safetensors.torch import save_file
+
+        write_faiss(self._encoded, folder / ENCODINGS_FILE)
+        with whole_file(folder / MAPS_FILE) as unfinished:
+            save_file({"planes": self._encoding.planes, "signs": self._encoding.signs}, unfinished)
+        return {}
+
+    def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            self._encoding = FixedDimensionalEncoding(**load_file(folder / MAPS_FILE))
+        except (SafetensorError, OSError, TypeError) as error:
+            raise DataError(f"{folder / MAPS_FILE}: cannot be read ({error}); build the index again") from None
+        self._encoded = read_faiss(folder / ENCODINGS_FILE)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         encoded = torch.cat([self._encoding.queries(block) for block in queries.cpu().split(PASSAGES_ENCODED)])

@@ -14,6 +14,7 @@ INTERVALS_FILE = "intervals.json"  # of each of these metrics its 95 % interval,
 ORIGIN_FILE = "origin.json"  # which weights the metrics are of, and what made them
 COST_FILE = "cost.json"  # time, parameters and memory
 FAILURE_FILE = "failure.json"  # why the run ended before its time, where it could tell
+TIMINGS_FILE = "timings.json"  # of an evaluation by itself: seconds of its parts, and how many rows they were for
 RANKINGS_FOLDER = "rankings"  # TREC runs and qrels, one of each a subset
 CHECKPOINTS_FOLDER = "checkpoints"
 

@@ -38,6 +38,7 @@ class SameConfigDDP(DDPStrategy):
     def __init__(self, config_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config_file = config_file
+        self.command = "train"  # ret-train or ret-evaluate: what the ranks, too, do with the config
         self.resume = False  # whether the ranks, too, go on with what the run folder holds
 
     def _configure_launcher(self) -> None:
@@ -83,7 +84,8 @@ class _Launcher(_SubprocessScriptLauncher):
             environment.main_port,
         )
         os.environ.update({name: str(value) for name, value in zip(RANK_VARIABLES, values, strict=True)})
-        command = [sys.executable, "-m", "ret_lightning.commands.rank", self.strategy.config_file]
+        command = [sys.executable, "-m", "ret_lightning.commands.rank", self.strategy.command]
+        command.append(self.strategy.config_file)
         if self.strategy.resume:
             command.append("resume")
         for local_rank in range(1, self.num_processes):
@@ -96,7 +98,11 @@ class _Launcher(_SubprocessScriptLauncher):
             time.sleep(1)
         time.sleep(2 * GRACE)
         if started:  # `end` empties the list
-            print("ret-train: another rank ended with an error, see above; giving up", file=sys.stderr, flush=True)
+            print(
+                f"ret-{self.strategy.command}: another rank ended with an error, see above; giving up",
+                file=sys.stderr,
+                flush=True,
+            )
             for process in started:
                 process.kill()
             os._exit(1)

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from ret_lightning.commands.application import _quoted
 from ret_lightning.config.targets import OWN_PACKAGES
 from tests.config.lab import write
 
@@ -191,3 +194,28 @@ def test_the_shell_imports_nothing_heavy() -> None:
     script = "import sys, ret_lightning.commands.application, ret_lightning.config.build; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not {"torch", "lightning", "numpy", "pandas", "wandb", "transformers"}.intersection(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a, b",
+        "it's",
+        '"quoted"',
+        "[x] {y} (z)",
+        "a=b",
+        "1984",
+        "true",
+        " ",
+        "",
+        "${oc.env:HOME}",
+        r"\\${x}",
+        "back\\",
+        "50 % @ #1 !?",
+    ],
+)
+def test_what_is_verbatim_comes_out_as_it_went_in(text: str) -> None:
+    typed = OverridesParser.create().parse_override(_quoted(f"query={text}", ("query",)))
+    assert OmegaConf.create({"query": typed.value()}).query == text
+    assert _quoted(f"other={text}", ("query",)) == f"other={text}"
+    assert _quoted("query=null", ("query",)) == "query=null"

@@ -94,7 +94,9 @@ def test_the_ranges_are_of_keys_that_exist() -> None:
     """A misspelt key would never be checked."""
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         options = ["data=glyphs", "data=m2kr", *(f"retrieval={p.stem}" for p in CONF.glob("retrieval/*.yaml"))]
-        configs = [compose("train", [option]) for option in options] + [compose("report"), compose("check")]
+        configs = [compose("train", [option]) for option in options] + [
+            compose(name) for name in ("report", "check", "index", "search")
+        ]
     absent = [
         key for key, _, _ in RANGES if all(OmegaConf.select(c, key, default="absent") == "absent" for c in configs)
     ]

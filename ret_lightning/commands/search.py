@@ -1,0 +1,26 @@
+"""ret-search: answers queries from what ret-index made."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from ret_lightning.commands.application import run
+from ret_lightning.config.schema import SearchConfig
+
+VERBATIM = ("index", "qdrant", "collection", "query", "image", "queries", "image_root", "output", "checkpoint")
+
+
+def main() -> None:
+    """The console script."""
+    run(_search, config_name="search", schema=SearchConfig, prog="ret-search", verbatim=VERBATIM)
+
+
+def _search(config: DictConfig) -> None:
+    # Imported here: --help and a misspelt option answer without torch.
+    from ret_lightning.search.answering import answer
+
+    answer(config)
+
+
+if __name__ == "__main__":
+    main()

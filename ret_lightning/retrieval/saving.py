@@ -1,0 +1,151 @@
+"""Indexes on disk, without the vectors that they were built of, which stay in their store.
+
+folder/index.json    kind, settings, shape of the pool, checksums; written last, so a folder without it holds no index
+folder/*.faiss       what FAISS made, if anything
+folder/maps.safetensors    the random maps of a `MuveraIndex`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ret_lightning.atomic import whole_file, write_text
+from ret_lightning.errors import DataError
+from ret_lightning.retrieval.embeddings import Embeddings
+
+if TYPE_CHECKING:
+    import faiss
+
+    from ret_lightning.retrieval.index import Index
+
+FORMAT, MANIFEST = 1, "index.json"
+READ_BYTES = 1 << 24
+
+# Kind to the module of its class; nothing else is made of what a file says.
+KINDS = {
+    "ExactIndex": "ret_lightning.retrieval.exact",
+    "FaissIndex": "ret_lightning.retrieval.faiss_index",
+    "MuveraIndex": "ret_lightning.retrieval.muvera",
+}
+
+
+def settings_of(index: Index) -> dict[str, Any]:
+    """What an index was made with, but for its device, which belongs to the machine."""
+    names = inspect.signature(type(index)).parameters
+    return {name: getattr(index, name) for name in names if name != "device"}
+
+
+def index_like(kind: str, settings: dict[str, Any], device: str | torch.device | None = None) -> Index:
+    """A new index, not built, of a kind and with the settings of `settings_of`.
+
+    Raises:
+        ValueError, TypeError: on another kind or unknown settings.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"index kind {kind!r} is not known, only {', '.join(KINDS)}")
+    return getattr(import_module(KINDS[kind]), kind)(**settings, device=device)
+
+
+def write_manifest(index: Index, passages: Embeddings, state: dict[str, Any], folder: Path) -> None:
+    """Writes index.json, after the index's other files."""
+    content = {
+        "format": FORMAT,
+        "kind": type(index).__name__,
+        "settings": settings_of(index),
+        "passages": list(passages.vectors.shape),
+        "ids_sha256": _sha256_of_ids(passages.ids),
+        "state": state,
+        "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if is_content(path)},
+    }
+    write_text(folder / MANIFEST, json.dumps(content, indent=1))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of index.json, its files not looked at; raises DataError where there is none, or another format's."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise DataError(f"{folder / MANIFEST}: format {content['format']!r} is not known, only {FORMAT}")
+        content["kind"], content["settings"], content["passages"], content["ids_sha256"], content["state"]
+        content["files"].items()
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no saved index, it has no {MANIFEST}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder / MANIFEST}: not the manifest of an index ({error!r}); build the index again"
+        ) from None
+    return content
+
+
+def read_index(
+    folder: Path, passages: Embeddings, device: str | torch.device | None, verify: bool
+) -> tuple[Index, dict[str, Any]]:
+    """An index with the settings of a saved one, and its state, after its files and the pool were compared with the manifest.
+
+    Raises:
+        DataError: see `Index.load`.
+    """
+    content = read_manifest(folder)
+    for name, wanted in content["files"].items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise DataError(f"{folder}: torn, {name} is missing; build the index again")
+        if verify and sha256_of_file(path) != wanted:
+            raise DataError(
+                f"{path}: was changed or cut short, its checksum is not the manifest's; build the index again"
+            )
+    if content["passages"] != list(passages.vectors.shape) or content["ids_sha256"] != _sha256_of_ids(passages.ids):
+        raise DataError(
+            f"{folder}: the index is of {content['passages'][0]} other passages than these {len(passages)}; build it again"
+        )
+    try:
+        return index_like(content["kind"], content["settings"], device), content["state"]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder / MANIFEST}: {error}; build the index again") from None
+
+
+def write_faiss(index: faiss.Index, file: Path) -> None:
+    """Writes a FAISS index, whole or not at all; one on a GPU is copied to the CPU for it."""
+    import faiss
+
+    if type(index).__name__.startswith("GpuIndex"):
+        index = faiss.index_gpu_to_cpu(index)
+    with whole_file(file) as unfinished:
+        faiss.write_index(index, str(unfinished))
+
+
+def read_faiss(file: Path) -> faiss.Index:
+    """Reads a FAISS index into memory; raises DataError if FAISS cannot."""
+    import faiss
+
+    try:
+        return faiss.read_index(str(file))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DataError(f"{file}: FAISS cannot read it ({reason}); build the index again") from None
+
+
+def sha256_of_file(path: Path) -> str:
+    """In hexadecimal; read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sha256_of_ids(ids: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
+
+
+def is_content(path: Path) -> bool:
+    """Whether a file of a saved index's folder is one that an index writes besides the manifest."""
+    return path.suffix in (".faiss", ".safetensors") and not path.name.startswith(".")

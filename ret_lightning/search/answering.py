@@ -1,0 +1,105 @@
+"""From queries to what was found: what ret-search does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ret_lightning.errors import DataError
+from ret_lightning.inputs import open_image
+from ret_lightning.models.precision import device_named
+from ret_lightning.search.hits import Hit
+from ret_lightning.search.identity import ModelIdentity
+from ret_lightning.search.showing import json_lines, print_lines, print_table, write_lines
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ret_lightning.data.rows import Query
+
+
+class Pool(Protocol):
+    """What can be searched: `SearchFolder`, `QdrantCollection`."""
+
+    model: ModelIdentity
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: Tensor, top_k: int) -> list[list[Hit]]: ...
+
+
+def answer(config: DictConfig) -> None:
+    """Answers one query, or a file of them, on standard output or into a file.
+
+    Args:
+        config: as ret-search composes it.
+
+    Raises:
+        UserError: on what the user can mend.
+    """
+    # What can be wrong with a query is told before anything that takes long.
+    image = None if config.image is None else open_image(config.image)
+    rows = None if config.queries is None else _read_queries(config.queries)
+    with _open_pool(config) as pool:
+        _answer(pool, image, rows, config)
+
+
+def _answer(pool: Pool, image: Image.Image | None, rows: list[Query] | None, config: DictConfig) -> None:
+    device = device_named(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    retriever = pool.model.open(config.checkpoint, device)
+    if rows is None:
+        vectors = iter([retriever.encode_queries([(config.query, image)])])
+        ids: list[str | None] = [None]
+    else:
+        from ret_lightning.search.encoding import encoded
+
+        vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers)
+        ids = [row.data_id for row in rows]
+    answers = _answers(pool, vectors, ids, config.top_k)
+    if config.output is not None:
+        write_lines(Path(config.output), json_lines(answers))
+    elif sys.stdout.isatty():
+        for data_id, hits in answers:
+            print_table(hits, data_id)
+    else:
+        print_lines(json_lines(answers))
+
+
+def _answers(
+    pool: Pool, vectors: Iterator[Tensor], ids: list[str | None], top_k: int
+) -> Iterator[tuple[str | None, list[Hit]]]:
+    waiting = iter(ids)
+    for batch in vectors:
+        for hits in pool.search(batch.cpu(), top_k):
+            yield next(waiting), hits
+
+
+@contextmanager
+def _open_pool(config: DictConfig) -> Iterator[Pool]:
+    if config.qdrant is not None:
+        from ret_lightning.search.qdrant import QdrantCollection, connected
+
+        with connected(config.qdrant, must_exist=True) as client:
+            yield QdrantCollection(client, config.collection)
+        return
+    from ret_lightning.search.folder import SearchFolder
+
+    yield SearchFolder(config.index, config.verify)
+
+
+def _read_queries(files: str) -> list[Query]:
+    from ret_lightning.data.row_files import RowFiles
+    from ret_lightning.data.rows import parse_query
+
+    rows = RowFiles.named(Path(), files, "queries")
+    queries = [parse_query(content, place, judged=False) for content, place in rows]
+    if not queries:
+        raise DataError(f"{rows}: no rows")
+    return queries

@@ -1,0 +1,166 @@
+"""From a file of passages to a search index: what ret-index does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from ret_lightning.config.build import build
+from ret_lightning.data.rows import Passage
+from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.precision import device_named
+from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.saving import index_like, settings_of
+from ret_lightning.retrieval.store import EmbeddingStore
+from ret_lightning.search.encoding import encoded
+from ret_lightning.search.folder import EMBEDDINGS, LOCK, MANIFEST, SEARCH, VERSION, SearchFolder, finish, read_manifest
+from ret_lightning.search.identity import ModelIdentity, open_model
+from ret_lightning.search.passages import Shown, read_passages
+
+log = logging.getLogger(__name__)
+
+COPIED = 1024  # embeddings at a time that go from one version into the next
+
+
+def index_passages(config: DictConfig) -> None:
+    """Encodes passages and makes them searchable, in a folder or in Qdrant.
+
+    Args:
+        config: as ret-index composes it.
+
+    Raises:
+        UserError: on what the user can mend; what was encoded until then is kept, and the next run goes on there.
+    """
+    if config.qdrant is not None:
+        from ret_lightning.search.qdrant import index_into_qdrant
+
+        index_into_qdrant(config)
+        return
+    folder = Path(config.index)
+    with _alone_in(folder):
+        before = _before(folder, config.append)
+        passages = read_passages(config.passages)
+        if before is not None:
+            refuse_known(passages, before.embeddings.ids, config.passages)
+        retriever, model = model_for(config, None if before is None else before.model)
+        _build(folder, before, passages, retriever, model, config)
+
+
+def model_for(config: DictConfig, known: ModelIdentity | None) -> tuple[RetRetriever, ModelIdentity]:
+    """The model that encodes, on its device: of `checkpoint`, or else that of the index which is there already."""
+    device = device_named(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if known is not None:
+        return known.open(config.checkpoint, device), known
+    if config.checkpoint is None:
+        raise ConfigError(
+            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>"
+        )
+    retriever, model = open_model(config.checkpoint)
+    return retriever.to(device), model
+
+
+def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
+    """Raises DataError where an id is in the index already."""
+    there = set(known)
+    twice = [passage for passage in passages if passage.passage_id in there]
+    if twice:
+        raise DataError(
+            f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
+            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only"
+        )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    if folder.is_file():
+        raise ConfigError(f"index={folder}: a file of that name is in the way")
+    if folder.is_dir():
+        others = {path.name for path in folder.iterdir()} - {MANIFEST, LOCK}
+        strange = sorted(name for name in others if not (VERSION.fullmatch(name) or name.startswith(f".{MANIFEST}.")))
+        if strange:
+            raise ConfigError(
+                f"index={folder}: holds {strange[0]!r}, which is no part of an index; choose another folder"
+            )
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"index={folder}: another ret-index is writing into it") from None
+    except OSError as error:
+        raise ConfigError(f"index={folder}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"index={folder}: the disk is full; what was encoded is kept, run it again when there is room"
+        ) from error
+    finally:
+        lock.release()
+
+
+def _before(folder: Path, append: bool) -> SearchFolder | None:
+    """The index that passages are added to; None for a new one."""
+    if not append:
+        if (folder / MANIFEST).exists():
+            count = read_manifest(folder).passages
+            raise ConfigError(
+                f"index={folder}: holds an index of {count} passages; append=true adds to it, or choose another folder"
+            )
+        return None
+    if not (folder / MANIFEST).exists():
+        raise ConfigError(
+            f"append=true: index={folder} holds no finished index to add to; leave append out to make one"
+        )
+    return SearchFolder(folder)
+
+
+def _build(
+    folder: Path,
+    before: SearchFolder | None,
+    passages: list[Passage],
+    retriever: RetRetriever,
+    model: ModelIdentity,
+    config: DictConfig,
+) -> None:
+    version = 1 if before is None else before.version + 1
+    at = folder / f"v{version}"
+    kept = () if before is None else before.embeddings.ids
+    tower = retriever.passage_tower
+    shape = (1 if tower.pooled else tower.start.shape[1], tower.output_size)
+    store = EmbeddingStore.create(
+        at / EMBEDDINGS, [*kept, *(p.passage_id for p in passages)], shape, model.fingerprint, {"dtype": config.dtype}
+    )
+    writer = store.writer()
+    copied = torch.tensor([row for row in writer.rows if row < len(kept)], dtype=torch.int64)
+    new = [passages[row - len(kept)] for row in writer.rows if row >= len(kept)]
+    log.info(
+        "%d passages%s, %d to encode with %s",
+        *(len(passages), f" for the {len(kept)} that are there" if kept else "", len(new), model.source),
+    )
+    for rows in copied.split(COPIED) if len(copied) else ():
+        writer.add(before.embeddings.take(rows))
+    for vectors in encoded(retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype):
+        writer.add(vectors)
+    embeddings = store.finish().embeddings
+    # What is added to keeps its kind and settings, whatever the group `retrieval` says by default.
+    index: Index = (
+        build(config.retrieval)
+        if before is None
+        else index_like(type(before.index).__name__, settings_of(before.index), config.retrieval.get("device"))
+    )
+    index.build(embeddings)
+    index.save(at / SEARCH)
+    shown = [] if before is None else list(before.shown)
+    finish(folder, version, model, [*shown, *(Shown(p.passage_id, p.text, p.image_path) for p in passages)])
+    log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)

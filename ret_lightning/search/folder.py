@@ -1,0 +1,141 @@
+"""The folder of a search index, which has all that a search needs but the checkpoint.
+
+    DIR/manifest.json        which version counts, of which checkpoint, and checksums; written last
+    DIR/v1/embeddings/       the vectors, an `EmbeddingStore`
+    DIR/v1/search/           the index, as `Index.save` leaves it
+    DIR/v1/passages.arrow    ids, texts and image paths
+
+Passages are added by making version 2 beside version 1, which answers until the manifest names the other one, and is then
+removed. A folder under construction has versions and no manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ret_lightning import __version__
+from ret_lightning.atomic import write_text
+from ret_lightning.errors import DataError
+from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.saving import sha256_of_file
+from ret_lightning.retrieval.store import EmbeddingStore
+from ret_lightning.search.hits import Hit
+from ret_lightning.search.identity import ModelIdentity
+from ret_lightning.search.passages import Shown, ShownPassages, write_shown
+
+FORMAT, MANIFEST, LOCK = 1, "manifest.json", ".lock"
+EMBEDDINGS, SEARCH, PASSAGES = "embeddings", "search", "passages.arrow"
+VERSION = re.compile(r"v\d+")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes:
+        version: number of the version that counts.
+        model: that encoded the passages.
+        passages: how many there are.
+        passages_sha256: checksum of passages.arrow.
+        made_by: version of ret_lightning.
+    """
+
+    version: int
+    model: ModelIdentity
+    passages: int
+    passages_sha256: str
+    made_by: str = __version__
+    format: int = FORMAT
+
+
+class SearchFolder:
+    """A finished index folder, opened.
+
+    Args:
+        folder: the index folder.
+        verify: compares all files with their checksums, which reads them once.
+        device: where scores are made; None: the CPU.
+
+    Attributes:
+        model: that encoded the passages.
+
+    Raises:
+        DataError: if there is no index, it is not finished, torn or changed.
+    """
+
+    def __init__(self, folder: str | Path, verify: bool = True, device: str | torch.device | None = None) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.model = manifest.model
+        self.version = manifest.version
+        at = self.folder / f"v{manifest.version}"
+        if not at.is_dir():
+            raise DataError(f"{self.folder}: torn, {at.name} is missing; index the passages again")
+        if not (at / PASSAGES).is_file():
+            raise DataError(f"{self.folder}: torn, {at.name}/{PASSAGES} is missing; index the passages again")
+        if verify and sha256_of_file(at / PASSAGES) != manifest.passages_sha256:
+            raise DataError(f"{at / PASSAGES}: was changed or cut short; index the passages again")
+        self.shown = ShownPassages(at / PASSAGES)
+        store = EmbeddingStore.open(at / EMBEDDINGS, self.model.fingerprint, verify)
+        if not len(self.shown) == len(store.embeddings) == manifest.passages:
+            raise DataError(
+                f"{self.folder}: torn, {len(self.shown)} passages with {len(store.embeddings)} embeddings where the manifest "
+                f"says {manifest.passages}; index the passages again"
+            )
+        self.embeddings = store.embeddings
+        self.index = Index.load(at / SEARCH, store.embeddings, device, verify)
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+    def search(self, queries: Tensor, top_k: int) -> list[list[Hit]]:
+        """The best passages of each query, best first.
+
+        Args:
+            queries: (Nq, k, d), of length 1.
+            top_k: passages a query; all, if there are not more.
+        """
+        ranking = self.index.search(queries, min(top_k, len(self)))
+        return [
+            [Hit(rank, score, *self.shown[row]) for rank, (row, score) in enumerate(zip(*best, strict=True), start=1)]
+            for best in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
+        ]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished index; raises DataError where there is none."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        if not folder.is_dir():
+            raise DataError(f"index={folder}: no such folder")
+        if any(VERSION.fullmatch(path.name) for path in folder.iterdir()):
+            raise DataError(
+                f"index={folder}: the index is not finished; run ret-index again, it goes on where it stopped"
+            )
+        raise DataError(f"index={folder}: holds no index (it has no {MANIFEST}); ret-index makes one")
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise DataError(f"{file}: format {content['format']!r} is not known, only {FORMAT}")
+        return Manifest(**{**content, "model": ModelIdentity(**content["model"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: not the manifest of an index ({error!r}); index the passages again") from None
+
+
+def finish(folder: Path, version: int, model: ModelIdentity, shown: list[Shown]) -> None:
+    """Makes a version, whose embeddings and index are there, the one that counts, and removes the others."""
+    file = folder / f"v{version}" / PASSAGES
+    write_shown(file, shown)
+    manifest = Manifest(version, model, len(shown), sha256_of_file(file))
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
+    for path in folder.iterdir():
+        if VERSION.fullmatch(path.name) and path.name != f"v{version}":
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,88 @@
+"""What is known of the passages of an index besides their vectors, in an Arrow file that is mapped, not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ret_lightning.atomic import whole_file
+from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.rows import Passage, parse_passage
+from ret_lightning.errors import DataError
+
+ROWS_A_BATCH = 4096
+
+
+class Shown(NamedTuple):
+    """What a search shows of a passage: its id, its text, and its image's path as its row has it."""
+
+    passage_id: str
+    text: str | None
+    image_path: str | None
+
+
+def read_passages(files: str) -> list[Passage]:
+    """The passages of a file, or of all files that a pattern matches.
+
+    Args:
+        files: any that `RowFiles` reads: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`.
+
+    Raises:
+        DataError: naming file and row of the first broken one, or of the second with the same id.
+    """
+    rows = RowFiles.named(Path(), files, "passages")
+    passages = [parse_passage(content, place) for content, place in rows]
+    if not passages:
+        raise DataError(f"{rows}: no rows")
+    firsts: dict[str, Passage] = {}
+    for passage in passages:
+        first = firsts.setdefault(passage.passage_id, passage)
+        if first is not passage:
+            raise DataError(
+                f"{passage.place}: passage_id {passage.passage_id!r} comes a second time, first at {first.place}; ids must be "
+                "unique"
+            )
+    return passages
+
+
+def write_shown(file: Path, passages: Iterable[Shown]) -> None:
+    """Writes an Arrow file, whole or not at all."""
+    import pyarrow
+
+    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in Shown._fields])
+    columns = zip(*passages, strict=True)
+    table = pyarrow.table([pyarrow.array(column, pyarrow.large_string()) for column in columns], schema=schema)
+    with whole_file(file) as unfinished, pyarrow.ipc.new_file(str(unfinished), schema) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=ROWS_A_BATCH)
+
+
+class ShownPassages(Sequence[Shown]):
+    """The rows of a file of `write_shown`; each is read when it is asked for.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import pyarrow
+
+        try:
+            self._file = pyarrow.ipc.open_file(pyarrow.memory_map(str(file)))
+            last = self._file.num_record_batches - 1
+            self._count = last * ROWS_A_BATCH + self._file.get_batch(last).num_rows
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{file}: cannot be read ({reason}); index the passages again") from None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Shown]:
+        for batch in range(self._file.num_record_batches):
+            yield from map(Shown, *(column.to_pylist() for column in self._file.get_batch(batch).columns))
+
+    def __getitem__(self, row: int) -> Shown:
+        batch, place = divmod(range(self._count)[row], ROWS_A_BATCH)
+        columns = self._file.get_batch(batch).columns
+        return Shown(*(column[place].as_py() for column in columns))

@@ -1,0 +1,65 @@
+"""What was found, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ret_lightning.atomic import whole_file
+from ret_lightning.errors import ConfigError
+from ret_lightning.search.hits import Hit
+
+
+def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]:
+    """A JSON object for each hit: data_id (where the query has one), rank, score, passage_id, text, image_path."""
+    for data_id, hits in answers:
+        for hit in hits:
+            content = {} if data_id is None else {"data_id": data_id}
+            yield json.dumps(content | hit._asdict() | {"score": round(hit.score, 6)}, ensure_ascii=False)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints to standard output, for as long as somebody reads it."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `ret-search ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Writes a text file, whole or not at all; raises ConfigError where that cannot be."""
+    try:
+        with whole_file(file) as unfinished, unfinished.open("w", encoding="utf-8") as opened:
+            opened.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise ConfigError(f"output={file}: cannot be written ({error.strerror or error})") from error
+
+
+def print_table(hits: list[Hit], title: str | None = None) -> None:
+    """A table as wide as the terminal; texts are cut to fit."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=None if title is None else Text(_one_line(title)), expand=True)
+    for name in ("rank", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("passage", overflow="fold", max_width=24)
+    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("image", overflow="fold", max_width=32)
+    for hit in hits:
+        # As Text: brackets in a passage are no markup of rich's.
+        cells = [_one_line(value or "") for value in (hit.passage_id, hit.text, hit.image_path)]
+        table.add_row(str(hit.rank), f"{hit.score:.4f}", *map(Text, cells))
+    Console().print(table)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in re.sub(r"\s+", " ", text))

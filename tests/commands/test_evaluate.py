@@ -1,0 +1,151 @@
+"""ret-evaluate as a user runs it: the metrics of ret-train's own test, of any form of checkpoint, on any number of ranks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.models import RetRetriever
+from ret_lightning.retrieval import read_qrels, read_run
+from ret_lightning.training.trained import _of_both
+from tests.commands.conftest import Trained, command
+from tests.data.folder import SUBSETS
+
+pytestmark = pytest.mark.slow  # they share one run of ret-train
+
+
+def evaluate(trained: Trained, *options: str, cwd: Path):
+    return command("evaluate", f"data.root={trained.root}", "data.num_workers=0", *options, cwd=cwd)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [folder / "metrics.json", folder / "intervals.json", *sorted((folder / "rankings").iterdir())]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Trained, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("evaluations") / "one"
+    done = evaluate(trained, f"checkpoint={trained.run}", f"output_dir={folder}", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in folder.parent.iterdir()] == ["one"]
+    return folder, done
+
+
+def test_the_metrics_are_those_of_the_runs_own_test(trained: Trained, evaluated) -> None:
+    assert contents(evaluated[0]) == contents(trained.run)
+
+
+def test_what_it_leaves(trained: Trained, evaluated) -> None:
+    folder, done = evaluated
+    names = {
+        "config.yaml",
+        "metrics.json",
+        "intervals.json",
+        "origin.json",
+        "timings.json",
+        "rankings",
+        "ret-evaluate.log",
+    }
+    assert {path.name for path in folder.iterdir()} == names
+    timings = json.loads((folder / "timings.json").read_text())
+    assert (timings["passages"], timings["queries"]) == (48, 48)
+    assert timings["seconds"].keys() == {"encode", "build", "search", "everything"}
+    assert 0 < timings["seconds"]["encode"] < timings["seconds"]["everything"]
+    origin = json.loads((folder / "origin.json").read_text())
+    assert origin["checkpoint"] == str(trained.run / "checkpoints/best.ckpt")
+    assert origin["split"] == "test"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["evaluation"]["ranked"] == 500
+    assert len(read_run(folder / "rankings/wit.trec")) == len(read_qrels(folder / "rankings/wit.qrels")) == 12
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {f"{s}/recall@{k}" for s in SUBSETS for k in (1, 2, 3, 5, 10, 50, 100)} <= metrics.keys()
+    assert "ReT CLIP ViT-L/14" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if "this one" in line)
+    assert f"{metrics['wit/recall@10']:.3f}" in row
+
+
+def test_two_ranks_and_a_published_folder_give_the_same(trained: Trained, evaluated, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(trained.root, tmp_path / "m2kr"))
+    shutil.rmtree(corpus / "jsonl/m2kr/train")  # an evaluation needs no training rows
+    done = evaluate(
+        trained,
+        f"data.root={corpus}",
+        f"checkpoint={trained.exported}",
+        "trainer=ddp_cpu",
+        f"output_dir={tmp_path / 'two'}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "two") == contents(evaluated[0])
+
+
+def test_the_validation_queries_of_one_subset(trained: Trained, evaluated, tmp_path: Path, call) -> None:
+    code = call(
+        "evaluate",
+        f"data.root={trained.root}",
+        "data.num_workers=0",
+        f"checkpoint={trained.run / 'checkpoints/best.ckpt'}",
+        "split=val",
+        "data.subsets=[wit]",
+        "retrieval=faiss_flat",
+        "retrieval.candidates=2",
+        "evaluation.recall_at=[1,5]",
+        "evaluation.ranked=10",
+        f"output_dir={tmp_path / 'val'}",
+    )
+    assert code == 0
+    metrics, of_test = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path / "val", evaluated[0]))
+    assert {name.split("/")[0] for name in metrics} == {"wit", "mean"}
+    # There are no validation queries, so the test queries stand in.
+    assert metrics["wit/recall@5"] == of_test["wit/recall@5"]
+    assert "wit/recall@10" not in metrics
+    agreement = json.loads((tmp_path / "val/origin.json").read_text())["agreement_with_exact_search"]
+    assert 0 < agreement["wit"]["agreement@10"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["checkpoint=nowhere"], 1, "ret-evaluate: checkpoint nowhere: no such folder (a hub id would be owner/name)"),
+        (["checkpoint={run}", "output_dir={run}"], 1, "holds finished metrics (metrics.json); choose another folder"),
+        (["checkpoint={run}", "data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
+        ([], 2, "checkpoint: has no value yet; give it one: checkpoint=<value>"),
+        (["checkpoint={run}", "trainer.limit_test_batches=0"], 2, "limit_test_batches=0: 0 leaves nothing to evaluate"),
+        (["checkpoint={run}", "split=train"], 2, "split=train: wants one of the choices"),
+        (["checkpoint={run}", "evaluation.ranked=50"], 2, "50 is less than the largest K"),
+        (["checkpoint={run}", "evaluation.recall_at=[]"], 2, "evaluation.recall_at=[]: [] needs at least one K"),
+    ],
+)
+def test_mistakes_are_one_line(options, code, message, trained: Trained, tmp_path: Path, call, capsys) -> None:
+    options = [option.format(run=trained.run) for option in options]
+    assert call("evaluate", f"data.root={trained.root}", f"output_dir={tmp_path / 'out'}", *options) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_an_unfinished_runs_folder_is_not_written_into(trained: Trained, tmp_path: Path, call, capsys) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text("mine")
+    options = (f"checkpoint={trained.run}", f"data.root={trained.root}", f"output_dir={tmp_path / 'run'}")
+    assert call("evaluate", *options) == 1
+    assert "is the folder of a training run; choose another one" in capsys.readouterr().err
+    assert (tmp_path / "run/config.yaml").read_text() == "mine"
+
+
+def test_towers_that_prepare_images_apart_are_told(trained: Trained) -> None:
+    from ret_lightning.inputs import ImageTransform
+
+    retriever = RetRetriever.from_pretrained(trained.exported)
+    assert _of_both(retriever, "x", "image_transform", ("size", "mean", "std")).size == 40
+    retriever.passage_tower.image_transform = ImageTransform(48, (0.15,) * 3, (0.3,) * 3)
+    with pytest.raises(
+        ConfigError, match=r"checkpoint=x: the query tower's image_transform has size=40 and the passage .* 48"
+    ):
+        _of_both(retriever, "x", "image_transform", ("size", "mean", "std"))

@@ -1,0 +1,432 @@
+"""ret-index and ret-search as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from ret_lightning import RetRetriever
+from ret_lightning.retrieval import EmbeddingStore, Index
+from ret_lightning.search import building
+from ret_lightning.search.folder import SearchFolder
+from tests.commands.conftest import Trained, command
+from tests.data.folder import passage, query, write_lines
+from tests.retrieval.pools import maxsim_float64
+
+pytestmark = pytest.mark.slow  # they share one run of ret-train
+
+FIRST, ALL = 7, 12
+NAME = "evqa"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    rows = [passage(NAME, i) for i in range(ALL)]
+    write_lines(folder / "all.jsonl", rows)
+    write_lines(folder / "first.jsonl", rows[:FIRST])
+    write_lines(folder / "more.jsonl", rows[FIRST:])
+    queries = [query(NAME, i) for i in range(5)]
+    for row in queries:
+        del row["passage_id"]  # nobody knows it
+    write_lines(folder / "queries.jsonl", queries)
+    return folder
+
+
+def images(trained: Trained) -> Path:
+    return trained.root / "images/m2kr/images"
+
+
+@pytest.fixture(scope="module")
+def index(trained: Trained, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("indexes") / "index"
+    done = command(
+        "index",
+        f"checkpoint={trained.run}",
+        f"passages={files / 'all.jsonl'}",
+        f"image_root={images(trained)}",
+        f"index={folder}",
+        cwd=folder.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "12 passages, searched by ExactIndex" in done.stdout
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+    return folder
+
+
+@pytest.fixture
+def make(trained: Trained, files: Path, call: Callable[..., int]) -> Callable[..., int]:
+    def run(file: str, *options: object) -> int:
+        return call("index", f"passages={files / file}", f"image_root={images(trained)}", *options)
+
+    return run
+
+
+def brute_force(trained: Trained, pairs: list) -> tuple[np.ndarray, list[list[str]]]:
+    """Scores and ids, best first, of the corpus for pairs of text and image, by the library's own encoding."""
+    retriever = RetRetriever.from_pretrained(trained.exported)
+    rows = [passage(NAME, i) for i in range(ALL)]
+    pool = [(r["passage_text"], r["passage_image_path"] and images(trained) / r["passage_image_path"]) for r in rows]
+    vectors = retriever.encode_passages(pool).half()
+    scores = maxsim_float64(retriever.encode_queries(pairs), vectors)
+    order = (-scores).argsort(axis=1, kind="stable")
+    return np.take_along_axis(scores, order, 1), [[rows[i]["passage_id"] for i in line] for line in order]
+
+
+def read(lines: str) -> list[dict]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def test_one_query_in_a_pipe(trained: Trained, index: Path, call, capsys) -> None:
+    text = "Find, \"please\": [fact] {3} = ${what}? 'yes' \\"
+    image = images(trained) / "sub/3.png"
+    assert call("search", f"index={index}", f"query={text}", f"image={image}", "top_k=5") == 0
+    hits = read(capsys.readouterr().out)
+    scores, ids = brute_force(trained, [(text, image)])
+    assert [hit["passage_id"] for hit in hits] == ids[0][:5]
+    np.testing.assert_allclose([hit["score"] for hit in hits], scores[0, :5], atol=1e-5)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
+    for hit in hits:
+        row = passage(NAME, int(hit["passage_id"].removeprefix(f"{NAME}_")))
+        assert (hit["text"], hit["image_path"]) == (row["passage_text"], row["passage_image_path"])
+
+
+@pytest.mark.parametrize(
+    "asked", [["query=1984"], ["query=null and void"], ["image={image}"], ["query= ", "image={image}"]]
+)
+def test_text_alone_or_image_alone_and_more_than_there_is(asked, trained: Trained, index: Path, call, capsys) -> None:
+    image = images(trained) / "sub/1.png"
+    assert call("search", f"index={index}", *(part.format(image=image) for part in asked), "top_k=50") == 0
+    hits = read(capsys.readouterr().out)
+    text = next((part.removeprefix("query=") for part in asked if part.startswith("query=")), None)
+    _, ids = brute_force(trained, [(text, image if any("image" in part for part in asked) else None)])
+    assert [hit["passage_id"] for hit in hits] == ids[0]
+    assert len(hits) == ALL
+
+
+def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path, call, capsys) -> None:
+    out = tmp_path / "found.jsonl"
+    options = (f"queries={files / 'queries.jsonl'}", f"image_root={images(trained)}", "top_k=4", "batch_size=2")
+    assert call("search", f"index={index}", *options, f"output={out}") == 0
+    assert capsys.readouterr().out == ""
+    hits = read(out.read_text())
+    pairs = []
+    for i in range(5):
+        row = query(NAME, i)
+        pairs.append(
+            (f"{row['instruction']} {row['question']}", row["image_path"] and images(trained) / row["image_path"])
+        )
+    _, ids = brute_force(trained, pairs)
+    assert [(hit["data_id"], hit["passage_id"]) for hit in hits] == [
+        (f"{NAME}_test_{i}", ids[i][rank]) for i in range(5) for rank in range(4)
+    ]
+
+
+def test_a_terminal_gets_a_table(trained: Trained, index: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "ret_lightning.commands.search", f"index={index}", "query=What is fact 7?", "top_k=3"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "60", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    assert done.wait() == 0, done.stderr.read()
+    lines = shown.decode().splitlines()
+    assert all(name in lines[1] for name in ("rank", "score", "passage", "text", "image"))
+    assert sum(f"{NAME}_" in line for line in lines) == 3
+    assert all(len(line) <= 60 for line in lines if "\x1b" not in line)
+    assert "{" not in shown.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_imports_only_what_it_needs(trained: Trained, files: Path, make, tmp_path: Path) -> None:
+    assert make("first.jsonl", f"checkpoint={trained.exported}", "index=small") == 0
+    code = (
+        "import sys; sys.argv = ['ret-search', 'index=small', 'query=x']\n"
+        "from ret_lightning.commands.search import main\nmain()\n"
+        "print(sorted({'lightning', 'torchmetrics', 'datasets', 'pandas', 'wandb', 'faiss', 'rich.table', 'qdrant_client'} & "
+        "set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_pipe_gets_json_lines_and_nothing_else(trained: Trained, make, tmp_path: Path) -> None:
+    options = ("retrieval=faiss_flat", "retrieval.factory=SQfp16", "retrieval.candidates=3")
+    assert make("all.jsonl", f"checkpoint={trained.exported}", "index=of_faiss", *options) == 0
+    asked = [sys.executable, "-m", "ret_lightning.commands.search", "index=of_faiss", "query=x", "top_k=2"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path)  # FAISS tells at length how it is loaded
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [hit["rank"] for hit in read(done.stdout)] == [1, 2]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has seen enough
+    done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_adding_passages_gives_the_index_of_all(
+    trained: Trained, index: Path, make, tmp_path: Path, call, capsys
+) -> None:
+    small = ["retrieval=faiss_flat", "retrieval.candidates=3"]
+    assert make("first.jsonl", f"checkpoint={trained.run}", "index=grown", *small) == 0
+    assert make("more.jsonl", "index=grown", "append=true") == 0
+    assert "5 passages for the 7 that are there, 5 to encode" in capsys.readouterr().out
+    grown, whole = SearchFolder(tmp_path / "grown"), SearchFolder(index)
+    assert grown.embeddings.ids == whole.embeddings.ids
+    # Batches of other sizes differ by rounding.
+    torch.testing.assert_close(grown.embeddings.vectors, whole.embeddings.vectors, atol=1e-3, rtol=0)
+    assert list(grown.shown) == list(whole.shown)
+    assert (type(grown.index).__name__, grown.index.candidates) == ("FaissIndex", 3)  # as it was made
+    assert {path.name for path in (tmp_path / "grown").iterdir()} == {"manifest.json", "v2", ".lock"}
+    assert make("more.jsonl", "index=grown", "append=true") == 1
+    assert "more.jsonl: 5 of 5 passages are in the index already, the first is 'evqa_7' at" in capsys.readouterr().err
+    assert make("more.jsonl", f"checkpoint={trained.run}", "index=grown") == 1
+    assert "holds an index of 12 passages; append=true adds to it" in capsys.readouterr().err
+    # The published folder of the same weights is the same model.
+    assert call("search", "index=grown", f"checkpoint={trained.exported}", "query=x", "top_k=1") == 0
+
+
+def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call, capsys, monkeypatch) -> None:
+    original = building.encoded
+    counts = []
+
+    def cut_off(retriever, rows, *options):
+        counts.append(len(rows))
+        for number, vectors in enumerate(original(retriever, rows, *options)):
+            if number == 2 and len(counts) == 1:
+                raise KeyboardInterrupt
+            yield vectors
+
+    monkeypatch.setattr(building, "encoded", cut_off)
+    options = (f"checkpoint={trained.run}", "index=cut", "batch_size=2")
+    assert make("all.jsonl", *options) == 130
+    assert call("search", "index=cut", "query=x") == 1
+    assert "index=cut: the index is not finished; run ret-index again" in capsys.readouterr().err
+    assert make("first.jsonl", *options) == 1
+    assert "holds a store with" in capsys.readouterr().err
+    assert make("all.jsonl", *options) == 0
+    assert counts == [12, 8]
+    assert len(SearchFolder(tmp_path / "cut")) == ALL
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("v1/embeddings/vectors.f16", flip, "the checksum of rows"),
+        ("v1/embeddings/vectors.f16", cut, "1536 belong there"),
+        ("v1/passages.arrow", flip, "passages.arrow: was changed or cut short"),
+        ("v1/passages.arrow", Path.unlink, "torn, v1/passages.arrow is missing"),
+        ("v1/search/index.json", Path.unlink, "no saved index, it has no index.json"),
+        ("v1/embeddings/manifest.json", Path.unlink, "no store of embeddings"),
+        ("v1", shutil.rmtree, "torn, v1 is missing"),
+        ("manifest.json", cut, "manifest.json: not the manifest of an index"),
+        ("manifest.json", Path.unlink, "the index is not finished; run ret-index again"),
+    ],
+)
+def test_torn_indexes_are_told(file, damage, message, index: Path, tmp_path: Path, call, capsys) -> None:
+    copy = Path(shutil.copytree(index, tmp_path / "copy"))
+    damage(copy / file)
+    assert call("search", f"index={copy}", "query=x") == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, tmp_path: Path, call, capsys) -> None:
+    retriever = RetRetriever.from_pretrained(trained.exported)
+    with torch.no_grad():
+        retriever.passage_tower.output.weight[0, 0] += 1e-3
+    retriever.save_pretrained(tmp_path / "other")
+    assert call("search", f"index={index}", "query=x", f"checkpoint={tmp_path / 'other'}") == 1
+    assert "the index is of another checkpoint than" in capsys.readouterr().err
+    copy = Path(shutil.copytree(index, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["model"]["source"] = str(tmp_path / "gone.ckpt")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert call("search", f"index={copy}", "query=x") == 1
+    assert "gone.ckpt, which is not there any more; checkpoint=... tells where it is now" in capsys.readouterr().err
+    assert call("search", f"index={copy}", "query=x", f"checkpoint={trained.run}") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["query="], 2, "query='': is empty; give it a text, or an image=FILE"),
+        (["query=  "], 2, "query='  ': is empty"),
+        ([], 2, "query: nothing is asked; give query="),
+        (["query=x", "queries=q.jsonl"], 2, "set it or queries, not both"),
+        (["image=gone.png"], 1, "image gone.png does not exist"),
+        (["image=/proc/self/status"], 1, "image /proc/self/status cannot be decoded"),
+        (["query=x", "top_k=0"], 2, "top_k=0: 0 is too small; 1 is the least"),
+        (["query=x", "top_k=many"], 2, "top_k=many: wants int"),
+        (["query=x", "index=nowhere"], 1, "index=nowhere: no such folder"),
+        (["query=x", "index=."], 1, "index=.: holds no index (it has no manifest.json); ret-index makes one"),
+        (["query=x", "index="], 2, "index='': is empty"),
+        (["query=x", "qdrant=q"], 2, "give index=DIR or qdrant=URL, and not both"),
+        (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
+        (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),
+        (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png; image_root=DIR tells where images are"),
+        (["queries={files}/all.jsonl"], 1, "all.jsonl:1: field data_id is missing"),
+    ],
+)
+def test_mistakes_of_a_search_are_one_line(options, code, message, index, files, call, capsys) -> None:
+    assert call("search", f"index={index}", *(option.format(files=files) for option in options)) == code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "code", "message"),
+    [
+        (
+            [passage(NAME, 1), passage(NAME, 2), passage(NAME, 1)],
+            [],
+            1,
+            "p.jsonl:3: passage_id 'evqa_1' comes a second time",
+        ),
+        ([passage(NAME, 1), "{broken"], [], 1, "p.jsonl:2: not JSON"),
+        ([passage(NAME, 1)], ["image_root=null"], 1, "p.jsonl:1 names the image sub/1.png; image_root=DIR tells where"),
+        (
+            [passage(NAME, 1)],
+            ["image_root=nowhere"],
+            1,
+            "p.jsonl:1 (subset passages): image nowhere/sub/1.png does not exist",
+        ),
+        ([passage(NAME, 1)], ["append=true"], 1, "index=new holds no finished index to add to"),
+        ([passage(NAME, 1)], ["passages=gone-*.jsonl"], 1, "passages=gone-*.jsonl matches no file"),
+        ([passage(NAME, 1)], ["checkpoint=null"], 2, "checkpoint=null: a new index needs one"),
+        ([passage(NAME, 1)], ["checkpoint=nowhere"], 1, "checkpoint nowhere: no such folder"),
+        ([passage(NAME, 1)], ["index=taken"], 1, "index=taken: holds 'notes.txt', which is no part of an index"),
+        ([passage(NAME, 1)], ["index=p.jsonl"], 1, "index=p.jsonl: a file of that name is in the way"),
+        ([passage(NAME, 1)], ["batch_size=0"], 2, "batch_size=0: 0 is too small"),
+    ],
+)
+def test_mistakes_of_an_index_are_one_line(rows, options, code, message, trained, tmp_path, call, capsys) -> None:
+    write_lines(tmp_path / "p.jsonl", rows)
+    write_lines(tmp_path / "taken/notes.txt", ["mine"])
+    base = ("passages=p.jsonl", f"image_root={images(trained)}", f"checkpoint={trained.exported}", "index=new")
+    assert call("index", *base, *options) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "new/manifest.json").exists()
+
+
+def test_two_at_once_are_told(trained: Trained, make, tmp_path: Path, capsys) -> None:
+    (tmp_path / "busy").mkdir()
+    with FileLock(tmp_path / "busy/.lock"):
+        assert make("all.jsonl", f"checkpoint={trained.exported}", "index=busy") == 1
+    assert "index=busy: another ret-index is writing into it" in capsys.readouterr().err
+    assert make("all.jsonl", f"checkpoint={trained.exported}", "index=/proc/nowhere") == 1
+    assert "index=/proc/nowhere: cannot be written" in capsys.readouterr().err
+
+
+def test_the_folder_is_read_as_a_library_too(index: Path) -> None:
+    store = EmbeddingStore.open(index / "v1/embeddings")
+    searched = Index.load(index / "v1/search", store.embeddings)
+    ranking = searched.search(store.embeddings.vectors.float(), 3)
+    assert ranking.rows[:, 0].tolist() == list(range(ALL))  # every passage is nearest to itself
+
+
+def test_qdrant_answers_as_exact_search_does(
+    trained: Trained, index: Path, files: Path, make, tmp_path, call, capsys
+) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    there = ("qdrant=store", "collection=corpus")
+    assert make("first.jsonl", f"checkpoint={trained.run}", *there, "batch_size=4") == 0
+    assert make("more.jsonl", *there, "append=true") == 0
+    capsys.readouterr()
+    queries = (f"queries={files / 'queries.jsonl'}", f"image_root={images(trained)}", "top_k=20")
+    assert call("search", *there, *queries) == 0
+    found = read(capsys.readouterr().out)
+    assert call("search", f"index={index}", *queries) == 0
+    expected = read(capsys.readouterr().out)
+    scores = [[hit.pop("score") for hit in hits] for hits in (found, expected)]
+    assert found == expected
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+    for options, code, message in (
+        (
+            ("first.jsonl", f"checkpoint={trained.run}", *there),
+            1,
+            "collection=corpus: is there already; append=true adds",
+        ),
+        (("first.jsonl", *there, "append=true"), 1, "7 of 7 passages are in the index already, the first is 'evqa_0'"),
+        (("first.jsonl", "qdrant=store", "collection=new", "append=true"), 1, "Qdrant has no collection=new to add to"),
+    ):
+        assert make(*options) == code
+        assert message in capsys.readouterr().err
+    assert call("search", "qdrant=store", "collection=other", "query=x") == 1
+    assert "Qdrant has no such collection; there are: corpus" in capsys.readouterr().err
+    assert call("search", "qdrant=gone", "collection=corpus", "query=x") == 1
+    assert "qdrant=gone: no such folder" in capsys.readouterr().err
+    assert call("search", "qdrant=http://127.0.0.1:1", "collection=corpus", "query=x") == 1
+    assert "qdrant=http://127.0.0.1:1: " in capsys.readouterr().err
+
+
+def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, capsys, monkeypatch) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    from ret_lightning.search import qdrant
+
+    original, counts = qdrant.encoded, []
+
+    def cut_off(retriever, rows, *options):
+        counts.append(len(rows))
+        for number, vectors in enumerate(original(retriever, rows, *options)):
+            if number == 2 and len(counts) == 1:
+                raise KeyboardInterrupt
+            yield vectors
+
+    monkeypatch.setattr(qdrant, "encoded", cut_off)
+    options = (f"checkpoint={trained.run}", "qdrant=store", "collection=cut", "batch_size=2")
+    assert make("all.jsonl", *options) == 130
+    assert call("search", "qdrant=store", "collection=cut", "query=x") == 1
+    assert "collection=cut: is not finished; run ret-index again" in capsys.readouterr().err
+    assert make("first.jsonl", *options) == 1
+    assert "an earlier run with other passages than" in capsys.readouterr().err
+    assert make("all.jsonl", *options) == 0
+    assert counts == [12, 8]
+    capsys.readouterr()
+    assert call("search", "qdrant=store", "collection=cut", "query=x", "top_k=20") == 0
+    assert len(read(capsys.readouterr().out)) == ALL
+
+
+def test_qdrant_that_is_not_installed_is_told(call, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    assert call("search", "qdrant=http://localhost:6333", "collection=c", "query=x") == 1
+    assert "needs the package qdrant-client: pip install 'ret_lightning[qdrant]'" in capsys.readouterr().err
