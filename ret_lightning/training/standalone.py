@@ -96,6 +96,8 @@ class EvaluationRowsOnly(LightningDataModule):
     def __init__(self, whole: M2KRDataModule) -> None:
         super().__init__()
         self.whole = whole
+        self.on_bad_row = whole.on_bad_row
+        self.max_bad_fraction = whole.max_bad_fraction
 
     def setup(self, stage: str | None = None) -> None:
         """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
