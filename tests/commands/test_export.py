@@ -196,7 +196,7 @@ def test_sources_that_hold_no_model_are_told(run: Path, tmp_path: Path) -> None:
     torn.write_bytes((run / "checkpoints" / "best.ckpt").read_bytes()[:2000])
     with pytest.raises(UserError, match=r"torn\.ckpt: no checkpoint of ret-train, or a torn one"):
         export(torn, tmp_path / "model")
-    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save({"state_dict": {}, "epoch": 0, "global_step": 1}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"other\.ckpt: no checkpoint of ret-train \(it has no ret_lightning\)"):
         export(tmp_path / "other.ckpt", tmp_path / "model")
     hostile = tmp_path / "hostile.ckpt"

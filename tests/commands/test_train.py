@@ -68,7 +68,8 @@ class TestARunOnAFolder:
         files = {f"{subset}.{kind}" for subset in SUBSETS for kind in ("trec", "qrels")}
         assert {file.name for file in (folder / "rankings").iterdir()} == files
         assert (folder / "recall_curves.png").read_bytes().startswith(b"\x89PNG")
-        assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        names = {f"{name}.{kind}" for name in ("best", "last") for kind in ("ckpt", "safetensors")}
+        assert {p.name for p in (folder / "checkpoints").iterdir()} == names
         config = yaml.safe_load((folder / "config.yaml").read_text())
         assert config["data"]["root"]
         assert config["output_dir"] == str(folder)
@@ -235,7 +236,9 @@ def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code,
         # A rank that meets the same mistake may say it too.
         assert 1 <= len(told) <= (2 if "trainer=ddp_cpu" in options else 1)
         assert any(message in line for line in told)
-        assert message in json.loads((folder / "failure.json").read_text())["error"]
+        recorded = json.loads((folder / "failure.json").read_text())["error"]
+        # Of what only another rank met, the first one knows that it was there.
+        assert message in recorded or ("trainer=ddp_cpu" in options and "another rank failed" in recorded)
         assert not (folder / "metrics.json").exists()
     else:
         assert message in done.stderr
