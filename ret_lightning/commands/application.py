@@ -24,7 +24,7 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.core.utils import JobReturn, JobRuntime
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -32,9 +32,12 @@ from omegaconf import DictConfig
 from ret_lightning.config import resolvers
 from ret_lightning.config.check import Verdict, check
 from ret_lightning.config.mistakes import report
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
+from ret_lightning.errors import ConfigError, Stopped, UserError
 
 _VERSION_BASE = "1.3"
+
+resolvers.register()  # here, since a launcher's worker process imports this module and no more before it composes a config
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def run(
     prog: str,
     config_path: str = "pkg://ret_lightning.conf",
     verbatim: Collection[str] = (),
+    choose: Choose = all_jobs,
 ) -> None:
     """Run a command: read the command line as Hydra does, check the config, then run the task, once or for every job.
 
@@ -67,15 +71,15 @@ def run(
         config_path: where the configs are, in Hydra's way of writing it.
         verbatim: keys whose values are taken as they stand on the command line, as texts and file names want it: a comma is
             no sweep, a quote or bracket opens nothing, and a number is text. `null` alone is null.
+        choose: which jobs of a sweep need to run, see `ret_lightning.config.sweeping`.
 
     Raises:
         SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
     hydra.version.setbase(_VERSION_BASE)
-    resolvers.register()
     try:
-        code = _Application(task, config_name, schema, prog, config_path, _arguments(verbatim)).answer()
+        code = _Application(task, config_name, schema, prog, config_path, _arguments(verbatim), choose).answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -83,7 +87,7 @@ def run(
         if _shows_traceback():
             raise
         print(f"{prog}: {'interrupted' if isinstance(error, KeyboardInterrupt) else _line(error)}", file=sys.stderr)
-        code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, ConfigError) else 1
+        code = _exit_code(error)
     if code:
         sys.exit(code)
 
@@ -126,6 +130,7 @@ class _Application:
     prog: str
     config_path: str
     arguments: Namespace
+    choose: Choose
 
     def answer(self) -> int:
         """Do what the command line asks for, and give the exit code."""
@@ -144,7 +149,7 @@ class _Application:
         if arguments.cfg:
             self._leave_to_hydra()
             return 0
-        return self._run(verdict.multirun)
+        return self._run(verdict.multirun or verdict.dry_run)  # a single run is a sweep of one job
 
     def _leave_to_hydra(self) -> None:
         hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)(self.task)()
@@ -180,27 +185,27 @@ class _Application:
         overrides = [*self.arguments.overrides, f"hydra.mode={mode.name}"]
         job = _Job(self.task, self.prog)
         app = Hydra.create_main_hydra2(detect_task_name(*self._caller()), self._search_path())
-        start = app.multirun if multirun else app.run
+        config_name = self.arguments.config_name or self.config_name
         try:
-            result = start(self.arguments.config_name or self.config_name, job, overrides)
+            if multirun:
+                return self._tell_failures(start_sweep(app, config_name, job, overrides, self.choose))
+            return getattr(app.run(config_name, job, overrides).return_value, "exit_code", 0)
         except OSError as error:
             if job.running or error.filename is None:
                 raise
             raise UserError(f"cannot write {error.filename}: {error.strerror}; output_dir names the folder") from error
         finally:
             GlobalHydra.instance().clear()
-        return self._tell_failures(result) if multirun else getattr(result.return_value, "exit_code", 0)
 
     def _tell_failures(self, batches: Any) -> int:
-        """List a sweep's failed jobs, from what the sweeper gives back; the exit code."""
-        jobs = [job for batch in batches or () for job in batch if isinstance(job, JobReturn)]
+        """List a sweep's failed jobs; the exit code."""
+        jobs = results_of(batches)
         failed = [job for job in jobs if isinstance(job.return_value, Failure)]
         if failed:
             print(f"{self.prog}: {len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
         for job in failed:
-            number, settings = job.hydra_cfg.hydra.job.num, " ".join(job.overrides)
             line = "; ".join(job.return_value.line.splitlines())
-            print(f"  #{number} {settings}: {line}", file=sys.stderr)
+            print(f"  {job.hydra_cfg.hydra.sweep.subdir}: {line}", file=sys.stderr)
         return int(bool(failed))
 
 
@@ -224,17 +229,24 @@ class _Job:
         except Exception as error:
             mode = HydraConfig.get().mode
             # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
-            swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
+            swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_ == BASIC_SWEEPER
             user_error = isinstance(error, UserError)
-            if _shows_traceback() or not (swept or (user_error and mode == RunMode.RUN)):
+            stopped = mode == RunMode.MULTIRUN and isinstance(error, Stopped)  # whoever stops a job means the sweep
+            if _shows_traceback() or stopped or not (swept or (user_error and mode == RunMode.RUN)):
                 raise
             if not user_error:
                 traceback.print_exc()
             line = _line(error)
-            print(f"{self.prog}: {f'job #{HydraConfig.get().job.num}: ' if swept else ''}{line}", file=sys.stderr)
+            print(f"{self.prog}: {f'{HydraConfig.get().sweep.subdir}: ' if swept else ''}{line}", file=sys.stderr)
             result = Failure(line, error.exit_code if user_error else 1)
         self.running = False
         return result
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
 
 
 def _shows_traceback() -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import TrainConfig
+from ret_lightning.config.sweeping import PlannedJob
 from ret_lightning.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -16,7 +19,23 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """The console script."""
-    run(_train, config_name="train", schema=TrainConfig, prog="ret-train")
+    run(_train, config_name="train", schema=TrainConfig, prog="ret-train", choose=_missing)
+
+
+def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Of a sweep's jobs those that are not finished; none in a dry run, which shows them."""
+    from ret_lightning.training.planning import plan, told
+
+    plans = plan(jobs)
+    if jobs[0].config.dry_run:
+        from ret_lightning.training.dry_run import show
+
+        show(plans)
+        return []
+    log.info(told(plans))
+    if all(each.state == "finished" for each in plans):
+        log.info("nothing is left to do; ret-report runs=%s compares the runs", jobs[0].folder.parent)
+    return [each.job for each in plans if each.state != "finished"]
 
 
 def _train(config: DictConfig) -> None:
@@ -29,6 +48,9 @@ def _train(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     config.output_dir = hydra.runtime.output_dir
     resume, config.resume = config.resume, None
+    if hydra.mode == RunMode.MULTIRUN:
+        config.sweep = Path(hydra.sweep.dir).name
+        resume = resume or "auto"  # the same command again goes on with what was cut off
     if resume is None:
         train(config)
         return
@@ -37,10 +59,11 @@ def _train(config: DictConfig) -> None:
 
     folder = Path(config.output_dir)
     if resume == "auto":
+        unfinished = same_run(folder, config)
         if (folder / METRICS_FILE).exists():
             log.info("%s: the run is finished already", folder)
             return
-        train(config, resume=same_run(folder, config))
+        train(config, resume=unfinished)
         return
     if folder != Path(resume).absolute():
         raise ConfigError(

@@ -51,10 +51,11 @@ _SPECIAL = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")  # wh
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the check found: the mistakes, and whether the config or the command line asks for a multirun."""
+    """What the check found: the mistakes, and whether config or command line ask for a multirun, or to see its jobs only."""
 
     mistakes: list[Mistake]
     multirun: bool
+    dry_run: bool = False
 
 
 def check(
@@ -101,7 +102,8 @@ def check(
     mistakes += _Check(composer, first, root, schema).run(complete)
     for job in jobs if multirun else ():
         mistakes += _Check(composer, composer.compose(job, multirun=True), root, schema).run(complete)
-    return Verdict(list(dict.fromkeys(mistakes)), multirun)
+    dry_run = first.config is not None and bool(OmegaConf.select(first.config, "dry_run"))
+    return Verdict(list(dict.fromkeys(mistakes)), multirun, dry_run)
 
 
 def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[Setting], list[Mistake]]:

@@ -20,6 +20,8 @@ class TrainConfig:
     seed: int
     output_dir: str
     resume: str | None
+    dry_run: bool
+    sweep: str | None
     test_with: Literal["best", "last", "none"]
     init_from: str | None
     backbone_learning_rate_scale: float

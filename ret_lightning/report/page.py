@@ -18,7 +18,8 @@ from ret_lightning.report.judged import parts
 from ret_lightning.report.logged import GateMap, Log, curve, gate_maps, speed
 from ret_lightning.report.runs import Run, Unfinished
 from ret_lightning.report.statistics import Summary
-from ret_lightning.report.variants import ABSENT, Setting, Variant, shown
+from ret_lightning.report.variants import Setting, Variant, shown
+from ret_lightning.training.run_config import ABSENT
 
 
 @dataclass(frozen=True)

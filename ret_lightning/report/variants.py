@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import defaultdict
@@ -13,9 +12,7 @@ from typing import Any
 from ret_lightning.config.mistakes import choices
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.runs import Run
-
-# Keys that say where a run is and what is told of it, not what it is.
-_PASSED_OVER = ("output_dir", "resume", "seed", "logger", "data.num_workers", "trainer.enable_progress_bar")
+from ret_lightning.training.run_config import ABSENT, fingerprint, of_the_run, within
 
 # Of the node `data`, and beside it, what decides which queries are asked of which pools.
 _OF_THE_DATASET = (
@@ -28,8 +25,6 @@ _OF_THE_DATASET = (
     "data.passages_folder",
     "trainer.limit_test_batches",
 )
-
-ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Variant], list[Setting], list[str]]
     _one_dataset(runs, flat)
     together: dict[str, list[int]] = defaultdict(list)
     for i, config in enumerate(flat):
-        together[_fingerprint(config)].append(i)
+        together[fingerprint(config)].append(i)
     remarks = []
     members: list[list[int]] = []
     for found in together.values():
@@ -141,38 +136,16 @@ def shown(value: Any) -> str:
 
 
 def _flat_configs(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    flat = [_flat(run.config, run.config["output_dir"]) for run in runs]
-    every = dict.fromkeys(key for config in flat for key in config)
+    every_flat = [of_the_run(run.config) for run in runs]
+    every = dict.fromkeys(key for config in every_flat for key in config)
     # data.seed=${seed} stands in a resolved config as a number, which is the run's own in all of them.
     copies = {
         key
         for key in every
-        if key.endswith(".seed") and all(config.get(key) == run.seed for config, run in zip(flat, runs, strict=True))
+        if key.endswith(".seed")
+        and all(config.get(key) == run.seed for config, run in zip(every_flat, runs, strict=True))
     }
-    return [{k: v for k, v in config.items() if k not in copies and not _passed_over(k)} for config in flat]
-
-
-def _passed_over(key: str) -> bool:
-    return any(_within(key, name) for name in _PASSED_OVER)
-
-
-def _within(key: str, node: str) -> bool:
-    return key == node or key.startswith(f"{node}.")
-
-
-def _flat(value: Any, folder: str, key: str = "") -> dict[str, Any]:
-    """Dotted keys to values; lists are values, and a run's own folder reads alike in all runs."""
-    if isinstance(value, dict) and (value or not key):
-        return {
-            k: v for name, item in value.items() for k, v in _flat(item, folder, f"{key}.{name}".lstrip(".")).items()
-        }
-    if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
-        value = "${output_dir}" + value[len(folder) :]
-    return {key: value}
-
-
-def _fingerprint(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    return [{k: v for k, v in config.items() if k not in copies and k != "seed"} for config in every_flat]
 
 
 def _one_dataset(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> None:
@@ -229,7 +202,7 @@ def _settings(
         else:
             found[keys[0]] = (keys, values)
     order = list(varying)
-    found = dict(sorted(found.items(), key=lambda item: min(order.index(k) for k in order if _within(k, item[0]))))
+    found = dict(sorted(found.items(), key=lambda item: min(order.index(k) for k in order if within(k, [item[0]]))))
     names = _short(list(found))
     settings = [Setting(names[key], tuple(keys)) for key, (keys, _) in found.items()]
     values = [{names[key]: _plain(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
@@ -253,6 +226,6 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         candidate = short[key].partition(".")[2]
         others = {name for k in keys if k != key for name in (short[k], short[k].partition(".")[2])}
-        if candidate and candidate not in others and candidate not in _PASSED_OVER:  # `seed` is the run's
+        if candidate and candidate not in others and candidate != "seed":  # that is the run's
             short[key] = candidate
     return short

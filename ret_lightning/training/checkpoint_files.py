@@ -92,10 +92,30 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is torn or no checkpoint, or the frozen weights are not beside it.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     checkpoint = _stored(file)
-    if isinstance(checkpoint.get(FROZEN), dict):  # a list of names: written without RunCheckpointIO, nothing is missing
-        checkpoint["state_dict"] |= _read_frozen(file, checkpoint[FROZEN])
+    frozen = _frozen_file(file, checkpoint)
+    if frozen is not None:
+        try:
+            weights = load_file(frozen)
+            names = checkpoint[FROZEN]["names"]
+            checkpoint["state_dict"] |= {RETRIEVER_PREFIX + name: weights[of] for name, of in names.items()}
+        except (SafetensorError, KeyError) as error:
+            raise UserError(f"{frozen}: no whole file of weights ({error})") from error
     return checkpoint
+
+
+def whole_position(file: Path) -> tuple[int, int]:
+    """Optimiser steps and epoch of a checkpoint that `read_checkpoint` can read; no weights are read.
+
+    Raises:
+        UserError: as there.
+    """
+    checkpoint = _stored(file)
+    _frozen_file(file, checkpoint)
+    return checkpoint["global_step"], checkpoint["epoch"]
 
 
 def stored_step(file: Path) -> int:
@@ -124,20 +144,17 @@ def _stored(file: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _read_frozen(file: Path, record: dict[str, Any]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
+    """The file of a checkpoint's frozen weights, which is there and whole; None where it has none."""
+    record = checkpoint.get(FROZEN)
+    if not isinstance(record, dict):  # a list of names: written without RunCheckpointIO, nothing is missing
+        return None
     frozen = file.resolve().parent / record["file"]
     if not frozen.is_file():
         raise UserError(f"{frozen}: no such file; the frozen weights of {file.name} stand in it: keep the two together")
-    try:
-        if _metadata(frozen).get("identity") != record["identity"]:
-            raise UserError(f"{frozen}: holds the frozen weights of another run than {file.name}")
-        weights = load_file(frozen)
-        return {RETRIEVER_PREFIX + name: weights[of] for name, of in record["names"].items()}
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"{frozen}: no whole file of weights ({error})") from error
+    if _metadata(frozen).get("identity") != record["identity"]:
+        raise UserError(f"{frozen}: holds the frozen weights of another run than {file.name}")
+    return frozen
 
 
 def _write_weights(file: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

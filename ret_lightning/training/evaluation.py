@@ -222,8 +222,8 @@ class RetrievalEvaluation(Callback):
         seconds: dict[str, float],
         tried: bool = False,
     ) -> SubsetResult:
-        passages, queries = self._encoded[passage_loader], self._encoded[passage_loader + 1]
-        own_pool_rows, own_pool = _concatenated(passages)
+        own_pool_rows, own_pool = _concatenated(self._encoded[passage_loader])
+        own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1])
         pool_rows = gather_rows(own_pool_rows.to(device), row_counts(own_pool_rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
             raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
@@ -235,17 +235,16 @@ class RetrievalEvaluation(Callback):
         start = time.perf_counter()
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
         if isinstance(self.index, ExactIndex) and world_size() > 1:
-            query_rows, vectors = _all_ranks(queries, device)
+            query_rows, vectors = _all_ranks(own_rows, own_vectors, device)
             share = Embeddings([subset.pool[row].passage_id for row in own_pool_rows.tolist()], own_pool)
             positions = torch.searchsorted(pool_rows, own_pool_rows)
             ranking = search_sharded(self.index, share, positions, vectors, self.ranked, device)
             result = self._scored(subset, query_rows.tolist(), pool_rows.tolist(), ids, ranking, device)
             seconds["search"] += time.perf_counter() - start
             return result
-        whole = Embeddings(ids, _all_ranks(passages, device)[1])
+        whole = Embeddings(ids, _all_ranks(own_pool_rows, own_pool, device)[1])
         self.index.build(whole)
         built = time.perf_counter()
-        own_rows, own_vectors = _concatenated(queries)
         if len(own_rows) == 0:  # a rank may have no query of a small subset
             own_vectors = whole.vectors[:0]
         own = self.index.search(own_vectors, self.ranked)
@@ -341,9 +340,8 @@ def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return rows[first], vectors[order][first]
 
 
-def _all_ranks(parts: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """`_concatenated`, of the rows of all ranks, which exchange them on `device`; a rank may have none."""
-    rows, vectors = _concatenated(parts)
+def _all_ranks(rows: Tensor, vectors: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `_concatenated` gives, of all ranks together, which exchange it on `device`; a rank may have none."""
     if world_size() == 1:
         return rows, vectors
     shape = torch.tensor(vectors.shape[1:] or (0, 0), device=device)

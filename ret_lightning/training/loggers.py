@@ -31,7 +31,7 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None) ->
     for node in config.logger.values():
         if node is None:
             continue
-        logger = build(node, **(_same_wandb_run(node, folder) if resumed_step is not None else {}))
+        logger = build(node, **_of_wandb(node, config, folder, resumed_step is not None))
         if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed_step is not None:
             _keep_rows(logger, resumed_step)
         loggers.append(logger)
@@ -57,11 +57,16 @@ def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
                 logger.log_table(f"summary/{table.title}", columns=columns, data=[list(row) for row in rows])
 
 
-def _same_wandb_run(node: DictConfig, folder: Path) -> dict[str, Any]:
-    file = folder / WANDB_ID_FILE
-    if not str(OmegaConf.select(node, "_target_")).endswith("WandbLogger") or not file.is_file():
+def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool) -> dict[str, Any]:
+    """What a W&B run is called, where its config leaves that open, and which one is gone on with."""
+    if not str(OmegaConf.select(node, "_target_")).endswith("WandbLogger"):
         return {}
-    return {"id": file.read_text(encoding="utf-8").strip(), "resume": "allow"}
+    named = {"name": folder.name, "group": config.sweep}
+    given = {key: value for key, value in named.items() if OmegaConf.select(node, key) is None and value is not None}
+    file = folder / WANDB_ID_FILE
+    if resumed and file.is_file():
+        given |= {"id": file.read_text(encoding="utf-8").strip(), "resume": "allow"}
+    return given
 
 
 def _keep_rows(logger: CSVLogger, step: int) -> None:

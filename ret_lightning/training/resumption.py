@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ret_lightning.atomic import UNFINISHED
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.training.checkpoint_files import read_checkpoint
+from ret_lightning.training.checkpoint_files import whole_position
 from ret_lightning.training.folder import CHECKPOINTS_FOLDER, CONFIG_FILE, METRICS_FILE
+from ret_lightning.training.run_config import differences, flat, of_the_run
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key in _OF_THE_COMMAND or key.startswith("hydra."):
             continue
-        text = override.input_line
-        if override.is_delete() or override.is_sweep_override() or isinstance(_selected(config, key), DictConfig):
+        text, before = override.input_line, OmegaConf.select(config, key, default=_ABSENT)
+        if override.is_delete() or override.is_sweep_override() or isinstance(before, DictConfig):
             raise ConfigError(
                 f"resume={folder}: {text}: a resumed run can change single values only, as in trainer.max_epochs=20"
             )
@@ -57,10 +58,8 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(
                 f"resume={folder}: {text}: what the run is made of stays as it is; start a new one for that"
             )
-        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT and not (
-            override.is_add() or override.is_force_add()
-        ):
-            near = get_close_matches(key, _keys(config), n=1)
+        if before is _ABSENT and not (override.is_add() or override.is_force_add()):
+            near = get_close_matches(key, flat(config), n=1)
             raise ConfigError(f"resume={folder}: no such key: {key}{f'; did you mean {near[0]}?' if near else ''}")
         with open_dict(config):
             OmegaConf.update(config, key, override.value(), force_add=True)
@@ -74,7 +73,7 @@ def resumed_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
 
 
 def same_run(folder: Path, config: DictConfig) -> bool:
-    """Whether there is an unfinished run in the folder, for `resume=auto`.
+    """Whether there is a run in the folder, to go on with.
 
     Args:
         folder: the run's, perhaps not there.
@@ -86,13 +85,10 @@ def same_run(folder: Path, config: DictConfig) -> bool:
     file = folder / CONFIG_FILE
     if not file.is_file():
         return False
-    theirs, ours = _flat(OmegaConf.load(file)), _flat(config)
-    different = [k for k in {**theirs, **ours} if theirs.get(k, _ABSENT) != ours.get(k, _ABSENT) and k != "resume"]
+    different = differences(of_the_run(OmegaConf.load(file)), of_the_run(config))
     if different:
-        shown = ", ".join(f"{k}: {theirs.get(k, 'none')} there, {ours.get(k, 'none')} now" for k in different[:3])
-        raise ConfigError(
-            f"resume=auto: output_dir={folder} holds a run of another config ({shown}); choose another folder"
-        )
+        shown = ", ".join(f"{key}: {theirs} there, {ours} now" for key, (theirs, ours) in list(different.items())[:3])
+        raise ConfigError(f"output_dir={folder} holds a run of another config ({shown}); choose another folder")
     return True
 
 
@@ -101,12 +97,12 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     found: list[tuple[int, int, bool, Path]] = []
     for file in sorted((folder / CHECKPOINTS_FOLDER).glob("*.ckpt")):
         try:
-            checkpoint = read_checkpoint(file)
+            step, epoch = whole_position(file)
         except UserError as error:
             log.warning("passed over: %s", error)
             continue
         # At one and the same step last.ckpt was written last.
-        found.append((checkpoint["global_step"], checkpoint["epoch"], file.stem == "last", file))
+        found.append((step, epoch, file.stem == "last", file))
     return max(found)[-1] if found else None
 
 
@@ -125,10 +121,6 @@ def unfinished_checkpoint(folder: Path) -> bool:
 _ABSENT = object()
 
 
-def _selected(config: DictConfig, key: str) -> Any:
-    return OmegaConf.select(config, key, default=None)
-
-
 def _moved(value: Any, old: str, new: str) -> Any:
     """A config with one folder in place of another, at the beginning of any string."""
     if isinstance(value, dict):
@@ -138,19 +130,3 @@ def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
         return new + value[len(old) :]
     return value
-
-
-def _keys(config: DictConfig) -> list[str]:
-    return list(_flat(config))
-
-
-def _flat(config: DictConfig) -> dict[str, Any]:
-    """Dotted keys to values; lists are values."""
-
-    def walk(prefix: str, node: Any) -> dict[str, Any]:
-        if not isinstance(node, dict) or not node:
-            return {prefix: node}
-        return {key: value for name, item in node.items() for key, value in walk(f"{prefix}.{name}", item).items()}
-
-    content = OmegaConf.to_container(config, resolve=True)
-    return {key: value for name, item in content.items() for key, value in walk(name, item).items()}

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning import LightningDataModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning import __version__
 from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
-from ret_lightning.errors import ConfigError, Stopped, UserError
+from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.models.compiled import compile_blocks
-from ret_lightning.training.checkpoint_files import RunCheckpointIO
+from ret_lightning.training.checkpoint_files import RunCheckpointIO, stored_step
 from ret_lightning.training.code_version import code_version
 from ret_lightning.training.cost import Cost
 from ret_lightning.training.evaluation import RetrievalEvaluation
@@ -33,21 +27,20 @@ from ret_lightning.training.folder import (
     CONFIG_FILE,
     COST_FILE,
     FAILURE_FILE,
-    INTERVALS_FILE,
     METRICS_FILE,
     ORIGIN_FILE,
-    RANKINGS_FOLDER,
     read_json,
     write_json,
 )
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.loggers import build_loggers, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
+from ret_lightning.training.process import continuable, ended, failure_noted, quieten, wandb_files_in
 from ret_lightning.training.random_states import RandomStates
 from ret_lightning.training.ranks import SameConfigDDP
+from ret_lightning.training.results import write_results
 from ret_lightning.training.resumption import last_whole_checkpoint, remove_unfinished_files, unfinished_checkpoint
-from ret_lightning.training.summary import metrics_tables, print_tables
-from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, checkpoint_step, open_retriever
+from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, open_retriever
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +61,14 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     _take_folder(folder, config, resume)
-    with _failure_noted(folder):
+    with failure_noted(folder):
         return _train(folder, config, resume)
 
 
 def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
-    _quieten()
+    quieten()
     checkpoint = last_whole_checkpoint(folder) if resume else None
-    step = checkpoint_step(checkpoint) if checkpoint else None
+    step = stored_step(checkpoint) if checkpoint else None
     if resume:
         log.info(
             "going on from %s", f"{checkpoint}, step {step}" if checkpoint else "the beginning: no checkpoint is there"
@@ -108,7 +101,7 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=[RunCheckpointIO()])
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.resume = resume
-    with _wandb_files_in(folder / "wandb"), _ended(trainer, loggers), _continuable(folder):
+    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
         _log_config(loggers, config)
         record_wandb_run(loggers, folder)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -119,7 +112,7 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
         missing = "" if best or config.test_with == "last" else ", since there is no best checkpoint"
         log.info("testing the weights of %s", best or f"the last step{missing}")
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
-        step = checkpoint_step(Path(best)) if best else trainer.global_step
+        step = stored_step(Path(best)) if best else trainer.global_step
         return _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else {}
 
 
@@ -149,20 +142,6 @@ def _origin(resumed: Path | None) -> dict[str, Any]:
     return {"version": __version__, "code": earlier if code is None or code in earlier else [*earlier, code]}
 
 
-@contextmanager
-def _failure_noted(folder: Path) -> Iterator[None]:
-    """Leaves in the folder why the run ended, for who asks later what became of it."""
-    try:
-        yield
-    except Exception as error:
-        if rank_zero_only.rank == 0:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-            line = lines[-1] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
-            with suppress(OSError):  # the disk may be what failed
-                write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
-        raise
-
-
 def _initial_retriever(config: DictConfig) -> RetRetriever:
     if config.init_from is None:
         return build(config.model)
@@ -171,94 +150,11 @@ def _initial_retriever(config: DictConfig) -> RetRetriever:
     return retriever
 
 
-@contextmanager
-def _ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
-    """Leaves the process as it was: other ranks ended, W&B's run closed, no process group; also where the block raises."""
-    ranks = trainer.strategy if isinstance(trainer.strategy, SameConfigDDP) else None
-    failed = True
-    try:
-        yield
-        failed = trainer.interrupted
-    except RuntimeError as error:
-        if ranks and ranks.another_failed():
-            raise UserError("another rank failed, so this one did; what it said stands above") from error
-        raise
-    finally:
-        if ranks and failed:
-            ranks.end_ranks(failed=True)  # before the connection goes, which they would tell of at length
-        _close(loggers)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        if ranks and not failed:
-            ranks.end_ranks(failed=False)
-
-
-@contextmanager
-def _continuable(folder: Path) -> Iterator[None]:
-    """Adds to what went wrong how the run can be gone on with; a full disk and a dead loader are told of in plain words."""
-    try:
-        yield
-    except UserError:
-        if rank_zero_only.rank == 0 and unfinished_checkpoint(folder):
-            log.info("to go on from the last checkpoint: ret-train resume=%s", folder)
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{error.filename or folder}: {error.strerror}; make room, then ret-train resume={folder} goes on from the last "
-            "checkpoint"
-        ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{reason}; a worker that is killed mostly means that memory ran out: fewer data.num_workers or a smaller "
-            f"data.batch_size need less; ret-train resume={folder} goes on from the last checkpoint"
-        ) from error
-
-
-@contextmanager
-def _wandb_files_in(folder: Path) -> Iterator[None]:
-    """Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's."""
-    if "WANDB_DATA_DIR" in os.environ:
-        yield
-        return
-    os.environ["WANDB_DATA_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ["WANDB_DATA_DIR"]
-
-
-def _quieten() -> None:
-    """Lightning has handlers of its own, so with Hydra's it says everything twice; and some of it is advertising."""
-    if rank_zero_only.rank != 0:
-        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    # Lightning's own use of a renamed class of torch; nothing that a user could mend.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # What a resumed run's CSV file held is put back, see loggers.py.
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-    # The loaders are taken to where the run was, see data/datamodule.py.
-    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
-    # Frozen backbones stay in eval mode on purpose.
-    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-
-
 def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> dict[str, float]:
-    metrics = evaluation.flat_metrics("test")
-    evaluation.write_rankings("test", folder / RANKINGS_FOLDER)
-    bounds = evaluation.flat_intervals("test")
-    tables = metrics_tables(evaluation.results["test"], metrics, bounds, "test")
-    print_tables(tables)
+    metrics, tables = write_results(evaluation, "test", folder)
     log_tables(loggers, tables)
-    write_json(folder / INTERVALS_FILE, bounds)
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
     write_json(folder / METRICS_FILE, metrics)
@@ -270,12 +166,3 @@ def _log_config(loggers: list[Logger], config: DictConfig) -> None:
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
     for logger in loggers:
         logger.log_hyperparams(resolved)
-
-
-def _close(loggers: list[Logger]) -> None:
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            # W&B keeps one run a process: the next job of a sweep would go on writing into this one.
-            import wandb
-
-            wandb.finish()

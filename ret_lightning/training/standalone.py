@@ -25,19 +25,17 @@ from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
-    INTERVALS_FILE,
     METRICS_FILE,
     ORIGIN_FILE,
-    RANKINGS_FOLDER,
     TIMINGS_FILE,
     write_json,
 )
 from ret_lightning.training.module import RetModule
+from ret_lightning.training.process import ended, quieten
 from ret_lightning.training.progress import Progress
 from ret_lightning.training.ranks import SameConfigDDP
-from ret_lightning.training.run import _ended, _quieten
+from ret_lightning.training.results import write_results
 from ret_lightning.training.schedule import WarmupCosine
-from ret_lightning.training.summary import metrics_tables, print_tables
 from ret_lightning.training.trained import opened, training_checkpoint
 
 log = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     started = time.perf_counter()
     folder, split = Path(config.output_dir), config.split
     _take_folder(folder, config)
-    _quieten()
+    quieten()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     opened.cache_clear()  # another model may stand there by now
     # Nothing is trained: loss, optimiser and schedule are what the module asks for, and stay idle.
@@ -72,7 +70,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     )
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
-    with _ended(trainer, []):
+    with ended(trainer, []):
         run = trainer.test if split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
         if not trainer.is_global_zero:
@@ -134,10 +132,7 @@ def _finish(
 ) -> dict[str, float]:
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
-    metrics, bounds = evaluation.flat_metrics(split), evaluation.flat_intervals(split)
-    evaluation.write_rankings(split, folder / RANKINGS_FOLDER)
-    print_tables(metrics_tables(results, metrics, bounds, split))
-    write_json(folder / INTERVALS_FILE, bounds)
+    metrics, _ = write_results(evaluation, split, folder)
     origin: dict[str, Any] = {
         "checkpoint": str(training_checkpoint(config.checkpoint) or config.checkpoint),
         "split": split,

@@ -166,11 +166,6 @@ def build_untrained(config: DictConfig) -> RetRetriever:
     return build(model)
 
 
-def checkpoint_step(file: Path) -> int:
-    """How many optimiser steps a training checkpoint has behind it."""
-    return _read(file)["global_step"]
-
-
 def _read(file: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(file)
     if RECORD not in checkpoint:

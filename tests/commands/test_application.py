@@ -103,11 +103,11 @@ def test_a_failing_job_of_a_sweep_does_not_stop_the_others(command, tmp_path) ->
     assert [f"task seed={seed}" in done.stdout for seed in (1, 2, 3, 8)] == [True] * 4
     assert (tmp_path / "runs" / "seed-8").exists()
     told = done.stderr.splitlines()
-    assert "ret-lab: job #1: rows.jsonl:3: no question" in told
+    assert "ret-lab: seed=2: rows.jsonl:3: no question" in told
     assert told[-3:] == [
         "ret-lab: 2 of 4 jobs failed:",
-        "  #1 seed=2 gate@model.gate=none: rows.jsonl:3: no question",
-        "  #2 seed=3 gate@model.gate=none: ZeroDivisionError: a bug",
+        "  seed=2: rows.jsonl:3: no question",
+        "  seed=3: ZeroDivisionError: a bug",
     ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 from ret_lightning.retrieval import read_run
 from tests.data.folder import SUBSETS, query, write_folder, write_lines
 
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "model.num_tokens=4",
     "model.hidden_size=64",
@@ -27,9 +30,15 @@ SMALL = [
 ]
 
 
-def ret_train(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def ret_train(
+    *options: str, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ret_lightning.commands.train", *options], capture_output=True, text=True, cwd=cwd
+        [sys.executable, "-m", "ret_lightning.commands.train", *options],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from ret_lightning.errors import UserError
-from ret_lightning.training.run import _continuable
+from ret_lightning.training.process import continuable
 
 
 class Killed(Dataset):
@@ -26,7 +26,7 @@ class Killed(Dataset):
 def test_a_worker_that_dies(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=rf"DataLoader worker .* memory ran out: .*ret-train resume={tmp_path} goes on"),
-        _continuable(tmp_path),
+        continuable(tmp_path),
     ):
         list(DataLoader(Killed(), num_workers=1))
 
@@ -37,14 +37,14 @@ def test_a_full_disk(tmp_path: Path) -> None:
         pytest.raises(
             UserError, match=rf"{file}: No space left on device; make room, then ret-train resume={tmp_path}"
         ),
-        _continuable(tmp_path),
+        continuable(tmp_path),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
     for error in (RuntimeError("a bug"), OSError(errno.EACCES, "Permission denied")):
-        with pytest.raises(type(error)) as raised, _continuable(tmp_path):
+        with pytest.raises(type(error)) as raised, continuable(tmp_path):
             raise error
         assert raised.value is error
 
@@ -55,6 +55,6 @@ def test_after_a_mistake_it_says_how_to_go_on(tmp_path: Path, caplog: pytest.Log
         if there:
             (tmp_path / "checkpoints").mkdir()
             (tmp_path / "checkpoints" / "last.ckpt").touch()
-        with pytest.raises(UserError), _continuable(tmp_path):
+        with pytest.raises(UserError), continuable(tmp_path):
             raise UserError("a broken row")
         assert (f"ret-train resume={tmp_path}" in caplog.text) == there

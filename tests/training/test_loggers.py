@@ -51,10 +51,14 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
         "ret_lightning.training.loggers.build", lambda node, **more: Stub(project=node["project"], **more)
     )
     node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
-    settings = OmegaConf.create({"logger": node})
+    settings = OmegaConf.create({"logger": node, "sweep": None})
     record_wandb_run(build_loggers(settings, tmp_path, None), tmp_path)
     build_loggers(settings, tmp_path, 5)
-    assert made == [{"project": "p"}, {"project": "p", "id": "abc123", "resume": "allow"}]
+    named = {"project": "p", "name": tmp_path.name}
+    assert made == [named, {**named, "id": "abc123", "resume": "allow"}]
+    made.clear()
+    build_loggers(OmegaConf.create({"logger": node, "sweep": "gate+seed"}), tmp_path / "gate=lstm", None)
+    assert made == [{"project": "p", "name": "gate=lstm", "group": "gate+seed"}]
 
 
 def test_the_final_tables_go_to_wandb(monkeypatch) -> None:

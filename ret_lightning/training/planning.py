@@ -1,0 +1,88 @@
+"""Which jobs of a sweep are done, which go on, and which are to be run: told by their configs, not by their folders' names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ret_lightning.config.sweeping import PlannedJob, renamed
+from ret_lightning.training.folder import CONFIG_FILE, FAILURE_FILE, METRICS_FILE, read_json
+from ret_lightning.training.resumption import unfinished_checkpoint
+from ret_lightning.training.run_config import fingerprint, of_the_run
+
+log = logging.getLogger(__name__)
+
+State = Literal["finished", "goes on", "new"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of a job.
+
+    Attributes:
+        job: in the folder that holds its run, or will.
+        state: finished: nothing is to be done; goes on: it was cut off and has a checkpoint; new: it begins.
+        failed: what its last attempt ended with, if that failed.
+    """
+
+    job: PlannedJob
+    state: State
+    failed: str | None = None
+
+
+def plan(jobs: Sequence[PlannedJob]) -> list[Plan]:
+    """Finds the run of each job among the folders of the sweep.
+
+    Args:
+        jobs: of one sweep.
+
+    Returns:
+        One plan a job. A job whose folder is taken by a run of another config gets a folder of its own.
+    """
+    there = _runs_in({job.folder.parent for job in jobs})
+    plans = []
+    for job in jobs:
+        print_ = fingerprint(of_the_run(job.config))
+        folder = there.get(print_)
+        if folder is not None:
+            job = renamed(job, folder)
+        elif job.folder in there.values():
+            job = renamed(job, job.folder.with_name(f"{job.name}-{print_[:6]}"))
+        plans.append(Plan(job, _state(job.folder), read_json(job.folder / FAILURE_FILE).get("error")))
+    return plans
+
+
+def told(plans: Sequence[Plan]) -> str:
+    """The plans in a line."""
+    counts = {state: sum(p.state == state for p in plans) for state in ("finished", "goes on", "new")}
+    words = {"finished": "finished already", "goes on": "to go on", "new": "to run"}
+    parts = ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)
+    return f"{len(plans)} jobs in {plans[0].job.folder.parent}: {parts}"
+
+
+def _runs_in(sweeps: set[Path]) -> dict[str, Path]:
+    """Fingerprints of what lies in the sweeps' folders; of two that are the same run, the finished one."""
+    found: dict[str, Path] = {}
+    for sweep in sweeps:
+        for file in sorted(sweep.glob(f"*/{CONFIG_FILE}")):
+            try:
+                key = fingerprint(of_the_run(OmegaConf.load(file)))
+            except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError, KeyError, TypeError) as error:
+                log.warning("passed over: %s is no run's config (%s)", file, str(error).splitlines()[0])
+                continue
+            if key not in found or (file.parent / METRICS_FILE).exists():
+                found[key] = file.parent
+    return found
+
+
+def _state(folder: Path) -> State:
+    if (folder / METRICS_FILE).exists():
+        return "finished"
+    return "goes on" if unfinished_checkpoint(folder) else "new"

@@ -1,0 +1,124 @@
+"""What surrounds the course of a run in its process: what it says, what it leaves behind, and how it goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ret_lightning.errors import Stopped, UserError
+from ret_lightning.training.folder import FAILURE_FILE, write_json
+from ret_lightning.training.ranks import SameConfigDDP
+from ret_lightning.training.resumption import unfinished_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def quieten() -> None:
+    """Lightning has handlers of its own, so with Hydra's it says everything twice; and some of it is advertising."""
+    if rank_zero_only.rank != 0:
+        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning's own use of a renamed class of torch; nothing that a user could mend.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # What a resumed run's CSV file held is put back, see loggers.py.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # The loaders are taken to where the run was, see data/datamodule.py.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    # Frozen backbones stay in eval mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+
+
+@contextmanager
+def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
+    """Leaves the process as it was: other ranks ended, W&B's run closed, no process group; also where the block raises."""
+    ranks = trainer.strategy if isinstance(trainer.strategy, SameConfigDDP) else None
+    failed = True
+    try:
+        yield
+        failed = trainer.interrupted
+    except RuntimeError as error:
+        if ranks and ranks.another_failed():
+            raise UserError("another rank failed, so this one did; what it said stands above") from error
+        raise
+    finally:
+        if ranks and failed:
+            ranks.end_ranks(failed=True)  # before the connection goes, which they would tell of at length
+        _close(loggers)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if ranks and not failed:
+            ranks.end_ranks(failed=False)
+
+
+@contextmanager
+def failure_noted(folder: Path) -> Iterator[None]:
+    """Leaves in the folder why the run ended, for who asks later what became of it."""
+    try:
+        yield
+    except Exception as error:
+        if rank_zero_only.rank == 0:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+            line = lines[-1] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+            with suppress(OSError):  # the disk may be what failed
+                write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
+        raise
+
+
+@contextmanager
+def continuable(folder: Path) -> Iterator[None]:
+    """Adds to what went wrong how the run can be gone on with; a full disk and a dead loader are told of in plain words."""
+    try:
+        yield
+    except UserError:
+        if rank_zero_only.rank == 0 and unfinished_checkpoint(folder):
+            log.info("to go on from the last checkpoint: ret-train resume=%s", folder)
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror}; make room, then ret-train resume={folder} goes on from the last "
+            "checkpoint"
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{reason}; a worker that is killed mostly means that memory ran out: fewer data.num_workers or a smaller "
+            f"data.batch_size need less; ret-train resume={folder} goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def wandb_files_in(folder: Path) -> Iterator[None]:
+    """Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+
+
+def _close(loggers: list[Logger]) -> None:
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            # W&B keeps one run a process: the next job of a sweep would go on writing into this one.
+            import wandb
+
+            wandb.finish()

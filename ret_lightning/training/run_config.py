@@ -1,0 +1,58 @@
+"""When two configs are of one run: resolved, folders aside, and without what only says how it is told of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
+BESIDE_THE_RUN = (
+    "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar",
+)  # fmt: skip
+
+ABSENT = "absent"
+
+
+def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to values; lists are values, and the run's own folder reads alike in all runs.
+
+    Args:
+        config: of a run, with `output_dir`; interpolations are resolved.
+    """
+    content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    return dict(_leaves(content, str(content["output_dir"]), ""))
+
+
+def of_the_run(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is: its flat config without the keys that are beside it."""
+    return {key: value for key, value in flat(config).items() if not within(key, BESIDE_THE_RUN)}
+
+
+def within(key: str, nodes: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these, or below one of them."""
+    return any(key == node or key.startswith(f"{node}.") for node in nodes)
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Of a flat config, the first 12 hexadecimal digits of a SHA-256."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys at which two flat configs differ, with the value of each."""
+    pairs = {key: (one.get(key, ABSENT), other.get(key, ABSENT)) for key in {**one, **other}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _leaves(value: Any, folder: str, key: str) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict) and (value or not key):
+        for name, item in value.items():
+            yield from _leaves(item, folder, f"{key}.{name}" if key else str(name))
+        return
+    if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
+        value = "${output_dir}" + value[len(folder) :]
+    yield key, value

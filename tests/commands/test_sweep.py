@@ -1,0 +1,110 @@
+"""Sweeps of ret-train as their users run them: named, continued, and only what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.report.runs import find_runs
+from tests.commands.test_train import m2kr, ret_train
+from tests.data.folder import write_folder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
+
+
+def sweep(root: Path, folder: Path, *options: str, **more: dict) -> subprocess.CompletedProcess[str]:
+    short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.subsets=[okvqa]"]
+    return ret_train("-m", *m2kr(root, *short), *options, cwd=folder, **more)
+
+
+def written(folder: Path) -> dict[str, int]:
+    """Of each run of a sweep, when its metrics were written."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")}
+
+
+def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path) -> None:
+    command = ["gate=lstm,none", "seed=1,2"]
+    first = sweep(root, tmp_path, *command)
+    assert first.returncode == 0, first.stderr
+    runs = tmp_path / "runs" / "gate+seed"
+    done = written(runs)
+    assert sorted(done) == ["gate=lstm+seed=1", "gate=lstm+seed=2", "gate=none+seed=1", "gate=none+seed=2"]
+    config = yaml.safe_load((runs / "gate=none+seed=2" / "config.yaml").read_text())
+    assert (config["seed"], config["sweep"]) == (2, "gate+seed")
+
+    # One is missing, one was cut off before its test, and one has been renamed by its owner.
+    before = json.loads((runs / "gate=none+seed=1" / "metrics.json").read_text())
+    (runs / "gate=none+seed=1" / "metrics.json").unlink()
+    (runs / "gate=lstm+seed=2").rename(runs / "the one for the paper")
+    for file in sorted((runs / "gate=lstm+seed=1").rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    (runs / "gate=lstm+seed=1").rmdir()
+    again = sweep(root, tmp_path, *command)
+    assert again.returncode == 0, again.stderr
+    assert "4 jobs in" in again.stdout
+    assert "2 finished already, 1 to go on, 1 to run" in again.stdout
+    assert "going on from" in again.stdout
+    now = written(runs)
+    assert sorted(now) == ["gate=lstm+seed=1", "gate=none+seed=1", "gate=none+seed=2", "the one for the paper"]
+    assert now["gate=none+seed=2"] == done["gate=none+seed=2"]
+    assert now["the one for the paper"] == done["gate=lstm+seed=2"]
+    assert json.loads((runs / "gate=none+seed=1" / "metrics.json").read_text()) == before
+
+    # Another config under the same names is another run, and leaves those that are there alone.
+    other = sweep(root, tmp_path, "gate=none", "seed=1,2", "optimizer.lr=3e-3", f"output_dir={runs}")
+    assert other.returncode == 0, other.stderr
+    assert written(runs).items() >= now.items()
+    assert len(written(runs)) == 6
+    assert len(find_runs(runs)[0]) == 6
+
+    last = sweep(root, tmp_path, *command)
+    assert "4 finished already" in last.stdout
+    assert "nothing is left to do" in last.stdout
+
+
+def test_a_job_that_fails_is_told_at_the_end_and_run_again(root: Path, tmp_path: Path) -> None:
+    # Weights that are not there are missed only when the model is built.
+    command = [f"init_from=null,{tmp_path / 'nowhere'}", f"output_dir={tmp_path / 'sweep'}"]
+    for _ in range(2):
+        done = sweep(root, tmp_path, *command)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-2].startswith("ret-train: 1 of ")
+        assert "nowhere: no such folder" in done.stderr.splitlines()[-1]
+        assert list(written(tmp_path / "sweep")) == ["init_from=null"]
+    assert "1 finished already, 1 to run" in done.stdout
+
+
+def test_ranks_of_a_sweep_share_one_config_and_one_folder(root: Path, tmp_path: Path) -> None:
+    # A learning rate that each evaluation of the config draws anew: ranks that composed it themselves would differ.
+    done = sweep(
+        root,
+        tmp_path,
+        "seed=1,2",
+        "trainer=ddp_cpu",
+        "data.batch_size=4",
+        "optimizer.lr='${oc.decode:${now:0.00%f}}'",
+        "+callbacks.spy={_target_:tests.commands.spy.Spy,folder:${output_dir}}",
+        f"output_dir={tmp_path / 'sweep'}",
+        environment={OWN_PACKAGES: "tests"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(written(tmp_path / "sweep")) == ["seed=1", "seed=2"]
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["multirun.yaml", "seed=1", "seed=2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+    for run in ("seed=1", "seed=2"):
+        seen = [json.loads((tmp_path / "sweep" / run / f"seen_by_rank_{rank}.json").read_text()) for rank in (0, 1)]
+        assert seen[0] == seen[1]
+        assert seen[0]["seed"] == int(run[-1])
+        assert (
+            seen[0]["lr"] == yaml.safe_load((tmp_path / "sweep" / run / "config.yaml").read_text())["optimizer"]["lr"]
+        )
