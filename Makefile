@@ -12,7 +12,9 @@ export HF_HUB_OFFLINE ?= 1
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format clean
+NAME ?=
+
+.PHONY: help setup demo study test test-fast lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +30,13 @@ $(READY):
 
 demo: $(READY)  ## train on the glyphs corpus, about six minutes on two cores
 	$(BIN)/ret-train experiment=demo $(ARGS)
+
+# Again: what is missing is run, and the tables and the picture beside the study are made anew.
+study: $(READY)  ## redo a study of experiments/, NAME=gates for one
+	@test -f 'experiments/$(NAME)/study.yaml' || { echo "there is no study '$(NAME)'; name one: make study NAME=gates; there are: $$(cd experiments && echo */study.yaml | sed 's|/study.yaml||g')"; exit 1; }
+	$(BIN)/ret-train --config-dir experiments/$(NAME) --config-name study $(ARGS)
+	$(BIN)/ret-report --config-dir experiments/$(NAME) --config-name comparison
+	cp runs/studies/$(NAME)/report/results.md runs/studies/$(NAME)/report/results.csv runs/studies/$(NAME)/report/results.png experiments/$(NAME)/
 
 test: $(READY)  ## the whole test suite, JOBS files at a time
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
