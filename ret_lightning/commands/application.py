@@ -40,6 +40,10 @@ _VERSION_BASE = "1.3"
 resolvers.register()  # here, since a launcher's worker process imports this module and no more before it composes a config
 
 
+# File names as sweeps make them, `runs/gate+seed/gate=lstm+seed=1`, which the grammar takes in quotes only.
+_NAMES_WITH_EQUALS = re.compile(r"(?=.*=)[\w./+=@~,-]+")
+
+
 @dataclass(frozen=True)
 class Failure:
     """What a failed job gives back in place of raising, so that the other jobs of a sweep run."""
@@ -83,7 +87,7 @@ def run(
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (KeyboardInterrupt, UserError, HydraException) as error:
+    except (KeyboardInterrupt, _SweepStopped, UserError, HydraException) as error:
         if _shows_traceback():
             raise
         print(f"{prog}: {'interrupted' if isinstance(error, KeyboardInterrupt) else _line(error)}", file=sys.stderr)
@@ -108,18 +112,24 @@ def _arguments(verbatim: Collection[str]) -> Namespace:
         refuse("--resolve goes with --cfg or --help only")
     if arguments.experimental_rerun:
         raise ConfigError("--experimental-rerun would read a pickle; give the run's own overrides instead")
-    arguments.overrides = [_quoted(override, verbatim) for override in arguments.overrides]
+    quoted = {override: _quoted(override, verbatim) for override in arguments.overrides}
+    arguments.overrides = list(map(quoted.get, arguments.overrides))
+    sys.argv[1:] = [quoted.get(argument, argument) for argument in sys.argv[1:]]  # --cfg and --help are left to Hydra
     return arguments
 
 
 def _quoted(override: str, verbatim: Collection[str]) -> str:
-    """An override whose value Hydra's grammar and OmegaConf's leave alone, if its key is one of those."""
+    """An override with quotes where Hydra's grammar would stumble over what is meant as plain text."""
     key, equals, value = override.partition("=")
-    if not equals or key not in verbatim or value == "null":
+    if not equals or value == "null":
         return override
-    # A dollar that begins an interpolation is escaped for OmegaConf, with the backslashes that stand before it.
-    value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    if key in verbatim:
+        # A dollar that begins an interpolation is escaped for OmegaConf, with the backslashes that stand before it.
+        value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+        return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    if _NAMES_WITH_EQUALS.fullmatch(value):
+        return f"{key}=" + ",".join(f"'{name}'" if "=" in name else name for name in value.split(","))
+    return override
 
 
 @dataclass(frozen=True)
@@ -209,6 +219,14 @@ class _Application:
         return int(bool(failed))
 
 
+class _SweepStopped(BaseException):
+    """A job was asked to stop, by whom the sweep is meant; Hydra would hold an Exception back until all jobs have run."""
+
+    def __init__(self, stopped: Stopped) -> None:
+        super().__init__(str(stopped))
+        self.exit_code = stopped.exit_code
+
+
 class _Job:
     """The task as Hydra calls it: what it raises becomes a line on stderr and a Failure where that loses nothing."""
 
@@ -231,8 +249,9 @@ class _Job:
             # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
             swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_ == BASIC_SWEEPER
             user_error = isinstance(error, UserError)
-            stopped = mode == RunMode.MULTIRUN and isinstance(error, Stopped)  # whoever stops a job means the sweep
-            if _shows_traceback() or stopped or not (swept or (user_error and mode == RunMode.RUN)):
+            if isinstance(error, Stopped) and mode == RunMode.MULTIRUN:
+                raise _SweepStopped(error) from error
+            if _shows_traceback() or not (swept or (user_error and mode == RunMode.RUN)):
                 raise
             if not user_error:
                 traceback.print_exc()
@@ -256,6 +275,8 @@ def _shows_traceback() -> bool:
 def _line(error: BaseException) -> str:
     """What a user needs to read of an exception."""
     text = str(error)
+    if isinstance(error, _SweepStopped):
+        return f"{text}; the same command goes on with the sweep"
     if isinstance(error, UserError):
         wrapped = (
             "Original Traceback (most recent call last)" in text

@@ -74,7 +74,7 @@ def page(content: Content) -> str:
         run_id=lambda run: f"run-{numbers[id(run)]}",
         origin=origin,
         tables=tables,
-        bars=_bars(content),
+        bars=bar_chart(bars(content), f"{content.metric} of each variant"),
         curves=_curves(content),
         curve_legend=_legend([row for row in content.rows if _has_curve(row.variant, content)]),
         subsets=_by_subset(content),
@@ -94,32 +94,38 @@ def _of_run(run: Run, variant: Variant) -> str:
     return f"run {run.name}, seed {run.seed}, config {variant.fingerprint}, code {run.code}"
 
 
-def _bars(content: Content) -> Markup:
-    bars = []
+def bars(content: Content) -> list[Bar]:
+    """A bar a variant, in the order of the table."""
+    drawn = []
     for row in content.rows:
         several = len(row.variant.runs) > 1
         dots = [(run.metrics[content.metric], _of_run(run, row.variant)) for run in row.variant.runs] if several else []
-        bars.append(Bar(row.variant.label, row.summary.mean, row.summary.interval, dots, origin(row.variant)))
-    return bar_chart(bars, f"{content.metric} of each variant")
+        drawn.append(Bar(row.variant.label, row.summary.mean, row.summary.interval, dots, origin(row.variant)))
+    return drawn
 
 
 def _has_curve(variant: Variant, content: Content) -> bool:
     return any(curve(content.logs[run.name], content.metric) for run in variant.runs)
 
 
-def _curves(content: Content) -> Markup | None:
-    lines = []
+def curves(content: Content) -> list[Line]:
+    """The metric on the validation queries over the optimiser steps, a line a variant that logged it."""
+    drawn = []
     for variant in content.variants:
-        drawn = [(own, run) for run in variant.runs if (own := curve(content.logs[run.name], content.metric))]
-        if not drawn:
+        own = [(points, run) for run in variant.runs if (points := curve(content.logs[run.name], content.metric))]
+        if not own:
             continue
         # Seeds are averaged at the steps that all of them reached.
-        common = sorted(set.intersection(*({step for step, _ in own} for own, _ in drawn)))
-        at = [dict(own) for own, _ in drawn]
+        common = sorted(set.intersection(*({step for step, _ in points} for points, _ in own)))
+        at = [dict(points) for points, _ in own]
         mean = [(float(step), statistics.fmean(values[step] for values in at)) for step in common]
-        single = [([(float(s), v) for s, v in own], _of_run(run, variant)) for own, run in drawn]
-        lines.append(Line(variant.label, mean, single if len(single) > 1 else []))
-    lines = [line for line in lines if line.mean]
+        single = [([(float(s), v) for s, v in points], _of_run(run, variant)) for points, run in own]
+        drawn.append(Line(variant.label, mean, single if len(single) > 1 else []))
+    return [line for line in drawn if line.mean]
+
+
+def _curves(content: Content) -> Markup | None:
+    lines = curves(content)
     return line_chart(lines, f"{content.metric} on the validation queries", "optimiser steps") if lines else None
 
 

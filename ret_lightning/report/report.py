@@ -15,13 +15,15 @@ from ret_lightning.report.comparison import PerQuery, Row, compare, per_query
 from ret_lightning.report.gallery import disagreements, open_test_data
 from ret_lightning.report.logged import read_log
 from ret_lightning.report.page import Content, page
+from ret_lightning.report.picture import draw
 from ret_lightning.report.runs import Run, find_runs
 from ret_lightning.report.variants import Variant, choose, group
 
 log = logging.getLogger(__name__)
 
 PAGE_FILE = "report.html"
-FILES = ("results.csv", "metrics.csv", "runs.csv", "results.md", "results.tex", PAGE_FILE)
+PICTURE_FILE = "results.png"
+FILES = ("results.csv", "metrics.csv", "runs.csv", "results.md", "results.tex", PICTURE_FILE, PAGE_FILE)
 
 
 def write_report(
@@ -38,7 +40,7 @@ def write_report(
 
     Args:
         runs: the folder that they are in, at any depth.
-        output: the folder to write: `report.html`, `results.csv`, `.md` and `.tex`, `metrics.csv`, `runs.csv`.
+        output: the folder to write: `report.html`, `results.csv`, `.md`, `.tex` and `.png`, `metrics.csv`, `runs.csv`.
         metric: that variants are compared by, as in `metrics.json`.
         baseline: settings of the variant that the others are compared with, `gate=lstm`; None: the first one.
         gallery: how many queries that variants disagree on are shown.
@@ -88,11 +90,13 @@ def write_report(
         "runs.csv": tables.runs_csv(variants, settings),
         "results.md": tables.markdown(rows, settings, metric, notes),
         "results.tex": tables.latex(rows, settings, metric, base, notes),
-        PAGE_FILE: page(content),  # last: a folder that has it is whole
     }
+    shown_page = page(content)
     try:
         for name, text in texts.items():
             write_text(output / name, text)
+        draw(content, output / PICTURE_FILE)
+        write_text(output / PAGE_FILE, shown_page)  # last: a folder that has it is whole
     except OSError as error:
         raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
     for run in unfinished:

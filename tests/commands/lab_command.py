@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from ret_lightning.commands.application import run
 from ret_lightning.config.build import build
-from ret_lightning.errors import DataError
+from ret_lightning.errors import DataError, Stopped
 from tests.config.parts import Schema
 
 # An error in a loader's worker, as PyTorch hands it on.
@@ -40,6 +40,8 @@ def task(config: DictConfig) -> None:
             sys.exit(1)
     if config.seed == 7:
         Path("/no/such/folder/file").touch()
+    if config.seed == 9:
+        raise Stopped("stopped by SIGTERM at step 3", 15)
     Path(config.output_dir, f"seed-{config.seed}").touch()
 
 

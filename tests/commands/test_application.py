@@ -122,6 +122,14 @@ def test_jobs_of_later_batches_run_after_a_failure(command) -> None:
     assert "task seed=1" in done.stdout
 
 
+def test_who_stops_a_job_stops_the_sweep(command) -> None:
+    done = command("-m", "seed=9,1")
+    assert (done.returncode, "task seed=1" in done.stdout) == (143, False)
+    assert done.stderr.splitlines()[-1] == (
+        "ret-lab: stopped by SIGTERM at step 3; the same command goes on with the sweep"
+    )
+
+
 def test_each_job_of_a_sweep_is_checked_before_the_first_runs(command) -> None:
     done = command("-m", "seed=1,two")
     assert (done.returncode, done.stdout) == (2, "")
@@ -217,5 +225,23 @@ def test_the_shell_imports_nothing_heavy() -> None:
 def test_what_is_verbatim_comes_out_as_it_went_in(text: str) -> None:
     typed = OverridesParser.create().parse_override(_quoted(f"query={text}", ("query",)))
     assert OmegaConf.create({"query": typed.value()}).query == text
-    assert _quoted(f"other={text}", ("query",)) == f"other={text}"
+    assert _quoted(f"other={text}", ("query",)) in (f"other={text}", f"other='{text}'")
     assert _quoted("query=null", ("query",)) == "query=null"
+
+
+@pytest.mark.parametrize("name", ["runs/gate+seed/gate=lstm+seed=01", "a=1,b/c=2,plain", "seed=1"])
+def test_names_of_run_folders_need_no_quotes(name: str) -> None:
+    typed = OverridesParser.create().parse_override(_quoted(f"resume={name}", ()))
+    found = list(typed.sweep_iterator()) if typed.is_sweep_override() else [typed.value()]
+    assert [getattr(each, "text", each) for each in found] == name.split(",")
+
+
+@pytest.mark.parametrize("text", ["key=[a,b]", "key={a:1}", "key='x=1'", "key=1,2", "key=range(1,3)", "key=a.b/c"])
+def test_what_the_grammar_reads_is_left_alone(text: str) -> None:
+    assert _quoted(text, ()) == text
+
+
+def test_the_config_is_shown_with_the_same_reading(command) -> None:
+    done = command("--cfg", "job", "output_dir=runs/gate=lstm+seed=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "output_dir: runs/gate=lstm+seed=1" in done.stdout
