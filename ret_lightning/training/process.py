@@ -20,7 +20,14 @@ from ret_lightning.training.folder import FAILURE_FILE, write_json
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.resumption import unfinished_checkpoint
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
+
+LOCK_FILE = ".running"
 
 
 def quieten() -> None:
@@ -74,6 +81,33 @@ def failure_noted(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # the disk may be what failed
                 write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
         raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of a run folder; the system lets go of it however the first one ends.
+
+    Raises:
+        UserError: if another process is at work there.
+    """
+    if rank_zero_only.rank != 0 or fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK_FILE
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"output_dir={folder}: another process is training there; wait for it, or choose another folder"
+            ) from error
+        except OSError:  # a file system that knows no locks
+            log.debug("%s cannot be locked", lock)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager

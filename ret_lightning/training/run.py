@@ -35,7 +35,7 @@ from ret_lightning.training.folder import (
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.loggers import build_loggers, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
-from ret_lightning.training.process import continuable, ended, failure_noted, quieten, wandb_files_in
+from ret_lightning.training.process import alone_in, continuable, ended, failure_noted, quieten, wandb_files_in
 from ret_lightning.training.random_states import RandomStates
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
@@ -60,9 +60,10 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
         UserError: on what the user can mend.
     """
     folder = Path(config.output_dir)
-    _take_folder(folder, config, resume)
-    with failure_noted(folder):
-        return _train(folder, config, resume)
+    with alone_in(folder):
+        _take_folder(folder, config, resume)
+        with failure_noted(folder):
+            return _train(folder, config, resume)
 
 
 def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:

@@ -1,0 +1,42 @@
+"""One process a run folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ret_lightning.errors import UserError
+from ret_lightning.training.process import alone_in
+
+HOLD = """
+import sys
+from pathlib import Path
+from ret_lightning.training.process import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_kept_out_until_the_first_one_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline() == "there\n"
+    with pytest.raises(UserError, match="another process is training there"), alone_in(folder):
+        pytest.fail("two in one folder")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with alone_in(folder):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_other_folders_are_free(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "one"), alone_in(tmp_path / "two"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
