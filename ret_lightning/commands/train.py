@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import TrainConfig
 from ret_lightning.config.sweeping import PlannedJob
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,10 @@ def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
 
     plans = plan(jobs)
     if jobs[0].config.dry_run:
-        from ret_lightning.training.dry_run import show
+        from ret_lightning.report.planned import show
 
-        show(plans)
+        if not show(plans):
+            raise UserError("not every model can be built, see the table")
         return []
     log.info(told(plans))
     if all(each.state == "finished" for each in plans):

@@ -34,7 +34,8 @@ class PlannedJob:
         folder: its run folder.
         varies: the keys that vary in the sweep, and their values as on a command line.
         overrides: its command line.
-        config: composed, interpolations as they stand; `output_dir` is the folder.
+        config: composed and resolved; `output_dir` is the folder.
+        choices: config group to its option.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PlannedJob:
     varies: dict[str, str]
     overrides: tuple[str, ...]
     config: DictConfig
+    choices: dict[str, str]
 
 
 # Which of a sweep's jobs are to run, perhaps in other folders.
@@ -112,7 +114,7 @@ def _plan(context: HydraContext, config: DictConfig, overrides: list[Override]) 
     sweep_folder = Path(os.path.abspath(config.hydra.sweep.dir))
     folders = [sweep_folder / name for name in job_names(varies)]
     return [
-        PlannedJob(folder.name, folder, own, tuple(command), _compose(context, config, command, folder))
+        PlannedJob(folder.name, folder, own, tuple(command), *_compose(context, config, command, folder))
         for folder, own, command in zip(folders, varies, commands, strict=True)
     ]
 
@@ -151,8 +153,10 @@ def _split(override: str) -> tuple[str, str]:
     return key, value
 
 
-def _compose(context: HydraContext, config: DictConfig, command: Sequence[str], folder: Path) -> DictConfig:
-    """The config as the job will see it."""
+def _compose(
+    context: HydraContext, config: DictConfig, command: Sequence[str], folder: Path
+) -> tuple[DictConfig, dict[str, str]]:
+    """The config as the job will see it, and the options that were chosen."""
     composed = context.config_loader.load_sweep_config(config, list(command))
     before = HydraConfig.instance().cfg
     with open_dict(composed):
@@ -165,7 +169,8 @@ def _compose(context: HydraContext, config: DictConfig, command: Sequence[str], 
             OmegaConf.resolve(job)
         finally:
             HydraConfig.instance().cfg = before
-    return job
+    choices = {str(key): str(option) for key, option in composed.hydra.runtime.choices.items() if "/" not in str(key)}
+    return job, choices
 
 
 def all_jobs(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:

@@ -171,7 +171,21 @@ def _why_unfinished(folder: Path, config: dict[str, Any]) -> str:
     return f"cut off, or still running (no {METRICS_FILE}); {far}"
 
 
+def furthest_step(folder: Path) -> int | None:
+    """Optimiser steps behind the last whole checkpoint of a run; None where there is none."""
+    return max(_steps(folder)[0], default=(None, ""))[0]
+
+
 def _how_far(folder: Path) -> str:
+    steps, torn = _steps(folder)
+    if steps:
+        step, name = max(steps)
+        return f"{name} is of step {step}"
+    return f"{', '.join(torn)} is torn" if torn else "no checkpoint"
+
+
+def _steps(folder: Path) -> tuple[list[tuple[int, str]], list[str]]:
+    """Steps and names of the checkpoints that are whole, and the names of those that are not."""
     from ret_lightning.training.checkpoint_files import stored_step
 
     last = folder / CHECKPOINTS_FOLDER / "last.ckpt"
@@ -182,10 +196,7 @@ def _how_far(folder: Path) -> str:
             steps.append((stored_step(file), file.name))
         except UserError:
             torn.append(file.name)
-    if steps:
-        step, name = max(steps)
-        return f"{name} is of step {step}"
-    return f"{', '.join(torn)} is torn" if torn else "no checkpoint"
+    return steps, torn
 
 
 def _choices(folder: Path) -> dict[str, str]:

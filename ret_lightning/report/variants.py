@@ -100,6 +100,11 @@ def group(runs: Sequence[Run]) -> tuple[list[Variant], list[Setting], list[str]]
     return variants, settings, remarks
 
 
+def differing(runs: Sequence[Run]) -> tuple[list[Setting], list[dict[str, str]]]:
+    """What tells runs apart, seeds aside, and of each run the value of each setting."""
+    return _settings(_flat_configs(runs), [run.choices for run in runs])
+
+
 def choose(variants: Sequence[Variant], settings: Sequence[Setting], wanted: str | None) -> Variant:
     """The variant that some of its settings name, `gate=lstm` or `gate=lstm num_tokens=8`; without any, the first one.
 

@@ -108,3 +108,23 @@ def test_ranks_of_a_sweep_share_one_config_and_one_folder(root: Path, tmp_path: 
         assert (
             seen[0]["lr"] == yaml.safe_load((tmp_path / "sweep" / run / "config.yaml").read_text())["optimizer"]["lr"]
         )
+
+
+def test_a_dry_run_tells_and_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    command = ["model.num_tokens=4,6", "seed=1,2", "dry_run=true"]
+    done = sweep(root, tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[1:4] for line in lines if line and line[0].startswith("num_tokens=")] == [
+        ["4", "1", "new"], ["4", "2", "new"], ["6", "1", "new"], ["6", "2", "new"]
+    ]  # fmt: skip
+    assert "Nothing was run or written." in done.stdout
+    single = ret_train(*m2kr(root, "dry_run=true"), cwd=tmp_path)
+    assert single.returncode == 0, single.stderr
+    assert "one job" in single.stdout
+    broken = sweep(root, tmp_path, "recurrence=evenly", "recurrence.steps=2,9", "dry_run=true")
+    assert broken.returncode == 1
+    assert "cannot be built: recurrence.steps=9" in broken.stdout
+    assert "Traceback" not in broken.stderr
+    assert list(tmp_path.iterdir()) == []
