@@ -118,11 +118,15 @@ def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, note
         "deviation",
         "95 % interval",
         "difference",
+        "its 95 % interval over seeds",
         "p over queries",
         "p (Holm)",
     ]
-    aligned = ["---"] * len(_names(settings)) + ["--:"] * 7
-    lines = [header, aligned, *(_cells(row, settings) for row in rows)]
+    aligned = ["---"] * len(_names(settings)) + ["--:"] * 8
+    lines = [header, aligned]
+    for row in rows:
+        *cells, p, corrected = _cells(row, settings)
+        lines.append([*cells, signed_span(row.difference_interval), p, corrected])
     table = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
     return table + "\n\n" + "\n".join(f"- {' '.join(note.split())}" for note in notes) + "\n"
 
@@ -146,6 +150,8 @@ def latex(
             *comments,
             r"\begin{table}",
             r"  \centering",
+            r"  \footnotesize",
+            r"  \setlength{\tabcolsep}{3pt}",
             rf"  \begin{{tabular}}{{{'l' * len(names)}{'r' * 7}}}",
             r"    \toprule",
             "    " + " & ".join(text if text.startswith("$") else tex(text) for text in header) + r" \\",
