@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
 from ret_lightning.models.backbone import check_token_ids
+from ret_lightning.models.openings import RowOpenings
 from ret_lightning.models.precision import device_named, dtype_named
 
 if TYPE_CHECKING:
@@ -111,6 +112,31 @@ def encode_pairs(
             done += len(items)
             bar.update(len(items))
         return result if done == len(result) else result[:done].clone()
+
+
+def gate_openings(retriever: RetRetriever, side: Side, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    """How far the gates of one tower open for each pair, in eval mode and one pass; the model stays as it was.
+
+    Args:
+        retriever: whose tower is asked.
+        side: which tower.
+        pairs: N of (text or None, image or None), as for `encode_pairs`; tens, not thousands.
+
+    Returns:
+        `forget` (how much of the state is kept), `text` and `image` (how much of what was read from them goes in), each
+        (N, steps, k) float32 on the CPU, in [0, 1]: the mean over the H channels for each step of the recurrence and each
+        of the k vectors. `text` and `image` are 0 for pairs without one; a gate that a variant lacks is 1.
+
+    Raises:
+        DataError, UserError: as `encode_pairs`.
+    """
+    _check_all(side, pairs)
+    tower: RetTower = getattr(retriever, f"{side}_tower")
+    preparation, openings = _Preparation(tower, side), RowOpenings()
+    inputs = preparation.inputs([preparation.item(i, pair) for i, pair in enumerate(pairs)])
+    with torch.inference_mode(False), _eval_mode(tower), torch.no_grad():
+        tower(inputs.to(tower.start.device), openings)
+    return {name: opening.cpu() for name, opening in openings.stacked(tower.start.shape[1]).items()}
 
 
 class _Preparation:

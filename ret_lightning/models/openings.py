@@ -1,4 +1,4 @@
-"""Mean openings of the gates, by step and modality, over the rows that have the modality."""
+"""What the gates did: mean openings by step and modality over many rows, or those of each row."""
 
 from __future__ import annotations
 
@@ -33,3 +33,23 @@ class OpeningMeans:
         """(step, `forget` | `text` | `image`) to a mean in [0, 1]; NaN where no row had the modality."""
         totals = {key: torch.stack(parts).sum(dim=0) for key, parts in self._sums.items()}
         return {key: total[0] / total[1] for key, total in totals.items()}
+
+
+class RowOpenings:
+    """Collects the openings of each row and vector, averaged over the H channels, in one forward pass."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[Tensor]] = defaultdict(list)
+
+    @torch.no_grad()
+    def add(self, step: int, openings: Openings, text_present: Tensor, image_present: Tensor) -> None:
+        """One step's openings, (N, k, H) or 1 in place of any, and the presence masks (N, 1, 1)."""
+        for name, opening in (("forget", openings.forget), ("text", openings.text), ("image", openings.image)):
+            self._steps[name].append(opening.float().mean(dim=2).expand(len(text_present), -1))
+
+    def stacked(self, tokens: int) -> dict[str, Tensor]:
+        """`forget`, `text`, `image` to (N, steps, k) float32 in [0, 1]; text and image are 0 in rows without them."""
+        return {
+            name: torch.stack([own.expand(len(own), tokens) for own in steps], dim=1)
+            for name, steps in self._steps.items()
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from ret_lightning.inputs import EncoderInput
 from ret_lightning.losses import maxsim
 from ret_lightning.models.backbone import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.encoding import Pair, encode_pairs
+from ret_lightning.models.encoding import Pair, encode_pairs, gate_openings
 from ret_lightning.models.gates import Gate
 from ret_lightning.models.layers import Published, Recurrence
 from ret_lightning.models.openings import OpeningMeans
@@ -112,6 +112,13 @@ class RetRetriever(nn.Module):
     ) -> Tensor:
         """As `encode_queries`, by the passage tower."""
         return encode_pairs(self, "passage", pairs, batch_size, device, dtype, progress, num_workers)
+
+    def gate_openings(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """`forget`, `text` and `image` to (N, steps, k) openings in [0, 1] of N pairs, means over the channels.
+
+        `models.encoding.gate_openings` has the details.
+        """
+        return gate_openings(self, side, pairs)
 
     def score(self, queries: Tensor | Iterable[Pair], passages: Tensor | Iterable[Pair], **options: Any) -> Tensor:
         """(Nq, Np) MaxSim scores of every query with every passage, each in [-k, k].

@@ -11,7 +11,7 @@ from ret_lightning.inputs import EncoderInput
 from ret_lightning.models.backbone import Backbone
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.layers import LayerPlan
-from ret_lightning.models.openings import OpeningMeans
+from ret_lightning.models.openings import OpeningMeans, RowOpenings
 from ret_lightning.models.states import ModalityStates
 
 
@@ -60,12 +60,12 @@ class RetTower(nn.Module):
         """d, the size of a vector."""
         return self.output.out_features if isinstance(self.output, nn.Linear) else self.cells[0].hidden_size
 
-    def forward(self, inputs: EncoderInput, means: OpeningMeans | None = None) -> Tensor:
+    def forward(self, inputs: EncoderInput, means: OpeningMeans | RowOpenings | None = None) -> Tensor:
         """Encodes B rows.
 
         Args:
             inputs: B rows; a row without a modality costs no pass of its backbone.
-            means: if given, collects the mean opening of each gate.
+            means: if given, collects what the gates did.
 
         Returns:
             (B, k, d), or (B, d) where `pooled`; not normalised.
@@ -75,7 +75,11 @@ class RetTower(nn.Module):
         return self.recur(inputs, text, image, means)
 
     def recur(
-        self, inputs: EncoderInput, text: Sequence[Tensor], image: Sequence[Tensor], means: OpeningMeans | None = None
+        self,
+        inputs: EncoderInput,
+        text: Sequence[Tensor],
+        image: Sequence[Tensor],
+        means: OpeningMeans | RowOpenings | None = None,
     ) -> Tensor:
         """The recurrence alone, on backbone states that are already there.
 

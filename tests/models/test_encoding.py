@@ -16,6 +16,9 @@ from torch import Tensor
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.models import EncoderInput, LSTMGate, RetRetriever, RetTower, build_retriever, encoding
 from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models.gates import Gate
+from ret_lightning.models.openings import OpeningMeans
+from ret_lightning.models.registry import subclasses
 
 NARROW = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 TEXTS = [f"{'a very ' * (i % 5)}small picture, number {i}" for i in range(11)]
@@ -25,8 +28,8 @@ def build(**options) -> RetRetriever:
     torch.manual_seed(0)
     text = {**NARROW, "vocab_size": 49408, "num_hidden_layers": 3}
     vision = {**NARROW, "num_hidden_layers": 4, "image_size": 16, "patch_size": 8}
-    options = {"num_tokens": 4, "hidden_size": 32, "num_heads": 2, "output_size": 8, **options}
-    return build_retriever(clip_backbone(text=text, vision=vision), gate=LSTMGate, **options)
+    options = {"gate": LSTMGate, "num_tokens": 4, "hidden_size": 32, "num_heads": 2, "output_size": 8, **options}
+    return build_retriever(clip_backbone(text=text, vision=vision), **options)
 
 
 @pytest.fixture
@@ -492,3 +495,26 @@ def test_score_is_the_sum_over_query_vectors_of_the_best_passage_vector(retrieve
     pooled = build(pooled=True)
     cosine = pooled.encode_queries(queries)[:, 0] @ pooled.encode_passages(passages)[:, 0].T
     torch.testing.assert_close(pooled.score(queries, passages), cosine)
+
+
+@pytest.mark.parametrize(
+    "gate", [gate for gate in subclasses(Gate) if gate.__module__ == Gate.__module__], ids=lambda gate: gate.name
+)
+def test_gate_openings_are_those_that_the_means_are_of(gate: type[Gate]) -> None:
+    retriever = build(gate=gate).train()
+    pairs = [("a text", picture(0)), ("another text", None), (None, picture(1))]
+    openings = retriever.gate_openings("query", pairs)
+    assert retriever.training
+    assert {name: tuple(own.shape) for name, own in openings.items()} == dict.fromkeys(
+        ("forget", "text", "image"), (3, retriever.query_tower.plan.steps, 4)
+    )
+    assert all(((own >= 0) & (own <= 1)).all() for own in openings.values())
+    assert (openings["text"][2] == 0).all()
+    assert (openings["image"][1] == 0).all()
+    preparation, means = encoding._Preparation(retriever.query_tower, "query"), OpeningMeans()
+    with torch.no_grad():
+        inputs = preparation.inputs([preparation.item(i, pair) for i, pair in enumerate(pairs)])
+        retriever.eval().query_tower(inputs, means)
+    rows = {"forget": [0, 1, 2], "text": [0, 1], "image": [0, 2]}
+    for (step, name), mean in means.means().items():
+        torch.testing.assert_close(openings[name][rows[name], step].mean(), mean)

@@ -1,0 +1,71 @@
+"""The notebooks run from the first cell to the last, and what they show is so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+pytestmark = pytest.mark.slow
+
+# Run behind the last cell, with the notebook's own variables, against what stands in the papers and in torch.
+QUICK_START = """
+import torch
+
+scores = torch.einsum("qid,pjd->qpij", query_vectors, passage_vectors).amax(-1).sum(-1)
+assert torch.allclose(ranking.scores, scores.topk(4).values, atol=1e-2)  # the store is of half precision
+assert torch.allclose(by_hand, scores[0], atol=1e-5)
+assert ranking.rows[:, 0].tolist() == scores.argmax(1).tolist()
+assert passage_vectors.shape == (183, tower.start.shape[1], tower.output_size)
+assert torch.allclose(passage_vectors.norm(dim=2), torch.ones(183, tower.start.shape[1]), atol=1e-5)
+"""
+GATES = """
+import torch
+
+assert set(openings) == {"forget", "text", "image"}
+assert all(bool(((o >= 0) & (o <= 1)).all()) for o in openings.values())
+assert bool((openings["image"][1] == 0).all()) and bool((openings["text"][2] == 0).all())
+
+# The equation of the published gate, on what the cell read, which hooks on its linear maps tell.
+seen = {}
+gate = tower.cells[0].gate
+for name in ("text_input", "image_input", "text_forget", "image_forget"):
+    getattr(gate, name).register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, []).append(o.detach()))
+again = retriever.gate_openings("query", [views["text and image"]])
+for step in range(tower.plan.steps):
+    text = torch.sigmoid(seen["text_input"][step] + gate.input_bias)
+    forget = torch.sigmoid(seen["text_forget"][step] + seen["image_forget"][step] + gate.forget_bias)
+    assert torch.allclose(text.mean(-1), again["text"][:, step], atol=1e-5)
+    assert torch.allclose(forget.mean(-1), again["forget"][:, step], atol=1e-5)
+for name in openings:
+    assert torch.allclose(again[name][0], openings[name][0], atol=1e-4)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("notebook") / "run"
+
+
+@pytest.mark.parametrize(("name", "check"), [("quick_start", QUICK_START), ("reading_the_gates", GATES)])
+def test_a_notebook(name: str, check: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RET_NOTEBOOK_RUN", str(run))
+    monkeypatch.setenv("RET_NOTEBOOK_OPTIONS", "trainer.max_epochs=1 trainer.limit_train_batches=4 data.subsets=[base]")
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(check))
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}).execute()
+
+
+@pytest.mark.parametrize("file", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda file: file.stem)
+def test_it_can_be_read_without_running_it(file: Path) -> None:
+    assert os.path.getsize(file) < 1_000_000
+    code = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output.output_type == "error" for output in outputs)
