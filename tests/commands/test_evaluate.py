@@ -108,6 +108,27 @@ def test_the_validation_queries_of_one_subset(trained: Trained, evaluated, tmp_p
     assert 0 < agreement["wit"]["agreement@10"] <= 1
 
 
+def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tmp_path: Path, call) -> None:
+    options = [
+        f"data.root={trained.root}",
+        "data.num_workers=0",
+        "data.subsets=[wit,okvqa]",
+        f"checkpoint={trained.run}",
+        "retrieval=faiss_flat",
+        "retrieval.candidates=2",
+        "retrieval.hits=2",
+    ]
+    assert call("evaluate", *options, f"output_dir={tmp_path / 'one'}") == 0
+    done = evaluate(trained, *options, "trainer=ddp_cpu", f"output_dir={tmp_path / 'two'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    one, two = (json.loads((tmp_path / name / "origin.json").read_text()) for name in ("one", "two"))
+    measured = one["agreement_with_exact_search"]
+    assert two["agreement_with_exact_search"] == measured
+    assert set(measured) >= {"wit", "okvqa"}
+    assert all(0 < measured[subset]["agreement@10"] <= 1 for subset in ("wit", "okvqa"))
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
