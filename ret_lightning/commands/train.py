@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import TrainConfig
-from ret_lightning.config.sweeping import PlannedJob
+from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
 from ret_lightning.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
     return [each.job for each in plans if each.state != "finished"]
 
 
-def _train(config: DictConfig) -> None:
+def _train(config: DictConfig) -> float | None:
     # Imported here: --help and a misspelt option answer without torch.
     from hydra.core.hydra_config import HydraConfig
 
-    from ret_lightning.training.run import train
+    from ret_lightning.training.run import best_validation, train
 
     # In a sweep, and in a second process of DDP, the folder is the one that Hydra made, whatever the time is by now.
     hydra = HydraConfig.get()
@@ -52,9 +52,10 @@ def _train(config: DictConfig) -> None:
     if hydra.mode == RunMode.MULTIRUN:
         config.sweep = Path(hydra.sweep.dir).name
         resume = resume or "auto"  # the same command again goes on with what was cut off
+    searched = hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC_SWEEPER
     if resume is None:
         train(config)
-        return
+        return None
     from ret_lightning.training.folder import METRICS_FILE
     from ret_lightning.training.resumption import resumed_config, same_run
 
@@ -63,14 +64,15 @@ def _train(config: DictConfig) -> None:
         unfinished = same_run(folder, config)
         if (folder / METRICS_FILE).exists():
             log.info("%s: the run is finished already", folder)
-            return
-        train(config, resume=unfinished)
-        return
+        else:
+            train(config, resume=unfinished)
+        return best_validation(folder) if searched else None
     if folder != Path(resume).absolute():
         raise ConfigError(
             f"resume={resume} names the run folder, output_dir={folder} another one; leave output_dir out"
         )
     train(resumed_config(folder, hydra.overrides.task), resume=True)
+    return None
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ from ret_lightning.config.mistakes import COMMAND_LINE, Mistake, choices, neares
 from ret_lightning.config.overrides import Setting
 from ret_lightning.config.repository import ConfigFile, Repository, place_of
 
+# Options of Hydra's groups that its plugins bring, and the extra of ours that installs them.
+_PLUGINS = {
+    "joblib": "joblib", "optuna": "optuna", "submitit_local": "slurm", "submitit_slurm": "slurm", "slurm_4gpu": "slurm",
+}  # fmt: skip
+
 _FILE = re.compile(r"In '?([\w./-]+)'?: ?")  # how Hydra's messages name a config
 
 
@@ -127,6 +132,8 @@ class Composer:
         for name in wrong:
             text = f"{group} has no option {'null' if name is None else name}{choices(name, options)}"
             hint = f"; to leave the group out write ~{key}" if name is None else ""
+            if (extra := _PLUGINS.get(str(name))) and group.startswith("hydra/"):
+                hint = f"; {name} comes with pip install 'ret_lightning[{extra}]'"
             result.mistakes.append(Mistake(override.source, key, text + hint))
         meant = [] if isinstance(value, list) else nearest(str(value), options)
         if not meant:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
+
+from ret_lightning.config.sweep_names import job_names
 
 
 def register() -> None:
@@ -12,6 +15,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("unless_resumed", unless_resumed, replace=True)
     OmegaConf.register_new_resolver("product", product, replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
 
 
 def run_folder(resume: str | None, new: str) -> str:
@@ -22,6 +26,12 @@ def run_folder(resume: str | None, new: str) -> str:
 def unless_resumed(resume: str | None, value: str) -> str | None:
     """A value for a new run, null for one that is resumed."""
     return value if resume in (None, "auto") else None
+
+
+def job_name(keys: Sequence[str], overrides: Sequence[str]) -> str:
+    """What a job is called whose sweeper chooses values as it goes: the keys that vary, with the values of this job."""
+    settings = dict(override.partition("=")[::2] for override in overrides)
+    return job_names([{key: settings[key] for key in keys if key in settings}])[0]
 
 
 def product(*factors: float) -> float:

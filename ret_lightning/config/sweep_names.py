@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 JOINT = "+"  # between settings: safe in file names and shells, no separator of Hydra's
 
 _LONGEST_VALUE = 32  # characters
+_LONG_NUMBER = re.compile(r"-?\d*\.\d{6,}(e-?\d+)?")  # as samplers draw them
 _UNSAFE = re.compile(r"[^\w.=,@%-]+")
 
 
@@ -60,6 +61,8 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _value(text: str) -> str:
+    if _LONG_NUMBER.fullmatch(text):
+        text = f"{float(text):.6g}"
     cleaned = _clean(text.strip("'\""))
     return cleaned if len(cleaned) <= _LONGEST_VALUE else cleaned[-_LONGEST_VALUE:].lstrip(".,-")
 

@@ -67,22 +67,28 @@ def start_sweep(
         ran, which takes the values for scores and gives back what it likes.
     """
     config = app.compose_config(config_name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
+    parser = OverridesParser.create(config_loader=app.config_loader)
+    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    # Not resolved: an interpolation on the command line is each job's to resolve.
+    typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    parsed = parser.parse_overrides([*swept, *typed])
+    folder = _folder(config, parsed)
+    place = [] if folder is None else [f"hydra.sweep.dir='{folder}'"]
     if config.hydra.sweeper._target_ != BASIC_SWEEPER:
         if OmegaConf.select(config, "dry_run"):
             raise ConfigError(
                 f"dry_run=true: hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']} chooses its jobs as it goes; "
                 "a dry run lists those of Hydra's own sweeper"
             )
-        app.multirun(config_name, task, overrides)
+        name = f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'"
+        app.multirun(config_name, task, [*overrides, *place, name])
         return None
+    if folder is not None:
+        with open_dict(config):
+            config.hydra.sweep.dir = str(folder)
+            config.hydra.overrides.hydra.extend(place)
     callbacks = Callbacks(config)
     context = HydraContext(config_loader=app.config_loader, callbacks=callbacks)
-    parser = OverridesParser.create(config_loader=context.config_loader)
-    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    # Not resolved: an interpolation on the command line is each job's to resolve.
-    typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    parsed = parser.parse_overrides([*swept, *typed])
-    _place(config, parsed)
     jobs = choose(_plan(context, config, parsed))
     if not jobs:
         return []
@@ -92,19 +98,16 @@ def start_sweep(
     return results
 
 
-def _place(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """A sweep's folder that would be named by the time gets its own name: the same command finds it again."""
+def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
+    """The folder of a sweep that would be named by the time, so that the same command finds it again; None for others."""
     raw = OmegaConf.to_container(config, resolve=False)
     default = str(raw["hydra"]["sweep"]["dir"])
     if default == "${output_dir}":
         default = str(raw["output_dir"])
     if "${now:" not in default:
-        return
+        return None
     name = sweep_name(_varying(overrides), config.hydra.runtime.choices.get("experiment"))
-    folder = Path(config.hydra.sweep.dir).parent / name
-    with open_dict(config):
-        config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+    return Path(config.hydra.sweep.dir).parent / name
 
 
 def _plan(context: HydraContext, config: DictConfig, overrides: list[Override]) -> list[PlannedJob]:

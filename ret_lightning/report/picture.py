@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.report.page import Content, bars, curves
 
-_LONGEST = 48  # characters of a label
+_WIDTH = 32  # characters of a label's line
 
 
 def draw(content: Content, file: Path) -> None:
@@ -51,4 +52,4 @@ def draw(content: Content, file: Path) -> None:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+    return textwrap.fill(label, _WIDTH, max_lines=3, placeholder=" …")

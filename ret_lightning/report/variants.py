@@ -187,6 +187,11 @@ def _settings(
         values = tuple(shown(config.get(key, ABSENT)) for config in configs)
         if len(set(values)) > 1:
             varying[key] = values
+    order = list(varying)
+    found = _of_outer_groups(varying, chosen)
+    for keys, _ in found.values():
+        for key in keys:
+            del varying[key]
     options = {group: _options(group, configs, chosen) for group in dict.fromkeys(k.split(".")[0] for k in varying)}
     copies: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for key, values in varying.items():
@@ -196,7 +201,6 @@ def _settings(
         group = key.split(".")[0]
         return len(set(options[group])) == 1, key.count("."), len(key), key
 
-    found: dict[str, tuple[list[str], tuple[str, ...]]] = {}
     for (_, values), keys in copies.items():
         keys.sort(key=rank)
         group = keys[0].split(".")[0]
@@ -206,12 +210,38 @@ def _settings(
             found.setdefault(group, ([], option))[0].extend(keys)
         else:
             found[keys[0]] = (keys, values)
-    order = list(varying)
-    found = dict(sorted(found.items(), key=lambda item: min(order.index(k) for k in order if within(k, [item[0]]))))
+
+    def place(item: tuple[str, tuple[list[str], tuple[str, ...]]]) -> int:
+        name, (keys, _) = item
+        return min(order.index(key) for key in [k for k in order if within(k, [name])] or keys)
+
+    found = dict(sorted(found.items(), key=place))
     names = _short(list(found))
     settings = [Setting(names[key], tuple(keys)) for key, (keys, _) in found.items()]
     values = [{names[key]: _plain(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
     return settings, values
+
+
+def _of_outer_groups(
+    varying: Mapping[str, tuple[str, ...]], chosen: Sequence[Mapping[str, str]]
+) -> dict[str, tuple[list[str], tuple[str, ...]]]:
+    """Groups whose files set keys all over the config, as a study's own do: what follows from the choice goes by its name."""
+    nodes = {key.split(".")[0] for key in varying}
+    found: dict[str, tuple[list[str], tuple[str, ...]]] = {}
+    taken: set[str] = set()
+    for group in dict.fromkeys(group for own in chosen for group in own):
+        if group in nodes or not all(group in own for own in chosen):
+            continue
+        option = tuple(own[group] for own in chosen)
+        keys = [
+            key
+            for key, values in varying.items()
+            if key not in taken and len(set(zip(option, values, strict=True))) == len(set(option)) > 1
+        ]
+        if keys:
+            found[group] = (keys, option)
+            taken.update(keys)
+    return found
 
 
 def _options(group: str, configs: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, str]]) -> tuple[str, ...]:

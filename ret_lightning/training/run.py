@@ -106,6 +106,8 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
         _log_config(loggers, config)
         record_wandb_run(loggers, folder)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if trainer.is_global_zero and not trainer.interrupted:
+            write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "best": _best(trainer)})
         if trainer.interrupted or config.test_with == "none":
             log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
             return {}
@@ -115,6 +117,33 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
         trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
         step = stored_step(Path(best)) if best else trainer.global_step
         return _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else {}
+
+
+def _best(trainer: Trainer) -> dict[str, float]:
+    """The metric that checkpoints are chosen by, and its best value; empty where there is none."""
+    callback = trainer.checkpoint_callback
+    score = getattr(callback, "best_model_score", None)
+    return {} if score is None else {callback.monitor: float(score)}
+
+
+def best_validation(folder: Path) -> float:
+    """The best value, over a run, of the metric that its checkpoints are chosen by: what a search over settings is after.
+
+    A metric of the test split would choose settings by the queries that are to judge them.
+
+    Args:
+        folder: of a run that has been trained to its end.
+
+    Raises:
+        ConfigError: if nothing was validated.
+    """
+    found = list(read_json(folder / ORIGIN_FILE).get("best", {}).values())
+    if not found:
+        raise ConfigError(
+            f"{folder}: a search needs a value to go by, the best of callbacks.checkpoint.monitor, and there is none; "
+            "is callbacks.checkpoint there, and does a validation run before the end?"
+        )
+    return found[0]
 
 
 def _take_folder(folder: Path, config: DictConfig, resume: bool) -> None:

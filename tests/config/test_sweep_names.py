@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from ret_lightning.config.resolvers import job_name
 from ret_lightning.config.sweep_names import job_names, sweep_name
 
 
@@ -46,3 +47,8 @@ def test_names_are_unique_and_fit_for_a_folder(seed: int) -> None:
     names = job_names([{"key": value} for value in values])
     assert len(set(names)) == len(values)
     assert all(len(name) < 80 and not re.search(r"[\s/'\"\[\]{}:*]", name) for name in names)
+
+
+def test_drawn_numbers_are_rounded() -> None:
+    assert job_names([{"lr": "0.0016080027893567786"}]) == ["lr=0.001608"]
+    assert job_name(["optimizer.lr", "seed"], ["optimizer.lr=0.25", "trainer=cpu", "seed=3"]) == "lr=0.25+seed=3"

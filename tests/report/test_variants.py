@@ -52,6 +52,19 @@ def test_all_that_a_choice_brings_along_is_folded_into_it(tmp_path: Path) -> Non
     ]
 
 
+def test_a_group_that_sets_keys_elsewhere_gives_its_name(tmp_path: Path) -> None:
+    for i, (experiment, k) in enumerate([("one", 4), ("two", 8), ("two", 16)]):
+        share = f"model.share_towers={str(experiment == 'one').lower()}"
+        make_run(tmp_path / str(i), share, f"model.dropout={0.1 * (experiment == 'two')}", f"model.num_tokens={k}")
+        notes = tmp_path / str(i) / ".hydra/hydra.yaml"
+        notes.write_text(notes.read_text().replace("choices:\n", f"choices:\n      sharing: {experiment}\n"))
+    variants, settings, _ = grouped(tmp_path)
+    assert [variant.label for variant in variants] == [
+        "num_tokens=4 sharing=one", "num_tokens=8 sharing=two", "num_tokens=16 sharing=two"
+    ]  # fmt: skip
+    assert {s.name: set(s.keys) for s in settings}["sharing"] == {"model.share_towers", "model.dropout"}
+
+
 def test_without_hydras_notes_a_class_stands_for_its_choice(tmp_path: Path) -> None:
     for i, gate in enumerate(["lstm", "none"]):
         make_run(tmp_path / str(i), f"gate={gate}")
