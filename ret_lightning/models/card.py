@@ -81,14 +81,17 @@ scores = retriever.score(queries, passages)  # (1, 2)
 
 
 def _table(metrics: Mapping[str, float]) -> str:
-    """One row a subset, one column a metric."""
-    columns = sorted({key.partition("/")[2] for key in metrics}, key=_by_name_and_k)
+    """One row a subset, one column a metric; below it what is a mean over different metrics, which has no column."""
+    of_subsets = {key.partition("/")[2] for key in metrics if not key.startswith("mean/")}
+    columns = sorted(of_subsets or {key.partition("/")[2] for key in metrics}, key=_by_name_and_k)
     subsets = sorted({key.partition("/")[0] for key in metrics}, key=lambda name: (name == "mean", name))
     lines = [f"| subset | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for subset in subsets:
         values = [metrics.get(f"{subset}/{column}") for column in columns]
         lines.append(f"| {subset} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
-    return "\n".join(lines)
+    others = [name for name in sorted(metrics) if name.partition("/")[2] not in columns]
+    below = ["", ", ".join(f"{name.partition('/')[2].replace('_', ' ')}: {metrics[name]:.4f}" for name in others)]
+    return "\n".join([*lines, *(below if others else [])])
 
 
 def _by_name_and_k(metric: str) -> tuple[bool, str, int]:
