@@ -143,6 +143,7 @@ class IndexConfig:
     collection: str | None
     batch_size: int
     num_workers: int
+    processes: int
     device: str | None
     dtype: Literal["bfloat16", "float16", "float32"] | None
 
@@ -217,6 +218,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.max_bad_fraction", 0, 1),
     ("image_share", 0, 1),
     ("workers", 1, None),
+    ("processes", 1, None),
     ("loss.micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -19,7 +22,7 @@ from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.saving import index_like, settings_of
-from ret_lightning.retrieval.store import EmbeddingStore
+from ret_lightning.retrieval.store import EmbeddingStore, StoreInProgress
 from ret_lightning.search.encoding import encoded
 from ret_lightning.search.folder import EMBEDDINGS, LOCK, MANIFEST, SEARCH, VERSION, SearchFolder, finish, read_manifest
 from ret_lightning.search.identity import ModelIdentity, open_model
@@ -137,21 +140,29 @@ def _build(
     at = folder / f"v{version}"
     kept = () if before is None else before.embeddings.ids
     tower = retriever.passage_tower
-    shape = (1 if tower.pooled else tower.start.shape[1], tower.output_size)
-    store = EmbeddingStore.create(
-        at / EMBEDDINGS, [*kept, *(p.passage_id for p in passages)], shape, model.fingerprint, {"dtype": config.dtype}
+    share = _Share(
+        at / EMBEDDINGS,
+        None if before is None else folder,
+        [*kept, *(p.passage_id for p in passages)],
+        (1 if tower.pooled else tower.start.shape[1], tower.output_size),
+        model,
+        passages,
+        config,
     )
-    writer = store.writer()
-    copied = torch.tensor([row for row in writer.rows if row < len(kept)], dtype=torch.int64)
-    new = [passages[row - len(kept)] for row in writer.rows if row >= len(kept)]
+    store = share.store()
+    unwritten = sum(row >= len(kept) for row in store.writer().rows)
     log.info(
         "%d passages%s, %d to encode with %s",
-        *(len(passages), f" for the {len(kept)} that are there" if kept else "", len(new), model.source),
+        *(len(passages), f" for the {len(kept)} that are there" if kept else "", unwritten, model.source),
     )
-    for rows in copied.split(COPIED) if len(copied) else ():
-        writer.add(before.embeddings.take(rows))
-    for vectors in encoded(retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype):
-        writer.add(vectors)
+    if config.processes == 1:
+        share.write(0, retriever, before)
+    else:
+        with ProcessPoolExecutor(config.processes - 1, mp_context=get_context("spawn")) as pool:
+            others = [pool.submit(share.write, rank) for rank in range(1, config.processes)]
+            share.write(0, retriever, before)
+            for other in others:
+                other.result()
     embeddings = store.finish().embeddings
     # What is added to keeps its kind and settings, whatever the group `retrieval` says by default.
     index: Index = (
@@ -164,3 +175,56 @@ def _build(
     shown = [] if before is None else list(before.shown)
     finish(folder, version, model, [*shown, *(Shown(p.passage_id, p.text, p.image_path) for p in passages)])
     log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What each of several processes has to know to write its share of an `EmbeddingStore`."""
+
+    folder: Path  # of the store
+    added_to: Path | None  # the index folder whose embeddings come first
+    ids: list[str]
+    shape: tuple[int, int]
+    model: ModelIdentity
+    passages: list[Passage]
+    config: DictConfig
+
+    def store(self) -> StoreInProgress:
+        """New, or one that was interrupted."""
+        return EmbeddingStore.create(
+            self.folder, self.ids, self.shape, self.model.fingerprint, {"dtype": self.config.dtype}
+        )
+
+    def write(self, rank: int, retriever: RetRetriever | None = None, before: SearchFolder | None = None) -> None:
+        """Writes what is left of one rank's share; a process of its own opens the model and the index by itself."""
+        config = self.config
+        if before is None and self.added_to is not None:
+            before = SearchFolder(self.added_to, verify=False)
+        writer = self.store().writer(rank, config.processes)
+        first_new = len(self.ids) - len(self.passages)
+        copied = torch.tensor([row for row in writer.rows if row < first_new], dtype=torch.int64)
+        new = [self.passages[row - first_new] for row in writer.rows if row >= first_new]
+        for rows in copied.split(COPIED) if len(copied) else ():
+            writer.add(before.embeddings.take(rows))
+        if not new:
+            return
+        with self.fewer_threads():
+            retriever = retriever or self.model.open(config.checkpoint, self._device(rank))
+            for vectors in encoded(
+                retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype, bar=rank == 0
+            ):
+                writer.add(vectors)
+
+    @contextmanager
+    def fewer_threads(self) -> Iterator[None]:
+        """Several processes share the cores; more threads than these are much slower than one."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // self.config.processes))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def _device(self, rank: int) -> torch.device:
+        device = device_named(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return torch.device("cuda", rank % torch.cuda.device_count()) if device.type == "cuda" else device

@@ -26,6 +26,7 @@ def encoded(
     batch_size: int,
     num_workers: int,
     dtype: str | None = None,
+    bar: bool = True,
 ) -> Iterator[Tensor]:
     """The vectors of rows, a batch at a time, with a bar on a terminal.
 
@@ -36,6 +37,7 @@ def encoded(
         batch_size: rows a pass of the model.
         num_workers: processes that decode images while the model runs; 0: this one does it.
         dtype: what to compute in (autocast); None: float32, or as the weights are.
+        bar: whether to show one.
 
     Yields:
         (B, k, d) float32 of length 1, on the model's device.
@@ -61,8 +63,9 @@ def encoded(
         pin_memory=device.type == "cuda",
     )
     precision = torch.autocast(device.type, None if dtype is None else dtype_named(dtype), enabled=dtype is not None)
-    with tqdm(total=len(rows), desc=f"encoding {PLURAL[side]}", unit="row", delay=1, disable=None) as bar:
+    shown = None if bar else True  # None: on a terminal
+    with tqdm(total=len(rows), desc=f"encoding {PLURAL[side]}", unit="row", delay=1, disable=shown) as progress:
         for batch in loader:
             with torch.inference_mode(), precision:
                 yield retriever.encode(side, batch.inputs.to(device))
-            bar.update(len(batch))
+            progress.update(len(batch))

@@ -214,9 +214,9 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
     original = building.encoded
     counts = []
 
-    def cut_off(retriever, rows, *options):
+    def cut_off(retriever, rows, *options, **more):
         counts.append(len(rows))
-        for number, vectors in enumerate(original(retriever, rows, *options)):
+        for number, vectors in enumerate(original(retriever, rows, *options, **more)):
             if number == 2 and len(counts) == 1:
                 raise KeyboardInterrupt
             yield vectors
@@ -231,6 +231,28 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
     assert make("all.jsonl", *options) == 0
     assert counts == [12, 8]
     assert len(SearchFolder(tmp_path / "cut")) == ALL
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_index(trained: Trained, index: Path, files: Path, tmp_path: Path) -> None:
+    common = (f"image_root={images(trained)}", f"index={tmp_path / 'shared'}", "processes=3", "batch_size=1")
+    done = command("index", f"checkpoint={trained.run}", f"passages={files / 'first.jsonl'}", *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # Two of the five passages to add belong to one rank; a broken image of another's is told as ever.
+    lost = files / "more.jsonl"
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(lost.read_text().replace("evqa_11", "evqa_99").replace("sub/", "nowhere/"))
+    failed = command("index", f"passages={broken}", "append=true", *common, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "nowhere/" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    shutil.rmtree(tmp_path / "shared/v2")
+    done = command("index", f"passages={lost}", "append=true", *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    together, alone = SearchFolder(tmp_path / "shared"), SearchFolder(index)
+    assert together.embeddings.ids == alone.embeddings.ids
+    torch.testing.assert_close(together.embeddings.vectors, alone.embeddings.vectors, atol=1e-3, rtol=0)
+    assert list(together.shown) == list(alone.shown)
 
 
 def flip(file: Path) -> None:
@@ -405,9 +427,9 @@ def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, ca
 
     original, counts = qdrant.encoded, []
 
-    def cut_off(retriever, rows, *options):
+    def cut_off(retriever, rows, *options, **more):
         counts.append(len(rows))
-        for number, vectors in enumerate(original(retriever, rows, *options)):
+        for number, vectors in enumerate(original(retriever, rows, *options, **more)):
             if number == 2 and len(counts) == 1:
                 raise KeyboardInterrupt
             yield vectors
