@@ -16,7 +16,7 @@ from torch import Tensor
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.m2kr import EvaluationSubset, Split, distinct_ids
 from ret_lightning.errors import ConfigError
-from ret_lightning.losses.gather import gather_rows, row_counts, world_size
+from ret_lightning.losses.gather import gather_rows, rank, row_counts, world_size
 from ret_lightning.retrieval import (
     Embeddings,
     ExactIndex,
@@ -222,8 +222,8 @@ class RetrievalEvaluation(Callback):
         seconds: dict[str, float],
         tried: bool = False,
     ) -> SubsetResult:
-        own_pool_rows, own_pool = _concatenated(self._encoded[passage_loader])
-        own_rows, own_vectors = _concatenated(self._encoded[passage_loader + 1])
+        own_pool_rows, own_pool = _only_here(*_concatenated(self._encoded[passage_loader]), device)
+        own_rows, own_vectors = _only_here(*_concatenated(self._encoded[passage_loader + 1]), device)
         pool_rows = gather_rows(own_pool_rows.to(device), row_counts(own_pool_rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
             raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
@@ -338,6 +338,16 @@ def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     first = torch.ones_like(rows, dtype=torch.bool)
     first[1:] = rows[1:] != rows[:-1]
     return rows[first], vectors[order][first]
+
+
+def _only_here(rows: Tensor, vectors: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Without the rows that an earlier rank has too: a padded sampler gives a row to several."""
+    if world_size() == 1:
+        return rows, vectors
+    counts = row_counts(rows.to(device))
+    earlier = gather_rows(rows.to(device), counts)[: sum(counts[: rank()])].cpu()
+    own = ~torch.isin(rows, earlier)
+    return rows[own], vectors[own]
 
 
 def _all_ranks(rows: Tensor, vectors: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,82 @@
+"""Rows that a padded sampler gives to several ranks count once; a pool may be smaller than the number of ranks."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ret_lightning import RetrievalEvaluation
+from ret_lightning.data.m2kr import EvaluationSubset
+from ret_lightning.retrieval import ExactIndex, FaissIndex
+from ret_lightning.training.evaluation import SubsetResult
+
+WORLD = 3
+SIZES = ((1, 2), (7, 5), (2, 7))  # passages, queries: fewer than ranks, and numbers that three does not divide
+INDEXES = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3)}
+
+
+def subset(pool: int, queries: int) -> EvaluationSubset:
+    passages = [SimpleNamespace(passage_id=f"p{row}", text=None) for row in range(pool)]
+    asked = [SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row % pool}",), answers=()) for row in range(queries)]
+    return EvaluationSubset("made", "test", asked, passages, [])
+
+
+def vectors(rows: int, seed: int) -> torch.Tensor:
+    drawn = torch.randn(rows, 4, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn, dim=2)
+
+
+def shares(rows: int, rank: int, world: int) -> torch.Tensor:
+    """As torch's DistributedSampler: from the beginning again, until all ranks have as many."""
+    padded = -(-rows // world) * world
+    return torch.arange(rank, padded, world) % rows
+
+
+def evaluated(index: str, pool: int, queries: int, rank: int = 0, world: int = 1) -> SubsetResult:
+    evaluation = RetrievalEvaluation(INDEXES[index](), recall_at=[1, 2], ranked=10)
+    data = SimpleNamespace(evaluation_subsets=lambda split: [subset(pool, queries)])
+    trainer = SimpleNamespace(datamodule=data, sanity_checking=False, is_global_zero=False)
+    module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
+    evaluation.on_test_epoch_start(trainer, module)
+    for loader, (rows, encoded) in enumerate(((pool, vectors(pool, 1)), (queries, vectors(queries, 2)))):
+        own = shares(rows, rank, world)
+        evaluation.on_test_batch_end(trainer, module, encoded[own], SimpleNamespace(rows=own), 0, loader)
+    evaluation.on_test_epoch_end(trainer, module)
+    return evaluation.results["test"]["made"]
+
+
+def contents(result: SubsetResult) -> tuple:
+    ranking = result.ranking
+    return result.query_rows, result.indexed_rows, ranking.rows.tolist(), result.metrics, result.agreement
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(seconds=60), rank=rank, world_size=WORLD
+    )
+    found = [contents(evaluated(index, *size, rank, WORLD)) for index in INDEXES for size in SIZES]
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_padded_ranks_find_what_one_rank_finds(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(str(tmp_path),), nprocs=WORLD)
+    alone = [evaluated(index, *size) for index in INDEXES for size in SIZES]
+    for rank in range(WORLD):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for one, of_rank in zip(alone, found, strict=True):
+            rows, metrics, agreement = contents(one)[2:]
+            # Whether what one finds lists a passage twice is seen by itself.
+            assert all(len({row for row in best if row >= 0}) == sum(row >= 0 for row in best) for best in rows)
+            filled = [[row for row in best if row >= 0] for best in rows]
+            assert [[row for row in best if row >= 0] for best in of_rank[2]] == filled
+            assert of_rank[:2] == contents(one)[:2]
+            assert of_rank[3:] == (metrics, agreement)
