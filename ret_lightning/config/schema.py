@@ -152,6 +152,8 @@ class IndexConfig:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
         yield from _one_place(config)
+        if config.qdrant is not None and config.processes != 1:
+            yield "processes", "several processes write into a folder only; leave it out with qdrant"
         if config.checkpoint is None and not config.append:
             yield "checkpoint", "a new index needs one: a run folder, a checkpoint file, a published folder or a hub id"
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
@@ -158,9 +161,9 @@ def _build(
     if config.processes == 1:
         share.write(0, retriever, before)
     else:
-        with ProcessPoolExecutor(config.processes - 1, mp_context=get_context("spawn")) as pool:
+        with _processes(config.processes - 1) as pool:
             others = [pool.submit(share.write, rank) for rank in range(1, config.processes)]
-            share.write(0, retriever, before)
+            share.write(0, retriever, before, others)
             for other in others:
                 other.result()
     embeddings = store.finish().embeddings
@@ -175,6 +178,31 @@ def _build(
     shown = [] if before is None else list(before.shown)
     finish(folder, version, model, [*shown, *(Shown(p.passage_id, p.text, p.image_path) for p in passages)])
     log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+    try:
+        yield pool
+    except BaseException:
+        for process in active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _end_with(parent: int) -> None:
+    """Has this process end when its parent is gone, whose lock on the folder is gone with it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -195,8 +223,17 @@ class _Share:
             self.folder, self.ids, self.shape, self.model.fingerprint, {"dtype": self.config.dtype}
         )
 
-    def write(self, rank: int, retriever: RetRetriever | None = None, before: SearchFolder | None = None) -> None:
-        """Writes what is left of one rank's share; a process of its own opens the model and the index by itself."""
+    def write(
+        self,
+        rank: int,
+        retriever: RetRetriever | None = None,
+        before: SearchFolder | None = None,
+        others: Sequence[Future[None]] = (),
+    ) -> None:
+        """Writes what is left of one rank's share; a process of its own opens the model and the index by itself.
+
+        Raises what another rank raised as soon as that is known.
+        """
         config = self.config
         if before is None and self.added_to is not None:
             before = SearchFolder(self.added_to, verify=False)
@@ -214,6 +251,9 @@ class _Share:
                 retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype, bar=rank == 0
             ):
                 writer.add(vectors)
+                for other in others:
+                    if other.done():
+                        other.result()
 
     @contextmanager
     def fewer_threads(self) -> Iterator[None]:
