@@ -15,7 +15,7 @@ from ret_lightning.training.examples import Example, Shown
 # Pixels.
 CELL_WIDTH, CELL_HEIGHT, THUMBNAIL, GAP, HEADER = 190, 178, 96, 8, 28
 RIGHT, WRONG, NEUTRAL, INK, PAPER = "#1a7f37", "#cf222e", "#8c959f", "#1f2328", "#ffffff"
-LETTERS, LINES = 29, 5  # of text under a picture
+LETTERS, LINES = 27, 5  # of text under a picture
 
 
 def draw(examples: Sequence[Example], top_k: int, file: Path) -> None:
