@@ -31,10 +31,8 @@ class DataError(UserError):
         self.kind = kind
 
     def __reduce__(self) -> tuple[type[DataError], tuple[str, str]]:
-        return type(self), (
-            str(self),
-            self.kind,
-        )  # by itself an exception forgets its second argument between processes
+        # By itself an exception forgets its second argument between processes.
+        return type(self), (str(self), self.kind)
 
 
 class Stopped(UserError):
@@ -48,3 +46,6 @@ class Stopped(UserError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[str, int]]:
+        return type(self), (str(self), self.exit_code - 128)

@@ -224,7 +224,11 @@ class _SweepStopped(BaseException):
 
     def __init__(self, stopped: Stopped) -> None:
         super().__init__(str(stopped))
+        self.stopped = stopped
         self.exit_code = stopped.exit_code
+
+    def __reduce__(self) -> tuple[type[_SweepStopped], tuple[Stopped]]:
+        return type(self), (self.stopped,)  # launchers carry it over from another process
 
 
 class _Job:

@@ -39,6 +39,10 @@ class Embeddings:
         """The vectors of some items: rows of any shape, int64, at least 0 -> (*shape, k, d), where the vectors are."""
         return self.vectors[rows.to(self.vectors.device)]
 
+    def part(self, start: int, stop: int) -> Embeddings:
+        """The items from `start` up to `stop`, not copied."""
+        return Embeddings(self.ids[start:stop], self.vectors[start:stop])
+
     def release(self) -> None:
         """Called after each block that is read from `vectors`: a memory map gives back the pages that it has read so far."""
 

@@ -1,6 +1,6 @@
-"""Embeddings on disk: half-precision vectors that are mapped into memory, ids, and a manifest.
+"""Embeddings on disk: vectors in half precision (or float32) that are mapped into memory, ids, and a manifest.
 
-    folder/vectors.f16     N x k x d float16 numbers, row by row, little-endian, nothing else
+    folder/vectors.f16     N x k x d float16 numbers, row by row, little-endian, nothing else; of float32, vectors.f32
     folder/ids.json        the N ids
     folder/manifest.json   fingerprint, config, shapes, checksums; written last, so a store without it is not finished
 
@@ -17,9 +17,9 @@ import mmap
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -29,11 +29,11 @@ from ret_lightning.atomic import write_text
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.store_plan import (
+    DTYPES,
     IDS,
     MANIFEST,
     PARTS,
     PLAN,
-    VECTORS,
     StorePlan,
     note,
     read_json,
@@ -52,14 +52,14 @@ class EmbeddingStore:
     Attributes:
         folder: where it lies.
         plan: shapes, fingerprint and config.
-        embeddings: ids and vectors; (N, k, d) float16 on the CPU, mapped into memory: nothing is read before it is used, and
-            what an index has read it gives back, so a search does not end with the store in memory.
+        embeddings: ids and vectors; (N, k, d) float16 or float32 on the CPU, mapped into memory: nothing is read before it is
+            used, and what an index has read it gives back, so a search does not end with the store in memory.
     """
 
     def __init__(self, folder: Path, plan: StorePlan, ids: Sequence[str]) -> None:
         self.folder = folder
         self.plan = plan
-        self.embeddings: Embeddings = _mapped(folder / VECTORS, plan, ids)
+        self.embeddings: Embeddings = _mapped(folder / plan.vectors_file, plan, ids)
 
     @staticmethod
     def create(
@@ -69,6 +69,7 @@ class EmbeddingStore:
         fingerprint: str,
         config: Mapping[str, Any] | None = None,
         part_rows: int | None = None,
+        dtype: Literal["float16", "float32"] = "float16",
     ) -> StoreInProgress:
         """Begins a store, or goes on with one that was interrupted. All ranks may call it at the same time.
 
@@ -79,11 +80,14 @@ class EmbeddingStore:
             fingerprint: of the checkpoint.
             config: how the vectors are made; JSON.
             part_rows: rows that are written, checked and continued as one; None for automatic.
+            dtype: of the numbers on disk.
 
         Raises:
             DataError: if another store is in the folder, or files that are none of a store's.
-            ValueError: on ids or shapes that `Embeddings` would refuse.
+            ValueError: on ids or shapes that `Embeddings` would refuse, or another dtype.
         """
+        if dtype not in DTYPES:
+            raise ValueError(f"create: dtype must be float16 or float32, got {dtype!r}")
         folder = Path(folder)
         Embeddings(ids, torch.zeros(1, *shape).expand(len(ids), -1, -1))  # checks ids and shape
         text = json.dumps(list(ids))
@@ -95,19 +99,22 @@ class EmbeddingStore:
             width=shape[1],
             part_rows=part_rows or max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS))),
             ids_sha256=sha256(text.encode()),
+            dtype=dtype,
         )
         before = [name for name in (MANIFEST, PLAN) if (folder / name).exists()]
         if before:
             _check_same(folder, read_plan(folder, before[0]), plan)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-            if others := sorted(names - {VECTORS, IDS, PARTS}):
+            if others := sorted(names - {plan.vectors_file, IDS, PARTS}):
                 raise DataError(f"{folder}: holds {others[0]!r}, which is no part of a store; choose an empty folder")
         if MANIFEST not in before:
             write_text(folder / IDS, text)
             write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
             (folder / PARTS).mkdir(exist_ok=True)
-            with open(folder / VECTORS, "ab") as file:  # of full length from the start, without losing what is there
+            with open(
+                folder / plan.vectors_file, "ab"
+            ) as file:  # of full length from the start, without losing what is there
                 file.truncate(plan.count * plan.row_bytes)
         return StoreInProgress(folder, plan)
 
@@ -140,13 +147,13 @@ class EmbeddingStore:
                 "another folder, or give the checkpoint that it was made with"
             )
         try:
-            text, size = (folder / IDS).read_bytes(), (folder / VECTORS).stat().st_size
+            text, size = (folder / IDS).read_bytes(), (folder / plan.vectors_file).stat().st_size
         except OSError as error:
             raise _torn(folder, f"{Path(error.filename).name} cannot be read ({error.strerror})") from None
         if sha256(text) != plan.ids_sha256:
             raise _torn(folder, f"{IDS} was changed: its checksum is not the manifest's")
         if size != plan.count * plan.row_bytes:
-            raise _torn(folder, f"{VECTORS} has {size} bytes, and {plan.count * plan.row_bytes} belong there")
+            raise _torn(folder, f"{plan.vectors_file} has {size} bytes, and {plan.count * plan.row_bytes} belong there")
         if not isinstance(sums, list) or len(sums) != plan.parts:
             raise _torn(folder, f"{MANIFEST} has not the checksums of {plan.parts} parts")
         if verify:
@@ -154,7 +161,8 @@ class EmbeddingStore:
                 if sha256_of_part(folder, plan, part) != wanted:
                     rows = plan.rows(part)
                     raise _torn(
-                        folder, f"{VECTORS} was changed: the checksum of rows {rows.start} to {rows.stop - 1} is wrong"
+                        folder,
+                        f"{plan.vectors_file} was changed: the checksum of rows {rows.start} to {rows.stop - 1} is wrong",
                     )
         return EmbeddingStore(folder, plan, json.loads(text))
 
@@ -229,29 +237,29 @@ class StoreWriter:
         """Takes the next rows; a part is on disk, with its note, as soon as it is full.
 
         Args:
-            vectors: (n, k, d), floating point, on any device; stored as float16.
+            vectors: (n, k, d), floating point, on any device; stored in the dtype of the store.
 
         Raises:
-            ValueError: on another shape, more rows than there are, or a number that float16 cannot hold.
+            ValueError: on another shape, more rows than there are, or a number that this dtype cannot hold.
         """
         plan = self._plan
         if vectors.shape[1:] != (plan.vectors, plan.width):
             raise ValueError(f"add: vectors must be (n, {plan.vectors}, {plan.width}), got {tuple(vectors.shape)}")
-        half = vectors.detach().to("cpu", torch.float16).numpy()
-        if not np.isfinite(half).all():
-            raise ValueError("add: a number is not finite, or too large for float16")
+        numbers = vectors.detach().to("cpu", getattr(torch, plan.dtype)).numpy()
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"add: a number is not finite, or too large for {plan.dtype}")
         left = sum(len(plan.rows(part)) for part in self._parts) - sum(map(len, self._buffer))
-        if len(half) > left:
-            raise ValueError(f"add: {len(half)} rows more, and only {left} are left")
-        self._buffer.append(half)
+        if len(numbers) > left:
+            raise ValueError(f"add: {len(numbers)} rows more, and only {left} are left")
+        self._buffer.append(numbers)
         while self._parts and sum(map(len, self._buffer)) >= len(plan.rows(self._parts[0])):
             everything, size = np.concatenate(self._buffer), len(plan.rows(self._parts[0]))
             self._write(self._parts.pop(0), everything[:size])
             self._buffer = [everything[size:]]
 
-    def _write(self, part: int, half: np.ndarray) -> None:
-        content = np.ascontiguousarray(half, dtype="<f2").tobytes()
-        with open(self._folder / VECTORS, "r+b") as file:
+    def _write(self, part: int, numbers: np.ndarray) -> None:
+        content = np.ascontiguousarray(numbers, dtype=self._plan.numbers).tobytes()
+        with open(self._folder / self._plan.vectors_file, "r+b") as file:
             file.seek(self._plan.rows(part).start * self._plan.row_bytes)
             file.write(content)
             file.flush()
@@ -265,6 +273,7 @@ class _MappedEmbeddings(Embeddings):
 
     mapped: mmap.mmap
     file: IO[bytes]
+    first: int = 0  # the row of the file that is row 0 here
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -274,12 +283,16 @@ class _MappedEmbeddings(Embeddings):
         if not hasattr(os, "preadv"):  # Windows
             return super().take(rows)
         places = rows.flatten().tolist()
-        taken = np.empty((len(places), *self.vectors.shape[1:]), dtype="<f2")
+        numbers = np.dtype(str(self.vectors.dtype).removeprefix("torch."))
+        taken = np.empty((len(places), *self.vectors.shape[1:]), dtype=numbers.newbyteorder("<"))
         size = taken[:1].nbytes
         for piece, place in zip(taken, places, strict=True):
-            if os.preadv(self.file.fileno(), [piece], place * size) != size:
+            if os.preadv(self.file.fileno(), [piece], (self.first + place) * size) != size:
                 raise DataError(f"{self.file.name}: ends before row {place}; it was cut short after it was opened")
         return torch.from_numpy(taken).unflatten(0, rows.shape)
+
+    def part(self, start: int, stop: int) -> Embeddings:
+        return replace(self, ids=self.ids[start:stop], vectors=self.vectors[start:stop], first=self.first + start)
 
     def release(self) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere than on Unix the system decides alone
@@ -289,11 +302,11 @@ class _MappedEmbeddings(Embeddings):
 def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     shape = (plan.count, plan.vectors, plan.width)
     if plan.count == 0:  # an empty file cannot be mapped
-        return Embeddings(ids, torch.zeros(shape, dtype=torch.float16))
+        return Embeddings(ids, torch.zeros(shape, dtype=getattr(torch, plan.dtype)))
     opened = open(file, "rb", buffering=0)  # noqa: SIM115  stays open with the map, and is closed with it
     # Copy on write: what a caller writes stays in its memory, and PyTorch, which knows no read-only tensors, is content.
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
-    vectors = torch.from_numpy(np.frombuffer(mapped, dtype="<f2").reshape(shape))
+    vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))
     return _MappedEmbeddings(ids, vectors, mapped, opened)
 
 
@@ -301,6 +314,9 @@ def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
     for key, wanted in asdict(plan).items():
         found = getattr(before, key)
         if found != wanted:
+            if key == "config":
+                key = next((k for k in wanted if found.get(k) != wanted[k]), "config")
+                found, wanted = (values.get(key, values) for values in (found, wanted))
             what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
             raise DataError(f"{folder}: holds a store with {what}; delete it or choose another folder")
 

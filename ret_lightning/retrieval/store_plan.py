@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ret_lightning.errors import DataError
 
 FORMAT = 1
-VECTORS, IDS, MANIFEST, PLAN, PARTS = "vectors.f16", "ids.json", "manifest.json", "plan.json", "parts"
+IDS, MANIFEST, PLAN, PARTS = "ids.json", "manifest.json", "plan.json", "parts"
 READ_BYTES = 1 << 24
+
+# Little-endian, whatever the machine is.
+DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,17 @@ class StorePlan:
 
     @property
     def row_bytes(self) -> int:
-        return self.vectors * self.width * 2
+        return self.vectors * self.width * self.numbers.itemsize
+
+    @property
+    def numbers(self) -> np.dtype:
+        """How a number is stored."""
+        return DTYPES[self.dtype]
+
+    @property
+    def vectors_file(self) -> str:
+        """The name of the file of vectors: vectors.f16 or vectors.f32."""
+        return f"vectors.f{8 * self.numbers.itemsize}"
 
     @property
     def parts(self) -> int:
@@ -61,6 +76,8 @@ def read_plan(folder: Path, name: str) -> StorePlan:
         numbers = (plan.count, plan.vectors, plan.width, plan.part_rows)
         if any(type(number) is not int or number < low for number, low in zip(numbers, (0, 1, 1, 1), strict=True)):
             raise TypeError("a size is not a whole number")
+        if plan.dtype not in DTYPES:
+            raise TypeError(f"dtype {plan.dtype!r}")
     except TypeError as error:
         raise DataError(f"{folder / name}: not the {name} of a store ({error}); encode it again") from None
     return plan
@@ -91,7 +108,7 @@ def sha256_of_part(folder: Path, plan: StorePlan, part: int) -> str:
     """Of the bytes of a part, read piece by piece."""
     rows, digest = plan.rows(part), hashlib.sha256()
     left = len(rows) * plan.row_bytes
-    with open(folder / VECTORS, "rb") as file:
+    with open(folder / plan.vectors_file, "rb") as file:
         file.seek(rows.start * plan.row_bytes)
         while left and (piece := file.read(min(left, READ_BYTES))):
             digest.update(piece)
