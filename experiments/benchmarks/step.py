@@ -4,19 +4,21 @@
     python experiments/benchmarks/step.py backbone=clip_vit_l pairs=256 device=cuda dtype=bfloat16 compile=true
 
 The plain way is what the published code does: each tower runs both backbones on every row, all blocks of them, a missing image
-as a black picture; the loss is the plain formula. Both sides encode, score, go backward and take a step of AdamW, on the same
-weights; their losses are compared. Random weights, backbones frozen. Options: backbone (a name of conf/backbone), pairs,
-queries_with_image and passages_with_image (shares), repeats, device, dtype (of autocast), compile (of this project's side),
-profile (true: where the time goes).
+as a black picture; the loss is the plain formula, and matrices are multiplied as PyTorch does it by itself. Both sides encode,
+score, go backward and take a step of AdamW, on the same weights; their losses are compared. On a CPU a third side tells what
+comes of leaving out what is not there alone: this project's step with PyTorch's own products (see ret_lightning/products.py).
+Random weights, backbones frozen. Options: backbone (a name of conf/backbone), pairs, queries_with_image and passages_with_image
+(shares), repeats, device, dtype (of autocast), compile (of this project's side), profile (true: where the time goes).
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from unittest import mock
 
 import torch
 from measure import compare, synchronize
@@ -24,6 +26,7 @@ from published_way import Dense, always_both
 from random_model import random_retriever
 from torch import Tensor
 
+from ret_lightning import products
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
 from ret_lightning.models.compiled import compile_blocks
@@ -80,9 +83,12 @@ def main() -> None:
             optimizer.step()
         return loss.detach()
 
+    sides = {"plain": by_pytorch(plain), "ours": ours}
+    if device.type == "cpu":
+        sides["ours, PyTorch's products"] = by_pytorch(ours)
     print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
-    print(f"loss: plain {plain().item():.6f}, ours {ours().item():.6f}")
-    found = compare({"plain": plain, "ours": ours}, int(options["repeats"]), device)
+    print("loss: " + ", ".join(f"{name} {side().item():.6f}" for name, side in sides.items()))
+    found = compare(sides, int(options["repeats"]), device)
     print("| side | pairs a second | peak, MiB | speed | memory |")
     print("|---|--:|--:|--:|--:|")
     for name, measured in found.items():
@@ -92,10 +98,20 @@ def main() -> None:
     if options["profile"] == "true":
         print("| side | encode | loss | backward | optimiser |")
         print("|---|--:|--:|--:|--:|")
-        for name, run in (("plain", plain), ("ours", ours)):
+        for name, run in sides.items():
             clock.parts = {}
             run()
             print(f"| {name} | {' | '.join(f'{1e3 * seconds:.0f} ms' for seconds in clock.parts.values())} |")
+
+
+def by_pytorch(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The step with all matrix products as PyTorch makes them by itself."""
+
+    def run() -> Tensor:
+        with mock.patch.object(products, "WORTH_IT", sys.maxsize):
+            return step()
+
+    return run
 
 
 class Clock:

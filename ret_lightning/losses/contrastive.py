@@ -63,6 +63,8 @@ class ContrastiveLoss(nn.Module):
 
     Attributes:
         check_finite: whether features that are not finite are an error here; otherwise they make the loss a NaN.
+        allow_empty: whether a batch may have no pair on any rank, as in training that leaves bad rows out; its loss is then
+            0, and so are its gradients. Otherwise that is an error.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ContrastiveLoss(nn.Module):
         self.backend = backend
         self.micro_batch = micro_batch
         self.check_finite = True
+        self.allow_empty = False
         log_temperature = torch.tensor(math.log(temperature))
         self.log_temperature = nn.Parameter(log_temperature) if learn_temperature else None
         self._temperature = temperature
@@ -94,16 +97,16 @@ class ContrastiveLoss(nn.Module):
     def forward(
         self, query: Tensor, passage: Tensor, labels: Tensor, passage_labels: Tensor | None = None
     ) -> ContrastiveOutput:
-        """The loss of this rank's share of a batch; without a pair on any rank it is 0, and so are its gradients.
+        """The loss of this rank's share of a batch.
 
         Args:
-            query: (B, k, d) normalised vectors of B queries, or (B, d) pooled ones; B may be 0 on some ranks or all.
+            query: (B, k, d) normalised vectors of B queries, or (B, d) pooled ones; B may be 0 on some ranks.
             passage: (P, k', d) or (P, d), P >= B: the positive of each query, in their order, then further passages.
             labels: (B,) int64, equal where two pairs have the same passage id, on whatever rank.
             passage_labels: (P,) likewise of the passages; None: there are no further ones, on any rank.
 
         Raises:
-            ValueError: if the shapes do not fit.
+            ValueError: if the shapes do not fit, or no rank has a pair and `allow_empty` is not set.
             UserError: if features are not finite, and `check_finite` is set.
         """
         if passage_labels is None:
@@ -119,6 +122,8 @@ class ContrastiveLoss(nn.Module):
         counts, passage_counts = row_counts(labels), row_counts(passage_labels)
         pairs = sum(counts)
         if pairs == 0:
+            if not self.allow_empty:
+                raise ValueError("ContrastiveLoss: the batch is empty, on every rank; leave it out, or set allow_empty")
             return self._of_nothing(query, passage)
         if query.dim() == 2:
             query, passage = query[:, None], passage[:, None]

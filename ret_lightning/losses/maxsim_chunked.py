@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ret_lightning.products import inner_products
+
 # Similarities a block. 2^20 float32 numbers are 4 MiB: what follows the matrix product finds them near the cores, and
 # the product is still large enough to run at nearly full speed.
 BLOCK_ELEMENTS = 1 << 20
@@ -99,6 +101,8 @@ def block_shape(n_query: int, len_query: int, n_passage: int, len_passage: int) 
 
 def _products(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
     """(n, m) inner products of rows, at least float32, in the buffer where the device can do it."""
+    if (similarities := inner_products(left, right)) is not None:
+        return similarities
     if left.dtype == buffer.dtype:
         return torch.mm(left, right.T, out=buffer[: len(left) * len(right)].view(len(left), len(right)))
     return torch.mm(left, right.T, out_dtype=buffer.dtype)

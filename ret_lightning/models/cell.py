@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
+from ret_lightning.models.attention import Attention
 from ret_lightning.models.gates import Gate, Openings
 from ret_lightning.models.states import ModalityStates
+from ret_lightning.products import Linear
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -67,8 +69,8 @@ class RetCell(nn.Module):
                 f"model.num_tokens={num_tokens} is more than model.hidden_size={hidden_size}, the rows of the position table"
             )
 
-        def attention(bias: bool) -> nn.MultiheadAttention:
-            return nn.MultiheadAttention(hidden_size, num_heads, dropout=attention_dropout, bias=bias, batch_first=True)
+        def attention(bias: bool) -> Attention:
+            return Attention(hidden_size, num_heads, attention_dropout, bias)
 
         self.register_buffer("positions", sinusoidal_table(num_tokens, hidden_size)[None])
         self.state_norm = nn.LayerNorm(hidden_size)
@@ -80,10 +82,10 @@ class RetCell(nn.Module):
         self.gate = gate
         self.mlp_norm = nn.LayerNorm(hidden_size)
         self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, intermediate_size),
+            Linear(hidden_size, intermediate_size),
             nn.Dropout(dropout),
             ACTIVATIONS[activation](),
-            nn.Linear(intermediate_size, hidden_size),
+            Linear(intermediate_size, hidden_size),
             nn.Dropout(dropout),
         )
         self.unused_norm = UnusedNorm(hidden_size)
@@ -101,7 +103,7 @@ class RetCell(nn.Module):
         """
         x = state + self.positions
         z = self.state_norm(x)
-        residual = x + self.self_attention(z, z, z, need_weights=False)[0]
+        residual = x + self.self_attention(z, z)
         h_text = _read(self.text_attention, z, text, self.text_norm(text.values))
         h_image = _read(self.image_attention, z, image, self.image_norm(image.values))
         openings = self.gate.openings(h_text, h_image, text.present, image.present)
@@ -121,15 +123,15 @@ class UnusedNorm(nn.Module):
         self.register_buffer("bias", torch.zeros(hidden_size))
 
 
-def _read(attention: nn.MultiheadAttention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
+def _read(attention: Attention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
     """Cross-attention of the rows that have the modality, (N, k, H); 0 in the others."""
     if len(source.rows) == 0:
         # No row has the modality, or there is no row. Attention of nothing has no gradient; a product with 0 gives the
         # parameters one, of zeros, so that DDP does not wait for it.
         return z.new_zeros(z.shape) + 0 * (values.sum() + sum(p.sum() for p in attention.parameters()))
     if source.is_complete:
-        return attention(z, values, values, key_padding_mask=source.padding, need_weights=False)[0]
-    read = attention(z[source.rows], values, values, key_padding_mask=source.padding, need_weights=False)[0]
+        return attention(z, values, source.padding)
+    read = attention(z[source.rows], values, source.padding)
     return z.new_zeros(z.shape, dtype=read.dtype).index_copy(0, source.rows, read)
 
 

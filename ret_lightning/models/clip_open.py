@@ -22,6 +22,7 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.backbone import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
 from ret_lightning.models.pretrained import no_weights
+from ret_lightning.products import multiply_by_products
 
 # The names of modules and parameters here and in a checkpoint: outside the blocks, and in a block.
 _NAMES = {
@@ -64,6 +65,7 @@ class _OpenClipStack(BlockStack):
 
     def __init__(self, transformer: Transformer, **sizes: int) -> None:
         super().__init__()
+        multiply_by_products(transformer)
         self.transformer = transformer
         self.width = transformer.width
         self.num_blocks = transformer.layers

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.registry import subclasses
+from ret_lightning.products import Linear
 
 
 @dataclass
@@ -101,10 +102,10 @@ class LSTMGate(Gate):
 
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__(hidden_size, input_bias, forget_bias, tanh)
-        self.text_input = nn.Linear(hidden_size, hidden_size)
-        self.image_input = nn.Linear(hidden_size, hidden_size)
-        self.text_forget = nn.Linear(hidden_size, hidden_size)
-        self.image_forget = nn.Linear(hidden_size, hidden_size)
+        self.text_input = Linear(hidden_size, hidden_size)
+        self.image_input = Linear(hidden_size, hidden_size)
+        self.text_forget = Linear(hidden_size, hidden_size)
+        self.image_forget = Linear(hidden_size, hidden_size)
 
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
         forget = _forget_opening(self, text, image, text_mask, image_mask)
@@ -125,8 +126,8 @@ class NoForgetGate(Gate):
 
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__(hidden_size, input_bias, forget_bias, tanh)
-        self.text_input = nn.Linear(hidden_size, hidden_size)
-        self.image_input = nn.Linear(hidden_size, hidden_size)
+        self.text_input = Linear(hidden_size, hidden_size)
+        self.image_input = Linear(hidden_size, hidden_size)
 
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
         return Openings(torch.ones_like(text_mask), *_input_openings(self, text, image, text_mask, image_mask))
@@ -146,8 +147,8 @@ class NoInputGate(Gate):
 
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__(hidden_size, input_bias, forget_bias, tanh)
-        self.text_forget = nn.Linear(hidden_size, hidden_size)
-        self.image_forget = nn.Linear(hidden_size, hidden_size)
+        self.text_forget = Linear(hidden_size, hidden_size)
+        self.image_forget = Linear(hidden_size, hidden_size)
 
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
         forget = _forget_opening(self, text, image, text_mask, image_mask)
@@ -187,8 +188,8 @@ class CoupledGate(Gate):
 
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__(hidden_size, input_bias, forget_bias, tanh)
-        self.text_forget = nn.Linear(hidden_size, hidden_size)
-        self.image_forget = nn.Linear(hidden_size, hidden_size)
+        self.text_forget = Linear(hidden_size, hidden_size)
+        self.image_forget = Linear(hidden_size, hidden_size)
 
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
         forget = _forget_opening(self, text, image, text_mask, image_mask)
@@ -209,10 +210,10 @@ class ScalarGate(Gate):
 
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__(hidden_size, input_bias, forget_bias, tanh)
-        self.text_input = nn.Linear(hidden_size, 1)
-        self.image_input = nn.Linear(hidden_size, 1)
-        self.text_forget = nn.Linear(hidden_size, 1)
-        self.image_forget = nn.Linear(hidden_size, 1)
+        self.text_input = Linear(hidden_size, 1)
+        self.image_input = Linear(hidden_size, 1)
+        self.text_forget = Linear(hidden_size, 1)
+        self.image_forget = Linear(hidden_size, 1)
 
     def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
         forget = _forget_opening(self, text, image, text_mask, image_mask)

@@ -13,6 +13,7 @@ from ret_lightning.models.cell import RetCell
 from ret_lightning.models.layers import LayerPlan
 from ret_lightning.models.openings import OpeningMeans, RowOpenings
 from ret_lightning.models.states import ModalityStates
+from ret_lightning.products import Linear
 
 
 class RetTower(nn.Module):
@@ -50,10 +51,10 @@ class RetTower(nn.Module):
         self.vision_backbone = backbone.vision
         tokens, hidden_size = cells[0].num_tokens, cells[0].hidden_size
         self.start = nn.Parameter(torch.randn(1, tokens, hidden_size) * 0.2)
-        self.text_adapters = nn.ModuleList(nn.Linear(backbone.text.width, hidden_size) for _ in plan.text)
-        self.image_adapters = nn.ModuleList(nn.Linear(backbone.vision.width, hidden_size) for _ in plan.vision)
+        self.text_adapters = nn.ModuleList(Linear(backbone.text.width, hidden_size) for _ in plan.text)
+        self.image_adapters = nn.ModuleList(Linear(backbone.vision.width, hidden_size) for _ in plan.vision)
         self.cells = nn.ModuleList(cells)
-        self.output = nn.Linear(hidden_size, output_size, bias=False) if output_size else nn.Identity()
+        self.output = Linear(hidden_size, output_size, bias=False) if output_size else nn.Identity()
 
     @property
     def output_size(self) -> int:

@@ -65,6 +65,7 @@ class RetModule(LightningModule):
         self.backbone_learning_rate_scale = backbone_learning_rate_scale
         self.on_nonfinite = on_nonfinite
         loss.check_finite = on_nonfinite == "stop"
+        loss.allow_empty = True  # where all rows of a batch are bad and left out; the step is left out then
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._pairs = 0  # of this step, which may be of several batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ RUNS = {
         ["passages=3000", "queries=5", "k=4", "d=16", "threads=1", "folder=here", "plot=plot.png"],
         2 + 1 + 5 + 2 + 4,
     ),
-    "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 2 + 2 + 2),
+    "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 3 + 2 + 3),
+    "products.py": (["shapes=8x4x6,40x30x20", "repeats=1"], 2 + 2),
 }
 NO_SCRIPTS = {"clustered_embeddings.py", "measure.py", "plaid_side.py", "published_way.py", "random_model.py"}
 
@@ -40,6 +42,8 @@ def test_it_prints_its_table(script: str, tmp_path: Path) -> None:
     assert len({line.count("|") for line in table[:3]}) == 1
     if "plot=plot.png" in options:
         assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    if script == "step.py":  # both ways compute the same
-        plain, ours = done.stdout.split("loss: plain ")[1].splitlines()[0].split(", ours ")
-        assert float(plain) == pytest.approx(float(ours), abs=1e-5)
+    if script == "step.py":  # all sides compute the same
+        line = next(line for line in done.stdout.splitlines() if line.startswith("loss: "))
+        losses = [float(loss) for loss in re.findall(r" (\d+\.\d+)", line)]
+        assert len(losses) == 3
+        assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)

@@ -172,6 +172,9 @@ def test_ranks_together_are_one_rank(sizes: list[int], symmetric: bool, tmp_path
 def test_of_no_pair_there_is_no_loss(symmetric: bool) -> None:
     query, passage = features(4)
     loss = ContrastiveLoss(symmetric, learn_temperature=True)
+    with pytest.raises(ValueError, match="the batch is empty, on every rank; leave it out, or set allow_empty"):
+        loss(query[:0], passage[:0], torch.arange(0))
+    loss.allow_empty = True  # as in training that leaves bad rows out
     output = loss(query[:0], passage[:0], torch.arange(0))
     assert (float(output.loss.detach()), output.pairs) == (0, 0)
     output.loss.backward()  # DDP waits for every gradient

@@ -1,0 +1,71 @@
+"""Matrix products of float32 on a CPU: `ret_lightning.products.linear` against `torch.nn.functional.linear`, both passes.
+
+    python experiments/benchmarks/products.py
+    python experiments/benchmarks/products.py shapes=256x1024x4096,64x64x64 repeats=50
+
+A shape is rows x inputs x outputs; the default ones are those of the cell at H = 1024 with 8 pairs, of ViT-B/32's text blocks,
+of the demo's small model, and one too small to be worth it. All sides run alternately in one process; rates are of the
+forward pass and of both (the backward pass has two products of the same size).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from measure import compare
+from torch import Tensor
+from torch.nn.functional import linear as pytorch_linear
+
+from ret_lightning.products import linear
+
+OPTIONS = {
+    "shapes": "512x1024x1024,512x1024x4096,512x4096x1024,1232x512x1024,1024x512x2048,1536x128x512,64x64x64",
+    "repeats": "20",
+}
+Function = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def main() -> None:
+    options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
+    capability = torch.backends.cpu.get_cpu_capability()
+    print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()} {capability}")
+    print("| rows x inputs x outputs | PyTorch, GFLOP/s | ours | speed | both passes, PyTorch | ours | speed |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for shape in options["shapes"].split(","):
+        rows, inputs, outputs = map(int, shape.split("x"))
+        random = torch.Generator().manual_seed(0)
+        x, weight, bias = (
+            torch.randn(size, generator=random, requires_grad=True)
+            for size in ((rows, inputs), (outputs, inputs), (outputs,))
+        )
+        grad = torch.randn(rows, outputs, generator=random)
+        calls = max(1, 10**9 // (2 * rows * inputs * outputs))  # so that a run takes some milliseconds
+        sides: dict[str, Callable[[], object]] = {}
+        for name, function in (("pytorch", pytorch_linear), ("ours", linear)):
+            sides[f"{name} forward"] = partial(forward, function, x, weight, bias, calls)
+            sides[name] = partial(both, function, x, weight, bias, grad, calls)
+        found = compare(sides, int(options["repeats"]), torch.device("cpu"))
+        cells = []
+        for suffix, products in ((" forward", 1), ("", 3)):
+            operations = 2 * rows * inputs * outputs * products * calls
+            theirs, own = (operations / found[f"{name}{suffix}"].seconds / 1e9 for name in ("pytorch", "ours"))
+            cells += [f"{theirs:.0f}", f"{own:.0f}", f"{own / theirs:.2f}"]
+        print(f"| {shape} | {' | '.join(cells)} |", flush=True)
+
+
+@torch.no_grad()
+def forward(function: Function, x: Tensor, weight: Tensor, bias: Tensor, calls: int) -> None:
+    for _ in range(calls):
+        function(x, weight, bias)
+
+
+def both(function: Function, x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor, calls: int) -> None:
+    for _ in range(calls):
+        torch.autograd.grad(function(x, weight, bias), (x, weight, bias), grad)
+
+
+if __name__ == "__main__":
+    main()

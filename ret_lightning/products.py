@@ -1,0 +1,106 @@
+"""Matrix products of float32 on a CPU, by the faster of the two libraries that PyTorch carries.
+
+PyTorch multiplies float32 matrices by MKL, which leaves the AVX-512 units of AMD's processors idle. oneDNN, which PyTorch
+ships beside it for convolutions and bfloat16, uses them: twice the rate on a Zen 5 (experiments/benchmarks/products.py). The
+operator called here is the one that `torch.compile` emits for linear layers on a CPU.
+
+Everything else (GPUs, other dtypes, autocast, small matrices, other processors) goes PyTorch's own way, and so does all of
+it under `torch.backends.mkldnn.flags(enabled=False)`. Both ways sum in float32, in another order; either gives the same bits
+every time.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Multiplications below which oneDNN's preparation of a call costs more than its speed gains, measured on one and two threads.
+WORTH_IT = 1 << 22
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, multiplied by `linear`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight, self.bias)
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """inputs @ weight.T + bias, as `torch.nn.functional.linear`, differentiable once.
+
+    Args:
+        inputs: (..., n), floating point.
+        weight: (m, n), same dtype.
+        bias: (m,), same dtype.
+
+    Returns:
+        (..., m).
+    """
+    if _is_served(inputs, weight) and (bias is None or bias.dtype == torch.float32):
+        return _Linear.apply(inputs, weight, bias)
+    return nn.functional.linear(inputs, weight, bias)
+
+
+def inner_products(left: Tensor, right: Tensor) -> Tensor | None:
+    """(n, m) inner products of the rows of (n, d) and (m, d), without gradients; None where PyTorch's own way is as good."""
+    return _multiply(left, right) if _is_served(left, right) else None
+
+
+def multiply_by_products(module: nn.Module) -> None:
+    """Has all `torch.nn.Linear` below a module multiply by `linear`, in place; names, weights and types' tests stay."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _multiply(inputs, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+        grads: list[Tensor | None] = [None, None, None]
+        if of_inputs:
+            grads[0] = _multiply(grad, weight.T)
+        rows = grad.reshape(-1, grad.shape[-1])
+        if of_weight:
+            grads[1] = _multiply(rows.T, inputs.reshape(-1, inputs.shape[-1]).T)
+        if of_bias:
+            grads[2] = rows.sum(dim=0)
+        return tuple(grads)
+
+
+def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+
+def _is_served(left: Tensor, right: Tensor) -> bool:
+    return (
+        left.device.type == "cpu" == right.device.type
+        and left.dtype == torch.float32 == right.dtype
+        and left.numel() * len(right) >= WORTH_IT
+        and not torch.compiler.is_compiling()  # the compiler chooses for itself
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.enabled
+        and _is_there()
+    )
+
+
+@lru_cache(maxsize=1)
+def _is_there() -> bool:
+    """Whether this processor has what oneDNN is better at, and this PyTorch has the operator, which is not public."""
+    if not torch.backends.mkldnn.is_available() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    try:
+        product = _multiply(torch.full((2, 3), 2.0), torch.ones(4, 3), torch.ones(4))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.equal(product, torch.full((2, 4), 7.0))

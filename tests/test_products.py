@@ -1,0 +1,138 @@
+"""Products by oneDNN: those of float64 arithmetic, differentiable, the same every time, and only where they are meant to be."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ret_lightning import products
+from ret_lightning.products import Linear, inner_products, linear, multiply_by_products
+
+here = pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
+# Just above what is worth it, and some with more axes.
+SHAPES = [((300, 130), 120), ((2, 2100), 1030), ((5, 60, 130), 120), ((2, 3, 50, 130), 120)]
+
+
+def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=random, requires_grad=True) for shape in shapes]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that oneDNN is asked to multiply."""
+    seen: list[tuple[int, ...]] = []
+    real = products._multiply
+
+    def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+        seen.append((*left.shape, len(right)))
+        return real(left, right, bias)
+
+    products._is_there()  # tries a product of its own, once
+    monkeypatch.setattr(products, "_multiply", multiply)
+    return seen
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(("shape", "outputs"), SHAPES)
+def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], outputs: int, with_bias: bool) -> None:
+    x, weight, bias = drawn(shape, (outputs, shape[-1]), (outputs,))
+    inputs = (x, weight, bias) if with_bias else (x, weight)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    result, wanted = linear(*inputs), nn.functional.linear(*exact)
+    (weights,) = drawn(tuple(result.shape))
+    found = torch.autograd.grad(result, inputs, weights)
+    expected = torch.autograd.grad(wanted, exact, weights.double())
+    for got, want in zip((result, *found), (wanted, *expected), strict=True):
+        assert got.dtype == torch.float32
+        assert got.shape == want.shape
+        assert (got - want).abs().max() <= 2e-6 * want.abs().max()
+
+
+@here
+def test_only_what_is_asked_for_is_computed(calls: list[tuple[int, ...]]) -> None:
+    x, weight = drawn((300, 130), (120, 130))
+    linear(x, weight.detach()).sum().backward()
+    assert calls == [(300, 130, 120), (300, 120, 130)]
+    assert weight.grad is None
+    calls.clear()
+    linear(x.detach(), weight).sum().backward()
+    assert calls == [(300, 130, 120), (120, 300, 130)]
+
+
+@here
+def test_strided_inputs_are_taken_as_they_are(calls: list[tuple[int, ...]]) -> None:
+    x, weight = drawn((130, 300), (130, 240))
+    left, right = x.T, weight.T[::2]
+    result = linear(left, right)
+    assert calls
+    torch.testing.assert_close(result, (left.double() @ right.double().T).float(), atol=1e-4, rtol=1e-5)
+
+
+@here
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_bits_every_time(threads: int, calls: list[tuple[int, ...]]) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        results = []
+        for _ in range(3):
+            x, weight, bias = drawn((700, 130), (120, 130), (120,))
+            result = linear(x, weight, bias)
+            result.square().sum().backward()
+            results.append((result.detach(), x.grad, weight.grad, bias.grad))
+    finally:
+        torch.set_num_threads(before)
+    assert calls
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@here
+def test_the_rest_goes_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
+    x, weight, bias = drawn((300, 130), (120, 130), (120,))
+
+    def same(*inputs: Tensor) -> bool:
+        return torch.equal(linear(*inputs), nn.functional.linear(*inputs))
+
+    assert same(x[:20], weight)  # small
+    assert same(x.double(), weight.double())
+    assert same(x.bfloat16(), weight.bfloat16())
+    assert linear(x.to("meta"), weight.to("meta")).shape == (300, 120)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert same(x, weight, bias)
+    assert calls == []
+    assert inner_products(x[:20], weight) is None
+    linear(x, weight, bias)
+    assert calls == [(300, 130, 120)]
+
+
+@here
+def test_inner_products() -> None:
+    left, right = drawn((300, 130), (120, 130))
+    found = inner_products(left.detach(), right.detach())
+    torch.testing.assert_close(found, (left.double() @ right.double().T).float(), atol=1e-4, rtol=1e-5)
+
+
+def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    other = nn.Sequential(nn.Linear(130, 120), nn.GELU(), nn.Sequential(nn.Linear(120, 130, bias=False)))
+    ours = copy.deepcopy(other)
+    multiply_by_products(ours)
+    assert [type(part) for part in ours.modules() if isinstance(part, nn.Linear)] == [Linear, Linear]
+    assert list(ours.state_dict()) == list(other.state_dict())
+    (x,) = drawn((300, 130))
+    torch.testing.assert_close(ours(x), other(x), atol=1e-5, rtol=1e-5)
+    assert len(calls) == (2 if products._is_there() else 0)
+
+
+def test_compiled_code_holds_no_call_of_ours(calls: list[tuple[int, ...]]) -> None:
+    x, weight, bias = drawn((300, 130), (120, 130), (120,))
+    compiled = torch.compile(linear, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, weight, bias), nn.functional.linear(x, weight, bias))
+    assert calls == []
