@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "experiments/benchmarks"
 RUNS = {
     "loader.py": (["rows=300", "pictures=24", "side=48", "batch=8"], 2 + 6 + 2 + 2 + 2 + 2),
     "encode_missing_modalities.py": (["backbone=tiny", "rows=2", "repeats=1"], 2 + 7),
-    "maxsim.py": (["sizes=6,9", "k=3,5", "d=8,16", "repeats=1", "plot=plot.png"], 2 + 2 * 4),
+    "maxsim.py": (["sizes=6,9", "k=3,5", "d=8,16", "repeats=1", "plot=plot.png", "others=true"], 2 + 4 * 4),
     "contrastive.py": (["model=small", "pairs=6", "pieces=2,4", "repeats=1", "plot=plot.png"], 2 + 3),
     "images.py": (["sizes=90x70,120x100", "images=2", "repeats=1"], 2 + 2 * 6),
     "retrieval.py": (
