@@ -142,12 +142,11 @@ def _build(
     version = 1 if before is None else before.version + 1
     at = folder / f"v{version}"
     kept = () if before is None else before.embeddings.ids
-    tower = retriever.passage_tower
     share = _Share(
         at / EMBEDDINGS,
         None if before is None else folder,
         [*kept, *(p.passage_id for p in passages)],
-        (1 if tower.pooled else tower.start.shape[1], tower.output_size),
+        retriever.passage_tower.row_shape,
         model,
         passages,
         config,
