@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from omegaconf import DictConfig
 from ret_lightning.config.build import build
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.lineage import end_with
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.index import Index
@@ -182,7 +181,8 @@ def _build(
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+    # With their parent the lock on the folder is gone.
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -191,17 +191,6 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown()
-
-
-def _end_with(parent: int) -> None:
-    """Has this process end when its parent is gone, whose lock on the folder is gone with it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"output_dir={folder}: another process is training there; wait for it, or choose another folder"
+                f"output_dir={folder}: another process is at work there; wait for it, or choose another folder"
             ) from error
         except OSError:  # a file system that knows no locks
             log.debug("%s cannot be locked", lock)
