@@ -323,8 +323,8 @@ def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
             if key == "fingerprint":
                 key = "checkpoint fingerprint"
             if key == "config":
-                key = next((k for k in wanted if found.get(k) != wanted[k]), "config")
-                found, wanted = (values.get(key, values) for values in (found, wanted))
+                key = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
+                found, wanted = found.get(key), wanted.get(key)
             what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
             raise DataError(f"{folder}: holds a store with {what}; delete it or choose another folder")
 
