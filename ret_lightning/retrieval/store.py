@@ -35,6 +35,7 @@ from ret_lightning.retrieval.store_plan import (
     PARTS,
     PLAN,
     StorePlan,
+    check_same,
     note,
     read_json,
     read_plan,
@@ -86,7 +87,8 @@ class EmbeddingStore:
             dtype: of the numbers on disk.
 
         Raises:
-            DataError: if another store is in the folder, or files that are none of a store's.
+            AnotherStore: if another store is in the folder.
+            DataError: if files that are none of a store's are.
             ValueError: on ids or shapes that `Embeddings` would refuse, or another dtype.
         """
         if dtype not in DTYPES:
@@ -109,7 +111,7 @@ class EmbeddingStore:
         if found:
             before = read_plan(folder, found[0])
             plan = replace(plan, part_rows=before.part_rows)
-            _check_same(folder, before, plan)
+            check_same(folder, before, plan)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
             if others := sorted(names - {plan.vectors_file, IDS, PARTS}):
@@ -314,19 +316,6 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))
     return _MappedEmbeddings(ids, vectors, mapped, opened)
-
-
-def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
-    for key, wanted in asdict(plan).items():
-        found = getattr(before, key)
-        if found != wanted:
-            if key == "fingerprint":
-                key = "checkpoint fingerprint"
-            if key == "config":
-                key = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
-                found, wanted = found.get(key), wanted.get(key)
-            what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
-            raise DataError(f"{folder}: holds a store with {what}; delete it or choose another folder")
 
 
 def _ids_are(folder: Path, plan: StorePlan) -> bool:

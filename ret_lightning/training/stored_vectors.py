@@ -24,13 +24,14 @@ from torch import Tensor
 from ret_lightning.data.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.sampling import evaluation_batches
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.losses.gather import rank, world_size
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.fingerprint import fingerprint
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
 from ret_lightning.retrieval.saving import index_like, settings_of
 from ret_lightning.retrieval.store import StoreInProgress, StoreWriter
+from ret_lightning.retrieval.store_plan import AnotherStore
 from ret_lightning.training.meeting import Meeting
 from ret_lightning.training.vectors import EncodedSubset
 
@@ -161,15 +162,21 @@ class StoredVectors:
         self, subset: EvaluationSubset, side: str, rows: Sequence[Passage] | Sequence[Query], batch_size: int
     ) -> StoreInProgress:
         ids = [row.passage_id for row in rows] if side == PASSAGES else distinct_ids(rows)
-        return EmbeddingStore.create(
-            self.folder / subset.name / side,
-            ids,
-            self._shapes[side],
-            self._fingerprint,
-            {"split": subset.split, **self._made_with, "texts and images": _digest(rows)},
-            dtype=DTYPES[side],
-            batch_rows=batch_size,
-        )
+        try:
+            return EmbeddingStore.create(
+                self.folder / subset.name / side,
+                ids,
+                self._shapes[side],
+                self._fingerprint,
+                {"split": subset.split, **self._made_with, "texts and images": _digest(rows)},
+                dtype=DTYPES[side],
+                batch_rows=batch_size,
+            )
+        except AnotherStore as error:
+            raise DataError(
+                f"{self.folder}: holds {side} of {subset.name} from another evaluation, with {error.difference}; delete this "
+                "folder, or choose another output_dir"
+            ) from None
 
 
 class _StoredSubset(EncodedSubset):

@@ -204,14 +204,16 @@ def test_another_checkpoint_or_pool_is_refused(
     file = corpus / "jsonl/m2kr/passages/wit_passages_test.jsonl"
     file.write_text(file.read_text().replace("Fact 1:", "Fact one:"))
     for change, message in (
-        (f"checkpoint={tmp_path / 'other'}", "holds a store with checkpoint fingerprint"),
-        (f"data.root={corpus}", "holds a store with texts and images"),
-        ("split=val", "holds a store with split 'test', not 'val'"),
+        (f"checkpoint={tmp_path / 'other'}", "checkpoint fingerprint"),
+        (f"data.root={corpus}", "texts and images"),
+        ("split=val", "split 'test', not 'val'"),
     ):
         assert call("evaluate", *options(trained, folder, change)) == 1
         said = capsys.readouterr().err
-        assert f"ret-evaluate: {folder}/embeddings/wit/passages: {message}" in said
-        assert "delete it or choose another folder" in said
+        assert (
+            f"ret-evaluate: {folder}/embeddings: holds passages of wit from another evaluation, with {message}" in said
+        )
+        assert "delete this folder, or choose another output_dir" in said
         assert "Traceback" not in said
         assert embeddings(folder) == before
     # What ret-export makes of a checkpoint is the same model.
