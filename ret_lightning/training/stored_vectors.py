@@ -29,7 +29,7 @@ from ret_lightning.losses.gather import rank, world_size
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.fingerprint import fingerprint
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
-from ret_lightning.retrieval.saving import index_like, settings_of
+from ret_lightning.retrieval.saving import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store import StoreInProgress, StoreWriter
 from ret_lightning.retrieval.store_plan import AnotherStore
 from ret_lightning.training.meeting import Meeting
@@ -192,8 +192,8 @@ class _StoredSubset(EncodedSubset):
         self._meeting = meeting
 
     def index_of_all(self, index: Index) -> Index:
-        """The first rank builds it of the mapped store and saves it, and all load it."""
-        if world_size() == 1:
+        """The first rank builds it of the mapped store and saves it, and all load it; one of no known kind is built by each."""
+        if world_size() == 1 or type(index).__name__ not in KINDS:
             index.build(self._passages)
             return index
         if rank() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
+from ret_lightning.retrieval.store import StoreWriter
+from ret_lightning.training.process import alone_in
 from tests.commands.conftest import Trained
 from tests.commands.test_evaluate import contents, evaluate
 from tests.data.folder import PASSAGES, SUBSETS, passage, query
@@ -219,6 +223,35 @@ def test_another_checkpoint_or_pool_is_refused(
     # What ret-export makes of a checkpoint is the same model.
     assert call("evaluate", *options(trained, folder, f"checkpoint={trained.exported}")) == 0
     assert "5 of 12 passages are encoded already" in log_of(folder)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(
+    trained: Trained, undisturbed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    folder, write = tmp_path / "full", StoreWriter._write
+
+    def full(self: StoreWriter, part: int, numbers: np.ndarray) -> None:
+        if self._plan.dtype == "float32":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, part, numbers)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_write", full)
+        assert call("evaluate", *options(trained, folder)) == 1
+    said = capsys.readouterr().err
+    assert f"ret-evaluate: output_dir={folder}: No space left on device; make room: what was encoded is kept" in said
+    assert "Traceback" not in said
+    assert call("evaluate", *options(trained, folder)) == 0
+    assert "wit: 12 of 12 passages are encoded already" in log_of(folder)
+    assert contents(folder) == contents(undisturbed)
+
+
+def test_two_at_once_do_not_write_into_one_folder(
+    trained: Trained, tmp_path: Path, call, capsys: pytest.CaptureFixture
+) -> None:
+    with alone_in(tmp_path / "taken"):
+        assert call("evaluate", *options(trained, tmp_path / "taken")) == 1
+    assert "another process is at work there; wait for it" in capsys.readouterr().err
 
 
 def test_a_limit_is_of_all_rows(trained: Trained, killed: Path, tmp_path: Path, call) -> None:
