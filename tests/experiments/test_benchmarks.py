@@ -19,6 +19,7 @@ RUNS = {
         ["passages=3000", "queries=5", "k=4", "d=16", "threads=1", "folder=here", "plot=plot.png"],
         2 + 1 + 5 + 2 + 4,
     ),
+    "evaluation.py": (["passages=300", "queries=5", "k=2", "d=8", "batch=16"], 2 + 4),
     "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 2 + 2 + 2),
 }
 NO_SCRIPTS = {"clustered_embeddings.py", "measure.py", "plaid_side.py", "published_way.py", "random_model.py"}
