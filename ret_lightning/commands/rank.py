@@ -5,11 +5,13 @@ COMMAND is `train` or `evaluate`.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import UserError
+from ret_lightning.lineage import end_with
 
 
 def main() -> None:
@@ -18,8 +20,12 @@ def main() -> None:
     config = OmegaConf.load(file)
     try:
         if command == "evaluate":
+            from ret_lightning.training.ranks import PARENT_VARIABLE
             from ret_lightning.training.standalone import evaluate
 
+            # While rows are encoded no rank waits for another, so this one would not notice that the first one was killed, and
+            # would go on beside those that the same command, given again, has started.
+            end_with(int(os.environ[PARENT_VARIABLE]))
             evaluate(config)
         else:
             from ret_lightning.training.run import train

@@ -107,6 +107,7 @@ class EvaluateConfig:
 
     checkpoint: str
     output_dir: str
+    keep_embeddings: bool
     split: Literal["test", "val"]
     seed: int
     data: Any

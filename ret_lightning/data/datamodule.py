@@ -25,7 +25,7 @@ from ret_lightning.data.m2kr import (
     sampled_pool,
 )
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
-from ret_lightning.data.sampling import RankRows
+from ret_lightning.data.sampling import dealt, never_idle
 from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
@@ -147,6 +147,7 @@ class M2KRDataModule(LightningDataModule):
         self._train: TrainingSet | None = None
         self._next_batch = {"epoch": 0, "batch": 0}
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
 
     def prepare_data(self) -> None:
         """On one process a machine: fills the caches (Arrow copy, subsets of rows, image archives) that the others read."""
@@ -200,12 +201,33 @@ class M2KRDataModule(LightningDataModule):
         self._next_batch = dict(state_dict)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Two loaders a subset, its pool and then its queries; each row on one rank."""
-        return self._evaluation_loaders("val")
+        """Two loaders a subset, its pool and then its queries; each row on one rank, but see `never_idle`."""
+        return self.evaluation_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader]:
         """As `val_dataloader`, for the test split."""
-        return self._evaluation_loaders("test")
+        return self.evaluation_loaders("test")
+
+    def evaluation_loaders(self, split: Split, batches: list[list[list[int]]] | None = None) -> list[DataLoader]:
+        """The loaders of a split, two a subset, its pool and then its queries.
+
+        Args:
+            split: one that is set up.
+            batches: of each loader the batches of this rank, each a list of rows; None: this rank's share of all.
+        """
+        read_image = self._read_image()
+        files = [(subset.name, rows) for subset in self._evaluation[split] for rows in (subset.pool, subset.queries)]
+        if batches is None:
+            batches = dealt([len(rows) for _, rows in files], self.eval_batch_size, *self._rank_and_world())
+        return [
+            DataLoader(
+                EvaluationRows(rows, read_image, name, self.on_bad_row),
+                batch_sampler=own,
+                collate_fn=self.collate.evaluation,
+                **self._loading(),
+            )
+            for (name, rows), own in zip(files, never_idle(batches), strict=True)
+        ]
 
     def _read_image(self) -> ImageReader:
         return ImageReader(self.files.image_source(), self.image_transform, self.max_image_pixels)
@@ -278,22 +300,6 @@ class M2KRDataModule(LightningDataModule):
                     f"there are: {', '.join(found)}"
                 )
         return self.subset_names
-
-    def _evaluation_loaders(self, split: Split) -> list[DataLoader]:
-        read_image = self._read_image()
-        loaders = []
-        for subset in self._evaluation[split]:
-            for rows in (subset.pool, subset.queries):
-                loaders.append(
-                    DataLoader(
-                        EvaluationRows(rows, read_image, subset.name, self.on_bad_row),
-                        sampler=RankRows(len(rows), *self._rank_and_world()),
-                        batch_size=self.eval_batch_size,
-                        collate_fn=self.collate.evaluation,
-                        **self._loading(),
-                    )
-                )
-        return loaders
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -158,23 +158,37 @@ class GlobalBatches(EpochBatches):
         return [numbers[codes == code] for code in np.unique(codes)]
 
 
-class RankRows(Sampler[int]):
-    """Every world_size-th row, in order: each row on exactly one rank, none twice.
+def evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
+    """Rows of an evaluation file in batches: the same rows in the same batches, whoever encodes them, and with what else.
+
+    The last bits of a row's vectors depend on the company that it is encoded in. So batches are cut from the whole file, and
+    ranks are dealt whole ones; a row then has the same vectors on any number of ranks, and after an interruption.
 
     Args:
-        rows: how many rows there are.
-        rank: of this process.
-        world_size: how many ranks.
+        rows: numbers of rows, ascending; perhaps not all of the file.
+        batch_size: most rows a batch.
+
+    Returns:
+        Batch after batch; of rows `batch_size * b` and on, those that are among `rows`, if any.
     """
+    return [list(batch) for _, batch in groupby(rows, key=lambda row: row // batch_size)]
 
-    def __init__(self, rows: int, rank: int = 0, world_size: int = 1) -> None:
-        self.range = range(rank, rows, world_size)
 
-    def __len__(self) -> int:
-        return len(self.range)
+def dealt(sizes: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[list[int]]]:
+    """A rank's batches of each of several files of so many rows: every batch of `evaluation_batches` on one rank.
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.range)
+    Each file begins with another rank, so that files of a single batch do not all fall to the first.
+    """
+    whole = [evaluation_batches(range(size), batch_size) for size in sizes]
+    return [batches[(rank - file) % world_size :: world_size] for file, batches in enumerate(whole)]
+
+
+def never_idle(batches: list[list[list[int]]]) -> list[list[list[int]]]:
+    """The batches of all loaders of a rank, with the first file's first row where there are none at all.
+
+    Lightning leaves an evaluation out, its end included, on a rank that has no batch, and the others would wait for it there.
+    """
+    return batches if any(batches) else [[[0]], *batches[1:]]
 
 
 class BatchCutter(Generic[T]):

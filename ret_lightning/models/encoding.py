@@ -99,9 +99,7 @@ def encode_pairs(
         closing(_in_batches(pairs, preparation.item, batch_size, num_workers)) as batches,
         tqdm(total=count, desc=f"encoding {PLURAL[side]}", unit="row", disable=not progress) as bar,
     ):
-        result = torch.empty(
-            count or 0, 1 if tower.pooled else tower.start.shape[1], tower.output_size, dtype=torch.float32
-        )
+        result = torch.empty(count or 0, *tower.row_shape, dtype=torch.float32)
         for items in batches:
             inputs = preparation.inputs(items).to(tower.start.device)
             with torch.inference_mode():

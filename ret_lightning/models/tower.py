@@ -61,6 +61,11 @@ class RetTower(nn.Module):
         """d, the size of a vector."""
         return self.output.out_features if isinstance(self.output, nn.Linear) else self.cells[0].hidden_size
 
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """(k, d), the shape of a row's vectors; k is 1 where `pooled`."""
+        return 1 if self.pooled else self.start.shape[1], self.output_size
+
     def forward(self, inputs: EncoderInput, means: OpeningMeans | RowOpenings | None = None) -> Tensor:
         """Encodes B rows.
 

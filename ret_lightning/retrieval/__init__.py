@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         positive_hits,
         unreachable,
     )
+    from ret_lightning.retrieval.replicated import gather_at, search_replicated, share_of
     from ret_lightning.retrieval.runs import read_qrels, read_ranking, read_run, write_qrels, write_run
     from ret_lightning.retrieval.sharded import search_sharded
     from ret_lightning.retrieval.store import EmbeddingStore
@@ -60,6 +61,7 @@ __all__ = [
     "count_positives",
     "count_relevant",
     "draw_sample",
+    "gather_at",
     "has_answers",
     "intervals",
     "judge",
@@ -70,7 +72,9 @@ __all__ = [
     "read_qrels",
     "read_ranking",
     "read_run",
+    "search_replicated",
     "search_sharded",
+    "share_of",
     "unreachable",
     "write_qrels",
     "write_run",
@@ -107,6 +111,7 @@ _HOMES = {
         "positive_hits",
         "unreachable",
     ),
+    "replicated": ("gather_at", "search_replicated", "share_of"),
     "runs": (
         "read_qrels",
         "read_ranking",

@@ -35,6 +35,7 @@ from ret_lightning.retrieval.store_plan import (
     PARTS,
     PLAN,
     StorePlan,
+    check_same,
     note,
     read_json,
     read_plan,
@@ -70,6 +71,7 @@ class EmbeddingStore:
         config: Mapping[str, Any] | None = None,
         part_rows: int | None = None,
         dtype: Literal["float16", "float32"] = "float16",
+        batch_rows: int = 1,
     ) -> StoreInProgress:
         """Begins a store, or goes on with one that was interrupted. All ranks may call it at the same time.
 
@@ -79,11 +81,14 @@ class EmbeddingStore:
             shape: (k, d).
             fingerprint: of the checkpoint.
             config: how the vectors are made; JSON.
-            part_rows: rows that are written, checked and continued as one; None for automatic.
+            part_rows: rows that are written, checked and continued as one; None for automatic. A store that is there already
+                keeps its own.
+            batch_rows: parts are made of whole batches of so many rows.
             dtype: of the numbers on disk.
 
         Raises:
-            DataError: if another store is in the folder, or files that are none of a store's.
+            AnotherStore: if another store is in the folder.
+            DataError: if files that are none of a store's are.
             ValueError: on ids or shapes that `Embeddings` would refuse, or another dtype.
         """
         if dtype not in DTYPES:
@@ -91,30 +96,33 @@ class EmbeddingStore:
         folder = Path(folder)
         Embeddings(ids, torch.zeros(1, *shape).expand(len(ids), -1, -1))  # checks ids and shape
         text = json.dumps(list(ids))
+        automatic = max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS)))
         plan = StorePlan(
             fingerprint=fingerprint,
             config=json.loads(json.dumps(config or {})),
             count=len(ids),
             vectors=shape[0],
             width=shape[1],
-            part_rows=part_rows or max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS))),
+            part_rows=part_rows or -(-automatic // batch_rows) * batch_rows,
             ids_sha256=sha256(text.encode()),
             dtype=dtype,
         )
-        before = [name for name in (MANIFEST, PLAN) if (folder / name).exists()]
-        if before:
-            _check_same(folder, read_plan(folder, before[0]), plan)
+        found = [name for name in (MANIFEST, PLAN) if (folder / name).exists()]
+        if found:
+            before = read_plan(folder, found[0])
+            plan = replace(plan, part_rows=before.part_rows)
+            check_same(folder, before, plan)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
             if others := sorted(names - {plan.vectors_file, IDS, PARTS}):
                 raise DataError(f"{folder}: holds {others[0]!r}, which is no part of a store; choose an empty folder")
-        if MANIFEST not in before:
-            write_text(folder / IDS, text)
-            write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
+        if MANIFEST not in found:
+            if PLAN not in found or not _ids_are(folder, plan):
+                write_text(folder / IDS, text)
+                write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
             (folder / PARTS).mkdir(exist_ok=True)
-            with open(
-                folder / plan.vectors_file, "ab"
-            ) as file:  # of full length from the start, without losing what is there
+            # Of full length from the start, without losing what is there.
+            with open(folder / plan.vectors_file, "ab") as file:
                 file.truncate(plan.count * plan.row_bytes)
         return StoreInProgress(folder, plan)
 
@@ -310,15 +318,11 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     return _MappedEmbeddings(ids, vectors, mapped, opened)
 
 
-def _check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
-    for key, wanted in asdict(plan).items():
-        found = getattr(before, key)
-        if found != wanted:
-            if key == "config":
-                key = next((k for k in wanted if found.get(k) != wanted[k]), "config")
-                found, wanted = (values.get(key, values) for values in (found, wanted))
-            what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
-            raise DataError(f"{folder}: holds a store with {what}; delete it or choose another folder")
+def _ids_are(folder: Path, plan: StorePlan) -> bool:
+    try:
+        return sha256((folder / IDS).read_bytes()) == plan.ids_sha256
+    except OSError:
+        return False
 
 
 def _torn(folder: Path, what: str) -> DataError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,37 @@ class StorePlan:
 
     def rows(self, part: int) -> range:
         return range(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
+
+
+class AnotherStore(DataError):
+    """A folder holds a store that is not the one that was wanted.
+
+    Args:
+        message: one line.
+        difference: what of it is another: `count 25, not 26`.
+    """
+
+    def __init__(self, message: str, difference: str) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+    def __reduce__(self) -> tuple[type[AnotherStore], tuple[str, str]]:
+        return type(self), (str(self), self.difference)
+
+
+def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
+    """Raises AnotherStore, naming the first difference, where the plan in a folder is not the one that is wanted."""
+    for key, wanted in asdict(plan).items():
+        found = getattr(before, key)
+        if found == wanted:
+            continue
+        if key == "fingerprint":
+            key = "checkpoint fingerprint"
+        if key == "config":
+            key = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
+            found, wanted = found.get(key), wanted.get(key)
+        what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
+        raise AnotherStore(f"{folder}: holds a store with {what}; delete it or choose another folder", what)
 
 
 def read_plan(folder: Path, name: str) -> StorePlan:

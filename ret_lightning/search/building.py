@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from omegaconf import DictConfig
 from ret_lightning.config.build import build
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.lineage import end_with
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.index import Index
@@ -142,12 +141,11 @@ def _build(
     version = 1 if before is None else before.version + 1
     at = folder / f"v{version}"
     kept = () if before is None else before.embeddings.ids
-    tower = retriever.passage_tower
     share = _Share(
         at / EMBEDDINGS,
         None if before is None else folder,
         [*kept, *(p.passage_id for p in passages)],
-        (1 if tower.pooled else tower.start.shape[1], tower.output_size),
+        retriever.passage_tower.row_shape,
         model,
         passages,
         config,
@@ -183,7 +181,8 @@ def _build(
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),))
+    # With their parent the lock on the folder is gone.
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -192,17 +191,6 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown()
-
-
-def _end_with(parent: int) -> None:
-    """Has this process end when its parent is gone, whose lock on the folder is gone with it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.errors import DataError, UserError
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.published_names import published_state
-from ret_lightning.models.published_writing import architecture
-
-PREPARATION = (("tokenizer", ("max_length",)), ("image_transform", ("size", "mean", "std")))
+from ret_lightning.models.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -25,7 +20,7 @@ class ModelIdentity:
     Attributes:
         source: the checkpoint: an absolute path, or a hub id.
         kind: `training` (of ret-train) or `published` (layout).
-        fingerprint: see `fingerprint`.
+        fingerprint: see `models.fingerprint`.
     """
 
     source: str
@@ -77,28 +72,3 @@ def open_model(checkpoint: str) -> tuple[RetRetriever, ModelIdentity]:
     path = (file or Path(checkpoint).expanduser()).absolute()
     source = str(path) if path.exists() else checkpoint
     return retriever, ModelIdentity(source, "published" if file is None else "training", fingerprint(retriever))
-
-
-def fingerprint(retriever: RetRetriever) -> str:
-    """32 hexadecimal digits that change with any weight, with the architecture, and with how texts and images are prepared.
-
-    A training checkpoint and what ret-export makes of it have the same one.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    settings: dict[str, Any] = {
-        f"{side}.{part}.{name}": getattr(getattr(tower, part), name, None)
-        for side, tower in (("query", retriever.query_tower), ("passage", retriever.passage_tower))
-        for part, names in PREPARATION
-        for name in names
-    }
-    try:
-        settings |= architecture(retriever)
-        weights = published_state(retriever)
-    except ConfigError:  # a backbone that the published layout has no place for
-        weights = retriever.state_dict()
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

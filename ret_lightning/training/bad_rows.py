@@ -93,6 +93,8 @@ class BadRowCount(Callback):
             for loader, side in ((2 * number, "passages"), (2 * number + 1, "queries")):
                 tally = Tally()
                 tally.update(_over_ranks(found.get(loader, Tally()), pl_module.device))
+                if before := getattr(trainer.datamodule, "rows_before", None):
+                    tally.rows += before(loader)  # the share is of the whole file, not of what an interruption left
                 name = f"{subset.name}: the images of the {split} {side}"
                 if not tally.bad or name in self._told:
                     continue

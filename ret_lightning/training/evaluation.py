@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +15,8 @@ from torch import Tensor
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.m2kr import EvaluationSubset, Split, distinct_ids
 from ret_lightning.errors import ConfigError
-from ret_lightning.losses.gather import gather_rows, rank, row_counts, world_size
+from ret_lightning.losses.gather import world_size
 from ret_lightning.retrieval import (
-    Embeddings,
     ExactIndex,
     Index,
     Ranking,
@@ -29,12 +27,14 @@ from ret_lightning.retrieval import (
     judge,
     query_means,
     random_recall,
+    search_replicated,
     search_sharded,
     write_qrels,
     write_run,
 )
 from ret_lightning.retrieval.judging import TOP
 from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
+from ret_lightning.training.vectors import EncodedSubset, Vectors, VectorsInMemory
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ class RetrievalEvaluation(Callback):
     over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also the
     ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by their
     position in the file, so nothing is counted twice whatever the loaders did. Among several ranks exact search is sharded:
-    each searches the passages that it encoded, for all queries. An approximate index is built whole by each, which searches
-    for its own queries, and is measured against exact search on a sample of each subset's queries:
+    each searches its share of the passages, for all queries. An approximate index is there whole on each, which searches for
+    its share of the queries, and is measured against exact search on a sample of each subset's queries:
     `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
 
     Args:
@@ -90,6 +90,10 @@ class RetrievalEvaluation(Callback):
         recall_at: the K of Recall@K and pseudo recall@K.
         ranked: passages a query in the rankings, at least the largest K, 10 of MRR and nDCG included.
         agreement_sample: queries a subset on which an approximate index is measured; 0 for none. The same ones every time.
+
+    Attributes:
+        vectors: where encoded vectors go: into memory, unless somebody sets a `StoredVectors`.
+        results: by split, what its last evaluation found of each subset.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class RetrievalEvaluation(Callback):
         self.ranked = ranked
         self.agreement_sample = agreement_sample if index.approximate else 0
         self.results: dict[Split, dict[str, SubsetResult]] = {}
-        self._encoded: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self.vectors: Vectors = VectorsInMemory()
         self._started = 0.0
 
     @staticmethod
@@ -128,7 +132,7 @@ class RetrievalEvaluation(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets what was collected before."""
-        self._encoded.clear()
+        self.vectors.start()
         self._started = time.perf_counter()
 
     def on_validation_batch_end(
@@ -141,8 +145,7 @@ class RetrievalEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collects the vectors of a batch."""
-        # Off the GPU at once: the pools of ReT-M2KR are 5 GB in float32.
-        self._encoded[dataloader_idx].append((batch.rows.cpu(), outputs.float().cpu()))
+        self.vectors.add(dataloader_idx, batch.rows, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Indexes, searches, scores and logs; in the sanity check before training it only tries whether that can be done."""
@@ -184,16 +187,16 @@ class RetrievalEvaluation(Callback):
             write_run(folder / f"{name}.trec", queries, result.ranking, pool, tag="ret_lightning")
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
+        self.vectors.complete()
         seconds = {"encode": time.perf_counter() - self._started, "build": 0.0, "search": 0.0}
         if self.agreement_sample:
             seconds["agreement"] = 0.0
         subsets = trainer.datamodule.evaluation_subsets(split)
         # Every rank goes through the subsets in the same order: there are collectives inside.
         results = {
-            subset.name: self._subset(subset, 2 * i, pl_module.device, seconds, tried=trainer.sanity_checking)
+            subset.name: self._subset(subset, i, pl_module.device, seconds, tried=trainer.sanity_checking)
             for i, subset in enumerate(subsets)
         }
-        self._encoded.clear()
         if trainer.sanity_checking:
             return
         self.results[split] = results
@@ -217,69 +220,46 @@ class RetrievalEvaluation(Callback):
     def _subset(
         self,
         subset: EvaluationSubset,
-        passage_loader: int,
+        number: int,
         device: torch.device,
         seconds: dict[str, float],
         tried: bool = False,
     ) -> SubsetResult:
-        own_pool_rows, own_pool = _only_here(*_concatenated(self._encoded[passage_loader]), device)
-        own_rows, own_vectors = _only_here(*_concatenated(self._encoded[passage_loader + 1]), device)
-        pool_rows = gather_rows(own_pool_rows.to(device), row_counts(own_pool_rows.to(device))).cpu().sort().values
-        if len(pool_rows) == 0:
-            raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
-        if len(pool_rows) < len(subset.pool) and not tried:
+        encoded = self.vectors.subset(number, subset, device)
+        if len(encoded.pool_rows) < len(subset.pool) and not tried:
             log.warning(
                 "%s/%s: only %d of %d passages were encoded (trainer.limit_%s_batches): recall is higher than it would be",
-                *(subset.split, subset.name, len(pool_rows), len(subset.pool), subset.split),
+                *(subset.split, subset.name, len(encoded.pool_rows), len(subset.pool), subset.split),
             )
         start = time.perf_counter()
-        ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
-        if isinstance(self.index, ExactIndex) and world_size() > 1:
-            query_rows, vectors = _all_ranks(own_rows, own_vectors, device)
-            share = Embeddings([subset.pool[row].passage_id for row in own_pool_rows.tolist()], own_pool)
-            positions = torch.searchsorted(pool_rows, own_pool_rows)
-            ranking = search_sharded(self.index, share, positions, vectors, self.ranked, device)
-            result = self._scored(subset, query_rows.tolist(), pool_rows.tolist(), ids, ranking, device)
-            seconds["search"] += time.perf_counter() - start
-            return result
-        whole = Embeddings(ids, _all_ranks(own_pool_rows, own_pool, device)[1])
-        self.index.build(whole)
-        built = time.perf_counter()
-        if len(own_rows) == 0:  # a rank may have no query of a small subset
-            own_vectors = whole.vectors[:0]
-        own = self.index.search(own_vectors, self.ranked)
-        counts = row_counts(own_rows.to(device))
-        query_rows, rows, scores = (
-            gather_rows(part.to(device), counts).cpu() for part in (own_rows, own.rows, own.scores)
-        )
-        order = query_rows.argsort()
-        ranking = Ranking(rows[order], scores[order])
+        if isinstance(self.index, ExactIndex):
+            built = start
+            ranking = self._sharded(self.index, encoded, encoded.queries, device)
+        else:
+            index = encoded.index_of_all(self.index)
+            built = time.perf_counter()
+            ranking = search_replicated(index, encoded.queries, self.ranked, device)
+        result = self._scored(subset, encoded, ranking, device)
+        searched = time.perf_counter()
         seconds["build"] += built - start
-        result = self._scored(subset, query_rows[order].tolist(), pool_rows.tolist(), ids, ranking, device)
-        seconds["search"] += time.perf_counter() - built
+        seconds["search"] += searched - built
         if not self.agreement_sample or not result.query_rows:
             return result
-        searched = time.perf_counter()
-        measured = self._agreement(result, whole, own_rows, own_vectors, device)
+        measured = self._agreement(result, encoded, device)
         seconds["agreement"] += time.perf_counter() - searched
         return replace(result, agreement=measured)
 
-    def _agreement(
-        self, result: SubsetResult, passages: Embeddings, own_rows: Tensor, own_vectors: Tensor, device: torch.device
-    ) -> dict[str, float]:
-        """The ranking against exact search; each rank searches for those of the drawn queries that are its own."""
+    def _sharded(self, index: ExactIndex, encoded: EncodedSubset, queries: Tensor, device: torch.device) -> Ranking:
+        return search_sharded(index, encoded.share, encoded.positions, queries, self.ranked, device)
+
+    def _agreement(self, result: SubsetResult, encoded: EncodedSubset, device: torch.device) -> dict[str, float]:
+        """The ranking against exact search, which is sharded here as everywhere."""
         drawn = draw_sample(len(result.query_rows), self.agreement_sample, seed=0)
-        drawn_rows = torch.tensor(result.query_rows)[drawn]
-        own = torch.isin(own_rows, drawn_rows)
-        exact = ExactIndex(self.index.device)
-        exact.build(passages)
-        rows, best = own_rows[own].to(device), exact.search(own_vectors[own], self.ranked).rows.to(device)
-        counts = row_counts(rows)
-        rows, best = gather_rows(rows, counts).cpu(), gather_rows(best, counts).cpu()
-        positives = [result.subset.queries[row].passage_ids for row in drawn_rows.tolist()]
+        exact = self._sharded(ExactIndex(self.index.device), encoded, encoded.queries[drawn], device)
+        positives = [result.subset.queries[result.query_rows[row]].passage_ids for row in drawn.tolist()]
+        pool_ids = [result.subset.pool[row].passage_id for row in result.indexed_rows]
         found = result.ranking.rows[drawn]
-        k = min(10, self.ranked)
-        return compare_rankings(found, best[rows.argsort()], passages.ids, positives, k, self.recall_at)
+        return compare_rankings(found, exact.rows, pool_ids, positives, min(10, self.ranked), self.recall_at)
 
     def _flat_agreement(self, split: Split) -> dict[str, float]:
         """`agreement@10` and so on, means over the subsets, and `<subset>/agreement@10` for each."""
@@ -289,18 +269,12 @@ class RetrievalEvaluation(Callback):
         return flat | {f"{name}/{metric}": value for name, own in measured.items() for metric, value in own.items()}
 
     def _scored(
-        self,
-        subset: EvaluationSubset,
-        query_rows: list[int],
-        indexed_rows: list[int],
-        ids: list[str],
-        ranking: Ranking,
-        device: torch.device,
+        self, subset: EvaluationSubset, encoded: EncodedSubset, ranking: Ranking, device: torch.device
     ) -> SubsetResult:
-        queries = [subset.queries[row] for row in query_rows]
-        positives = [query.passage_ids for query in queries]
-        answers = [query.answers for query in queries]
-        texts = [subset.pool[row].text for row in indexed_rows]
+        query_rows, indexed_rows = encoded.query_rows.tolist(), encoded.pool_rows.tolist()
+        queries, passages = [subset.queries[row] for row in query_rows], [subset.pool[row] for row in indexed_rows]
+        positives, ids = [query.passage_ids for query in queries], [passage.passage_id for passage in passages]
+        answers, texts = [query.answers for query in queries], [passage.text for passage in passages]
         # Ranks exchange what they found, which NCCL does between GPUs only; alone, the CPU is quicker.
         meeting = device if world_size() > 1 else "cpu"
         by_query = judge(ranking, ids, positives, self.recall_at, texts, answers, meeting)
@@ -327,35 +301,3 @@ def _means(results: Mapping[str, SubsetResult]) -> dict[str, dict[str, str]]:
         if parts:
             means[mean] = parts
     return means
-
-
-def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The rows (n,) and vectors (n, k, d) of a loader, each row once, ascending."""
-    if not parts:
-        return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    rows, vectors = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    rows, order = rows.sort(stable=True)
-    first = torch.ones_like(rows, dtype=torch.bool)
-    first[1:] = rows[1:] != rows[:-1]
-    return rows[first], vectors[order][first]
-
-
-def _only_here(rows: Tensor, vectors: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Without the rows that an earlier rank has too: a padded sampler gives a row to several."""
-    if world_size() == 1:
-        return rows, vectors
-    counts = row_counts(rows.to(device))
-    earlier = gather_rows(rows.to(device), counts)[: sum(counts[: rank()])].cpu()
-    own = ~torch.isin(rows, earlier)
-    return rows[own], vectors[own]
-
-
-def _all_ranks(rows: Tensor, vectors: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What `_concatenated` gives, of all ranks together, which exchange it on `device`; a rank may have none."""
-    if world_size() == 1:
-        return rows, vectors
-    shape = torch.tensor(vectors.shape[1:] or (0, 0), device=device)
-    torch.distributed.all_reduce(shape, torch.distributed.ReduceOp.MAX)
-    vectors = vectors.view(len(rows), *shape.tolist())
-    counts = row_counts(rows.to(device))
-    return _concatenated([(gather_rows(rows.to(device), counts).cpu(), gather_rows(vectors.to(device), counts).cpu())])

@@ -15,6 +15,7 @@ ORIGIN_FILE = "origin.json"  # which weights the metrics are of, and what made t
 COST_FILE = "cost.json"  # time, parameters and memory
 FAILURE_FILE = "failure.json"  # why the run ended before its time, where it could tell
 TIMINGS_FILE = "timings.json"  # of an evaluation by itself: seconds of its parts, and how many rows they were for
+EMBEDDINGS_FOLDER = "embeddings"  # of an evaluation by itself: what is encoded so far, a folder a subset
 RANKINGS_FOLDER = "rankings"  # TREC runs and qrels, one of each a subset
 CHECKPOINTS_FOLDER = "checkpoints"
 

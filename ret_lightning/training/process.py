@@ -43,6 +43,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # The loaders are taken to where the run was, see data/datamodule.py.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    # Of small evaluation files not every rank has a share, and of those that are encoded already nobody has.
+    warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
     # Frozen backbones stay in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
@@ -100,7 +102,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"output_dir={folder}: another process is training there; wait for it, or choose another folder"
+                f"output_dir={folder}: another process is at work there; wait for it, or choose another folder"
             ) from error
         except OSError:  # a file system that knows no locks
             log.debug("%s cannot be locked", lock)

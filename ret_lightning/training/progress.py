@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+from ret_lightning.data.m2kr import Split
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,7 @@ class Progress(TQDMProgressBar):
     ) -> None:
         """Moves the bar, or writes a line when it is time."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self.is_disabled and trainer.is_global_zero and time.monotonic() - self._told >= self.seconds:
-            self._told = time.monotonic()
+        if self._is_time(trainer):
             loss = trainer.callback_metrics.get("train/loss")
             log.info(
                 "epoch %d, batch %d of %s, step %d%s",
@@ -46,3 +48,45 @@ class Progress(TQDMProgressBar):
                 trainer.global_step,
                 "" if loss is None else f", loss {loss:.3f}",
             )
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Likewise, of the rows that an evaluation encodes."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if not trainer.sanity_checking:
+            self._tell(trainer, "val", trainer.num_val_batches, batch_idx, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Likewise."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self._tell(trainer, "test", trainer.num_test_batches, batch_idx, dataloader_idx)
+
+    def _tell(
+        self, trainer: Trainer, split: Split, batches: Sequence[int | float], batch_idx: int, loader: int
+    ) -> None:
+        if self._is_time(trainer):
+            subset = trainer.datamodule.evaluation_subsets(split)[loader // 2].name
+            side = "queries" if loader % 2 else "passages"
+            log.info("encoding %s of %s: batch %d of %d on this rank", side, subset, batch_idx + 1, batches[loader])
+
+    def _is_time(self, trainer: Trainer) -> bool:
+        """Whether a line is due now, on this rank."""
+        if not self.is_disabled or not trainer.is_global_zero or time.monotonic() - self._told < self.seconds:
+            return False
+        self._told = time.monotonic()
+        return True

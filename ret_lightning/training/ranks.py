@@ -25,6 +25,7 @@ GRACE = 10.0
 
 # What the launcher tells a rank about itself and where the others are.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PARENT_VARIABLE = "RET_LIGHTNING_FIRST_RANK"  # the id of the process that starts the others
 
 
 class SameConfigDDP(DDPStrategy):
@@ -89,7 +90,8 @@ class _Launcher(_SubprocessScriptLauncher):
         if self.strategy.resume:
             command.append("resume")
         for local_rank in range(1, self.num_processes):
-            self.procs.append(subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(local_rank)}))
+            own = {"LOCAL_RANK": str(local_rank), PARENT_VARIABLE: str(os.getpid())}
+            self.procs.append(subprocess.Popen(command, env={**os.environ, **own}))
 
     def _watch(self) -> None:
         """Ends this process where it waits for a rank that is gone and does not notice."""

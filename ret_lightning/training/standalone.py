@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +22,26 @@ from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.m2kr import EvaluationSubset, Split
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.models import RetRetriever
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
+    EMBEDDINGS_FOLDER,
     METRICS_FILE,
     ORIGIN_FILE,
     TIMINGS_FILE,
     write_json,
 )
 from ret_lightning.training.module import RetModule
-from ret_lightning.training.process import ended, quieten
+from ret_lightning.training.process import alone_in, ended, quieten
 from ret_lightning.training.progress import Progress
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.schedule import WarmupCosine
+from ret_lightning.training.stored_vectors import StoredVectors
 from ret_lightning.training.trained import opened, training_checkpoint
 
 log = logging.getLogger(__name__)
@@ -44,7 +50,8 @@ log = logging.getLogger(__name__)
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Encodes pools and queries, ranks, and leaves metrics, rankings and timings in a folder.
 
-    The way is that of ret-train's own test: the same module, loaders and callback, hence the same metrics.
+    The way is that of ret-train's own test: the same module, batches and callback, hence the same metrics. Only the vectors
+    are on disk meanwhile, so that an evaluation that was interrupted goes on with those that are there.
 
     Args:
         config: as ret-evaluate composes it; `output_dir` is the folder.
@@ -53,49 +60,78 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         The metrics, as in `metrics.json`, which is written last and whole; empty on other ranks than the first.
 
     Raises:
-        UserError: on what the user can mend.
+        UserError: on what the user can mend; what was encoded until then is kept.
     """
+    folder = Path(config.output_dir)
+    with alone_in(folder):
+        _take_folder(folder, config)
+        with _kept(folder):
+            return _evaluate(folder, config)
+
+
+def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     started = time.perf_counter()
-    folder, split = Path(config.output_dir), config.split
-    _take_folder(folder, config)
     quieten()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     opened.cache_clear()  # another model may stand there by now
     # Nothing is trained: loss, optimiser and schedule are what the module asks for, and stay idle.
-    module = RetModule(opened(config.checkpoint), ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
-    data = EvaluationRowsOnly(build(config.data))
+    retriever = opened(config.checkpoint)
+    module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
+    whole: M2KRDataModule = build(config.data)
+    vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole, retriever))
+    limit = f"limit_{config.split}_batches"
+    data = MissingRows(whole, vectors, config.split, config.trainer.get(limit))
     evaluation: RetrievalEvaluation = build(config.evaluation)
+    evaluation.vectors = vectors
     trainer: Trainer = build(
-        config.trainer, logger=False, callbacks=[evaluation, Progress()], enable_checkpointing=False
+        config.trainer,
+        logger=False,
+        callbacks=[evaluation, Progress()],
+        enable_checkpointing=False,
+        **{limit: 1.0},  # `MissingRows` sees to it, since it is of all rows, not of those that are left
     )
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
     with ended(trainer, []):
-        run = trainer.test if split == "test" else trainer.validate
+        run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
         if not trainer.is_global_zero:
             return {}
-        prefix = f"{split}/seconds/"
+        prefix = f"{config.split}/seconds/"
         seconds = {
             name.removeprefix(prefix): float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith(prefix)
         }
-        return _finish(evaluation, config, seconds, started)
+        metrics = _finish(evaluation, config, seconds, started, sum(vectors.before))
+        if not config.keep_embeddings:
+            vectors.remove()
+        return metrics
 
 
-class EvaluationRowsOnly(LightningDataModule):
-    """The evaluation half of a data module: whatever concerns training rows, be they there or not, is left alone.
+class MissingRows(LightningDataModule):
+    """The evaluation half of a data module, of it the rows whose vectors are not there yet.
+
+    Whatever concerns training rows, be they there or not, is left alone.
 
     Args:
         whole: the data module.
+        vectors: where the vectors go.
+        split: that is evaluated.
+        limit: see `StoredVectors.begin`.
     """
 
-    def __init__(self, whole: M2KRDataModule) -> None:
+    def __init__(
+        self, whole: M2KRDataModule, vectors: StoredVectors, split: Split, limit: int | float | None = None
+    ) -> None:
         super().__init__()
         self.whole = whole
+        self.vectors = vectors
+        self.split = split
+        self.limit = limit
         self.on_bad_row = whole.on_bad_row
         self.max_bad_fraction = whole.max_bad_fraction
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def setup(self, stage: str | None = None) -> None:
         """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
@@ -106,13 +142,48 @@ class EvaluationRowsOnly(LightningDataModule):
         """As the whole module's."""
         return self.whole.evaluation_subsets(split)
 
-    def val_dataloader(self) -> list[DataLoader]:
-        """As the whole module's."""
-        return self.whole.val_dataloader()
+    def rows_before(self, loader: int) -> int:
+        """How many rows of a loader's file were encoded before this process began."""
+        return self.vectors.before[loader]
 
     def test_dataloader(self) -> list[DataLoader]:
-        """As the whole module's."""
-        return self.whole.test_dataloader()
+        """As the whole module's, of the rows that are missing."""
+        subsets = self.whole.evaluation_subsets(self.split)
+        batches = self.vectors.begin(subsets, self.whole.eval_batch_size, self.limit)
+        return self.whole.evaluation_loaders(self.split, batches)
+
+    val_dataloader = test_dataloader
+
+
+def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever) -> dict[str, Any]:
+    """What decides the vectors besides the weights and the rows."""
+    images = data.files.images
+    return {
+        "trainer.precision": str(config.trainer.get("precision")),
+        "data.image_folder": images if isinstance(images, str) else list(images),
+        "data.on_bad_row": data.on_bad_row,
+        "data.max_image_pixels": data.max_image_pixels,
+        "image_transform.reduce": retriever.passage_tower.image_transform.reduce,  # a fingerprint knows nothing of it
+    }
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Tells that what was encoded is kept; a full disk and a dead loader are told of in plain words."""
+    kept = f"what was encoded is kept, and the same command with output_dir={folder} goes on there"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"output_dir={folder}: {error.strerror}; make room: {kept}") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"{str(error).splitlines()[0]}; a worker that is killed mostly means that memory ran out: fewer data.num_workers "
+            f"or a smaller data.eval_batch_size need less; {kept}"
+        ) from error
 
 
 def _take_folder(folder: Path, config: DictConfig) -> None:
@@ -128,7 +199,7 @@ def _take_folder(folder: Path, config: DictConfig) -> None:
 
 
 def _finish(
-    evaluation: RetrievalEvaluation, config: DictConfig, seconds: dict[str, float], started: float
+    evaluation: RetrievalEvaluation, config: DictConfig, seconds: dict[str, float], started: float, before: int
 ) -> dict[str, float]:
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
@@ -144,6 +215,7 @@ def _finish(
         "seconds": seconds | {"everything": time.perf_counter() - started},
         "passages": sum(len(result.indexed_rows) for result in results.values()),
         "queries": sum(len(result.query_rows) for result in results.values()),
+        "encoded_before": before,  # rows, by a process that was interrupted: the seconds are without theirs
     }
     write_json(folder / TIMINGS_FILE, timings)
     write_json(folder / METRICS_FILE, metrics)

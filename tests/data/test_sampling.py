@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ret_lightning.data.mixture import Mixture, RowMixture
-from ret_lightning.data.sampling import BatchCutter, Draw, GlobalBatches, RankRows
+from ret_lightning.data.sampling import BatchCutter, Draw, GlobalBatches, dealt, evaluation_batches, never_idle
 from ret_lightning.data.subset_scan import RowSubsets
 
 
@@ -54,12 +54,25 @@ def test_the_order_follows_seed_and_epoch() -> None:
     assert list(plain) == [[(0, 0, 0), (0, 1, 0)], [(0, 2, 0), (0, 3, 0)], [(0, 4, 0)]]
 
 
-def test_evaluation_rows_are_dealt_out_once() -> None:
-    for rows in (0, 1, 5, 12):
-        for world in (1, 2, 5):
-            parts = [list(RankRows(rows, rank, world)) for rank in range(world)]
-            assert sorted(row for part in parts for row in part) == list(range(rows))
-            assert [len(RankRows(rows, rank, world)) for rank in range(world)] == [len(part) for part in parts]
+def test_evaluation_rows_are_dealt_out_once_and_in_the_same_batches() -> None:
+    sizes = (0, 1, 5, 12)
+    alone = dealt(sizes, 4)
+    assert alone == [[], [[0]], [[0, 1, 2, 3], [4]], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]]
+    for world in (2, 5):
+        ranks = [dealt(sizes, 4, rank, world) for rank in range(world)]
+        for file, whole in enumerate(alone):
+            assert sorted(batch for own in ranks for batch in own[file]) == whole
+    # Files of one batch go to different ranks.
+    assert [[len(file) for file in dealt([3] * 4, 4, rank, 2)] for rank in (0, 1)] == [[1, 0, 1, 0], [0, 1, 0, 1]]
+
+
+def test_rows_that_are_left_come_in_the_batches_of_the_whole_file() -> None:
+    assert evaluation_batches([2, 3, 8, 9, 10, 15], 4) == [[2, 3], [8, 9, 10], [15]]
+
+
+def test_a_rank_without_a_batch_takes_the_first_row() -> None:
+    assert never_idle([[], [], []]) == [[[0]], [], []]
+    assert never_idle([[], [[3]]]) == [[], [[3]]]
 
 
 def test_the_order_is_numpys_permutation_cut_into_batches() -> None:

@@ -159,6 +159,25 @@ def test_a_damaged_part_is_encoded_again(tmp_path, damage):
     assert torch.equal(create(tmp_path).finish().embeddings.vectors, rows(25).half())
 
 
+def test_parts_are_of_whole_batches_and_stay_as_they_were_begun(tmp_path):
+    begun = create(tmp_path, part_rows=None, batch_rows=7)
+    assert begun.plan.part_rows == 7
+    writer = begun.writer()
+    writer.add(rows(25)[:7])
+    again = create(tmp_path, part_rows=None, batch_rows=3)
+    assert again.writer().rows == list(range(7, 25))
+    again.writer().add(rows(25)[7:])
+    assert torch.equal(again.finish().embeddings.vectors, rows(25).half())
+    assert create(tmp_path / "large", n=1000, part_rows=None, batch_rows=5).plan.part_rows == 20  # a 64th is 16
+
+
+def test_ids_that_were_damaged_before_the_end_are_written_again(tmp_path):
+    encode(create(tmp_path))
+    flip(tmp_path / "ids.json", 4)
+    assert create(tmp_path).finish().embeddings.ids == tuple(f"p{row}" for row in range(25))
+    assert EmbeddingStore.open(tmp_path).embeddings.ids[24] == "p24"
+
+
 def test_a_finished_store_is_left_as_it_is(tmp_path):
     finished(tmp_path)
     before = content(tmp_path)
@@ -211,7 +230,7 @@ def test_a_store_of_another_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"fingerprint": "def"}, "fingerprint 'abc', not 'def'"),
+        ({"fingerprint": "def"}, "checkpoint fingerprint 'abc', not 'def'"),
         ({"config": {"model": "n"}}, "model 'm', not 'n'"),
         ({"n": 26}, "count 25, not 26"),
     ],

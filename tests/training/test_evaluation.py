@@ -16,6 +16,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
 from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
 from ret_lightning.training.curves import RecallCurves
+from ret_lightning.training.progress import Progress
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
@@ -225,6 +226,33 @@ def test_settings_that_contradict_are_refused() -> None:
         RetrievalEvaluation(ExactIndex(), recall_at=[])
     with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):
         RetrievalEvaluation.of(Trainer(**OPTIONS, logger=False))
+
+
+def test_a_log_file_tells_how_far_encoding_is(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
+    shown = {**OPTIONS, "enable_progress_bar": True}
+    trainer = Trainer(**shown, logger=False, callbacks=[evaluation, Progress(seconds=0)])
+    with caplog.at_level(logging.INFO):
+        trainer.test(make_module(), datamodule=make_data(root, eval_batch_size=5), verbose=False)
+    told = [line for line in caplog.messages if line.startswith("encoding ")]
+    assert len(told) == 2 * 3 * len(SUBSETS)  # twelve rows in batches of five
+    assert told[0] == "encoding passages of wit: batch 1 of 3 on this rank"
+    assert told[-1] == "encoding queries of okvqa: batch 3 of 3 on this rank"
+
+
+def test_passages_are_scored_in_half_precision_and_queries_are_not(root: Path) -> None:
+    """As ret-search scores them, whose passages come from a store."""
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=12)
+    trainer, _ = evaluate(root, evaluation)
+    module, result = make_module().eval(), evaluation.results["test"]["wit"]
+    loaders = trainer.datamodule.test_dataloader()
+    with torch.no_grad():
+        pool = torch.cat([module.retriever.encode("passage", batch.inputs) for batch in loaders[0]])
+        asked = torch.cat([module.retriever.encode("query", batch.inputs) for batch in loaders[1]])
+    expected = maxsim(asked.double(), pool.half().double(), backend="plain").float()
+    got = torch.empty_like(expected).scatter_(1, result.ranking.rows, result.ranking.scores)
+    assert torch.equal(got, expected)
+    assert not torch.equal(got, maxsim(asked.double(), pool.double(), backend="plain").float())
 
 
 def test_the_sanity_check_tries_the_evaluation_and_logs_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ def test_a_second_process_is_kept_out_until_the_first_one_is_gone(tmp_path: Path
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert first.stdout.readline() == "there\n"
-    with pytest.raises(UserError, match="another process is training there"), alone_in(folder):
+    with pytest.raises(UserError, match="another process is at work there"), alone_in(folder):
         pytest.fail("two in one folder")
     first.send_signal(signal.SIGKILL)
     first.wait()

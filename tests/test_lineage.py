@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# A process that starts another one, tells its id, and waits to be killed; the other one holds the same standard output.
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
+child.wait()
+"""
+CHILD = """
+import sys, threading
+from ret_lightning.lineage import end_with
+end_with(int(sys.argv[1]))
+print("there", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_child_ends_when_its_parent_was_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "there\n"
+    parent.kill()
+    assert parent.stdout.read() == ""  # the end of the file: nobody holds the other end any more
+    parent.wait()
+
+
+def test_one_whose_parent_is_gone_already_ends_at_once() -> None:
+    other = subprocess.Popen([sys.executable, "-c", ""])
+    other.wait()
+    alone = subprocess.run([sys.executable, "-c", CHILD, str(other.pid)], stdout=subprocess.PIPE)
+    assert alone.returncode == 1

@@ -1,0 +1,278 @@
+"""Vectors of an evaluation on disk: what any number of ranks writes and finds, against one rank that keeps all in memory."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ret_lightning import RetrievalEvaluation
+from ret_lightning.data.m2kr import EvaluationSubset
+from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
+from ret_lightning.training.meeting import PATIENCE, Meeting
+from ret_lightning.training.stored_vectors import StoredVectors, limited
+from ret_lightning.training.vectors import VectorsInMemory
+from tests.training.conftest import make_module
+
+WORLD = 3
+SIZES = {"small": (1, 2), "large": (23, 11)}  # passages, queries
+BATCH = 4
+INDEXES: dict[str, Callable[[], Index]] = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3)}
+
+
+def made_up(name: str, pool: int, queries: int, text: str = "fact") -> EvaluationSubset:
+    passages = [SimpleNamespace(passage_id=f"p{row}", text=f"{text} {row}", image=None) for row in range(pool)]
+    asked = [
+        SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row % pool}",), answers=(), text=f"ask {row}", image=b"x")
+        for row in range(queries)
+    ]
+    return EvaluationSubset(name, "test", asked, passages, [])
+
+
+def subsets(**options: Any) -> list[EvaluationSubset]:
+    return [made_up(name, *size, **options) for name, size in SIZES.items()]
+
+
+def encoded(loader: int, rows: list[int]) -> torch.Tensor:
+    """(n, 4, 8) vectors of rows, each drawn by itself, so that a row in a wrong place shows."""
+    drawn = [torch.randn(4, 8, generator=torch.Generator().manual_seed(1000 * loader + row)) for row in rows]
+    return torch.nn.functional.normalize(torch.stack(drawn), dim=2)
+
+
+def stored(folder: Path, seed: int = 0, **made_with: Any) -> StoredVectors:
+    torch.manual_seed(seed)
+    retriever = make_module().retriever
+    if seed:
+        with torch.no_grad():
+            retriever.passage_tower.start += seed
+    return StoredVectors(folder, retriever, {"trainer.precision": "32-true", **made_with})
+
+
+def encode(vectors: StoredVectors, batch: int = BATCH, most: int | None = None) -> list[tuple[int, list[int]]]:
+    """Encodes what is missing, up to `most` batches; gives what it encoded."""
+    todo = [(loader, rows) for loader, own in enumerate(vectors.begin(subsets(), batch)) for rows in own][:most]
+    for loader, rows in todo:
+        vectors.add(loader, torch.tensor(rows), encoded(loader, rows))
+    return todo
+
+
+def evaluated(vectors: StoredVectors | None, index: Index) -> dict[str, tuple]:
+    """The results of the callback, of whatever its vectors hold; None: of all rows on this rank, in memory."""
+    evaluation = RetrievalEvaluation(index, recall_at=[1, 2], ranked=10)
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(evaluation_subsets=lambda split: subsets()),
+        sanity_checking=False,
+        is_global_zero=False,
+    )
+    module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
+    evaluation.vectors = vectors or VectorsInMemory()
+    evaluation.on_test_epoch_start(trainer, module)
+    if vectors is None:
+        for loader, size in enumerate(size for sizes in SIZES.values() for size in sizes):
+            rows = list(range(size))
+            evaluation.on_test_batch_end(
+                trainer, module, encoded(loader, rows), SimpleNamespace(rows=torch.tensor(rows)), 0, loader
+            )
+    evaluation.on_test_epoch_end(trainer, module)
+    return {
+        name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.agreement)
+        for name, r in evaluation.results["test"].items()
+    }
+
+
+def same(one: dict[str, tuple], other: dict[str, tuple]) -> bool:
+    """Rankings, scores included, and metrics, to the last bit."""
+    return one.keys() == other.keys() and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for name in one
+        for a, b in zip(one[name], other[name], strict=True)
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_stores_give_what_memory_gives(tmp_path: Path, index: str) -> None:
+    vectors = stored(tmp_path)
+    encode(vectors)
+    assert same(evaluated(vectors, INDEXES[index]()), evaluated(None, INDEXES[index]()))
+    store = EmbeddingStore.open(tmp_path / "large" / "passages")
+    assert store.embeddings.ids == tuple(f"p{row}" for row in range(23))
+    assert torch.equal(store.embeddings.vectors, encoded(2, list(range(23))).half())
+    queries = EmbeddingStore.open(tmp_path / "large" / "queries").embeddings.vectors
+    assert torch.equal(queries, encoded(3, list(range(11))))
+    assert queries.dtype == torch.float32
+    vectors.remove()
+    assert not tmp_path.exists()
+
+
+def test_it_goes_on_where_it_stopped_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = encode(stored(tmp_path / "cut"), most=4)
+    assert before == [(0, [0]), (1, [0, 1]), (2, [0, 1, 2, 3]), (2, [4, 5, 6, 7])]
+    vectors = stored(tmp_path / "cut")
+    with caplog.at_level(logging.INFO):
+        after = encode(vectors, batch=8)  # another size of batches changes nothing of what is there
+    assert vectors.before == [1, 2, 8, 0]
+    assert [line for line in caplog.messages if "already" in line] == [
+        "small: 1 of 1 passages are encoded already",
+        "small: 2 of 2 queries are encoded already",
+        "large: 8 of 23 passages are encoded already",
+    ]
+    assert after == [(2, list(range(8, 16))), (2, list(range(16, 23))), (3, list(range(8))), (3, [8, 9, 10])]
+    assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+
+
+def test_a_rank_with_nothing_to_do_may_encode_a_row_in_vain(tmp_path: Path) -> None:
+    encode(stored(tmp_path))
+    vectors = stored(tmp_path)
+    assert encode(vectors) == []
+    vectors.start()
+    vectors.add(0, torch.tensor([0]), torch.ones(1, 4, 8))
+    assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+
+
+def test_rows_that_are_not_due_are_refused(tmp_path: Path) -> None:
+    vectors = stored(tmp_path)
+    vectors.begin(subsets(), BATCH)
+    with pytest.raises(RuntimeError, match=r"large/passages: rows \[4\] came where \[0\] were due"):
+        vectors.add(2, torch.tensor([4]), encoded(2, [4]))
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_torn_part_is_encoded_again(tmp_path: Path) -> None:
+    encode(stored(tmp_path), most=4)
+    flip(tmp_path / "large" / "passages" / "vectors.f16", 5 * 4 * 8 * 2)
+    vectors = stored(tmp_path)
+    assert encode(vectors)[0] == (2, [4, 5, 6, 7])
+    assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+
+
+def test_a_finished_store_that_was_changed_is_refused(tmp_path: Path) -> None:
+    first = stored(tmp_path)
+    encode(first)
+    first.complete()
+    flip(tmp_path / "large" / "passages" / "vectors.f16", 5 * 4 * 8 * 2)
+    vectors = stored(tmp_path)
+    assert encode(vectors) == []
+    with pytest.raises(DataError, match=r"large/passages: vectors\.f16 was changed: .* rows 4 to 7 is wrong; delete"):
+        vectors.complete()
+
+
+@pytest.mark.parametrize(
+    ("other", "rows", "message"),
+    [
+        ({"seed": 1}, {}, r"checkpoint fingerprint '\w+', not '\w+'"),
+        ({}, {"text": "new"}, r"texts and images '\w+', not '\w+'"),
+        ({"trainer.precision": "bf16-mixed"}, {}, r"trainer\.precision '32-true', not 'bf16-mixed'"),
+        ({"data.image_folder": "x"}, {}, r"data\.image_folder None, not 'x'"),
+    ],
+)
+def test_what_another_model_or_pool_left_is_refused(tmp_path: Path, other: dict, rows: dict, message: str) -> None:
+    encode(stored(tmp_path), most=4)
+    before = files(tmp_path)
+    line = (
+        rf"{tmp_path}: holds passages of small from another evaluation, with {message}; delete this folder, or choose "
+    )
+    with pytest.raises(DataError, match=line) as caught:
+        stored(tmp_path, **other).begin(subsets(**rows), BATCH)
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == before
+
+
+def test_a_limit_is_in_whole_batches_of_all_ranks_together(tmp_path: Path) -> None:
+    assert [limited(23, 4, limit) for limit in (None, 1, 5, 6, 99, 1.0, 0.5)] == [23, 4, 20, 23, 23, 23, 12]
+    with pytest.raises(ConfigError, match=r"a limit of 0\.1 leaves no batch of 23 rows in batches of 4"):
+        limited(23, 4, 0.1)
+    assert stored(tmp_path).begin(subsets(), BATCH, 1) == [[[0]], [[0, 1]], [[0, 1, 2, 3]], [[0, 1, 2, 3]]]
+
+
+def _rank(number: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        f"file://{folder}/meeting",
+        timeout=datetime.timedelta(seconds=60),
+        rank=number,
+        world_size=WORLD,
+    )
+    found = {}
+    for name, index in INDEXES.items():
+        vectors = stored(Path(folder) / name)
+        own = encode(vectors)
+        built, shares = [], []
+        build = Index.build
+
+        def noted(self: Index, passages: Embeddings, build=build, built=built) -> None:
+            built.append((type(self).__name__, len(passages)))
+            build(self, passages)
+
+        def subset(*arguments: Any, vectors=vectors, shares=shares) -> Any:
+            encoded_subset = StoredVectors.subset(vectors, *arguments)
+            shares.append((encoded_subset.positions.tolist(), type(encoded_subset.share).__name__))
+            return encoded_subset
+
+        Index.build, vectors.subset = noted, subset
+        try:
+            results = evaluated(vectors, index())
+        finally:
+            Index.build = build
+        found[name] = {"own": own, "built": built, "shares": shares, "results": results, "before": vectors.before}
+    random = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0))
+    places = [[], [6, 0, 2, 4], [5, 1, 3]][number]
+    found["gathered"] = gather_at(
+        random[places].half(), torch.tensor(places, dtype=torch.int64), 7, torch.device("cpu")
+    )
+    meeting = Meeting()
+    found["sums"] = meeting.sums([number, 1])
+    # No clock is waited for: what the group was made with says how long it would wait.
+    found["patience"] = meeting._group._get_backend(torch.device("cpu")).options._timeout
+    torch.save(found, f"{folder}/{number}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
+    encode(stored(tmp_path / "exact"), most=4)  # one rank begins, three go on
+    mp.spawn(_rank, args=(str(tmp_path),), nprocs=WORLD)
+    ranks = [torch.load(tmp_path / f"{number}.pt", weights_only=False) for number in range(WORLD)]
+    alone = {name: evaluated(None, index()) for name, index in INDEXES.items()}
+    every = stored(tmp_path / "alone")
+    encode(every)
+    every.complete()
+    for name in INDEXES:
+        assert all(same(rank[name]["results"], alone[name]) for rank in ranks)
+        assert files(tmp_path / name) == files(tmp_path / "alone")  # the index is gone, too
+        rows = sorted((loader, row) for rank in ranks for loader, batch in rank[name]["own"] for row in batch)
+        there = ranks[0][name]["before"]
+        assert there == ([1, 2, 8, 0] if name == "exact" else [0, 0, 0, 0])
+        sizes = [size for sizes in SIZES.values() for size in sizes]
+        assert rows == [(loader, row) for loader in range(4) for row in range(there[loader], sizes[loader])]
+        for subset_number, count in ((0, 1), (1, 23)):  # each rank has a stretch of the mapped store, and no more
+            shares = [rank[name]["shares"][subset_number] for rank in ranks]
+            assert [row for positions, _ in shares for row in positions] == list(range(count))
+            assert max(len(positions) for positions, _ in shares) <= -(-count // WORLD)
+            assert {kind for _, kind in shares} == {"_MappedEmbeddings"}
+    # The approximate index was built by the first rank alone; the others' builds are of exact search on their shares.
+    of_faiss = [[size for kind, size in rank["faiss"]["built"] if kind == "FaissIndex"] for rank in ranks]
+    assert of_faiss == [[1, 23], [], []]
+    assert all(size <= 8 for rank in ranks for kind, size in rank["exact"]["built"])
+    gathered = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0)).half()
+    assert all(torch.equal(rank["gathered"], gathered) for rank in ranks)
+    assert all(rank["sums"] == [3, 3] for rank in ranks)
+    assert all(rank["patience"] == PATIENCE > datetime.timedelta(days=1) for rank in ranks)
