@@ -254,6 +254,8 @@ def _values_in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
     for key, smallest, largest in RANGES:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                yield key, f"{value} is no number to reckon with; give a finite one"
             if smallest is not None and value < smallest:
                 yield key, f"{value} is too small; {smallest} is the least"
             if largest is not None and value > largest:
@@ -263,8 +265,10 @@ def _values_in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
 def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
     yield from _values_in_range(config)
     temperature = OmegaConf.select(config, "loss.temperature")
-    if temperature is not None and temperature <= 0:
-        yield "loss.temperature", f"{temperature} must be positive"
+    if temperature is not None and not 0 < temperature < math.inf:
+        yield "loss.temperature", f"{temperature} must be positive, and finite"
+    if OmegaConf.select(config, "loss.backend") == "fused" and config.trainer.get("accelerator") == "cpu":
+        yield "loss.backend", "fused needs a GPU, and trainer.accelerator is cpu; choose auto or chunked"
     if not config.evaluation.recall_at or min(config.evaluation.recall_at) < 1:
         yield "evaluation.recall_at", f"{list(config.evaluation.recall_at)} needs at least one K, each 1 or more"
     if config.trainer.get("max_epochs") == 0 or config.trainer.get("max_steps") == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +77,10 @@ class ContrastiveLoss(nn.Module):
         micro_batch: int | None = None,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ConfigError(f"loss.temperature={temperature} must be positive")
+        if not 0 < temperature < math.inf:
+            raise ConfigError(f"loss.temperature={temperature} must be positive, and finite")
+        if backend not in get_args(Backend):
+            raise ConfigError(f"loss.backend={backend}: choose one of {', '.join(get_args(Backend))}")
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(f"loss.micro_batch={micro_batch} must be at least 1; null encodes the batch at once")
         self.symmetric = symmetric
@@ -103,7 +106,8 @@ class ContrastiveLoss(nn.Module):
             query: (B, k, d) normalised vectors of B queries, or (B, d) pooled ones; B may be 0 on some ranks.
             passage: (P, k', d) or (P, d), P >= B: the positive of each query, in their order, then further passages.
             labels: (B,) int64, equal where two pairs have the same passage id, on whatever rank.
-            passage_labels: (P,) likewise of the passages; None: there are no further ones, on any rank.
+            passage_labels: (P,) likewise of the passages, beginning with `labels`; None: there are no further ones, on any
+                rank.
 
         Raises:
             ValueError: if the shapes do not fit, or no rank has a pair and `allow_empty` is not set.
@@ -116,6 +120,10 @@ class ContrastiveLoss(nn.Module):
                 f"ContrastiveLoss: {len(query)} queries, {len(passage)} passages, {len(labels)} labels and "
                 f"{len(passage_labels)} passage labels; each query needs its passage, and each of them its label"
             )
+        if passage_labels is not labels and not torch.equal(passage_labels[: len(labels)], labels):
+            raise ValueError(
+                "ContrastiveLoss: passage_labels must begin with the labels of the queries, in their order"
+            )
         if self.check_finite:
             _check_finite(query, passage)
         own = len(query)
@@ -123,7 +131,9 @@ class ContrastiveLoss(nn.Module):
         pairs = sum(counts)
         if pairs == 0:
             if not self.allow_empty:
-                raise ValueError("ContrastiveLoss: the batch is empty, on every rank; leave it out, or set allow_empty")
+                raise ValueError(
+                    "ContrastiveLoss: the batch is empty on every rank; leave it out, or set loss.allow_empty"
+                )
             return self._of_nothing(query, passage)
         if query.dim() == 2:
             query, passage = query[:, None], passage[:, None]

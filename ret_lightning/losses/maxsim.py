@@ -28,7 +28,8 @@ def maxsim(
     """Scores every query against every passage.
 
     Args:
-        query: (Nq, Lq, d), floating point. Normalise the vectors first if cosine similarity is meant.
+        query: (Nq, Lq, d), floating point. Normalise the vectors first if cosine similarity is meant. Under autocast on a GPU
+            float32 vectors are multiplied in half precision, as all matrices are there.
         passage: (Np, Lp, d), same dtype and device.
         query_mask: (Nq, Lq) bool, True where a vector counts; a masked query vector adds nothing to its sum.
         passage_mask: (Np, Lp) bool, True where a vector counts; a masked passage vector never wins a maximum, whatever
@@ -47,6 +48,8 @@ def maxsim(
         ValueError: on shapes, dtypes or masks that do not fit.
     """
     _check(query, passage, query_mask, passage_mask)
+    if query.is_cuda and query.dtype == torch.float32 and torch.is_autocast_enabled("cuda"):
+        query, passage = (vectors.to(torch.get_autocast_dtype("cuda")) for vectors in (query, passage))
     if len(query) == 0 or len(passage) == 0:
         backend = "plain"  # of no rows; kernels are not made for that
     if backend == "auto":

@@ -35,7 +35,7 @@ class Index(ABC):
         approximate: whether a ranking can differ from `ExactIndex`'s.
 
     Raises:
-        ConfigError: if the device has no float64, which the order is made in.
+        ConfigError: if the device is not there, or has no float64, which the order is made in.
     """
 
     approximate: ClassVar[bool] = True
@@ -44,6 +44,8 @@ class Index(ABC):
         self.device = None if device is None else torch.device(device)
         if self.device is not None and self.device.type == "mps":
             raise ConfigError("index: device mps has no float64, which the order of passages needs; use device=cpu")
+        if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"index: device {self.device}: there is no GPU here that PyTorch can use; use device=cpu")
         self._passages: Embeddings | None = None
 
     @torch.no_grad()

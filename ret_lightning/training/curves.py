@@ -65,9 +65,10 @@ def draw(points: list[dict[str, float]], at: int, random_recall: float, file: Pa
     for name in names:
         axes.plot(epochs, [point[name] for point in points], marker=".", linewidth=1.2, label=name)
     means = [sum(point[name] for name in names) / len(names) for point in points]
-    axes.plot(epochs, means, color="black", linewidth=2.5, label="mean")
+    axes.plot(epochs, means, color="black", marker="o", markersize=4, linewidth=2.5, label="mean")
     axes.axhline(random_recall, color="grey", linestyle="--", linewidth=1, label="random ranking")
     axes.set(xlabel="epoch", ylabel=f"Recall@{at}", ylim=(0, 1.02), title=f"Recall@{at} on the validation queries")
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)  # of one epoch too
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

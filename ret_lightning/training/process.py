@@ -45,6 +45,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     # Of small evaluation files not every rank has a share, and of those that are encoded already nobody has.
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
+    # data.num_workers is a setting; whoever asks for more processes than cores means it, or has the default.
+    warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes in total")
     # Frozen backbones stay in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 

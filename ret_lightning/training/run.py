@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -99,6 +100,8 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
     ]
     # Last, so that what it saves tells what the other checkpoint callbacks have just done.
     callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))
+    if config.trainer.get("enable_progress_bar") is False:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=[RunCheckpointIO()])
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.resume = resume

@@ -86,7 +86,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     trainer: Trainer = build(
         config.trainer,
         logger=False,
-        callbacks=[evaluation, Progress()],
+        callbacks=[evaluation] if config.trainer.get("enable_progress_bar") is False else [evaluation, Progress()],
         enable_checkpointing=False,
         **{limit: 1.0},  # `MissingRows` sees to it, since it is of all rows, not of those that are left
     )

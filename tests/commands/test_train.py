@@ -169,6 +169,7 @@ def test_the_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
         "debug=fast",
         "data.subsets=[name,value]",
         "trainer.limit_train_batches=2",
+        "trainer.enable_progress_bar=false",
         *SMALL,
         f"output_dir={folder}",
         cwd=tmp_path,

@@ -32,6 +32,9 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
     assert set(told) == {"data.batch_size", "seed", "model.dropout", "loss.temperature", "evaluation.recall_at"}
     assert told["data.batch_size"] == "0 is too small; 1 is the least"
     assert told["model.dropout"] == "1.5 is too large; 1 is the most"
+    told = mistakes("optimizer.lr=nan", "loss.temperature=nan")
+    assert told["optimizer.lr"] == "nan is no number to reckon with; give a finite one"
+    assert told["loss.temperature"] == "nan must be positive, and finite"
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,7 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
     [
         (["model.hidden_size=100"], "model.num_heads", "3 does not divide model.hidden_size=100"),
         (["model.hidden_size=100", "model.num_heads=null"], "model.hidden_size", "not a multiple of 64"),
+        (["loss.backend=fused"], "loss.backend", "fused needs a GPU, and trainer.accelerator is cpu"),
         (["model.num_tokens=97"], "model.num_tokens", "97 is not from 1 to model.hidden_size=96"),
         (
             ["backbone.image_transform.size=32"],

@@ -172,7 +172,7 @@ def test_ranks_together_are_one_rank(sizes: list[int], symmetric: bool, tmp_path
 def test_of_no_pair_there_is_no_loss(symmetric: bool) -> None:
     query, passage = features(4)
     loss = ContrastiveLoss(symmetric, learn_temperature=True)
-    with pytest.raises(ValueError, match="the batch is empty, on every rank; leave it out, or set allow_empty"):
+    with pytest.raises(ValueError, match=r"the batch is empty on every rank; leave it out, or set loss\.allow_empty"):
         loss(query[:0], passage[:0], torch.arange(0))
     loss.allow_empty = True  # as in training that leaves bad rows out
     output = loss(query[:0], passage[:0], torch.arange(0))
@@ -189,5 +189,10 @@ def test_what_does_not_fit_is_said() -> None:
         ContrastiveLoss()(query, passage, torch.arange(4), torch.arange(3))
     with pytest.raises(ConfigError, match=r"loss\.micro_batch=0 must be at least 1"):
         ContrastiveLoss(micro_batch=0)
-    with pytest.raises(ConfigError, match=r"loss\.temperature=0 must be positive"):
-        ContrastiveLoss(temperature=0)
+    with pytest.raises(ValueError, match="passage_labels must begin with the labels of the queries, in their order"):
+        ContrastiveLoss()(query, passage, torch.arange(4), torch.tensor([0, 1, 3, 2]))
+    for temperature in (0, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=rf"loss\.temperature={temperature} must be positive, and finite"):
+            ContrastiveLoss(temperature=temperature)
+    with pytest.raises(ConfigError, match=r"loss\.backend=fast: choose one of auto, plain, chunked, fused"):
+        ContrastiveLoss(backend="fast")

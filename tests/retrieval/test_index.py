@@ -237,3 +237,8 @@ def test_settings_that_cannot_be_are_refused():
         ExactIndex(block=0)
     with pytest.raises(ConfigError, match=r"mps has no float64.*use device=cpu"):
         ExactIndex(device="mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(
+            ConfigError, match="device cuda:0: there is no GPU here that PyTorch can use; use device=cpu"
+        ):
+            ExactIndex(device="cuda:0")
