@@ -1,4 +1,4 @@
-"""Matrix products of float32 on a CPU, by the faster of the two libraries that PyTorch carries.
+"""Matrix products of float32 on a CPU, by oneDNN where the processor has AVX-512.
 
 PyTorch multiplies float32 matrices by MKL, which leaves the AVX-512 units of AMD's processors idle. oneDNN, which PyTorch
 ships beside it for convolutions and bfloat16, uses them: twice the rate on a Zen 5 (experiments/benchmarks/products.py). The
@@ -6,7 +6,7 @@ operator called here is the one that `torch.compile` emits for linear layers on 
 
 Everything else (GPUs, other dtypes, autocast, small matrices, other processors) goes PyTorch's own way, and so does all of
 it under `torch.backends.mkldnn.flags(enabled=False)`. Both ways sum in float32, in another order; either gives the same bits
-every time.
+every time. What is made here can be differentiated once, backwards; under `torch.func` and its like PyTorch's own way is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 # Multiplications below which oneDNN's preparation of a call costs more than its speed gains, measured on one and two threads.
 WORTH_IT = 1 << 22
@@ -50,7 +51,11 @@ def inner_products(left: Tensor, right: Tensor) -> Tensor | None:
 
 
 def multiply_by_products(module: nn.Module) -> None:
-    """Has all `torch.nn.Linear` below a module multiply by `linear`, in place; names, weights and types' tests stay."""
+    """Has all `torch.nn.Linear` below a module multiply by `linear`, in place; names and weights stay.
+
+    Each becomes a `Linear`, which is a `torch.nn.Linear`; what looks for exactly that class, as dynamic quantisation does,
+    passes it over.
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear
@@ -59,7 +64,8 @@ def multiply_by_products(module: nn.Module) -> None:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
+        # Only what the backward pass wants: a frozen weight keeps no activations.
+        ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
         return _multiply(inputs, weight, bias)
 
     @staticmethod
@@ -79,19 +85,33 @@ class _Linear(torch.autograd.Function):
 
 
 def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    (rows, columns), (down, across) = right.shape, right.stride()
+    if down < columns * across and across < rows * down:  # rows that overlap, as of `unfold`; oneDNN refuses them
+        right = right.contiguous()
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 def _is_served(left: Tensor, right: Tensor) -> bool:
+    # First of all, so that a compiled graph has no guard on sizes that decide nothing: the compiler chooses for itself.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
     return (
         left.device.type == "cpu" == right.device.type
         and left.dtype == torch.float32 == right.dtype
+        and left.dim() > 0
+        and right.dim() == 2
+        and left.shape[-1] == right.shape[-1]  # what does not fit, PyTorch tells of
         and left.numel() * len(right) >= WORTH_IT
-        and not torch.compiler.is_compiling()  # the compiler chooses for itself
         and not torch.is_autocast_enabled("cpu")
+        and not _is_transformed()
         and torch.backends.mkldnn.enabled
         and _is_there()
     )
+
+
+def _is_transformed() -> bool:
+    """Whether `torch.func`, `vmap` or forward-mode differentiation is at work, which `_Linear` does not serve."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 @lru_cache(maxsize=1)

@@ -131,6 +131,48 @@ def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]])
     assert len(calls) == (2 if products._is_there() else 0)
 
 
+@here
+def test_transforms_of_functions_go_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
+    x, weight = drawn((2, 300, 130), (120, 130))
+    mapped = torch.func.vmap(linear, in_dims=(0, None))(x, weight)
+    torch.testing.assert_close(mapped, nn.functional.linear(x, weight), atol=1e-4, rtol=1e-5)
+    value, derivative = torch.func.jvp(lambda v: linear(v, weight), (x[0],), (x[1],))
+    torch.testing.assert_close((value, derivative), (mapped[0], mapped[1]), atol=1e-4, rtol=1e-5)
+    assert calls == []
+
+
+@here
+def test_what_does_not_fit_is_told_by_pytorch() -> None:
+    x, weight = drawn((300, 130), (120, 140))
+    with pytest.raises(RuntimeError, match=r"300x130 and 140x120"):
+        linear(x, weight)
+
+
+@here
+def test_overlapping_inputs(calls: list[tuple[int, ...]]) -> None:
+    (line, weight) = drawn((430,), (120, 130))
+    windows = line.unfold(0, 130, 1)  # (301, 130), neighbours share all but one number
+    result = linear(windows, weight)
+    assert calls
+    (gradient,) = torch.autograd.grad(result.sum(), weight)
+    torch.testing.assert_close(result, windows.detach().contiguous() @ weight.T, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(gradient, windows.sum(0).expand(120, -1), atol=1e-3, rtol=1e-4)
+
+
+def test_sizes_that_change_are_compiled_once_for_all() -> None:
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(linear, backend=backend, dynamic=True)
+    weight = torch.ones(120, 130)
+    for rows in (20, 300, 3000):  # below and above what is worth it
+        assert compiled(torch.ones(rows, 130), weight).shape == (rows, 120)
+    assert len(graphs) == 1
+
+
 def test_compiled_code_holds_no_call_of_ours(calls: list[tuple[int, ...]]) -> None:
     x, weight, bias = drawn((300, 130), (120, 130), (120,))
     compiled = torch.compile(linear, backend="eager", fullgraph=True)
