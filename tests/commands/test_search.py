@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def index(trained: Trained, files: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def make(trained: Trained, files: Path, call: Callable[..., int]) -> Callable[..., int]:
-    def run(file: str, *options: object) -> int:
+    def run(file: str | Path, *options: object) -> int:
         return call("index", f"passages={files / file}", f"image_root={images(trained)}", *options)
 
     return run
@@ -227,10 +228,42 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
     assert call("search", "index=cut", "query=x") == 1
     assert "index=cut: the index is not finished; run ret-index again" in capsys.readouterr().err
     assert make("first.jsonl", *options) == 1
-    assert "holds a store with" in capsys.readouterr().err
+    assert (
+        "an interrupted run began cut/v1 with count 12, not 7; run it again as it was begun" in capsys.readouterr().err
+    )
     assert make("all.jsonl", *options) == 0
     assert counts == [12, 8]
     assert len(SearchFolder(tmp_path / "cut")) == ALL
+
+
+@pytest.mark.parametrize("field", ["passage_text", "passage_image_path"])
+@pytest.mark.parametrize("append", [False, True])
+def test_passages_that_were_edited_after_an_interruption_are_told(
+    append, field, trained: Trained, make, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    options = [f"checkpoint={trained.exported}", "index=cut"]
+    if append:
+        assert make("more.jsonl", *options) == 0
+        options.append("append=true")
+    edited = tmp_path / "edited.jsonl"
+    rows = [passage(NAME, i) for i in range(FIRST)]
+    write_lines(edited, rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "finish", lambda *_: os.kill(os.getpid(), signal.SIGINT))  # all is encoded by then
+        assert make(edited, *options) == 130
+    capsys.readouterr()
+    rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]
+    write_lines(edited, rows)
+    assert make(edited, *options) == 1
+    said = capsys.readouterr().err
+    version = f"cut/v{1 + append}"
+    assert (
+        f"passages={edited}: an interrupted run began {version} with other texts or image paths than it has now" in said
+    )
+    assert len(said.splitlines()) == 1
+    shutil.rmtree(tmp_path / version)
+    assert make(edited, *options) == 0
+    assert list(SearchFolder(tmp_path / "cut").shown)[-FIRST].text == rows[0]["passage_text"]
 
 
 @pytest.mark.slow
