@@ -481,6 +481,41 @@ def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, ca
     assert len(read(capsys.readouterr().out)) == ALL
 
 
+@pytest.mark.parametrize(
+    ("row", "field", "value", "name"),
+    [(4, "passage_text", "Another fact.", "text"), (0, "passage_image_path", "sub/1.png", "image_path")],
+)
+def test_passages_that_were_edited_after_an_interruption_are_told_by_qdrant_too(
+    row, field, value, name, trained: Trained, make, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    from ret_lightning.search import qdrant
+
+    original = qdrant.encoded
+
+    def cut_off(*options, **more):
+        yield from list(original(*options, **more))[:3]  # six rows
+        raise KeyboardInterrupt
+
+    there = (f"checkpoint={trained.exported}", "qdrant=store", "collection=cut", "batch_size=2")
+    edited, rows = tmp_path / "edited.jsonl", [passage(NAME, i) for i in range(FIRST)]
+    write_lines(edited, rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(qdrant, "encoded", cut_off)
+        assert make(edited, *there) == 130
+    capsys.readouterr()
+    rows[5][field] = rows[row][field] = value
+    rows[6]["passage_text"] = "A text that was not encoded by then."
+    write_lines(edited, rows)
+    assert make(edited, *there) == 1
+    said = capsys.readouterr().err
+    assert f"{edited}:{row + 1}: passage 'evqa_{row}' has another {name} than the interrupted run wrote into" in said
+    assert len(said.splitlines()) == 1
+    rows[5], rows[row] = passage(NAME, 5), passage(NAME, row)
+    write_lines(edited, rows)
+    assert make(edited, *there) == 0
+
+
 def test_qdrant_that_is_not_installed_is_told(call, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     assert call("search", "qdrant=http://localhost:6333", "collection=c", "query=x") == 1
