@@ -112,8 +112,8 @@ class Index(ABC):
 
         Args:
             folder: that `save` wrote.
-            passages: the N passages that it was built of, (N, k, d), in the same order; kept, not copied. Those of an
-                `EmbeddingStore` are not read by loading.
+            passages: the N passages that it was built of, (N, k, d), in the same order; kept, not copied. Their shape, ids
+                and a few dozen of their vectors are compared with those; of an `EmbeddingStore` no more is read by loading.
             device: see `Index`; a FAISS index is on the CPU.
             verify: compares the files with their checksums, which reads them once more.
 
