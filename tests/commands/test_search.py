@@ -403,6 +403,24 @@ def test_mistakes_of_an_index_are_one_line(rows, options, code, message, trained
     assert not (tmp_path / "new/manifest.json").exists()
 
 
+@pytest.mark.parametrize("place", [["index=new", "processes=2"], ["qdrant=store", "collection=new"]])
+def test_passages_of_nothing_are_told_and_kept(place, trained: Trained, make, tmp_path: Path, call, capsys) -> None:
+    if place[0].startswith("qdrant"):
+        pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    rows = [passage(NAME, i) for i in range(5)]
+    for row in rows[1:3]:
+        row["passage_text"] = row["passage_image_path"] = None
+    rows[4]["passage_text"] = None  # has an image
+    write_lines(tmp_path / "p.jsonl", rows)
+    assert make(tmp_path / "p.jsonl", f"checkpoint={trained.exported}", *place) == 0
+    said = capsys.readouterr()
+    warning = "2 of 5 passages have neither text nor image, the first is 'evqa_1' at"
+    assert (said.out + said.err).count(warning) == 1
+    assert f"{tmp_path / 'p.jsonl'}:2; they are kept" in said.out
+    assert call("search", place[0], *(part for part in place if "collection" in part), "query=x") == 0
+    assert len(read(capsys.readouterr().out)) == 5
+
+
 def test_two_at_once_are_told(trained: Trained, make, tmp_path: Path, capsys) -> None:
     (tmp_path / "busy").mkdir()
     with FileLock(tmp_path / "busy/.lock"):
