@@ -172,6 +172,7 @@ class SearchConfig:
     image_root: str | None
     top_k: int
     output: str | None
+    overwrite: bool
     checkpoint: str | None
     verify: bool
     batch_size: int

@@ -134,6 +134,24 @@ def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path
     ]
 
 
+def test_a_file_of_answers_is_not_written_over(index: Path, tmp_path: Path, call, capsys, monkeypatch) -> None:
+    asked = (f"index={index}", "query=x", "top_k=1", "output=found.jsonl")
+    assert call("search", *asked) == 0
+    before = (tmp_path / "found.jsonl").read_text()
+    assert len(read(before)) == 1
+    assert call("search", *asked, "top_k=2") == 1
+    said = capsys.readouterr().err
+    assert said.endswith("output=found.jsonl: is there already; choose another file, or set overwrite=true\n")
+    assert len(said.splitlines()) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchFolder, "search", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert call("search", *asked, "overwrite=true") == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["found.jsonl"]
+    assert (tmp_path / "found.jsonl").read_text() == before
+    assert call("search", *asked, "overwrite=true", "top_k=2") == 0
+    assert len(read((tmp_path / "found.jsonl").read_text())) == 2
+
+
 def test_a_terminal_gets_a_table(trained: Trained, index: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     done = subprocess.Popen(
@@ -352,6 +370,7 @@ def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, t
         (["query=x", "index=."], 1, "index=.: holds no index (it has no manifest.json); ret-index makes one"),
         (["query=x", "index="], 2, "index='': is empty"),
         (["query=x", "qdrant=q"], 2, "give index=DIR or qdrant=URL, and not both"),
+        (["query=x", "output=/tmp"], 1, "output=/tmp: is a folder; name a file in it"),
         (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
         (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),
         (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png; image_root=DIR tells where images are"),
