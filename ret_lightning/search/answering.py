@@ -60,10 +60,11 @@ def _answer(pool: Pool, image: Image.Image | None, rows: list[Query] | None, con
         vectors = iter([retriever.encode_queries([(config.query, image)])])
         ids: list[str | None] = [None]
     else:
+        from ret_lightning.data.m2kr import distinct_ids
         from ret_lightning.search.encoding import encoded
 
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers)
-        ids = [row.data_id for row in rows]
+        ids = [*distinct_ids(rows)]
     answers = _answers(pool, vectors, ids, config.top_k)
     if config.output is not None:
         write_lines(Path(config.output), json_lines(answers))

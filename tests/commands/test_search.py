@@ -134,6 +134,15 @@ def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path
     ]
 
 
+def test_queries_of_the_same_id_are_told_apart(index: Path, tmp_path: Path, call, capsys) -> None:
+    rows = [{"data_id": name, "question": f"What is fact {i}?"} for i, name in enumerate(["q", "r", "q", "q"])]
+    for part in ("1", "2"):
+        write_lines(tmp_path / f"q{part}.jsonl", rows)
+    assert call("search", f"index={index}", "queries=q*.jsonl", "top_k=1", "batch_size=3") == 0
+    names = ["q", "r", "q#line3", "q#line4", "q#line1", "r#line2", "q#line3#line3", "q#line4#line4"]
+    assert [hit["data_id"] for hit in read(capsys.readouterr().out)] == names
+
+
 def test_a_file_of_answers_is_not_written_over(index: Path, tmp_path: Path, call, capsys, monkeypatch) -> None:
     asked = (f"index={index}", "query=x", "top_k=1", "output=found.jsonl")
     assert call("search", *asked) == 0
