@@ -348,6 +348,16 @@ def test_torn_indexes_are_told(file, damage, message, index: Path, tmp_path: Pat
     assert len(said.splitlines()) == 1
 
 
+def test_what_is_torn_is_told_with_the_command_that_mends_it(index: Path, make, tmp_path: Path, capsys) -> None:
+    for file in ("search/index.json", "embeddings/manifest.json"):
+        copy = Path(shutil.copytree(index, tmp_path / file.replace("/", "_")))
+        cut(copy / "v1" / file)
+        assert make("more.jsonl", f"index={copy}", "append=true") == 1
+        said = capsys.readouterr().err
+        assert said.endswith("again; ret-index passages=FILE index=NEW_FOLDER makes all of it again\n")
+        assert len(said.splitlines()) == 1
+
+
 def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, tmp_path: Path, call, capsys) -> None:
     retriever = RetRetriever.from_pretrained(trained.exported)
     with torch.no_grad():
@@ -378,7 +388,12 @@ def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, t
         (["query=x", "index=nowhere"], 1, "index=nowhere: no such folder"),
         (["query=x", "index=."], 1, "index=.: holds no index (it has no manifest.json); ret-index makes one"),
         (["query=x", "index="], 2, "index='': is empty"),
-        (["query=x", "qdrant=q"], 2, "give index=DIR or qdrant=URL, and not both"),
+        (["query=x", "qdrant=q", "collection=c"], 2, "set it or qdrant, not both"),
+        (["query=x", "index=null"], 2, "index=null: no index is named; give index=DIR or qdrant=URL\n"),
+        (["image="], 2, "image='': is empty; name a file, or leave it out"),
+        (["query=x", "image="], 2, "image='': is empty; name a file, or leave it out"),
+        (["queries="], 2, "queries='': is empty; name a file, or leave it out"),
+        (["query=x", "output="], 2, "output='': is empty; name a file, or leave it out"),
         (["query=x", "output=/tmp"], 1, "output=/tmp: is a folder; name a file in it"),
         (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
         (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),

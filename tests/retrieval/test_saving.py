@@ -87,6 +87,11 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     _, passages = clustered(100, 3)
     with pytest.raises(ValueError, match="build the index before saving it"):
         ExactIndex().save(tmp_path)
+    for call in (ExactIndex().build, FaissIndex().build, lambda vectors: Index.load(tmp_path, vectors)):
+        with pytest.raises(
+            TypeError, match=r"(build|load): passages must be Embeddings, got Tensor; Embeddings\(ids, vec"
+        ):
+            call(passages.vectors)
     with pytest.raises(DataError, match=r"no saved index, it has no index\.json"):
         Index.load(tmp_path, passages)
     index = INDEXES["ivf"]()
