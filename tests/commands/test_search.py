@@ -116,6 +116,20 @@ def test_text_alone_or_image_alone_and_more_than_there_is(asked, trained: Traine
     assert len(hits) == ALL
 
 
+@pytest.mark.parametrize("text", ["null", "???"])
+def test_what_hydra_takes_for_itself_is_a_text_with_a_space_in_front(
+    text: str, trained: Trained, index: Path, tmp_path: Path, call, capsys
+) -> None:
+    assert call("search", f"index={index}", f"query={text}") == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert call("search", f"index={index}", f"query= {text}", f"top_k={ALL}") == 0
+    hits = read(capsys.readouterr().out)
+    write_lines(tmp_path / "q.jsonl", [{"data_id": "q", "question": text}])
+    assert call("search", f"index={index}", "queries=q.jsonl", f"top_k={ALL}") == 0
+    assert [hit | {"data_id": "q"} for hit in hits] == read(capsys.readouterr().out)
+    assert [hit["passage_id"] for hit in hits] == brute_force(trained, [(text, None)])[1][0]
+
+
 def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path, call, capsys) -> None:
     out = tmp_path / "found.jsonl"
     options = (f"queries={files / 'queries.jsonl'}", f"image_root={images(trained)}", "top_k=4", "batch_size=2")
