@@ -172,6 +172,7 @@ class SearchConfig:
     image_root: str | None
     top_k: int
     output: str | None
+    overwrite: bool
     checkpoint: str | None
     verify: bool
     batch_size: int
@@ -183,6 +184,9 @@ class SearchConfig:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
         yield from _one_place(config)
+        for key in ("image", "queries", "output"):
+            if config[key] == "":
+                yield key, "is empty; name a file, or leave it out"
         single = [name for name in ("query", "image") if config[name] is not None]
         if config.queries is not None and single:
             yield single[0], "set it or queries, not both"
@@ -194,8 +198,10 @@ class SearchConfig:
 
 def _one_place(config: DictConfig) -> Iterator[tuple[str, str]]:
     """An index is a folder or a collection of Qdrant's."""
-    if (config.index is None) == (config.qdrant is None):
-        yield "index", "give index=DIR or qdrant=URL, and not both"
+    if config.index is None and config.qdrant is None:
+        yield "index", "no index is named; give index=DIR or qdrant=URL"
+    elif config.index is not None and config.qdrant is not None:
+        yield "index", "set it or qdrant, not both"
     if config.qdrant is not None and config.collection is None:
         yield "collection", "qdrant needs the name of a collection"
     if config.qdrant is None and config.collection is not None:

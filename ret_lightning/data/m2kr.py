@@ -233,8 +233,11 @@ def distinct_ids(queries: Sequence[Query]) -> list[str]:
     seen: set[str] = set()
     ids = []
     for query in queries:
-        ids.append(query.data_id if query.data_id not in seen else f"{query.data_id}#line{query.place.line}")
-        seen.add(ids[-1])
+        name = query.data_id
+        while name in seen:  # more than once where several files have the same data_id in the same line
+            name += f"#line{query.place.line}"
+        ids.append(name)
+        seen.add(name)
     return ids
 
 

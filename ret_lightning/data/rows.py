@@ -7,7 +7,9 @@ JSON Lines or a row of a parquet file; both are held against the same checks.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ret_lightning.data.fields import Content, Fields, fields_of, shown
@@ -15,17 +17,22 @@ from ret_lightning.data.places import BytePlace, Place
 from ret_lightning.errors import DataError
 
 __all__ = [
+    "CONTENT",
     "BytePlace",
     "Content",
     "Passage",
     "Place",
     "Query",
     "TrainingPair",
+    "content_digest",
     "parse_pair",
     "parse_passage",
     "parse_query",
     "subset_fields",
 ]
+
+
+CONTENT = "texts and images"  # what `content_digest` is called in the config of a store
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,15 @@ def subset_fields(content: Content) -> tuple[str | None, str]:
         (subset.strip() or None) if isinstance(subset, str) else None,
         data_id.strip() if isinstance(data_id, str) else "",
     )
+
+
+def content_digest(rows: Sequence[Passage] | Sequence[Query]) -> str:
+    """Of all texts, and of the paths or bytes of all images; what is in the image files is not looked at."""
+    digest = hashlib.blake2b(digest_size=8)
+    for row in rows:
+        image = hashlib.blake2b(row.image).hexdigest() if isinstance(row.image, bytes) else row.image
+        digest.update(json.dumps([row.text, image]).encode())
+    return digest.hexdigest()
 
 
 def _query(row: Fields, judged: bool = True) -> Query:

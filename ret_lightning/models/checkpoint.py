@@ -196,7 +196,12 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's `config.json`; raises UserError where that is not to be had."""
     path = folder / CONFIG_FILE
-    return _read_json(path, f"checkpoint {folder}: there is no {path.name} in it")
+    missing = f"checkpoint {folder}: there is no {path.name} in it"
+    if not path.exists() and any(folder.glob("checkpoints/*.ckpt")):
+        missing += (
+            f"; it is a run of ret-train, of which `ret-export checkpoint={folder} output=DIR` writes what is read here"
+        )
+    return _read_json(path, missing)
 
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:

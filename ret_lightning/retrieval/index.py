@@ -54,7 +54,11 @@ class Index(ABC):
 
         Args:
             passages: N ids and their (N, k, d) vectors, in memory or of an `EmbeddingStore`; kept, not copied.
+
+        Raises:
+            TypeError: on a tensor and whatever else is no `Embeddings`.
         """
+        _check_passages(passages, f"{type(self).__name__}.build")
         self._build(passages)
         self._passages = passages
 
@@ -114,15 +118,17 @@ class Index(ABC):
 
         Args:
             folder: that `save` wrote.
-            passages: the N passages that it was built of, (N, k, d), in the same order; kept, not copied. Those of an
-                `EmbeddingStore` are not read by loading.
+            passages: the N passages that it was built of, (N, k, d), in the same order; kept, not copied. Their shape, ids
+                and a few dozen of their vectors are compared with those; of an `EmbeddingStore` no more is read by loading.
             device: see `Index`; a FAISS index is on the CPU.
             verify: compares the files with their checksums, which reads them once more.
 
         Raises:
             DataError: if there is no index, it is torn, or of other passages.
+            TypeError: as `build`.
         """
         folder = Path(folder)
+        _check_passages(passages, "Index.load")
         index, state = saving.read_index(folder, passages, device, verify)
         index._restore(folder, passages, state)
         index._passages = passages
@@ -142,6 +148,14 @@ class Index(ABC):
     @abstractmethod
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Queries on the index's device, top_k at most N -> rows (Nq, top_k) int64, scores (Nq, top_k) float32."""
+
+
+def _check_passages(passages: Embeddings, where: str) -> None:
+    if not isinstance(passages, Embeddings):
+        raise TypeError(
+            f"{where}: passages must be Embeddings, got {type(passages).__name__}; Embeddings(ids, vectors) makes them of N "
+            "ids and (N, k, d) vectors"
+        )
 
 
 def _check_search(queries: Tensor, top_k: int, width: int) -> None:

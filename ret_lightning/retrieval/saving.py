@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT, MANIFEST = 1, "index.json"
 READ_BYTES = 1 << 24
+ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
 
 # Kind to the module of its class; nothing else is made of what a file says.
 KINDS = {
@@ -62,6 +63,7 @@ def write_manifest(index: Index, passages: Embeddings, state: dict[str, Any], fo
         "settings": settings_of(index),
         "passages": list(passages.vectors.shape),
         "ids_sha256": _sha256_of_ids(passages.ids),
+        "vectors_sha256": _sha256_of_some_vectors(passages),
         "state": state,
         "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if is_content(path)},
     }
@@ -102,14 +104,29 @@ def read_index(
             raise DataError(
                 f"{path}: was changed or cut short, its checksum is not the manifest's; build the index again"
             )
-    if content["passages"] != list(passages.vectors.shape) or content["ids_sha256"] != _sha256_of_ids(passages.ids):
+    if difference := _difference(content, passages):
         raise DataError(
-            f"{folder}: the index is of {content['passages'][0]} other passages than these {len(passages)}; build it again"
+            f"{folder}: the index is of other passages than these: {difference}; load it with those that it was built of, or "
+            "build it again"
         )
     try:
         return index_like(content["kind"], content["settings"], device), content["state"]
     except (ValueError, TypeError) as error:
         raise DataError(f"{folder / MANIFEST}: {error}; build the index again") from None
+
+
+def _difference(content: dict[str, Any], passages: Embeddings) -> str | None:
+    """What tells the pool of a manifest from these passages; None where nothing does."""
+    shape = list(passages.vectors.shape)
+    if content["passages"] != shape:
+        return f"their shape is {content['passages']} there and {shape} here"
+    if content["ids_sha256"] != _sha256_of_ids(passages.ids):
+        return f"of the {len(passages)} ids some are others, or in another order"
+    # Manifests of before 2026-11-25 have no checksum of vectors. They are loaded as ever: most are in folders of ret-index,
+    # whose stores are compared with the checkpoint's fingerprint, and to refuse them would cost an encoding for nothing.
+    if content.get("vectors_sha256") not in (None, _sha256_of_some_vectors(passages)):
+        return "the ids are the same and the vectors are others, as another checkpoint makes them"
+    return None
 
 
 def write_faiss(index: faiss.Index, file: Path) -> None:
@@ -144,6 +161,17 @@ def sha256_of_file(path: Path) -> str:
 
 def _sha256_of_ids(ids: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
+
+
+def _sha256_of_some_vectors(passages: Embeddings) -> str:
+    """Of rows that are evenly spread, the first and the last among them: to read a whole pool would take as long as a search.
+
+    In half precision, whatever the pool is in: vectors in float32 and a store of them count as the same.
+    """
+    last = len(passages) - 1
+    rows = sorted({place * last // (ROWS_CHECKED - 1) for place in range(ROWS_CHECKED)}) if len(passages) else []
+    vectors = passages.take(torch.tensor(rows, dtype=torch.int64)).cpu().half().numpy()
+    return hashlib.sha256(vectors.astype("<f2").tobytes()).hexdigest()
 
 
 def is_content(path: Path) -> bool:

@@ -17,7 +17,7 @@ from ret_lightning.inputs import open_image
 from ret_lightning.models.precision import device_named
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity
-from ret_lightning.search.showing import json_lines, print_lines, print_table, write_lines
+from ret_lightning.search.showing import json_lines, print_lines, print_table, refuse_taken, write_lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +44,9 @@ def answer(config: DictConfig) -> None:
     Raises:
         UserError: on what the user can mend.
     """
-    # What can be wrong with a query is told before anything that takes long.
+    # What can be wrong with a query, or with where its answer goes, is told before anything that takes long.
+    if config.output is not None:
+        refuse_taken(Path(config.output), config.overwrite)
     image = None if config.image is None else open_image(config.image)
     rows = None if config.queries is None else _read_queries(config.queries)
     with _open_pool(config) as pool:
@@ -58,10 +60,11 @@ def _answer(pool: Pool, image: Image.Image | None, rows: list[Query] | None, con
         vectors = iter([retriever.encode_queries([(config.query, image)])])
         ids: list[str | None] = [None]
     else:
+        from ret_lightning.data.m2kr import distinct_ids
         from ret_lightning.search.encoding import encoded
 
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers)
-        ids = [row.data_id for row in rows]
+        ids = [*distinct_ids(rows)]
     answers = _answers(pool, vectors, ids, config.top_k)
     if config.output is not None:
         write_lines(Path(config.output), json_lines(answers))

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from ret_lightning.config.build import build
-from ret_lightning.data.rows import Passage
+from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.lineage import end_with
 from ret_lightning.models import RetRetriever
@@ -25,6 +25,7 @@ from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.saving import index_like, settings_of
 from ret_lightning.retrieval.store import EmbeddingStore, StoreInProgress
+from ret_lightning.retrieval.store_plan import AnotherStore
 from ret_lightning.search.encoding import encoded
 from ret_lightning.search.folder import EMBEDDINGS, LOCK, MANIFEST, SEARCH, VERSION, SearchFolder, finish, read_manifest
 from ret_lightning.search.identity import ModelIdentity, open_model
@@ -148,9 +149,10 @@ def _build(
         retriever.passage_tower.row_shape,
         model,
         passages,
+        content_digest(passages),
         config,
     )
-    store = share.store()
+    store = _begun(share)
     unwritten = sum(row >= len(kept) for row in store.writer().rows)
     log.info(
         "%d passages%s, %d to encode with %s",
@@ -178,6 +180,19 @@ def _build(
     log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
 
 
+def _begun(share: _Share) -> StoreInProgress:
+    """The store of `share`; raises DataError where an interrupted run began another one."""
+    try:
+        return share.store()
+    except AnotherStore as error:
+        changed = error.difference.startswith(CONTENT)
+        difference = "other texts or image paths than it has now" if changed else error.difference
+        raise DataError(
+            f"passages={share.config.passages}: an interrupted run began {share.folder.parent} with {difference}; run it again "
+            "as it was begun, or delete that folder to begin anew"
+        ) from None
+
+
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
@@ -203,13 +218,14 @@ class _Share:
     shape: tuple[int, int]
     model: ModelIdentity
     passages: list[Passage]
+    content: str  # see `content_digest`
     config: DictConfig
 
     def store(self) -> StoreInProgress:
         """New, or one that was interrupted."""
-        return EmbeddingStore.create(
-            self.folder, self.ids, self.shape, self.model.fingerprint, {"dtype": self.config.dtype}
-        )
+        # Of the content, too: what an interrupted run encoded would otherwise be paired with texts that were edited since.
+        made_with = {"dtype": self.config.dtype, CONTENT: self.content}
+        return EmbeddingStore.create(self.folder, self.ids, self.shape, self.model.fingerprint, made_with)
 
     def write(
         self,

@@ -84,14 +84,17 @@ class SearchFolder:
         if verify and sha256_of_file(at / PASSAGES) != manifest.passages_sha256:
             raise DataError(f"{at / PASSAGES}: was changed or cut short; index the passages again")
         self.shown = ShownPassages(at / PASSAGES)
-        store = EmbeddingStore.open(at / EMBEDDINGS, self.model.fingerprint, verify)
+        try:
+            store = EmbeddingStore.open(at / EMBEDDINGS, self.model.fingerprint, verify)
+            self.index = Index.load(at / SEARCH, store.embeddings, device, verify)
+        except DataError as error:  # which says what is wrong, but not with which command this folder was made
+            raise DataError(f"{error}; ret-index passages=FILE index=NEW_FOLDER makes all of it again") from None
         if not len(self.shown) == len(store.embeddings) == manifest.passages:
             raise DataError(
                 f"{self.folder}: torn, {len(self.shown)} passages with {len(store.embeddings)} embeddings where the manifest "
                 f"says {manifest.passages}; index the passages again"
             )
         self.embeddings = store.embeddings
-        self.index = Index.load(at / SEARCH, store.embeddings, device, verify)
 
     def __len__(self) -> int:
         return len(self.shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from ret_lightning.atomic import whole_file
 from ret_lightning.data.row_files import RowFiles
 from ret_lightning.data.rows import Passage, parse_passage
 from ret_lightning.errors import DataError
+
+log = logging.getLogger(__name__)
 
 ROWS_A_BATCH = 4096
 
@@ -24,6 +27,8 @@ class Shown(NamedTuple):
 
 def read_passages(files: str) -> list[Passage]:
     """The passages of a file, or of all files that a pattern matches.
+
+    Those without text and image are kept, as in a pool that is evaluated; a warning tells how many they are.
 
     Args:
         files: any that `RowFiles` reads: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`.
@@ -43,6 +48,12 @@ def read_passages(files: str) -> list[Passage]:
                 f"{passage.place}: passage_id {passage.passage_id!r} comes a second time, first at {first.place}; ids must be "
                 "unique"
             )
+    empty = [passage for passage in passages if passage.text is None and passage.image is None]
+    if empty:
+        log.warning(
+            "%s: %d of %d passages have neither text nor image, the first is %r at %s; they are kept, and may rank high",
+            *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].place),
+        )
     return passages
 
 

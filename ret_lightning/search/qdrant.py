@@ -41,6 +41,7 @@ OLDEST_SERVER = (1, 16)  # the first with metadata of a collection; multi-vector
 TIMEOUT = 60  # seconds a request
 POINTS_A_REQUEST = 64  # of 32 x 128 numbers: 5 MB of JSON
 IDS_A_REQUEST = 1000
+SHOWN = ("text", "image_path")  # of a passage, as the payload has them
 IDS = uuid.UUID("7c0d3f0e-52c5-5b0e-9f5e-2b7a1d6a4c11")
 
 
@@ -166,7 +167,7 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
             f"collection={name}: an earlier run with other passages than {config.passages} is not finished; run that one "
             "again, or delete the collection"
         )
-    known = [] if record is None else _known(client, name, passages)
+    known = [] if record is None else _known(client, name, passages, unfinished=not record.whole)
     if record is not None and record.whole:
         refuse_known(passages, tuple(passage.passage_id for passage in known), config.passages)
     retriever, model = model_for(config, None if record is None else record.model)
@@ -215,13 +216,25 @@ def _set_record(client: QdrantClient, name: str, record: Record) -> None:
     client.update_collection(name, metadata={RECORD: asdict(record)})
 
 
-def _known(client: QdrantClient, name: str, passages: Sequence[Passage]) -> list[Passage]:
-    """Those of the passages that the collection has."""
+def _known(client: QdrantClient, name: str, passages: Sequence[Passage], unfinished: bool) -> list[Passage]:
+    """Those of the passages that the collection has.
+
+    Raises:
+        DataError: if what an interrupted run wrote of one is not what its row says now, whose vectors would be the old ones.
+    """
     known = []
     for start in tqdm(range(0, len(passages), IDS_A_REQUEST), desc="looking up ids", delay=1, disable=None):
         block = {_point_id(passage): passage for passage in passages[start : start + IDS_A_REQUEST]}
-        found = client.retrieve(name, list(block), with_payload=False, with_vectors=False)
-        known += [block[point.id] for point in found]
+        found = client.retrieve(name, list(block), with_payload=list(SHOWN), with_vectors=False)
+        payloads = {point.id: point.payload or {} for point in found}
+        there = [(passage, payloads[point_id]) for point_id, passage in block.items() if point_id in payloads]
+        for passage, payload in there if unfinished else ():
+            if changed := [key for key in SHOWN if payload.get(key) != getattr(passage, key)]:
+                raise DataError(
+                    f"{passage.place}: passage {passage.passage_id!r} has another {changed[0]} than the interrupted run wrote "
+                    f"into collection={name}; make the row what it was, or delete the collection to begin anew"
+                )
+        known += [passage for passage, _ in there]
     return known
 
 

@@ -32,6 +32,14 @@ def print_lines(lines: Iterable[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def refuse_taken(file: Path, overwrite: bool) -> None:
+    """Raises ConfigError where a file stands that may not go, or what can be no file."""
+    if file.is_dir():
+        raise ConfigError(f"output={file}: is a folder; name a file in it")
+    if file.exists() and not overwrite:
+        raise ConfigError(f"output={file}: is there already; choose another file, or set overwrite=true")
+
+
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Writes a text file, whole or not at all; raises ConfigError where that cannot be."""
     try:

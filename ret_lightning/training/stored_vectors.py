@@ -9,8 +9,6 @@ All ranks write into the same stores, each the parts that are its own, and map t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.data.m2kr import EvaluationSubset, distinct_ids
-from ret_lightning.data.rows import Passage, Query
+from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
 from ret_lightning.data.sampling import evaluation_batches
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.losses.gather import rank, world_size
@@ -168,7 +166,7 @@ class StoredVectors:
                 ids,
                 self._shapes[side],
                 self._fingerprint,
-                {"split": subset.split, **self._made_with, "texts and images": _digest(rows)},
+                {"split": subset.split, **self._made_with, CONTENT: content_digest(rows)},
                 dtype=DTYPES[side],
                 batch_rows=batch_size,
             )
@@ -232,12 +230,3 @@ def limited(count: int, batch_size: int, limit: int | float | None) -> int:
     if batches < 1:
         raise ConfigError(f"a limit of {limit} leaves no batch of {count} rows in batches of {batch_size}; take more")
     return min(count, batches * batch_size)
-
-
-def _digest(rows: Sequence[Passage] | Sequence[Query]) -> str:
-    """Of all texts, and of the paths or bytes of all images; what is in the image files is not looked at."""
-    digest = hashlib.blake2b(digest_size=8)
-    for row in rows:
-        image = hashlib.blake2b(row.image).hexdigest() if isinstance(row.image, bytes) else row.image
-        digest.update(json.dumps([row.text, image]).encode())
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def index(trained: Trained, files: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def make(trained: Trained, files: Path, call: Callable[..., int]) -> Callable[..., int]:
-    def run(file: str, *options: object) -> int:
+    def run(file: str | Path, *options: object) -> int:
         return call("index", f"passages={files / file}", f"image_root={images(trained)}", *options)
 
     return run
@@ -115,6 +116,20 @@ def test_text_alone_or_image_alone_and_more_than_there_is(asked, trained: Traine
     assert len(hits) == ALL
 
 
+@pytest.mark.parametrize("text", ["null", "???"])
+def test_what_hydra_takes_for_itself_is_a_text_with_a_space_in_front(
+    text: str, trained: Trained, index: Path, tmp_path: Path, call, capsys
+) -> None:
+    assert call("search", f"index={index}", f"query={text}") == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert call("search", f"index={index}", f"query= {text}", f"top_k={ALL}") == 0
+    hits = read(capsys.readouterr().out)
+    write_lines(tmp_path / "q.jsonl", [{"data_id": "q", "question": text}])
+    assert call("search", f"index={index}", "queries=q.jsonl", f"top_k={ALL}") == 0
+    assert [hit | {"data_id": "q"} for hit in hits] == read(capsys.readouterr().out)
+    assert [hit["passage_id"] for hit in hits] == brute_force(trained, [(text, None)])[1][0]
+
+
 def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path, call, capsys) -> None:
     out = tmp_path / "found.jsonl"
     options = (f"queries={files / 'queries.jsonl'}", f"image_root={images(trained)}", "top_k=4", "batch_size=2")
@@ -131,6 +146,33 @@ def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path
     assert [(hit["data_id"], hit["passage_id"]) for hit in hits] == [
         (f"{NAME}_test_{i}", ids[i][rank]) for i in range(5) for rank in range(4)
     ]
+
+
+def test_queries_of_the_same_id_are_told_apart(index: Path, tmp_path: Path, call, capsys) -> None:
+    rows = [{"data_id": name, "question": f"What is fact {i}?"} for i, name in enumerate(["q", "r", "q", "q"])]
+    for part in ("1", "2"):
+        write_lines(tmp_path / f"q{part}.jsonl", rows)
+    assert call("search", f"index={index}", "queries=q*.jsonl", "top_k=1", "batch_size=3") == 0
+    names = ["q", "r", "q#line3", "q#line4", "q#line1", "r#line2", "q#line3#line3", "q#line4#line4"]
+    assert [hit["data_id"] for hit in read(capsys.readouterr().out)] == names
+
+
+def test_a_file_of_answers_is_not_written_over(index: Path, tmp_path: Path, call, capsys, monkeypatch) -> None:
+    asked = (f"index={index}", "query=x", "top_k=1", "output=found.jsonl")
+    assert call("search", *asked) == 0
+    before = (tmp_path / "found.jsonl").read_text()
+    assert len(read(before)) == 1
+    assert call("search", *asked, "top_k=2") == 1
+    said = capsys.readouterr().err
+    assert said.endswith("output=found.jsonl: is there already; choose another file, or set overwrite=true\n")
+    assert len(said.splitlines()) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchFolder, "search", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert call("search", *asked, "overwrite=true") == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["found.jsonl"]
+    assert (tmp_path / "found.jsonl").read_text() == before
+    assert call("search", *asked, "overwrite=true", "top_k=2") == 0
+    assert len(read((tmp_path / "found.jsonl").read_text())) == 2
 
 
 def test_a_terminal_gets_a_table(trained: Trained, index: Path, tmp_path: Path) -> None:
@@ -227,10 +269,42 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
     assert call("search", "index=cut", "query=x") == 1
     assert "index=cut: the index is not finished; run ret-index again" in capsys.readouterr().err
     assert make("first.jsonl", *options) == 1
-    assert "holds a store with" in capsys.readouterr().err
+    assert (
+        "an interrupted run began cut/v1 with count 12, not 7; run it again as it was begun" in capsys.readouterr().err
+    )
     assert make("all.jsonl", *options) == 0
     assert counts == [12, 8]
     assert len(SearchFolder(tmp_path / "cut")) == ALL
+
+
+@pytest.mark.parametrize("field", ["passage_text", "passage_image_path"])
+@pytest.mark.parametrize("append", [False, True])
+def test_passages_that_were_edited_after_an_interruption_are_told(
+    append, field, trained: Trained, make, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    options = [f"checkpoint={trained.exported}", "index=cut"]
+    if append:
+        assert make("more.jsonl", *options) == 0
+        options.append("append=true")
+    edited = tmp_path / "edited.jsonl"
+    rows = [passage(NAME, i) for i in range(FIRST)]
+    write_lines(edited, rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "finish", lambda *_: os.kill(os.getpid(), signal.SIGINT))  # all is encoded by then
+        assert make(edited, *options) == 130
+    capsys.readouterr()
+    rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]
+    write_lines(edited, rows)
+    assert make(edited, *options) == 1
+    said = capsys.readouterr().err
+    version = f"cut/v{1 + append}"
+    assert (
+        f"passages={edited}: an interrupted run began {version} with other texts or image paths than it has now" in said
+    )
+    assert len(said.splitlines()) == 1
+    shutil.rmtree(tmp_path / version)
+    assert make(edited, *options) == 0
+    assert list(SearchFolder(tmp_path / "cut").shown)[-FIRST].text == rows[0]["passage_text"]
 
 
 @pytest.mark.slow
@@ -288,6 +362,16 @@ def test_torn_indexes_are_told(file, damage, message, index: Path, tmp_path: Pat
     assert len(said.splitlines()) == 1
 
 
+def test_what_is_torn_is_told_with_the_command_that_mends_it(index: Path, make, tmp_path: Path, capsys) -> None:
+    for file in ("search/index.json", "embeddings/manifest.json"):
+        copy = Path(shutil.copytree(index, tmp_path / file.replace("/", "_")))
+        cut(copy / "v1" / file)
+        assert make("more.jsonl", f"index={copy}", "append=true") == 1
+        said = capsys.readouterr().err
+        assert said.endswith("again; ret-index passages=FILE index=NEW_FOLDER makes all of it again\n")
+        assert len(said.splitlines()) == 1
+
+
 def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, tmp_path: Path, call, capsys) -> None:
     retriever = RetRetriever.from_pretrained(trained.exported)
     with torch.no_grad():
@@ -318,7 +402,13 @@ def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, t
         (["query=x", "index=nowhere"], 1, "index=nowhere: no such folder"),
         (["query=x", "index=."], 1, "index=.: holds no index (it has no manifest.json); ret-index makes one"),
         (["query=x", "index="], 2, "index='': is empty"),
-        (["query=x", "qdrant=q"], 2, "give index=DIR or qdrant=URL, and not both"),
+        (["query=x", "qdrant=q", "collection=c"], 2, "set it or qdrant, not both"),
+        (["query=x", "index=null"], 2, "index=null: no index is named; give index=DIR or qdrant=URL\n"),
+        (["image="], 2, "image='': is empty; name a file, or leave it out"),
+        (["query=x", "image="], 2, "image='': is empty; name a file, or leave it out"),
+        (["queries="], 2, "queries='': is empty; name a file, or leave it out"),
+        (["query=x", "output="], 2, "output='': is empty; name a file, or leave it out"),
+        (["query=x", "output=/tmp"], 1, "output=/tmp: is a folder; name a file in it"),
         (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
         (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),
         (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png; image_root=DIR tells where images are"),
@@ -368,6 +458,24 @@ def test_mistakes_of_an_index_are_one_line(rows, options, code, message, trained
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "new/manifest.json").exists()
+
+
+@pytest.mark.parametrize("place", [["index=new", "processes=2"], ["qdrant=store", "collection=new"]])
+def test_passages_of_nothing_are_told_and_kept(place, trained: Trained, make, tmp_path: Path, call, capsys) -> None:
+    if place[0].startswith("qdrant"):
+        pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    rows = [passage(NAME, i) for i in range(5)]
+    for row in rows[1:3]:
+        row["passage_text"] = row["passage_image_path"] = None
+    rows[4]["passage_text"] = None  # has an image
+    write_lines(tmp_path / "p.jsonl", rows)
+    assert make(tmp_path / "p.jsonl", f"checkpoint={trained.exported}", *place) == 0
+    said = capsys.readouterr()
+    warning = "2 of 5 passages have neither text nor image, the first is 'evqa_1' at"
+    assert (said.out + said.err).count(warning) == 1
+    assert f"{tmp_path / 'p.jsonl'}:2; they are kept" in said.out
+    assert call("search", place[0], *(part for part in place if "collection" in part), "query=x") == 0
+    assert len(read(capsys.readouterr().out)) == 5
 
 
 def test_two_at_once_are_told(trained: Trained, make, tmp_path: Path, capsys) -> None:
@@ -446,6 +554,41 @@ def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, ca
     capsys.readouterr()
     assert call("search", "qdrant=store", "collection=cut", "query=x", "top_k=20") == 0
     assert len(read(capsys.readouterr().out)) == ALL
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "value", "name"),
+    [(4, "passage_text", "Another fact.", "text"), (0, "passage_image_path", "sub/1.png", "image_path")],
+)
+def test_passages_that_were_edited_after_an_interruption_are_told_by_qdrant_too(
+    row, field, value, name, trained: Trained, make, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    from ret_lightning.search import qdrant
+
+    original = qdrant.encoded
+
+    def cut_off(*options, **more):
+        yield from list(original(*options, **more))[:3]  # six rows
+        raise KeyboardInterrupt
+
+    there = (f"checkpoint={trained.exported}", "qdrant=store", "collection=cut", "batch_size=2")
+    edited, rows = tmp_path / "edited.jsonl", [passage(NAME, i) for i in range(FIRST)]
+    write_lines(edited, rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(qdrant, "encoded", cut_off)
+        assert make(edited, *there) == 130
+    capsys.readouterr()
+    rows[5][field] = rows[row][field] = value
+    rows[6]["passage_text"] = "A text that was not encoded by then."
+    write_lines(edited, rows)
+    assert make(edited, *there) == 1
+    said = capsys.readouterr().err
+    assert f"{edited}:{row + 1}: passage 'evqa_{row}' has another {name} than the interrupted run wrote into" in said
+    assert len(said.splitlines()) == 1
+    rows[5], rows[row] = passage(NAME, 5), passage(NAME, row)
+    write_lines(edited, rows)
+    assert make(edited, *there) == 0
 
 
 def test_qdrant_that_is_not_installed_is_told(call, capsys, monkeypatch) -> None:

@@ -481,6 +481,10 @@ def test_positions_that_old_versions_of_transformers_stored_are_passed_over(copy
 def test_files_that_are_no_checkpoint_are_told(copy, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint .*: there is no config\.json in it"):
         RetRetriever.from_pretrained(tmp_path)
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/last.ckpt").touch()
+    with pytest.raises(UserError, match=r"no config\.json in it; .* `ret-export checkpoint=.*/run output=DIR` writes"):
+        RetRetriever.from_pretrained(tmp_path / "run")
     folder = copy("clip_vit_l")
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(UserError, match=r"model\.safetensors: not a whole safetensors file \(.*\); fetch it again"):

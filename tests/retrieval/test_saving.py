@@ -61,19 +61,48 @@ def test_another_index_takes_the_place_of_the_first(tmp_path: Path) -> None:
     assert isinstance(Index.load(tmp_path, passages), ExactIndex)
 
 
+@pytest.mark.parametrize("kind", INDEXES)
+@pytest.mark.parametrize("count", [63, 64, 65, 700])
+def test_other_vectors_of_the_same_ids_are_told(kind: str, count: int, tmp_path: Path) -> None:
+    _, passages = clustered(count, 1)
+    index = INDEXES[kind]()
+    index.build(passages)
+    index.save(tmp_path)
+    Index.load(tmp_path, Embeddings(passages.ids, passages.vectors.half()))  # as a store has them
+    _, others = clustered(count, 1, seed=1)
+    with pytest.raises(DataError, match="the ids are the same and the vectors are others, as another checkpoint makes"):
+        Index.load(tmp_path, Embeddings(passages.ids, others.vectors))
+    for row in (0, count - 1):  # both ends are looked at
+        changed = passages.vectors.clone()
+        changed[row] = changed[row].flip(0)
+        with pytest.raises(DataError, match="the vectors are others"):
+            Index.load(tmp_path, Embeddings(passages.ids, changed))
+    manifest = json.loads((tmp_path / "index.json").read_text())
+    del manifest["vectors_sha256"]  # an index of an earlier version
+    (tmp_path / "index.json").write_text(json.dumps(manifest))
+    assert type(Index.load(tmp_path, passages)) is type(index)
+
+
 def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     _, passages = clustered(100, 3)
     with pytest.raises(ValueError, match="build the index before saving it"):
         ExactIndex().save(tmp_path)
+    for call in (ExactIndex().build, FaissIndex().build, lambda vectors: Index.load(tmp_path, vectors)):
+        with pytest.raises(
+            TypeError, match=r"(build|load): passages must be Embeddings, got Tensor; Embeddings\(ids, vec"
+        ):
+            call(passages.vectors)
     with pytest.raises(DataError, match=r"no saved index, it has no index\.json"):
         Index.load(tmp_path, passages)
     index = INDEXES["ivf"]()
     index.build(passages)
     index.save(tmp_path)
     others = Embeddings([f"q{i}" for i in range(100)], passages.vectors)
-    with pytest.raises(DataError, match="is of 100 other passages than these 100"):
+    with pytest.raises(
+        DataError, match="other passages than these: of the 100 ids some are others, or in another order; load"
+    ):
         Index.load(tmp_path, others)
-    with pytest.raises(DataError, match="is of 100 other passages than these 99"):
+    with pytest.raises(DataError, match=r"their shape is \[100, 8, 32\] there and \[99, 8, 32\] here"):
         Index.load(tmp_path, Embeddings(passages.ids[:99], passages.vectors[:99]))
     file = tmp_path / "tokens.faiss"
     content = file.read_bytes()
