@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-# Multiplications below which oneDNN's preparation of a call costs more than its speed gains, measured on one and two threads.
-WORTH_IT = 1 << 22
+# Below these oneDNN's preparation of a call costs more than its speed gains, measured on one and two threads. Of a linear map
+# the weight alone decides, not the rows: a row then comes out the same whatever batch, or rank, it is in.
+SMALLEST_WEIGHT = 1 << 14
+SMALLEST_PRODUCT = 1 << 22
 
 
 class Linear(nn.Linear):
@@ -40,14 +42,18 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Returns:
         (..., m).
     """
-    if _is_served(inputs, weight) and (bias is None or bias.dtype == torch.float32):
+    if (
+        weight.numel() >= SMALLEST_WEIGHT
+        and _is_served(inputs, weight)
+        and (bias is None or bias.dtype == torch.float32)
+    ):
         return _Linear.apply(inputs, weight, bias)
     return nn.functional.linear(inputs, weight, bias)
 
 
 def inner_products(left: Tensor, right: Tensor) -> Tensor | None:
     """(n, m) inner products of the rows of (n, d) and (m, d), without gradients; None where PyTorch's own way is as good."""
-    return _multiply(left, right) if _is_served(left, right) else None
+    return _multiply(left, right) if left.numel() * len(right) >= SMALLEST_PRODUCT and _is_served(left, right) else None
 
 
 def multiply_by_products(module: nn.Module) -> None:
@@ -101,7 +107,7 @@ def _is_served(left: Tensor, right: Tensor) -> bool:
         and left.dim() > 0
         and right.dim() == 2
         and left.shape[-1] == right.shape[-1]  # what does not fit, PyTorch tells of
-        and left.numel() * len(right) >= WORTH_IT
+        and left.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not _is_transformed()
         and torch.backends.mkldnn.enabled

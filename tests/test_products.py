@@ -12,8 +12,8 @@ from ret_lightning import products
 from ret_lightning.products import Linear, inner_products, linear, multiply_by_products
 
 here = pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
-# Just above what is worth it, and some with more axes.
-SHAPES = [((300, 130), 120), ((2, 2100), 1030), ((5, 60, 130), 120), ((2, 3, 50, 130), 120)]
+# Above what is worth it, some with few rows and some with more axes.
+SHAPES = [((300, 130), 160), ((2, 2100), 1030), ((5, 60, 130), 160), ((2, 3, 50, 130), 160), ((130,), 160)]
 
 
 def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -54,18 +54,18 @@ def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], outpu
 
 @here
 def test_only_what_is_asked_for_is_computed(calls: list[tuple[int, ...]]) -> None:
-    x, weight = drawn((300, 130), (120, 130))
+    x, weight = drawn((300, 130), (160, 130))
     linear(x, weight.detach()).sum().backward()
-    assert calls == [(300, 130, 120), (300, 120, 130)]
+    assert calls == [(300, 130, 160), (300, 160, 130)]
     assert weight.grad is None
     calls.clear()
     linear(x.detach(), weight).sum().backward()
-    assert calls == [(300, 130, 120), (120, 300, 130)]
+    assert calls == [(300, 130, 160), (160, 300, 130)]
 
 
 @here
 def test_strided_inputs_are_taken_as_they_are(calls: list[tuple[int, ...]]) -> None:
-    x, weight = drawn((130, 300), (130, 240))
+    x, weight = drawn((130, 300), (130, 320))
     left, right = x.T, weight.T[::2]
     result = linear(left, right)
     assert calls
@@ -80,7 +80,7 @@ def test_the_same_bits_every_time(threads: int, calls: list[tuple[int, ...]]) ->
     try:
         results = []
         for _ in range(3):
-            x, weight, bias = drawn((700, 130), (120, 130), (120,))
+            x, weight, bias = drawn((700, 130), (160, 130), (160,))
             result = linear(x, weight, bias)
             result.square().sum().backward()
             results.append((result.detach(), x.grad, weight.grad, bias.grad))
@@ -93,35 +93,43 @@ def test_the_same_bits_every_time(threads: int, calls: list[tuple[int, ...]]) ->
 
 @here
 def test_the_rest_goes_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
-    x, weight, bias = drawn((300, 130), (120, 130), (120,))
+    x, weight, bias = drawn((300, 130), (160, 130), (160,))
 
     def same(*inputs: Tensor) -> bool:
         return torch.equal(linear(*inputs), nn.functional.linear(*inputs))
 
-    assert same(x[:20], weight)  # small
+    assert same(x, weight[:20])  # small
     assert same(x.double(), weight.double())
     assert same(x.bfloat16(), weight.bfloat16())
-    assert linear(x.to("meta"), weight.to("meta")).shape == (300, 120)
+    assert linear(x.to("meta"), weight.to("meta")).shape == (300, 160)
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
     with torch.backends.mkldnn.flags(enabled=False):
         assert same(x, weight, bias)
     assert calls == []
-    assert inner_products(x[:20], weight) is None
+    assert inner_products(x[:20].detach(), weight.detach()) is None
+    assert linear(x[:0], weight).shape == (0, 160)
     linear(x, weight, bias)
-    assert calls == [(300, 130, 120)]
+    assert calls == [(300, 130, 160)]
+
+
+@here
+def test_a_row_comes_out_the_same_in_any_batch() -> None:
+    x, weight, bias = drawn((700, 130), (160, 130), (160,))
+    whole = linear(x, weight, bias)
+    assert all(torch.equal(linear(x[:rows], weight, bias), whole[:rows]) for rows in (16, 100, 333, 640))
 
 
 @here
 def test_inner_products() -> None:
-    left, right = drawn((300, 130), (120, 130))
+    left, right = drawn((300, 130), (160, 130))
     found = inner_products(left.detach(), right.detach())
     torch.testing.assert_close(found, (left.double() @ right.double().T).float(), atol=1e-4, rtol=1e-5)
 
 
 def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
-    other = nn.Sequential(nn.Linear(130, 120), nn.GELU(), nn.Sequential(nn.Linear(120, 130, bias=False)))
+    other = nn.Sequential(nn.Linear(130, 160), nn.GELU(), nn.Sequential(nn.Linear(160, 130, bias=False)))
     ours = copy.deepcopy(other)
     multiply_by_products(ours)
     assert [type(part) for part in ours.modules() if isinstance(part, nn.Linear)] == [Linear, Linear]
@@ -133,7 +141,7 @@ def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]])
 
 @here
 def test_transforms_of_functions_go_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
-    x, weight = drawn((2, 300, 130), (120, 130))
+    x, weight = drawn((2, 300, 130), (160, 130))
     mapped = torch.func.vmap(linear, in_dims=(0, None))(x, weight)
     torch.testing.assert_close(mapped, nn.functional.linear(x, weight), atol=1e-4, rtol=1e-5)
     value, derivative = torch.func.jvp(lambda v: linear(v, weight), (x[0],), (x[1],))
@@ -143,20 +151,20 @@ def test_transforms_of_functions_go_pytorch_s_own_way(calls: list[tuple[int, ...
 
 @here
 def test_what_does_not_fit_is_told_by_pytorch() -> None:
-    x, weight = drawn((300, 130), (120, 140))
-    with pytest.raises(RuntimeError, match=r"300x130 and 140x120"):
+    x, weight = drawn((300, 130), (160, 140))
+    with pytest.raises(RuntimeError, match=r"300x130 and 140x160"):
         linear(x, weight)
 
 
 @here
 def test_overlapping_inputs(calls: list[tuple[int, ...]]) -> None:
-    (line, weight) = drawn((430,), (120, 130))
+    (line, weight) = drawn((430,), (160, 130))
     windows = line.unfold(0, 130, 1)  # (301, 130), neighbours share all but one number
     result = linear(windows, weight)
     assert calls
     (gradient,) = torch.autograd.grad(result.sum(), weight)
     torch.testing.assert_close(result, windows.detach().contiguous() @ weight.T, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(gradient, windows.sum(0).expand(120, -1), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(gradient, windows.sum(0).expand(160, -1), atol=1e-3, rtol=1e-4)
 
 
 def test_sizes_that_change_are_compiled_once_for_all() -> None:
@@ -167,14 +175,14 @@ def test_sizes_that_change_are_compiled_once_for_all() -> None:
         return graph.forward
 
     compiled = torch.compile(linear, backend=backend, dynamic=True)
-    weight = torch.ones(120, 130)
-    for rows in (20, 300, 3000):  # below and above what is worth it
-        assert compiled(torch.ones(rows, 130), weight).shape == (rows, 120)
+    weight = torch.ones(160, 130)
+    for rows in (20, 300, 3000):
+        assert compiled(torch.ones(rows, 130), weight).shape == (rows, 160)
     assert len(graphs) == 1
 
 
 def test_compiled_code_holds_no_call_of_ours(calls: list[tuple[int, ...]]) -> None:
-    x, weight, bias = drawn((300, 130), (120, 130), (120,))
+    x, weight, bias = drawn((300, 130), (160, 130), (160,))
     compiled = torch.compile(linear, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, weight, bias), nn.functional.linear(x, weight, bias))
     assert calls == []

@@ -90,6 +90,7 @@ def main() -> None:
                     Path(__file__).with_name("plaid_side.py"),
                     folder / "plaid_task.json",
                     file,
+                    folder / "plaid_index",
                 ]
             subprocess.run(command, check=True, env=environment)
     report(names, folder, made, options)

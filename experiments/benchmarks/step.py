@@ -108,7 +108,7 @@ def by_pytorch(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The step with all matrix products as PyTorch makes them by itself."""
 
     def run() -> Tensor:
-        with mock.patch.object(products, "WORTH_IT", sys.maxsize):
+        with mock.patch.multiple(products, SMALLEST_WEIGHT=sys.maxsize, SMALLEST_PRODUCT=sys.maxsize):
             return step()
 
     return run

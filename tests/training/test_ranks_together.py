@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,9 @@ SHARES = {
     3: ([4, 4, 4], [3, 2, 2], [0, 3, 2], [0, 0, 0]),
 }
 STEPS = len(SHARES[1])
+# Of the first step, and of what follows. In float32 the weights differ by rounding after a step at a rate of 0.5, and the
+# gradients at them by more; float64 shows that this is rounding and no more.
+TOLERANCES = {torch.float32: (1e-5, 3e-5), torch.float64: (1e-11, 1e-11)}
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,13 @@ def whole_batch(step: int) -> tuple[EncoderInput, EncoderInput, Tensor, EncoderI
     return queries, passages, labels, negatives, torch.arange(count) + 3  # some negatives are positives of other rows
 
 
-def rank_batch(step: int, rank: int, world: int, negatives: bool) -> TrainingBatch:
+def rank_batch(step: int, rank: int, world: int, negatives: bool, dtype: torch.dtype) -> TrainingBatch:
     shares = SHARES[world][step]
     start, stop = sum(shares[:rank]), sum(shares[: rank + 1])
     queries, passages, labels, others, other_labels = whole_batch(step)
+    queries, passages, others = (
+        replace(rows, pixel_values=rows.pixel_values.to(dtype)) for rows in (queries, passages, others)
+    )
     own, own_labels = passages.stretch(start, stop), labels[start:stop]
     if negatives:
         own = joined(own, others.stretch(start, stop))
@@ -113,12 +119,13 @@ class Recorder(Callback):
         self.steps.append({n: p.grad.clone() for n, p in pl_module.named_parameters() if p.requires_grad})
 
 
-def train(scenario: Scenario, rank: int, world: int) -> dict:
+def train(scenario: Scenario, dtype: torch.dtype, rank: int, world: int) -> dict:
     torch.manual_seed(0)
     sharing = dict.fromkeys(scenario.sharing, True)
     retriever = make("lstm", sharing, scenario.trained, dropout=0.0, attention_dropout=0.0)
     optimizer = partial(torch.optim.SGD, lr=0.5)
     module = RetModule(retriever, ContrastiveLoss(**scenario.loss), optimizer, WarmupCosine(warmup_steps=0), 1.0)
+    module.to(dtype)
     recorder = Recorder()
     trainer = Trainer(
         accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=1, logger=False,
@@ -126,7 +133,7 @@ def train(scenario: Scenario, rank: int, world: int) -> dict:
         use_distributed_sampler=False, accumulate_grad_batches=scenario.accumulate, gradient_clip_val=scenario.clip,
         callbacks=[recorder],
     )  # fmt: skip
-    batches = [rank_batch(step, rank, world, scenario.negatives) for step in range(STEPS)]
+    batches = [rank_batch(step, rank, world, scenario.negatives, dtype) for step in range(STEPS)]
     trainer.fit(module, DataLoader(batches, batch_size=None))
     weights = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
     return {"losses": recorder.losses, "gradients": recorder.steps, "weights": weights}
@@ -139,7 +146,8 @@ def _rank(rank: int, world: int, port: int, folder: str) -> None:
         LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     for scenario in SCENARIOS:
-        torch.save(train(scenario, rank, world), Path(folder) / f"{scenario.name}_{rank}.pt")
+        for dtype in TOLERANCES:
+            torch.save(train(scenario, dtype, rank, world), Path(folder) / f"{scenario.name}_{dtype}_{rank}.pt")
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -155,26 +163,27 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
-def test_ranks_together_are_one_rank(ranks: tuple[int, Path], scenario: Scenario) -> None:
+def test_ranks_together_are_one_rank(ranks: tuple[int, Path], scenario: Scenario, dtype: torch.dtype) -> None:
     world, folder = ranks
-    alone = train(scenario, 0, 1)
-    found = [torch.load(folder / f"{scenario.name}_{rank}.pt", weights_only=True) for rank in range(world)]
+    alone = train(scenario, dtype, 0, 1)
+    found = [torch.load(folder / f"{scenario.name}_{dtype}_{rank}.pt", weights_only=True) for rank in range(world)]
+    first, later = TOLERANCES[dtype]
     for step, loss in enumerate(alone["losses"]):
-        assert sum(part["losses"][step] for part in found) / world == pytest.approx(loss, rel=1e-5)
+        assert sum(part["losses"][step] for part in found) / world == pytest.approx(loss, rel=first)
     assert alone["losses"][-1] == 0
     assert len(alone["gradients"]) == STEPS // scenario.accumulate
     for part in found:
         for step, (theirs, ours) in enumerate(zip(alone["gradients"], part["gradients"], strict=True)):
-            # After two steps at a rate of 0.5 the weights differ by rounding themselves.
-            assert_close(ours, theirs, *((1e-5, 1e-3) if step < 2 // scenario.accumulate else (2e-5, 3e-3)))
-        assert_close(part["weights"], alone["weights"], 2e-5, 1e-3)
+            assert_close(ours, theirs, later if step else first)
+        assert_close(part["weights"], alone["weights"], later)
         assert all(torch.equal(part["weights"][name], value) for name, value in found[0]["weights"].items())
 
 
-def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float, floor: float) -> None:
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
         if "k_proj.bias" not in name:
-            assert (ours[name] - value).abs().max() <= tolerance * max(float(value.abs().max()), floor), name
+            assert (ours[name] - value).abs().max() <= tolerance * max(float(value.abs().max()), 1e-3), name
