@@ -202,6 +202,19 @@ def test_a_limit_is_in_whole_batches_of_all_ranks_together(tmp_path: Path) -> No
     assert stored(tmp_path).begin(subsets(), BATCH, 1) == [[[0]], [[0, 1]], [[0, 1, 2, 3]], [[0, 1, 2, 3]]]
 
 
+def test_fewer_or_other_rows_are_told_of_as_such(tmp_path: Path) -> None:
+    """Not as other texts, though of other rows the digest of texts and images is another one, too."""
+    few = [made_up("small", 9, 2)]
+    stored(tmp_path).begin(few, BATCH, 1)
+    with pytest.raises(DataError, match=r"holds passages of small from another evaluation, with count 4, not 9; delete"):
+        stored(tmp_path).begin(few, BATCH)
+    other = made_up("small", 9, 2, text="new")
+    for row, passage in enumerate(other.pool):
+        passage.passage_id = f"other{row}"
+    with pytest.raises(DataError, match="from another evaluation, with other ids; delete"):
+        stored(tmp_path).begin([other], BATCH, 1)
+
+
 def _rank(number: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
