@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ret_lightning.data.m2kr import EvaluationSubset, Split
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
+from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
@@ -137,6 +139,9 @@ class MissingRows(LightningDataModule):
         """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
         self.whole.trainer = self.trainer
         self.whole.setup(stage)
+        # Not when its turn comes, behind the evaluation, which has finished the stores by then and searched for hours.
+        count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
+        self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
 
     def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
         """As the whole module's."""
@@ -161,7 +166,6 @@ def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever
     return {
         "trainer.precision": str(config.trainer.get("precision")),
         "data.image_folder": images if isinstance(images, str) else list(images),
-        "data.on_bad_row": data.on_bad_row,
         "data.max_image_pixels": data.max_image_pixels,
         "image_transform.reduce": retriever.passage_tower.image_transform.reduce,  # a fingerprint knows nothing of it
     }

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,13 @@ class StoredVectors:
 
     Attributes:
         before: by loader, how many rows were encoded before this process began; after `begin`.
+        check: called on all ranks when all is encoded, before the stores are finished; raises where they must not be.
     """
 
     def __init__(self, folder: Path, retriever: RetRetriever, made_with: Mapping[str, Any]) -> None:
         self.folder = folder
         self.before: list[int] = []
+        self.check: Callable[[], None] = lambda: None
         self._fingerprint = fingerprint(retriever)
         self._shapes = {PASSAGES: retriever.passage_tower.row_shape, QUERIES: retriever.query_tower.row_shape}
         self._made_with = made_with
@@ -120,24 +122,29 @@ class StoredVectors:
     def start(self) -> None:
         """What is in the stores stays."""
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor) -> None:
-        """See `Vectors`; rows have to come in the order of `begin`."""
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
+        """See `Vectors`; rows have to come in the order of `begin`.
+
+        Where images could not be read, an evaluation that begins again encodes the whole part again: perhaps they were
+        mended, and if not, they have to be counted.
+        """
         file = self._files[loader]
         expected = file.writer.rows[file.taken : file.taken + len(rows)]
         if not expected:
             return  # a row that is there already, for a rank that has nothing to do: see `data.sampling.never_idle`
         if rows.tolist() != expected:
             raise RuntimeError(f"{file.store.folder}: rows {rows.tolist()} came where {expected} were due")
-        file.writer.add(vectors)
+        file.writer.add(vectors, provisional=imageless > 0)
         file.taken += len(rows)
 
     def complete(self) -> None:
-        """Waits for all ranks, and opens what they wrote.
+        """Waits for all ranks, has `check` look at what they did, and opens what they wrote.
 
         Raises:
             DataError: if a store is torn, or was changed meanwhile.
         """
         self._meeting.wait()
+        self.check()
         if rank() == 0:
             for file in self._files:
                 if file.was_finished:  # by an earlier process: nobody has looked at its content since

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -48,9 +48,9 @@ def counted(self, side, inputs, *others, **named):
         file.write(f"{len(inputs)}\\n")
     return encode(self, side, inputs, *others, **named)
 
-def deadly(self, part, numbers):
+def deadly(self, part, *content):
     global parts
-    write(self, part, numbers)
+    write(self, part, *content)
     parts += 1
     if parts == last:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -230,10 +230,10 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
 ) -> None:
     folder, write = tmp_path / "full", StoreWriter._write
 
-    def full(self: StoreWriter, part: int, numbers: np.ndarray) -> None:
+    def full(self: StoreWriter, *part: Any) -> None:
         if self._plan.dtype == "float32":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(self, part, numbers)
+        write(self, *part)
 
     with monkeypatch.context() as patched:
         patched.setattr(StoreWriter, "_write", full)
@@ -243,6 +243,36 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
     assert "Traceback" not in said
     assert call("evaluate", *options(trained, folder)) == 0
     assert "wit: 12 of 12 passages are encoded already" in log_of(folder)
+    assert contents(folder) == contents(undisturbed)
+
+
+def test_images_that_cannot_be_read_are_counted_and_read_again(
+    trained: Trained, undisturbed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture
+) -> None:
+    """Given again, the command neither forgets them nor takes vectors for good that were made without them."""
+    corpus, folder = Path(shutil.copytree(trained.root, tmp_path / "m2kr")), tmp_path / "out"
+    image = corpus / "images/m2kr/images/sub/3.png"
+    content = image.read_bytes()
+    image.unlink()
+    skip = (*options(trained, folder), f"data.root={corpus}", "data.on_bad_row=skip")
+    most = (
+        "wit: the images of the test queries: 1 of 12 rows (1 missing_image) are bad, more than data.max_bad_fraction"
+    )
+    for _ in range(2):
+        assert call("evaluate", *skip) == 1
+        assert most in capsys.readouterr().err
+        assert not list(folder.rglob("manifest.json"))
+    assert call("evaluate", *skip, "data.on_bad_row=raise") == 1
+    assert "3.png" in capsys.readouterr().err
+    # Taken as they are: all stores are finished, and it is killed before it has the metrics.
+    assert call("evaluate", *skip, "data.max_bad_fraction=0.1", "keep_embeddings=true") == 0
+    assert "wit: the images of the test queries: 1 of 12 rows (1 missing_image) cannot be read" in log_of(folder)
+    assert contents(folder) != contents(undisturbed)
+    (folder / "metrics.json").unlink()
+    assert call("evaluate", *skip) == 1
+    assert most in capsys.readouterr().err
+    image.write_bytes(content)
+    assert call("evaluate", *skip) == 0
     assert contents(folder) == contents(undisturbed)
 
 

@@ -79,9 +79,8 @@ def evaluated(vectors: StoredVectors | None, index: Index) -> dict[str, tuple]:
     if vectors is None:
         for loader, size in enumerate(size for sizes in SIZES.values() for size in sizes):
             rows = list(range(size))
-            evaluation.on_test_batch_end(
-                trainer, module, encoded(loader, rows), SimpleNamespace(rows=torch.tensor(rows)), 0, loader
-            )
+            batch = SimpleNamespace(rows=torch.tensor(rows), bad_images=())
+            evaluation.on_test_batch_end(trainer, module, encoded(loader, rows), batch, 0, loader)
     evaluation.on_test_epoch_end(trainer, module)
     return {
         name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.agreement)
@@ -163,6 +162,39 @@ def test_a_torn_part_is_encoded_again(tmp_path: Path) -> None:
     assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
 
 
+def test_rows_without_their_images_are_encoded_again(tmp_path: Path) -> None:
+    """By an evaluation that begins again, be the store finished or not: images may be mended, or else be counted again."""
+    vectors = stored(tmp_path)
+    for loader, own in enumerate(vectors.begin(subsets(), BATCH)):
+        for rows in own:
+            vectors.add(loader, torch.tensor(rows), encoded(loader, rows), imageless=int((loader, rows[0]) == (2, 8)))
+    for finish in (False, True, True):
+        if finish:
+            vectors.complete()
+            assert (tmp_path / "large" / "passages" / "manifest.json").exists()
+        again = stored(tmp_path)
+        assert again.begin(subsets(), BATCH) == [[], [], [[8, 9, 10, 11]], []]
+        assert again.before == [1, 2, 19, 11]
+    again.add(2, torch.arange(8, 12), encoded(2, list(range(8, 12))))
+    again.complete()
+    vectors = stored(tmp_path)
+    assert encode(vectors) == []
+    assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+
+
+def test_nothing_is_finished_that_is_refused(tmp_path: Path) -> None:
+    vectors = stored(tmp_path)
+    encode(vectors)
+
+    def refuse() -> None:
+        raise DataError("too many")
+
+    vectors.check = refuse
+    with pytest.raises(DataError, match="too many"):
+        vectors.complete()
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
 def test_a_finished_store_that_was_changed_is_refused(tmp_path: Path) -> None:
     first = stored(tmp_path)
     encode(first)
@@ -206,7 +238,9 @@ def test_fewer_or_other_rows_are_told_of_as_such(tmp_path: Path) -> None:
     """Not as other texts, though of other rows the digest of texts and images is another one, too."""
     few = [made_up("small", 9, 2)]
     stored(tmp_path).begin(few, BATCH, 1)
-    with pytest.raises(DataError, match=r"holds passages of small from another evaluation, with count 4, not 9; delete"):
+    with pytest.raises(
+        DataError, match=r"holds passages of small from another evaluation, with count 4, not 9; delete"
+    ):
         stored(tmp_path).begin(few, BATCH)
     other = made_up("small", 9, 2, text="new")
     for row, passage in enumerate(other.pool):
