@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -91,16 +92,17 @@ class StoredVectors:
 
         Raises:
             DataError: if what is there was made with another checkpoint, of other rows or with other settings.
-            ConfigError: if the limit leaves nothing.
+            ConfigError: if the limit leaves nothing, or a rank does not see the folder of the first.
         """
         self._meeting = Meeting()
+        self._find_folder()
         plans = [
             (subset, side, rows[: limited(len(rows), batch_size, limit)])
             for subset in subsets
             for side, rows in ((PASSAGES, subset.pool), (QUERIES, subset.queries))
         ]
         stores: list[StoreInProgress] = []
-        for turn in range(2):  # the first rank makes them, the others find them
+        for turn in range(2):  # the first rank makes them, the others find them, in the same folder
             if (rank() == 0) == (turn == 0):
                 stores = [self._store(*plan, batch_size) for plan in plans]
             self._meeting.wait()
@@ -164,6 +166,27 @@ class StoredVectors:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
             log.warning("%s: some of the embeddings cannot be removed; nobody needs them any more", self.folder)
+
+    def _find_folder(self) -> None:
+        """Makes the folder, on the first rank; on the others sees whether it is the same one, not one of the same name.
+
+        A rank on another machine, which SLURM starts by a command of its own, may have another disk or another `${now}`.
+        """
+        if world_size() == 1:
+            return
+        sign = self.folder / self._meeting.from_first(f".seen-{uuid4().hex}")
+        if rank() == 0:
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+        self._meeting.wait()
+        blind = self._meeting.sums([int(number == rank() and not sign.exists()) for number in range(world_size())])
+        output = self._meeting.from_first(str(self.folder.parent))
+        if rank() == 0:
+            sign.unlink()
+        if any(blind):
+            raise ConfigError(
+                f"rank {blind.index(1)} does not see output_dir={output}; give output_dir=DIR on a disk that all machines share"
+            )
 
     def _store(
         self, subset: EvaluationSubset, side: str, rows: Sequence[Passage] | Sequence[Query], batch_size: int

@@ -293,6 +293,30 @@ def _rank(number: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def _rank_apart(number: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(seconds=60), rank=number, world_size=2
+    )
+    with pytest.raises(ConfigError) as caught:
+        stored(Path(folder) / f"disk{number}" / "embeddings").begin(subsets(), BATCH)
+    torch.save(str(caught.value), f"{folder}/{number}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_share_a_disk_say_so(tmp_path: Path) -> None:
+    """What an earlier evaluation left on the other's own disk, under the same name, does not deceive it."""
+    encode(stored(tmp_path / "disk1" / "embeddings"), most=4)
+    before = files(tmp_path / "disk1")
+    mp.spawn(_rank_apart, args=(str(tmp_path),), nprocs=2)
+    line = f"rank 1 does not see output_dir={tmp_path}/disk0; give output_dir=DIR on a disk that all machines share"
+    for number in range(2):
+        assert torch.load(tmp_path / f"{number}.pt") == line
+    assert files(tmp_path / "disk0") == {}
+    assert files(tmp_path / "disk1") == before
+
+
 @pytest.mark.slow
 def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
     encode(stored(tmp_path / "exact"), most=4)  # one rank begins, three go on
