@@ -143,6 +143,11 @@ class MissingRows(LightningDataModule):
         count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
         self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
 
+    @property
+    def idle(self) -> dict[Split, bool]:
+        """As the whole module's."""
+        return self.whole.idle
+
     def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
         """As the whole module's."""
         return self.whole.evaluation_subsets(split)
