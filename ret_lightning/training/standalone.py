@@ -81,8 +81,6 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
     whole: M2KRDataModule = build(config.data)
     vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole, retriever))
-    limit = f"limit_{config.split}_batches"
-    data = MissingRows(whole, vectors, config.split, config.trainer.get(limit))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.vectors = vectors
     trainer: Trainer = build(
@@ -90,8 +88,11 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         logger=False,
         callbacks=[evaluation] if config.trainer.get("enable_progress_bar") is False else [evaluation, Progress()],
         enable_checkpointing=False,
-        **{limit: 1.0},  # `MissingRows` sees to it, since it is of all rows, not of those that are left
     )
+    limit = f"limit_{config.split}_batches"
+    # As fast_dev_run and overfit_batches left it. `MissingRows` sees to it: it is of all rows, not of those that are left.
+    data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
+    setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
     with ended(trainer, []):

@@ -251,12 +251,12 @@ def limited(count: int, batch_size: int, limit: int | float | None) -> int:
     Args:
         count: of the rows.
         batch_size: rows a batch.
-        limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None: all.
+        limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None or 1.0: all.
 
     Raises:
         ConfigError: if it leaves none.
     """
-    if limit is None:
+    if limit is None or (isinstance(limit, float) and limit == 1):  # of an empty file, too
         return count
     batches = int(limit * -(-count // batch_size)) if isinstance(limit, float) else limit
     if batches < 1:

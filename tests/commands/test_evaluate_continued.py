@@ -284,8 +284,27 @@ def test_two_at_once_do_not_write_into_one_folder(
     assert "another process is at work there; wait for it" in capsys.readouterr().err
 
 
-def test_a_limit_is_of_all_rows(trained: Trained, killed: Path, tmp_path: Path, call) -> None:
-    folder = tmp_path / "few"
-    assert call("evaluate", *options(trained, folder, "trainer.limit_test_batches=2", "data.subsets=[wit]")) == 0
+@pytest.mark.parametrize(
+    ("limit", "rows"),
+    [
+        (("trainer.limit_test_batches=2",), 10),
+        (("+trainer.fast_dev_run=true",), 5),
+        (("split=val", "+trainer.overfit_batches=2"), 10),
+    ],
+)
+def test_a_limit_is_of_all_rows(trained: Trained, tmp_path: Path, call, monkeypatch, limit, rows: int) -> None:
+    """Of those that an interrupted evaluation left, too, whatever option limits them."""
+    folder, write = tmp_path / "few", StoreWriter._write
+
+    def cut_off(self: StoreWriter, *part: Any) -> None:
+        write(self, *part)
+        raise KeyError("cut off")
+
+    limited = options(trained, folder, "data.subsets=[wit]", *limit)
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_write", cut_off)
+        with pytest.raises(KeyError, match="cut off"):
+            call("evaluate", *limited)
+    assert call("evaluate", *limited) == 0
     timings = json.loads((folder / "timings.json").read_text())
-    assert (timings["passages"], timings["queries"]) == (10, 10)
+    assert (timings["passages"], timings["queries"], timings["encoded_before"]) == (rows, rows, 5)
