@@ -98,16 +98,11 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     with ended(trainer, []):
         run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
-        if not trainer.is_global_zero:
-            return {}
-        prefix = f"{config.split}/seconds/"
-        seconds = {
-            name.removeprefix(prefix): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(prefix)
-        }
-        metrics = _finish(evaluation, config, seconds, started, sum(vectors.before))
+        metrics: dict[str, float] = {}
+        if trainer.is_global_zero:
+            metrics = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
         if not config.keep_embeddings:
+            del evaluation.index  # it holds the passages that it was built of, which are mapped
             vectors.remove()
         return metrics
 
@@ -206,6 +201,13 @@ def _take_folder(folder: Path, config: DictConfig) -> None:
     if (folder / CHECKPOINTS_FOLDER).exists():
         raise ConfigError(f"output_dir={folder}: is the folder of a training run; choose another one")
     write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+
+
+def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
+    """What the evaluation logged of its parts."""
+    prefix = f"{split}/seconds/"
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
 
 
 def _finish(

@@ -9,6 +9,7 @@ All ranks write into the same stores, each the parts that are its own, and map t
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -161,8 +162,15 @@ class StoredVectors:
         return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._meeting)
 
     def remove(self) -> None:
-        """Deletes the stores; called on one rank, when nobody reads them any more."""
+        """Deletes the stores; called on all ranks together, when nothing else holds what was taken from them.
+
+        NFS keeps a deleted file that is still mapped somewhere, by another name, and its folder with it.
+        """
         self._files, self._embeddings = [], []
+        gc.collect()  # a map is closed with the last tensor of it, which may hang in a circle of references
+        self._meeting.wait()
+        if rank() != 0:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
             log.warning("%s: some of the embeddings cannot be removed; nobody needs them any more", self.folder)

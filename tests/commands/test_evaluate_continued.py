@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ import torch
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store import StoreWriter
+from ret_lightning.training import stored_vectors
 from ret_lightning.training.process import alone_in
+from ret_lightning.training.stored_vectors import StoredVectors
 from tests.commands.conftest import Trained
 from tests.commands.test_evaluate import contents, evaluate
 from tests.data.folder import PASSAGES, SUBSETS, passage, query
@@ -274,6 +277,33 @@ def test_images_that_cannot_be_read_are_counted_and_read_again(
     image.write_bytes(content)
     assert call("evaluate", *skip) == 0
     assert contents(folder) == contents(undisturbed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
+@pytest.mark.parametrize("retrieval", ["exact", "faiss_flat"])
+def test_nothing_is_mapped_any_more_when_it_is_deleted(
+    trained: Trained, tmp_path: Path, call, monkeypatch, retrieval: str
+) -> None:
+    """NFS would keep the files, and the folder with them."""
+    folder, mapped, rmtree, complete = tmp_path / "out", [], shutil.rmtree, StoredVectors.complete
+
+    def maps() -> list[str]:
+        return [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{folder}/embeddings" in line]
+
+    def completed(self: StoredVectors) -> None:
+        complete(self)
+        mapped.append(len(maps()))
+
+    def deleted(path: Path, **options: Any) -> None:
+        mapped.append(len(maps()) if path == folder / "embeddings" else 0)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(StoredVectors, "complete", completed)
+    monkeypatch.setattr(stored_vectors, "shutil", SimpleNamespace(rmtree=deleted))
+    assert call("evaluate", *options(trained, folder, "data.subsets=[wit]", f"retrieval={retrieval}")) == 0
+    assert mapped[0] >= 2
+    assert set(mapped[1:]) == {0}
+    assert not (folder / "embeddings").exists()
 
 
 def test_two_at_once_do_not_write_into_one_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,6 +282,13 @@ def _rank(number: int, folder: str) -> None:
         finally:
             Index.build = build
         found[name] = {"own": own, "built": built, "shares": shares, "results": results, "before": vectors.before}
+    vectors = stored(Path(folder) / "gone")
+    encode(vectors)
+    vectors.complete()
+    if number == WORLD - 1:
+        time.sleep(0.5)  # the others do not delete what this one still uses
+        found["there"] = (Path(folder) / "gone" / "large").exists()
+    vectors.remove()
     random = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0))
     places = [[], [6, 0, 2, 4], [5, 1, 3]][number]
     found["gathered"] = gather_at(
@@ -344,6 +352,8 @@ def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
     of_faiss = [[size for kind, size in rank["faiss"]["built"] if kind == "FaissIndex"] for rank in ranks]
     assert of_faiss == [[1, 23], [], []]
     assert all(size <= 8 for rank in ranks for kind, size in rank["exact"]["built"])
+    assert ranks[-1]["there"]
+    assert not (tmp_path / "gone").exists()
     gathered = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0)).half()
     assert all(torch.equal(rank["gathered"], gathered) for rank in ranks)
     assert all(rank["sums"] == [3, 3] for rank in ranks)
