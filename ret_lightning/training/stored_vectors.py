@@ -130,6 +130,9 @@ class StoredVectors:
 
         Where images could not be read, an evaluation that begins again encodes the whole part again: perhaps they were
         mended, and if not, they have to be counted.
+
+        Raises:
+            DataError: naming the first row whose vectors are not finite.
         """
         file = self._files[loader]
         expected = file.writer.rows[file.taken : file.taken + len(rows)]
@@ -137,6 +140,13 @@ class StoredVectors:
             return  # a row that is there already, for a rank that has nothing to do: see `data.sampling.never_idle`
         if rows.tolist() != expected:
             raise RuntimeError(f"{file.store.folder}: rows {rows.tolist()} came where {expected} were due")
+        finite = vectors.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite):
+            raise DataError(
+                f"{file.store.folder.parent.name}: the checkpoint encodes row {rows[finite.index(False)]} (from 0) of the "
+                f"{file.store.folder.name} to numbers that are not finite, so nothing can be ranked; give another checkpoint, "
+                "or trainer.precision=32-true if it was evaluated in a lower one"
+            )
         file.writer.add(vectors, provisional=imageless > 0)
         file.taken += len(rows)
 

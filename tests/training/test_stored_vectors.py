@@ -149,6 +149,21 @@ def test_rows_that_are_not_due_are_refused(tmp_path: Path) -> None:
         vectors.add(2, torch.tensor([4]), encoded(2, [4]))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_are_told_of_by_their_row(tmp_path: Path, number: float) -> None:
+    vectors = stored(tmp_path)
+    vectors.begin(subsets(), BATCH)
+    vectors.add(2, torch.arange(4), encoded(2, list(range(4))))
+    broken = encoded(2, [4, 5, 6, 7])
+    broken[2, 3, 1] = number
+    line = (
+        r"large: the checkpoint encodes row 6 \(from 0\) of the passages to numbers that are not finite, .* checkpoint"
+    )
+    with pytest.raises(DataError, match=line) as caught:
+        vectors.add(2, torch.arange(4, 8), broken)
+    assert "\n" not in str(caught.value)
+
+
 def flip(file: Path, place: int) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
