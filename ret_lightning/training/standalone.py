@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     with alone_in(folder):
-        _take_folder(folder, config)
+        _take_folder(folder, config.keep_embeddings)
         with _kept(folder):
             return _evaluate(folder, config)
 
@@ -95,7 +96,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
-    with ended(trainer, []):
+    with ended(trainer, []), _config_written(folder, config, vectors):
         run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
         metrics: dict[str, float] = {}
@@ -191,16 +192,43 @@ def _kept(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _take_folder(folder: Path, config: DictConfig) -> None:
+@contextmanager
+def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) -> Iterator[None]:
+    """Leaves the config in the folder, for the ranks that are started from it; an interrupted evaluation's if it is refused."""
     if rank_zero_only.rank != 0:  # by the environment: no process group exists yet
+        yield
+        return
+    file = folder / CONFIG_FILE
+    former = file.read_text(encoding="utf-8") if file.exists() else None
+    write_text(file, OmegaConf.to_yaml(config, resolve=True))
+    try:
+        yield
+    except BaseException:
+        if former is not None and not vectors.before:  # what is in the stores goes with the former
+            write_text(file, former)
+        raise
+
+
+def _take_folder(folder: Path, keep_embeddings: bool) -> None:
+    if rank_zero_only.rank != 0:
         return
     if (folder / METRICS_FILE).exists():
+        if not keep_embeddings:
+            _remove_left_over(folder)
         raise ConfigError(
             f"output_dir={folder}: holds finished metrics ({METRICS_FILE}); choose another folder, or remove this one"
         )
     if (folder / CHECKPOINTS_FOLDER).exists():
         raise ConfigError(f"output_dir={folder}: is the folder of a training run; choose another one")
-    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Deletes embeddings that an evaluation did not want to keep, and was killed before it had deleted them."""
+    if not (folder / EMBEDDINGS_FOLDER).exists() or not (folder / CONFIG_FILE).exists():
+        return
+    if OmegaConf.load(folder / CONFIG_FILE).get("keep_embeddings") is False:
+        shutil.rmtree(folder / EMBEDDINGS_FOLDER, ignore_errors=True)
+        log.info("%s: left over by an evaluation that has its metrics; removed", folder / EMBEDDINGS_FOLDER)
 
 
 def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:

@@ -107,6 +107,9 @@ class StoredVectors:
             if (rank() == 0) == (turn == 0):
                 stores = [self._store(*plan, batch_size) for plan in plans]
             self._meeting.wait()
+        if rank() == 0:  # of an evaluation that was killed while it searched
+            for subset in subsets:
+                shutil.rmtree(self.folder / subset.name / INDEX, ignore_errors=True)
         ranks = world_size()
         self._files = [
             # As `data.sampling.dealt` does it, each file begins with another rank.

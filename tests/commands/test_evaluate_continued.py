@@ -202,7 +202,7 @@ def test_another_checkpoint_or_pool_is_refused(
     trained: Trained, killed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture
 ) -> None:
     folder = copied(killed, tmp_path)
-    before = embeddings(folder)
+    before, config = embeddings(folder), (folder / "config.yaml").read_text()
     other = RetRetriever.from_pretrained(trained.exported)
     with torch.no_grad():
         other.passage_tower.start += 1e-3
@@ -223,6 +223,7 @@ def test_another_checkpoint_or_pool_is_refused(
         assert "delete this folder, or choose another output_dir" in said
         assert "Traceback" not in said
         assert embeddings(folder) == before
+        assert (folder / "config.yaml").read_text() == config
     # What ret-export makes of a checkpoint is the same model.
     assert call("evaluate", *options(trained, folder, f"checkpoint={trained.exported}")) == 0
     assert "5 of 12 passages are encoded already" in log_of(folder)
@@ -285,25 +286,42 @@ def test_nothing_is_mapped_any_more_when_it_is_deleted(
     trained: Trained, tmp_path: Path, call, monkeypatch, retrieval: str
 ) -> None:
     """NFS would keep the files, and the folder with them."""
-    folder, mapped, rmtree, complete = tmp_path / "out", [], shutil.rmtree, StoredVectors.complete
+    folder, mapped, rmtree, complete = tmp_path / "out", {}, shutil.rmtree, StoredVectors.complete
 
     def maps() -> list[str]:
         return [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{folder}/embeddings" in line]
 
     def completed(self: StoredVectors) -> None:
         complete(self)
-        mapped.append(len(maps()))
+        mapped["complete"] = len(maps())
 
     def deleted(path: Path, **options: Any) -> None:
-        mapped.append(len(maps()) if path == folder / "embeddings" else 0)
+        mapped[path.name] = len(maps())
         rmtree(path, **options)
 
     monkeypatch.setattr(StoredVectors, "complete", completed)
     monkeypatch.setattr(stored_vectors, "shutil", SimpleNamespace(rmtree=deleted))
     assert call("evaluate", *options(trained, folder, "data.subsets=[wit]", f"retrieval={retrieval}")) == 0
-    assert mapped[0] >= 2
-    assert set(mapped[1:]) == {0}
+    assert mapped["complete"] >= 2
+    assert mapped["embeddings"] == 0
     assert not (folder / "embeddings").exists()
+
+
+@pytest.mark.parametrize(("former", "now", "there"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_embeddings_beside_metrics_go_where_nobody_wanted_to_keep_them(
+    trained: Trained, killed: Path, tmp_path: Path, call, capsys, former: bool, now: bool, there: bool
+) -> None:
+    """A kill between metrics.json and their end leaves them in a folder that no evaluation takes any more."""
+    folder = copied(killed, tmp_path)
+    config = (folder / "config.yaml").read_text()
+    assert "keep_embeddings: false" in config
+    (folder / "config.yaml").write_text(
+        config.replace("keep_embeddings: false", f"keep_embeddings: {str(former).lower()}")
+    )
+    (folder / "metrics.json").write_text("{}")
+    assert call("evaluate", *options(trained, folder, f"keep_embeddings={now}")) == 1
+    assert "holds finished metrics" in capsys.readouterr().err
+    assert (folder / "embeddings").exists() == there
 
 
 def test_two_at_once_do_not_write_into_one_folder(

@@ -164,6 +164,17 @@ def test_vectors_that_are_not_finite_are_told_of_by_their_row(tmp_path: Path, nu
     assert "\n" not in str(caught.value)
 
 
+def test_an_index_that_was_left_over_is_deleted(tmp_path: Path) -> None:
+    encode(stored(tmp_path), most=4)
+    (tmp_path / "large" / "index").mkdir()
+    (tmp_path / "large" / "index" / "index.json").write_text("{}")
+    with pytest.raises(DataError):
+        stored(tmp_path, seed=1).begin(subsets(), BATCH)
+    assert (tmp_path / "large" / "index").exists()
+    stored(tmp_path).begin(subsets(), BATCH)
+    assert not (tmp_path / "large" / "index").exists()
+
+
 def flip(file: Path, place: int) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
