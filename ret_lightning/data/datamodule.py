@@ -147,6 +147,7 @@ class M2KRDataModule(LightningDataModule):
         self._train: TrainingSet | None = None
         self._next_batch = {"epoch": 0, "batch": 0}
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
+        self.idle: dict[Split, bool] = {}  # whether this rank has no row of a split, but for the one of `never_idle`
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
 
     def prepare_data(self) -> None:
@@ -219,6 +220,7 @@ class M2KRDataModule(LightningDataModule):
         files = [(subset.name, rows) for subset in self._evaluation[split] for rows in (subset.pool, subset.queries)]
         if batches is None:
             batches = dealt([len(rows) for _, rows in files], self.eval_batch_size, *self._rank_and_world())
+        self.idle[split] = not any(batches)
         return [
             DataLoader(
                 EvaluationRows(rows, read_image, name, self.on_bad_row),

@@ -7,7 +7,9 @@
 While it is being written, `plan.json` says what the store will be, and `parts/` holds a note for each finished part, with
 the checksum of its rows. Rows fall into parts of equal size, and part p belongs to rank p % world; ranks write into the one
 file, each at the places of its own rows, so whoever reads sees one array, whatever number of ranks made it. An interrupted
-store is continued, by any number of ranks: parts whose rows agree with their note are kept.
+store is continued, by any number of ranks: parts whose rows agree with their note are kept. A part with rows that were called
+provisional (of images that could not be read, say) goes into the finished store, but whoever creates it again gets these rows
+to write again.
 """
 
 from __future__ import annotations
@@ -34,13 +36,17 @@ from ret_lightning.retrieval.store_plan import (
     MANIFEST,
     PARTS,
     PLAN,
+    PROVISIONAL,
+    SUMS,
     StorePlan,
     check_same,
+    is_provisional,
     note,
     read_json,
     read_plan,
     sha256,
     sha256_of_part,
+    write_note,
 )
 
 # Rows a part: a 64th of the store, so that ranks share evenly, but no more than an interruption may cost.
@@ -112,6 +118,8 @@ class EmbeddingStore:
             before = read_plan(folder, found[0])
             plan = replace(plan, part_rows=before.part_rows)
             check_same(folder, before, plan)
+            if found[0] == MANIFEST and _unfinish(folder, plan):
+                found.remove(MANIFEST)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
             if others := sorted(names - {plan.vectors_file, IDS, PARTS}):
@@ -148,7 +156,7 @@ class EmbeddingStore:
                     "run the encoding again, it goes on where it stopped"
                 )
             raise DataError(f"{folder}: no store of embeddings, it has no {MANIFEST}")
-        plan, sums = read_plan(folder, MANIFEST), read_json(folder / MANIFEST).get("parts_sha256")
+        plan, sums = read_plan(folder, MANIFEST), read_json(folder / MANIFEST).get(SUMS)
         if fingerprint is not None and plan.fingerprint != fingerprint:
             raise DataError(
                 f"{folder}: the store is of checkpoint {plan.fingerprint!r}, not of {fingerprint!r}; encode it again in "
@@ -196,7 +204,8 @@ class StoreInProgress:
         if not 0 <= rank < world:
             raise ValueError(f"writer: rank {rank} is not in [0, {world})")
         own = [] if self.finished else range(rank, self.plan.parts, world)
-        return StoreWriter(self.folder, self.plan, [part for part in own if not self._complete(part)])
+        done = (part for part in own if self._complete(part) and not is_provisional(self.folder, part))
+        return StoreWriter(self.folder, self.plan, sorted(set(own).difference(done)))
 
     def finish(self) -> EmbeddingStore:
         """Writes the manifest, after all ranks have written; call it on one rank.
@@ -213,7 +222,9 @@ class StoreInProgress:
                         "on where it stopped"
                     )
             sums = [read_json(note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
-            write_text(self.folder / MANIFEST, json.dumps({**asdict(self.plan), "parts_sha256": sums}, indent=1))
+            again = [part for part in range(self.plan.parts) if is_provisional(self.folder, part)]
+            manifest = {**asdict(self.plan), SUMS: sums} | ({PROVISIONAL: again} if again else {})
+            write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         (self.folder / PLAN).unlink(missing_ok=True)
         return EmbeddingStore.open(self.folder, verify=False)
@@ -240,12 +251,14 @@ class StoreWriter:
         self._plan = plan
         self._parts = parts
         self._buffer: list[np.ndarray] = []
+        self._provisional: list[bool] = []  # of each row in the buffer
 
-    def add(self, vectors: Tensor) -> None:
+    def add(self, vectors: Tensor, provisional: bool = False) -> None:
         """Takes the next rows; a part is on disk, with its note, as soon as it is full.
 
         Args:
             vectors: (n, k, d), floating point, on any device; stored in the dtype of the store.
+            provisional: whether whoever creates the store again, be it finished or not, has to write these rows again.
 
         Raises:
             ValueError: on another shape, more rows than there are, or a number that this dtype cannot hold.
@@ -260,19 +273,20 @@ class StoreWriter:
         if len(numbers) > left:
             raise ValueError(f"add: {len(numbers)} rows more, and only {left} are left")
         self._buffer.append(numbers)
+        self._provisional += [provisional] * len(numbers)
         while self._parts and sum(map(len, self._buffer)) >= len(plan.rows(self._parts[0])):
             everything, size = np.concatenate(self._buffer), len(plan.rows(self._parts[0]))
-            self._write(self._parts.pop(0), everything[:size])
-            self._buffer = [everything[size:]]
+            self._write(self._parts.pop(0), everything[:size], any(self._provisional[:size]))
+            self._buffer, self._provisional = [everything[size:]], self._provisional[size:]
 
-    def _write(self, part: int, numbers: np.ndarray) -> None:
+    def _write(self, part: int, numbers: np.ndarray, provisional: bool) -> None:
         content = np.ascontiguousarray(numbers, dtype=self._plan.numbers).tobytes()
         with open(self._folder / self._plan.vectors_file, "r+b") as file:
             file.seek(self._plan.rows(part).start * self._plan.row_bytes)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the note must not outlive the rows when the power fails
-        write_text(note(self._folder, part), json.dumps({"sha256": sha256(content)}))
+        write_note(self._folder, part, sha256(content), provisional)
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,6 +330,20 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))
     return _MappedEmbeddings(ids, vectors, mapped, opened)
+
+
+def _unfinish(folder: Path, plan: StorePlan) -> bool:
+    """Makes a finished store with provisional parts one in progress again; gives whether it had any."""
+    manifest = read_json(folder / MANIFEST)
+    again, sums = manifest.get(PROVISIONAL), manifest.get(SUMS)
+    if not again or not isinstance(sums, list) or len(sums) != plan.parts:
+        return False
+    (folder / PARTS).mkdir(exist_ok=True)
+    for part, checksum in enumerate(sums):
+        write_note(folder, part, checksum, part in again)
+    write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
+    (folder / MANIFEST).unlink(missing_ok=True)  # last of all: until then the store is finished
+    return True
 
 
 def _ids_are(folder: Path, plan: StorePlan) -> bool:

@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from ret_lightning.atomic import write_text
 from ret_lightning.errors import DataError
 
 FORMAT = 1
 IDS, MANIFEST, PLAN, PARTS = "ids.json", "manifest.json", "plan.json", "parts"
+SUMS = "parts_sha256"  # in the manifest: the checksum of each part
+PROVISIONAL = (
+    "provisional"  # in a note: whether the part is; in the manifest: the numbers of the parts that are, if any
+)
 READ_BYTES = 1 << 24
 
 # Little-endian, whatever the machine is.
@@ -82,10 +87,13 @@ class AnotherStore(DataError):
 
 
 def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
-    """Raises AnotherStore, naming the first difference, where the plan in a folder is not the one that is wanted."""
-    # The config last: other rows have another digest in it, too, and their number or ids tell more.
-    for key, wanted in sorted(asdict(plan).items(), key=lambda item: item[0] == "config"):
-        found = getattr(before, key)
+    """Raises AnotherStore, naming the first difference, where the plan in a folder is not the one that is wanted.
+
+    Other rows are told of before other settings: a config may hold a digest of the rows, which says less.
+    """
+    every = asdict(plan)
+    for key in dict.fromkeys(("count", "ids_sha256", *every)):
+        found, wanted = getattr(before, key), every[key]
         if found == wanted:
             continue
         if key == "fingerprint":
@@ -100,7 +108,8 @@ def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
 def read_plan(folder: Path, name: str) -> StorePlan:
     """The plan in `plan.json` or the manifest; raises DataError if the file is not one."""
     content = read_json(folder / name)
-    content.pop("parts_sha256", None)
+    for key in (SUMS, PROVISIONAL):
+        content.pop(key, None)
     if content.get("format") != FORMAT:
         raise DataError(f"{folder / name}: format {content.get('format')!r} is not known, only {FORMAT}")
     try:
@@ -129,6 +138,17 @@ def read_json(file: Path) -> dict[str, Any]:
 def note(folder: Path, part: int) -> Path:
     """The file that says that a part is complete, and its checksum."""
     return folder / PARTS / f"{part:06d}.json"
+
+
+def write_note(folder: Path, part: int, checksum: str, provisional: bool = False) -> None:
+    """Says that a part is complete."""
+    content = {"sha256": checksum} | ({PROVISIONAL: True} if provisional else {})
+    write_text(note(folder, part), json.dumps(content))
+
+
+def is_provisional(folder: Path, part: int) -> bool:
+    """Whether the note of a part that is complete says so."""
+    return bool(read_json(note(folder, part)).get(PROVISIONAL))
 
 
 def sha256(content: bytes) -> str:

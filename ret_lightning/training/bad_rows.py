@@ -76,6 +76,8 @@ class BadRowCount(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Counts the images that could not be read."""
+        if getattr(trainer.datamodule, "idle", {}).get("test" if trainer.testing else "val"):
+            return  # a row of another rank, or one that is encoded already
         tally = self._evaluation.setdefault(dataloader_idx, Tally())
         tally.rows += len(batch)
         for row in batch.bad_images:

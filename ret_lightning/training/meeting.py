@@ -11,7 +11,8 @@ import torch.distributed as dist
 from ret_lightning.losses.gather import world_size
 
 # The ranks' own group gives up after half an hour, under NCCL by killing the process. An index of millions of vectors takes
-# longer, and so may a rank with more to encode than the others. One that ends is noticed at once, whatever stands here.
+# longer, and so may a rank with more to encode than the others. A process that ends is noticed at once, whatever stands here;
+# a machine that loses power or its network is not: TCP closes no connection then, and the others wait until somebody ends them.
 PATIENCE = timedelta(days=7)
 
 
@@ -28,6 +29,14 @@ class Meeting:
         """Goes on when all ranks have come here."""
         if self._group is not None:
             dist.barrier(group=self._group)
+
+    def from_first(self, text: str) -> str:
+        """The first rank's text, on all of them."""
+        if self._group is None:
+            return text
+        texts = [text]
+        dist.broadcast_object_list(texts, src=0, group=self._group)
+        return texts[0]
 
     def sums(self, numbers: Sequence[int]) -> list[int]:
         """Of each number the sum over the ranks, on all of them."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ret_lightning.data.m2kr import EvaluationSubset, Split
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
+from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
@@ -64,7 +67,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     with alone_in(folder):
-        _take_folder(folder, config)
+        _take_folder(folder, config.keep_embeddings)
         with _kept(folder):
             return _evaluate(folder, config)
 
@@ -79,8 +82,6 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
     whole: M2KRDataModule = build(config.data)
     vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole, retriever))
-    limit = f"limit_{config.split}_batches"
-    data = MissingRows(whole, vectors, config.split, config.trainer.get(limit))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.vectors = vectors
     trainer: Trainer = build(
@@ -88,23 +89,21 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         logger=False,
         callbacks=[evaluation] if config.trainer.get("enable_progress_bar") is False else [evaluation, Progress()],
         enable_checkpointing=False,
-        **{limit: 1.0},  # `MissingRows` sees to it, since it is of all rows, not of those that are left
     )
+    limit = f"limit_{config.split}_batches"
+    # As fast_dev_run and overfit_batches left it. `MissingRows` sees to it: it is of all rows, not of those that are left.
+    data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
+    setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
-    with ended(trainer, []):
+    with ended(trainer, []), _config_written(folder, config, vectors):
         run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
-        if not trainer.is_global_zero:
-            return {}
-        prefix = f"{config.split}/seconds/"
-        seconds = {
-            name.removeprefix(prefix): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(prefix)
-        }
-        metrics = _finish(evaluation, config, seconds, started, sum(vectors.before))
+        metrics: dict[str, float] = {}
+        if trainer.is_global_zero:
+            metrics = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
         if not config.keep_embeddings:
+            del evaluation.index  # it holds the passages that it was built of, which are mapped
             vectors.remove()
         return metrics
 
@@ -137,6 +136,14 @@ class MissingRows(LightningDataModule):
         """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
         self.whole.trainer = self.trainer
         self.whole.setup(stage)
+        # Not when its turn comes, behind the evaluation, which has finished the stores by then and searched for hours.
+        count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
+        self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
+
+    @property
+    def idle(self) -> dict[Split, bool]:
+        """As the whole module's."""
+        return self.whole.idle
 
     def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
         """As the whole module's."""
@@ -161,7 +168,6 @@ def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever
     return {
         "trainer.precision": str(config.trainer.get("precision")),
         "data.image_folder": images if isinstance(images, str) else list(images),
-        "data.on_bad_row": data.on_bad_row,
         "data.max_image_pixels": data.max_image_pixels,
         "image_transform.reduce": retriever.passage_tower.image_transform.reduce,  # a fingerprint knows nothing of it
     }
@@ -186,16 +192,50 @@ def _kept(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _take_folder(folder: Path, config: DictConfig) -> None:
+@contextmanager
+def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) -> Iterator[None]:
+    """Leaves the config in the folder, for the ranks that are started from it; an interrupted evaluation's if it is refused."""
     if rank_zero_only.rank != 0:  # by the environment: no process group exists yet
+        yield
+        return
+    file = folder / CONFIG_FILE
+    former = file.read_text(encoding="utf-8") if file.exists() else None
+    write_text(file, OmegaConf.to_yaml(config, resolve=True))
+    try:
+        yield
+    except BaseException:
+        if former is not None and not vectors.before:  # what is in the stores goes with the former
+            write_text(file, former)
+        raise
+
+
+def _take_folder(folder: Path, keep_embeddings: bool) -> None:
+    if rank_zero_only.rank != 0:
         return
     if (folder / METRICS_FILE).exists():
+        if not keep_embeddings:
+            _remove_left_over(folder)
         raise ConfigError(
             f"output_dir={folder}: holds finished metrics ({METRICS_FILE}); choose another folder, or remove this one"
         )
     if (folder / CHECKPOINTS_FOLDER).exists():
         raise ConfigError(f"output_dir={folder}: is the folder of a training run; choose another one")
-    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config, resolve=True))
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Deletes embeddings that an evaluation did not want to keep, and was killed before it had deleted them."""
+    if not (folder / EMBEDDINGS_FOLDER).exists() or not (folder / CONFIG_FILE).exists():
+        return
+    if OmegaConf.load(folder / CONFIG_FILE).get("keep_embeddings") is False:
+        shutil.rmtree(folder / EMBEDDINGS_FOLDER, ignore_errors=True)
+        log.info("%s: left over by an evaluation that has its metrics; removed", folder / EMBEDDINGS_FOLDER)
+
+
+def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
+    """What the evaluation logged of its parts."""
+    prefix = f"{split}/seconds/"
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
 
 
 def _finish(

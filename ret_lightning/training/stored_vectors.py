@@ -9,12 +9,14 @@ All ranks write into the same stores, each the parts that are its own, and map t
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -60,11 +62,13 @@ class StoredVectors:
 
     Attributes:
         before: by loader, how many rows were encoded before this process began; after `begin`.
+        check: called on all ranks when all is encoded, before the stores are finished; raises where they must not be.
     """
 
     def __init__(self, folder: Path, retriever: RetRetriever, made_with: Mapping[str, Any]) -> None:
         self.folder = folder
         self.before: list[int] = []
+        self.check: Callable[[], None] = lambda: None
         self._fingerprint = fingerprint(retriever)
         self._shapes = {PASSAGES: retriever.passage_tower.row_shape, QUERIES: retriever.query_tower.row_shape}
         self._made_with = made_with
@@ -87,19 +91,23 @@ class StoredVectors:
 
         Raises:
             DataError: if what is there was made with another checkpoint, of other rows or with other settings.
-            ConfigError: if the limit leaves nothing.
+            ConfigError: if the limit leaves nothing, or a rank does not see the folder of the first.
         """
         self._meeting = Meeting()
+        self._find_folder()
         plans = [
             (subset, side, rows[: limited(len(rows), batch_size, limit)])
             for subset in subsets
             for side, rows in ((PASSAGES, subset.pool), (QUERIES, subset.queries))
         ]
         stores: list[StoreInProgress] = []
-        for turn in range(2):  # the first rank makes them, the others find them
+        for turn in range(2):  # the first rank makes them, the others find them, in the same folder
             if (rank() == 0) == (turn == 0):
                 stores = [self._store(*plan, batch_size) for plan in plans]
             self._meeting.wait()
+        if rank() == 0:  # of an evaluation that was killed while it searched
+            for subset in subsets:
+                shutil.rmtree(self.folder / subset.name / INDEX, ignore_errors=True)
         ranks = world_size()
         self._files = [
             # As `data.sampling.dealt` does it, each file begins with another rank.
@@ -118,24 +126,39 @@ class StoredVectors:
     def start(self) -> None:
         """What is in the stores stays."""
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor) -> None:
-        """See `Vectors`; rows have to come in the order of `begin`."""
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
+        """See `Vectors`; rows have to come in the order of `begin`.
+
+        Where images could not be read, an evaluation that begins again encodes the whole part again: perhaps they were
+        mended, and if not, they have to be counted.
+
+        Raises:
+            DataError: naming the first row whose vectors are not finite.
+        """
         file = self._files[loader]
         expected = file.writer.rows[file.taken : file.taken + len(rows)]
         if not expected:
             return  # a row that is there already, for a rank that has nothing to do: see `data.sampling.never_idle`
         if rows.tolist() != expected:
             raise RuntimeError(f"{file.store.folder}: rows {rows.tolist()} came where {expected} were due")
-        file.writer.add(vectors)
+        finite = vectors.isfinite().flatten(1).all(dim=1).tolist()
+        if not all(finite):
+            raise DataError(
+                f"{file.store.folder.parent.name}: the checkpoint encodes row {rows[finite.index(False)]} (from 0) of the "
+                f"{file.store.folder.name} to numbers that are not finite, so nothing can be ranked; give another checkpoint, "
+                "or trainer.precision=32-true if it was evaluated in a lower one"
+            )
+        file.writer.add(vectors, provisional=imageless > 0)
         file.taken += len(rows)
 
     def complete(self) -> None:
-        """Waits for all ranks, and opens what they wrote.
+        """Waits for all ranks, has `check` look at what they did, and opens what they wrote.
 
         Raises:
             DataError: if a store is torn, or was changed meanwhile.
         """
         self._meeting.wait()
+        self.check()
         if rank() == 0:
             for file in self._files:
                 if file.was_finished:  # by an earlier process: nobody has looked at its content since
@@ -150,11 +173,39 @@ class StoredVectors:
         return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._meeting)
 
     def remove(self) -> None:
-        """Deletes the stores; called on one rank, when nobody reads them any more."""
+        """Deletes the stores; called on all ranks together, when nothing else holds what was taken from them.
+
+        NFS keeps a deleted file that is still mapped somewhere, by another name, and its folder with it.
+        """
         self._files, self._embeddings = [], []
+        gc.collect()  # a map is closed with the last tensor of it, which may hang in a circle of references
+        self._meeting.wait()
+        if rank() != 0:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
             log.warning("%s: some of the embeddings cannot be removed; nobody needs them any more", self.folder)
+
+    def _find_folder(self) -> None:
+        """Makes the folder, on the first rank; on the others sees whether it is the same one, not one of the same name.
+
+        A rank on another machine, which SLURM starts by a command of its own, may have another disk or another `${now}`.
+        """
+        if world_size() == 1:
+            return
+        sign = self.folder / self._meeting.from_first(f".seen-{uuid4().hex}")
+        if rank() == 0:
+            sign.parent.mkdir(parents=True, exist_ok=True)
+            sign.touch()
+        self._meeting.wait()
+        blind = self._meeting.sums([int(number == rank() and not sign.exists()) for number in range(world_size())])
+        output = self._meeting.from_first(str(self.folder.parent))
+        if rank() == 0:
+            sign.unlink()
+        if any(blind):
+            raise ConfigError(
+                f"rank {blind.index(1)} does not see output_dir={output}; give output_dir=DIR on a disk that all machines share"
+            )
 
     def _store(
         self, subset: EvaluationSubset, side: str, rows: Sequence[Passage] | Sequence[Query], batch_size: int
@@ -219,12 +270,12 @@ def limited(count: int, batch_size: int, limit: int | float | None) -> int:
     Args:
         count: of the rows.
         batch_size: rows a batch.
-        limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None: all.
+        limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None or 1.0: all.
 
     Raises:
         ConfigError: if it leaves none.
     """
-    if limit is None:
+    if limit is None or (isinstance(limit, float) and limit == 1):  # of an empty file, too
         return count
     batches = int(limit * -(-count // batch_size)) if isinstance(limit, float) else limit
     if batches < 1:

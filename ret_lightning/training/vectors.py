@@ -49,13 +49,14 @@ class Vectors(Protocol):
     def start(self) -> None:
         """Before the first batch."""
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor) -> None:
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
         """Takes a batch.
 
         Args:
             loader: 2 i for the pool of subset i, 2 i + 1 for its queries.
             rows: (B,) int64, positions in these.
             vectors: (B, k, d), floating point, on any device.
+            imageless: how many of the rows go without their image, since it could not be read.
         """
 
     def complete(self) -> None:
@@ -78,7 +79,7 @@ class VectorsInMemory:
         """Forgets what was collected before."""
         self._batches.clear()
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor) -> None:
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
         """See `Vectors`. Off the GPU at once: the pools of ReT-M2KR are gigabytes."""
         self._batches[loader].append((rows.cpu(), vectors.to("cpu", PASSAGE_DTYPE if loader % 2 == 0 else QUERY_DTYPE)))
 

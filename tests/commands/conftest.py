@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,8 +37,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 def command(name: str, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", f"ret_lightning.commands.{name}", *options], capture_output=True, text=True, cwd=cwd
+        [sys.executable, "-m", f"ret_lightning.commands.{name}", *options],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=one_thread(),
     )
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of a process whose numbers are compared to the last bit, with another number of ranks, say."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store import StoreWriter
+from ret_lightning.training import stored_vectors
 from ret_lightning.training.process import alone_in
-from tests.commands.conftest import Trained
+from ret_lightning.training.stored_vectors import StoredVectors
+from tests.commands.conftest import Trained, one_thread
 from tests.commands.test_evaluate import contents, evaluate
 from tests.data.folder import PASSAGES, SUBSETS, passage, query
 
@@ -48,9 +51,9 @@ def counted(self, side, inputs, *others, **named):
         file.write(f"{len(inputs)}\\n")
     return encode(self, side, inputs, *others, **named)
 
-def deadly(self, part, numbers):
+def deadly(self, part, *content):
     global parts
-    write(self, part, numbers)
+    write(self, part, *content)
     parts += 1
     if parts == last:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -69,7 +72,7 @@ def options(trained: Trained, folder: Path, *more: str) -> list[str]:
 
 def noted(folder: Path, rows: Path, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM, str(kill_after), str(rows), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=dict(os.environ))
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=one_thread())
 
 
 def count(rows: Path) -> int:
@@ -199,7 +202,7 @@ def test_another_checkpoint_or_pool_is_refused(
     trained: Trained, killed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture
 ) -> None:
     folder = copied(killed, tmp_path)
-    before = embeddings(folder)
+    before, config = embeddings(folder), (folder / "config.yaml").read_text()
     other = RetRetriever.from_pretrained(trained.exported)
     with torch.no_grad():
         other.passage_tower.start += 1e-3
@@ -220,6 +223,7 @@ def test_another_checkpoint_or_pool_is_refused(
         assert "delete this folder, or choose another output_dir" in said
         assert "Traceback" not in said
         assert embeddings(folder) == before
+        assert (folder / "config.yaml").read_text() == config
     # What ret-export makes of a checkpoint is the same model.
     assert call("evaluate", *options(trained, folder, f"checkpoint={trained.exported}")) == 0
     assert "5 of 12 passages are encoded already" in log_of(folder)
@@ -230,10 +234,10 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
 ) -> None:
     folder, write = tmp_path / "full", StoreWriter._write
 
-    def full(self: StoreWriter, part: int, numbers: np.ndarray) -> None:
+    def full(self: StoreWriter, *part: Any) -> None:
         if self._plan.dtype == "float32":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(self, part, numbers)
+        write(self, *part)
 
     with monkeypatch.context() as patched:
         patched.setattr(StoreWriter, "_write", full)
@@ -246,6 +250,80 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
     assert contents(folder) == contents(undisturbed)
 
 
+def test_images_that_cannot_be_read_are_counted_and_read_again(
+    trained: Trained, undisturbed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture
+) -> None:
+    """Given again, the command neither forgets them nor takes vectors for good that were made without them."""
+    corpus, folder = Path(shutil.copytree(trained.root, tmp_path / "m2kr")), tmp_path / "out"
+    image = corpus / "images/m2kr/images/sub/3.png"
+    content = image.read_bytes()
+    image.unlink()
+    skip = (*options(trained, folder), f"data.root={corpus}", "data.on_bad_row=skip")
+    most = (
+        "wit: the images of the test queries: 1 of 12 rows (1 missing_image) are bad, more than data.max_bad_fraction"
+    )
+    for _ in range(2):
+        assert call("evaluate", *skip) == 1
+        assert most in capsys.readouterr().err
+        assert not list(folder.rglob("manifest.json"))
+    assert call("evaluate", *skip, "data.on_bad_row=raise") == 1
+    assert "3.png" in capsys.readouterr().err
+    # Taken as they are: all stores are finished, and it is killed before it has the metrics.
+    assert call("evaluate", *skip, "data.max_bad_fraction=0.1", "keep_embeddings=true") == 0
+    assert "wit: the images of the test queries: 1 of 12 rows (1 missing_image) cannot be read" in log_of(folder)
+    assert contents(folder) != contents(undisturbed)
+    (folder / "metrics.json").unlink()
+    assert call("evaluate", *skip) == 1
+    assert most in capsys.readouterr().err
+    image.write_bytes(content)
+    assert call("evaluate", *skip) == 0
+    assert contents(folder) == contents(undisturbed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
+@pytest.mark.parametrize("retrieval", ["exact", "faiss_flat"])
+def test_nothing_is_mapped_any_more_when_it_is_deleted(
+    trained: Trained, tmp_path: Path, call, monkeypatch, retrieval: str
+) -> None:
+    """NFS would keep the files, and the folder with them."""
+    folder, mapped, rmtree, complete = tmp_path / "out", {}, shutil.rmtree, StoredVectors.complete
+
+    def maps() -> list[str]:
+        return [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{folder}/embeddings" in line]
+
+    def completed(self: StoredVectors) -> None:
+        complete(self)
+        mapped["complete"] = len(maps())
+
+    def deleted(path: Path, **options: Any) -> None:
+        mapped[path.name] = len(maps())
+        rmtree(path, **options)
+
+    monkeypatch.setattr(StoredVectors, "complete", completed)
+    monkeypatch.setattr(stored_vectors, "shutil", SimpleNamespace(rmtree=deleted))
+    assert call("evaluate", *options(trained, folder, "data.subsets=[wit]", f"retrieval={retrieval}")) == 0
+    assert mapped["complete"] >= 2
+    assert mapped["embeddings"] == 0
+    assert not (folder / "embeddings").exists()
+
+
+@pytest.mark.parametrize(("former", "now", "there"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_embeddings_beside_metrics_go_where_nobody_wanted_to_keep_them(
+    trained: Trained, killed: Path, tmp_path: Path, call, capsys, former: bool, now: bool, there: bool
+) -> None:
+    """A kill between metrics.json and their end leaves them in a folder that no evaluation takes any more."""
+    folder = copied(killed, tmp_path)
+    config = (folder / "config.yaml").read_text()
+    assert "keep_embeddings: false" in config
+    (folder / "config.yaml").write_text(
+        config.replace("keep_embeddings: false", f"keep_embeddings: {str(former).lower()}")
+    )
+    (folder / "metrics.json").write_text("{}")
+    assert call("evaluate", *options(trained, folder, f"keep_embeddings={now}")) == 1
+    assert "holds finished metrics" in capsys.readouterr().err
+    assert (folder / "embeddings").exists() == there
+
+
 def test_two_at_once_do_not_write_into_one_folder(
     trained: Trained, tmp_path: Path, call, capsys: pytest.CaptureFixture
 ) -> None:
@@ -254,8 +332,27 @@ def test_two_at_once_do_not_write_into_one_folder(
     assert "another process is at work there; wait for it" in capsys.readouterr().err
 
 
-def test_a_limit_is_of_all_rows(trained: Trained, killed: Path, tmp_path: Path, call) -> None:
-    folder = tmp_path / "few"
-    assert call("evaluate", *options(trained, folder, "trainer.limit_test_batches=2", "data.subsets=[wit]")) == 0
+@pytest.mark.parametrize(
+    ("limit", "rows"),
+    [
+        (("trainer.limit_test_batches=2",), 10),
+        (("+trainer.fast_dev_run=true",), 5),
+        (("split=val", "+trainer.overfit_batches=2"), 10),
+    ],
+)
+def test_a_limit_is_of_all_rows(trained: Trained, tmp_path: Path, call, monkeypatch, limit, rows: int) -> None:
+    """Of those that an interrupted evaluation left, too, whatever option limits them."""
+    folder, write = tmp_path / "few", StoreWriter._write
+
+    def cut_off(self: StoreWriter, *part: Any) -> None:
+        write(self, *part)
+        raise KeyError("cut off")
+
+    limited = options(trained, folder, "data.subsets=[wit]", *limit)
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_write", cut_off)
+        with pytest.raises(KeyError, match="cut off"):
+            call("evaluate", *limited)
+    assert call("evaluate", *limited) == 0
     timings = json.loads((folder / "timings.json").read_text())
-    assert (timings["passages"], timings["queries"]) == (10, 10)
+    assert (timings["passages"], timings["queries"], timings["encoded_before"]) == (rows, rows, 5)

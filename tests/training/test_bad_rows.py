@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 
+from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import BadRow, Tally
 from ret_lightning.data.places import Place
 from ret_lightning.errors import DataError
@@ -170,6 +171,23 @@ def test_evaluation_keeps_rows_whose_image_is_gone(root: Path, caplog: pytest.Lo
     assert len(told) == 7
     with pytest.raises(DataError, match=r"\w+: the images of the val (passages|queries): 1 of 12 rows .* more than"):
         fit(root, {"max_bad_fraction": 0.05}, limit_val_batches=1.0)
+
+
+@pytest.mark.parametrize(("rank", "counted"), [(0, 12), (500, 0)])
+def test_a_row_for_a_rank_without_any_is_not_counted(
+    root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, counted: int
+) -> None:
+    tallies, over_ranks = [], bad_rows._over_ranks
+    monkeypatch.setattr(bad_rows, "_over_ranks", lambda tally, _: tallies.append(tally) or over_ranks(tally, _))
+    monkeypatch.setattr(M2KRDataModule, "_rank_and_world", lambda self: (rank, 1000))
+    seen = []
+    for split in ("val", "test"):
+        trainer = Trainer(**OPTIONS, logger=False)
+        module, data = make_module(), make_data(root, **SKIP)
+        monkeypatch.setattr(module, "validation_step", lambda batch, *_: seen.append(len(batch)))
+        (trainer.validate if split == "val" else trainer.test)(module, datamodule=data, verbose=False)
+    assert sum(seen) == 2 * (counted or 1)
+    assert [tally.rows for tally in tallies] == 2 * [counted, *[0] * (2 * len(SUBSETS) - 1)]
 
 
 def test_ranks_count_together(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,7 +230,10 @@ def test_settings_that_contradict_are_refused() -> None:
         RetrievalEvaluation.of(Trainer(**OPTIONS, logger=False))
 
 
-def test_a_log_file_tells_how_far_encoding_is(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_file_tells_how_far_encoding_is(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # a file, though the tests may run on a terminal
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
     shown = {**OPTIONS, "enable_progress_bar": True}
     trainer = Trainer(**shown, logger=False, callbacks=[evaluation, Progress(seconds=0)])

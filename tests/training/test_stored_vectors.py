@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,9 +80,8 @@ def evaluated(vectors: StoredVectors | None, index: Index) -> dict[str, tuple]:
     if vectors is None:
         for loader, size in enumerate(size for sizes in SIZES.values() for size in sizes):
             rows = list(range(size))
-            evaluation.on_test_batch_end(
-                trainer, module, encoded(loader, rows), SimpleNamespace(rows=torch.tensor(rows)), 0, loader
-            )
+            batch = SimpleNamespace(rows=torch.tensor(rows), bad_images=())
+            evaluation.on_test_batch_end(trainer, module, encoded(loader, rows), batch, 0, loader)
     evaluation.on_test_epoch_end(trainer, module)
     return {
         name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.agreement)
@@ -149,6 +149,32 @@ def test_rows_that_are_not_due_are_refused(tmp_path: Path) -> None:
         vectors.add(2, torch.tensor([4]), encoded(2, [4]))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_are_told_of_by_their_row(tmp_path: Path, number: float) -> None:
+    vectors = stored(tmp_path)
+    vectors.begin(subsets(), BATCH)
+    vectors.add(2, torch.arange(4), encoded(2, list(range(4))))
+    broken = encoded(2, [4, 5, 6, 7])
+    broken[2, 3, 1] = number
+    line = (
+        r"large: the checkpoint encodes row 6 \(from 0\) of the passages to numbers that are not finite, .* checkpoint"
+    )
+    with pytest.raises(DataError, match=line) as caught:
+        vectors.add(2, torch.arange(4, 8), broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_was_left_over_is_deleted(tmp_path: Path) -> None:
+    encode(stored(tmp_path), most=4)
+    (tmp_path / "large" / "index").mkdir()
+    (tmp_path / "large" / "index" / "index.json").write_text("{}")
+    with pytest.raises(DataError):
+        stored(tmp_path, seed=1).begin(subsets(), BATCH)
+    assert (tmp_path / "large" / "index").exists()
+    stored(tmp_path).begin(subsets(), BATCH)
+    assert not (tmp_path / "large" / "index").exists()
+
+
 def flip(file: Path, place: int) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
@@ -161,6 +187,39 @@ def test_a_torn_part_is_encoded_again(tmp_path: Path) -> None:
     vectors = stored(tmp_path)
     assert encode(vectors)[0] == (2, [4, 5, 6, 7])
     assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+
+
+def test_rows_without_their_images_are_encoded_again(tmp_path: Path) -> None:
+    """By an evaluation that begins again, be the store finished or not: images may be mended, or else be counted again."""
+    vectors = stored(tmp_path)
+    for loader, own in enumerate(vectors.begin(subsets(), BATCH)):
+        for rows in own:
+            vectors.add(loader, torch.tensor(rows), encoded(loader, rows), imageless=int((loader, rows[0]) == (2, 8)))
+    for finish in (False, True, True):
+        if finish:
+            vectors.complete()
+            assert (tmp_path / "large" / "passages" / "manifest.json").exists()
+        again = stored(tmp_path)
+        assert again.begin(subsets(), BATCH) == [[], [], [[8, 9, 10, 11]], []]
+        assert again.before == [1, 2, 19, 11]
+    again.add(2, torch.arange(8, 12), encoded(2, list(range(8, 12))))
+    again.complete()
+    vectors = stored(tmp_path)
+    assert encode(vectors) == []
+    assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+
+
+def test_nothing_is_finished_that_is_refused(tmp_path: Path) -> None:
+    vectors = stored(tmp_path)
+    encode(vectors)
+
+    def refuse() -> None:
+        raise DataError("too many")
+
+    vectors.check = refuse
+    with pytest.raises(DataError, match="too many"):
+        vectors.complete()
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_a_finished_store_that_was_changed_is_refused(tmp_path: Path) -> None:
@@ -197,9 +256,25 @@ def test_what_another_model_or_pool_left_is_refused(tmp_path: Path, other: dict,
 
 def test_a_limit_is_in_whole_batches_of_all_ranks_together(tmp_path: Path) -> None:
     assert [limited(23, 4, limit) for limit in (None, 1, 5, 6, 99, 1.0, 0.5)] == [23, 4, 20, 23, 23, 23, 12]
+    assert limited(0, 4, 1.0) == 0
     with pytest.raises(ConfigError, match=r"a limit of 0\.1 leaves no batch of 23 rows in batches of 4"):
         limited(23, 4, 0.1)
     assert stored(tmp_path).begin(subsets(), BATCH, 1) == [[[0]], [[0, 1]], [[0, 1, 2, 3]], [[0, 1, 2, 3]]]
+
+
+def test_fewer_or_other_rows_are_told_of_as_such(tmp_path: Path) -> None:
+    """Not as other texts, though of other rows the digest of texts and images is another one, too."""
+    few = [made_up("small", 9, 2)]
+    stored(tmp_path).begin(few, BATCH, 1)
+    with pytest.raises(
+        DataError, match=r"holds passages of small from another evaluation, with count 4, not 9; delete"
+    ):
+        stored(tmp_path).begin(few, BATCH)
+    other = made_up("small", 9, 2, text="new")
+    for row, passage in enumerate(other.pool):
+        passage.passage_id = f"other{row}"
+    with pytest.raises(DataError, match="from another evaluation, with other ids; delete"):
+        stored(tmp_path).begin([other], BATCH, 1)
 
 
 def _rank(number: int, folder: str) -> None:
@@ -233,6 +308,13 @@ def _rank(number: int, folder: str) -> None:
         finally:
             Index.build = build
         found[name] = {"own": own, "built": built, "shares": shares, "results": results, "before": vectors.before}
+    vectors = stored(Path(folder) / "gone")
+    encode(vectors)
+    vectors.complete()
+    if number == WORLD - 1:
+        time.sleep(0.5)  # the others do not delete what this one still uses
+        found["there"] = (Path(folder) / "gone" / "large").exists()
+    vectors.remove()
     random = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0))
     places = [[], [6, 0, 2, 4], [5, 1, 3]][number]
     found["gathered"] = gather_at(
@@ -244,6 +326,30 @@ def _rank(number: int, folder: str) -> None:
     found["patience"] = meeting._group._get_backend(torch.device("cpu")).options._timeout
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()
+
+
+def _rank_apart(number: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(seconds=60), rank=number, world_size=2
+    )
+    with pytest.raises(ConfigError) as caught:
+        stored(Path(folder) / f"disk{number}" / "embeddings").begin(subsets(), BATCH)
+    torch.save(str(caught.value), f"{folder}/{number}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_share_a_disk_say_so(tmp_path: Path) -> None:
+    """What an earlier evaluation left on the other's own disk, under the same name, does not deceive it."""
+    encode(stored(tmp_path / "disk1" / "embeddings"), most=4)
+    before = files(tmp_path / "disk1")
+    mp.spawn(_rank_apart, args=(str(tmp_path),), nprocs=2)
+    line = f"rank 1 does not see output_dir={tmp_path}/disk0; give output_dir=DIR on a disk that all machines share"
+    for number in range(2):
+        assert torch.load(tmp_path / f"{number}.pt") == line
+    assert files(tmp_path / "disk0") == {}
+    assert files(tmp_path / "disk1") == before
 
 
 @pytest.mark.slow
@@ -272,6 +378,8 @@ def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
     of_faiss = [[size for kind, size in rank["faiss"]["built"] if kind == "FaissIndex"] for rank in ranks]
     assert of_faiss == [[1, 23], [], []]
     assert all(size <= 8 for rank in ranks for kind, size in rank["exact"]["built"])
+    assert ranks[-1]["there"]
+    assert not (tmp_path / "gone").exists()
     gathered = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0)).half()
     assert all(torch.equal(rank["gathered"], gathered) for rank in ranks)
     assert all(rank["sums"] == [3, 3] for rank in ranks)
