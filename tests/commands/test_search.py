@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,7 +166,7 @@ def test_a_file_of_answers_is_not_written_over(index: Path, tmp_path: Path, call
     assert said.endswith("output=found.jsonl: is there already; choose another file, or set overwrite=true\n")
     assert len(said.splitlines()) == 1
     with monkeypatch.context() as patched:
-        patched.setattr(SearchFolder, "search", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patched.setattr(SearchFolder, "search", interrupted)
         assert call("search", *asked, "overwrite=true") == 130
     assert [path.name for path in tmp_path.iterdir()] == ["found.jsonl"]
     assert (tmp_path / "found.jsonl").read_text() == before
@@ -290,7 +289,7 @@ def test_passages_that_were_edited_after_an_interruption_are_told(
     rows = [passage(NAME, i) for i in range(FIRST)]
     write_lines(edited, rows)
     with monkeypatch.context() as patched:
-        patched.setattr(building, "finish", lambda *_: os.kill(os.getpid(), signal.SIGINT))  # all is encoded by then
+        patched.setattr(building, "finish", interrupted)  # all is encoded by then
         assert make(edited, *options) == 130
     capsys.readouterr()
     rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]
@@ -305,6 +304,11 @@ def test_passages_that_were_edited_after_an_interruption_are_told(
     shutil.rmtree(tmp_path / version)
     assert make(edited, *options) == 0
     assert list(SearchFolder(tmp_path / "cut").shown)[-FIRST].text == rows[0]["passage_text"]
+
+
+def interrupted(*_: object, **__: object) -> None:
+    """As by Ctrl-C; a signal would not reach a test that runs in a process of xdist's."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow
