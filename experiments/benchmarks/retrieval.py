@@ -64,6 +64,7 @@ PLAID_SETTINGS = [
     {"n_ivf_probe": 2, "n_full_scores": 256},
     {"n_ivf_probe": 4, "n_full_scores": 1024},
     {"n_ivf_probe": 8, "n_full_scores": 4096},
+    {"n_ivf_probe": 32, "n_full_scores": 8192},
 ]
 
 

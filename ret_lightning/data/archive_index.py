@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.data.cache import default_cache_dir
 from ret_lightning.errors import DataError
+from ret_lightning.progress import progress_bar
 
 VERSION = 1  # to be raised by every change of what an index holds
 ROWS = 5
@@ -98,7 +98,9 @@ def _build(archives: Sequence[Path]) -> np.ndarray:
     parts: list[np.ndarray] = []
     done, total = 0, sum(path.stat().st_size for path in archives)
     # Quiet when it is done within two seconds.
-    with tqdm(desc="indexing image archives", total=total, unit="B", unit_scale=True, delay=2, mininterval=1) as bar:
+    with progress_bar(
+        desc="indexing image archives", total=total, unit="B", unit_scale=True, delay=2, mininterval=1
+    ) as bar:
         for position, path in enumerate(archives):
             entries = array("Q")
             try:

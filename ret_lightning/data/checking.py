@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow
 from ret_lightning.data.check_report import CheckReport, told
@@ -30,6 +29,7 @@ from ret_lightning.data.row_scan import (
     Untransformed,
 )
 from ret_lightning.errors import DataError
+from ret_lightning.progress import progress_bar
 
 Images = Literal["decode", "exist", "none"]
 
@@ -161,8 +161,8 @@ class CorpusCheck:
         hidden = {"disable": not self.progress, "delay": 2, "mininterval": 1}
         with (
             ProcessPoolExecutor(self.workers) as pool,
-            tqdm(desc="rows", total=total, unit="B", unit_scale=True, **hidden) as row_bar,
-            tqdm(desc="images", total=0, unit="image", unit_scale=True, **hidden) as image_bar,
+            progress_bar(desc="rows", total=total, unit="B", unit_scale=True, **hidden) as row_bar,
+            progress_bar(desc="images", total=0, unit="image", unit_scale=True, **hidden) as image_bar,
         ):
             while True:
                 # Images first, and few at a time: what waits is kept in memory.

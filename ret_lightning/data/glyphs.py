@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from ret_lightning.data import glyph_rows
 from ret_lightning.data.cache import default_cache_dir
@@ -50,6 +49,7 @@ from ret_lightning.data.glyph_fonts import (
 from ret_lightning.data.glyph_manifest import FileRecord, digest, find_fault, write_manifest
 from ret_lightning.data.glyph_texts import CHARACTERS
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.progress import progress_bar
 
 __all__ = ["CHARACTERS", "SPLITS", "SUBSETS", "default_cache_dir", "font_split", "prepare_glyphs"]
 
@@ -190,7 +190,7 @@ def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) ->
 def _draw(jobs: dict[str, FontJob], workers: int, progress: bool) -> dict[str, list[Drawing]]:
     """Draws all jobs; the result's order is the jobs', whoever finished first."""
     total = sum(len(job.characters) for job in jobs.values())
-    with tqdm(total=total, desc="drawing glyphs", unit=" images", disable=not progress) as bar:
+    with progress_bar(total=total, desc="drawing glyphs", unit=" images", disable=not progress) as bar:
         drawn: dict[str, list[Drawing]] = {}
         if workers > 1 and not multiprocessing.current_process().daemon:  # daemons may not have children
             try:

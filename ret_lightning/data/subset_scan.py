@@ -13,13 +13,13 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.data.glyphs import default_cache_dir
 from ret_lightning.data.m2kr import SubsetNames
 from ret_lightning.data.row_files import RowFiles, Stretch
 from ret_lightning.data.rows import subset_fields
+from ret_lightning.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,9 @@ def _read_all(
         return
     with (
         ProcessPoolExecutor(min(len(stretches), len(os.sched_getaffinity(0)))) as pool,
-        tqdm(total=len(stretches), desc=f"looking for subsets in {Path(str(files)).name}", unit="stretch") as bar,
+        progress_bar(
+            total=len(stretches), desc=f"looking for subsets in {Path(str(files)).name}", unit="stretch"
+        ) as bar,
     ):
         for result in pool.map(read, stretches):
             yield result

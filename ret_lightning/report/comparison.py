@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from ret_lightning.data.m2kr import EvaluationSubset
 from ret_lightning.errors import DataError
+from ret_lightning.progress import progress_bar
 from ret_lightning.report.judged import Judged, judge_run, parts
 from ret_lightning.report.runs import Run
 from ret_lightning.report.statistics import Summary, difference_over_seeds, holm, randomisation_test, summarise
@@ -64,7 +64,7 @@ def per_query(
     """
     runs = sum(len(variant.runs) for variant in variants)
     found: dict[str, PerQuery | str] = {}
-    with tqdm(total=runs, desc="reading rankings", delay=3) as progress:
+    with progress_bar(total=runs, desc="reading rankings", delay=3) as progress:
         for variant in variants:
             judged: dict[str, list[Judged]] = {}
             try:

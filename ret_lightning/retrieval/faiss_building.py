@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ret_lightning.errors import ConfigError
+from ret_lightning.progress import progress_bar
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.settings import automatic_probes
 
@@ -88,7 +88,7 @@ def build_faiss(
                 index.train(_sample(recipe, passages, per_passage, encode))
             index = _on_gpu(faiss, index, recipe, device)
             starts = range(0, len(passages), PASSAGES_A_BLOCK)
-            for start in tqdm(starts, desc=f"index {recipe.factory}", unit="block", delay=5, leave=False):
+            for start in progress_bar(starts, desc=f"index {recipe.factory}", unit="block", delay=5, leave=False):
                 index.add(encode(passages.vectors[start : start + PASSAGES_A_BLOCK]).numpy())
                 passages.release()
     except RuntimeError as error:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ret_lightning.data.images import ImageReader, image_source
 from ret_lightning.data.reading import Collator, EvaluationRows
@@ -15,6 +14,7 @@ from ret_lightning.data.rows import Passage, Query
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import dtype_named
+from ret_lightning.progress import progress_bar
 
 PLURAL = {"query": "queries", "passage": "passages"}
 
@@ -63,8 +63,9 @@ def encoded(
         pin_memory=device.type == "cuda",
     )
     precision = torch.autocast(device.type, None if dtype is None else dtype_named(dtype), enabled=dtype is not None)
-    shown = None if bar else True  # None: on a terminal
-    with tqdm(total=len(rows), desc=f"encoding {PLURAL[side]}", unit="row", delay=1, disable=shown) as progress:
+    with progress_bar(
+        total=len(rows), desc=f"encoding {PLURAL[side]}", unit="row", delay=1, disable=not bar
+    ) as progress:
         for batch in loader:
             with torch.inference_mode(), precision:
                 yield retriever.encode(side, batch.inputs.to(device))

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from torch import Tensor
-from tqdm import tqdm
 
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.progress import progress_bar
 from ret_lightning.search.building import model_for, refuse_known
 from ret_lightning.search.encoding import encoded
 from ret_lightning.search.hits import Hit
@@ -223,7 +223,7 @@ def _known(client: QdrantClient, name: str, passages: Sequence[Passage], unfinis
         DataError: if what an interrupted run wrote of one is not what its row says now, whose vectors would be the old ones.
     """
     known = []
-    for start in tqdm(range(0, len(passages), IDS_A_REQUEST), desc="looking up ids", delay=1, disable=None):
+    for start in progress_bar(range(0, len(passages), IDS_A_REQUEST), desc="looking up ids", delay=1):
         block = {_point_id(passage): passage for passage in passages[start : start + IDS_A_REQUEST]}
         found = client.retrieve(name, list(block), with_payload=list(SHOWN), with_vectors=False)
         payloads = {point.id: point.payload or {} for point in found}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder
 
 pytestmark = pytest.mark.slow
+
+TIMES = re.compile("second")
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +64,20 @@ def assert_same_end(folder: Path, undisturbed: Path) -> None:
     ours, theirs = (saved(f / "checkpoints" / "last.ckpt") for f in (folder, undisturbed))
     assert ours["global_step"] == theirs["global_step"] == 24
     assert all(torch.equal(tensor, theirs["state_dict"][name]) for name, tensor in ours["state_dict"].items())
-    for name in ("metrics.json", "csv/metrics.csv"):
-        # All but the seconds that things took, which only the CSV file has.
-        assert len((folder / name).read_text().splitlines()) == len((undisturbed / name).read_text().splitlines())
+    # Lightning logs a step after its checkpoint is written, so a kill between the two costs the step's row.
+    logged, expected = rows(folder), rows(undisturbed)
+    assert logged <= expected
+    assert len(expected - logged) <= 1
     assert (folder / "metrics.json").read_bytes() == (undisturbed / "metrics.json").read_bytes()
+
+
+def rows(folder: Path) -> set[frozenset[tuple[str, str]]]:
+    """What a run logged, but for the seconds that things took."""
+    with (folder / "csv" / "metrics.csv").open(newline="") as file:
+        return {
+            frozenset((name, value) for name, value in row.items() if value and not TIMES.search(name))
+            for row in csv.DictReader(file)
+        }
 
 
 def test_two_ranks_that_are_killed_go_on_as_if_nothing_had_happened(
