@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.losses.gather import world_size
+from ret_lightning.losses.gather import rank, world_size
 
 
 class MixtureLog(Callback):
@@ -38,6 +38,16 @@ class MixtureLog(Callback):
         shares = {f"mixture/{name}": counts[name] / total for name in sorted(self._seen)}
         pl_module.log_dict(shares, rank_zero_only=True, batch_size=max(len(batch), 1))
         self._rows.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all ranks, so called on all together: a resumed run may have another number of them."""
+        return {"rows": dict(_over_ranks(self._rows)), "seen": sorted(self._seen), "logged": self._logged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What had been counted goes to the first rank, and to the sum over ranks with what it counts."""
+        self._rows = Counter(state_dict["rows"] if rank() == 0 else {})
+        self._seen = set(state_dict["seen"])
+        self._logged = state_dict["logged"]
 
 
 def _over_ranks(rows: Counter[str]) -> Counter[str]:

@@ -41,6 +41,7 @@ from ret_lightning.training.random_states import RandomStates
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.resumption import last_whole_checkpoint, remove_unfinished_files, unfinished_checkpoint
+from ret_lightning.training.signals import StopOnSignal
 from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, open_retriever
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,8 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
         RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
     ]
-    # Last, so that what it saves tells what the other checkpoint callbacks have just done.
-    callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))
+    # Last those that save, so that what they save tells what the other callbacks have just done.
+    callbacks.sort(key=lambda callback: isinstance(callback, (StopOnSignal, LastCheckpoint)))
     if config.trainer.get("enable_progress_bar") is False:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=[RunCheckpointIO()])

@@ -13,6 +13,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning.errors import ConfigError
+from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.mixture import MixtureLog
 from ret_lightning.training.schedule import WarmupCosine
 from tests.training.conftest import make_data, make_module
@@ -20,13 +21,18 @@ from tests.training.test_module import OPTIONS
 
 
 def fit(
-    root: Path, schedule: WarmupCosine | None = None, reading: str = "streaming", data: dict | None = None, **options
+    root: Path,
+    schedule: WarmupCosine | None = None,
+    reading: str = "streaming",
+    data: dict | None = None,
+    checkpoint: Path | None = None,
+    **options,
 ):
     seed_everything(1, verbose=False)
     module = make_module()
     module.schedule = schedule or WarmupCosine(horizon_steps=100)
     trainer = Trainer(**{**OPTIONS, "logger": False, "limit_val_batches": 0, "max_epochs": 2, **options})
-    trainer.fit(module, datamodule=make_data(root, reading=reading, **(data or {})))
+    trainer.fit(module, datamodule=make_data(root, reading=reading, **(data or {})), ckpt_path=checkpoint)
     return module, trainer
 
 
@@ -51,6 +57,24 @@ def test_the_shares_are_those_of_the_rows_that_came(root: Path, tmp_path: Path, 
     assert rows == {"okvqa": 6, "wit": 6, "infoseek": 6, "evqa": 6}
     # 18 rows of OK-VQA and 6 of each other in each of the three epochs; what is logged covers all but the last odd step.
     assert shares["mixture/okvqa"].mean() == pytest.approx(0.6, abs=0.1)
+
+
+def test_a_resumed_run_logs_what_an_undisturbed_one_does(root: Path, tmp_path: Path) -> None:
+    def shares(name: str) -> list[dict[str, float]]:
+        logs = pandas.read_csv(tmp_path / name / "csv" / "metrics.csv").set_index("step").filter(like="mixture/")
+        return logs.dropna(how="all").reset_index().to_dict("records")
+
+    def options(name: str) -> dict:
+        logger = CSVLogger(tmp_path / name, name="csv", version="")
+        callbacks = [MixtureLog(), LastCheckpoint(str(tmp_path / name), every_n_steps=3)]
+        steps = {"log_every_n_steps": 2, "enable_checkpointing": True}
+        return {"logger": logger, "callbacks": callbacks, "data": {"batch_size": 4}, **steps}
+
+    fit(root, reading="indexed", **options("whole"))
+    fit(root, reading="indexed", max_steps=3, **options("first"))
+    fit(root, reading="indexed", checkpoint=tmp_path / "first" / "last.ckpt", **options("second"))
+    assert [row["step"] for row in shares("second")] == [3, 5, 7, 9, 11]
+    assert shares("first") + shares("second") == shares("whole")
 
 
 def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
