@@ -36,6 +36,8 @@ def refuse_taken(file: Path, overwrite: bool) -> None:
     """Raises ConfigError where a file stands that may not go, or what can be no file."""
     if file.is_dir():
         raise ConfigError(f"output={file}: is a folder; name a file in it")
+    if file.exists() and not file.is_file():  # what is written takes the place of what stands there: of a device, too
+        raise ConfigError(f"output={file}: is no regular file; leave output out to print what is found, or name a file")
     if file.exists() and not overwrite:
         raise ConfigError(f"output={file}: is there already; choose another file, or set overwrite=true")
 

@@ -413,6 +413,11 @@ def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, t
         (["queries="], 2, "queries='': is empty; name a file, or leave it out"),
         (["query=x", "output="], 2, "output='': is empty; name a file, or leave it out"),
         (["query=x", "output=/tmp"], 1, "output=/tmp: is a folder; name a file in it"),
+        (
+            ["query=x", "output=/dev/null", "overwrite=true"],
+            1,
+            "output=/dev/null: is no regular file; leave output out to print",
+        ),
         (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
         (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),
         (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png; image_root=DIR tells where images are"),
