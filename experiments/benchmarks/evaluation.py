@@ -83,7 +83,7 @@ def rank(number: int, options: dict[str, str], index: str, where: str, folder: s
         for rows in own:
             random = torch.Generator().manual_seed(2 * rows[0] + loader)
             vectors = torch.nn.functional.normalize(torch.randn(len(rows), k, width, generator=random), dim=2)
-            batch = SimpleNamespace(rows=torch.tensor(rows), bad_images=())
+            batch = SimpleNamespace(rows=torch.tensor(rows), imageless=())
             evaluation.on_test_batch_end(trainer, module, vectors, batch, 0, loader)
     encoded = time.perf_counter()
     evaluation.on_test_epoch_end(trainer, module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,11 +66,13 @@ class EvaluationBatch:
         inputs: B rows.
         rows: (B,) int64, their positions in the subset's queries or pool.
         bad_images: rows that go without their image, since it cannot be read.
+        imageless: the positions of these, as in `rows`.
     """
 
     inputs: EncoderInput
     rows: Tensor
     bad_images: tuple[BadRow, ...] = ()
+    imageless: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,11 +80,11 @@ class EvaluationBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EvaluationBatch:
         """The same batch on another device."""
         rows = self.rows.to(device, non_blocking=non_blocking)
-        return EvaluationBatch(self.inputs.to(device, non_blocking), rows, self.bad_images)
+        return replace(self, inputs=self.inputs.to(device, non_blocking), rows=rows)
 
     def pin_memory(self) -> EvaluationBatch:
         """The same batch in page-locked memory."""
-        return EvaluationBatch(self.inputs.pin_memory(), self.rows.pin_memory(), self.bad_images)
+        return replace(self, inputs=self.inputs.pin_memory(), rows=self.rows.pin_memory())
 
 
 def label(passage_id: str) -> int:

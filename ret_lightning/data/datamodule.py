@@ -216,19 +216,22 @@ class M2KRDataModule(LightningDataModule):
             split: one that is set up.
             batches: of each loader the batches of this rank, each a list of rows; None: this rank's share of all.
         """
-        read_image = self._read_image()
-        files = [(subset.name, rows) for subset in self._evaluation[split] for rows in (subset.pool, subset.queries)]
+        files = self.evaluation_rows(split)
         if batches is None:
-            batches = dealt([len(rows) for _, rows in files], self.eval_batch_size, *self._rank_and_world())
+            batches = dealt([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
         self.idle[split] = not any(batches)
         return [
-            DataLoader(
-                EvaluationRows(rows, read_image, name, self.on_bad_row),
-                batch_sampler=own,
-                collate_fn=self.collate.evaluation,
-                **self._loading(),
-            )
-            for (name, rows), own in zip(files, never_idle(batches), strict=True)
+            DataLoader(rows, batch_sampler=own, collate_fn=self.collate.evaluation, **self._loading())
+            for rows, own in zip(files, never_idle(batches), strict=True)
+        ]
+
+    def evaluation_rows(self, split: Split) -> list[EvaluationRows]:
+        """What the loaders of a split read from, likewise two a subset."""
+        read_image = self._read_image()
+        return [
+            EvaluationRows(rows, read_image, subset.name, self.on_bad_row)
+            for subset in self._evaluation[split]
+            for rows in (subset.pool, subset.queries)
         ]
 
     def _read_image(self) -> ImageReader:

@@ -176,4 +176,5 @@ class Collator:
             encoder_input(items, self.tokenizer, self.image_size),
             torch.tensor(indices, dtype=torch.int64),
             tuple(row for row in bad if row is not None),
+            tuple(index for index, row in zip(indices, bad, strict=True) if row is not None),
         )

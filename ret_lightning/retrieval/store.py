@@ -7,9 +7,9 @@
 While it is being written, `plan.json` says what the store will be, and `parts/` holds a note for each finished part, with
 the checksum of its rows. Rows fall into parts of equal size, and part p belongs to rank p % world; ranks write into the one
 file, each at the places of its own rows, so whoever reads sees one array, whatever number of ranks made it. An interrupted
-store is continued, by any number of ranks: parts whose rows agree with their note are kept. A part with rows that were called
-provisional (of images that could not be read, say) goes into the finished store, but whoever creates it again gets these rows
-to write again.
+store is continued, by any number of ranks: parts whose rows agree with their note are kept. Rows that were called provisional
+(their images could not be read, say) go into the finished store, but whoever creates it again gets their parts to write again,
+unless he says that they would come out as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -40,8 +40,8 @@ from ret_lightning.retrieval.store_plan import (
     SUMS,
     StorePlan,
     check_same,
-    is_provisional,
     note,
+    provisional_rows,
     read_json,
     read_plan,
     sha256,
@@ -195,8 +195,16 @@ class StoreInProgress:
         """Whether nothing is left to do."""
         return (self.folder / MANIFEST).exists()
 
-    def writer(self, rank: int = 0, world: int = 1) -> StoreWriter:
+    def writer(
+        self, rank: int = 0, world: int = 1, as_before: Callable[[list[int]], bool] = lambda rows: False
+    ) -> StoreWriter:
         """What one of `world` ranks has to write; every row belongs to one rank, whatever was written before.
+
+        Args:
+            rank: of this process.
+            world: how many there are.
+            as_before: asked once for each part of this rank's that is complete and has provisional rows, with these rows:
+                whether the part can stay as it is.
 
         Raises:
             ValueError: if the rank is not in [0, world).
@@ -204,8 +212,12 @@ class StoreInProgress:
         if not 0 <= rank < world:
             raise ValueError(f"writer: rank {rank} is not in [0, {world})")
         own = [] if self.finished else range(rank, self.plan.parts, world)
-        done = (part for part in own if self._complete(part) and not is_provisional(self.folder, part))
-        return StoreWriter(self.folder, self.plan, sorted(set(own).difference(done)))
+        missing = []
+        for part in own:
+            again = provisional_rows(self.folder, part) if self._complete(part) else None
+            if again is None or (again and not as_before(again)):
+                missing.append(part)
+        return StoreWriter(self.folder, self.plan, missing)
 
     def finish(self) -> EmbeddingStore:
         """Writes the manifest, after all ranks have written; call it on one rank.
@@ -222,7 +234,7 @@ class StoreInProgress:
                         "on where it stopped"
                     )
             sums = [read_json(note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
-            again = [part for part in range(self.plan.parts) if is_provisional(self.folder, part)]
+            again = [row for part in range(self.plan.parts) for row in provisional_rows(self.folder, part)]
             manifest = {**asdict(self.plan), SUMS: sums} | ({PROVISIONAL: again} if again else {})
             write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
@@ -251,14 +263,15 @@ class StoreWriter:
         self._plan = plan
         self._parts = parts
         self._buffer: list[np.ndarray] = []
-        self._provisional: list[bool] = []  # of each row in the buffer
+        self._provisional: set[int] = set()
 
-    def add(self, vectors: Tensor, provisional: bool = False) -> None:
+    def add(self, vectors: Tensor, provisional: Iterable[int] = ()) -> None:
         """Takes the next rows; a part is on disk, with its note, as soon as it is full.
 
         Args:
             vectors: (n, k, d), floating point, on any device; stored in the dtype of the store.
-            provisional: whether whoever creates the store again, be it finished or not, has to write these rows again.
+            provisional: those of these rows, positions in `ids`, that whoever creates the store again, be it finished or not,
+                may have to write again: see `StoreInProgress.writer`.
 
         Raises:
             ValueError: on another shape, more rows than there are, or a number that this dtype cannot hold.
@@ -273,20 +286,20 @@ class StoreWriter:
         if len(numbers) > left:
             raise ValueError(f"add: {len(numbers)} rows more, and only {left} are left")
         self._buffer.append(numbers)
-        self._provisional += [provisional] * len(numbers)
+        self._provisional.update(provisional)
         while self._parts and sum(map(len, self._buffer)) >= len(plan.rows(self._parts[0])):
             everything, size = np.concatenate(self._buffer), len(plan.rows(self._parts[0]))
-            self._write(self._parts.pop(0), everything[:size], any(self._provisional[:size]))
-            self._buffer, self._provisional = [everything[size:]], self._provisional[size:]
+            self._write(self._parts.pop(0), everything[:size])
+            self._buffer = [everything[size:]]
 
-    def _write(self, part: int, numbers: np.ndarray, provisional: bool) -> None:
+    def _write(self, part: int, numbers: np.ndarray) -> None:
         content = np.ascontiguousarray(numbers, dtype=self._plan.numbers).tobytes()
         with open(self._folder / self._plan.vectors_file, "r+b") as file:
             file.seek(self._plan.rows(part).start * self._plan.row_bytes)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the note must not outlive the rows when the power fails
-        write_note(self._folder, part, sha256(content), provisional)
+        write_note(self._folder, part, sha256(content), sorted(self._provisional.intersection(self._plan.rows(part))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,14 +346,14 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
 
 
 def _unfinish(folder: Path, plan: StorePlan) -> bool:
-    """Makes a finished store with provisional parts one in progress again; gives whether it had any."""
+    """Makes a finished store with provisional rows one in progress again; gives whether it had any."""
     manifest = read_json(folder / MANIFEST)
     again, sums = manifest.get(PROVISIONAL), manifest.get(SUMS)
     if not again or not isinstance(sums, list) or len(sums) != plan.parts:
         return False
     (folder / PARTS).mkdir(exist_ok=True)
     for part, checksum in enumerate(sums):
-        write_note(folder, part, checksum, part in again)
+        write_note(folder, part, checksum, [row for row in again if row in plan.rows(part)])
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
     (folder / MANIFEST).unlink(missing_ok=True)  # last of all: until then the store is finished
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from ret_lightning.errors import DataError
 FORMAT = 1
 IDS, MANIFEST, PLAN, PARTS = "ids.json", "manifest.json", "plan.json", "parts"
 SUMS = "parts_sha256"  # in the manifest: the checksum of each part
-PROVISIONAL = (
-    "provisional"  # in a note: whether the part is; in the manifest: the numbers of the parts that are, if any
-)
+PROVISIONAL = "provisional_rows"  # in a note and in the manifest: those of its rows that are, if any
 READ_BYTES = 1 << 24
 
 # Little-endian, whatever the machine is.
@@ -140,15 +138,15 @@ def note(folder: Path, part: int) -> Path:
     return folder / PARTS / f"{part:06d}.json"
 
 
-def write_note(folder: Path, part: int, checksum: str, provisional: bool = False) -> None:
+def write_note(folder: Path, part: int, checksum: str, provisional: Sequence[int] = ()) -> None:
     """Says that a part is complete."""
-    content = {"sha256": checksum} | ({PROVISIONAL: True} if provisional else {})
+    content = {"sha256": checksum} | ({PROVISIONAL: list(provisional)} if provisional else {})
     write_text(note(folder, part), json.dumps(content))
 
 
-def is_provisional(folder: Path, part: int) -> bool:
-    """Whether the note of a part that is complete says so."""
-    return bool(read_json(note(folder, part)).get(PROVISIONAL))
+def provisional_rows(folder: Path, part: int) -> list[int]:
+    """Those of the rows of a part that is complete which its note says so of."""
+    return read_json(note(folder, part)).get(PROVISIONAL, [])
 
 
 def sha256(content: bytes) -> str:

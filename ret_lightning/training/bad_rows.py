@@ -93,8 +93,10 @@ class BadRowCount(Callback):
         split = "test" if trainer.testing else "val"
         for number, subset in enumerate(trainer.datamodule.evaluation_subsets(split)):
             for loader, side in ((2 * number, "passages"), (2 * number + 1, "queries")):
-                tally = Tally()
-                tally.update(_over_ranks(found.get(loader, Tally()), pl_module.device))
+                tally, own = Tally(), found.get(loader, Tally())
+                if before := getattr(trainer.datamodule, "bad_before", None):
+                    own.update(before(loader))
+                tally.update(_over_ranks(own, pl_module.device))
                 if before := getattr(trainer.datamodule, "rows_before", None):
                     tally.rows += before(loader)  # the share is of the whole file, not of what an interruption left
                 name = f"{subset.name}: the images of the {split} {side}"

@@ -145,7 +145,7 @@ class RetrievalEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collects the vectors of a batch."""
-        self.vectors.add(dataloader_idx, batch.rows, outputs, len(batch.bad_images))
+        self.vectors.add(dataloader_idx, batch.rows, outputs, batch.imageless)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Indexes, searches, scores and logs; in the sanity check before training it only tries whether that can be done."""

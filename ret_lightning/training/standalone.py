@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader
 from ret_lightning import __version__
 from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
+from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.m2kr import EvaluationSubset, Split
+from ret_lightning.data.reading import EvaluationRows
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
@@ -131,6 +133,8 @@ class MissingRows(LightningDataModule):
         self.on_bad_row = whole.on_bad_row
         self.max_bad_fraction = whole.max_bad_fraction
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._files: list[EvaluationRows] = []
+        self._bad: dict[int, Tally] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
@@ -153,13 +157,26 @@ class MissingRows(LightningDataModule):
         """How many rows of a loader's file were encoded before this process began."""
         return self.vectors.before[loader]
 
+    def bad_before(self, loader: int) -> Tally:
+        """Those of them, of this rank's share, whose images could not be read then and cannot be read now."""
+        return self._bad.get(loader, Tally())
+
     def test_dataloader(self) -> list[DataLoader]:
         """As the whole module's, of the rows that are missing."""
         subsets = self.whole.evaluation_subsets(self.split)
-        batches = self.vectors.begin(subsets, self.whole.eval_batch_size, self.limit)
+        self._files, self._bad = self.whole.evaluation_rows(self.split), {}
+        batches = self.vectors.begin(subsets, self.whole.eval_batch_size, self.limit, self._still_imageless)
         return self.whole.evaluation_loaders(self.split, batches)
 
     val_dataloader = test_dataloader
+
+    def _still_imageless(self, loader: int, rows: list[int]) -> bool:
+        bad = [self._files[loader][row][2] for row in rows]
+        if None in bad:
+            return False  # the loader reads them all again, and they are counted then
+        for row in bad:
+            self._bad.setdefault(loader, Tally()).add(row)
+        return True
 
 
 def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever) -> dict[str, Any]:

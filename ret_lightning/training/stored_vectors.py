@@ -14,6 +14,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -77,7 +78,11 @@ class StoredVectors:
         self._meeting: Meeting | None = None
 
     def begin(
-        self, subsets: Sequence[EvaluationSubset], batch_size: int, limit: int | float | None = None
+        self,
+        subsets: Sequence[EvaluationSubset],
+        batch_size: int,
+        limit: int | float | None = None,
+        still_imageless: Callable[[int, list[int]], bool] = lambda loader, rows: False,
     ) -> list[list[list[int]]]:
         """Makes the stores, or finds what is in them; called on all ranks together, once.
 
@@ -85,6 +90,9 @@ class StoredVectors:
             subsets: what is to be encoded.
             batch_size: rows a batch.
             limit: encode the first so many batches of each pool and file of queries, or that share of them; None: all.
+            still_imageless: asked, once for each part of a store that is this rank's, with the loader and those of the part's
+                rows that were encoded without their images: whether none of these can be read now, either. Otherwise the part
+                is encoded again.
 
         Returns:
             Of each loader (a subset's pool and then its queries, subset by subset) the batches that this rank has to encode.
@@ -111,7 +119,9 @@ class StoredVectors:
         ranks = world_size()
         self._files = [
             # As `data.sampling.dealt` does it, each file begins with another rank.
-            _File(store, store.finished, store.writer((rank() - number) % ranks, ranks))
+            _File(
+                store, store.finished, store.writer((rank() - number) % ranks, ranks, partial(still_imageless, number))
+            )
             for number, store in enumerate(stores)
         ]
         missing = self._meeting.sums([len(file.writer.rows) for file in self._files])
@@ -126,11 +136,8 @@ class StoredVectors:
     def start(self) -> None:
         """What is in the stores stays."""
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
         """See `Vectors`; rows have to come in the order of `begin`.
-
-        Where images could not be read, an evaluation that begins again encodes the whole part again: perhaps they were
-        mended, and if not, they have to be counted.
 
         Raises:
             DataError: naming the first row whose vectors are not finite.
@@ -148,7 +155,7 @@ class StoredVectors:
                 f"{file.store.folder.name} to numbers that are not finite, so nothing can be ranked; give another checkpoint, "
                 "or trainer.precision=32-true if it was evaluated in a lower one"
             )
-        file.writer.add(vectors, provisional=imageless > 0)
+        file.writer.add(vectors, provisional=imageless)
         file.taken += len(rows)
 
     def complete(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -49,14 +50,14 @@ class Vectors(Protocol):
     def start(self) -> None:
         """Before the first batch."""
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
         """Takes a batch.
 
         Args:
             loader: 2 i for the pool of subset i, 2 i + 1 for its queries.
             rows: (B,) int64, positions in these.
             vectors: (B, k, d), floating point, on any device.
-            imageless: how many of the rows go without their image, since it could not be read.
+            imageless: those of the rows that go without their image, since it could not be read.
         """
 
     def complete(self) -> None:
@@ -79,7 +80,7 @@ class VectorsInMemory:
         """Forgets what was collected before."""
         self._batches.clear()
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: int = 0) -> None:
+    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
         """See `Vectors`. Off the GPU at once: the pools of ReT-M2KR are gigabytes."""
         self._batches[loader].append((rows.cpu(), vectors.to("cpu", PASSAGE_DTYPE if loader % 2 == 0 else QUERY_DTYPE)))
 

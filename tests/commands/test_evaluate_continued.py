@@ -266,6 +266,7 @@ def test_images_that_cannot_be_read_are_counted_and_read_again(
         assert call("evaluate", *skip) == 1
         assert most in capsys.readouterr().err
         assert not list(folder.rglob("manifest.json"))
+    assert "12 of 12 queries are encoded already" in log_of(folder)  # the image was tried, and nothing encoded again
     assert call("evaluate", *skip, "data.on_bad_row=raise") == 1
     assert "3.png" in capsys.readouterr().err
     # Taken as they are: all stores are finished, and it is killed before it has the metrics.

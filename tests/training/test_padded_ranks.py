@@ -46,7 +46,7 @@ def evaluated(index: str, pool: int, queries: int, rank: int = 0, world: int = 1
     evaluation.on_test_epoch_start(trainer, module)
     for loader, (rows, encoded) in enumerate(((pool, vectors(pool, 1)), (queries, vectors(queries, 2)))):
         own = shares(rows, rank, world)
-        evaluation.on_test_batch_end(trainer, module, encoded[own], SimpleNamespace(rows=own, bad_images=()), 0, loader)
+        evaluation.on_test_batch_end(trainer, module, encoded[own], SimpleNamespace(rows=own, imageless=()), 0, loader)
     evaluation.on_test_epoch_end(trainer, module)
     return evaluation.results["test"]["made"]
 

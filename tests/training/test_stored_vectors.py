@@ -80,7 +80,7 @@ def evaluated(vectors: StoredVectors | None, index: Index) -> dict[str, tuple]:
     if vectors is None:
         for loader, size in enumerate(size for sizes in SIZES.values() for size in sizes):
             rows = list(range(size))
-            batch = SimpleNamespace(rows=torch.tensor(rows), bad_images=())
+            batch = SimpleNamespace(rows=torch.tensor(rows), imageless=())
             evaluation.on_test_batch_end(trainer, module, encoded(loader, rows), batch, 0, loader)
     evaluation.on_test_epoch_end(trainer, module)
     return {
@@ -190,18 +190,39 @@ def test_a_torn_part_is_encoded_again(tmp_path: Path) -> None:
 
 
 def test_rows_without_their_images_are_encoded_again(tmp_path: Path) -> None:
-    """By an evaluation that begins again, be the store finished or not: images may be mended, or else be counted again."""
+    """By an evaluation that begins again, be the store finished or not, unless none of a part's images can be read yet."""
+
+    def asked(answer: bool) -> Callable[[int, list[int]], bool]:
+        def still(loader: int, rows: list[int]) -> bool:
+            questions.append((loader, rows))
+            return answer
+
+        return still
+
+    questions: list[tuple[int, list[int]]] = []
     vectors = stored(tmp_path)
     for loader, own in enumerate(vectors.begin(subsets(), BATCH)):
         for rows in own:
-            vectors.add(loader, torch.tensor(rows), encoded(loader, rows), imageless=int((loader, rows[0]) == (2, 8)))
+            vectors.add(
+                loader,
+                torch.tensor(rows),
+                encoded(loader, rows),
+                imageless=[9, 11] if (loader, rows[0]) == (2, 8) else [],
+            )
     for finish in (False, True, True):
         if finish:
             vectors.complete()
             assert (tmp_path / "large" / "passages" / "manifest.json").exists()
         again = stored(tmp_path)
-        assert again.begin(subsets(), BATCH) == [[], [], [[8, 9, 10, 11]], []]
+        assert again.begin(subsets(), BATCH, still_imageless=asked(True)) == [[], [], [], []]
+        assert again.before == [1, 2, 23, 11]
+        if finish:
+            again.complete()
+        again = stored(tmp_path)
+        assert again.begin(subsets(), BATCH, still_imageless=asked(False)) == [[], [], [[8, 9, 10, 11]], []]
         assert again.before == [1, 2, 19, 11]
+        assert questions == [(2, [9, 11])] * 2
+        questions.clear()
     again.add(2, torch.arange(8, 12), encoded(2, list(range(8, 12))))
     again.complete()
     vectors = stored(tmp_path)
