@@ -320,11 +320,17 @@ def _too_few_ranked(evaluation: DictConfig) -> str | None:
 
 
 def _metric_is_logged(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """A checkpoint callback that watches a metric which is never computed would fail after the first epoch."""
+    """A callback that watches or draws a metric which is never computed would fail after the first epoch."""
     evaluation = config.evaluation
     if (text := _too_few_ranked(evaluation)) is not None:
         yield "evaluation.ranked", text
     for name, callback in config.callbacks.items():
+        drawn = (callback or {}).get("at")
+        if drawn is not None and drawn not in evaluation.recall_at:
+            yield (
+                f"callbacks.{name}.at",
+                f"recall@{drawn} is not computed; evaluation.recall_at={list(evaluation.recall_at)}",
+            )
         monitor = (callback or {}).get("monitor")
         if not isinstance(monitor, str) or not monitor.startswith("val/"):
             continue

@@ -288,7 +288,8 @@ class RetrievalEvaluation(Callback):
         times = ", ".join(f"{what} {value:.2f} s" for what, value in seconds.items())
         if "agreement@10" in metrics:
             times = f"agreement@10 with exact search {metrics['agreement@10']:.3f}, {times}"
-        where = f"epoch {trainer.current_epoch + 1}" if trainer.state.fn == "fit" else split
+        fit = trainer.state.fn == "fit"
+        where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}" if fit else split
         return f"{where}: recall@{at} {metrics[f'mean/recall@{at}']:.3f} ({each}); {times}"
 
 

@@ -77,7 +77,8 @@ class TestARunOnAFolder:
         assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
         files = {f"{subset}.{kind}" for subset in SUBSETS for kind in ("trec", "qrels")}
         assert {file.name for file in (folder / "rankings").iterdir()} == files
-        assert (folder / "recall_curves.png").read_bytes().startswith(b"\x89PNG")
+        for name in ("recall_curves.png", "evaluation_curves.png"):
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
         names = {f"{name}.{kind}" for name in ("best", "last") for kind in ("ckpt", "safetensors")}
         assert {p.name for p in (folder / "checkpoints").iterdir()} == names
         config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -116,8 +117,8 @@ class TestARunOnAFolder:
         _, done = run
         said = done.stdout + done.stderr
         for line in (
-            "epoch 1: recall@5",
-            "epoch 2: recall@5",
+            "epoch 1, step 5: recall@5",
+            "epoch 2, step 10: recall@5",
             "Trainable params",
             "Non-trainable params",
             "random R@5",

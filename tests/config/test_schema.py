@@ -56,6 +56,7 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
         ),
         (["evaluation.ranked=50"], "evaluation.ranked", "50 is less than the largest K"),
         (["evaluation.recall_at=[1,10]"], "callbacks.checkpoint.monitor", "val/mean/recall@5 is not computed"),
+        (["callbacks.recall_curves.at=4"], "callbacks.recall_curves.at", "recall@4 is not computed"),
         (["callbacks.checkpoint.monitor=val/mean/mrr@5"], "callbacks.checkpoint.monitor", "MRR and nDCG are at 10"),
         (["evaluation.recall_at=[1,5]", "evaluation.ranked=9"], "evaluation.ranked", "MRR@10 and nDCG@10, 10"),
         (["trainer.max_epochs=-1"], "scheduler.horizon_steps", "a run without trainer.max_epochs or trainer.max_steps"),

@@ -12,12 +12,13 @@ import pytest
 import pytrec_eval
 import torch
 from lightning import Trainer
+from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
 from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
-from ret_lightning.training.curves import RecallCurves
+from ret_lightning.training.curves import EvaluationCurves, RecallCurves, horizontal
 from ret_lightning.training.progress import Progress
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
@@ -200,7 +201,7 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "pictures" / "recall.png"
-    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=10), RecallCurves(str(file))
+    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10), RecallCurves(str(file))
     trainer = Trainer(**OPTIONS, logger=False, max_epochs=2, callbacks=[evaluation, curves])
     with caplog.at_level(logging.INFO):
         trainer.fit(make_module(), datamodule=make_data(root))
@@ -208,11 +209,34 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     assert [p.name for p in file.parent.iterdir()] == ["recall.png"]
     state = curves.state_dict()
     assert [point["epoch"] for point in state["points"]] == [1, 2]
-    assert set(state["points"][0]) == {"epoch", "wit", "infoseek", "evqa", "okvqa"}
+    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].items()}
+    assert state["points"][1]["recall"] == recall  # of the largest K, since there is no recall@5
+    assert set(recall) == {"wit", "infoseek", "evqa", "okvqa"}
     other = RecallCurves(str(file))
     other.load_state_dict(state)
     assert other.state_dict() == state
-    assert "epoch 2: recall@5" in caplog.text
+    assert "epoch 2, step 6: recall@3" in caplog.text
+
+
+def test_the_picture_of_an_evaluation_has_its_times_and_the_agreement(root: Path, tmp_path: Path) -> None:
+    points, sizes = [], []
+    for index in (FaissIndex("Flat"), ExactIndex()):
+        file = tmp_path / f"{type(index).__name__}.png"
+        evaluation, curves = RetrievalEvaluation(index, recall_at=[5], ranked=10), EvaluationCurves(str(file))
+        options = {**OPTIONS, "val_check_interval": 0.5, "limit_train_batches": 2, "max_epochs": 1}
+        trainer = Trainer(**options, logger=False, callbacks=[evaluation, curves])
+        trainer.fit(make_module(), datamodule=make_data(root))
+        points.append(curves.state_dict()["points"])
+        with Image.open(file) as picture:
+            sizes.append(picture.size)
+    parts = {"encode", "build", "search"}
+    for drawn, names in zip(points, (parts | {"agreement"}, parts), strict=True):
+        assert horizontal(drawn) == ([1, 2], "step")  # two in an epoch
+        assert all(set(point["seconds"]) == names for point in drawn)
+        assert all(0 < point["seconds"]["encode"] < 60 for point in drawn)
+    assert points[0][0]["agreement"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
+    assert points[1][0]["agreement"] == {}
+    assert sizes[0][1] > sizes[1][1]  # a plot more
 
 
 def test_settings_that_contradict_are_refused() -> None:
