@@ -56,7 +56,6 @@ class EpochBatches(Sampler[list[Draw]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self._skipped = 0
         self.sampler = self  # where Lightning looks for set_epoch
         self._skipped = 0
 

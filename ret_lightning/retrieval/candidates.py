@@ -45,7 +45,13 @@ class CandidateIndex(Index):
 
     def _build(self, passages: Embeddings) -> None:
         self._build_proposals(passages)
+        self._exact.device = self.device  # which may have been settled since
         self._exact.build(passages)
+
+    def clear(self) -> None:
+        super().clear()
+        self._exact.clear()
+        self._clear_proposals()
 
     def _save(self, folder: Path) -> dict[str, Any]:
         return self._save_proposals(folder) | {"exact": self._exact._save(folder)}
@@ -90,6 +96,10 @@ class CandidateIndex(Index):
     @abstractmethod
     def _build_proposals(self, passages: Embeddings) -> None:
         """Makes what `_propose` searches; if it raises, the index must be what it was."""
+
+    @abstractmethod
+    def _clear_proposals(self) -> None:
+        """Lets go of what `_propose` searches."""
 
     @abstractmethod
     def _save_proposals(self, folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Embeddings:
         if isinstance(self.ids, str):
             raise ValueError("Embeddings: ids must be a sequence of strings, not one string")
         object.__setattr__(self, "ids", tuple(self.ids))
-        _check_ids(self.ids)
+        check_ids(self.ids)
         _check_vectors(self.vectors, self.ids)
 
     def __len__(self) -> int:
@@ -47,7 +47,8 @@ class Embeddings:
         """Called after each block that is read from `vectors`: a memory map gives back the pages that it has read so far."""
 
 
-def _check_ids(ids: tuple[str, ...]) -> None:
+def check_ids(ids: tuple[str, ...]) -> None:
+    """Raises ValueError where one is no string, or comes twice."""
     for row, item in enumerate(ids):
         if not isinstance(item, str):
             raise ValueError(f"Embeddings: id {item!r} of row {row} is {type(item).__name__}, not a string")

@@ -23,6 +23,8 @@ PASSAGES_A_BLOCK = 2048
 # Rounds of k-means for codes. FAISS's 25 take two and a half times as long, for candidates that are the same to 0.001.
 CODE_ROUNDS, CODE_POINTS = 10, 64
 
+MOST_HITS_ON_A_GPU = 2048  # FAISS's limit
+
 # On a command line a comma means a sweep, unless the value is in quotes of its own.
 FACTORY_EXAMPLES = (
     "for example 'Flat', 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or 'HNSW32' "
@@ -123,18 +125,44 @@ def _sample(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Call
     return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_A_BLOCK)]).numpy()
 
 
+def goes_on_gpu(gpu: bool | None, device: torch.device) -> bool:
+    """Whether FAISS is to use a GPU.
+
+    Args:
+        gpu: true, false, or None: where `device` is one.
+        device: the one that the index's scores are made on.
+
+    Raises:
+        ConfigError: if it must, and cannot.
+    """
+    import faiss
+
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if gpu and not gpus:
+        raise ConfigError(
+            "index: gpu=true, and this FAISS has no GPU; install faiss-gpu in place of faiss-cpu, or leave gpu out"
+        )
+    return bool(gpus) and (device.type == "cuda" if gpu is None else gpu)
+
+
+def is_on_gpu(index: object) -> bool:
+    """Whether a FAISS index, or what stands behind its transforms (as of OPQ), is on a GPU."""
+    import faiss
+
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return type(index).__name__.startswith("GpuIndex")
+
+
 def _on_gpu(faiss, index: faiss.Index, recipe: Recipe, device: torch.device) -> faiss.Index:
     """The index on the GPU of `device`, where that is wanted and can be."""
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
-    if recipe.gpu and not gpus:
-        raise ConfigError(
-            f"{recipe.name}: gpu=true, and this FAISS has no GPU; install faiss-gpu in place of faiss-cpu, or leave gpu out"
-        )
-    wanted = device.type == "cuda" if recipe.gpu is None else recipe.gpu
-    if not wanted or not gpus:
+    if not goes_on_gpu(recipe.gpu, device):
         return index
+    number = device.index if device.type == "cuda" else None
+    if number is None:  # the one that this process, a rank of several, works with
+        number = torch.cuda.current_device() if torch.cuda.is_available() else 0
     try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
     except RuntimeError as error:
         if recipe.gpu:
             raise ConfigError(

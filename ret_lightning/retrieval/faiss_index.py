@@ -17,7 +17,14 @@ from torch import Tensor
 
 from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
 from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.faiss_building import PASSAGES_A_BLOCK, Recipe, build_faiss
+from ret_lightning.retrieval.faiss_building import (
+    MOST_HITS_ON_A_GPU,
+    PASSAGES_A_BLOCK,
+    Recipe,
+    build_faiss,
+    goes_on_gpu,
+    is_on_gpu,
+)
 from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import (
     SMALLEST_TRAINED,
@@ -36,7 +43,6 @@ log = logging.getLogger(__name__)
 # Hits at a time: 2^20 of them with their sorting are about 50 MiB.
 BLOCK_ELEMENTS = 1 << 20
 TOKENS_FILE = "tokens.faiss"
-MOST_HITS_ON_A_GPU = 2048  # FAISS's limit
 
 
 class FaissIndex(CandidateIndex):
@@ -116,8 +122,9 @@ class FaissIndex(CandidateIndex):
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
         device = self.device or passages.vectors.device
-        recipe = self._recipe(len(passages) * k, width, device.type == "cuda" and self.gpu is not False)
-        if recipe.factory == "Flat" and recipe.probes is None and not self.gpu and device.type == "cpu":
+        on_gpu = goes_on_gpu(self.gpu, device)
+        recipe = self._recipe(len(passages) * k, width, on_gpu)
+        if recipe.factory == "Flat" and recipe.probes is None and not on_gpu and not passages.vectors.is_cuda:
             self._tokens = _PoolsOwnTokens(passages)
             return
 
@@ -150,6 +157,9 @@ class FaissIndex(CandidateIndex):
             )
         return Recipe("FaissIndex", factory, probes, sample, self.seed, self.gpu)
 
+    def _clear_proposals(self) -> None:
+        self._tokens = None
+
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
         if isinstance(self._tokens, _PoolsOwnTokens):
             return {}
@@ -162,7 +172,7 @@ class FaissIndex(CandidateIndex):
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         n_passages, k = self._passages.vectors.shape[:2]
         hits = min(self.hits or 2 * count, n_passages * k)
-        if type(self._tokens).__name__.startswith("GpuIndex"):
+        if is_on_gpu(self._tokens):
             hits = min(hits, MOST_HITS_ON_A_GPU)
         candidates, found = [], []
         for block in queries.cpu().split(max(1, BLOCK_ELEMENTS // (queries.shape[1] * hits))):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval import saving
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.ranking import Ranking
@@ -93,6 +93,10 @@ class Index(ABC):
                 scores[block, :found] = best_scores.cpu()
         return Ranking(rows, scores)
 
+    def clear(self) -> None:
+        """Lets go of the pool, and of what was built of it."""
+        self._passages = None
+
     def save(self, folder: str | Path) -> None:
         """Writes what `build` made, whole or not at all; the passages stay where they are.
 
@@ -130,7 +134,13 @@ class Index(ABC):
         folder = Path(folder)
         _check_passages(passages, "Index.load")
         index, state = saving.read_index(folder, passages, device, verify)
-        index._restore(folder, passages, state)
+        try:
+            index._restore(folder, passages, state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{folder / saving.MANIFEST}: its state is not that of a {type(index).__name__} ({error!r}); build the index "
+                "again"
+            ) from None
         index._passages = passages
         return index
 
@@ -175,11 +185,33 @@ def _check_search(queries: Tensor, top_k: int, width: int) -> None:
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 products are made in float32, though training may run with TF32 or under autocast."""
-    before = torch.get_float32_matmul_precision()
+    """Products of float32, and sums of half precision, are made in float32, though training may run with TF32 or autocast."""
+    half = torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    try:
+        with _highest_float32(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = half
+
+
+@contextmanager
+def _highest_float32() -> Iterator[None]:
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the caller uses the settings by backend of PyTorch 2.9, which refuses to be asked both ways
+        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        settings = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, setting in zip(backends, settings, strict=True):
+                backend.fp32_precision = setting
+        return
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -3,8 +3,8 @@
 Each is a mean over queries of a number in [0, 1]:
 
     recall@K          1 if any of the first K passages has one of the query's passage ids, else 0 (as M2KR has it)
-    pseudo_recall@K   1 if any of the first K passage texts contains one of the query's answers, else 0; the mean is over
-                      the queries that have answers (as M2KR has it)
+    pseudo_recall@K   1 if any of the first K passage texts contains one of the query's answers, else 0 (as M2KR has it);
+                      the mean is over the queries that have answers, which is ours: the paper does not say
     mrr@K             1 / rank of the first right passage, 0 if it is not among the first K
     ndcg@K            DCG / ideal DCG, where DCG is the sum of 1 / log2(rank + 1) over the right passages among the first K,
                       and the ideal is that of a ranking with the query's P right passages in front (Järvelin and

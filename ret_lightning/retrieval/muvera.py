@@ -14,7 +14,7 @@ from ret_lightning.atomic import whole_file
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
 from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.faiss_building import Recipe, build_faiss
+from ret_lightning.retrieval.faiss_building import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
 from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
 from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import automatic_cells, automatic_probes, filled_in
@@ -115,6 +115,9 @@ class MuveraIndex(CandidateIndex):
                 probes = probes or max(automatic_probes(cells), cells // 4)
         return Recipe("MuveraIndex", factory, probes, self.sample or TRAINED_ON, self.seed, self.gpu)
 
+    def _clear_proposals(self) -> None:
+        self._encoding = self._encoded = None
+
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
         from safetensors.torch import save_file
 
@@ -135,6 +138,7 @@ class MuveraIndex(CandidateIndex):
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         encoded = torch.cat([self._encoding.queries(block) for block in queries.cpu().split(PASSAGES_ENCODED)])
-        _, rows = self._encoded.search(encoded.numpy(), count)
-        candidates = torch.from_numpy(rows)
+        found = min(count, MOST_HITS_ON_A_GPU) if is_on_gpu(self._encoded) else count
+        _, rows = self._encoded.search(encoded.numpy(), found)
+        candidates = torch.nn.functional.pad(torch.from_numpy(rows), (0, count - found), value=-1)
         return candidates, (candidates >= 0).sum(dim=1)

@@ -20,6 +20,7 @@ import torch
 from ret_lightning.atomic import whole_file, write_text
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.faiss_building import is_on_gpu
 
 if TYPE_CHECKING:
     import faiss
@@ -133,7 +134,7 @@ def write_faiss(index: faiss.Index, file: Path) -> None:
     """Writes a FAISS index, whole or not at all; one on a GPU is copied to the CPU for it."""
     import faiss
 
-    if type(index).__name__.startswith("GpuIndex"):
+    if is_on_gpu(index):
         index = faiss.index_gpu_to_cpu(index)
     with whole_file(file) as unfinished:
         faiss.write_index(index, str(unfinished))

@@ -50,9 +50,13 @@ def filled_in(factory: str, values: Mapping[str, object], given: Mapping[str, in
         ConfigError: for a place that nothing goes into, or a chosen setting without a place.
     """
     try:
-        places = {name for _, name, _, _ in string.Formatter().parse(factory) if name is not None}
+        parts = [part for part in string.Formatter().parse(factory) if part[1] is not None]
     except ValueError as error:
         raise ConfigError(f"index: factory {factory!r} cannot be read ({error})") from None
+    for _, name, layout, conversion in parts:
+        if layout or conversion:
+            raise ConfigError(f"index: factory {factory!r}: write the place as {{{name}}} and no more")
+    places = {name for _, name, _, _ in parts}
     for name in sorted(places - values.keys()):
         raise ConfigError(
             f"index: factory {factory!r} has a place {{{name}}}, and there is only "

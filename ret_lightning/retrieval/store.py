@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ret_lightning.atomic import write_text
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.embeddings import Embeddings, check_ids
 from ret_lightning.retrieval.store_plan import (
     DTYPES,
     IDS,
@@ -79,7 +79,7 @@ class EmbeddingStore:
         dtype: Literal["float16", "float32"] = "float16",
         batch_rows: int = 1,
     ) -> StoreInProgress:
-        """Begins a store, or goes on with one that was interrupted. All ranks may call it at the same time.
+        """Begins a store, or goes on with one that was interrupted; of several ranks, the first before all others.
 
         Args:
             folder: a new or empty folder, or that of the same store.
@@ -100,7 +100,9 @@ class EmbeddingStore:
         if dtype not in DTYPES:
             raise ValueError(f"create: dtype must be float16 or float32, got {dtype!r}")
         folder = Path(folder)
-        Embeddings(ids, torch.zeros(1, *shape).expand(len(ids), -1, -1))  # checks ids and shape
+        check_ids(tuple(ids))
+        if min(shape) < 1:
+            raise ValueError(f"create: shape must be (k, d), both above 0, got {tuple(shape)}")
         text = json.dumps(list(ids))
         automatic = max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS)))
         plan = StorePlan(
@@ -339,7 +341,7 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     if plan.count == 0:  # an empty file cannot be mapped
         return Embeddings(ids, torch.zeros(shape, dtype=getattr(torch, plan.dtype)))
     opened = open(file, "rb", buffering=0)  # noqa: SIM115  stays open with the map, and is closed with it
-    # Copy on write: what a caller writes stays in its memory, and PyTorch, which knows no read-only tensors, is content.
+    # Copy on write, since PyTorch knows no read-only tensors; what a caller writes is lost with the next `release`.
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))
     return _MappedEmbeddings(ids, vectors, mapped, opened)

@@ -49,12 +49,14 @@ def answer(config: DictConfig) -> None:
         refuse_taken(Path(config.output), config.overwrite)
     image = None if config.image is None else open_image(config.image)
     rows = None if config.queries is None else _read_queries(config.queries)
-    with _open_pool(config) as pool:
-        _answer(pool, image, rows, config)
-
-
-def _answer(pool: Pool, image: Image.Image | None, rows: list[Query] | None, config: DictConfig) -> None:
     device = device_named(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with _open_pool(config, device) as pool:
+        _answer(pool, image, rows, config, device)
+
+
+def _answer(
+    pool: Pool, image: Image.Image | None, rows: list[Query] | None, config: DictConfig, device: torch.device
+) -> None:
     retriever = pool.model.open(config.checkpoint, device)
     if rows is None:
         vectors = iter([retriever.encode_queries([(config.query, image)])])
@@ -80,12 +82,14 @@ def _answers(
 ) -> Iterator[tuple[str | None, list[Hit]]]:
     waiting = iter(ids)
     for batch in vectors:
+        if not batch.isfinite().all():
+            raise DataError("the model encodes the query to numbers that are not finite; index with another checkpoint")
         for hits in pool.search(batch.cpu(), top_k):
             yield next(waiting), hits
 
 
 @contextmanager
-def _open_pool(config: DictConfig) -> Iterator[Pool]:
+def _open_pool(config: DictConfig, device: torch.device) -> Iterator[Pool]:
     if config.qdrant is not None:
         from ret_lightning.search.qdrant import QdrantCollection, connected
 
@@ -94,7 +98,8 @@ def _open_pool(config: DictConfig) -> Iterator[Pool]:
         return
     from ret_lightning.search.folder import SearchFolder
 
-    yield SearchFolder(config.index, config.verify)
+    # An index knows of GPUs and of the CPU; a model can be elsewhere (mps).
+    yield SearchFolder(config.index, config.verify, device if device.type == "cuda" else None)
 
 
 def _read_queries(files: str) -> list[Query]:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from ret_lightning.data.images import ImageReader, image_source
 from ret_lightning.data.reading import Collator, EvaluationRows
 from ret_lightning.data.rows import Passage, Query
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import dtype_named
 from ret_lightning.progress import progress_bar
@@ -43,7 +43,7 @@ def encoded(
         (B, k, d) float32 of length 1, on the model's device.
 
     Raises:
-        DataError: naming the row and its image, if that is missing or cannot be decoded.
+        DataError: naming the row, and its image if that is missing or cannot be decoded, or the vectors are not finite.
         ConfigError: if there are images and no `image_root`.
     """
     if not rows:
@@ -68,5 +68,13 @@ def encoded(
     ) as progress:
         for batch in loader:
             with torch.inference_mode(), precision:
-                yield retriever.encode(side, batch.inputs.to(device))
+                vectors = retriever.encode(side, batch.inputs.to(device))
+            finite = vectors.isfinite().flatten(1).all(dim=1).tolist()
+            if not all(finite):
+                place = rows[int(batch.rows[finite.index(False)])].place
+                raise DataError(
+                    f"{place}: the model encodes this {side} to numbers that are not finite; give another checkpoint"
+                    + (f", or leave dtype={dtype} out" if dtype is not None else "")
+                )
+            yield vectors
             progress.update(len(batch))

@@ -73,7 +73,17 @@ class SearchFolder:
 
     def __init__(self, folder: str | Path, verify: bool = True, device: str | torch.device | None = None) -> None:
         self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
+        while True:
+            manifest = read_manifest(self.folder)
+            try:
+                self._open(manifest, verify, device)
+                return
+            except (DataError, OSError):
+                # Passages may have been added meanwhile, and the version that they were added to removed.
+                if read_manifest(self.folder).version == manifest.version:
+                    raise
+
+    def _open(self, manifest: Manifest, verify: bool, device: str | torch.device | None) -> None:
         self.model = manifest.model
         self.version = manifest.version
         at = self.folder / f"v{manifest.version}"

@@ -43,11 +43,23 @@ def refuse_taken(file: Path, overwrite: bool) -> None:
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Writes a text file, whole or not at all; raises ConfigError where that cannot be."""
+    """Writes a text file, whole or not at all; raises ConfigError where that cannot be, and what `lines` raises as it is."""
+    failed: list[OSError] = []
+
+    def watched() -> Iterator[str]:
+        try:
+            for line in lines:
+                yield f"{line}\n"
+        except OSError as error:
+            failed.append(error)
+            raise
+
     try:
         with whole_file(file) as unfinished, unfinished.open("w", encoding="utf-8") as opened:
-            opened.writelines(f"{line}\n" for line in lines)
+            opened.writelines(watched())
     except OSError as error:
+        if error in failed:
+            raise
         raise ConfigError(f"output={file}: cannot be written ({error.strerror or error})") from error
 
 

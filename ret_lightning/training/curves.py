@@ -64,8 +64,8 @@ class Curves(Callback):
         return {"points": self._points}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the points of the run that is resumed."""
-        self._points = list(state_dict["points"])
+        """Takes the points of the run that is resumed, but for those of versions before 2026-11-25, which had no step."""
+        self._points = [point for point in state_dict["points"] if "step" in point]
 
 
 class RecallCurves(Curves):

@@ -131,7 +131,9 @@ class RetrievalEvaluation(Callback):
         raise ConfigError("this callback needs a RetrievalEvaluation among the trainer's callbacks")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets what was collected before."""
+        """Forgets what was collected before; an index whose device the config leaves open searches on the model's GPU."""
+        if self.index.device is None and pl_module.device.type == "cuda":
+            self.index.device = pl_module.device
         self.vectors.start()
         self._started = time.perf_counter()
 
@@ -235,10 +237,12 @@ class RetrievalEvaluation(Callback):
         if isinstance(self.index, ExactIndex):
             built = start
             ranking = self._sharded(self.index, encoded, encoded.queries, device)
+            self.index.clear()  # lest training has the pool beside it
         else:
             index = encoded.index_of_all(self.index)
             built = time.perf_counter()
             ranking = search_replicated(index, encoded.queries, self.ranked, device)
+            index.clear()
         result = self._scored(subset, encoded, ranking, device)
         searched = time.perf_counter()
         seconds["build"] += built - start

@@ -70,14 +70,21 @@ def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool)
 
 
 def _keep_rows(logger: CSVLogger, step: int) -> None:
-    """Lightning's CSV logger begins its file anew; the rows of before `step` are put back."""
+    """Lightning's CSV logger begins its file anew; the rows of before `step` are put back.
+
+    Until they are, they lie in a second file, where a process that goes on after one that was killed meanwhile finds them.
+    """
     file = Path(logger.log_dir) / "metrics.csv"
-    if not file.is_file():
+    kept = file.with_name("metrics.before_resuming.csv")
+    if file.is_file() and not kept.is_file():
+        file.rename(kept)
+    if not kept.is_file():
         return
-    with file.open(encoding="utf-8", newline="") as opened:
+    with kept.open(encoding="utf-8", newline="") as opened:
         rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(opened)]
-    file.unlink()
+    file.unlink(missing_ok=True)
     writer = logger.experiment
     # Rows carry the number of the step that they were logged in, counted from 0.
     writer.metrics = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < step]
     writer.save()
+    kept.unlink()

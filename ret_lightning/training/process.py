@@ -99,19 +99,29 @@ def alone_in(folder: Path) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK_FILE
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"output_dir={folder}: another process is at work there; wait for it, or choose another folder"
-            ) from error
-        except OSError:  # a file system that knows no locks
-            log.debug("%s cannot be locked", lock)
+    with _locked(lock):
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    while True:
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"output_dir={lock.parent}: another process is at work there; wait for it, or choose another folder"
+                ) from error
+            except OSError:  # a file system that knows no locks
+                log.debug("%s cannot be locked", lock)
+            # Whoever had the lock may have removed the file since it was opened here; another process would make a new one.
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                yield
+                return
 
 
 @contextmanager

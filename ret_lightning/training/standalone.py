@@ -105,7 +105,6 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         if trainer.is_global_zero:
             metrics = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
         if not config.keep_embeddings:
-            del evaluation.index  # it holds the passages that it was built of, which are mapped
             vectors.remove()
         return metrics
 

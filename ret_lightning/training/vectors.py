@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.data.m2kr import EvaluationSubset
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.losses.gather import gather_rows, rank, row_counts, world_size
 from ret_lightning.retrieval import Embeddings, Index, gather_at, share_of
 
@@ -66,7 +66,8 @@ class Vectors(Protocol):
     def subset(self, number: int, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
         """What was encoded of a subset, its number counted from 0; called on all ranks together, once a subset.
 
-        Raises ConfigError where nothing was. `device` is where the ranks meet.
+        Raises ConfigError where nothing was, and DataError where a number is not finite; on all ranks. `device` is where these
+        meet.
         """
 
 
@@ -75,20 +76,26 @@ class VectorsInMemory:
 
     def __init__(self) -> None:
         self._batches: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._broken: dict[int, list[int]] = defaultdict(list)  # rows that are not finite, by loader
 
     def start(self) -> None:
         """Forgets what was collected before."""
         self._batches.clear()
+        self._broken.clear()
 
     def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
         """See `Vectors`. Off the GPU at once: the pools of ReT-M2KR are gigabytes."""
-        self._batches[loader].append((rows.cpu(), vectors.to("cpu", PASSAGE_DTYPE if loader % 2 == 0 else QUERY_DTYPE)))
+        rows, vectors = rows.cpu(), vectors.to("cpu", PASSAGE_DTYPE if loader % 2 == 0 else QUERY_DTYPE)
+        self._batches[loader].append((rows, vectors))
+        self._broken[loader] += rows[~vectors.isfinite().flatten(1).all(dim=1)].tolist()
 
     def complete(self) -> None:
         """Nothing is left to do."""
 
     def subset(self, number: int, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
         """See `Vectors`."""
+        for loader, side in ((2 * number, "pool"), (2 * number + 1, "queries")):
+            _check_finite(self._broken[loader], device, f"{subset.split}/{subset.name}, {side}")
         rows, vectors = _only_here(*_joined(self._batches.pop(2 * number, []), PASSAGE_DTYPE, device), device)
         pool_rows = gather_rows(rows.to(device), row_counts(rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
@@ -145,6 +152,19 @@ def _joined(batches: list[tuple[Tensor, Tensor]], dtype: torch.dtype, device: to
     first = torch.ones_like(rows, dtype=torch.bool)
     first[1:] = rows[1:] != rows[:-1]
     return rows[first], vectors[order[first]]
+
+
+def _check_finite(broken: list[int], device: torch.device, where: str) -> None:
+    """Raises DataError on all ranks where one of them has rows that are not finite."""
+    rows = torch.tensor(broken, dtype=torch.int64, device=device)
+    counts = row_counts(rows)
+    if any(counts):
+        rows = gather_rows(rows, counts).unique()
+        raise DataError(
+            f"{where}: the model encodes {len(rows)} rows to numbers that are not finite, the first is row {int(rows[0])} "
+            "(from 0), so nothing can be ranked; begin from an earlier checkpoint, with a lower learning rate or a higher "
+            "trainer.precision"
+        )
 
 
 def _only_here(rows: Tensor, vectors: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

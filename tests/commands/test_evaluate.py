@@ -114,9 +114,13 @@ def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tm
         "data.num_workers=0",
         "data.subsets=[wit,okvqa]",
         f"checkpoint={trained.run}",
-        "retrieval=faiss_flat",
-        "retrieval.candidates=2",
-        "retrieval.hits=2",
+        "retrieval=muvera",
+        "retrieval.candidates=10",  # of 12 passages: two are not proposed, and encodings of 2 numbers choose badly
+        "retrieval.repetitions=1",
+        "retrieval.hyperplanes=1",
+        "retrieval.projection=1",
+        "evaluation.ranked=10",
+        "evaluation.recall_at=[1,5,10]",
     ]
     assert call("evaluate", *options, f"output_dir={tmp_path / 'one'}") == 0
     done = evaluate(trained, *options, "trainer=ddp_cpu", f"output_dir={tmp_path / 'two'}", cwd=tmp_path)
@@ -126,7 +130,7 @@ def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tm
     measured = one["agreement_with_exact_search"]
     assert two["agreement_with_exact_search"] == measured
     assert set(measured) >= {"wit", "okvqa"}
-    assert all(0 < measured[subset]["agreement@10"] <= 1 for subset in ("wit", "okvqa"))
+    assert 1 < sum(measured[subset]["agreement@10"] for subset in ("wit", "okvqa")) < 2  # it was asked, and misses some
 
 
 @pytest.mark.parametrize(

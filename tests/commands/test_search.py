@@ -17,9 +17,10 @@ import torch
 from filelock import FileLock
 
 from ret_lightning import RetRetriever
+from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import EmbeddingStore, Index
-from ret_lightning.search import building
-from ret_lightning.search.folder import SearchFolder
+from ret_lightning.search import building, showing
+from ret_lightning.search.folder import Manifest, SearchFolder, read_manifest
 from tests.commands.conftest import Trained, command
 from tests.data.folder import passage, query, write_lines
 from tests.retrieval.pools import maxsim_float64
@@ -227,6 +228,36 @@ def test_a_pipe_gets_json_lines_and_nothing_else(trained: Trained, make, tmp_pat
     done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_index_that_grows_while_it_is_opened_is_opened_again(
+    trained: Trained, make, tmp_path: Path, monkeypatch
+) -> None:
+    """The version that the manifest named is removed when another takes its place."""
+    assert make("first.jsonl", f"checkpoint={trained.run}", "index=grown") == 0
+    growing = ["more.jsonl"]
+
+    def late(folder: Path) -> Manifest:
+        manifest = read_manifest(folder)
+        if growing:
+            assert make(growing.pop(), "index=grown", "append=true") == 0
+        return manifest
+
+    monkeypatch.setattr("ret_lightning.search.folder.read_manifest", late)
+    opened = SearchFolder(tmp_path / "grown")
+    assert (opened.version, len(opened)) == (2, 12)
+
+
+def test_what_fails_while_answering_is_no_fault_of_the_output(tmp_path: Path) -> None:
+    def answers():
+        yield "one"
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        showing.write_lines(tmp_path / "found.jsonl", answers())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"output=/proc/nowhere/f: cannot be written"):
+        showing.write_lines(Path("/proc/nowhere/f"), ["one"])
 
 
 def test_adding_passages_gives_the_index_of_all(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -12,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses.maxsim import maxsim
-from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, Ranking
+from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex, Ranking
 from ret_lightning.retrieval import exact as exact_module
 from ret_lightning.retrieval import index as index_module
 from ret_lightning.retrieval.exact import order_candidates
-from tests.retrieval.pools import brute_force, clustered, embeddings
+from tests.retrieval.pools import brute_force, clustered, embeddings, maxsim_float64
 
 
 def search(passages: Embeddings, queries: torch.Tensor, top_k: int, **settings) -> Ranking:
@@ -176,6 +178,84 @@ def test_training_precision_does_not_reach_the_search(monkeypatch):
         torch.set_float32_matmul_precision(before)
     assert set(seen) == {"highest"}
     assert_is(ranking, *brute_force(queries, passages, 10))
+
+
+def test_nor_does_it_where_precision_is_set_by_backend(monkeypatch):
+    """PyTorch's settings of 2.9, after which it refuses to tell the one of before."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this PyTorch has no settings by backend")
+    queries, passages = clustered(300, 10)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    seen = []
+
+    def spy(*vectors):
+        seen.append([backend.fp32_precision for backend in backends])
+        return maxsim(*vectors)
+
+    monkeypatch.setattr(exact_module, "maxsim", spy)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend, setting in zip(backends, ("tf32", "bf16"), strict=True):
+            backend.fp32_precision = setting
+        ranking = search(passages, queries, 10)
+        assert [backend.fp32_precision for backend in backends] == ["tf32", "bf16"]
+    finally:
+        for backend, setting in zip(backends, before, strict=True):
+            backend.fp32_precision = setting
+    assert seen
+    assert all(settings == ["ieee", "ieee"] for settings in seen)
+    assert_is(ranking, *brute_force(queries, passages, 10))
+
+
+@pytest.mark.parametrize("margin", [1, 32])
+def test_a_scan_in_half_precision_gives_the_exact_ranking(monkeypatch, margin):
+    """What a GPU does with a pool in half precision: queries are rounded, so that the scan alone would put some wrong."""
+    queries, passages = clustered(2000, 200, k=16, d=48)
+    passages = Embeddings(passages.ids, passages.vectors.half())
+    expected = brute_force(queries, passages, 10)
+    assert (brute_force(queries.half(), passages, 10)[0] != expected[0]).any()
+    monkeypatch.setattr(exact_module, "_scans", lambda queries, vectors: (torch.float16, torch.float32))
+    monkeypatch.setattr(exact_module, "MARGIN", margin)
+    scanned = []
+
+    def spy(queries, vectors):
+        scanned.append((queries.dtype, len(queries)))
+        return maxsim(queries, vectors)
+
+    monkeypatch.setattr(exact_module, "maxsim", spy)
+    assert_is(search(passages, queries, 10), *expected)
+    of = {
+        wanted: max((n for dtype, n in scanned if dtype == wanted), default=0)
+        for wanted in (torch.float16, torch.float32)
+    }
+    assert of[torch.float16] == 200 > of[torch.float32]  # most are settled by the first scan
+    assert (of[torch.float32] > 0) == (margin == 1)
+
+
+def test_the_error_of_a_scan_in_half_precision_is_bounded():
+    queries, passages = clustered(500, 50, k=16, d=48, seed=3)
+    passages = Embeddings(passages.ids, passages.vectors.half() * 3)
+    longest = float(passages.vectors.float().norm(dim=2).max())
+    rough, exact = (maxsim_float64(q, passages.vectors) for q in (queries.half(), queries))
+    error = np.abs(rough - exact).max(axis=1)
+    bound = exact_module.scan_error(queries, longest, torch.float16).numpy()
+    assert (error <= bound).all()
+    assert (bound < 50 * error).all()  # not so wide that every query would be scanned again
+
+
+def test_clearing_lets_go_of_the_pool():
+    queries, passages = clustered(300, 3)
+    for index in (ExactIndex(), FaissIndex("IVF8,SQ8", candidates=50), MuveraIndex("Flat", candidates=50)):
+        index.build(passages)
+        alive = weakref.ref(passages.vectors)
+        index.search(queries, 5)
+        index.clear()
+        with pytest.raises(ValueError, match="build the index before searching it"):
+            index.search(queries, 5)
+        assert not [v for v in vars(index).values() if isinstance(v, Embeddings)]
+        passages = clustered(300, 3)[1]
+        gc.collect()
+        assert alive() is None
 
 
 def test_vectors_and_queries_with_gradients_are_taken():

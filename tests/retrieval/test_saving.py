@@ -116,6 +116,7 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
         Index.load(tmp_path, passages)
     manifest = json.loads((tmp_path / "index.json").read_text())
     for change, message in (
+        ({"state": {}}, "its state is not that of a FaissIndex"),
         ({"kind": "os.system"}, "index kind 'os.system' is not known"),
         ({"settings": {"speed": 1}, "files": {}}, "unexpected keyword argument 'speed'"),
         ({"format": 2}, "format 2 is not known"),

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval import ExactIndex, FaissIndex
+from ret_lightning.retrieval import ExactIndex, FaissIndex, MuveraIndex
 from ret_lightning.retrieval import faiss_index as faiss_module
+from ret_lightning.retrieval import muvera as muvera_module
+from ret_lightning.retrieval.faiss_building import goes_on_gpu, is_on_gpu
 from ret_lightning.retrieval.settings import automatic_cells, automatic_codes, automatic_probes, filled_in
 from tests.retrieval.pools import clustered
 
@@ -42,6 +44,8 @@ def test_places_are_filled_in():
         ("IVF{cell},SQ8", {}, r"has a place \{cell\}, and there is only \{cells\}"),
         ("IVF{},SQ8", {}, r"has a place \{\}"),
         ("IVF{cells,SQ8", {}, "cannot be read"),
+        ("IVF{cells:zz},SQ8", {}, r"write the place as \{cells\} and no more"),
+        ("IVF{cells!x},SQ8", {}, r"write the place as \{cells\} and no more"),
         (
             "IVF64,SQ8",
             {"cells": 32},
@@ -139,6 +143,67 @@ def test_the_sample_is_drawn_by_the_seed():
     assert centroids(0) == centroids(0) != centroids(1)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "device", "gpus", "expected"),
+    [
+        (None, "cpu", 2, False),
+        (None, "cuda", 2, True),
+        (None, "cuda", 0, False),
+        (True, "cpu", 1, True),
+        (False, "cuda", 1, False),
+    ],
+)
+def test_codes_are_those_of_where_faiss_searches(gpu, device, gpus, expected, monkeypatch):
+    """faiss-cpu beside a model on a GPU keeps the codes that a CPU scans fastest."""
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    recipes = []
+    monkeypatch.setattr(faiss_module, "build_faiss", lambda recipe, *_: recipes.append(recipe))
+    FaissIndex("IVF{cells},{pq}", gpu=gpu, device=device)._build_proposals(clustered(2000, 1, k=8)[1])
+    assert goes_on_gpu(gpu, torch.device(device)) is expected
+    assert recipes[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 3), ("cuda:1", 1)])
+def test_a_rank_builds_on_its_own_gpu(device, number, monkeypatch):
+    used = []
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, at, index: used.append(at) or index, raising=False)
+    FaissIndex("IVF16,SQ8", device=device)._build_proposals(clustered(300, 1)[1])
+    assert used == [number]
+
+
+def test_an_index_behind_a_transform_is_seen_to_be_on_a_gpu(monkeypatch):
+    class GpuIndexFlat:
+        pass
+
+    inner = faiss.index_factory(32, "OPQ8,IVF4,Flat")
+    assert isinstance(inner, faiss.IndexPreTransform)
+    assert not is_on_gpu(inner)
+    assert not is_on_gpu(faiss.IndexFlatIP(4))
+    assert is_on_gpu(GpuIndexFlat())
+    monkeypatch.setattr(faiss, "downcast_index", lambda index: GpuIndexFlat())
+    assert is_on_gpu(inner)
+
+
+def test_a_gpu_that_finds_fewer_than_candidates_are_asked_for(monkeypatch):
+    """FAISS gives 2,048 at most there; the rest of the candidates are missing, and no error."""
+    queries, passages = clustered(400, 5)
+    index = MuveraIndex("Flat", candidates=200)
+    index.build(passages)
+    monkeypatch.setattr(muvera_module, "is_on_gpu", lambda index: True)
+    monkeypatch.setattr(muvera_module, "MOST_HITS_ON_A_GPU", 64)
+    candidates, found = index._propose(queries, 200)
+    assert candidates.shape == (5, 200)
+    assert found.tolist() == [64] * 5
+    assert (candidates[:, 64:] == -1).all()
+    assert (index.search(queries, 5).rows >= 0).all()
+
+
 def test_a_gpu_that_faiss_does_not_have_is_told():
-    with pytest.raises(ConfigError, match=r"FaissIndex: gpu=true, and this FAISS has no GPU; install faiss-gpu"):
+    with pytest.raises(ConfigError, match=r"index: gpu=true, and this FAISS has no GPU; install faiss-gpu"):
         FaissIndex("IVF16,SQ8", gpu=True).build(clustered(300, 1)[1])

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytrec_eval
@@ -237,6 +238,18 @@ def test_the_picture_of_an_evaluation_has_its_times_and_the_agreement(root: Path
     assert points[0][0]["agreement"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
     assert points[1][0]["agreement"] == {}
     assert sizes[0][1] > sizes[1][1]  # a plot more
+
+
+def test_an_index_searches_on_the_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = SimpleNamespace(device=torch.device("cuda", 1))
+    open_, chosen = RetrievalEvaluation(FaissIndex()), RetrievalEvaluation(ExactIndex(device="cpu"))
+    for evaluation in (open_, chosen):
+        evaluation.on_validation_epoch_start(SimpleNamespace(), model)
+    assert (open_.index.device, chosen.index.device) == (torch.device("cuda", 1), torch.device("cpu"))
+    on_cpu = RetrievalEvaluation(ExactIndex())
+    on_cpu.on_test_epoch_start(SimpleNamespace(), SimpleNamespace(device=torch.device("cpu")))
+    assert on_cpu.index.device is None
 
 
 def test_settings_that_contradict_are_refused() -> None:

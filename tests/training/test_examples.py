@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning import Trainer
 from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
@@ -11,7 +12,9 @@ from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training import example_picture
 from ret_lightning.training.examples import Example, Examples, Shown, _table, examples_of
 from tests.data.folder import SUBSETS
+from tests.training.conftest import make_data, make_module
 from tests.training.test_evaluation import evaluate
+from tests.training.test_module import OPTIONS
 
 
 def test_pictures_of_the_same_queries_after_every_evaluation(root: Path, tmp_path: Path) -> None:
@@ -35,6 +38,14 @@ def test_pictures_of_the_same_queries_after_every_evaluation(root: Path, tmp_pat
         assert (example.query.image is None) == (query.image_path is None)
         if example.gold is not None:
             assert example.gold.text.split(":")[0] in query.passage_ids
+
+
+def test_each_validation_of_an_epoch_has_its_picture(root: Path, tmp_path: Path) -> None:
+    callbacks = [RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10), Examples(str(tmp_path), per_subset=1)]
+    trainer = Trainer(**{**OPTIONS, "val_check_interval": 1, "max_epochs": 1}, logger=False, callbacks=callbacks)
+    trainer.fit(make_module(), datamodule=make_data(root))
+    names = ["val_epoch_0001.png", "val_epoch_0001_step_00000001.png", "val_epoch_0001_step_00000002.png"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == names
 
 
 def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:

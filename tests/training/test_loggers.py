@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas
+import pytest
 from omegaconf import OmegaConf
 from rich.table import Table
 
@@ -29,6 +30,24 @@ def test_rows_of_before_the_checkpoint_stay_and_later_ones_go(tmp_path: Path) ->
     assert rows["loss"].dropna().tolist() == [10.0, 9.0, 8.0, 1.0]
     assert rows["recall"].dropna().tolist() == [0.5]
     assert rows["norm"].dropna().tolist() == [2.0]
+
+
+def test_rows_outlive_a_process_that_is_killed_while_it_puts_them_back(tmp_path: Path, monkeypatch) -> None:
+    (logger,) = build_loggers(config(tmp_path), tmp_path, None)
+    for step in range(3):
+        logger.log_metrics({"loss": 10.0 - step}, step)
+
+    def killed(self) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lightning.fabric.loggers.csv_logs._ExperimentWriter.save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_loggers(config(tmp_path), tmp_path, 2)
+    assert not (tmp_path / "csv" / "metrics.csv").exists()
+    build_loggers(config(tmp_path), tmp_path, 2)
+    assert pandas.read_csv(tmp_path / "csv" / "metrics.csv")["loss"].tolist() == [10.0, 9.0]
+    assert [path.name for path in (tmp_path / "csv").iterdir()] == ["metrics.csv"]
 
 
 def test_a_new_run_begins_its_file_anew(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ import torch.multiprocessing as mp
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.data.m2kr import EvaluationSubset
+from ret_lightning.errors import DataError
 from ret_lightning.retrieval import ExactIndex, FaissIndex
 from ret_lightning.training.evaluation import SubsetResult
 
 WORLD = 3
-SIZES = ((1, 2), (7, 5), (2, 7))  # passages, queries: fewer than ranks, and numbers that three does not divide
-INDEXES = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3)}
+# Passages, queries: fewer than ranks, numbers that three does not divide, and more passages than an index proposes.
+SIZES = ((1, 2), (7, 5), (2, 7), (40, 8))
+INDEXES = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3, hits=3)}
 
 
 def subset(pool: int, queries: int) -> EvaluationSubset:
@@ -38,7 +40,9 @@ def shares(rows: int, rank: int, world: int) -> torch.Tensor:
     return torch.arange(rank, padded, world) % rows
 
 
-def evaluated(index: str, pool: int, queries: int, rank: int = 0, world: int = 1) -> SubsetResult:
+def evaluated(
+    index: str, pool: int, queries: int, rank: int = 0, world: int = 1, broken: int | None = None
+) -> SubsetResult:
     evaluation = RetrievalEvaluation(INDEXES[index](), recall_at=[1, 2], ranked=10)
     data = SimpleNamespace(evaluation_subsets=lambda split: [subset(pool, queries)])
     trainer = SimpleNamespace(datamodule=data, sanity_checking=False, is_global_zero=False)
@@ -46,6 +50,8 @@ def evaluated(index: str, pool: int, queries: int, rank: int = 0, world: int = 1
     evaluation.on_test_epoch_start(trainer, module)
     for loader, (rows, encoded) in enumerate(((pool, vectors(pool, 1)), (queries, vectors(queries, 2)))):
         own = shares(rows, rank, world)
+        if broken is not None and loader == 0:
+            encoded[broken, 0, 0] = torch.nan
         evaluation.on_test_batch_end(trainer, module, encoded[own], SimpleNamespace(rows=own, imageless=()), 0, loader)
     evaluation.on_test_epoch_end(trainer, module)
     return evaluation.results["test"]["made"]
@@ -63,6 +69,9 @@ def _rank(rank: int, folder: str) -> None:
     )
     found = [contents(evaluated(index, *size, rank, WORLD)) for index in INDEXES for size in SIZES]
     torch.save(found, f"{folder}/{rank}.pt")
+    with pytest.raises(DataError) as told:
+        evaluated("exact", 7, 5, rank, WORLD, broken=4)  # a row that rank 1 alone has
+    Path(f"{folder}/{rank}.txt").write_text(str(told.value))
     dist.destroy_process_group()
 
 
@@ -70,7 +79,12 @@ def _rank(rank: int, folder: str) -> None:
 def test_padded_ranks_find_what_one_rank_finds(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=WORLD)
     alone = [evaluated(index, *size) for index in INDEXES for size in SIZES]
+    assert 0.5 < alone[-1].agreement["agreement@10"] < 1  # the index was asked, and misses something
     for rank in range(WORLD):
+        told = (tmp_path / f"{rank}.txt").read_text()
+        assert told.startswith(
+            "test/made, pool: the model encodes 1 rows to numbers that are not finite, the first is row 4 "
+        )
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for one, of_rank in zip(alone, found, strict=True):
             rows, metrics, agreement = contents(one)[2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.errors import UserError
-from ret_lightning.training.process import alone_in
+from ret_lightning.training.process import LOCK_FILE, alone_in
 
 HOLD = """
 import sys
@@ -35,6 +36,23 @@ def test_a_second_process_is_kept_out_until_the_first_one_is_gone(tmp_path: Path
     with alone_in(folder):
         pass
     assert list(folder.iterdir()) == []
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path: Path, monkeypatch) -> None:
+    """A process may open the file before the one that holds it removes it, and lock it after that."""
+    flock, calls = fcntl.flock, []
+
+    def late(file, operation: int) -> None:
+        if not calls:
+            (tmp_path / LOCK_FILE).unlink()
+        calls.append(file)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with alone_in(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(UserError, match="another process is at work there"), alone_in(tmp_path):
+            pytest.fail("two in one folder")
 
 
 def test_other_folders_are_free(tmp_path: Path) -> None:
