@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ret_lightning import progress
 from ret_lightning.data import glyphs
 from ret_lightning.data.glyph_manifest import FileRecord, digest, find_fault, write_manifest
 from ret_lightning.data.glyphs import default_cache_dir, prepare_glyphs
@@ -70,12 +72,17 @@ def _output(process: subprocess.Popen[str]) -> tuple[str, str]:
     return out, err
 
 
-def test_any_number_of_workers_makes_the_same_bytes(pristine: Path, tmp_path: Path, capfd):
+def test_any_number_of_workers_makes_the_same_bytes(pristine: Path, tmp_path: Path, monkeypatch):
+    told = []
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(progress.log, "info", lambda text, *arguments: told.append(text % arguments))
     made = prepare_glyphs(tmp_path, workers=2)
     assert made.name == pristine.name
     assert _contents(made) == _contents(pristine)
     assert _beside(made) == set()
-    assert "drawing glyphs: 100%" in capfd.readouterr().err
+    assert all(line.startswith("drawing glyphs: ") for line in told)
+    drawn, total = re.match(r"drawing glyphs: (\d+) of (\d+), ", told[-1]).groups()
+    assert drawn == total
 
 
 def test_a_whole_cache_is_used_as_it_is(root: Path, monkeypatch, caplog, capfd):
@@ -168,9 +175,13 @@ def test_a_failure_half_way_leaves_the_damaged_corpus_as_it_was(root: Path, monk
 
 def test_processes_that_ask_at_once_share_one_corpus(pristine: Path, tmp_path: Path):
     code = """
+        import logging
         import sys
+        from ret_lightning import progress
         from ret_lightning.data.glyphs import prepare_glyphs
         if __name__ == "__main__":
+            logging.basicConfig(level=logging.INFO)
+            progress.SECONDS = 0.0
             print("ready", flush=True)
             sys.stdin.readline()
             print(prepare_glyphs(sys.argv[1], workers=1))
