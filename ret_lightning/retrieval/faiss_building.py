@@ -115,6 +115,10 @@ def _prepare(faiss, index: faiss.Index, recipe: Recipe) -> None:
             quantizer.cp.niter, quantizer.cp.max_points_per_centroid = CODE_ROUNDS, CODE_POINTS
             quantizer.cp.min_points_per_centroid = 1
             quantizer.cp.seed = recipe.seed
+            if hasattr(
+                holder, "do_polysemous_training"
+            ):  # it numbers centroids for a kind of search that is not used here
+                holder.do_polysemous_training = False
 
 
 def _sample(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
