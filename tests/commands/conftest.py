@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import processes
 from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder
 
@@ -36,13 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def command(name: str, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"ret_lightning.commands.{name}", *options],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=one_thread(),
-    )
+    return processes.run(processes.module(f"ret_lightning.commands.{name}", *options), cwd, one_thread())
 
 
 def one_thread() -> dict[str, str]:

@@ -22,6 +22,7 @@ from ret_lightning.retrieval.store import StoreWriter
 from ret_lightning.training import stored_vectors
 from ret_lightning.training.process import alone_in
 from ret_lightning.training.stored_vectors import StoredVectors
+from tests import processes
 from tests.commands.conftest import Trained, one_thread
 from tests.commands.test_evaluate import contents, evaluate
 from tests.data.folder import PASSAGES, SUBSETS, passage, query
@@ -72,7 +73,7 @@ def options(trained: Trained, folder: Path, *more: str) -> list[str]:
 
 def noted(folder: Path, rows: Path, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM, str(kill_after), str(rows), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=one_thread())
+    return processes.run(command, folder.parent, one_thread())
 
 
 def count(rows: Path) -> int:

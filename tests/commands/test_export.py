@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from ret_lightning.models import EncoderInput
 from ret_lightning.training.export import export
 from ret_lightning.training.run import _initial_retriever
 from ret_lightning.training.trained import build_untrained, open_retriever
+from tests import processes
 from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder
 
@@ -26,12 +26,7 @@ pytestmark = pytest.mark.slow  # they share one run of ret-train
 
 
 def command(name: str, *options: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"ret_lightning.commands.{name}", *map(str, options)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
+    return processes.run(processes.module(f"ret_lightning.commands.{name}", *options), cwd)
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import processes
 from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder
 
@@ -42,16 +41,18 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ret_lightning.commands.train", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = processes.module("ret_lightning.commands.train", *arguments)
+    return processes.start(command, cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
     file = folder / "checkpoints" / "last.ckpt"
+    until = time.monotonic() + processes.PATIENCE
     while process.poll() is None and not (file.exists() and saved(file)["global_step"] >= step):
+        if time.monotonic() > until:
+            processes.abort(process)
+            pytest.fail(f"no step {step} in {processes.PATIENCE:.0f} s:\n{process.stderr.read()}")
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read()
 
@@ -86,8 +87,7 @@ def test_two_ranks_that_are_killed_go_on_as_if_nothing_had_happened(
     folder = tmp_path / "run"
     process = start(*options(root, folder), cwd=tmp_path)
     wait_for_step(folder, 5, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    processes.kill(process)
     assert not (folder / "metrics.json").exists()
     overrides = (folder / ".hydra" / "overrides.yaml").read_text()
 
@@ -116,8 +116,7 @@ def test_auto_begins_and_goes_on_by_one_and_the_same_command(root: Path, undistu
     command = [*options(root, folder), "resume=auto"]
     process = start(*command, cwd=tmp_path)
     wait_for_step(folder, 3, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    processes.kill(process)
     other = ret_train(*command, "trainer.max_epochs=3", cwd=tmp_path)
     assert other.returncode == 1
     assert "holds a run of another config (trainer.max_epochs: 2 there, 3 now)" in other.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 import yaml
 
 from ret_lightning.retrieval import read_run
+from tests import processes
 from tests.data.folder import SUBSETS, query, write_folder, write_lines
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +34,10 @@ SMALL = [
 def ret_train(
     *options: str, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ret_lightning.commands.train", *options],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+    return processes.run(
+        processes.module("ret_lightning.commands.train", *options),
+        cwd,
+        {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
     )
 
 
