@@ -34,6 +34,9 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None) ->
         logger = build(node, **_of_wandb(node, config, folder, resumed_step is not None))
         if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed_step is not None:
             _keep_rows(logger, resumed_step)
+        if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous") is None:
+            # Lightning hands on what nobody chose, and W&B warns at the head of every run that it has no effect.
+            logger._wandb_init.pop("anonymous", None)
         loggers.append(logger)
     return loggers
 

@@ -118,7 +118,7 @@ def _train(folder: Path, config: DictConfig, resume: bool) -> dict[str, float]:
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if config.test_with == "best" else ""
         missing = "" if best or config.test_with == "last" else ", since there is no best checkpoint"
         log.info("testing the weights of %s", best or f"the last step{missing}")
-        trainer.test(module, datamodule=data, ckpt_path="best" if best else None, weights_only=True, verbose=False)
+        trainer.test(module, datamodule=data, ckpt_path=best or None, weights_only=True, verbose=False)
         step = stored_step(Path(best)) if best else trainer.global_step
         return _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else {}
 
