@@ -46,7 +46,7 @@ def judge(
     Raises:
         ValueError: if lengths do not fit, or the ranking is narrower than the largest K.
     """
-    own = torch.arange(rank(), len(ranking), world_size())
+    own = torch.arange(len(ranking))[rank() :: world_size()]  # of few queries not every rank has one
     rows = ranking.rows[own, : max([TOP, *recall_at])]
     chosen = [positives[query] for query in own.tolist()]
     hits = positive_hits(rows, pool_ids, chosen)

@@ -1,4 +1,4 @@
-"""Metrics of two gloo processes against those of one."""
+"""Metrics of three gloo processes against those of one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from tests.retrieval.rankings import make_case
 from tests.retrieval.test_judging import judged
 from tests.retrieval.test_metrics import METRICS, random_hits, updated
 
-# Each rank's share of nine queries; the two have some in common, and in the second scenario one has none.
-SHARES = (([0, 1, 2, 3, 4, 8], [4, 5, 6, 7, 8]), ([], [0, 1, 2, 3, 4, 5, 6, 7, 8]))
+WORLD = 3
+# Each rank's share of nine queries; they have some in common, and in the second scenario two have none.
+SHARES = (([0, 1, 2, 3, 4, 8], [4, 5, 6, 7, 8], [2]), ([], [0, 1, 2, 3, 4, 5, 6, 7, 8], []))
 
 
 def cases():
-    return [make_case(), make_case(queries=1)]  # of the second, the second rank has no query to judge
+    return [make_case(), make_case(queries=1)]  # of the second, two ranks have no query to judge
 
 
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     hits, found = random_hits(9, share=0.2), []
     for shares in SHARES:
         for make in METRICS:
@@ -35,14 +36,14 @@ def _rank(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
-    """What each of two processes found."""
+    """What each of the processes found."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(_rank, args=(str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    torch.multiprocessing.spawn(_rank, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 @pytest.mark.slow
-def test_metrics_of_two_ranks_are_those_of_one(ranks: list[tuple]) -> None:
+def test_metrics_of_several_ranks_are_those_of_one(ranks: list[tuple]) -> None:
     hits = random_hits(9, share=0.2)
     alone = [updated(make(queries=9), torch.arange(9), hits) for make in METRICS] * len(SHARES)
     for rank, (found, _) in enumerate(ranks):
@@ -55,7 +56,7 @@ def test_metrics_of_two_ranks_are_those_of_one(ranks: list[tuple]) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_judge_as_one_does(ranks: list[tuple]) -> None:
+def test_several_ranks_judge_as_one_does(ranks: list[tuple]) -> None:
     for _, found in ranks:
         for case, results in zip(cases(), found, strict=True):
             alone = judged(case)
