@@ -11,7 +11,6 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-import ret_lightning.data.forking  # noqa: F401 -- before any loader forks its workers
 from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.glyphs import prepare_glyphs
 from ret_lightning.data.images import ImageReader

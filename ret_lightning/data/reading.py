@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+import ret_lightning.data.forking  # noqa: F401 -- before any loader forks its workers
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images import ImageReader
@@ -173,7 +174,7 @@ class Collator:
         """B queries or passages to a batch."""
         items, indices, bad = zip(*rows, strict=True)
         return EvaluationBatch(
-            encoder_input(items, self.tokenizer, self.image_size),
+            encoder_input(items, self.tokenizer, self.image_size, by_itself=True),
             torch.tensor(indices, dtype=torch.int64),
             tuple(row for row in bad if row is not None),
             tuple(index for index, row in zip(indices, bad, strict=True) if row is not None),

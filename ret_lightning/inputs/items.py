@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ret_lightning.inputs.encoder_input import EncoderInput
 
 Tokenizer = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+# Kernels take the places of a text by so many at a time, sum what is left over in another order, and a sum's last bit with it.
+BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -21,16 +25,24 @@ class Item:
     pixels: Tensor | None
 
 
-def encoder_input(items: Sequence[Item], tokenizer: Tokenizer, image_size: int) -> EncoderInput:
+def encoder_input(
+    items: Sequence[Item], tokenizer: Tokenizer, image_size: int, by_itself: bool = False
+) -> EncoderInput:
     """B items as one input; texts are tokenised together, if there are any, and only the images that are there stacked.
 
     Args:
         items: B of them.
-        tokenizer: texts to ids and mask.
+        tokenizer: texts to ids and mask; the longest text that it makes is its `max_length`, if it has one.
         image_size: side of an image, pixels, for the shape of a batch without any.
+        by_itself: pad texts to a multiple of 16 ids, or to the tokenizer's `max_length`, so that what becomes of an item does
+            not depend, by a last bit, on how long the other texts of its batch are. Costs 8 ids a text on average.
     """
     if any(item.text is not None for item in items):
         input_ids, attention_mask = tokenizer([item.text or "" for item in items])
+        if by_itself:
+            longest = getattr(tokenizer, "max_length", input_ids.shape[1])
+            more = max(0, min(-(-input_ids.shape[1] // BLOCK) * BLOCK, longest) - input_ids.shape[1])
+            input_ids, attention_mask = (pad(tensor, (0, more)) for tensor in (input_ids, attention_mask))
     else:
         input_ids = torch.zeros(len(items), 1, dtype=torch.int64)
         attention_mask = torch.zeros(len(items), 1, dtype=torch.bool)

@@ -62,7 +62,8 @@ def encode_pairs(
         pairs: N of (text or None, image or None), in a list or any other iterable. An image is a path or a PIL image of
             any mode. An empty text is no text; a pair may lack both. Lists and tuples are checked whole before anything
             is encoded, other iterables as they are read.
-        batch_size: pairs a pass of the model; the vectors depend on it by rounding only.
+        batch_size: pairs a pass of the model. The vectors depend on it by rounding only; in float32 on a CPU with AVX-512
+            not at all.
         device: where to encode; None: where the model is. From elsewhere the tower is moved there and back again: for
             many calls it is cheaper to move the retriever oneself with `.to`.
         dtype: what a model of float32 weights computes in (autocast): `torch.bfloat16`, `torch.float16`, `torch.float32`
@@ -168,7 +169,8 @@ class _Preparation:
     def inputs(self, items: Sequence[Item]) -> EncoderInput:
         """A batch of pairs, on the CPU, with its token ids checked: on a GPU a wrong id ends the process."""
         # A transform of another library need not tell its size; it matters for the shape of no pixels at all only.
-        inputs = encoder_input(items, self.tower.tokenizer, getattr(self.tower.image_transform, "size", 1))
+        size = getattr(self.tower.image_transform, "size", 1)
+        inputs = encoder_input(items, self.tower.tokenizer, size, by_itself=True)
         try:
             check_token_ids(inputs.input_ids[inputs.text_rows], self._vocabulary, self._positions)
         except ValueError as error:

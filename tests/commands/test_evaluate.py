@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ret_lightning import products
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import read_qrels, read_run
@@ -67,6 +68,15 @@ def test_what_it_leaves(trained: Trained, evaluated) -> None:
     assert "ReT CLIP ViT-L/14" in done.stdout
     row = next(line for line in done.stdout.splitlines() if "this one" in line)
     assert f"{metrics['wit/recall@10']:.3f}" in row
+
+
+@pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
+@pytest.mark.parametrize("rows", [1, 5, 48])
+def test_batches_of_any_size_give_the_same(trained: Trained, evaluated, tmp_path: Path, rows: int) -> None:
+    options = [f"checkpoint={trained.run}", f"output_dir={tmp_path / 'other'}", f"data.eval_batch_size={rows}"]
+    done = evaluate(trained, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "other") == contents(evaluated[0])
 
 
 def test_two_ranks_and_a_published_folder_give_the_same(trained: Trained, evaluated, tmp_path: Path) -> None:

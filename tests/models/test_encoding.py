@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ret_lightning import products
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.models import EncoderInput, LSTMGate, RetRetriever, RetTower, build_retriever, encoding
 from ret_lightning.models.clip_transformers import clip_backbone
@@ -85,6 +86,24 @@ def test_each_row_is_what_the_tower_gives_for_it_alone(retriever, side: str, bat
     expected = torch.stack([by_hand(tower, *pair) for pair in pairs])
     torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-5)
     assert (expected[0] - expected[1]).abs().max() > 1e-2  # rows are told apart
+
+
+@pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("side", ["query", "passage"])
+def test_a_row_is_the_same_to_the_last_bit_whatever_batch_it_is_in(retriever, side: str, threads: int) -> None:
+    pairs = [(text and text * (1 + i % 9), image) for i, (text, image) in enumerate(mixed_pairs(40))]
+    lengths = {retriever.query_tower.tokenizer([text])[0].shape[1] for text, _ in pairs if text}
+    assert len(lengths) > 10
+    assert max(lengths) == 77
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = encoding.encode_pairs(retriever, side, pairs, batch_size=40)
+        for batch_size in (1, 2, 3, 7, 16):
+            assert torch.equal(encoding.encode_pairs(retriever, side, pairs, batch_size=batch_size), together)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("num_workers", [1, 5, 20])
