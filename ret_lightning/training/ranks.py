@@ -42,6 +42,12 @@ class SameConfigDDP(DDPStrategy):
         self.command = "train"  # ret-train or ret-evaluate: what the ranks, too, do with the config
         self.resume = False  # whether the ranks, too, go on with what the run folder holds
 
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own, not through DDP, which would have ranks exchange buffers in each batch of a validation, of which
+        they may have different numbers."""
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
     def _configure_launcher(self) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes, strategy=self)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class StopOnSignal(Callback):
     """Stops all ranks together after the optimiser step that was under way, with a checkpoint.
 
     The handler only takes a note; ranks agree after every batch, whichever of them was told. Among several ranks that is one
-    number by gloo, so no GPU is waited for. A signal in the midst of a validation stops it, and the checkpoint goes on with
+    number by gloo, so no GPU is waited for. Of an evaluation ranks may have different numbers of batches: who is done sooner
+    goes on agreeing until all are. A signal in the midst of a validation stops it, and the checkpoint goes on with
     that validation from its beginning. Where neither can be, at the last batch of an epoch, the run goes on to the next of
     the two.
 
@@ -39,6 +40,9 @@ class StopOnSignal(Callback):
         self._signal = 0
         self._saved = 0
         self._group: Any = None
+        self._evaluated = 0  # batches of the evaluation that is under way
+        self._own_batches = 0  # that this rank has of it
+        self._most_batches = 0  # that any rank has
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to listen, in the place of Lightning's own handlers; when the run ends, Lightning gives all signals back."""
@@ -48,7 +52,15 @@ class StopOnSignal(Callback):
         if trainer.world_size > 1 and self._group is None:
             self._group = torch.distributed.new_group(backend="gloo")
 
-    on_test_start = on_train_start
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learns how many batches there are."""
+        if _is_within_fit(trainer):
+            self._begin_evaluation(trainer.num_val_batches)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As `on_train_start` and `on_validation_start`."""
+        self.on_train_start(trainer, pl_module)
+        self._begin_evaluation(trainer.num_test_batches)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,22 +80,37 @@ class StopOnSignal(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stops a validation."""
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and (asked := self._asked()):
+        if _is_within_fit(trainer) and (asked := self._asked_in_evaluation()):
             self._save(trainer, validation_again=True)
             self._stop(trainer, asked)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stops a test; there is nothing to save."""
-        if asked := self._asked():
+        if asked := self._asked_in_evaluation():
             raise Stopped(f"stopped by {signal.Signals(asked).name} while testing", asked)
+
+    def _begin_evaluation(self, batches: Sequence[int | float]) -> None:
+        self._evaluated, self._own_batches = 0, int(sum(batches))
+        self._most_batches = self._largest(self._own_batches)
+
+    def _asked_in_evaluation(self) -> int:
+        """As `_asked`, as often on each rank as the one with the most batches has some."""
+        self._evaluated += 1
+        last = self._evaluated == self._own_batches
+        times = 1 + self._most_batches - self._own_batches if last else 1
+        return next((asked for asked in (self._asked() for _ in range(times)) if asked), 0)
 
     def _asked(self) -> int:
         """The signal that any rank was sent; 0 for none."""
+        return self._largest(self._signal)
+
+    def _largest(self, number: int) -> int:
+        """Of the ranks' numbers."""
         if self._group is None:
-            return self._signal
-        number = torch.tensor([self._signal])
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
-        return int(number)
+            return number
+        found = torch.tensor([number])
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(found)
 
     def _save(self, trainer: Trainer, validation_again: bool = False) -> None:
         for callback in trainer.callbacks:
@@ -102,6 +129,11 @@ class StopOnSignal(Callback):
 
     def _note(self, number: int, _frame: Any) -> None:
         self._signal = number
+
+
+def _is_within_fit(trainer: Trainer) -> bool:
+    """Whether a validation is one that training waits for."""
+    return not trainer.sanity_checking and trainer.state.fn == "fit"
 
 
 def requeue(run: Callable[..., Any]) -> None:

@@ -160,6 +160,15 @@ class TestARunOnAFolder:
         metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
         assert metrics[0].keys() == metrics[1].keys()
 
+    def test_ranks_may_have_different_numbers_of_batches_to_evaluate(self, root: Path, tmp_path: Path) -> None:
+        # Six batches of passages and four of queries: 4, 3 and 3 for the ranks.
+        few = ["data.subsets=[okvqa]", "data.limit=7", "data.eval_batch_size=2", "data.batch_size=2"]
+        done = ret_train(
+            *m2kr(root, *few, "trainer=ddp_cpu", "trainer.devices=3", f"output_dir={tmp_path / 'run'}"), cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert len((tmp_path / "run/rankings/okvqa.trec").read_text().splitlines()) == 7 * 12
+
 
 @pytest.mark.slow
 def test_the_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
