@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -34,6 +35,7 @@ from ret_lightning.config.check import Verdict, check
 from ret_lightning.config.mistakes import report
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
 from ret_lightning.errors import ConfigError, Stopped, UserError
+from ret_lightning.stdout import abandon_stdout
 
 _VERSION_BASE = "1.3"
 
@@ -82,10 +84,13 @@ def run(
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
     hydra.version.setbase(_VERSION_BASE)
+    logging.raiseExceptions = (
+        False  # a log that nobody reads any more, or has no room, is no reason to print tracebacks
+    )
     try:
         code = _Application(task, config_name, schema, prog, config_path, _arguments(verbatim), choose).answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         code = 0
     except (KeyboardInterrupt, _SweepStopped, UserError, HydraException) as error:
         if _shows_traceback():

@@ -24,21 +24,21 @@ def _check(config: DictConfig) -> CheckReport:
     # Imported here: --help and a misspelt option answer without torch.
     import json
 
-    from rich.console import Console
-
     from ret_lightning.atomic import write_text
     from ret_lightning.config.build import build
     from ret_lightning.data.checking import CorpusCheck
     from ret_lightning.data.datamodule import GlyphsDataModule
+    from ret_lightning.stdout import console, printing
 
     data = build(config.data)
     if isinstance(data, GlyphsDataModule):
         data.prepare_data()  # it is not there before it is made
     report = CorpusCheck(data, config.images, config.image_share, config.workers).run()
-    console = Console()
-    report.print(console if console.width >= NARROWEST else Console(width=NARROWEST))
     if config.report is not None:
         write_text(config.report, json.dumps(report.as_json(), indent=1) + "\n")
+    shown = console()
+    with printing():
+        report.print(shown if shown.width >= NARROWEST else console(width=NARROWEST))
     return report
 
 

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from ret_lightning.errors import UserError
 from ret_lightning.report.runs import Run, furthest_step
 from ret_lightning.report.variants import differing
+from ret_lightning.stdout import console, printing
 from ret_lightning.training.footprint import Footprint, footprint
 from ret_lightning.training.planning import Plan, told
 
@@ -56,13 +56,14 @@ def show(plans: Sequence[Plan]) -> bool:
         else:
             sizes = [_gibibytes(getattr(needed, name)) for name in _MEMORY]
             table.add_row(*cells, _state(plan), _millions(needed.parameters), _millions(needed.trained), *sizes)
-    console = Console(soft_wrap=False) if os.isatty(1) else Console(width=200)
-    console.print(told(plans) if several else "one job", soft_wrap=True, highlight=False)
-    console.print(table)
+    shown = console(soft_wrap=False) if os.isatty(1) else console(width=200)
     found = [needed for needed in known.values() if isinstance(needed, Footprint)]
-    if found:
-        console.print(_assumed(found), soft_wrap=True, highlight=False)
-    console.print("Nothing was run or written.", highlight=False)
+    with printing():
+        shown.print(told(plans) if several else "one job", soft_wrap=True, highlight=False)
+        shown.print(table)
+        if found:
+            shown.print(_assumed(found), soft_wrap=True, highlight=False)
+        shown.print("Nothing was run or written.", highlight=False)
     return len(found) == len(known)
 
 

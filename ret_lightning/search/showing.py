@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.errors import ConfigError
 from ret_lightning.search.hits import Hit
+from ret_lightning.stdout import console, printing
 
 
 def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]:
@@ -20,16 +19,6 @@ def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]
         for hit in hits:
             content = {} if data_id is None else {"data_id": data_id}
             yield json.dumps(content | hit._asdict() | {"score": round(hit.score, 6)}, ensure_ascii=False)
-
-
-def print_lines(lines: Iterable[str]) -> None:
-    """Prints to standard output, for as long as somebody reads it."""
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `ret-search ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refuse_taken(file: Path, overwrite: bool) -> None:
@@ -65,7 +54,6 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
 def print_table(hits: list[Hit], title: str | None = None) -> None:
     """A table as wide as the terminal; texts are cut to fit."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -79,7 +67,8 @@ def print_table(hits: list[Hit], title: str | None = None) -> None:
         # As Text: brackets in a passage are no markup of rich's.
         cells = [_one_line(value or "") for value in (hit.passage_id, hit.text, hit.image_path)]
         table.add_row(str(hit.rank), f"{hit.score:.4f}", *map(Text, cells))
-    Console().print(table)
+    with printing():
+        console().print(table)
 
 
 def _one_line(text: str) -> str:

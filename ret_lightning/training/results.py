@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder and on the terminal, whichever command asked for it; metrics.json comes after."""
+"""What an evaluation leaves in its folder, whichever command asked for it; metrics.json comes after."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.table import Table
 from ret_lightning.data.m2kr import Split
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import INTERVALS_FILE, RANKINGS_FOLDER, write_json
-from ret_lightning.training.summary import metrics_tables, print_tables
+from ret_lightning.training.summary import metrics_tables
 
 
 def write_results(evaluation: RetrievalEvaluation, split: Split, folder: Path) -> tuple[dict[str, float], list[Table]]:
-    """Writes rankings and intervals, and prints the tables.
+    """Writes rankings and intervals.
 
     Args:
         evaluation: has evaluated the split.
@@ -21,11 +21,11 @@ def write_results(evaluation: RetrievalEvaluation, split: Split, folder: Path) -
         folder: the run's.
 
     Returns:
-        The metrics, `<subset>/<metric>` to a value, for `metrics.json`, which its caller writes last; and the tables.
+        The metrics, `<subset>/<metric>` to a value, for `metrics.json`, which its caller writes last; and the tables, to print
+        after it.
     """
     metrics, bounds = evaluation.flat_metrics(split), evaluation.flat_intervals(split)
     evaluation.write_rankings(split, folder / RANKINGS_FOLDER)
     tables = metrics_tables(evaluation.results[split], metrics, bounds, split)
-    print_tables(tables)
     write_json(folder / INTERVALS_FILE, bounds)
     return metrics, tables

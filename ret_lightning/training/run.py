@@ -42,6 +42,7 @@ from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.resumption import last_whole_checkpoint, remove_unfinished_files, unfinished_checkpoint
 from ret_lightning.training.signals import StopOnSignal
+from ret_lightning.training.summary import print_tables
 from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, open_retriever
 
 log = logging.getLogger(__name__)
@@ -192,6 +193,7 @@ def _finish(
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
     write_json(folder / METRICS_FILE, metrics)
+    print_tables(tables)
     log.info("metrics, rankings and checkpoints are in %s", folder)
     return metrics
 

@@ -17,6 +17,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
 from torch.utils.data import DataLoader
 
 from ret_lightning import __version__
@@ -47,6 +48,7 @@ from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.stored_vectors import StoredVectors
+from ret_lightning.training.summary import print_tables
 from ret_lightning.training.trained import opened, training_checkpoint
 
 log = logging.getLogger(__name__)
@@ -101,11 +103,13 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     with ended(trainer, []), _config_written(folder, config, vectors):
         run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
-        metrics: dict[str, float] = {}
+        metrics, tables = {}, []
         if trainer.is_global_zero:
-            metrics = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
+            metrics, tables = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
         if not config.keep_embeddings:
             vectors.remove()
+        print_tables(tables)
+        log.info("metrics, rankings and timings are in %s", folder)
         return metrics
 
 
@@ -256,10 +260,10 @@ def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
 
 def _finish(
     evaluation: RetrievalEvaluation, config: DictConfig, seconds: dict[str, float], started: float, before: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
-    metrics, _ = write_results(evaluation, split, folder)
+    metrics, tables = write_results(evaluation, split, folder)
     origin: dict[str, Any] = {
         "checkpoint": str(training_checkpoint(config.checkpoint) or config.checkpoint),
         "split": split,
@@ -275,5 +279,4 @@ def _finish(
     }
     write_json(folder / TIMINGS_FILE, timings)
     write_json(folder / METRICS_FILE, metrics)
-    log.info("metrics, rankings and timings are in %s", folder)
-    return metrics
+    return metrics, tables

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from ret_lightning.stdout import console, printing
 from ret_lightning.training.evaluation import SubsetResult
 from ret_lightning.training.headline import COLUMNS, HEADLINE_MEANS, PUBLISHED
 
@@ -69,10 +69,11 @@ def published_table(metrics: Mapping[str, float], name: str = "this one") -> Tab
 
 def print_tables(tables: Sequence[Table]) -> None:
     """Prints to standard output."""
-    console = Console()
-    console.width = max(console.width, NARROWEST)
-    for table in tables:
-        console.print(table)
+    shown = console()
+    shown.width = max(shown.width, NARROWEST)
+    with printing():
+        for table in tables:
+            shown.print(table)
 
 
 def _headline(

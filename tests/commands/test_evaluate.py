@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import read_qrels, read_run
 from ret_lightning.training.trained import _of_both
-from tests.commands.conftest import Trained, command
+from tests.commands.conftest import Trained, command, one_thread
 from tests.data.folder import SUBSETS
+from tests.processes import module, run
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
 
@@ -184,3 +186,16 @@ def test_towers_that_prepare_images_apart_are_told(trained: Trained) -> None:
         ConfigError, match=r"checkpoint=x: the query tower's image_transform has size=40 and the passage .* 48"
     ):
         _of_both(retriever, "x", "image_transform", ("size", "mean", "std"))
+
+
+@pytest.mark.parametrize(("reader", "code"), [("head -1", 0), ("cat > /dev/full", 0), (None, 1)])
+def test_metrics_are_there_before_anything_is_printed_of_them(trained: Trained, tmp_path: Path, reader, code) -> None:
+    command = [*module("ret_lightning.commands.evaluate"), f"data.root={trained.root}", "data.num_workers=0"]
+    command += [f"checkpoint={trained.run}", f"output_dir={tmp_path / 'piped'}", "keep_embeddings=false"]
+    line = shlex.join(command) + (" > /dev/full" if reader is None else f" | {reader}")
+    done = run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], tmp_path, one_thread())
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("standard output: cannot be written (No space left on device)" in done.stderr) == bool(code)
+    assert (tmp_path / "piped/metrics.json").is_file()
+    assert not (tmp_path / "piped/embeddings").exists()

@@ -1,0 +1,70 @@
+"""Standard output, which may go away: a pipe whose reader has seen enough, a file on a full disk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ret_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines for as long as somebody reads them; what `lines` raises comes as it is.
+
+    Raises:
+        UserError: if standard output cannot be written.
+    """
+    for line in lines:
+        try:
+            print(line)
+        except OSError as error:
+            _give_up(error)
+            return
+    with printing():
+        pass
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Surrounds prints, and nothing else that may raise OSError; no error is raised where the reader has gone.
+
+    Raises:
+        UserError: if standard output cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up(error)
+
+
+def console(**options: Any) -> Console:
+    """A console of `rich`; where the reader has gone it raises BrokenPipeError, while rich's own ends the process.
+
+    Args:
+        options: of `rich.console.Console`.
+    """
+    from rich.console import Console
+
+    class Raising(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # called where the error is handled
+
+    return Raising(**options)
+
+
+def abandon_stdout() -> None:
+    """Has what is printed from now on, and what was not written yet, go nowhere: Python would tell of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _give_up(error: OSError) -> None:
+    abandon_stdout()
+    if not isinstance(error, BrokenPipeError):  # as of `ret-search ... | head`
+        raise UserError(f"standard output: cannot be written ({error.strerror or error})") from error
