@@ -140,6 +140,7 @@ class IndexConfig:
     retrieval: Any
     index: str | None
     append: bool
+    discard: bool
     qdrant: str | None
     collection: str | None
     batch_size: int
@@ -196,6 +197,9 @@ class SearchConfig:
             yield "query", "is empty; give it a text, or an image=FILE"
 
 
+UNNAMEABLE = '<>:"/\\|?*'  # what Qdrant takes in no name of a collection
+
+
 def _one_place(config: DictConfig) -> Iterator[tuple[str, str]]:
     """An index is a folder or a collection of Qdrant's."""
     if config.index is None and config.qdrant is None:
@@ -206,6 +210,12 @@ def _one_place(config: DictConfig) -> Iterator[tuple[str, str]]:
         yield "collection", "qdrant needs the name of a collection"
     if config.qdrant is None and config.collection is not None:
         yield "collection", "is a name in Qdrant; it goes with qdrant=URL"
+    name = config.collection or ""
+    if len(name) > 255 or any(letter in UNNAMEABLE or not letter.isprintable() for letter in name):
+        yield (
+            "collection",
+            f"is no name that Qdrant takes: at most 255 letters, none of {' '.join(UNNAMEABLE)} among them",
+        )
     for key in ("index", "qdrant", "collection"):
         if config[key] == "":
             yield key, "is empty"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -181,15 +182,19 @@ def _build(
 
 
 def _begun(share: _Share) -> StoreInProgress:
-    """The store of `share`; raises DataError where an interrupted run began another one."""
+    """The store of `share`; raises DataError where an interrupted run began another one that is not to be discarded."""
     try:
         return share.store()
     except AnotherStore as error:
+        if share.config.discard:
+            shutil.rmtree(share.folder.parent)
+            log.info("%s, of an interrupted run, removed", share.folder.parent)
+            return share.store()
         changed = error.difference.startswith(CONTENT)
         difference = "other texts or image paths than it has now" if changed else error.difference
         raise DataError(
             f"passages={share.config.passages}: an interrupted run began {share.folder.parent} with {difference}; run it again "
-            "as it was begun, or delete that folder to begin anew"
+            "as it was begun, or remove what it wrote by discard=true"
         ) from None
 
 

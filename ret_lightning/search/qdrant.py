@@ -7,12 +7,10 @@ which Qdrant is told to take, are their cosines. The collection's own metadata s
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from ret_lightning.search.passages import read_passages
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
+    from qdrant_client.models import ScoredPoint
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ TIMEOUT = 60  # seconds a request
 POINTS_A_REQUEST = 64  # of 32 x 128 numbers: 5 MB of JSON
 IDS_A_REQUEST = 1000
 SHOWN = ("text", "image_path")  # of a passage, as the payload has them
+OF_LOCAL_MODE = "meta.json"  # the file that makes a folder one of the client's local mode
 IDS = uuid.UUID("7c0d3f0e-52c5-5b0e-9f5e-2b7a1d6a4c11")
 
 
@@ -51,17 +51,18 @@ class Record:
 
     Attributes:
         model: that encoded the passages.
-        whole: whether the last run of ret-index came to its end.
-        ids_sha256: checksum of the ids that it wrote or was writing.
+        passages: how many there are since the last run of ret-index that came to its end; points of later rows are of a run
+            that did not yet.
+        whole: whether there are no such points.
     """
 
     model: ModelIdentity
+    passages: int
     whole: bool
-    ids_sha256: str
 
 
 class QdrantCollection:
-    """A whole collection that ret-index made.
+    """A collection that ret-index made; while passages are added to it, it answers as before.
 
     Args:
         client: see `connected`.
@@ -75,31 +76,42 @@ class QdrantCollection:
     """
 
     def __init__(self, client: QdrantClient, name: str) -> None:
+        from qdrant_client import models
+
         record = _record(client, name)
         if record is None:
             there = ", ".join(sorted(found.name for found in client.get_collections().collections)) or "none"
             raise DataError(f"collection={name}: Qdrant has no such collection; there are: {there}")
-        if not record.whole:
+        if not record.passages:
             raise DataError(f"collection={name}: is not finished; run ret-index again, it goes on where it stopped")
         self.model = record.model
-        self._client, self._name = client, name
+        self._client, self._name, self._passages = client, name, record.passages
+        finished = models.FieldCondition(key="row", range=models.Range(lt=record.passages))
+        self._filter = None if record.whole else models.Filter(must=[finished])
 
     def __len__(self) -> int:
-        return self._client.count(self._name, exact=True).count
+        return self._passages
 
     def search(self, queries: Tensor, top_k: int) -> list[list[Hit]]:
         """As `SearchFolder.search`; Qdrant's own index decides what is compared, exactly or not."""
-        answers = []
-        for query in queries:
-            points = self._client.query_points(self._name, query=query.tolist(), limit=top_k, with_payload=True).points
-            best = sorted(points, key=lambda point: (-point.score, point.payload["row"]))
-            answers.append(
-                [
-                    Hit(rank, point.score, *(point.payload[name] for name in ("passage_id", "text", "image_path")))
-                    for rank, point in enumerate(best, start=1)
-                ]
-            )
-        return answers
+        return [
+            [
+                Hit(rank, point.score, *(point.payload[name] for name in ("passage_id", "text", "image_path")))
+                for rank, point in enumerate(self._best(query.tolist(), min(top_k, len(self))), start=1)
+            ]
+            for query in queries
+        ]
+
+    def _best(self, query: list[list[float]], top_k: int) -> list[ScoredPoint]:
+        """The best points; of equal ones those of earlier rows, while Qdrant's own order among them is any."""
+        limit = top_k + 1
+        while True:
+            points = self._client.query_points(
+                self._name, query=query, limit=limit, query_filter=self._filter, with_payload=True
+            ).points
+            if len(points) < limit or points[-1].score < points[top_k - 1].score:
+                return sorted(points, key=lambda point: (-point.score, point.payload["row"]))[:top_k]
+            limit *= 2
 
 
 @contextmanager
@@ -124,8 +136,8 @@ def connected(place: str, must_exist: bool = False) -> Iterator[QdrantClient]:
             f"qdrant={place}: needs the package qdrant-client: pip install 'ret_lightning[qdrant]'"
         ) from None
     remote = "://" in place
-    if not remote and must_exist and not Path(place).is_dir():
-        raise ConfigError(f"qdrant={place}: no such folder (the URL of a server would begin with http://)")
+    if not remote:
+        _check_folder(Path(place), must_exist)
     try:
         if remote:
             client = QdrantClient(
@@ -157,36 +169,65 @@ def index_into_qdrant(config: DictConfig) -> None:
 
 def _index(client: QdrantClient, name: str, passages: list[Passage], config: DictConfig) -> None:
     record = _record(client, name)
-    checksum = hashlib.sha256(json.dumps([passage.passage_id for passage in passages]).encode()).hexdigest()
-    if record is None and config.append:
-        raise ConfigError(f"append=true: Qdrant has no collection={name} to add to; leave append out to make one")
-    if record is not None and record.whole and not config.append:
-        raise ConfigError(f"collection={name}: is there already; append=true adds to it, or choose another name")
-    if record is not None and not record.whole and record.ids_sha256 != checksum:
+    _check_append(record, name, config.append)
+    before = 0 if record is None else record.passages
+    unfinished = {} if record is None or record.whole else _unfinished(client, name, before)
+    ids = [_point_id(passage) for passage in passages]
+    if before:
+        refuse_known(passages, _known(client, name, passages, ids, unfinished), config.passages)
+    others = unfinished.keys() - set(ids)
+    if others and not config.discard:
+        first = unfinished[min(others, key=lambda point: unfinished[point]["row"])]["passage_id"]
         raise ConfigError(
-            f"collection={name}: an earlier run with other passages than {config.passages} is not finished; run that one "
-            "again, or delete the collection"
+            f"collection={name}: an interrupted run wrote {len(others)} passages that {config.passages} does not have, the "
+            f"first is {first!r}; run that one again, or remove what it wrote by discard=true"
         )
-    known = [] if record is None else _known(client, name, passages, unfinished=not record.whole)
-    if record is not None and record.whole:
-        refuse_known(passages, tuple(passage.passage_id for passage in known), config.passages)
     retriever, model = model_for(config, None if record is None else record.model)
     if record is None:
-        _create(client, name, retriever.passage_tower.output_size, Record(model, False, checksum))
+        _create(client, name, retriever.passage_tower.output_size, Record(model, before, False))
     else:
-        _set_record(client, name, Record(model, False, checksum))
-    there = {passage.passage_id for passage in known}
-    rows = [row for row, passage in enumerate(passages) if passage.passage_id not in there]
+        _set_record(client, name, Record(model, before, False))
+    if others:
+        client.delete(name, sorted(others), wait=True)
+        log.info("%d passages of an interrupted run removed", len(others))
     # Equal scores go by `row`: the place among all passages, in the order in which files were added.
-    first = client.count(name, exact=True).count - len(known)
-    log.info("%d passages, %d to encode with %s", len(passages), len(rows), model.source)
-    new = [passages[row] for row in rows]
-    waiting = iter([(first + row, passages[row]) for row in rows])
-    for vectors in encoded(retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype):
+    rows = {point: row for row, point in enumerate(ids, start=before)}
+    there = rows.keys() & unfinished.keys()
+    _move(client, name, {point: rows[point] for point in there if rows[point] != unfinished[point]["row"]})
+    new = [(rows[id_], p) for id_, p in zip(ids, passages, strict=True) if not _is_of(p, unfinished.get(id_))]
+    log.info("%d passages, %d to encode with %s", len(passages), len(new), model.source)
+    waiting = iter(new)
+    to_encode = [passage for _, passage in new]
+    for vectors in encoded(
+        retriever, to_encode, config.image_root, config.batch_size, config.num_workers, config.dtype
+    ):
         for part in vectors.cpu().half().float().split(POINTS_A_REQUEST):
             _upsert(client, name, [(*next(waiting), vector) for vector in part])
-    _set_record(client, name, Record(model, True, checksum))
-    log.info("%s: %d passages in collection %s", config.qdrant, client.count(name, exact=True).count, name)
+    _set_record(client, name, Record(model, before + len(passages), True))
+    log.info("%s: %d passages in collection %s", config.qdrant, before + len(passages), name)
+
+
+def _check_append(record: Record | None, name: str, append: bool) -> None:
+    """Raises ConfigError where a collection is there that should not be, or the reverse."""
+    if append and record is None:
+        raise ConfigError(f"append=true: Qdrant has no collection={name} to add to; leave append out to make one")
+    if append and not record.passages:
+        raise ConfigError(
+            f"append=true: collection={name} is not finished, so nothing can be added to it; leave append out to go on"
+        )
+    if not append and record is not None and record.passages:
+        raise ConfigError(f"collection={name}: is there already; append=true adds to it, or choose another name")
+
+
+def _check_folder(folder: Path, must_exist: bool) -> None:
+    """Raises ConfigError where the client's local mode cannot have its place."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"qdrant={folder}: is a file; name a folder, or the URL of a server, http://...")
+    if must_exist and not folder.is_dir():
+        raise ConfigError(f"qdrant={folder}: no such folder (the URL of a server would begin with http://)")
+    strange = sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.is_dir() else []
+    if strange and OF_LOCAL_MODE not in strange:
+        raise ConfigError(f"qdrant={folder}: holds {strange[0]!r}, and nothing of Qdrant; choose another folder")
 
 
 def _create(client: QdrantClient, name: str, width: int, record: Record) -> None:
@@ -216,26 +257,53 @@ def _set_record(client: QdrantClient, name: str, record: Record) -> None:
     client.update_collection(name, metadata={RECORD: asdict(record)})
 
 
-def _known(client: QdrantClient, name: str, passages: Sequence[Passage], unfinished: bool) -> list[Passage]:
-    """Those of the passages that the collection has.
+def _unfinished(client: QdrantClient, name: str, before: int) -> dict[str, dict[str, Any]]:
+    """Point ids and payloads of what a run wrote that did not come to its end."""
+    from qdrant_client import models
 
-    Raises:
-        DataError: if what an interrupted run wrote of one is not what its row says now, whose vectors would be the old ones.
-    """
-    known = []
-    for start in progress_bar(range(0, len(passages), IDS_A_REQUEST), desc="looking up ids", delay=1):
-        block = {_point_id(passage): passage for passage in passages[start : start + IDS_A_REQUEST]}
-        found = client.retrieve(name, list(block), with_payload=list(SHOWN), with_vectors=False)
-        payloads = {point.id: point.payload or {} for point in found}
-        there = [(passage, payloads[point_id]) for point_id, passage in block.items() if point_id in payloads]
-        for passage, payload in there if unfinished else ():
-            if changed := [key for key in SHOWN if payload.get(key) != getattr(passage, key)]:
-                raise DataError(
-                    f"{passage.place}: passage {passage.passage_id!r} has another {changed[0]} than the interrupted run wrote "
-                    f"into collection={name}; make the row what it was, or delete the collection to begin anew"
-                )
-        known += [passage for passage, _ in there]
-    return known
+    later = models.Filter(must=[models.FieldCondition(key="row", range=models.Range(gte=before))])
+    found: dict[str, dict[str, Any]] = {}
+    offset = None
+    while True:
+        points, offset = client.scroll(
+            name, later, limit=IDS_A_REQUEST, offset=offset, with_payload=["row", "passage_id", *SHOWN]
+        )
+        found |= {point.id: point.payload for point in points}
+        if offset is None:
+            return found
+
+
+def _known(
+    client: QdrantClient, name: str, passages: Sequence[Passage], ids: Sequence[str], unfinished: Container[str]
+) -> tuple[str, ...]:
+    """Ids of those passages that were in the collection when it was last whole."""
+    known: list[str] = []
+    for start in progress_bar(range(0, len(ids), IDS_A_REQUEST), desc="looking up ids", delay=1):
+        block = {point: p.passage_id for point, p in zip(ids[start:], passages[start : start + IDS_A_REQUEST])}  # noqa: B905
+        found = client.retrieve(name, list(block), with_payload=False, with_vectors=False)
+        known += [block[point.id] for point in found if point.id not in unfinished]
+    return tuple(known)
+
+
+def _is_of(passage: Passage, payload: dict[str, Any] | None) -> bool:
+    """Whether a point was made of what the row says now; if its text or image is another, its vectors would be the old ones."""
+    return payload is not None and all(payload.get(key) == getattr(passage, key) for key in SHOWN)
+
+
+def _move(client: QdrantClient, name: str, rows: dict[str, int]) -> None:
+    """Gives points other rows."""
+    from qdrant_client import models
+
+    moved = list(rows.items())
+    for start in range(0, len(moved), IDS_A_REQUEST):
+        client.batch_update_points(
+            name,
+            [
+                models.SetPayloadOperation(set_payload=models.SetPayload(payload={"row": row}, points=[point]))
+                for point, row in moved[start : start + IDS_A_REQUEST]
+            ],
+            wait=True,
+        )
 
 
 def _upsert(client: QdrantClient, name: str, rows: list[tuple[int, Passage, Tensor]]) -> None:

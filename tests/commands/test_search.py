@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,10 @@ from tests.data.folder import passage, query, write_lines
 from tests.retrieval.pools import maxsim_float64
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
+
+needs_qdrant = pytest.mark.skipif(
+    importlib.util.find_spec("qdrant_client") is None, reason="the extra qdrant is not installed"
+)
 
 FIRST, ALL = 7, 12
 NAME = "evqa"
@@ -332,8 +339,7 @@ def test_passages_that_were_edited_after_an_interruption_are_told(
         f"passages={edited}: an interrupted run began {version} with other texts or image paths than it has now" in said
     )
     assert len(said.splitlines()) == 1
-    shutil.rmtree(tmp_path / version)
-    assert make(edited, *options) == 0
+    assert make(edited, *options, "discard=true") == 0
     assert list(SearchFolder(tmp_path / "cut").shown)[-FIRST].text == rows[0]["passage_text"]
 
 
@@ -534,10 +540,10 @@ def test_the_folder_is_read_as_a_library_too(index: Path) -> None:
     assert ranking.rows[:, 0].tolist() == list(range(ALL))  # every passage is nearest to itself
 
 
+@needs_qdrant
 def test_qdrant_answers_as_exact_search_does(
     trained: Trained, index: Path, files: Path, make, tmp_path, call, capsys
 ) -> None:
-    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
     there = ("qdrant=store", "collection=corpus")
     assert make("first.jsonl", f"checkpoint={trained.run}", *there, "batch_size=4") == 0
     assert make("more.jsonl", *there, "append=true") == 0
@@ -569,8 +575,8 @@ def test_qdrant_answers_as_exact_search_does(
     assert "qdrant=http://127.0.0.1:1: " in capsys.readouterr().err
 
 
+@needs_qdrant
 def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, capsys, monkeypatch) -> None:
-    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
     from ret_lightning.search import qdrant
 
     original, counts = qdrant.encoded, []
@@ -587,8 +593,8 @@ def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, ca
     assert make("all.jsonl", *options) == 130
     assert call("search", "qdrant=store", "collection=cut", "query=x") == 1
     assert "collection=cut: is not finished; run ret-index again" in capsys.readouterr().err
-    assert make("first.jsonl", *options) == 1
-    assert "an earlier run with other passages than" in capsys.readouterr().err
+    assert make("first.jsonl", *options, "append=true") == 1
+    assert "append=true: collection=cut is not finished, so nothing can be added" in capsys.readouterr().err
     assert make("all.jsonl", *options) == 0
     assert counts == [12, 8]
     capsys.readouterr()
@@ -596,39 +602,129 @@ def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, ca
     assert len(read(capsys.readouterr().out)) == ALL
 
 
-@pytest.mark.parametrize(
-    ("row", "field", "value", "name"),
-    [(4, "passage_text", "Another fact.", "text"), (0, "passage_image_path", "sub/1.png", "image_path")],
-)
-def test_passages_that_were_edited_after_an_interruption_are_told_by_qdrant_too(
-    row, field, value, name, trained: Trained, make, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+@pytest.fixture
+def cut_off(monkeypatch) -> Callable[[int], AbstractContextManager]:
+    """Within it ret-index is interrupted after so many batches of what goes into Qdrant."""
     from ret_lightning.search import qdrant
 
     original = qdrant.encoded
 
-    def cut_off(*options, **more):
-        yield from list(original(*options, **more))[:3]  # six rows
-        raise KeyboardInterrupt
+    @contextmanager
+    def after(batches: int) -> Iterator[None]:
+        def encoded(*options, **more):
+            yield from itertools.islice(original(*options, **more), batches)
+            raise KeyboardInterrupt
 
-    there = (f"checkpoint={trained.exported}", "qdrant=store", "collection=cut", "batch_size=2")
-    edited, rows = tmp_path / "edited.jsonl", [passage(NAME, i) for i in range(FIRST)]
-    write_lines(edited, rows)
-    with monkeypatch.context() as patched:
-        patched.setattr(qdrant, "encoded", cut_off)
-        assert make(edited, *there) == 130
-    capsys.readouterr()
-    rows[5][field] = rows[row][field] = value
+        with monkeypatch.context() as patched:
+            patched.setattr(qdrant, "encoded", encoded)
+            yield
+
+    return after
+
+
+@needs_qdrant
+def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
+    trained: Trained, make, call, tmp_path: Path, capsys, cut_off, monkeypatch
+) -> None:
+    from ret_lightning.search import qdrant
+
+    file, rows = tmp_path / "edited.jsonl", [passage(NAME, i) for i in range(FIRST)]
+    there = (f"checkpoint={trained.exported}", "batch_size=2")
+    store = ("qdrant=store", "collection=cut")
+    write_lines(file, rows)
+    with cut_off(3):  # six rows
+        assert make(file, *there, *store) == 130
+    rows[4]["passage_text"], rows[0]["passage_image_path"] = "Another fact.", "sub/1.png"  # both were encoded
     rows[6]["passage_text"] = "A text that was not encoded by then."
-    write_lines(edited, rows)
-    assert make(edited, *there) == 1
+    rows = [rows[6], *rows[:6]]  # in other places
+    write_lines(file, rows)
+    original, encoded = qdrant.encoded, []
+    monkeypatch.setattr(
+        qdrant, "encoded", lambda r, p, *more: encoded.extend(q.passage_id for q in p) or original(r, p, *more)
+    )
+    assert make(file, *there, *store) == 0
+    assert encoded == ["evqa_6", "evqa_0", "evqa_4"]
+    assert make(file, *there, "index=folder") == 0
+    answers = []
+    for place in (store, ("index=folder",)):
+        capsys.readouterr()
+        assert call("search", *place, "query=fact", "top_k=20") == 0
+        answers.append(read(capsys.readouterr().out))
+        for hit in answers[-1]:
+            hit["score"] = pytest.approx(hit["score"], abs=1e-5)
+    assert answers[0] == answers[1]
+
+
+@needs_qdrant
+def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
+    trained: Trained, make, call, tmp_path: Path, capsys, cut_off
+) -> None:
+    store = ("qdrant=store", "collection=corpus")
+    assert make("first.jsonl", f"checkpoint={trained.run}", *store) == 0
+
+    def answers() -> list[dict]:
+        capsys.readouterr()
+        assert call("search", *store, "query=fact", "top_k=20") == 0
+        return read(capsys.readouterr().out)
+
+    before = answers()
+    assert len(before) == FIRST
+    rows = [passage(NAME, i) for i in range(FIRST, ALL)]
+    broken, mended = tmp_path / "broken.jsonl", tmp_path / "mended.jsonl"
+    write_lines(broken, [*rows[:4], rows[4] | {"passage_image_path": "gone.png"}])
+    write_lines(mended, rows[1:])
+    add = (*store, "append=true", "batch_size=1")
+    assert make(broken, *add) == 1
+    assert "gone.png" in capsys.readouterr().err
+    assert answers() == before
+    assert make("first.jsonl", *add) == 1  # none of them twice, in the part that is not whole either
+    assert "7 of 7 passages are in the index already" in capsys.readouterr().err
+    assert make("first.jsonl", f"checkpoint={trained.run}", *store) == 1
+    assert "collection=corpus: is there already; append=true adds to it" in capsys.readouterr().err
+    assert make(mended, *add) == 1
     said = capsys.readouterr().err
-    assert f"{edited}:{row + 1}: passage 'evqa_{row}' has another {name} than the interrupted run wrote into" in said
-    assert len(said.splitlines()) == 1
-    rows[5], rows[row] = passage(NAME, 5), passage(NAME, row)
-    write_lines(edited, rows)
-    assert make(edited, *there) == 0
+    assert f"an interrupted run wrote 1 passages that {mended} does not have, the first is 'evqa_7'" in said
+    assert answers() == before
+    assert make(mended, *add, "discard=true") == 0
+    assert {hit["passage_id"] for hit in answers()} == {f"evqa_{i}" for i in range(ALL)} - {"evqa_7"}
+
+
+@needs_qdrant
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4, 9, 12])
+def test_of_equal_passages_qdrant_too_gives_the_first(
+    trained: Trained, make, call, tmp_path: Path, capsys, top_k
+) -> None:
+    rows = [passage(NAME, 1 + i // 4) | {"passage_id": f"p{i}"} for i in range(12)]  # three, each four times
+    write_lines(tmp_path / "equal.jsonl", rows)
+    answers = []
+    for place in (("qdrant=store", "collection=equal"), ("index=folder",)):
+        assert make(tmp_path / "equal.jsonl", f"checkpoint={trained.exported}", *place) == 0
+        capsys.readouterr()
+        assert call("search", *place, "query=fact", f"top_k={top_k}") == 0
+        answers.append([hit["passage_id"] for hit in read(capsys.readouterr().out)])
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == top_k
+
+
+@needs_qdrant
+@pytest.mark.parametrize("name", ["index", "search"])
+def test_what_can_be_no_collection_is_told(
+    trained: Trained, make, call, index, tmp_path: Path, capsys, name: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place, expected, message in (
+        (("qdrant=file", "collection=c"), 1, "qdrant=file: is a file; name a folder, or the URL of a server"),
+        (("qdrant=store", "collection=a/b"), 2, "is no name that Qdrant takes: at most 255 letters, none of < >"),
+        ((f"qdrant={index}", "collection=c"), 1, "'manifest.json', and nothing of Qdrant; choose another folder"),
+    ):
+        if name == "index":
+            code = make("first.jsonl", f"checkpoint={trained.exported}", *place)
+        else:
+            code = call("search", *place, "query=x")
+        assert code == expected
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+    assert not (index / "meta.json").exists()
 
 
 def test_qdrant_that_is_not_installed_is_told(call, capsys, monkeypatch) -> None:
