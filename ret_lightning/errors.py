@@ -35,6 +35,10 @@ class DataError(UserError):
         return type(self), (str(self), self.kind)
 
 
+class TokenError(DataError, ValueError):
+    """Token ids that a text backbone cannot take: the tokenizer is not the one that the checkpoint was trained with."""
+
+
 class Stopped(UserError):
     """A run was asked to stop, and did; it can be continued.
 

@@ -84,9 +84,10 @@ def run(
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
     hydra.version.setbase(_VERSION_BASE)
-    logging.raiseExceptions = (
-        False  # a log that nobody reads any more, or has no room, is no reason to print tracebacks
-    )
+    # A log that nobody reads any more, or that has no room, is no reason to print tracebacks.
+    logging.raiseExceptions = False
+    # Tells of a cache of its own when an interrupted process ends.
+    logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
     try:
         code = _Application(task, config_name, schema, prog, config_path, _arguments(verbatim), choose).answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, TokenError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 
 
@@ -168,10 +168,10 @@ class Backbone:
 
 
 def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
-    """Raises ValueError where token ids (n, L) do not fit a text backbone; ids on a GPU are not looked at."""
+    """Raises TokenError where token ids (n, L) do not fit a text backbone; ids on a GPU are not looked at."""
     if input_ids.shape[1] > positions:
-        raise ValueError(f"texts of {input_ids.shape[1]} tokens, but the text backbone has {positions} positions")
+        raise TokenError(f"texts of {input_ids.shape[1]} tokens, but the text backbone has {positions} positions")
     if input_ids.device.type == "cpu" and input_ids.numel() and int(input_ids.max()) >= vocabulary:
-        raise ValueError(
+        raise TokenError(
             f"token id {int(input_ids.max())}, but the text backbone's vocabulary has {vocabulary} entries"
         )

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.errors import ConfigError, DataError, TokenError, UserError
 from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
 from ret_lightning.models.backbone import check_token_ids
 from ret_lightning.models.openings import RowOpenings
@@ -173,7 +173,7 @@ class _Preparation:
         inputs = encoder_input(items, self.tower.tokenizer, size, by_itself=True)
         try:
             check_token_ids(inputs.input_ids[inputs.text_rows], self._vocabulary, self._positions)
-        except ValueError as error:
+        except TokenError as error:
             raise UserError(self._mend("tokenizer", f"does not fit the checkpoint: {error}")) from error
         return inputs
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import (
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # Hits at a time: 2^20 of them with their sorting are about 50 MiB.
 BLOCK_ELEMENTS = 1 << 20
+MOST_BITS = 16  # of a number in a code: FAISS trains 2^bits centroids
 TOKENS_FILE = "tokens.faiss"
 
 
@@ -144,6 +146,10 @@ class FaissIndex(CandidateIndex):
             "pq": f"PQ{codes}x4fs" if bits == 4 and not on_gpu else f"PQ{codes}x{bits}",
             "links": self.links or 32,
         }
+        if width % codes:
+            raise ConfigError(f"FaissIndex: codes={codes} must divide the width of the vectors, {width}")
+        if bits > MOST_BITS:
+            raise ConfigError(f"FaissIndex: bits={bits} must be at most {MOST_BITS}")
         given = {"cells": self.cells, "codes": self.codes, "bits": self.bits, "links": self.links}
         factory, sample = filled_in(self.factory, values, given), self.sample or automatic_sample(cells)
         probes = self.probes

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +42,10 @@ class Index(ABC):
     approximate: ClassVar[bool] = True
 
     def __init__(self, device: str | torch.device | None = None) -> None:
-        self.device = None if device is None else torch.device(device)
+        try:
+            self.device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise ConfigError(f"index: there is no device {device!r}; name cpu, cuda or cuda:0") from error
         if self.device is not None and self.device.type == "mps":
             raise ConfigError("index: device mps has no float64, which the order of passages needs; use device=cpu")
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
@@ -74,7 +78,8 @@ class Index(ABC):
             A `Ranking` of shape (Nq, K) on the CPU. It is full, min(K, N) passages a query, whatever the index.
 
         Raises:
-            ConfigError: if `top_k` is below 1.
+            ConfigError: if `top_k` is no whole number above 0.
+            TypeError: if queries are no tensor.
             ValueError: on queries that do not fit the pool, or before `build`.
         """
         passages = self._passages
@@ -169,8 +174,10 @@ def _check_passages(passages: Embeddings, where: str) -> None:
 
 
 def _check_search(queries: Tensor, top_k: int, width: int) -> None:
-    if top_k < 1:
-        raise ConfigError(f"search: top_k must be at least 1, got {top_k}")
+    if not isinstance(top_k, Integral) or top_k < 1:
+        raise ConfigError(f"search: top_k must be a whole number, 1 or more; got {top_k!r}")
+    if not isinstance(queries, Tensor):
+        raise TypeError(f"search: queries must be a tensor (Nq, Lq, d), got {type(queries).__name__}")
     if queries.dim() != 3 or queries.shape[1] == 0 or not queries.is_floating_point():
         raise ValueError(
             f"search: queries must be (Nq, Lq, d), floating point, Lq above 0; got {queries.dtype} "

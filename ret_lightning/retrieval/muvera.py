@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.atomic import whole_file
-from ret_lightning.errors import DataError
+from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
 ENCODINGS_FILE, MAPS_FILE = "encodings.faiss", "maps.safetensors"
 SMALLEST_WITH_CELLS = 4096
+MOST_NUMBERS = 1 << 20  # of an encoding: 4 MiB a passage
 # Encodings to train cells on: each has thousands of numbers.
 TRAINED_ON = 8192
 
@@ -77,6 +78,12 @@ class MuveraIndex(CandidateIndex):
             probes=probes,
             sample=sample,
         )
+        numbers = repetitions * 2 ** (hyperplanes or 1) * projection
+        if numbers > MOST_NUMBERS:
+            raise ConfigError(
+                f"MuveraIndex: {repetitions} repetitions of 2^{hyperplanes or 1} parts with {projection} numbers each make an "
+                f"encoding of {numbers} numbers, more than {MOST_NUMBERS}; lower hyperplanes, repetitions or projection"
+            )
         self.factory = factory
         self.repetitions = repetitions
         self.hyperplanes = hyperplanes

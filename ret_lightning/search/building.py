@@ -97,6 +97,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
                 f"index={folder}: holds {strange[0]!r}, which is no part of an index; choose another folder"
             )
     lock = FileLock(folder / LOCK, timeout=0)
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -113,6 +114,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
             f"index={folder}: the disk is full; what was encoded is kept, run it again when there is room"
         ) from error
     finally:
+        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing came of it
+            (folder / LOCK).unlink()
+            folder.rmdir()
         lock.release()
 
 

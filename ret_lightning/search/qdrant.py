@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import uuid
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -154,6 +155,11 @@ def connected(place: str, must_exist: bool = False) -> Iterator[QdrantClient]:
     except (ApiException, QdrantException) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"qdrant={place}: {lines[0]}") from error
+    except (OSError, sqlite3.Error) as error:
+        if remote:
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"qdrant={place}: cannot be written or read ({reason}); what was written is kept") from error
     except RuntimeError as error:
         if "already accessed by another instance" not in str(error):
             raise

@@ -34,9 +34,10 @@ def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None) ->
         logger = build(node, **_of_wandb(node, config, folder, resumed_step is not None))
         if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed_step is not None:
             _keep_rows(logger, resumed_step)
-        if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous") is None:
+        chosen = getattr(logger, "_wandb_init", {})
+        if chosen.get("anonymous") is None:
             # Lightning hands on what nobody chose, and W&B warns at the head of every run that it has no effect.
-            logger._wandb_init.pop("anonymous", None)
+            chosen.pop("anonymous", None)
         loggers.append(logger)
     return loggers
 
@@ -56,8 +57,19 @@ def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
         if isinstance(logger, WandbLogger):
             for table in tables:
                 columns = [str(column.header).replace("\n", " ") for column in table.columns]
-                rows = list(zip(*(map(str, column.cells) for column in table.columns), strict=True))
+                rows = zip(*(_numbers([str(cell) for cell in column.cells]) for column in table.columns), strict=True)
                 logger.log_table(f"summary/{table.title}", columns=columns, data=[list(row) for row in rows])
+
+
+def _numbers(cells: list[str]) -> list[str] | list[float | None]:
+    """The numbers of a column, where there are nothing but numbers in it, which a dashboard can then sort and plot.
+
+    The mark of a headline metric goes, which is one of the run's summary besides.
+    """
+    try:
+        return [float(cell.removeprefix("*")) if cell else None for cell in cells]
+    except ValueError:
+        return cells
 
 
 def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool) -> dict[str, Any]:

@@ -533,6 +533,15 @@ def test_two_at_once_are_told(trained: Trained, make, tmp_path: Path, capsys) ->
     assert "index=/proc/nowhere: cannot be written" in capsys.readouterr().err
 
 
+def test_a_folder_that_nothing_came_of_is_not_left_behind(trained: Trained, make, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "mine").mkdir()
+    for folder in ("new", "mine"):
+        assert make(tmp_path / "empty.jsonl", f"checkpoint={trained.exported}", f"index={folder}") == 1
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "mine").exists()
+
+
 def test_the_folder_is_read_as_a_library_too(index: Path) -> None:
     store = EmbeddingStore.open(index / "v1/embeddings")
     searched = Index.load(index / "v1/search", store.embeddings)
@@ -715,6 +724,7 @@ def test_what_can_be_no_collection_is_told(
     for place, expected, message in (
         (("qdrant=file", "collection=c"), 1, "qdrant=file: is a file; name a folder, or the URL of a server"),
         (("qdrant=store", "collection=a/b"), 2, "is no name that Qdrant takes: at most 255 letters, none of < >"),
+        (("qdrant=/proc/nowhere", "collection=c"), 1, "qdrant=/proc/nowhere: "),
         ((f"qdrant={index}", "collection=c"), 1, "'manifest.json', and nothing of Qdrant; choose another folder"),
     ):
         if name == "index":
@@ -722,7 +732,9 @@ def test_what_can_be_no_collection_is_told(
         else:
             code = call("search", *place, "query=x")
         assert code == expected
-        assert message in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert message in said
+        assert len(said.splitlines()) == expected  # one line more for a mistake in the config
     assert not (tmp_path / "store").exists()
     assert not (index / "meta.json").exists()
 

@@ -310,8 +310,17 @@ def test_queries_that_do_not_fit_are_refused(queries, message):
         search(embeddings(torch.zeros(3, 2, 4)), queries, 1)
 
 
+def test_what_can_be_no_search_is_refused():
+    with pytest.raises(ConfigError, match=r"top_k must be a whole number, 1 or more; got 2\.5"):
+        search(embeddings(torch.zeros(3, 2, 4)), torch.zeros(1, 1, 4), 2.5)
+    with pytest.raises(TypeError, match=r"queries must be a tensor \(Nq, Lq, d\), got ndarray"):
+        search(embeddings(torch.zeros(3, 2, 4)), torch.zeros(1, 1, 4).numpy(), 1)
+    with pytest.raises(ConfigError, match="there is no device 'x'"):
+        ExactIndex(device="x")
+
+
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="top_k must be a whole number, 1 or more; got 0"):
         search(embeddings(torch.zeros(3, 2, 4)), torch.zeros(1, 1, 4), 0)
     with pytest.raises(ConfigError, match="block must be at least 1, or null for automatic; got 0"):
         ExactIndex(block=0)

@@ -132,3 +132,10 @@ def test_numbers_below_one_are_refused(name):
 def test_more_cells_than_passages_are_told():
     with pytest.raises(ConfigError, match="MuveraIndex: 'IVF512,SQ8' asks for 512 cells, and the pool has 300 vectors"):
         MuveraIndex(cells=512).build(clustered(300, 1)[1])
+
+
+def test_encodings_that_no_memory_would_hold_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"20 repetitions of 2\^40 parts with 16 numbers each make an encoding of \d+ numbers"
+    ):
+        MuveraIndex(hyperplanes=40)

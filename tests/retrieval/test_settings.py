@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval import ExactIndex, FaissIndex, MuveraIndex
+from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex
 from ret_lightning.retrieval import faiss_index as faiss_module
 from ret_lightning.retrieval import muvera as muvera_module
 from ret_lightning.retrieval.faiss_building import goes_on_gpu, is_on_gpu
@@ -218,3 +218,13 @@ def test_a_gpu_that_finds_fewer_than_candidates_are_asked_for(monkeypatch):
 def test_a_gpu_that_faiss_does_not_have_is_told():
     with pytest.raises(ConfigError, match=r"index: gpu=true, and this FAISS has no GPU; install faiss-gpu"):
         FaissIndex("IVF16,SQ8", gpu=True).build(clustered(300, 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"codes": 5}, "codes=5 must divide the width of the vectors, 64"), ({"bits": 99}, "bits=99 must be at most 16")],
+)
+def test_codes_that_cannot_be_are_refused_for_small_pools_too(settings: dict[str, int], message: str) -> None:
+    pool = Embeddings([str(i) for i in range(20)], torch.nn.functional.normalize(torch.randn(20, 2, 64), dim=-1))
+    with pytest.raises(ConfigError, match=message):
+        FaissIndex("IVF{cells},{pq}", **settings).build(pool)

@@ -89,7 +89,18 @@ def test_the_final_tables_go_to_wandb(monkeypatch) -> None:
 
     monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
     table = Table("subset", "wit\nR@10", title="Recall, test")
-    table.add_row("wit", "0.5")
-    table.add_row("mean", "0.25")
+    table.add_column("interval")
+    table.add_row("wit", "*0.5", "0.4 to 0.6")
+    table.add_row("mean", "0.25", "")
+    table.add_row("okvqa", "", "")
     log_tables([Stub()], [table])
-    assert logged == [("summary/Recall, test", ["subset", "wit R@10"], [["wit", "0.5"], ["mean", "0.25"]])]
+    rows = [["wit", 0.5, "0.4 to 0.6"], ["mean", 0.25, ""], ["okvqa", None, ""]]
+    assert logged == [("summary/Recall, test", ["subset", "wit R@10", "interval"], rows)]
+
+
+def test_wandb_is_not_told_what_nobody_chose(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    node = {"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": True, "save_dir": str(tmp_path)}
+    settings = OmegaConf.create({"logger": {"wandb": node}, "sweep": None})
+    (logger,) = build_loggers(settings, tmp_path, None)
+    assert "anonymous" not in logger._wandb_init  # of which W&B would warn
