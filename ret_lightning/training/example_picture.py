@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import textwrap
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.training.examples import Example, Shown
+from ret_lightning.training.fonts import font_for
 
 # Pixels.
 CELL_WIDTH, CELL_HEIGHT, THUMBNAIL, GAP, HEADER = 190, 178, 96, 8, 28
 RIGHT, WRONG, NEUTRAL, INK, PAPER = "#1a7f37", "#cf222e", "#8c959f", "#1f2328", "#ffffff"
-LETTERS, LINES = 27, 5  # of text under a picture
+LETTER = 11  # height
+LINES = 5  # of text under a picture
+MORE = " ..."
 
 
 def draw(examples: Sequence[Example], top_k: int, file: Path) -> None:
@@ -30,15 +32,14 @@ def draw(examples: Sequence[Example], top_k: int, file: Path) -> None:
     size = len(titles) * CELL_WIDTH + GAP, HEADER + len(examples) * (CELL_HEIGHT + HEADER)
     picture = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(picture)
-    # It ships with matplotlib, and has more of Unicode than Pillow's own.
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 11)
     for column, title in enumerate(titles):
-        pen.text((GAP + column * CELL_WIDTH, GAP), title, INK, font)
+        pen.text((GAP + column * CELL_WIDTH, GAP), title, INK, font_for(title, LETTER))
     for row, example in enumerate(examples):
         top = HEADER + row * (CELL_HEIGHT + HEADER)
-        pen.text((GAP, top + GAP), f"{example.subset}, {example.data_id}"[:120], NEUTRAL, font)
+        name = f"{example.subset}, {example.data_id}"[:120]
+        pen.text((GAP, top + GAP), name, NEUTRAL, font_for(name, LETTER))
         for column, shown in enumerate([example.query, example.gold, *example.ranked]):
-            _cell(picture, pen, font, (GAP + column * CELL_WIDTH, top + HEADER), shown)
+            _cell(picture, pen, (GAP + column * CELL_WIDTH, top + HEADER), shown)
     with whole_file(file) as unfinished:
         picture.save(unfinished, format="PNG", optimize=True)
 
@@ -46,13 +47,12 @@ def draw(examples: Sequence[Example], top_k: int, file: Path) -> None:
 def _cell(
     picture: Image.Image,
     pen: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont,
     corner: tuple[int, int],
     shown: Shown | None,
 ) -> None:
     left, top = corner
     if shown is None:
-        pen.text((left, top), "not in the pool", NEUTRAL, font)
+        pen.text((left, top), "not in the pool", NEUTRAL, font_for("", LETTER))
         return
     colour = NEUTRAL if shown.right is None else RIGHT if shown.right else WRONG
     pen.rectangle((left, top, left + CELL_WIDTH - GAP, top + CELL_HEIGHT - GAP), outline=colour, width=2)
@@ -64,5 +64,18 @@ def _cell(
     # A colour alone is not seen by everybody.
     mark = {None: "", True: "right: ", False: "wrong: "}[shown.right]
     text = mark + " ".join(shown.text.split())
-    lines = textwrap.wrap(text, LETTERS, max_lines=LINES, placeholder=" ...")
-    pen.multiline_text((left + 6, below), "\n".join(lines), INK, font, spacing=2)
+    font = font_for(text, LETTER)
+    pen.multiline_text((left + 6, below), "\n".join(_lines(text, font, CELL_WIDTH - GAP - 12)), INK, font, spacing=2)
+
+
+def _lines(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The beginning of a text in lines of so many pixels, broken between words where there are any."""
+    lines = []
+    while text and len(lines) < LINES:
+        more = MORE if len(lines) == LINES - 1 and font.getlength(text) > width else ""
+        fits = bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n] + more))
+        cut = fits if fits == len(text) else text.rfind(" ", 0, fits + 1)
+        cut = max(1, cut if cut > 0 else fits)
+        lines.append(text[:cut].rstrip() + more)
+        text = text[cut:].lstrip()
+    return lines
