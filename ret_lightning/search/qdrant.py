@@ -13,7 +13,7 @@ import sqlite3
 import uuid
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from ret_lightning.search.passages import read_passages
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
-    from qdrant_client.models import ScoredPoint
+    from qdrant_client.models import Filter, ScoredPoint
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,13 @@ class Record:
         passages: how many there are since the last run of ret-index that came to its end; points of later rows are of a run
             that did not yet.
         whole: whether there are no such points.
+        run: a name, by chance, of the run that wrote last.
     """
 
     model: ModelIdentity
     passages: int
     whole: bool
+    run: str
 
 
 class QdrantCollection:
@@ -189,10 +191,11 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
             f"first is {first!r}; run that one again, or remove what it wrote by discard=true"
         )
     retriever, model = model_for(config, None if record is None else record.model)
+    ours = Record(model, before, False, uuid.uuid4().hex)
     if record is None:
-        _create(client, name, retriever.passage_tower.output_size, Record(model, before, False))
+        _create(client, name, retriever.passage_tower.output_size, ours)
     else:
-        _set_record(client, name, Record(model, before, False))
+        _set_record(client, name, ours)
     if others:
         client.delete(name, sorted(others), wait=True)
         log.info("%d passages of an interrupted run removed", len(others))
@@ -208,9 +211,22 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
         retriever, to_encode, config.image_root, config.batch_size, config.num_workers, config.dtype
     ):
         for part in vectors.cpu().half().float().split(POINTS_A_REQUEST):
+            _check_alone(client, name, ours)
             _upsert(client, name, [(*next(waiting), vector) for vector in part])
-    _set_record(client, name, Record(model, before + len(passages), True))
+    _check_alone(client, name, ours)
+    if (written := client.count(name, _later(before), exact=True).count) != len(passages):
+        raise UserError(
+            f"collection={name}: {written} passages were written instead of {len(passages)}, since another ret-index wrote "
+            "beside this one; run it again with discard=true"
+        )
+    _set_record(client, name, replace(ours, passages=before + len(passages), whole=True))
     log.info("%s: %d passages in collection %s", config.qdrant, before + len(passages), name)
+
+
+def _check_alone(client: QdrantClient, name: str, ours: Record) -> None:
+    """Raises UserError where another run has begun to write meanwhile; the later one goes on."""
+    if _record(client, name) != ours:
+        raise UserError(f"collection={name}: another ret-index has begun to write into it, so this one stops")
 
 
 def _check_append(record: Record | None, name: str, append: bool) -> None:
@@ -263,16 +279,20 @@ def _set_record(client: QdrantClient, name: str, record: Record) -> None:
     client.update_collection(name, metadata={RECORD: asdict(record)})
 
 
-def _unfinished(client: QdrantClient, name: str, before: int) -> dict[str, dict[str, Any]]:
-    """Point ids and payloads of what a run wrote that did not come to its end."""
+def _later(row: int) -> Filter:
+    """Points from a row on."""
     from qdrant_client import models
 
-    later = models.Filter(must=[models.FieldCondition(key="row", range=models.Range(gte=before))])
+    return models.Filter(must=[models.FieldCondition(key="row", range=models.Range(gte=row))])
+
+
+def _unfinished(client: QdrantClient, name: str, before: int) -> dict[str, dict[str, Any]]:
+    """Point ids and payloads of what a run wrote that did not come to its end."""
     found: dict[str, dict[str, Any]] = {}
     offset = None
     while True:
         points, offset = client.scroll(
-            name, later, limit=IDS_A_REQUEST, offset=offset, with_payload=["row", "passage_id", *SHOWN]
+            name, _later(before), limit=IDS_A_REQUEST, offset=offset, with_payload=["row", "passage_id", *SHOWN]
         )
         found |= {point.id: point.payload for point in points}
         if offset is None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -696,6 +697,41 @@ def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
     assert answers() == before
     assert make(mended, *add, "discard=true") == 0
     assert {hit["passage_id"] for hit in answers()} == {f"evqa_{i}" for i in range(ALL)} - {"evqa_7"}
+
+
+@needs_qdrant
+def test_of_two_runs_into_one_collection_the_first_stops(
+    trained: Trained, make, call, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    from ret_lightning.search import qdrant
+
+    options = (f"checkpoint={trained.exported}", "qdrant=store", "collection=both", "batch_size=2")
+    upsert, calls = qdrant._upsert, []
+
+    def another_begins(client, name: str, rows: list) -> None:
+        upsert(client, name, rows)
+        calls.append(name)
+        if len(calls) == 2:
+            qdrant._set_record(client, name, replace(qdrant._record(client, name), run="another"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(qdrant, "_upsert", another_begins)
+        assert make("all.jsonl", *options) == 1
+    assert "collection=both: another ret-index has begun to write into it, so this one stops" in capsys.readouterr().err
+    assert len(calls) == 2
+
+    def another_writes(client, name: str, rows: list) -> None:
+        upsert(client, name, [*rows, (rows[0][0], replace(rows[0][1], passage_id="of another run"), rows[0][2])])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(qdrant, "_upsert", another_writes)
+        assert make("all.jsonl", *options) == 1
+    assert "13 passages were written instead of 12" in capsys.readouterr().err
+    assert call("search", "qdrant=store", "collection=both", "query=x") == 1
+    assert make("all.jsonl", *options, "discard=true") == 0
+    capsys.readouterr()
+    assert call("search", "qdrant=store", "collection=both", "query=x", "top_k=20") == 0
+    assert len(read(capsys.readouterr().out)) == ALL
 
 
 @needs_qdrant
