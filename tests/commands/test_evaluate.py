@@ -74,10 +74,9 @@ def test_what_it_leaves(trained: Trained, evaluated) -> None:
 
 @pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
 @pytest.mark.parametrize("rows", [1, 5, 48])
-def test_batches_of_any_size_give_the_same(trained: Trained, evaluated, tmp_path: Path, rows: int) -> None:
-    options = [f"checkpoint={trained.run}", f"output_dir={tmp_path / 'other'}", f"data.eval_batch_size={rows}"]
-    done = evaluate(trained, *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_batches_of_any_size_give_the_same(trained: Trained, evaluated, tmp_path: Path, call, rows: int) -> None:
+    options = [f"data.root={trained.root}", "data.num_workers=0", f"checkpoint={trained.run}"]
+    assert call("evaluate", *options, f"output_dir={tmp_path / 'other'}", f"data.eval_batch_size={rows}") == 0
     assert contents(tmp_path / "other") == contents(evaluated[0])
 
 
@@ -188,7 +187,7 @@ def test_towers_that_prepare_images_apart_are_told(trained: Trained) -> None:
         _of_both(retriever, "x", "image_transform", ("size", "mean", "std"))
 
 
-@pytest.mark.parametrize(("reader", "code"), [("head -1", 0), ("cat > /dev/full", 0), (None, 1)])
+@pytest.mark.parametrize(("reader", "code"), [("head -1", 0), (None, 1)])
 def test_metrics_are_there_before_anything_is_printed_of_them(trained: Trained, tmp_path: Path, reader, code) -> None:
     command = [*module("ret_lightning.commands.evaluate"), f"data.root={trained.root}", "data.num_workers=0"]
     command += [f"checkpoint={trained.run}", f"output_dir={tmp_path / 'piped'}", "keep_embeddings=false"]
