@@ -53,12 +53,13 @@ INDEXES: dict[str, tuple[Index, list[Settings]]] = {
             {"probes": 4, "hits": 128, "candidates": 64},
             {"probes": 8, "hits": 256, "candidates": 128},
             {"probes": 16, "hits": 256, "candidates": 128},
+            {"candidates": 256},
             {},
         ],
     ),
-    "faiss_ivf": (FaissIndex("IVF{cells},SQ4"), [{"probes": 4, "hits": 128, "candidates": 64}, {}]),
+    "faiss_ivf": (FaissIndex("IVF{cells},SQ4"), [{"probes": 4, "hits": 128, "candidates": 64}, {"candidates": 256}, {}]),
     "faiss_hnsw": (FaissIndex("HNSW{links}_SQ8"), [{"hits": 128, "candidates": 64}, {}]),
-    "muvera": (MuveraIndex(), [{"candidates": 64}, {"candidates": 128}, {}, {"candidates": 1024}]),
+    "muvera": (MuveraIndex(), [{"candidates": 64}, {"candidates": 128}, {"candidates": 256}, {}, {"candidates": 1024}]),
 }
 PLAID_SETTINGS = [
     {"n_ivf_probe": 2, "n_full_scores": 256},

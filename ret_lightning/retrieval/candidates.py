@@ -22,6 +22,9 @@ from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.ranking import top_columns
 
 
+FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
+
+
 class CandidateIndex(Index):
     """Ranks each query's candidates by their exact MaxSim scores, in the order that `ExactIndex` gives.
 
@@ -30,7 +33,7 @@ class CandidateIndex(Index):
 
     Args:
         candidates: passages a query whose exact scores are made (at least top_k are); None for automatic, 4 top_k and at
-            least 256.
+            least 512.
         device: where exact scores are made, see `Index`.
 
     Raises:
@@ -62,7 +65,7 @@ class CandidateIndex(Index):
         self._exact._passages = passages
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        count = max(self.candidates or max(256, 4 * top_k), top_k)
+        count = max(self.candidates or max(FEWEST, 4 * top_k), top_k)
         if len(self._passages) <= count:
             return self._ranked_exactly(queries, top_k)
         candidates, found = self._propose(queries, count)
