@@ -39,6 +39,8 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     # Lightning's own use of a renamed class of torch; nothing that a user could mend.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    # A resumed run's own checkpoints; another run's folder is refused.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # What a resumed run's CSV file held is put back, see loggers.py.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # The loaders are taken to where the run was, see data/datamodule.py.
