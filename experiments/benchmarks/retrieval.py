@@ -57,7 +57,10 @@ INDEXES: dict[str, tuple[Index, list[Settings]]] = {
             {},
         ],
     ),
-    "faiss_ivf": (FaissIndex("IVF{cells},SQ4"), [{"probes": 4, "hits": 128, "candidates": 64}, {"candidates": 256}, {}]),
+    "faiss_ivf": (
+        FaissIndex("IVF{cells},SQ4"),
+        [{"probes": 4, "hits": 128, "candidates": 64}, {"candidates": 256}, {}],
+    ),
     "faiss_hnsw": (FaissIndex("HNSW{links}_SQ8"), [{"hits": 128, "candidates": 64}, {}]),
     "muvera": (MuveraIndex(), [{"candidates": 64}, {"candidates": 128}, {"candidates": 256}, {}, {"candidates": 1024}]),
 }

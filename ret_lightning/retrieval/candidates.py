@@ -21,7 +21,6 @@ from ret_lightning.retrieval.exact import (
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.ranking import top_columns
 
-
 FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
 
 
