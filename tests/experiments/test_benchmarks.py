@@ -18,7 +18,7 @@ RUNS = {
     "images.py": (["sizes=90x70,120x100", "images=2", "repeats=1"], 2 + 2 * 6),
     "retrieval.py": (
         ["passages=3000", "queries=5", "k=4", "d=16", "threads=1", "folder=here", "plot=plot.png"],
-        2 + 1 + 5 + 2 + 4,
+        2 + 1 + 6 + 3 + 5,
     ),
     "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 3 + 2 + 3),
     "products.py": (["shapes=8x4x6,40x30x20", "repeats=1"], 2 + 2),
