@@ -229,10 +229,9 @@ def best_candidates(
         the lower passage comes first.
     """
     candidates, found = np.full((n_queries, count), -1), np.zeros(n_queries, dtype=np.int64)
-    for query, (own_scores, own_passages) in enumerate(
-        zip(np.split(scores, n_queries), np.split(passages, n_queries), strict=True) if n_queries else ()
-    ):
-        best = _best_of_query(own_scores, own_passages, count)
+    of_queries = zip(np.split(scores, n_queries), np.split(passages, n_queries), strict=True)
+    for query, hits in enumerate(of_queries):
+        best = _best_of_query(*hits, count)
         candidates[query, : len(best)], found[query] = best, len(best)
     return candidates, found
 
