@@ -40,9 +40,8 @@ class StopOnSignal(Callback):
         self._signal = 0
         self._saved = 0
         self._group: Any = None
-        self._evaluated = 0  # batches of the evaluation that is under way
-        self._own_batches = 0  # that this rank has of it
-        self._most_batches = 0  # that any rank has
+        self._left = 0  # batches that this rank still has of the evaluation that is under way
+        self._behind = 0  # how many less it has than the rank with the most
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to listen, in the place of Lightning's own handlers; when the run ends, Lightning gives all signals back."""
@@ -90,14 +89,13 @@ class StopOnSignal(Callback):
             raise Stopped(f"stopped by {signal.Signals(asked).name} while testing", asked)
 
     def _begin_evaluation(self, batches: Sequence[int | float]) -> None:
-        self._evaluated, self._own_batches = 0, int(sum(batches))
-        self._most_batches = self._largest(self._own_batches)
+        self._left = int(sum(batches))
+        self._behind = self._largest(self._left) - self._left
 
     def _asked_in_evaluation(self) -> int:
         """As `_asked`, as often on each rank as the one with the most batches has some."""
-        self._evaluated += 1
-        last = self._evaluated == self._own_batches
-        times = 1 + self._most_batches - self._own_batches if last else 1
+        self._left -= 1
+        times = 1 if self._left else 1 + self._behind
         return next((asked for asked in (self._asked() for _ in range(times)) if asked), 0)
 
     def _asked(self) -> int:
