@@ -182,7 +182,8 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
     unfinished = {} if record is None or record.whole else _unfinished(client, name, before)
     ids = [_point_id(passage) for passage in passages]
     if before:
-        refuse_known(passages, _known(client, name, passages, ids, unfinished), config.passages)
+        of_points = list(zip(ids, passages, strict=True))
+        refuse_known(passages, _known(client, name, of_points, unfinished), config.passages)
     others = unfinished.keys() - set(ids)
     if others and not config.discard:
         first = unfinished[min(others, key=lambda point: unfinished[point]["row"])]["passage_id"]
@@ -300,12 +301,12 @@ def _unfinished(client: QdrantClient, name: str, before: int) -> dict[str, dict[
 
 
 def _known(
-    client: QdrantClient, name: str, passages: Sequence[Passage], ids: Sequence[str], unfinished: Container[str]
+    client: QdrantClient, name: str, points: Sequence[tuple[str, Passage]], unfinished: Container[str]
 ) -> tuple[str, ...]:
-    """Ids of those passages that were in the collection when it was last whole."""
+    """Of the passages, each with the id of its point, the ids of those that the collection had when it was last whole."""
     known: list[str] = []
-    for start in progress_bar(range(0, len(ids), IDS_A_REQUEST), desc="looking up ids", delay=1):
-        block = {point: p.passage_id for point, p in zip(ids[start:], passages[start : start + IDS_A_REQUEST])}  # noqa: B905
+    for start in progress_bar(range(0, len(points), IDS_A_REQUEST), desc="looking up ids", delay=1):
+        block = {point: passage.passage_id for point, passage in points[start : start + IDS_A_REQUEST]}
         found = client.retrieve(name, list(block), with_payload=False, with_vectors=False)
         known += [block[point.id] for point in found if point.id not in unfinished]
     return tuple(known)
