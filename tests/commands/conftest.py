@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return made
 
 
-def command(name: str, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(name: str, *options: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return processes.run(processes.module(f"ret_lightning.commands.{name}", *options), cwd, one_thread())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,11 @@ from ret_lightning.models import EncoderInput
 from ret_lightning.training.export import export
 from ret_lightning.training.run import _initial_retriever
 from ret_lightning.training.trained import build_untrained, open_retriever
-from tests import processes
+from tests.commands.conftest import command
 from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
-
-
-def command(name: str, *options: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return processes.run(processes.module(f"ret_lightning.commands.{name}", *options), cwd)
 
 
 @pytest.fixture(scope="module")

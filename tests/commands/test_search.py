@@ -507,10 +507,11 @@ def test_mistakes_of_an_index_are_one_line(rows, options, code, message, trained
     assert not (tmp_path / "new/manifest.json").exists()
 
 
-@pytest.mark.parametrize("place", [["index=new", "processes=2"], ["qdrant=store", "collection=new"]])
+@pytest.mark.parametrize(
+    "place",
+    [["index=new", "processes=2"], pytest.param(["qdrant=store", "collection=new"], marks=needs_qdrant)],
+)
 def test_passages_of_nothing_are_told_and_kept(place, trained: Trained, make, tmp_path: Path, call, capsys) -> None:
-    if place[0].startswith("qdrant"):
-        pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
     rows = [passage(NAME, i) for i in range(5)]
     for row in rows[1:3]:
         row["passage_text"] = row["passage_image_path"] = None
@@ -534,7 +535,7 @@ def test_two_at_once_are_told(trained: Trained, make, tmp_path: Path, capsys) ->
     assert "index=/proc/nowhere: cannot be written" in capsys.readouterr().err
 
 
-def test_a_folder_that_nothing_came_of_is_not_left_behind(trained: Trained, make, tmp_path: Path, capsys) -> None:
+def test_a_folder_that_nothing_came_of_is_not_left_behind(trained: Trained, make, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "mine").mkdir()
     for folder in ("new", "mine"):
@@ -667,7 +668,7 @@ def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
 
 @needs_qdrant
 def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
-    trained: Trained, make, call, tmp_path: Path, capsys, cut_off
+    trained: Trained, make, call, tmp_path: Path, capsys
 ) -> None:
     store = ("qdrant=store", "collection=corpus")
     assert make("first.jsonl", f"checkpoint={trained.run}", *store) == 0
