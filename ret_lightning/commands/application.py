@@ -288,12 +288,7 @@ def _line(error: BaseException) -> str:
     if isinstance(error, _SweepStopped):
         return f"{text}; the same command goes on with the sweep"
     if isinstance(error, UserError):
-        wrapped = (
-            "Original Traceback (most recent call last)" in text
-        )  # a loader's worker raised it: PyTorch's wrapping
-        return (
-            text.rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2] if wrapped else text
-        ).strip()
+        return text.strip()
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     if isinstance(error, HydraException):
         return "; ".join(lines)

@@ -33,11 +33,7 @@ def main() -> None:
             train(config, resume=options == ["resume"])
     except UserError as error:
         # The first rank tells the same, unless it is only this one that stumbled.
-        message = str(error).strip().splitlines()[-1]
-        print(
-            f"ret-{command}: {message.removeprefix(f'{type(error).__module__}.{type(error).__qualname__}: ')}",
-            file=sys.stderr,
-        )
+        print(f"ret-{command}: {error}", file=sys.stderr)
         sys.exit(1)
 
 
