@@ -1,36 +1,114 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent, and full disks reported as such."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import secrets
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-UNFINISHED = re.compile(r"\..+\.\d+")  # names of files that are being written: .NAME.PID
+from ret_lightning.errors import UserError
+
+# Names of files that are being written: .NAME.HOST.PID.RANDOM, .NAME.PID before 0.2, and safetensors' own .tmpXXXXXX.
+UNFINISHED = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?|\.tmp\w{6}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; it takes the name of `path` when the block ends without an exception.
+    """Yield a temporary path next to `path`; it is renamed to `path` when the block ends without an exception.
 
-    The folder is made if it is not there. What stood at `path` stays until then, and for good where the block raises.
+    The folder is created if needed. The content is on the disk before the name is, so neither a killed process nor a power
+    cut leaves a partial file at `path`. An earlier file stays until then, and for good if the block raises.
+
+    Raises:
+        UserError: `disk-full`, whichever way the library that wrote the content reports it.
     """
     path = Path(path)
+    existed = path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.touch()
-    permissions = unfinished.stat().st_mode  # as the user's umask wants them; some libraries narrow them
+    unfinished = temporary_name(path)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    permissions = unfinished.stat().st_mode  # as the user's umask asks for; some libraries narrow them
     try:
         yield unfinished
         unfinished.chmod(permissions)
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(unfinished, path)
+    except Exception as error:
+        size = unfinished.stat().st_size if unfinished.exists() else 0
+        unfinished.unlink(missing_ok=True)
+        if disk_is_full(error, path.parent, size):
+            raise disk_full(path, "; the earlier file is unchanged" if existed else "") from error
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
 
+def temporary_name(path: Path) -> Path:
+    """A name in the folder of `path` that no other process, on this machine or another, uses."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a UTF-8 text file, whole or not at all."""
+    """Write a UTF-8 text file, complete or not at all; raises as `whole_file`."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder; nothing may be writing there."""
+    for file in folder.glob(".*"):
+        if UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+def disk_is_full(error: BaseException, folder: Path, size: int = 0) -> bool:
+    """Whether an exception comes from a full disk or an exceeded quota.
+
+    Libraries in native code report a failed write in words of their own ("unexpected pos 19896256 vs 19896144"), so the disk
+    is asked for the space.
+
+    Args:
+        error: raised while something was written.
+        folder: where it was to be.
+        size: bytes that had been written, and removed again.
+    """
+    if isinstance(error, UserError):
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return True
+        if any(f"(os error {number})" in str(cause) for number in _FULL):  # how Rust libraries end their messages
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(error, RuntimeError | OSError) and not _has_room(folder, size + (1 << 20))
+
+
+def disk_full(path: Path, note: str = "") -> UserError:
+    """The error of a full disk at a path."""
+    return UserError(
+        f"{path}: the disk is full, or a quota is exceeded{note}; free some space", code="disk-full", path=str(path)
+    )
+
+
+def _has_room(folder: Path, size: int) -> bool:
+    """Whether the disk allocates that many bytes; True where it cannot be asked."""
+    probe = temporary_name(folder / "probe")
+    try:
+        with probe.open("xb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        return error.errno not in _FULL
+    except AttributeError:  # no posix_fallocate on this system
+        return True
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from ret_lightning.atomic import whole_file, write_text
+from ret_lightning.atomic import UNFINISHED, disk_is_full, remove_unfinished, temporary_name, whole_file, write_text
+from ret_lightning.errors import UserError
 
 
 def write_half(path: Path) -> None:
@@ -34,3 +37,43 @@ def test_others_may_read_it_where_the_umask_lets_them(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_temporary_names_do_not_collide(tmp_path: Path) -> None:
+    names = {temporary_name(tmp_path / "a.json").name for _ in range(100)}
+    assert len(names) == 100
+    assert all(UNFINISHED.fullmatch(name) for name in names)
+    assert all(str(os.getpid()) in name and socket.gethostname() in name for name in names)
+
+
+def test_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a") as first, whole_file(tmp_path / "a") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"  # whose block ended last
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
+    for name in (".a.json.12", ".a.json.host.12.0123abcd", ".tmpAbC123", ".gitignore", "a.12", ".tmp"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".gitignore", "a.12", ".tmp"}
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (ValueError("I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (RuntimeError("unexpected pos 768 vs 662"), False),  # this disk has room
+        (UserError("a broken row"), False),
+    ],
+)
+def test_full_disk_is_recognised(tmp_path: Path, error: Exception, full: bool) -> None:
+    assert disk_is_full(error, tmp_path) == full
+    outer = RuntimeError("wrapped")
+    outer.__cause__ = error
+    assert disk_is_full(outer, tmp_path) == full
