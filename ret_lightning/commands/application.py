@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -28,9 +28,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
+from ret_lightning.config.changes import Base, check_changes
 from ret_lightning.config.check import Verdict, check
 from ret_lightning.config.mistakes import report
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
@@ -63,6 +65,8 @@ def run(
     config_path: str = "pkg://ret_lightning.conf",
     verbatim: Collection[str] = (),
     choose: Choose = all_jobs,
+    base: Callable[[Sequence[str]], Base | None] = lambda overrides: None,
+    ready: Callable[[DictConfig], None] = lambda config: None,
 ) -> None:
     """Run a command: read the command line as Hydra does, check the config, then run the task, once or for every job.
 
@@ -78,6 +82,9 @@ def run(
         verbatim: keys whose values are taken as they stand on the command line, as texts and file names want it: a comma is
             no sweep, a quote or bracket opens nothing, and a number is text. `null` alone is null.
         choose: which jobs of a sweep need to run, see `ret_lightning.config.sweeping`.
+        base: of the command line's overrides, the stored config that they apply to, if they name one; the task then gets
+            that config, with the overrides applied.
+        ready: called with the config of a single run before anything is written; raises what refuses the run.
 
     Raises:
         SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
@@ -89,7 +96,10 @@ def run(
     # Tells of a cache of its own when an interrupted process ends.
     logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
     try:
-        code = _Application(task, config_name, schema, prog, config_path, _arguments(verbatim), choose).answer()
+        arguments = _arguments(verbatim)
+        application = _Application(task, config_name, schema, prog, config_path, arguments, choose, base, ready)
+        with sigterm_raises():
+            code = application.answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
         abandon_stdout()
         code = 0
@@ -147,6 +157,8 @@ class _Application:
     config_path: str
     arguments: Namespace
     choose: Choose
+    base: Callable[[Sequence[str]], Base | None]
+    ready: Callable[[DictConfig], None]
 
     def answer(self) -> int:
         """Do what the command line asks for, and give the exit code."""
@@ -159,13 +171,20 @@ class _Application:
                     raise
                 return 2
             return 0
-        verdict = self._check(complete=not arguments.cfg)
+        base = self.base(arguments.overrides)
+        verdict = self._check(complete=not arguments.cfg, base=base)
         if verdict.mistakes:
             return 2
+        if arguments.cfg == "job" and base is not None:
+            print(OmegaConf.to_yaml(verdict.config, resolve=arguments.resolve), end="")
+            return 0
         if arguments.cfg:
             self._leave_to_hydra()
             return 0
-        return self._run(verdict.multirun or verdict.dry_run)  # a single run is a sweep of one job
+        multirun = verdict.multirun or verdict.dry_run  # a dry run is one of a sweep, perhaps of one job
+        if not multirun:
+            self.ready(verdict.config)
+        return self._run(multirun, base, verdict.config)
 
     def _leave_to_hydra(self) -> None:
         hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)(self.task)()
@@ -182,24 +201,25 @@ class _Application:
             path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
         return path
 
-    def _check(self, *, complete: bool) -> Verdict:
+    def _check(self, *, complete: bool, base: Base | None = None) -> Verdict:
         JobRuntime.instance().set("name", detect_task_name(*self._caller()))
-        verdict = check(
-            self._search_path(),
-            self.arguments.config_name or self.config_name,
-            self.arguments.overrides,
-            self.schema,
-            multirun=self.arguments.multirun,
-            complete=complete,
-        )
+        name, overrides = self.arguments.config_name or self.config_name, self.arguments.overrides
+        options = {"multirun": self.arguments.multirun}
+        if base is not None:
+            verdict = check_changes(base, self._search_path(), name, overrides, self.schema, **options)
+        else:
+            verdict = check(self._search_path(), name, overrides, self.schema, complete=complete, **options)
         if verdict.mistakes:
             print(report(verdict.mistakes, self.prog), file=sys.stderr)
         return verdict
 
-    def _run(self, multirun: bool) -> int:
+    def _run(self, multirun: bool, base: Base | None, config: DictConfig) -> int:
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         overrides = [*self.arguments.overrides, f"hydra.mode={mode.name}"]
-        job = _Job(self.task, self.prog)
+        job = _Job(self.task, self.prog, None if base is None else config)
+        if base is not None:  # of what Hydra composes only its own settings are used
+            own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
+            overrides = [*own, f"resume={QuotedString(str(base.file.parent), Quote.single).with_quotes()}"]
         app = Hydra.create_main_hydra2(detect_task_name(*self._caller()), self._search_path())
         config_name = self.arguments.config_name or self.config_name
         try:
@@ -240,16 +260,17 @@ class _SweepStopped(BaseException):
 class _Job:
     """The task as Hydra calls it: what it raises becomes a line on stderr and a Failure where that loses nothing."""
 
-    def __init__(self, task: Callable[[DictConfig], Any], prog: str) -> None:
+    def __init__(self, task: Callable[[DictConfig], Any], prog: str, config: DictConfig | None = None) -> None:
         functools.update_wrapper(self, task)
         self.task = task
         self.prog = prog
+        self.config = config  # to run instead of what Hydra composes
         self.running = False
 
     def __call__(self, config: DictConfig) -> Any:
         self.running = True
         try:
-            result = self.task(config)
+            result = self.task(config if self.config is None else self.config)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
                 raise KeyboardInterrupt from None

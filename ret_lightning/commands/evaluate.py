@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import EvaluateConfig
+from ret_lightning.training.folder import EMBEDDINGS_FOLDER
+from ret_lightning.training.lock import is_first_rank
+from ret_lightning.training.takeover import refuse_evaluated
 
 
 def main() -> None:
     """The console script."""
-    run(_evaluate, config_name="evaluate", schema=EvaluateConfig, prog="ret-evaluate")
+    run(_evaluate, config_name="evaluate", schema=EvaluateConfig, prog="ret-evaluate", ready=_refuse)
+
+
+def _refuse(config: DictConfig) -> None:
+    """Raise what refuses an evaluation because of its folder, before anything is written there."""
+    try:
+        folder = Path(str(config.output_dir)).expanduser().absolute()
+    except OmegaConfBaseException:  # it refers to what Hydra knows of a job
+        return
+    if is_first_rank() and not (folder / EMBEDDINGS_FOLDER).exists():  # those may be continued, or left over
+        refuse_evaluated(folder)
 
 
 def _evaluate(config: DictConfig) -> None:

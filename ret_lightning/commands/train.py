@@ -8,22 +8,34 @@ from pathlib import Path
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import TrainConfig
 from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.errors import UserError
+from ret_lightning.training.lock import is_first_rank, refuse_locked
+from ret_lightning.training.resumed_config import refuse_finished, resumed_base
+from ret_lightning.training.takeover import refuse_taken
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """The console script."""
-    run(_train, config_name="train", schema=TrainConfig, prog="ret-train", choose=_missing)
+    run(
+        _train,
+        config_name="train",
+        schema=TrainConfig,
+        prog="ret-train",
+        choose=_missing,
+        base=resumed_base,
+        ready=_refuse,
+    )
 
 
 def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
-    """Of a sweep's jobs those that are not finished; none in a dry run, which shows them."""
+    """Of a sweep's jobs those that are not finished; none in a dry run, which lists them."""
     from ret_lightning.training.planning import plan, told
 
     plans = plan(jobs)
@@ -31,12 +43,31 @@ def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
         from ret_lightning.report.planned import show
 
         if not show(plans):
-            raise UserError("not every model can be built, see the table")
+            raise UserError("not every model can be built, see the table", code="dry-run-unbuildable")
         return []
     log.info(told(plans))
     if all(each.state == "finished" for each in plans):
         log.info("nothing is left to do; ret-report runs=%s compares the runs", jobs[0].folder.parent)
     return [each.job for each in plans if each.state != "finished"]
+
+
+def _refuse(config: DictConfig) -> None:
+    """Raise what refuses a run because of its folder, before anything is written there."""
+    if not is_first_rank():  # under SLURM the first one may have begun
+        return
+    if config.resume not in (None, "auto"):
+        folder = Path(config.resume)
+        refuse_locked(folder)
+        refuse_finished(folder, config)
+        return
+    try:
+        folder = Path(str(config.output_dir)).expanduser().absolute()
+    except OmegaConfBaseException:  # it refers to what Hydra knows of a job
+        return
+    if config.resume is None:
+        refuse_taken(folder)
+    else:
+        refuse_locked(folder)
 
 
 def _train(config: DictConfig) -> float | None:
@@ -45,34 +76,30 @@ def _train(config: DictConfig) -> float | None:
 
     from ret_lightning.training.run import best_validation, train
 
-    # In a sweep, and in a second process of DDP, the folder is the one that Hydra made, whatever the time is by now.
     hydra = HydraConfig.get()
-    config.output_dir = hydra.runtime.output_dir
     resume, config.resume = config.resume, None
+    if resume not in (None, "auto"):  # the config is that of the folder, see `resumed_base`
+        train(config, resume=True)
+        return None
+    # In a sweep the folder is the one that Hydra made, whatever the time is by now.
+    config.output_dir = hydra.runtime.output_dir
     if hydra.mode == RunMode.MULTIRUN:
         config.sweep = Path(hydra.sweep.dir).name
-        resume = resume or "auto"  # the same command again goes on with what was cut off
-    searched = hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC_SWEEPER
+        resume = "auto"  # the same command again continues what was interrupted
     if resume is None:
         train(config)
         return None
     from ret_lightning.training.folder import METRICS_FILE
-    from ret_lightning.training.resumption import resumed_config, same_run
+    from ret_lightning.training.resumption import same_run
 
     folder = Path(config.output_dir)
-    if resume == "auto":
-        unfinished = same_run(folder, config)
-        if (folder / METRICS_FILE).exists():
-            log.info("%s: the run is finished already", folder)
-        else:
-            train(config, resume=unfinished)
-        return best_validation(folder) if searched else None
-    if folder != Path(resume).absolute():
-        raise ConfigError(
-            f"resume={resume} names the run folder, output_dir={folder} another one; leave output_dir out"
-        )
-    train(resumed_config(folder, hydra.overrides.task), resume=True)
-    return None
+    unfinished = same_run(folder, config)
+    if (folder / METRICS_FILE).exists():
+        log.info("%s: the run is finished already", folder)
+    else:
+        train(config, resume=unfinished)
+    searched = hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC_SWEEPER
+    return best_validation(folder) if searched else None
 
 
 if __name__ == "__main__":

@@ -51,11 +51,20 @@ _SPECIAL = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")  # wh
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the check found: the mistakes, and whether config or command line ask for a multirun, or to see its jobs only."""
+    """What the check found.
+
+    Attributes:
+        mistakes: all of them.
+        multirun: the config or the command line asks for a multirun.
+        dry_run: only the jobs are to be listed.
+        config: the composed config without `hydra`, unresolved; None where nothing could be composed. Of a multirun it is
+            the first job's.
+    """
 
     mistakes: list[Mistake]
     multirun: bool
     dry_run: bool = False
+    config: DictConfig | None = None
 
 
 def check(
@@ -78,17 +87,9 @@ def check(
             of a range, the first.
         complete: missing values are mistakes; False for a config that is looked at and not run.
     """
-    setup_globals()
-    root = signature_of_type(schema)
-    if root is None:
-        raise ValueError(f"the schema {schema.__qualname__} must be a dataclass at the top of a module")
-    parsed, mistakes = parse(overrides, [on_command_line(line) for line in overrides])
-    try:
-        composer = Composer(search_path, config_name, parsed)
-    except (HydraException, AssertionError) as error:
-        return Verdict([*mistakes, Mistake("config search path", "", " ".join(str(error).split()))], multirun)
-    for override in parsed:
-        override.config_loader = composer.loader  # a glob asks it for the options
+    root, composer, parsed, mistakes = prepare(search_path, config_name, overrides, schema)
+    if composer is None:
+        return Verdict(mistakes, multirun)
     jobs = variants(parsed)
     first = composer.compose(next(jobs), multirun=multirun)
     if first.config is not None and first.config.hydra.mode == RunMode.MULTIRUN:
@@ -99,11 +100,34 @@ def check(
         jobs = variants([*of_sweeper, *parsed])
         first = composer.compose(next(jobs), multirun=True)
     mistakes += [wrong for override in parsed if (wrong := wrong_sweep(override, multirun=multirun)) is not None]
-    mistakes += _Check(composer, first, root, schema).run(complete)
+    mistakes += Check(composer, first, root, schema).run(complete)
     for job in jobs if multirun else ():
-        mistakes += _Check(composer, composer.compose(job, multirun=True), root, schema).run(complete)
+        mistakes += Check(composer, composer.compose(job, multirun=True), root, schema).run(complete)
     dry_run = first.config is not None and bool(OmegaConf.select(first.config, "dry_run"))
-    return Verdict(list(dict.fromkeys(mistakes)), multirun, dry_run)
+    return Verdict(list(dict.fromkeys(mistakes)), multirun, dry_run, without_hydra(first.config))
+
+
+def prepare(
+    search_path: ConfigSearchPath, config_name: str, overrides: Sequence[str], schema: type
+) -> tuple[Signature, Composer | None, list[Setting], list[Mistake]]:
+    """What a check starts from: the schema's keys, a composer, the overrides that can be read, and the mistakes so far."""
+    setup_globals()
+    root = signature_of_type(schema)
+    if root is None:
+        raise ValueError(f"the schema {schema.__qualname__} must be a dataclass at the top of a module")
+    parsed, mistakes = parse(overrides, [on_command_line(line) for line in overrides])
+    try:
+        composer = Composer(search_path, config_name, parsed)
+    except (HydraException, AssertionError) as error:
+        return root, None, parsed, [*mistakes, Mistake("config search path", "", " ".join(str(error).split()))]
+    for override in parsed:
+        override.config_loader = composer.loader  # a glob asks it for the options
+    return root, composer, parsed, mistakes
+
+
+def without_hydra(config: DictConfig | None) -> DictConfig | None:
+    """A composed config's own keys."""
+    return None if config is None else OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
 
 
 def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[Setting], list[Mistake]]:
@@ -118,7 +142,7 @@ def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[S
     return parse(lines, [sources.get((*place, key), ".".join((*place, key))) for key in keys])
 
 
-class _Check:
+class Check:
     """One composition held against the owners of its keys."""
 
     def __init__(self, composer: Composer, composition: Composition, root: Signature, schema: type) -> None:
@@ -273,7 +297,7 @@ class _Check:
             if complete and not self.mistakes and hasattr(self.schema, "check"):
                 for key, text in self.schema.check(copy.deepcopy(self.config)):
                     path = tuple(key.split("."))
-                    self._add(path, self._source(path), text)
+                    self._add(path, self.source(path), text)
         finally:
             running.cfg = before
 
@@ -287,7 +311,7 @@ class _Check:
             for parameter in list(parameters.values())[len(plain.get("_args_") or ()) :]:
                 if parameter.required and parameter.name not in plain:
                     text = f"{owner or 'the command'} needs {parameter.name}, and nothing sets it"
-                    self._add((*path, parameter.name), self._source((*path, "_target_")), text)
+                    self._add((*path, parameter.name), self.source((*path, "_target_")), text)
         container = dict if isinstance(node, DictConfig) else list
         for key in node if container is dict else range(len(node)):
             inner = (*path, str(key))
@@ -295,7 +319,7 @@ class _Check:
             if OmegaConf.is_missing(node, key):
                 if needs_values:
                     text = f"has no value yet; give it one: {'.'.join(inner)}=<value>"
-                    self._add(inner, self._source(inner), text)
+                    self._add(inner, self.source(inner), text)
             elif OmegaConf.is_interpolation(node, key):
                 self._interpolation(node, key, inner, parameter)
             elif isinstance(node[key], DictConfig | ListConfig):
@@ -311,16 +335,16 @@ class _Check:
             missing = re.search(r"Interpolation key '(.+?)' not found", str(error))
             meant = nearest(missing[1], [".".join(at) for at, _ in entry_of(self.plain, "").walk()]) if missing else []
             hint = f"; did you mean {meant[0]}?" if meant else ""
-            self._add(path, self._source(path), f"{raw}: {first_line(error)}{hint}")
+            self._add(path, self.source(path), f"{raw}: {first_line(error)}{hint}")
             return
         if isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=False)
         text = _wrong_target(str(value)) if path[-1] == "_target_" else problem(parameter, value)
         wrong = {mistake.key for mistake in self.mistakes}
         if text is not None and not wrong.intersection(re.findall(r"\$\{([\w.]+)\}", raw)):  # else told there
-            self._add(path, self._source(path), f"{raw}: {text}")
+            self._add(path, self.source(path), f"{raw}: {text}")
 
-    def _source(self, path: Keys) -> str:
+    def source(self, path: Keys) -> str:
         """Who set a key, or else the nearest key above it, or else the primary config."""
         above = [path[:count] for count in range(len(path), 0, -1)]
         return next((self.sources[at] for at in above if at in self.sources), self.primary)

@@ -98,7 +98,7 @@ class Composer:
         result.whole = result.whole and self.repository.whole
         result.files = self.repository.files(defaults)
         result.config, result.overrides = config, choice.config_overrides
-        self._apply(result)
+        self.apply(result)
         self._complete(config, overrides, choice)
         return result
 
@@ -183,7 +183,9 @@ class Composer:
                 raise failure
             self.repository.mistakes.append(mistake)
 
-    def _apply(self, result: Composition) -> None:
+    def apply(self, result: Composition) -> None:
+        """Apply the overrides to the config; those that Hydra would not apply are noted as refused."""
+        result.refused.clear()
         OmegaConf.set_struct(result.config, True)
         OmegaConf.set_readonly(result.config.hydra, False)
         for override in result.overrides:

@@ -65,10 +65,10 @@ def open_model(checkpoint: str) -> tuple[RetRetriever, ModelIdentity]:
     Raises:
         UserError: if it is none of these.
     """
-    from ret_lightning.training.trained import open_retriever, training_checkpoint  # brings Lightning
+    from ret_lightning.training.trained import open_file, training_checkpoint  # brings Lightning
 
     file = training_checkpoint(checkpoint)
-    retriever = open_retriever(file or checkpoint)
+    retriever = RetRetriever.from_pretrained(checkpoint) if file is None else open_file(file)
     path = (file or Path(checkpoint).expanduser()).absolute()
     source = str(path) if path.exists() else checkpoint
     return retriever, ModelIdentity(source, "published" if file is None else "training", fingerprint(retriever))

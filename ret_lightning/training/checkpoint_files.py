@@ -1,18 +1,19 @@
-"""Checkpoint files: each is whole or not there, frozen weights are written once a folder, and the weights stand alone too.
+"""Checkpoint files: each is complete or absent, frozen weights are written once per folder.
 
-    checkpoints/best.ckpt, last.ckpt, ...      what a run needs to go on, without the frozen weights
+    checkpoints/best.ckpt, last.ckpt, ...      what a run needs to resume, without the frozen weights
     checkpoints/best.safetensors, ...          the trained weights alone, under their names in RetRetriever
     checkpoints/frozen.safetensors             the frozen weights, once
 
-A checkpoint is replaced by renaming a finished file over it, so a run that is killed while it writes keeps the one before.
+A checkpoint is replaced by renaming a finished file over it, so a run that is killed while writing keeps the earlier one.
+`repair_checkpoints` makes the second kind agree with the first after a kill between the two.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
-from ret_lightning.atomic import whole_file
+from ret_lightning.atomic import remove_unfinished, whole_file
 from ret_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
 
 FROZEN_FILE = "frozen.safetensors"
 FROZEN = "frozen"  # the key in a checkpoint: names on the way in, where they are on the way out
@@ -37,31 +40,35 @@ WORTH_A_FILE = 0.1
 class RunCheckpointIO(CheckpointIO):
     """How the Trainer writes and reads checkpoints.
 
-    A checkpoint whose entry `frozen` lists names of its `state_dict` is written without these; they go into one file beside
-    it, and reading puts them back.
+    A checkpoint whose entry `frozen` lists names of its `state_dict` is written without these; they go into one file in the
+    same folder, and reading puts them back.
+
+    Args:
+        on_saved: called after each checkpoint is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_saved: Callable[[], None] = lambda: None) -> None:
+        self.on_saved = on_saved
         self._identity: str | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes the checkpoint and, beside it, the trained weights alone.
+        """Write the checkpoint and, in a second file, the trained weights alone.
 
         Raises:
-            UserError: if the disk refuses; the checkpoint that stood there before is untouched.
+            UserError: if they cannot be written; an earlier checkpoint of that name is unchanged.
         """
         path = Path(path)
         state: dict[str, Tensor] = checkpoint["state_dict"]
         frozen = {name: state[name] for name in checkpoint.get(FROZEN, ())}
-        with _told(path):
+        with _reported(path):
             if _count(frozen) > WORTH_A_FILE * _count(state):
                 state = {name: tensor for name, tensor in state.items() if name not in frozen}
                 record = self._write_frozen(path.parent, frozen)
                 checkpoint = {**checkpoint, "state_dict": state, FROZEN: record}
             with whole_file(path) as unfinished:
                 torch.save(checkpoint, unfinished)
-                _flush(unfinished)
-            _write_weights(path.with_suffix(".safetensors"), state, {"checkpoint": path.name})
+            _write_weights(path.with_suffix(".safetensors"), state, _weights_metadata(path, checkpoint))
+        self.on_saved()
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -95,7 +102,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    checkpoint = _stored(file)
+    checkpoint = stored_checkpoint(file)
     frozen = _frozen_file(file, checkpoint)
     if frozen is not None:
         try:
@@ -103,7 +110,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             names = checkpoint[FROZEN]["names"]
             checkpoint["state_dict"] |= {RETRIEVER_PREFIX + name: weights[of] for name, of in names.items()}
         except (SafetensorError, KeyError) as error:
-            raise UserError(f"{frozen}: no whole file of weights ({error})") from error
+            raise UserError(
+                f"{frozen}: no complete file of weights ({error})", code="frozen-weights-unreadable", path=str(frozen)
+            ) from error
     return checkpoint
 
 
@@ -111,9 +120,9 @@ def whole_position(file: Path) -> tuple[int, int]:
     """Optimiser steps and epoch of a checkpoint that `read_checkpoint` can read; no weights are read.
 
     Raises:
-        UserError: as there.
+        UserError: as `read_checkpoint`.
     """
-    checkpoint = _stored(file)
+    checkpoint = stored_checkpoint(file)
     _frozen_file(file, checkpoint)
     return checkpoint["global_step"], checkpoint["epoch"]
 
@@ -124,23 +133,37 @@ def stored_step(file: Path) -> int:
     Raises:
         UserError: if the file is torn or no checkpoint.
     """
-    return _stored(file)["global_step"]
+    return stored_checkpoint(file)["global_step"]
 
 
-def _stored(file: Path) -> dict[str, Any]:
+def stored_checkpoint(file: Path) -> dict[str, Any]:
+    """A checkpoint as its file holds it: without frozen weights, tensors mapped from the file and not read until used.
+
+    Raises:
+        UserError: if the file is missing, incomplete, or not a checkpoint of ret-train.
+    """
     if not file.is_file():
-        raise UserError(f"{file}: no such file")
+        raise UserError(f"{file}: no such file", code="checkpoint-missing", path=str(file))
     if not zipfile.is_zipfile(file):  # what torch.save writes; its table of contents comes last
-        raise UserError(f"{file}: no checkpoint of ret-train, or a torn one")
+        raise UserError(
+            f"{file}: no checkpoint of ret-train, or an incomplete one", code="checkpoint-incomplete", path=str(file)
+        )
     try:
         # mmap: what is not asked for, such as the optimiser's state, is not read from the disk.
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
     except KeyError as error:
-        raise UserError(f"{file}: no checkpoint of ret-train (it has no {error.args[0]})") from error
+        raise UserError(
+            f"{file}: no checkpoint of ret-train (it has no {error.args[0]})",
+            code="checkpoint-foreign",
+            path=str(file),
+            key=error.args[0],
+        ) from error
     except Exception as error:  # unpickling raises what it likes
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{file}: no whole checkpoint of ret-train ({reason[0]})") from error
+        raise UserError(
+            f"{file}: no complete checkpoint of ret-train ({reason[0]})", code="checkpoint-unreadable", path=str(file)
+        ) from error
     return checkpoint
 
 
@@ -151,10 +174,44 @@ def _frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
         return None
     frozen = file.resolve().parent / record["file"]
     if not frozen.is_file():
-        raise UserError(f"{frozen}: no such file; the frozen weights of {file.name} stand in it: keep the two together")
+        raise UserError(
+            f"{frozen}: no such file; it holds the frozen weights of {file.name}: keep the two together",
+            code="frozen-weights-missing",
+            path=str(frozen),
+        )
     if _metadata(frozen).get("identity") != record["identity"]:
-        raise UserError(f"{frozen}: holds the frozen weights of another run than {file.name}")
+        raise UserError(
+            f"{frozen}: holds the frozen weights of another run than {file.name}",
+            code="frozen-weights-differ",
+            path=str(frozen),
+        )
     return frozen
+
+
+def repair_checkpoints(folder: Path) -> None:
+    """Make a folder of checkpoints consistent after a kill; nothing may be writing there.
+
+    Removes temporary files, writes the weights file of each checkpoint that lacks it or has one of another step, and removes
+    weights files whose checkpoint is gone.
+    """
+    remove_unfinished(folder)
+    for file in sorted(folder.glob("*.ckpt")):
+        try:
+            checkpoint = stored_checkpoint(file)
+        except UserError:
+            continue  # reported where a checkpoint is chosen
+        weights, expected = file.with_suffix(".safetensors"), _weights_metadata(file, checkpoint)
+        if file.is_symlink() or expected.items() <= _metadata(weights).items():
+            continue
+        log.info("%s: written again from %s, since it is missing or of another step", weights, file.name)
+        _write_weights(weights, checkpoint["state_dict"], expected)
+    for weights in folder.glob("*.safetensors"):
+        if "checkpoint" in _metadata(weights) and not weights.with_suffix(".ckpt").exists():
+            weights.unlink()
+
+
+def _weights_metadata(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    return {"checkpoint": file.name, "step": str(checkpoint["global_step"]), "epoch": str(checkpoint["epoch"])}
 
 
 def _write_weights(file: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -164,7 +221,6 @@ def _write_weights(file: Path, weights: Mapping[str, Tensor], metadata: dict[str
     own = {n.removeprefix(RETRIEVER_PREFIX): weights[n].detach().cpu().contiguous() for n in weights if n in stored}
     with whole_file(file) as unfinished:
         save_file(own, unfinished, {"format": "pt", **metadata})
-        _flush(unfinished)
 
 
 def _stored_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
@@ -199,22 +255,20 @@ def _metadata(file: Path) -> dict[str, str]:
         with safe_open(file, "pt") as content:
             return content.metadata() or {}
     except (SafetensorError, OSError):
-        return {}  # torn: it is written anew, or told of by who wanted to read it
-
-
-def _flush(file: Path) -> None:
-    """Waits until the file is on the disk, so that the renaming cannot overtake its content when the machine goes down."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
+        return {}  # incomplete: it is written again, or reported by whoever reads it
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reported(path: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        before = "; the one of before is untouched" if path.is_file() else ""
-        raise UserError(f"{path}: the checkpoint cannot be written ({reason}){before}") from error
+        raise UserError(
+            f"{path}: the checkpoint cannot be written: {reason}",
+            code="checkpoint-not-writable",
+            path=str(path),
+            reason=reason,
+        ) from error

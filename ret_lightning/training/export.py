@@ -13,6 +13,7 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.card import model_card
 from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size
 from ret_lightning.models.hub import CARD_FILE
+from ret_lightning.training.folder import CHECKPOINTS_FOLDER
 from ret_lightning.training.trained import Trained, load_trained, training_checkpoint
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def export(
     """Writes the model of a training checkpoint as `RetRetriever.from_pretrained` and the published code read it.
 
     Args:
-        checkpoint: a training checkpoint, or a run folder: its best one, or else the last.
+        checkpoint: a training checkpoint, or a run folder: its best one, or the last where none was scored.
         output: the folder to write.
         overwrite: whether a checkpoint that stands there may go.
         max_shard_size: see `RetRetriever.save_pretrained`.
@@ -34,23 +35,36 @@ def export(
     """
     check_shard_size(max_shard_size)
     if not str(output):
-        raise ConfigError("output is empty; name the folder to write")
+        raise ConfigError("output is empty; name the folder to write", code="export-output-empty")
     output, file = Path(output), training_checkpoint(checkpoint)
     if file is None:
         raise ConfigError(
-            f"checkpoint={checkpoint}: no training checkpoint and no run folder with one (checkpoints/best.ckpt or last.ckpt)"
+            f"checkpoint={checkpoint}: no training checkpoint and no run folder with one in {CHECKPOINTS_FOLDER}/",
+            code="export-no-checkpoint",
+            found=str(checkpoint),
         )
     if output.is_file():
-        raise ConfigError(f"output={output}: a file of that name is in the way")
+        raise ConfigError(
+            f"output={output}: a file of that name exists; name a folder",
+            code="export-output-is-file",
+            path=str(output),
+        )
     there = [name for name in (CONFIG_FILE, CARD_FILE) if (output / name).exists()]
     if there and not overwrite:
-        raise ConfigError(f"output={output}: holds a {there[0]} already; choose another folder, or set overwrite=true")
+        raise ConfigError(
+            f"output={output}: holds a {there[0]} already; choose another folder, or set overwrite=true",
+            code="export-output-taken",
+            path=str(output),
+            found=there[0],
+        )
     trained = load_trained(file)
     # The weights come last: a folder that has them is whole.
     try:
         write_text(output / CARD_FILE, _card(trained, output.resolve().name))
     except OSError as error:
-        raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
+        raise UserError(
+            f"output={output}: cannot be written ({error.strerror})", code="export-not-writable", path=str(output)
+        ) from error
     trained.retriever.save_pretrained(output, max_shard_size)
     log.info("%s: the model of %s, step %d", output, file, trained.step)
 

@@ -20,6 +20,11 @@ RANKINGS_FOLDER = "rankings"  # TREC runs and qrels, one of each a subset
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
+def previous(path: Path) -> Path:
+    """Where a result is kept after the run was extended: `metrics.json` becomes `metrics.previous.json`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON object with sorted keys, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,9 +1,9 @@
-"""The loggers of a run, and how a resumed run goes on with what they wrote."""
+"""The loggers of a run, and how a resumed run continues what they wrote."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,42 @@ from rich.table import Table
 
 from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
+from ret_lightning.training.csv_rows import resume_csv
 
 WANDB_ID_FILE = "wandb/run_id"
 
 
-def build_loggers(config: DictConfig, folder: Path, resumed_step: int | None) -> list[Logger]:
-    """What the group `logger` names.
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run resumes.
+
+    Attributes:
+        step: optimiser steps of the checkpoint.
+        unlogged_row: the row of the last of them, if it may not have been logged.
+        on_commit: takes what is to be called when the run has really started.
+    """
+
+    step: int
+    unlogged_row: dict[str, Any] | None
+    on_commit: list[Callable[[], None]]
+
+
+def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> list[Logger]:
+    """The loggers of the group `logger`.
 
     Args:
         config: the run's.
         folder: the run's.
-        resumed_step: optimiser steps that the run had behind it when it was cut off; None: it is new. The logs keep what
-            was logged up to there, and W&B goes on with the same run.
+        resumed: of a resumed run, where it resumes; None for a new one. The CSV file keeps what was logged up to there, and
+            W&B continues the same run.
     """
     loggers = []
     for node in config.logger.values():
         if node is None:
             continue
-        logger = build(node, **_of_wandb(node, config, folder, resumed_step is not None))
-        if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed_step is not None:
-            _keep_rows(logger, resumed_step)
+        logger = build(node, **_of_wandb(node, config, folder, resumed is not None))
+        if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed is not None:
+            resumed.on_commit.append(resume_csv(logger, resumed.step, resumed.unlogged_row).release)
         chosen = getattr(logger, "_wandb_init", {})
         if chosen.get("anonymous") is None:
             # Lightning hands on what nobody chose, and W&B warns at the head of every run that it has no effect.
@@ -82,24 +98,3 @@ def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool)
     if resumed and file.is_file():
         given |= {"id": file.read_text(encoding="utf-8").strip(), "resume": "allow"}
     return given
-
-
-def _keep_rows(logger: CSVLogger, step: int) -> None:
-    """Lightning's CSV logger begins its file anew; the rows of before `step` are put back.
-
-    Until they are, they lie in a second file, where a process that goes on after one that was killed meanwhile finds them.
-    """
-    file = Path(logger.log_dir) / "metrics.csv"
-    kept = file.with_name("metrics.before_resuming.csv")
-    if file.is_file() and not kept.is_file():
-        file.rename(kept)
-    if not kept.is_file():
-        return
-    with kept.open(encoding="utf-8", newline="") as opened:
-        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(opened)]
-    file.unlink(missing_ok=True)
-    writer = logger.experiment
-    # Rows carry the number of the step that they were logged in, counted from 0.
-    writer.metrics = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < step]
-    writer.save()
-    kept.unlink()

@@ -162,7 +162,7 @@ class RetModule(LightningModule):
         optimizer = self.make_optimizer(parameter_groups(self))
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.pop("learning_rate_scale")
-        horizon = self.schedule.horizon(*self._known_steps())
+        self.schedule_horizon = horizon = self.schedule.horizon(*self._known_steps())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self.schedule.scale, horizon=horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

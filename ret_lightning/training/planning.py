@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from ret_lightning.config.sweeping import PlannedJob, renamed
+from ret_lightning.errors import UserError
 from ret_lightning.training.folder import CONFIG_FILE, FAILURE_FILE, METRICS_FILE, read_json
-from ret_lightning.training.resumption import unfinished_checkpoint
+from ret_lightning.training.resumed_config import stored_config
 from ret_lightning.training.run_config import fingerprint, of_the_run
+from ret_lightning.training.takeover import has_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +71,9 @@ def _runs_in(sweeps: set[Path]) -> dict[str, Path]:
     for sweep in sweeps:
         for file in sorted(sweep.glob(f"*/{CONFIG_FILE}")):
             try:
-                key = fingerprint(of_the_run(OmegaConf.load(file)))
-            except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError, KeyError, TypeError) as error:
-                log.warning("passed over: %s is no run's config (%s)", file, str(error).splitlines()[0])
+                key = fingerprint(of_the_run(stored_config(file.parent)))
+            except UserError as error:
+                log.warning("passed over: %s", error)
                 continue
             if key not in found or (file.parent / METRICS_FILE).exists():
                 found[key] = file.parent
@@ -85,4 +83,4 @@ def _runs_in(sweeps: set[Path]) -> dict[str, Path]:
 def _state(folder: Path) -> State:
     if (folder / METRICS_FILE).exists():
         return "finished"
-    return "goes on" if unfinished_checkpoint(folder) else "new"
+    return "goes on" if has_checkpoint(folder) else "new"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import warnings
@@ -15,19 +14,13 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ret_lightning.atomic import disk_full, disk_is_full
 from ret_lightning.errors import Stopped, UserError
-from ret_lightning.training.folder import FAILURE_FILE, write_json
+from ret_lightning.training.folder import FAILURE_FILE, METRICS_FILE, write_json
 from ret_lightning.training.ranks import SameConfigDDP
-from ret_lightning.training.resumption import unfinished_checkpoint
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from ret_lightning.training.takeover import has_checkpoint
 
 log = logging.getLogger(__name__)
-
-LOCK_FILE = ".running"
 
 
 def quieten() -> None:
@@ -63,7 +56,9 @@ def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
         failed = trainer.interrupted
     except RuntimeError as error:
         if ranks and ranks.another_failed():
-            raise UserError("another rank failed, so this one did; what it said stands above") from error
+            raise UserError(
+                "another rank failed, so this one did; its message is above", code="another-rank-failed"
+            ) from error
         raise
     finally:
         if ranks and failed:
@@ -77,11 +72,11 @@ def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
 
 @contextmanager
 def failure_noted(folder: Path) -> Iterator[None]:
-    """Leaves in the folder why the run ended, for who asks later what became of it."""
+    """Leave in the folder why the run ended, for reports; not in one that still holds a finished result."""
     try:
         yield
     except Exception as error:
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0 and not (folder / METRICS_FILE).exists():
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
             line = lines[-1] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
             with suppress(OSError):  # the disk may be what failed
@@ -90,65 +85,28 @@ def failure_noted(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a run folder; the system lets go of it however the first one ends.
-
-    Raises:
-        UserError: if another process is at work there.
-    """
-    if rank_zero_only.rank != 0 or fcntl is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK_FILE
-    with _locked(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    while True:
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"output_dir={lock.parent}: another process is at work there; wait for it, or choose another folder"
-                ) from error
-            except OSError:  # a file system that knows no locks
-                log.debug("%s cannot be locked", lock)
-            # Whoever had the lock may have removed the file since it was opened here; another process would make a new one.
-            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                yield
-                return
-
-
-@contextmanager
 def continuable(folder: Path) -> Iterator[None]:
-    """Adds to what went wrong how the run can be gone on with; a full disk and a dead loader are told of in plain words."""
+    """Add to an error how the run can be resumed; report a full disk and a killed loader worker in plain words."""
     try:
         yield
     except UserError:
-        if rank_zero_only.rank == 0 and unfinished_checkpoint(folder):
-            log.info("to go on from the last checkpoint: ret-train resume=%s", folder)
+        if rank_zero_only.rank == 0 and has_checkpoint(folder):
+            log.info("to resume from the last checkpoint: ret-train resume=%s", folder)
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if disk_is_full(error, folder):
+            place = getattr(error, "filename", None) or folder
+            hint = (
+                f"; ret-train resume={folder} then continues from the last checkpoint" if has_checkpoint(folder) else ""
+            )
+            raise disk_full(Path(place), hint) from error
+        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"{error.filename or folder}: {error.strerror}; make room, then ret-train resume={folder} goes on from the last "
-            "checkpoint"
-        ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{reason}; a worker that is killed mostly means that memory ran out: fewer data.num_workers or a smaller "
-            f"data.batch_size need less; ret-train resume={folder} goes on from the last checkpoint"
+            f"{str(error).splitlines()[0]}; a worker that is killed mostly means that memory ran out: fewer data.num_workers "
+            f"or a smaller data.batch_size need less; ret-train resume={folder} continues from the last checkpoint",
+            code="loader-worker-killed",
+            folder=str(folder),
         ) from error
 
 

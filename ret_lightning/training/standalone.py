@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import time
@@ -15,25 +14,23 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningDataModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch.utils.data import DataLoader
 
 from ret_lightning import __version__
-from ret_lightning.atomic import write_text
+from ret_lightning.atomic import disk_full, disk_is_full, write_text
 from ret_lightning.config.build import build
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.m2kr import EvaluationSubset, Split
 from ret_lightning.data.reading import EvaluationRows
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
 from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
-    CHECKPOINTS_FOLDER,
     CONFIG_FILE,
     EMBEDDINGS_FOLDER,
     METRICS_FILE,
@@ -41,14 +38,16 @@ from ret_lightning.training.folder import (
     TIMINGS_FILE,
     write_json,
 )
+from ret_lightning.training.lock import alone_in, is_first_rank
 from ret_lightning.training.module import RetModule
-from ret_lightning.training.process import alone_in, ended, quieten
+from ret_lightning.training.process import ended, quieten
 from ret_lightning.training.progress import Progress
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.stored_vectors import StoredVectors
 from ret_lightning.training.summary import print_tables
+from ret_lightning.training.takeover import refuse_evaluated
 from ret_lightning.training.trained import opened, training_checkpoint
 
 log = logging.getLogger(__name__)
@@ -70,6 +69,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         UserError: on what the user can mend; what was encoded until then is kept.
     """
     folder = Path(config.output_dir)
+    file = training_checkpoint(config.checkpoint)
+    if file is not None:  # the same file for every rank and to the end, also while a training run adds others
+        config.checkpoint = str(file)
     with alone_in(folder):
         _take_folder(folder, config.keep_embeddings)
         with _kept(folder):
@@ -195,27 +197,27 @@ def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever
 
 @contextmanager
 def _kept(folder: Path) -> Iterator[None]:
-    """Tells that what was encoded is kept; a full disk and a dead loader are told of in plain words."""
-    kept = f"what was encoded is kept, and the same command with output_dir={folder} goes on there"
+    """Add to an error that what was encoded is kept; report a full disk and a killed loader worker in plain words."""
+    kept = f"what was encoded is kept, and the same command with output_dir={folder} continues there"
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"output_dir={folder}: {error.strerror}; make room: {kept}") from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except Exception as error:
+        if disk_is_full(error, folder):
+            raise disk_full(folder, f"; {kept}") from error
+        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
             raise
         raise UserError(
             f"{str(error).splitlines()[0]}; a worker that is killed mostly means that memory ran out: fewer data.num_workers "
-            f"or a smaller data.eval_batch_size need less; {kept}"
+            f"or a smaller data.eval_batch_size need less; {kept}",
+            code="evaluation-worker-killed",
+            folder=str(folder),
         ) from error
 
 
 @contextmanager
 def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) -> Iterator[None]:
     """Leaves the config in the folder, for the ranks that are started from it; an interrupted evaluation's if it is refused."""
-    if rank_zero_only.rank != 0:  # by the environment: no process group exists yet
+    if not is_first_rank():  # by the environment: no process group exists yet
         yield
         return
     file = folder / CONFIG_FILE
@@ -230,16 +232,11 @@ def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) ->
 
 
 def _take_folder(folder: Path, keep_embeddings: bool) -> None:
-    if rank_zero_only.rank != 0:
+    if not is_first_rank():
         return
-    if (folder / METRICS_FILE).exists():
-        if not keep_embeddings:
-            _remove_left_over(folder)
-        raise ConfigError(
-            f"output_dir={folder}: holds finished metrics ({METRICS_FILE}); choose another folder, or remove this one"
-        )
-    if (folder / CHECKPOINTS_FOLDER).exists():
-        raise ConfigError(f"output_dir={folder}: is the folder of a training run; choose another one")
+    if (folder / METRICS_FILE).exists() and not keep_embeddings:
+        _remove_left_over(folder)
+    refuse_evaluated(folder, locked=True)
 
 
 def _remove_left_over(folder: Path) -> None:
@@ -265,7 +262,7 @@ def _finish(
     results = evaluation.results[split]
     metrics, tables = write_results(evaluation, split, folder)
     origin: dict[str, Any] = {
-        "checkpoint": str(training_checkpoint(config.checkpoint) or config.checkpoint),
+        "checkpoint": config.checkpoint,
         "split": split,
         "version": __version__,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +16,13 @@ from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform, Tokenizer
 from ret_lightning.models import RetRetriever
-from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint
-from ret_lightning.training.folder import CHECKPOINTS_FOLDER, METRICS_FILE, ORIGIN_FILE, read_json
+from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
+from ret_lightning.training.folder import METRICS_FILE, ORIGIN_FILE, read_json
+from ret_lightning.training.selection import Selected, selected_checkpoint
+
+log = logging.getLogger(__name__)
 
 RECORD = "ret_lightning"
-_IN_A_RUN = (f"{CHECKPOINTS_FOLDER}/best.ckpt", f"{CHECKPOINTS_FOLDER}/last.ckpt")
 
 
 class RecordInCheckpoint(Callback):
@@ -81,7 +84,12 @@ def open_retriever(source: str | Path) -> RetRetriever:
         UserError: if it is none of these.
     """
     file = training_checkpoint(source)
-    return RetRetriever.from_pretrained(source) if file is None else load_trained(file).retriever
+    return open_file(file) if file is not None else RetRetriever.from_pretrained(source)
+
+
+def open_file(file: Path) -> RetRetriever:
+    """The retriever of a training checkpoint, in eval mode, on the CPU; raises as `load_trained`."""
+    return load_trained(file).retriever
 
 
 @lru_cache(maxsize=1)
@@ -109,19 +117,39 @@ def _of_both(retriever: RetRetriever, checkpoint: str, name: str, settings: tupl
         if values[0] != values[1]:
             raise ConfigError(
                 f"checkpoint={checkpoint}: the query tower's {name} has {setting}={values[0]} and the passage tower's "
-                f"{values[1]}; an evaluation prepares both sides alike"
+                f"{values[1]}; an evaluation prepares both sides alike",
+                code="towers-prepared-differently",
+                key=setting,
+                found=values,
             )
     return query
 
 
 def training_checkpoint(source: str | Path) -> Path | None:
-    """The checkpoint file that a source is, or that it has as a run folder; None where it is neither."""
+    """The checkpoint file that a source is, or the one of a run folder to use; the log states which, and its step.
+
+    Args:
+        source: a file, or a run folder: its best checkpoint, or the last one where none was scored.
+
+    Returns:
+        None where it is neither.
+
+    Raises:
+        UserError: if the file is no complete checkpoint of ret-train.
+    """
     if not str(source):
         return None
     path = Path(source).expanduser()
     if path.is_file():
-        return path
-    return next((path / name for name in _IN_A_RUN if (path / name).is_file()), None)
+        file = path.resolve() if path.is_symlink() else path  # best.ckpt refers to another file
+        selected: Selected | None = Selected(file, stored_checkpoint(file)["global_step"], "as named", is_best=False)
+    else:
+        selected = selected_checkpoint(path)
+    if selected is None:
+        return None
+    level = logging.INFO if path.is_file() or selected.is_best else logging.WARNING
+    log.log(level, "checkpoint: %s", selected)
+    return selected.file
 
 
 def load_trained(file: Path) -> Trained:
@@ -142,7 +170,10 @@ def load_trained(file: Path) -> Trained:
     try:
         retriever.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{file}: the weights do not fit its config ({str(error).splitlines()[-1].strip()})") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{file}: the weights do not fit its config ({reason})", code="checkpoint-weights-mismatch", path=str(file)
+        ) from error
     retriever.stored_config = record["stored_config"]
     for tower in (retriever.query_tower, retriever.passage_tower):
         tower.text_backbone.source, tower.vision_backbone.source = record["sources"]
@@ -169,7 +200,9 @@ def build_untrained(config: DictConfig) -> RetRetriever:
 def _read(file: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(file)
     if RECORD not in checkpoint:
-        raise UserError(f"{file}: no checkpoint of ret-train (it has no {RECORD})")
+        raise UserError(
+            f"{file}: no checkpoint of ret-train (it has no {RECORD})", code="checkpoint-without-record", path=str(file)
+        )
     return checkpoint
 
 

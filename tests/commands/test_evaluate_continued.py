@@ -20,7 +20,7 @@ from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store import StoreWriter
 from ret_lightning.training import stored_vectors
-from ret_lightning.training.process import alone_in
+from ret_lightning.training.lock import alone_in
 from ret_lightning.training.stored_vectors import StoredVectors
 from tests import processes
 from tests.commands.conftest import Trained, one_thread

@@ -23,23 +23,22 @@ class Killed(Dataset):
         return index
 
 
-def test_a_worker_that_dies(tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError, match=rf"DataLoader worker .* memory ran out: .*ret-train resume={tmp_path} goes on"),
-        continuable(tmp_path),
-    ):
+def test_killed_worker_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught, continuable(tmp_path):
         list(DataLoader(Killed(), num_workers=1))
+    assert (caught.value.code, caught.value.folder) == ("loader-worker-killed", str(tmp_path))
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resumable", [False, True])
+def test_full_disk_is_reported(tmp_path: Path, resumable: bool) -> None:
     file = tmp_path / "csv" / "metrics.csv"
-    with (
-        pytest.raises(
-            UserError, match=rf"{file}: No space left on device; make room, then ret-train resume={tmp_path}"
-        ),
-        continuable(tmp_path),
-    ):
+    if resumable:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(UserError) as caught, continuable(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    assert (caught.value.code, caught.value.path) == ("disk-full", str(file))
+    assert (f"ret-train resume={tmp_path}" in str(caught.value)) == resumable  # only where there is something to resume
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from ret_lightning.training.loggers import build_loggers, log_tables, record_wandb_run
+from ret_lightning.training.loggers import Resumed, build_loggers, log_tables, record_wandb_run
 
 
 def config(folder: Path) -> OmegaConf:
@@ -17,37 +17,17 @@ def config(folder: Path) -> OmegaConf:
     return OmegaConf.create({"logger": {"csv": {**csv, "flush_logs_every_n_steps": 1}, "none": None}})
 
 
-def test_rows_of_before_the_checkpoint_stay_and_later_ones_go(tmp_path: Path) -> None:
+def test_resumed_csv_waits_for_commit(tmp_path: Path) -> None:
     (logger,) = build_loggers(config(tmp_path), tmp_path, None)
     for step in range(5):
         logger.log_metrics({"loss": 10.0 - step}, step)
-    logger.log_metrics({"recall": 0.5}, 2)
-    (logger,) = build_loggers(config(tmp_path), tmp_path, 3)
+    resumed = Resumed(3, None, [])
+    (logger,) = build_loggers(config(tmp_path), tmp_path, resumed)
     logger.log_metrics({"loss": 1.0}, 3)
-    logger.log_metrics({"norm": 2.0}, 4)  # a column that the file has not had
-    rows = pandas.read_csv(tmp_path / "csv" / "metrics.csv")
-    assert rows["step"].tolist() == [0, 1, 2, 2, 3, 4]
-    assert rows["loss"].dropna().tolist() == [10.0, 9.0, 8.0, 1.0]
-    assert rows["recall"].dropna().tolist() == [0.5]
-    assert rows["norm"].dropna().tolist() == [2.0]
-
-
-def test_rows_outlive_a_process_that_is_killed_while_it_puts_them_back(tmp_path: Path, monkeypatch) -> None:
-    (logger,) = build_loggers(config(tmp_path), tmp_path, None)
-    for step in range(3):
-        logger.log_metrics({"loss": 10.0 - step}, step)
-
-    def killed(self) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("lightning.fabric.loggers.csv_logs._ExperimentWriter.save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            build_loggers(config(tmp_path), tmp_path, 2)
-    assert not (tmp_path / "csv" / "metrics.csv").exists()
-    build_loggers(config(tmp_path), tmp_path, 2)
-    assert pandas.read_csv(tmp_path / "csv" / "metrics.csv")["loss"].tolist() == [10.0, 9.0]
-    assert [path.name for path in (tmp_path / "csv").iterdir()] == ["metrics.csv"]
+    assert len(pandas.read_csv(tmp_path / "csv" / "metrics.csv")) == 5
+    for call in resumed.on_commit:
+        call()
+    assert pandas.read_csv(tmp_path / "csv" / "metrics.csv")["loss"].tolist() == [10.0, 9.0, 8.0, 1.0]
 
 
 def test_a_new_run_begins_its_file_anew(tmp_path: Path) -> None:
@@ -72,7 +52,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
     node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
     settings = OmegaConf.create({"logger": node, "sweep": None})
     record_wandb_run(build_loggers(settings, tmp_path, None), tmp_path)
-    build_loggers(settings, tmp_path, 5)
+    build_loggers(settings, tmp_path, Resumed(5, None, []))
     named = {"project": "p", "name": tmp_path.name}
     assert made == [named, {**named, "id": "abc123", "resume": "allow"}]
     made.clear()

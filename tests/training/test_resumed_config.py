@@ -1,19 +1,21 @@
-"""Which config a resumed run has, and what may be changed in it."""
+"""Which config a resumed run has, and what the command line may change in it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.resumption import resumed_config, same_run
+from ret_lightning.training.resumed_config import folder_to_resume, refuse_finished, resumed_base, stored_config
+from ret_lightning.training.resumption import same_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder that was moved since: its config names the old place."""
+    """A run folder that was moved since: its config names the former place."""
     folder = tmp_path / "run"
     folder.mkdir()
     config = {
@@ -21,16 +23,23 @@ def run(tmp_path: Path) -> Path:
         "output_dir": "/old/run",
         "resume": None,
         "data": {"root": "/data", "batch_size": 8, "num_workers": 0},
-        "model": {"num_tokens": 4},
+        "retrieval": {"_target_": "x.Index", "nprobe": 4},
+        "evaluation": {"index": {"_target_": "x.Index", "nprobe": 4}},
         "trainer": {"max_epochs": 3, "strategy": {"config_file": "/old/run/config.yaml"}},
-        "callbacks": {"checkpoint": {"dirpath": "/old/run/checkpoints"}, "other": "/old/running"},
+        "callbacks": {
+            "checkpoint": {
+                "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "dirpath": "/old/run/checkpoints",
+            },
+            "other": "/old/running",
+        },
     }
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     return folder
 
 
-def test_it_is_the_runs_own_where_its_folder_is_now(run: Path) -> None:
-    config = resumed_config(run, [f"resume={run}"])
+def test_stored_config_follows_its_folder(run: Path) -> None:
+    config = stored_config(run)
     assert config.output_dir == str(run)
     assert config.callbacks.checkpoint.dirpath == f"{run}/checkpoints"
     assert config.trainer.strategy.config_file == f"{run}/config.yaml"
@@ -38,50 +47,73 @@ def test_it_is_the_runs_own_where_its_folder_is_now(run: Path) -> None:
     assert config.data.root == "/data"
 
 
-def test_single_values_may_be_changed(run: Path) -> None:
-    config = resumed_config(
-        run, ["trainer.max_epochs=20", "data.num_workers=4", "data.root=/moved", "++trainer.precision=bf16-mixed"]
-    )
-    assert (config.trainer.max_epochs, config.data.num_workers, config.data.root) == (20, 4, "/moved")
-    assert config.trainer.precision == "bf16-mixed"
-    assert config.trainer.strategy.config_file
+def test_stored_config_names_todays_classes(run: Path) -> None:
+    assert stored_config(run).callbacks.checkpoint._target_ == "ret_lightning.training.best_checkpoint.BestCheckpoint"
+
+
+def test_changed_index_is_that_of_the_evaluation(run: Path) -> None:
+    config = stored_config(run)
+    config.retrieval.nprobe = 32
+    assert config.evaluation.index.nprobe == 32
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "folder"),
     [
-        ("seed=2", "seed=2: what the run is made of stays as it is"),
-        ("model.num_tokens=8", r"model\.num_tokens=8: what the run is made of"),
-        ("data.batch_size=16", r"data\.batch_size=16: what the run is made of"),
-        ("model=small", "model=small: a resumed run can change single values only, as in trainer.max_epochs=20"),
-        ("~callbacks.checkpoint", "single values only"),
-        ("trainer.max_epochs=3,4", "single values only"),
-        ("trainer.max_epoch=3", r"no such key: trainer\.max_epoch; did you mean trainer\.max_epochs\?"),
+        ([], None),
+        (["resume=auto"], None),
+        (["resume=null"], None),
+        (["seed=1"], None),
+        (["resume=/a/b"], "/a/b"),
+        (["resume='/a/b=1'"], "/a/b=1"),
+        (["resume=/x", "resume=/a/../b"], "/b"),
+        (["resume=runs/a"], "CWD/runs/a"),
+        (["resume=../a/"], "CWD/../a"),
+        (["resume='~/a'"], "~/a"),
+        (["resume=/a", "this is no override"], "/a"),
     ],
 )
-def test_what_would_make_another_run_of_it_is_refused(run: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        resumed_config(run, [override])
+def test_folder_to_resume(overrides: list[str], folder: str | None) -> None:
+    expected = folder and os.path.abspath(os.path.expanduser(folder.replace("CWD", os.getcwd())))
+    found = folder_to_resume(overrides)
+    assert (found and str(found)) == expected
 
 
-def test_a_finished_run_goes_on_only_where_something_is_changed(run: Path) -> None:
+def test_other_output_dir_is_refused(run: Path) -> None:
+    assert resumed_base([f"resume={run}", f"output_dir={run}"]) is not None
+    with pytest.raises(ConfigError) as caught:
+        resumed_base([f"resume={run}", "output_dir=/elsewhere"])
+    assert (caught.value.code, caught.value.found) == ("resume-other-output-dir", "/elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(None, "resume-no-run"), ("a: [", "resume-config-unreadable"), ("seed: 1", "resume-config-unreadable")],
+)
+def test_folder_without_run_is_refused(tmp_path: Path, content: str | None, code: str) -> None:
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        resumed_base([f"resume={tmp_path}"])
+    assert caught.value.code == code
+
+
+def test_finished_run_needs_a_change(run: Path) -> None:
+    config = resumed_base([f"resume={run}"]).config
+    refuse_finished(run, config)
     (run / "metrics.json").write_text("{}")
-    with pytest.raises(
-        ConfigError, match=r"the run is finished \(metrics\.json is there\); to go on longer, say how long"
-    ):
-        resumed_config(run, [f"resume={run}"])
-    assert resumed_config(run, ["trainer.max_epochs=20"]).trainer.max_epochs == 20
+    with pytest.raises(ConfigError) as caught:
+        refuse_finished(run, config)
+    assert caught.value.code == "resume-finished"
+    config.trainer.max_epochs = 20
+    refuse_finished(run, config)
 
 
-def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no run folder \(it has no config\.yaml\)"):
-        resumed_config(tmp_path, [])
-
-
-def test_auto_goes_on_with_the_very_same_config_only(run: Path, tmp_path: Path) -> None:
-    config = OmegaConf.load(run / "config.yaml")
+def test_auto_needs_the_same_config(run: Path, tmp_path: Path) -> None:
+    config = stored_config(run)
     assert same_run(run, config)
     assert not same_run(tmp_path / "new", config)
     config.trainer.max_epochs = 5
-    with pytest.raises(ConfigError, match=r"holds a run of another config \(trainer\.max_epochs: 3 there, 5 now\)"):
+    with pytest.raises(ConfigError) as caught:
         same_run(run, config)
+    assert (caught.value.code, caught.value.keys) == ("folder-holds-other-run", ("trainer.max_epochs",))

@@ -1,0 +1,90 @@
+"""The check of a command line that changes a stored config, as resuming a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning.config.check import Check, Verdict, prepare, without_hydra
+from ret_lightning.config.mistakes import COMMAND_LINE, Mistake
+from ret_lightning.config.overrides import wrong_sweep
+
+
+@dataclass(frozen=True)
+class Base:
+    """A stored config that the command line's overrides apply to, instead of a newly composed one.
+
+    Attributes:
+        config: the stored config.
+        file: where it is stored, for messages.
+        of_command: keys of the command line that say what to do with the config, and do not change it.
+        refused: of the config before and after the overrides, each key that may not change, with the reason.
+    """
+
+    config: DictConfig
+    file: Path
+    of_command: Sequence[str]
+    refused: Callable[[DictConfig, DictConfig], Iterable[tuple[str, str]]]
+
+
+def check_changes(
+    base: Base,
+    search_path: ConfigSearchPath,
+    config_name: str,
+    overrides: Sequence[str],
+    schema: type,
+    *,
+    multirun: bool = False,
+) -> Verdict:
+    """Apply overrides to a stored config, and find every mistake in the result.
+
+    Groups (`logger=csv`) are composed from their files, single values are applied as Hydra does.
+
+    Args:
+        base: the stored config.
+        search_path: the folders and packages that Hydra searches.
+        config_name: the primary config's name.
+        overrides: the command line's overrides, as typed.
+        schema: the dataclass of the top level's keys.
+        multirun: the command line asks for a sweep, which is refused.
+    """
+    root, composer, parsed, mistakes = prepare(search_path, config_name, overrides, schema)
+    if composer is None:
+        return Verdict(mistakes, multirun)
+    if multirun:
+        mistakes.append(Mistake(f"{COMMAND_LINE}--multirun", "", f"{base.file} is one run; leave --multirun out"))
+    mistakes += [wrong for override in parsed if (wrong := wrong_sweep(override, multirun=False)) is not None]
+    own = [each for each in parsed if each.is_hydra_override() or each.key_or_group in base.of_command]
+    changes = [each for each in parsed if each not in own and not each.is_sweep_override()]
+    groups = [each for each in changes if composer.repository.group_exists(each.key_or_group) and not each.is_delete()]
+    composition = composer.compose([*own, *groups], multirun=False)
+    if composition.config is None:
+        return Verdict([*mistakes, *composition.mistakes], multirun=False)
+    composed = OmegaConf.to_container(composition.config, resolve=False)
+    changed = OmegaConf.to_container(base.config, resolve=False)
+    # A key that a later version added has its default.
+    changed |= {key: composed[key] for key in root.parameters if key not in changed and key in composed}
+    for group in groups:
+        if group.key_or_group in root.parameters:
+            changed[group.key_or_group] = composed[group.key_or_group]
+        else:
+            text = f"sets keys of several groups; state each key to change in {base.file} by itself"
+            mistakes.append(Mistake(group.source, group.key_or_group, text))
+    composition.files, composition.overrides = [], [each for each in changes if each not in groups]
+    hydra = composition.config.hydra
+    composition.config = OmegaConf.create(changed)
+    composition.config.hydra = hydra
+    composer.apply(composition)
+    held = Check(composer, composition, root, schema)
+    held.sources |= {(group.key_or_group,): group.source for group in groups}
+    found = held.run(complete=True)
+    config = without_hydra(composition.config)
+    if not mistakes and not found:
+        found = [
+            Mistake(held.source(tuple(key.split("."))), key, text) for key, text in base.refused(base.config, config)
+        ]
+    return Verdict(list(dict.fromkeys([*mistakes, *found])), multirun=False, config=config)

@@ -1,0 +1,111 @@
+"""Which checkpoint is the best is decided by the files of a folder and its config alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ret_lightning.training.selection import SCORES, best_checkpoint, selected_checkpoint
+
+RECALL, MRR = "val/mean/recall@5", "val/mean/mrr@10"
+
+
+def write_config(run: Path, monitor: str | None = RECALL, mode: str = "max") -> None:
+    run.mkdir(exist_ok=True)
+    callback = None if monitor is None else {"monitor": monitor, "mode": mode}
+    OmegaConf.save(OmegaConf.create({"callbacks": {"checkpoint": callback}}), run / "config.yaml")
+
+
+def write_checkpoint(run: Path, name: str, step: int, scores: dict[str, float] | None = None, **more: object) -> None:
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    content = {"state_dict": {}, "epoch": 0, "global_step": step, **({SCORES: scores} if scores else {}), **more}
+    torch.save(content, run / "checkpoints" / name)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Three scored checkpoints: step 10 has the best recall, step 5 the best MRR."""
+    folder = tmp_path / "run"
+    write_config(folder)
+    for step, recall, mrr in ((5, 0.5, 0.9), (10, 0.8, 0.4), (15, 0.7, 0.6)):
+        write_checkpoint(folder, f"best_step_{step:08d}.ckpt", step, {RECALL: recall, MRR: mrr})
+    write_checkpoint(folder, "last.ckpt", 20)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "step"), [(RECALL, "max", 10), (RECALL, "min", 5), (MRR, "max", 5), (MRR, "min", 10)]
+)
+def test_best_follows_config(run: Path, monitor: str, mode: str, step: int) -> None:
+    write_config(run, monitor, mode)
+    candidate, by = best_checkpoint(run)
+    assert (candidate.step, by) == (step, monitor)
+    assert selected_checkpoint(run).is_best
+
+
+def test_equal_scores_select_earliest(run: Path) -> None:
+    write_checkpoint(run, "best_step_00000003.ckpt", 3, {RECALL: 0.8})
+    write_checkpoint(run, "best_step_00000030.ckpt", 30, {RECALL: 0.8})
+    assert best_checkpoint(run)[0].step == 3
+
+
+def test_nan_score_is_no_candidate(run: Path) -> None:
+    write_checkpoint(run, "best_step_00000030.ckpt", 30, {RECALL: float("nan")})
+    assert best_checkpoint(run)[0].step == 10
+
+
+def test_incomplete_file_is_passed_over(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    best = run / "checkpoints" / "best_step_00000010.ckpt"
+    best.write_bytes(best.read_bytes()[:100])
+    assert best_checkpoint(run)[0].step == 15
+    assert "[checkpoint-incomplete]" in caplog.text
+
+
+def test_moved_folder_selects_its_own_file(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.move(run, moved)
+    write_config(run)
+    write_checkpoint(run, "best_step_00000010.ckpt", 99, {RECALL: 1.0})  # another run at the former place
+    assert best_checkpoint(moved)[0].file == moved / "checkpoints" / "best_step_00000010.ckpt"
+
+
+@pytest.mark.parametrize("monitor", [None, "val/mean/recall@1"])
+def test_last_is_used_without_score(run: Path, monitor: str | None) -> None:
+    write_config(run, monitor)
+    selected = selected_checkpoint(run)
+    assert (selected.file.name, selected.step, selected.is_best) == ("last.ckpt", 20, False)
+    assert "no checkpoint was scored" in str(selected)
+
+
+def test_no_checkpoint_selects_nothing(tmp_path: Path) -> None:
+    write_config(tmp_path / "run")
+    assert selected_checkpoint(tmp_path / "run") is None
+
+
+def lightning_state(path: str, score: float) -> dict[str, object]:
+    """The state of Lightning's ModelCheckpoint as versions before 0.2 stored it."""
+    state = {"monitor": RECALL, "best_model_path": path, "best_model_score": torch.tensor(score), "dirpath": "/old"}
+    return {"callbacks": {"ModelCheckpoint{'monitor': 'val/mean/recall@5'}": state}}
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "epoch_epoch=002.ckpt"])
+def test_checkpoint_of_earlier_version_is_best(tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    write_config(run)
+    write_checkpoint(run, name, 10, **lightning_state(f"/old/run/checkpoints/{name}", 0.8))
+    write_checkpoint(run, "last.ckpt", 20, **lightning_state(f"/old/run/checkpoints/{name}", 0.8))
+    candidate, _ = best_checkpoint(run)
+    assert (candidate.file.name, candidate.scores[RECALL]) == (name, pytest.approx(0.8))
+
+
+def test_overwritten_checkpoint_of_earlier_version_has_its_own_score(tmp_path: Path) -> None:
+    """Before 0.2, save_top_k=3 wrote all checkpoints to one file, whose state has the score of a weight that is gone."""
+    run = tmp_path / "run"
+    write_config(run)
+    record = {"ret_lightning": {"validation": {RECALL: 0.7}}}
+    write_checkpoint(run, "best.ckpt", 20, **lightning_state("/x/best.ckpt", 0.8), **record)
+    assert best_checkpoint(run)[0].scores[RECALL] == 0.7
