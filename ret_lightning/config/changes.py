@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.check import Check, Verdict, prepare, without_hydra
 from ret_lightning.config.mistakes import COMMAND_LINE, Mistake
-from ret_lightning.config.overrides import wrong_sweep
+from ret_lightning.config.overrides import Setting, wrong_sweep
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,16 @@ def check_changes(
     composition.config = OmegaConf.create(changed)
     composition.config.hydra = hydra
     composer.apply(composition)
-    held = Check(composer, composition, root, schema)
-    held.sources |= {(group.key_or_group,): group.source for group in groups}
-    found = held.run(complete=True)
+    found = Check(composer, composition, root, schema).run(complete=True)
     config = without_hydra(composition.config)
     if not mistakes and not found:
-        found = [
-            Mistake(held.source(tuple(key.split("."))), key, text) for key, text in base.refused(base.config, config)
-        ]
+        found = [Mistake(_source(key, changes), key, text) for key, text in base.refused(base.config, config)]
     return Verdict(list(dict.fromkeys([*mistakes, *found])), multirun=False, config=config)
+
+
+def _source(key: str, overrides: Sequence[Setting]) -> str:
+    """Which override set a key: the one with the longest path to it, of equal ones the last."""
+    setters = [each for each in overrides if f"{key}.".startswith(f"{each.key_or_group}.")]
+    return (
+        max(reversed(setters), key=lambda each: len(each.key_or_group)).source if setters else COMMAND_LINE.strip(": ")
+    )

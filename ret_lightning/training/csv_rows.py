@@ -48,6 +48,12 @@ class ResumedRows(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Lightning's would delete the file of before."""
 
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write the hyperparameters; until `release` they are kept in memory."""
+        self.hparams.update(params)
+        if not self._held:
+            super().log_hparams({})
+
     def save(self) -> None:
         """Write the rows; until `release` they are kept in memory."""
         if not self._held:
@@ -67,6 +73,8 @@ class ResumedRows(ExperimentWriter):
             writer.writeheader()
             writer.writerows(self.metrics)
         self.metrics = []
+        if self.hparams:
+            super().log_hparams({})
 
 
 def resume_csv(logger: CSVLogger, step: int, unlogged: dict[str, Any] | None) -> ResumedRows:
