@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from ret_lightning.atomic import temporary_name
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.selection import MODES, SCORES, candidates, ranked
+from ret_lightning.training.checkpoint_files import rename_checkpoint
+from ret_lightning.training.selection import MODES, SCORES, Candidate, candidates, ranked
 
 LINK = "best.ckpt"
 
@@ -112,7 +114,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what the folder holds; more than `save_top_k` files are left by a kill or a smaller setting, and removed."""
         super().on_train_start(trainer, pl_module)
-        found = ranked(candidates(self.folder), self.monitor, self.mode) if trainer.is_global_zero else []
+        found = self._found() if trainer.is_global_zero else []
         kept = found if self.save_top_k == -1 else found[: self.save_top_k]
         for candidate in found[len(kept) :]:
             if self._should_remove_checkpoint(trainer, str(candidate.file), ""):
@@ -125,6 +127,20 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_score = self.best_k_models[self.best_model_path]
             self.kth_value = self.best_k_models[self.kth_best_model_path]
             self._refer(trainer)
+
+    def _found(self) -> list[Candidate]:
+        """The scored checkpoints, best first; one that has the name of the link gets a name of its own."""
+        found = ranked(candidates(self.folder), self.monitor, self.mode)
+        if self.save_top_k == 1 and self.filename == LINK.removesuffix(".ckpt"):
+            return found  # this is the one
+        return [
+            replace(
+                each, file=rename_checkpoint(each.file, f"best_step_{each.step:08d}.ckpt", {SCORES: dict(each.scores)})
+            )
+            if each.file.name == LINK
+            else each
+            for each in found
+        ]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the scores to a checkpoint of this callback's."""

@@ -210,6 +210,28 @@ def repair_checkpoints(folder: Path) -> None:
             weights.unlink()
 
 
+def rename_checkpoint(file: Path, name: str, entries: Mapping[str, Any]) -> Path:
+    """Give a checkpoint another name in its folder, and further entries.
+
+    Args:
+        file: the checkpoint.
+        name: the new file name.
+        entries: added to its content.
+
+    Returns:
+        The new file; the former one and its weights file are gone.
+    """
+    renamed, checkpoint = file.with_name(name), {**stored_checkpoint(file), **entries}
+    with whole_file(renamed) as unfinished:
+        torch.save(checkpoint, unfinished)
+    _write_weights(
+        renamed.with_suffix(".safetensors"), checkpoint["state_dict"], _weights_metadata(renamed, checkpoint)
+    )
+    for former in (file, file.with_suffix(".safetensors")):
+        former.unlink(missing_ok=True)
+    return renamed
+
+
 def _weights_metadata(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, str]:
     return {"checkpoint": file.name, "step": str(checkpoint["global_step"]), "epoch": str(checkpoint["epoch"])}
 

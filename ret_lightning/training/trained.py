@@ -95,7 +95,8 @@ def open_file(file: Path) -> RetRetriever:
 @lru_cache(maxsize=1)
 def opened(checkpoint: str) -> RetRetriever:
     """As `open_retriever`; the same object when the same is asked for again."""
-    return open_retriever(checkpoint)
+    file = Path(checkpoint).expanduser()
+    return open_file(file) if file.is_file() else open_retriever(checkpoint)
 
 
 def tokenizer_of(checkpoint: str) -> Tokenizer:

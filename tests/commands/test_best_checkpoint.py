@@ -135,6 +135,23 @@ def test_named_files_are_found(root: Path, here: Path, call: Call, capfd: pytest
     assert_best(run, best_step(run), call, here, capfd)
 
 
+@pytest.mark.parametrize("change", ["callbacks.checkpoint.save_top_k=2", "callbacks.checkpoint.filename=mine"])
+def test_other_names_on_resume(
+    finished: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str], change: str
+) -> None:
+    run = copied(finished, here / "run")
+    assert call("train", f"resume={run}", "trainer.max_epochs=4", change) == 0
+    first = best_step(finished)
+    found = {step: score for step, score in scores(run).items() if step == first or step > 10}
+    expected = sorted(found, key=lambda step: (-found[step], step))
+    kept = expected[:2] if "top_k" in change else expected[:1]
+    files = [
+        file for file in (run / "checkpoints").glob("*.ckpt") if file.name != "last.ckpt" and not file.is_symlink()
+    ]
+    assert sorted(map(step_of, files)) == sorted(kept)
+    assert_best(run, expected[0], call, here, capfd)
+
+
 @pytest.mark.parametrize(("monitor", "mode"), [("val/mean/mrr@10", "max"), ("val/mean/recall@5", "min")])
 def test_other_monitor_on_resume(
     finished: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str], monitor: str, mode: str

@@ -65,10 +65,8 @@ def assert_same_end(folder: Path, undisturbed: Path) -> None:
     ours, theirs = (saved(f / "checkpoints" / "last.ckpt") for f in (folder, undisturbed))
     assert ours["global_step"] == theirs["global_step"] == 24
     assert all(torch.equal(tensor, theirs["state_dict"][name]) for name, tensor in ours["state_dict"].items())
-    # Lightning logs a step after its checkpoint is written, so a kill between the two costs the step's row.
-    logged, expected = rows(folder), rows(undisturbed)
-    assert logged <= expected
-    assert len(expected - logged) <= 1
+    # Lightning logs a step after its checkpoint is written: a row that a kill between the two lost is logged on resume.
+    assert rows(folder) == rows(undisturbed)
     assert (folder / "metrics.json").read_bytes() == (undisturbed / "metrics.json").read_bytes()
 
 
