@@ -1,4 +1,4 @@
-"""The batch types: what a step of training or evaluation takes, and the labels by which ranks tell passages apart."""
+"""The batches of training and evaluation, and the labels by which ranks compare passages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class TrainingBatch:
     Attributes:
         queries: B rows.
         passages: P >= B rows, the positive of each query, in their order, and then the negatives that rows name.
-        labels: (B,) int64, equal for equal passage ids.
-        passage_labels: (P,) likewise of the passages.
-        subsets: the B subsets' names, `unknown` where a row does not tell.
-        bad_rows: what was left out of the batch.
+        labels: (B, m) int64, the `label` of each passage id of each query, its positive's first, padded with
+            `losses.PADDING`; m is the largest number of ids of a query of this batch, at least 1.
+        passage_labels: (P,) int64, the `label` of each passage.
+        subsets: the B subsets' names, `unknown` for a row without one.
+        bad_rows: the rows that were left out of the batch.
     """
 
     queries: EncoderInput
@@ -87,9 +88,15 @@ class EvaluationBatch:
         return replace(self, inputs=self.inputs.pin_memory(), rows=self.rows.pin_memory())
 
 
-def label(passage_id: str) -> int:
-    """A passage id as a 63-bit number, the same in every process (unlike `hash`), so that ranks can compare ids.
+def label(subset: str, passage_id: str) -> int:
+    """Return the label of a passage: equal where both subset and id are equal.
 
-    Two of the 10,000 ids of a large batch collide with a probability of about 5e-12.
+    Of the 10,000 labels of a large batch two collide with a probability of about 5e-12.
     """
-    return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "big") >> 1
+    # With the length in front, no two pairs make the same text.
+    return text_hash(f"{len(subset)}:{subset}{passage_id}")
+
+
+def text_hash(text: str) -> int:
+    """Return a text as a 63-bit number, the same in every process (unlike `hash`)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

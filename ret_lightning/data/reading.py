@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 import ret_lightning.data.forking  # noqa: F401 -- before any loader forks its workers
@@ -21,6 +22,7 @@ from ret_lightning.data.rows import BytePlace, Content, Passage, Place, Query, p
 from ret_lightning.data.sampling import Draw
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input
+from ret_lightning.losses import PADDING
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,15 @@ class TrainingItem:
     Attributes:
         query: its query.
         passages: the positive, and then the negatives that it names.
-        labels: of the passages.
-        subset: `unknown` where the row does not tell.
+        labels: of the query: one for each of its passage ids, the positive's first.
+        passage_labels: one for each of the passages.
+        subset: `unknown` for a row without one.
     """
 
     query: Item
     passages: tuple[Item, ...]
     labels: tuple[int, ...]
+    passage_labels: tuple[int, ...]
     subset: str
 
 
@@ -97,8 +101,13 @@ class TrainingRows(Dataset):
         instruction = self.instructions.any(subset, random)
         query = item(pair.query if instruction is None else pair.query.instructed(instruction))
         passages = (pair.passage, *self._chosen(pair.negatives, random))
-        labels = tuple(label(passage.passage_id) for passage in passages)
-        return TrainingItem(query, tuple(item(passage) for passage in passages), labels, subset)
+        return TrainingItem(
+            query,
+            tuple(item(passage) for passage in passages),
+            tuple(label(subset, passage_id) for passage_id in pair.query.passage_ids),
+            tuple(label(subset, passage.passage_id) for passage in passages),
+            subset,
+        )
 
     def _chosen(self, negatives: Sequence[Passage], random: np.random.Generator) -> Sequence[Passage]:
         if self.negatives is None or len(negatives) <= self.negatives:
@@ -156,16 +165,16 @@ class Collator:
         self.image_size = image_size
 
     def training(self, drawn: Sequence[TrainingItem | BadRow]) -> TrainingBatch:
-        """Training rows to a batch; bad ones are left out of it and told."""
+        """Collate training rows; bad ones are left out of the batch and reported in `bad_rows`."""
         rows = [row for row in drawn if isinstance(row, TrainingItem)]
         passages = [row.passages[0] for row in rows] + [item for row in rows for item in row.passages[1:]]
-        positives = [row.labels[0] for row in rows]
-        negatives = [label for row in rows for label in row.labels[1:]]
+        passage_labels = [row.passage_labels[0] for row in rows]
+        passage_labels += [negative for row in rows for negative in row.passage_labels[1:]]
         return TrainingBatch(
             encoder_input([row.query for row in rows], self.tokenizer, self.image_size),
             encoder_input(passages, self.tokenizer, self.image_size),
-            torch.tensor(positives, dtype=torch.int64),
-            torch.tensor(positives + negatives, dtype=torch.int64),
+            _padded([row.labels for row in rows]),
+            torch.tensor(passage_labels, dtype=torch.int64),
             tuple(row.subset for row in rows),
             tuple(row for row in drawn if isinstance(row, BadRow)),
         )
@@ -179,3 +188,10 @@ class Collator:
             tuple(row for row in bad if row is not None),
             tuple(index for index, row in zip(indices, bad, strict=True) if row is not None),
         )
+
+
+def _padded(labels: Sequence[Sequence[int]]) -> Tensor:
+    """B rows of labels as (B, m) int64, m >= 1."""
+    width = max(map(len, labels), default=1)
+    rows = [[*row, *[PADDING] * (width - len(row))] for row in labels]
+    return torch.tensor(rows, dtype=torch.int64).view(len(rows), width)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ret_lightning.data.archive_index import member_name
 from ret_lightning.data.bad_rows import BadRow, Tally, UntoldPlace
-from ret_lightning.data.batch import label
+from ret_lightning.data.batch import text_hash
 from ret_lightning.data.fields import fields_of
 from ret_lightning.data.images import ImageReader
 from ret_lightning.data.m2kr import UNKNOWN, SubsetNames
@@ -20,7 +20,7 @@ from ret_lightning.errors import DataError
 
 Role = Literal["training", "queries", "pool"]
 
-NO_IMAGE = -1  # a label, of none
+NO_IMAGE = -1  # in place of a hash, which is never negative
 SAMPLED = 50  # texts of a subset and side that a stretch gives away
 _PARSERS = {"training": parse_pair, "queries": parse_query, "pool": parse_passage}
 _TEXTS = ("instruction", "question", "passage_text")
@@ -72,7 +72,7 @@ class Facts:
         problems: what else would go wrong, by kind.
         notes: what is worth knowing, by kind.
         sides: counts by subset and side, `query` or `passage`.
-        data_ids: (rows,) int64, `label` of each data_id; of training rows and queries.
+        data_ids: (rows,) int64, `text_hash` of each data_id; of training rows and queries.
         data_id_texts: the data_ids themselves; of queries.
         passage_ids: of a pool.
         positives: of queries.
@@ -173,7 +173,7 @@ class RowScan:
             if row.text is None and row.image is None:
                 facts.problems.add(BadRow("empty_text", f"{untold}: the passage has neither text nor image", place))
         else:
-            facts.data_ids.append(label(query.data_id))
+            facts.data_ids.append(text_hash(query.data_id))
         if self.role == "queries":
             facts.data_id_texts.append(query.data_id)
             facts.positives.append(query.passage_ids)
@@ -236,5 +236,5 @@ class Untransformed:
 
 
 def image_label(path: str) -> int:
-    """An image's path as a number, the same for all ways to write it."""
-    return label(member_name(path))
+    """Return an image's path as a number, the same for all ways to write it."""
+    return text_hash(member_name(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -17,21 +19,35 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def row_counts(rows: Tensor) -> list[int]:
-    """How many rows each rank holds (the last batch of an epoch may be uneven)."""
+def gather_sizes(sizes: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Collect a few integers from every rank, in one collective.
+
+    Args:
+        sizes: this rank's; every rank passes the same number of them.
+        device: that the collective runs on.
+
+    Returns:
+        Each rank's integers, in the order of the ranks.
+    """
     if world_size() == 1:
-        return [len(rows)]
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    return [int(count) for count in counts]
+        return [list(sizes)]
+    own = torch.tensor(sizes, dtype=torch.int64, device=device)
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own)
+    return torch.stack(parts).tolist()
 
 
-def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all ranks, in the order of the ranks.
+def row_counts(rows: Tensor) -> list[int]:
+    """Return how many rows each rank holds (the last batch of an epoch may be uneven)."""
+    return [count for (count,) in gather_sizes([len(rows)], rows.device)]
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Collect the rows of all ranks, in the order of the ranks.
 
     Args:
         rows: (n, ...), n may differ between ranks, the rest may not.
-        counts: what `row_counts(rows)` says.
+        counts: n of each rank.
 
     Returns:
         (sum of counts, ...). Its gradient, summed over all ranks, arrives at `rows`.
@@ -41,7 +57,7 @@ def gather_rows(rows: Tensor, counts: list[int]) -> Tensor:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, counts: list[int]) -> Tensor:
+    def forward(ctx, rows: Tensor, counts: Sequence[int]) -> Tensor:
         ctx.counts = counts
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows

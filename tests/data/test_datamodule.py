@@ -56,9 +56,11 @@ def test_training_batches_are_the_rows(root: Path) -> None:
         pictures = [r["passage_image_path"] for r in chosen if r["passage_image_path"]]
         expected = [transform(open_image(root / "images/m2kr/images" / path)) for path in pictures]
         assert torch.equal(batch.passages.pixel_values, torch.stack(expected))
-        firsts = [r["passage_id"][0] if isinstance(r["passage_id"], list) else r["passage_id"] for r in chosen]
-        assert batch.labels.tolist() == [label(str(first)) for first in firsts]
-        assert list(batch.subsets) == [r["data_id"].split("_")[0].lower() for r in chosen]
+        subsets = [r["data_id"].split("_")[0].lower() for r in chosen]
+        assert list(batch.subsets) == subsets
+        ids = [r["passage_id"] if isinstance(r["passage_id"], list) else [r["passage_id"]] for r in chosen]
+        firsts = [label(subset, str(own[0])) for subset, own in zip(subsets, ids, strict=True)]
+        assert batch.labels[:, 0].tolist() == batch.passage_labels.tolist() == firsts
     assert position == 40
 
 
@@ -242,8 +244,9 @@ def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: i
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == len(batch.queries) == 4
     assert len(batch.passages) == len(batch.passage_labels) == 4 + count
-    assert batch.passage_labels[:4].tolist() == batch.labels.tolist()
-    assert set(batch.passage_labels[4:].tolist()) <= {label(f"n{i}") for i in range(3)}
+    assert batch.passage_labels[:4].tolist() == batch.labels[:, 0].tolist()
+    subset = rows[1]["data_id"].split("_")[0].lower()
+    assert set(batch.passage_labels[4:].tolist()) <= {label(subset, f"n{i}") for i in range(3)}
     again = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, num_workers=1)
     again.setup("fit")
     assert torch.equal(next(iter(again.train_dataloader())).passage_labels, batch.passage_labels)

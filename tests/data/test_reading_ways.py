@@ -17,6 +17,7 @@ from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import TrainingBatch
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform
+from ret_lightning.losses import PADDING
 from tests.data.folder import PASSAGES, write_folder, write_lines
 from tests.data.test_datamodule import TRAIN, read
 
@@ -42,11 +43,11 @@ def epoch(data: M2KRDataModule, number: int = 0) -> list[TrainingBatch]:
 
 
 def rows(batches: list[TrainingBatch]) -> list[tuple]:
-    """What tells rows apart: label, text and subset."""
+    """What tells rows apart: labels, text and subset."""
     return [
-        (label, tuple(ids[mask].tolist()), subset)
+        (frozenset(labels) - {PADDING}, tuple(ids[mask].tolist()), subset)
         for batch in batches
-        for label, ids, mask, subset in zip(
+        for labels, ids, mask, subset in zip(
             batch.labels.tolist(), batch.queries.input_ids, batch.queries.attention_mask, batch.subsets, strict=True
         )
     ]
@@ -214,7 +215,7 @@ def test_instructions_are_drawn_in_training_and_fixed_in_evaluation(root: Path, 
     given = {row["data_id"].split("_")[0].lower() + str(row["question"]): row for row in read(root / TRAIN)}
     drawn = Counter()
     for number in range(3):
-        for label, ids, subset in rows(epoch(data, number)):
+        for _, ids, subset in rows(epoch(data, number)):
             texts = [
                 f"{instruction} {row['question']}" if row["question"] else instruction
                 for row in given.values()
@@ -222,7 +223,7 @@ def test_instructions_are_drawn_in_training_and_fixed_in_evaluation(root: Path, 
                 if row["data_id"].lower().startswith(subset)
             ]
             matches = [text for text in texts if tuple(tokenizer([text])[0][0].tolist()) == ids]
-            assert len(matches) == 1, (label, subset)
+            assert len(matches) == 1, subset
             drawn[subset, matches[0].split(":")[0]] += 1
     assert {key for key in drawn if key[0] == "okvqa"} == {("okvqa", "Answer this"), ("okvqa", "Say")}
     assert {key for key in drawn if key[0] in ("evqa", "wit")} == {("evqa", "Look"), ("wit", "Find the passage")}

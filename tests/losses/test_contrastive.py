@@ -1,11 +1,14 @@
-"""The contrastive loss against the formula written out, and several ranks against one."""
+"""The contrastive loss against its formula written out in loops, and several ranks against one."""
 
 from __future__ import annotations
 
 import math
 import os
 import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import PADDING, ContrastiveLoss
 
 
 def features(count: int, k: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
@@ -24,44 +27,155 @@ def features(count: int, k: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
     return make(), make()
 
 
+@dataclass
+class Share:
+    """The rows of one rank: queries with their ids, a positive passage per query, and negatives with an id each."""
+
+    query: Tensor
+    ids: list[list[int]]
+    passage: Tensor
+    negative: Tensor
+    negative_ids: list[int]
+
+    def labels(self) -> Tensor:
+        """(B, m), m the largest number of ids of this share."""
+        width = max(map(len, self.ids), default=1)
+        return torch.tensor([[*ids, *[PADDING] * (width - len(ids))] for ids in self.ids]).reshape(-1, width).long()
+
+    def passage_labels(self) -> Tensor:
+        return torch.tensor([*(ids[0] for ids in self.ids), *self.negative_ids]).long()
+
+    def loss(self, map_of: Tensor | None = None, **options) -> tuple:
+        """The output of `ContrastiveLoss` of features mapped by a matrix, which stands for the model."""
+        vectors = (self.query, torch.cat([self.passage, self.negative]))
+        query, passage = vectors if map_of is None else (each @ map_of for each in vectors)
+        return ContrastiveLoss(**options)(query, passage, self.labels(), self.passage_labels())
+
+
+def shares(seed: int, sizes: Sequence[int], negatives: bool = True, most_ids: int = 4) -> list[Share]:
+    """Random rows for each rank. Id sets overlap, some ids are no passage's, and the ranks' largest sets differ in size."""
+    random, generator = Random(seed), torch.Generator().manual_seed(seed)
+
+    def vectors(count: int) -> Tensor:
+        drawn = torch.randn(count, 3, 6, generator=generator, dtype=torch.float64)
+        return torch.nn.functional.normalize(drawn, dim=-1)
+
+    made = []
+    for rank, size in enumerate(sizes):
+        ids = [random.sample(range(8), random.randint(1, max(1, most_ids - rank))) for _ in range(size)]
+        # The first negative carries the positive id of its own row, the others any id.
+        negative_ids = [ids[0][0], *(random.randrange(10) for _ in range(2 + rank))] if negatives and ids else []
+        made.append(Share(vectors(size), ids, vectors(size), vectors(len(negative_ids)), negative_ids))
+    return made
+
+
+def joined(parts: Sequence[Share]) -> Share:
+    """The rows of all ranks as those of one."""
+    return Share(
+        torch.cat([part.query for part in parts]),
+        [ids for part in parts for ids in part.ids],
+        torch.cat([part.passage for part in parts]),
+        torch.cat([part.negative for part in parts]),
+        [name for part in parts for name in part.negative_ids],
+    )
+
+
 def by_loops(
-    query: Tensor, passage: Tensor, labels: list[int], temperature: float = 1.0
-) -> tuple[float, float, float, float]:
-    """Both directions and both recalls, from the definition."""
-    count = len(labels)
-    score = [
-        [sum(max(float(q @ p) for p in passage[j]) for q in query[i]) / temperature for j in range(count)]
-        for i in range(count)
-    ]
+    query: Tensor, passage: Tensor, ids: Sequence[Sequence[int]], passage_ids: Sequence[int], temperature: float = 1.0
+) -> tuple[Tensor, Tensor, float, float]:
+    """Both directions and both recalls, from the definition, over sets of ids."""
+    scores = [[sum((q @ p.T).max() for q in a) / temperature for p in passage] for a in query]
 
-    def direction(rows: list[list[float]]) -> tuple[float, float]:
-        total, hits = 0.0, 0
+    def direction(rows: list[list[Tensor]], is_positive: Callable[[int, int], bool]) -> tuple[Tensor, float]:
+        total, hits = torch.zeros((), dtype=torch.float64), 0
         for i, row in enumerate(rows):
-            positives = [j for j in range(count) if labels[j] == labels[i]]
-            log_sum = math.log(sum(math.exp(s) for s in row))
-            total -= sum((row[j] - log_sum) / len(positives) for j in positives)
-            hits += row.index(max(row)) in positives
-        return total / count, hits / count
+            positives = [j for j in range(len(row)) if is_positive(i, j)]
+            log_sum = sum(score.exp() for score in row).log()
+            for j in positives:
+                total = total - (row[j] - log_sum) / len(positives)
+            values = [float(score.detach()) for score in row]
+            hits += values.index(max(values)) in positives
+        return total / len(rows), hits / len(rows)
 
-    forward, recall = direction(score)
-    backward, back_recall = direction([list(column) for column in zip(*score, strict=True)])
+    forward, recall = direction(scores, lambda i, j: passage_ids[j] in set(ids[i]))
+    columns = [[scores[i][j] for i in range(len(query))] for j in range(len(query))]
+    backward, back_recall = direction(columns, lambda j, i: passage_ids[j] in set(ids[i]))
     return forward, backward, recall, back_recall
+
+
+def assert_is_loss_of(output, expected: tuple[Tensor, Tensor, float, float]) -> None:
+    forward, backward, recall, back_recall = expected
+    exact = {"rel": 1e-12}
+    assert output.query_to_passage.item() == pytest.approx(forward.item(), **exact)
+    assert output.passage_to_query.item() == pytest.approx(backward.item(), **exact)
+    assert output.loss.item() == pytest.approx((forward + backward).item() / 2, **exact)
+    assert output.query_recall.item() == pytest.approx(recall)
+    assert output.passage_recall.item() == pytest.approx(back_recall)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [7, 7, 7, 7, 7]])
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
-def test_the_definition(labels: list[int], temperature: float) -> None:
+def test_one_label_per_query(labels: list[int], temperature: float) -> None:
     query, passage = features(5)
     output = ContrastiveLoss(temperature=temperature)(query, passage, torch.tensor(labels))
-    forward, backward, recall, back_recall = by_loops(query, passage, labels, temperature)
-    assert output.query_to_passage.item() == pytest.approx(forward)
-    assert output.passage_to_query.item() == pytest.approx(backward)
-    assert output.loss.item() == pytest.approx((forward + backward) / 2)
-    assert output.query_recall.item() == pytest.approx(recall)
-    assert output.passage_recall.item() == pytest.approx(back_recall)
+    expected = by_loops(query, passage, [[label] for label in labels], labels, temperature)
+    assert_is_loss_of(output, expected)
     one_way = ContrastiveLoss(symmetric=False, temperature=temperature)(query, passage, torch.tensor(labels))
-    assert one_way.loss.item() == pytest.approx(forward)
+    assert one_way.loss.item() == pytest.approx(expected[0].item())
     assert one_way.passage_to_query is None
+
+
+@pytest.mark.parametrize("negatives", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_several_labels_per_query(seed: int, negatives: bool) -> None:
+    (share,) = shares(seed, [7], negatives)
+    expected_map, found_map = (torch.eye(6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    every = torch.cat([share.passage, share.negative])
+    passage_ids = [*(ids[0] for ids in share.ids), *share.negative_ids]
+    expected = by_loops(share.query @ expected_map, every @ expected_map, share.ids, passage_ids)
+    output = share.loss(found_map)
+    assert_is_loss_of(output, expected)
+    output.loss.backward()
+    ((expected[0] + expected[1]) / 2).backward()
+    torch.testing.assert_close(found_map.grad, expected_map.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_passage_of_another_row_is_positive() -> None:
+    """A has the ids p1 and p2, B has p2: A's target is spread over both passages, and B's passage has both queries."""
+    query, passage = features(2)
+    scores = (query[:, None, :, None] * passage[None, :, None]).sum(-1).max(-1).values.sum(-1)
+    output = ContrastiveLoss()(query, passage, torch.tensor([[1, 2], [2, PADDING]]))
+    rows, columns = scores.log_softmax(1), scores.log_softmax(0)
+    torch.testing.assert_close(output.query_to_passage, -(rows[0].mean() + rows[1, 1]) / 2)
+    torch.testing.assert_close(output.passage_to_query, -(columns[0, 0] + columns[:, 1].mean()) / 2)
+
+
+def test_own_positive_among_negatives_is_positive() -> None:
+    query, passage = features(3)
+    further = passage[[0]] + 0.01
+    labels = torch.tensor([[0, 5], [1, PADDING], [2, PADDING]])
+    own, other = (
+        ContrastiveLoss()(query, torch.cat([passage, further]), labels, torch.tensor([0, 1, 2, name]))
+        for name in (5, 9)
+    )
+    scores = (query[0, :, None, None] * torch.cat([passage, further])[None]).sum(-1).max(-1).values.sum(0)
+    log = scores.log_softmax(0)
+    difference = 3 * (own.query_to_passage - other.query_to_passage)
+    torch.testing.assert_close(difference, log[0] - (log[0] + log[3]) / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_padding_changes_no_bit(dtype: torch.dtype) -> None:
+    def result(labels: Tensor) -> list[Tensor]:
+        vectors = [side.to(dtype).requires_grad_() for side in features(9)]
+        output = ContrastiveLoss(temperature=0.1)(*vectors, labels, torch.arange(9))
+        output.loss.backward()
+        return [output.loss.detach(), *(side.grad for side in vectors)]
+
+    padded = torch.full((9, 4), PADDING)
+    padded[:, 0] = torch.arange(9)
+    for one, other in zip(result(torch.arange(9)), result(padded), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_pooled_vectors_are_scored_by_their_product() -> None:
@@ -93,33 +207,21 @@ def test_a_learned_temperature_is_that_temperature_and_has_its_gradient(symmetri
     assert loss.log_temperature.grad.item() == pytest.approx(slope, rel=1e-6)
 
 
-def test_further_passages_are_negatives_of_all_unless_their_id_says_otherwise() -> None:
-    query, passage = features(4)
-    further = torch.nn.functional.normalize(torch.randn(3, 3, 6, dtype=torch.float64), dim=-1)
-    labels, further_labels = torch.tensor([0, 1, 2, 1]), torch.tensor([9, 1, 8])
-    output = ContrastiveLoss()(query, torch.cat([passage, further]), labels, torch.cat([labels, further_labels]))
-    every, every_labels = torch.cat([passage, further]), [0, 1, 2, 1, 9, 1, 8]
-    scores = [[sum(max(float(q @ p) for p in b) for q in a) for b in every] for a in query]
-    total = 0.0
-    for row, own in zip(scores, labels.tolist(), strict=True):
-        positives = [s for s, other in zip(row, every_labels, strict=True) if other == own]
-        total -= sum(s - math.log(sum(map(math.exp, row))) for s in positives) / len(positives)
-    assert output.query_to_passage.item() == pytest.approx(total / 4)
-    # A further passage has no query to be found by: the way back is as without them.
-    assert output.passage_to_query.item() == pytest.approx(
-        ContrastiveLoss()(query, passage, labels).passage_to_query.item()
-    )
+def test_further_passages_have_no_row_of_their_own() -> None:
+    (share,) = shares(3, [6], negatives=True)
+    without = Share(share.query, share.ids, share.passage, share.negative[:0], [])
+    torch.testing.assert_close(share.loss().passage_to_query, without.loss().passage_to_query)
+    assert not torch.equal(share.loss().query_to_passage, without.loss().query_to_passage)
 
 
-def test_features_that_are_not_finite_are_told_by_row() -> None:
-    query, passage = features(6)
-    query[1, 0, 2], query[4, 1, 0] = math.nan, math.inf
-    with pytest.raises(UserError, match=r"features of queries 1, 4 of 6 in this batch are not finite: .*optimizer\.lr"):
-        ContrastiveLoss()(query, passage, torch.arange(6))
-    query, passage = features(6)
-    passage[3] = -math.inf
-    with pytest.raises(UserError, match=r"features of passages 3 of 6 in this batch are not finite"):
-        ContrastiveLoss()(query, passage, torch.arange(6))
+@pytest.mark.parametrize(("side", "rows"), [("queries", [1, 4]), ("passages", [3])])
+def test_features_not_finite_are_reported_by_row(side: str, rows: list[int]) -> None:
+    vectors = dict(zip(("queries", "passages"), features(6), strict=True))
+    vectors[side][rows, 0, 2] = math.nan
+    vectors[side][rows[0], 0, 2] = math.inf
+    with pytest.raises(UserError) as error:
+        ContrastiveLoss()(*vectors.values(), torch.arange(6))
+    assert (error.value.code, error.value.side, error.value.rows) == ("features-not-finite", side, rows)
 
 
 def test_recall_of_random_features_is_that_of_chance() -> None:
@@ -131,19 +233,25 @@ def test_recall_of_random_features_is_that_of_chance() -> None:
     assert output.passage_recall.item() < 0.03
 
 
-def _rank(rank: int, sizes: list[int], port: int, folder: str, symmetric: bool) -> None:
+# Rows of each rank; one of them may have none.
+SIZES = ([4, 4], [5, 0], [5, 2, 4])
+OPTIONS = [{"symmetric": symmetric} for symmetric in (True, False)]
+SEEDS = (0, 1)
+
+
+def outcome(share: Share, options: dict) -> dict[str, Tensor]:
+    weight = torch.eye(6, dtype=torch.float64).requires_grad_()
+    output = share.loss(weight, **options)
+    output.loss.backward()
+    recalls = [r for r in (output.query_recall, output.passage_recall) if r is not None]
+    return {"loss": output.loss.detach(), "recall": torch.stack(recalls), "grad": weight.grad}
+
+
+def _rank(rank: int, sizes: list[int], port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.distributed.init_process_group("gloo", rank=rank, world_size=len(sizes))
-    query, passage = features(sum(sizes))
-    labels = torch.arange(sum(sizes)) % 5
-    own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
-    # A map before the loss stands for the model; its gradient is what DDP would average.
-    weight = torch.eye(6, dtype=torch.float64).requires_grad_()
-    output = ContrastiveLoss(symmetric=symmetric)(query[own] @ weight, passage[own] @ weight, labels[own])
-    output.loss.backward()
-    torch.save(
-        {"loss": output.loss.detach(), "recall": output.query_recall, "grad": weight.grad}, f"{folder}/{rank}.pt"
-    )
+    found = [outcome(shares(seed, sizes)[rank], options) for seed in SEEDS for options in OPTIONS]
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -154,18 +262,18 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [[4, 4], [5, 2, 4]])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_ranks_together_are_one_rank(sizes: list[int], symmetric: bool, tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(sizes, free_port(), str(tmp_path), symmetric), nprocs=len(sizes))
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_ranks_together_are_one_rank(sizes: list[int], tmp_path: Path) -> None:
+    """Ranks with different numbers of rows and of labels per row, and negatives of their own."""
+    assert len({share.labels().shape[1] for share in shares(SEEDS[0], sizes)}) > 1
+    mp.spawn(_rank, args=(sizes, free_port(), str(tmp_path)), nprocs=len(sizes))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(sizes))]
-    query, passage = features(sum(sizes))
-    weight = torch.eye(6, dtype=torch.float64).requires_grad_()
-    alone = ContrastiveLoss(symmetric=symmetric)(query @ weight, passage @ weight, torch.arange(sum(sizes)) % 5)
-    alone.loss.backward()
-    for name, expected in (("loss", alone.loss.detach()), ("recall", alone.query_recall), ("grad", weight.grad)):
-        mean = sum(part[name] for part in parts) / len(parts)
-        torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-9)
+    cases = [(seed, options) for seed in SEEDS for options in OPTIONS]
+    for (seed, options), *of_ranks in zip(cases, *parts, strict=True):
+        # DDP averages the gradients over ranks.
+        for name, expected in outcome(joined(shares(seed, sizes)), options).items():
+            mean = sum(part[name] for part in of_ranks) / len(of_ranks)
+            torch.testing.assert_close(mean, expected, rtol=1e-6 if name == "recall" else 1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -181,18 +289,41 @@ def test_of_no_pair_there_is_no_loss(symmetric: bool) -> None:
     assert float(loss.log_temperature.grad) == 0
 
 
-def test_what_does_not_fit_is_said() -> None:
+@pytest.mark.parametrize(
+    ("labels", "passage_labels", "message"),
+    [
+        (torch.arange(3), None, "4 queries, 4 passages, 3 labels and 3 passage labels"),
+        (torch.arange(4), torch.arange(3), "4 queries, 4 passages, 4 labels and 3 passage labels"),
+        (torch.arange(4), torch.tensor([0, 1, 3, 2]), "must begin with a label of each query"),
+        (torch.arange(8).view(4, 2), torch.tensor([0, 3, 5, 0]), "must begin with a label of each query"),
+        (torch.tensor([0, 1, 2, PADDING]), None, "must not be negative"),
+        (torch.zeros(4, 0), torch.arange(4), r"with m >= 1, .* got \(4, 0\)"),
+        (torch.zeros(4, 1, 1), torch.arange(4), r"got \(4, 1, 1\)"),
+    ],
+)
+def test_labels_that_do_not_fit(labels: Tensor, passage_labels: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContrastiveLoss()(*features(4), labels, passage_labels)
+
+
+def test_passage_of_query_is_missing() -> None:
     query, passage = features(4)
     with pytest.raises(ValueError, match="4 queries, 3 passages, 4 labels and 4 passage labels"):
         ContrastiveLoss()(query, passage[:3], torch.arange(4))
-    with pytest.raises(ValueError, match="4 queries, 4 passages, 4 labels and 3 passage labels"):
-        ContrastiveLoss()(query, passage, torch.arange(4), torch.arange(3))
-    with pytest.raises(ConfigError, match=r"loss\.micro_batch=0 must be at least 1"):
-        ContrastiveLoss(micro_batch=0)
-    with pytest.raises(ValueError, match="passage_labels must begin with the labels of the queries, in their order"):
-        ContrastiveLoss()(query, passage, torch.arange(4), torch.tensor([0, 1, 3, 2]))
-    for temperature in (0, math.nan, math.inf):
-        with pytest.raises(ConfigError, match=rf"loss\.temperature={temperature} must be positive, and finite"):
-            ContrastiveLoss(temperature=temperature)
-    with pytest.raises(ConfigError, match=r"loss\.backend=fast: choose one of auto, plain, chunked, fused"):
-        ContrastiveLoss(backend="fast")
+
+
+@pytest.mark.parametrize(
+    ("code", "options"),
+    [
+        ("loss-temperature", {"temperature": 0}),
+        ("loss-temperature", {"temperature": math.nan}),
+        ("loss-temperature", {"temperature": math.inf}),
+        ("loss-backend", {"backend": "fast"}),
+        ("loss-micro-batch", {"micro_batch": 0}),
+    ],
+)
+def test_option_out_of_range(code: str, options: dict) -> None:
+    with pytest.raises(ConfigError) as error:
+        ContrastiveLoss(**options)
+    ((name, value),) = options.items()
+    assert (error.value.code, error.value.key, error.value.found) == (code, f"loss.{name}", value)

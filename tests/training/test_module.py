@@ -109,16 +109,17 @@ def test_a_batch_is_one_step_of_the_loss_written_out(root: Path) -> None:
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     query, passage = module.retriever(batch.queries, batch.passages)
-    module.loss(query, passage, batch.labels).loss.backward()
+    module.loss(query, passage, batch.labels, batch.passage_labels).loss.backward()
     together = {n: p.grad.clone() for n, p in module.named_parameters() if p.requires_grad}
     module.zero_grad()
     normalise = torch.nn.functional.normalize
     query = normalise(module.retriever.query_tower(batch.queries), dim=-1)
     passage = normalise(module.retriever.passage_tower(batch.passages), dim=-1)
     scores = (query[:, None, :, None] * passage[None, :, None]).sum(-1).max(-1).values.sum(-1)
-    same = (batch.labels[:, None] == batch.labels[None]).float()
-    targets = same / same.sum(1, keepdim=True)
-    loss = -(targets * scores.log_softmax(1)).sum(1).mean() / 2 - (targets * scores.T.log_softmax(1)).sum(1).mean() / 2
+    positive = (batch.labels[:, :, None] == batch.passage_labels).any(1).float()
+    targets, back_targets = (each / each.sum(1, keepdim=True) for each in (positive, positive.T))
+    log_rows, log_columns = scores.log_softmax(1), scores.T.log_softmax(1)
+    loss = -((targets * log_rows).sum(1).mean() + (back_targets * log_columns).sum(1).mean()) / 2
     loss.backward()
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ret_lightning import RetModule
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import PADDING, ContrastiveLoss
 from ret_lightning.models import EncoderInput
 from ret_lightning.training.schedule import WarmupCosine
 from tests.models.test_retriever import batch
@@ -69,7 +69,10 @@ def whole_batch(step: int) -> tuple[EncoderInput, EncoderInput, Tensor, EncoderI
     queries = batch([1] * half + [i % 2 for i in range(count - half)], lacking, seed=step)
     # No image from the middle on: the later ranks have none at all.
     passages = batch([1] * count, [1] * (half - 1) + [0] * (count - half + 1), length=5, seed=10 + step)
-    labels = torch.arange(count) % (count - 2)  # two passages stand twice, on different ranks
+    labels = torch.full((count, 3), PADDING)
+    labels[:, 0] = torch.arange(count) % (count - 2)  # two passages occur twice, on different ranks
+    labels[: half + 1, 1] = torch.arange(half + 1) + 2  # the later ranks have one id per row
+    labels[1:3, 2] = torch.arange(2) + half
     negatives = batch([1] * count, [0, 1] * (count // 2) + [0] * (count % 2), length=6, seed=20 + step)
     return queries, passages, labels, negatives, torch.arange(count) + 3  # some negatives are positives of other rows
 
@@ -81,11 +84,13 @@ def rank_batch(step: int, rank: int, world: int, negatives: bool, dtype: torch.d
     queries, passages, others = (
         replace(rows, pixel_values=rows.pixel_values.to(dtype)) for rows in (queries, passages, others)
     )
-    own, own_labels = passages.stretch(start, stop), labels[start:stop]
+    labels = labels[start:stop]
+    labels = labels[:, : max(1, int((labels != PADDING).any(dim=0).sum()))]  # as wide as this rank's rows need
+    own, own_labels = passages.stretch(start, stop), labels[:, 0]
     if negatives:
         own = joined(own, others.stretch(start, stop))
         own_labels = torch.cat([own_labels, other_labels[start:stop]])
-    return TrainingBatch(queries.stretch(start, stop), own, labels[start:stop], own_labels, ("x",) * (stop - start))
+    return TrainingBatch(queries.stretch(start, stop), own, labels, own_labels, ("x",) * (stop - start))
 
 
 def joined(one: EncoderInput, other: EncoderInput) -> EncoderInput:
