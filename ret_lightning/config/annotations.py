@@ -14,6 +14,7 @@ from typing import Any
 from ret_lightning.config.lookup import Class, Expression, Module, Outside, evaluate, linearize
 from ret_lightning.config.mistakes import choices, show
 from ret_lightning.config.signatures import Parameter, is_dataclass
+from ret_lightning.errors import ConfigError
 
 _LISTS = {"list", "List", "Sequence", "MutableSequence", "Iterable", "Collection"}
 _LISTS |= {"set", "Set", "frozenset", "FrozenSet"}
@@ -26,8 +27,8 @@ _PLAIN = {"str", "int", "float", "bytes", "dict", "list", "tuple", "set", "Proto
 _PLAIN |= {"Enum", "IntEnum", "StrEnum", "Flag", "IntFlag"}
 
 
-def problem(parameter: Parameter, value: Any) -> str | None:
-    """What is wrong with a value for a parameter, in words, or None where it fits or nobody can tell.
+def problem(parameter: Parameter, value: Any) -> ConfigError | None:
+    """What is wrong with a value for a parameter, or None where it fits or nobody can tell.
 
     `value` is made of plain containers. An interpolation or a `???` in it fits everything: what it becomes is another
     matter. A mapping with a `_target_` fits too, since what it builds is known only when it is built.
@@ -35,15 +36,22 @@ def problem(parameter: Parameter, value: Any) -> str | None:
     annotation = parameter.annotation
     if annotation is None or (value is None and parameter.nullable) or _fits(annotation.node, annotation.module, value):
         return None
-    text = f"wants {_describe(annotation.node, annotation.module)}, got {show(value)}"
+    expected = _describe(annotation.node, annotation.module)
     literals = _literals(annotation.node, annotation.module)
+    hint = ""
     if literals and not isinstance(value, dict | list):
-        return text + choices(value, literals)
-    if isinstance(value, int | float) and _fits(annotation.node, annotation.module, "text"):
-        return f"{text}; quotes make it a string"
-    if len(_classes(annotation.node, annotation.module)) == len(_members(annotation.node, annotation.module)):
-        return f"{text}; it takes a mapping with a _target_"
-    return text
+        hint = choices(value, literals)
+    elif isinstance(value, int | float) and _fits(annotation.node, annotation.module, "text"):
+        hint = "; quotes make it a string"
+    elif len(_classes(annotation.node, annotation.module)) == len(_members(annotation.node, annotation.module)):
+        hint = "; it takes a mapping with a _target_"
+    return ConfigError(
+        f"wants {expected}, got {show(value)}{hint}",
+        code="value-of-wrong-type",
+        expected=expected,
+        found=show(value),
+        allowed=tuple(literals),
+    )
 
 
 def dataclass_in(annotation: Expression | None) -> Class | None:

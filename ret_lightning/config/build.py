@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ret_lightning.config.files import first_line
-from ret_lightning.config.targets import refusal, refusal_of
+from ret_lightning.config.targets import not_a_name, refusal, refusal_of
 from ret_lightning.errors import ConfigError, UserError
 
 
@@ -65,18 +65,27 @@ def _targets(node: Any, key: str) -> list[tuple[str, Any]]:
 
 def _refuse_unsafe(key: str, target: Any) -> None:
     if not isinstance(target, str):
-        raise ConfigError(f"{key}: wants the dotted name of a class, got {target!r}")
+        raise _at(key, not_a_name(target))
     if (reason := refusal(target)) is not None:
-        raise ConfigError(f"{key}: {reason}")
+        raise _at(key, reason)
     try:
         found = _locate(target)
     except ImportError as error:
-        raise ConfigError(f"{key}: cannot import {target}: {first_line(error.__cause__ or error)}") from error
+        raise ConfigError(
+            f"{key}: cannot import {target}: {first_line(error.__cause__ or error)}",
+            code="target-import-failed",
+            key=key,
+            found=target,
+        ) from error
     if not callable(found):
-        raise ConfigError(f"{key}: {target} is no class or function")
+        raise ConfigError(f"{key}: {target} is no class or function", code="target-not-callable", key=key, found=target)
     module = str(getattr(found, "__module__", None))
     if (reason := refusal_of(target, module, is_class=isinstance(found, type))) is not None:
-        raise ConfigError(f"{key}: {reason}")
+        raise _at(key, reason)
+
+
+def _at(key: str, error: ConfigError) -> ConfigError:
+    return ConfigError(f"{key}: {error.message}", code=error.code, **error.values, key=key)
 
 
 def _told(error: Exception, key: str, target: str | None) -> UserError:
@@ -91,4 +100,9 @@ def _told(error: Exception, key: str, target: str | None) -> UserError:
     inner = [line.removeprefix("full_key: ") for line in str(error).splitlines() if line.startswith("full_key: ")]
     place = inner[0] if inner else f"{key} ({target})" if target else key
     reason = first_line(cause) if cause is error and inner else f"{type(cause).__name__}: {first_line(cause)}"
-    return ConfigError(f"{place}: cannot be built: {reason}; HYDRA_FULL_ERROR=1 shows where")
+    return ConfigError(
+        f"{place}: cannot be built: {reason}; HYDRA_FULL_ERROR=1 shows where",
+        code="target-build-failed",
+        key=inner[0] if inner else key,
+        reason=reason,
+    )

@@ -9,9 +9,10 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.check import Check, Verdict, prepare, without_hydra
-from ret_lightning.config.mistakes import COMMAND_LINE, Mistake
+from ret_lightning.config.check import Check, Verdict, distinct, prepare, without_hydra
+from ret_lightning.config.mistakes import COMMAND_LINE, Mistake, Wrong
 from ret_lightning.config.overrides import Setting, wrong_sweep
+from ret_lightning.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Base:
         config: the stored config.
         file: where it is stored, for messages.
         of_command: keys of the command line that say what to do with the config, and do not change it.
-        refused: of the config before and after the overrides, each key that may not change, with the reason.
+        refused: of the config before and after the overrides, each key that may not change, with the error.
     """
 
     config: DictConfig
     file: Path
     of_command: Sequence[str]
-    refused: Callable[[DictConfig, DictConfig], Iterable[tuple[str, str]]]
+    refused: Callable[[DictConfig, DictConfig], Iterable[Wrong]]
 
 
 def check_changes(
@@ -56,7 +57,8 @@ def check_changes(
     if composer is None:
         return Verdict(mistakes, multirun)
     if multirun:
-        mistakes.append(Mistake(f"{COMMAND_LINE}--multirun", "", f"{base.file} is one run; leave --multirun out"))
+        wrong = ConfigError(f"{base.file} is one run; leave --multirun out", code="stored-config-multirun")
+        mistakes.append(Mistake(f"{COMMAND_LINE}--multirun", "", wrong))
     mistakes += [wrong for override in parsed if (wrong := wrong_sweep(override, multirun=False)) is not None]
     own = [each for each in parsed if each.is_hydra_override() or each.key_or_group in base.of_command]
     changes = [each for each in parsed if each not in own and not each.is_sweep_override()]
@@ -73,7 +75,8 @@ def check_changes(
             changed[group.key_or_group] = composed[group.key_or_group]
         else:
             text = f"sets keys of several groups; state each key to change in {base.file} by itself"
-            mistakes.append(Mistake(group.source, group.key_or_group, text))
+            wrong = ConfigError(text, code="stored-config-group", group=group.key_or_group)
+            mistakes.append(Mistake(group.source, group.key_or_group, wrong))
     composition.files, composition.overrides = [], [each for each in changes if each not in groups]
     hydra = composition.config.hydra
     composition.config = OmegaConf.create(changed)
@@ -82,8 +85,8 @@ def check_changes(
     found = Check(composer, composition, root, schema).run(complete=True)
     config = without_hydra(composition.config)
     if not mistakes and not found:
-        found = [Mistake(_source(key, changes), key, text) for key, text in base.refused(base.config, config)]
-    return Verdict(list(dict.fromkeys([*mistakes, *found])), multirun=False, config=config)
+        found = [Mistake(_source(key, changes), key, wrong) for key, wrong in base.refused(base.config, config)]
+    return Verdict(distinct([*mistakes, *found]), multirun=False, config=config)
 
 
 def _source(key: str, overrides: Sequence[Setting]) -> str:

@@ -8,16 +8,16 @@ A schema's fields are the keys of the top level: one without a default must be s
 says what fits (`Any` or `dict[str, Any]` for a node with a `_target_`). For what no single key can tell it may have
 
     @staticmethod
-    def check(config: DictConfig) -> Iterable[tuple[str, str]]: ...
+    def check(config: DictConfig) -> Iterable[tuple[str, ConfigError]]: ...
 
-which gets the composed config when nothing else is wrong, and gives pairs of a dotted key and what is wrong with it.
+which gets the composed config when nothing else is wrong, and yields pairs of a dotted key and the error in its value.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ from ret_lightning.config.signatures import (
     signature_of,
     signature_of_type,
 )
-from ret_lightning.config.targets import refusal, refusal_of
+from ret_lightning.config.targets import not_a_name, refusal, refusal_of
+from ret_lightning.errors import ConfigError
 
 Keys = tuple[str, ...]  # a key's place in the config
 
@@ -104,7 +105,7 @@ def check(
     for job in jobs if multirun else ():
         mistakes += Check(composer, composer.compose(job, multirun=True), root, schema).run(complete)
     dry_run = first.config is not None and bool(OmegaConf.select(first.config, "dry_run"))
-    return Verdict(list(dict.fromkeys(mistakes)), multirun, dry_run, without_hydra(first.config))
+    return Verdict(distinct(mistakes), multirun, dry_run, without_hydra(first.config))
 
 
 def prepare(
@@ -119,7 +120,8 @@ def prepare(
     try:
         composer = Composer(search_path, config_name, parsed)
     except (HydraException, AssertionError) as error:
-        return root, None, parsed, [*mistakes, Mistake("config search path", "", " ".join(str(error).split()))]
+        wrong = ConfigError(" ".join(str(error).split()), code="config-search-path")
+        return root, None, parsed, [*mistakes, Mistake("config search path", "", wrong)]
     for override in parsed:
         override.config_loader = composer.loader  # a glob asks it for the options
     return root, composer, parsed, mistakes
@@ -128,6 +130,14 @@ def prepare(
 def without_hydra(config: DictConfig | None) -> DictConfig | None:
     """A composed config's own keys."""
     return None if config is None else OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+
+def distinct(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    """The mistakes in order, of those that read alike the first."""
+    found: dict[str, Mistake] = {}
+    for mistake in mistakes:
+        found.setdefault(str(mistake), mistake)
+    return list(found.values())
 
 
 def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[Setting], list[Mistake]]:
@@ -165,7 +175,10 @@ class Check:
         for file in self.composition.files:
             if file.package and file.package[0] not in self.root.parameters:
                 text = "the file's keys would go below this one, which does not exist; to set keys of the top level,"
-                self._add(file.package, file.content.source, f"{text} begin it with # @package _global_")
+                wrong = ConfigError(
+                    f"{text} begin it with # @package _global_", code="package-unknown", found=".".join(file.package)
+                )
+                self._add(file.package, file.content.source, wrong)
             else:
                 self._hold(file.package, file.content)
         for override in self.composition.overrides:
@@ -174,8 +187,8 @@ class Check:
             self._finish(everything, complete)
         return self.mistakes
 
-    def _add(self, path: Keys, source: str, text: str) -> None:
-        self.mistakes.append(Mistake(source, ".".join(path), text))
+    def _add(self, path: Keys, source: str, error: ConfigError) -> None:
+        self.mistakes.append(Mistake(source, ".".join(path), error))
 
     def _hold(self, path: Keys, entry: Entry) -> None:
         """Hold what one source sets, at its place in the config, against its owners."""
@@ -193,11 +206,11 @@ class Check:
                 if refused is override:
                     self._add(path, override.source, self._refused(override, path, reason))
 
-    def _refused(self, override: Setting, path: Keys, reason: str) -> str:
+    def _refused(self, override: Setting, path: Keys, reason: ConfigError) -> ConfigError:
         """Why Hydra would not apply an override to a key that its owner knows."""
         node: Any = OmegaConf.to_container(self.composition.config, resolve=False)
         if override.is_delete() and OmegaConf.select(self.composition.config, override.key_or_group) is None:
-            reason = "there is nothing to delete"
+            reason = ConfigError("there is nothing to delete", code="nothing-to-delete")
         for depth, part in enumerate(path):
             if not isinstance(node, dict):
                 return reason
@@ -205,10 +218,12 @@ class Check:
                 siblings = [key for key in node if key not in _SPECIAL and (depth or key != "hydra")]
                 owned = not depth or ("_target_" in node and depth == len(path) - 1 and path[0] != "hydra")
                 if owned and not override.is_delete():
-                    return f"this config does not set it; to add it write +{override.input_line}"
+                    text = f"this config does not set it; to add it write +{override.input_line}"
+                    return ConfigError(text, code="key-needs-plus", found=part)
                 text = f"no {part} in {'.'.join(path[:depth]) or 'the config'}{choices(part, siblings)}"
-                may_add = not override.is_delete() and path[0] != "hydra"
-                return f"{text} (to add it write +{override.input_line})" if may_add else text
+                if not override.is_delete() and path[0] != "hydra":
+                    text = f"{text} (to add it write +{override.input_line})"
+                return ConfigError(text, code="key-not-in-config", found=part, allowed=tuple(siblings))
             node = node[part]
         return reason
 
@@ -223,13 +238,15 @@ class Check:
             known = signature.parameters.get(name) if signature is not None else None
             if not path and isinstance(child.value, str) and child.value in self.repository.options(name):
                 text = f"to choose an option write it in the defaults list: - override /{name}: {child.value}"
-                self._add(inner, child.source, text)
+                self._add(inner, child.source, ConfigError(text, code="option-outside-defaults", found=child.value))
             elif name == "_target_":
                 self._target(child, inner)
             elif name in _SPECIAL:
                 continue
             elif known is None and name.startswith("_"):
-                self._add(inner, child.source, f"no special key is called {name}{choices(name, _SPECIAL)}")
+                text = f"no special key is called {name}{choices(name, _SPECIAL)}"
+                wrong = ConfigError(text, code="unknown-special-key", found=name, allowed=_SPECIAL)
+                self._add(inner, child.source, wrong)
             elif known is None and signature is not None and not signature.open:
                 self._unknown(inner, child.source, owner, signature)
             else:
@@ -260,9 +277,9 @@ class Check:
         if isinstance(above, list) and key.isdigit() and int(key) < len(above):
             final = above[int(key)]  # an override of a list's item
         is_part = isinstance(entry.value, dict) and isinstance(final, dict) and "_target_" in final
-        text = None if is_part else problem(parameter, entry.plain())
-        if text is not None:
-            self._add(path, entry.source, text)
+        wrong = None if is_part else problem(parameter, entry.plain())
+        if wrong is not None:
+            self._add(path, entry.source, wrong)
         elif isinstance(entry.value, dict):
             self._mapping(entry, path, final, parameter.annotation)
         elif isinstance(entry.value, list):
@@ -272,20 +289,21 @@ class Check:
 
     def _target(self, entry: Entry, path: Keys) -> None:
         if not isinstance(entry.value, str):
-            self._add(path, entry.source, f"wants the dotted name of a class, got {entry.plain()}")
-        elif "${" not in entry.value and entry.value != "???" and (text := _wrong_target(entry.value)) is not None:
-            self._add(path, entry.source, text)
+            self._add(path, entry.source, not_a_name(entry.plain()))
+        elif "${" not in entry.value and entry.value != "???" and (wrong := _wrong_target(entry.value)) is not None:
+            self._add(path, entry.source, wrong)
 
     def _unknown(self, path: Keys, source: str, owner: str, signature: Signature) -> None:
-        key = path[-1]
+        key, known = path[-1], tuple(signature.parameters)
         if owner:
-            text = f"{owner} has no parameter {key}{choices(key, signature.parameters)}"
-        elif source.startswith(COMMAND_LINE):
-            options = [*signature.parameters, *self.repository.groups()]
-            text = f"no such key or group: {key}{choices(key, options)}"
+            text = f"{owner} has no parameter {key}{choices(key, known)}"
+            wrong = ConfigError(text, code="unknown-parameter", owner=owner, found=key, allowed=known)
         else:
-            text = f"no such key: {key}{choices(key, signature.parameters)}"
-        self._add(path, source, text)
+            typed = source.startswith(COMMAND_LINE)
+            options = (*known, *self.repository.groups()) if typed else known
+            text = f"no such key{' or group' if typed else ''}: {key}{choices(key, options)}"
+            wrong = ConfigError(text, code="unknown-key", found=key, allowed=options)
+        self._add(path, source, wrong)
 
     def _finish(self, everything: DictConfig, complete: bool) -> None:
         """Look at the config as a whole: what is missing, what interpolations come to, what does not go together."""
@@ -295,9 +313,9 @@ class Check:
         try:
             self._node(self.config, (), None, complete)
             if complete and not self.mistakes and hasattr(self.schema, "check"):
-                for key, text in self.schema.check(copy.deepcopy(self.config)):
+                for key, wrong in self.schema.check(copy.deepcopy(self.config)):
                     path = tuple(key.split("."))
-                    self._add(path, self.source(path), text)
+                    self._add(path, self._source(path), wrong)
         finally:
             running.cfg = before
 
@@ -311,7 +329,8 @@ class Check:
             for parameter in list(parameters.values())[len(plain.get("_args_") or ()) :]:
                 if parameter.required and parameter.name not in plain:
                     text = f"{owner or 'the command'} needs {parameter.name}, and nothing sets it"
-                    self._add((*path, parameter.name), self.source((*path, "_target_")), text)
+                    wrong = ConfigError(text, code="required-key-unset", owner=owner, expected=parameter.name)
+                    self._add((*path, parameter.name), self._source((*path, "_target_")), wrong)
         container = dict if isinstance(node, DictConfig) else list
         for key in node if container is dict else range(len(node)):
             inner = (*path, str(key))
@@ -319,7 +338,7 @@ class Check:
             if OmegaConf.is_missing(node, key):
                 if needs_values:
                     text = f"has no value yet; give it one: {'.'.join(inner)}=<value>"
-                    self._add(inner, self.source(inner), text)
+                    self._add(inner, self._source(inner), ConfigError(text, code="value-missing"))
             elif OmegaConf.is_interpolation(node, key):
                 self._interpolation(node, key, inner, parameter)
             elif isinstance(node[key], DictConfig | ListConfig):
@@ -335,16 +354,18 @@ class Check:
             missing = re.search(r"Interpolation key '(.+?)' not found", str(error))
             meant = nearest(missing[1], [".".join(at) for at, _ in entry_of(self.plain, "").walk()]) if missing else []
             hint = f"; did you mean {meant[0]}?" if meant else ""
-            self._add(path, self.source(path), f"{raw}: {first_line(error)}{hint}")
+            wrong = ConfigError(f"{raw}: {first_line(error)}{hint}", code="interpolation-failed", found=raw)
+            self._add(path, self._source(path), wrong)
             return
         if isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=False)
-        text = _wrong_target(str(value)) if path[-1] == "_target_" else problem(parameter, value)
-        wrong = {mistake.key for mistake in self.mistakes}
-        if text is not None and not wrong.intersection(re.findall(r"\$\{([\w.]+)\}", raw)):  # else told there
-            self._add(path, self.source(path), f"{raw}: {text}")
+        wrong = _wrong_target(str(value)) if path[-1] == "_target_" else problem(parameter, value)
+        known = {mistake.key for mistake in self.mistakes}
+        if wrong is not None and not known.intersection(re.findall(r"\$\{([\w.]+)\}", raw)):  # else reported there
+            placed = ConfigError(f"{raw}: {wrong.message}", code=wrong.code, **wrong.values)
+            self._add(path, self._source(path), placed)
 
-    def source(self, path: Keys) -> str:
+    def _source(self, path: Keys) -> str:
         """Who set a key, or else the nearest key above it, or else the primary config."""
         above = [path[:count] for count in range(len(path), 0, -1)]
         return next((self.sources[at] for at in above if at in self.sources), self.primary)
@@ -358,14 +379,14 @@ def _known_signature(target: str) -> Signature | None:
         return None
 
 
-def _wrong_target(target: str) -> str | None:
+def _wrong_target(target: str) -> ConfigError | None:
     """What is wrong with a `_target_`, or None where it is right or nobody can tell."""
     if (reason := refusal(target)) is not None:
         return reason
     try:
         found = locate(target)
     except UnknownTarget as error:
-        return str(error)
+        return error
     if isinstance(found, Class | Function):
         return refusal_of(target, found.module.name, is_class=isinstance(found, Class))
     return None

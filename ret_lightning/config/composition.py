@@ -31,6 +31,7 @@ from ret_lightning.config.files import first_line
 from ret_lightning.config.mistakes import COMMAND_LINE, Mistake, choices, nearest
 from ret_lightning.config.overrides import Setting
 from ret_lightning.config.repository import ConfigFile, Repository, place_of
+from ret_lightning.errors import ConfigError
 
 # Options of Hydra's groups that its plugins bring, and the extra of ours that installs them.
 _PLUGINS = {
@@ -52,7 +53,7 @@ class Composition:
     config: DictConfig | None = None
     files: list[ConfigFile] = field(default_factory=list)
     overrides: list[Setting] = field(default_factory=list)
-    refused: list[tuple[Setting, str]] = field(default_factory=list)
+    refused: list[tuple[Setting, ConfigError]] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     unsure: set[tuple[str, ...]] = field(default_factory=set)
     whole: bool = True
@@ -77,7 +78,8 @@ class Composer:
         result = Composition()
         if not self.repository.config_exists(self.config_name):
             text = f"no config has this name{choices(self.config_name, self.repository.options(''))}"
-            result.mistakes.append(Mistake(f"{COMMAND_LINE}--config-name {self.config_name}", "", text))
+            wrong = ConfigError(text, code="unknown-config-name", found=self.config_name)
+            result.mistakes.append(Mistake(f"{COMMAND_LINE}--config-name {self.config_name}", "", wrong))
             return result
         usable = [fit for override in overrides if (fit := self._usable(override, result)) is not None]
         try:
@@ -110,7 +112,8 @@ class Composer:
         result = self.compose(others, multirun=multirun)
         key = changed.get_key_element()
         text = f"the defaults list has {key} already; to choose another option leave out the +"
-        result.mistakes.insert(0, Mistake(added.source, key, text))
+        wrong = ConfigError(text, code="group-added-twice", group=key)
+        result.mistakes.insert(0, Mistake(added.source, key, wrong))
         return result
 
     def _usable(self, override: Setting, result: Composition) -> Setting | None:
@@ -120,8 +123,7 @@ class Composer:
         if not self.repository.group_exists(group):
             if override.package is None and "/" not in group:
                 return override  # it sets a key
-            text = f"no such group: {group}{choices(group, self.repository.groups())}"
-            result.mistakes.append(Mistake(override.source, key, text))
+            result.mistakes.append(Mistake(override.source, key, self.repository.no_such_group(group)))
             return None
         if isinstance(value, dict) or override.is_delete():
             return override
@@ -130,11 +132,10 @@ class Composer:
             return override
         options = self.repository.options(group)
         for name in wrong:
-            text = f"{group} has no option {'null' if name is None else name}{choices(name, options)}"
             hint = f"; to leave the group out write ~{key}" if name is None else ""
             if (extra := _PLUGINS.get(str(name))) and group.startswith("hydra/"):
                 hint = f"; {name} comes with pip install 'ret_lightning[{extra}]'"
-            result.mistakes.append(Mistake(override.source, key, text + hint))
+            result.mistakes.append(Mistake(override.source, key, self.repository.no_such_option(group, name, hint)))
         meant = [] if isinstance(value, list) else nearest(str(value), options)
         if not meant:
             result.unsure.add(place_of(override.package, group))
@@ -156,17 +157,19 @@ class Composer:
         for key, made in choice.override_metadata.items():
             if made.used:
                 continue
-            text = f"the defaults list has no {key} to override"
             if made.external_override:
-                text += f"; to add it write +{typed[key].input_line}{_same_group(key, known)}"
-                result.mistakes.append(Mistake(typed[key].source, key, text))
+                source, at, hint = typed[key].source, key, f"; to add it write +{typed[key].input_line}"
             else:
                 source = self.repository.source_of_default(made.containing_config_path, made.relative_key)
-                result.mistakes.append(Mistake(source, "defaults", text + _same_group(key, known)))
+                at, hint = "defaults", ""
+            text = f"the defaults list has no {key} to override{hint}{_same_group(key, known)}"
+            wrong = ConfigError(text, code="overridden-group-missing", group=key, allowed=tuple(known))
+            result.mistakes.append(Mistake(source, at, wrong))
         for key, deletion in choice.deletions.items():
             if not deletion.used:
                 text = f"the defaults list has no {key} to leave out{_same_group(key, known)}"
-                result.mistakes.append(Mistake(typed[key].source, key, text))
+                wrong = ConfigError(text, code="deleted-group-missing", group=key, allowed=tuple(known))
+                result.mistakes.append(Mistake(typed[key].source, key, wrong))
 
     def _merge(self, defaults: list[ResultDefault]) -> DictConfig:
         """The files' contents merged, without the files (or their `hydra` sections) that do not fit the others."""
@@ -195,7 +198,8 @@ class Composer:
             try:
                 self.loader._apply_overrides_to_config([override], result.config)
             except (HydraException, OmegaConfBaseException, AssertionError) as error:
-                result.refused.append((override, first_line(error.__cause__ or error)))
+                reason = ConfigError(first_line(error.__cause__ or error), code="override-refused")
+                result.refused.append((override, reason))
 
     def _complete(self, config: DictConfig, overrides: Sequence[Setting], choice: Overrides) -> None:
         """Fill in what Hydra knows of a job, so that interpolations of `hydra` resolve as they will in the job."""
@@ -231,10 +235,11 @@ class Composer:
             lines = [lines[0].removeprefix(named[0]), *lines[1:]]
         telling = [line for line in lines if line and "raised while composing config" not in line]
         source = self.repository.source_of(named[1], key) if named else f"config {self.config_name}"
-        return Mistake(source, key, telling[0] if telling else type(error).__name__)
+        wrong = ConfigError(telling[0] if telling else type(error).__name__, code="config-not-composed")
+        return Mistake(source, key, wrong)
 
 
-def _behind_interpolation(override: Setting, config: DictConfig) -> str | None:
+def _behind_interpolation(override: Setting, config: DictConfig) -> ConfigError | None:
     """Why a key below an interpolation cannot be set: Hydra would put a mapping with that one key in its place."""
     *above, _ = override.path
     node: Any = config
@@ -244,7 +249,8 @@ def _behind_interpolation(override: Setting, config: DictConfig) -> str | None:
         if OmegaConf.is_interpolation(node, part):
             raw = OmegaConf.to_container(node, resolve=False)[part]
             other = ".".join([raw[2:-1], *override.path[depth:]]) if re.fullmatch(r"\$\{[\w.]+\}", raw) else ""
-            return f"{'.'.join(above[:depth])} is {raw}{f'; set {other} in its place' if other else ''}"
+            text = f"{'.'.join(above[:depth])} is {raw}{f'; set {other} in its place' if other else ''}"
+            return ConfigError(text, code="key-below-interpolation", found=raw)
         node = node[part]
     return None
 

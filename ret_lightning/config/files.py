@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import GrammarParseError
 
+from ret_lightning.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -72,21 +74,25 @@ def read(path: Path) -> Entry:
         loader.dispose()
 
 
-def what_is_broken(path: Path, error: Exception) -> tuple[str, str]:
-    """The place in a file, and in words the reason, for which it could not be loaded."""
+def what_is_broken(path: Path, error: Exception) -> tuple[str, ConfigError]:
+    """The place in a file, and the reason, for which it could not be loaded."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         reason = error.problem or error.context or "cannot be read"
         if reason.startswith("found duplicate key"):
             reason = f"{reason.removeprefix('found ')}, which the same mapping has above"
-        return (shown(path) if mark is None else f"{shown(path)}:{_line(mark)}"), f"broken YAML: {reason}"
+        place = shown(path) if mark is None else f"{shown(path)}:{_line(mark)}"
+        return place, ConfigError(f"broken YAML: {reason}", code="broken-yaml", path=path, reason=reason)
     if isinstance(error, UnicodeDecodeError):
-        return shown(path), "not a text file in UTF-8"
+        return shown(path), ConfigError("not a text file in UTF-8", code="config-not-utf8", path=path)
     if isinstance(error, GrammarParseError):
         for keys, entry in read(path).walk():
             if isinstance(entry.value, str) and not _parses(entry.value):
-                return entry.source, f"{'.'.join(keys)}: cannot be read as an interpolation: {entry.value}"
-    return shown(path), first_line(error)
+                key = ".".join(keys)
+                text = f"{key}: cannot be read as an interpolation: {entry.value}"
+                wrong = ConfigError(text, code="interpolation-unreadable", path=path, key=key, found=entry.value)
+                return entry.source, wrong
+    return shown(path), ConfigError(first_line(error), code="config-unreadable", path=path)
 
 
 def first_line(error: BaseException) -> str:

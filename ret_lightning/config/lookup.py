@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ret_lightning.config.mistakes import choices
+from ret_lightning.errors import ConfigError
 
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -28,7 +29,7 @@ PLAIN_BASES = {"builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol"
 _LIBRARY = sys.stdlib_module_names | {"typing_extensions"}
 
 
-class UnknownTarget(Exception):
+class UnknownTarget(ConfigError):
     """A dotted name that plainly does not exist; the message says which part, and what there is instead."""
 
 
@@ -54,7 +55,12 @@ class Module:
         try:
             return ast.parse(self.path.read_bytes()) if self.path else ast.Module(body=[], type_ignores=[])
         except SyntaxError as error:
-            raise UnknownTarget(f"{self.path}:{error.lineno} is broken Python: {error.msg}") from error
+            raise UnknownTarget(
+                f"{self.path}:{error.lineno} is broken Python: {error.msg}",
+                code="target-broken-source",
+                path=self.path,
+                line=error.lineno,
+            ) from error
 
     @cached_property
     def names(self) -> dict[str, ast.AST | Import]:
@@ -133,12 +139,12 @@ def locate(target: str) -> Found:
     """
     first, *rest = target.split(".")
     if not all(part.isidentifier() for part in (first, *rest)):
-        raise UnknownTarget(f"{target!r} is not a dotted name")
+        raise UnknownTarget(f"{target!r} is not a dotted name", code="target-not-dotted", found=target)
     if first in _LIBRARY:
         return Outside(target)
     found: Found = find_module(first)
     if found is None:
-        raise UnknownTarget(f"no package {first} is installed")
+        raise UnknownTarget(f"no package {first} is installed", code="target-package-missing", found=first)
     for part in rest:
         found = member(found, part)
     return found
@@ -200,7 +206,11 @@ def member(owner: Found, name: str, seen: frozenset[tuple[str, str]] = frozenset
     if isinstance(owner, Class):
         return _class_member(owner, name)
     if isinstance(owner, Function):
-        raise UnknownTarget(f"{owner.node.name} in {owner.module.name} is a function and has nothing inside")
+        raise UnknownTarget(
+            f"{owner.node.name} in {owner.module.name} is a function and has nothing inside",
+            code="target-inside-function",
+            found=name,
+        )
     if not isinstance(owner, Module) or (owner.name, name) in seen:
         return None
     if not owner.readable:
@@ -221,7 +231,8 @@ def member(owner: Found, name: str, seen: frozenset[tuple[str, str]] = frozenset
             return found
         unread = Outside(f"{star}.{name}")
     if unread is None and not owner.dynamic:
-        raise UnknownTarget(_no_such_name(owner, name))
+        text = _no_such_name(owner, name)
+        raise UnknownTarget(text, code="target-not-in-module", found=name, module=owner.name)
     return unread
 
 
@@ -251,7 +262,9 @@ def _class_member(class_: Class, name: str) -> Found:
             found = _bound(entry.module, entry.names[name], frozenset())
             return Function(found.module, found.node, entry) if isinstance(found, Function) else found
     methods = [key for key, value in class_.names.items() if isinstance(value, FunctionNode) and key[0] != "_"]
-    raise UnknownTarget(f"no {name} in the class {class_.module.name}.{class_.node.name}{choices(name, methods)}")
+    owner = f"{class_.module.name}.{class_.node.name}"
+    text = f"no {name} in the class {owner}{choices(name, methods)}"
+    raise UnknownTarget(text, code="target-not-in-class", found=name, owner=owner)
 
 
 def _no_such_name(module: Module, name: str) -> str:

@@ -5,33 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeAlias
+
+from ret_lightning.errors import ConfigError
 
 COMMAND_LINE = "command line: "
 
+Wrong: TypeAlias = tuple[str, ConfigError]  # a dotted key, and the error in its value
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Mistake:
-    """One mistake: where it stands, which key it is about, and what is wrong with it.
+    """One error in a config, with its source.
 
-    `source` is a file with its line (`conf/gate/lstm.yaml:4`), or `command line: <the override as typed>`; `key` is the
-    key's dotted place in the composed config, empty where there is none; `text` says what is wrong and how to mend it.
+    Attributes:
+        source: a file with its line (`conf/gate/lstm.yaml:4`), or `command line: <the override as typed>`.
+        key: the dotted key in the composed config; empty where there is none.
+        error: what is wrong and how to fix it, with its code and values.
     """
 
     source: str
     key: str
-    text: str
+    error: ConfigError
+
+    @property
+    def code(self) -> str:
+        """The code of the error."""
+        return self.error.code
 
     def __str__(self) -> str:
         typed = self.source.removeprefix(COMMAND_LINE).lstrip("+~") if self.source.startswith(COMMAND_LINE) else ""
         said = typed.partition("=")[0] == self.key  # the override as typed begins with its key
-        return ": ".join(part for part in (self.source, "" if said else self.key, self.text) if part)
+        return ": ".join(part for part in (self.source, "" if said else self.key, str(self.error)) if part)
 
 
 def report(mistakes: Sequence[Mistake], prog: str) -> str:
     """All mistakes as a command prints them: a heading, and one line a mistake."""
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
     return "\n".join([f"{prog}: {count} in the config:", *(f"  {mistake}" for mistake in mistakes)])
+
+
+def exclusive(other: str) -> ConfigError:
+    """The error of a key that may not be set together with another one."""
+    return ConfigError(f"set it or {other}, not both", code="exclusive-settings", other=other)
 
 
 def nearest(name: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

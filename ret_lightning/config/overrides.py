@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from ret_lightning.config.files import first_line
 from ret_lightning.config.mistakes import COMMAND_LINE, Mistake
+from ret_lightning.errors import ConfigError
 
 
 @dataclass
@@ -35,8 +36,12 @@ def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[Setting], 
         try:
             settings += [Setting(**vars(override), source=source) for override in parser.parse_overrides([line])]
         except HydraException as error:
-            reason = f"cannot be read as key=value ({first_line(error)}); text with special characters needs quotes"
-            mistakes.append(Mistake(source, "", reason))
+            wrong = ConfigError(
+                f"cannot be read as key=value ({first_line(error)}); text with special characters needs quotes",
+                code="override-unreadable",
+                found=line,
+            )
+            mistakes.append(Mistake(source, "", wrong))
     return settings, mistakes
 
 
@@ -60,11 +65,13 @@ def wrong_sweep(override: Setting, *, multirun: bool) -> Mistake | None:
         return None
     key, _, value = override.input_line.partition("=")
     if multirun and override.is_hydra_override():
-        return Mistake(override.source, key, "Hydra's own settings cannot be swept")
+        error = ConfigError("Hydra's own settings cannot be swept", code="sweep-of-hydra-settings")
+        return Mistake(override.source, key, error)
     if multirun:
         return None
     hint = f"; for a list write {key}=[{value}]" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
-    return Mistake(override.source, key, f"several values need --multirun (-m){hint}")
+    error = ConfigError(f"several values need --multirun (-m){hint}", code="sweep-without-multirun", found=value)
+    return Mistake(override.source, key, error)
 
 
 def _values(override: Setting) -> list[Setting]:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from ret_lightning.config.files import Entry, path_in, read, what_is_broken
 from ret_lightning.config.mistakes import Mistake, choices, nearest
+from ret_lightning.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,17 @@ class Repository(CachingConfigRepository):
             if group != "hydra":
                 found += ([group] if self.options(group) else []) + self.groups(group)
         return found
+
+    def no_such_group(self, group: str, hint: str | None = None) -> ConfigError:
+        """The error of a group that does not exist; without a hint it lists the groups that do."""
+        text = f"no such group: {group}{hint or choices(group, self.groups())}"
+        return ConfigError(text, code="unknown-group", found=group)
+
+    def no_such_option(self, group: str, option: object, hint: str = "") -> ConfigError:
+        """The error of an option that a group does not have."""
+        options = self.options(group)
+        text = f"{group} has no option {'null' if option is None else option}{choices(option, options)}{hint}"
+        return ConfigError(text, code="unknown-option", group=group, found=option, allowed=tuple(options))
 
     def files(self, defaults: Sequence[ResultDefault]) -> list[ConfigFile]:
         """The files of a defaults list that are not Hydra's own, in its order."""
@@ -107,8 +119,8 @@ class Repository(CachingConfigRepository):
                 raise ValueError("a config holds keys and values")
             self._contents[config_path] = content
         except Exception as error:  # whatever a broken file provokes, it is the file that is wrong
-            where, text = what_is_broken(path, error)
-            self.mistakes.append(Mistake(where, "", text))
+            where, wrong = what_is_broken(path, error)
+            self.mistakes.append(Mistake(where, "", wrong))
             self.whole = False
             return ConfigResult(source.provider, source.path, OmegaConf.create({}), {"package": None}, [])
         result.defaults_list = self._right_defaults(config_path, result.defaults_list)
@@ -121,10 +133,10 @@ class Repository(CachingConfigRepository):
         right: list[InputDefault] = []
         for default, entry in zip(defaults, entries, strict=True):
             optional = default.is_self() or getattr(default, "optional", False)
-            text = None if optional else self._wrong(config_path, default)
-            if text is not None:
-                self.mistakes.append(Mistake(entry.source, "defaults", text))
-            if text is None or self._mend(default):
+            wrong = None if optional else self._wrong(config_path, default)
+            if wrong is not None:
+                self.mistakes.append(Mistake(entry.source, "defaults", wrong))
+            if wrong is None or self._mend(default):
                 right.append(default)
         return right
 
@@ -142,7 +154,7 @@ class Repository(CachingConfigRepository):
         self.whole = self.whole and default.is_override()
         return False
 
-    def _wrong(self, config_path: str, default: InputDefault) -> str | None:
+    def _wrong(self, config_path: str, default: InputDefault) -> ConfigError | None:
         """What is wrong with an entry of a defaults list, or None where it is right."""
         above = config_path.split("/")[:-1]
         # An option's name may hold slashes, so that its group is any of the folders above it.
@@ -153,15 +165,17 @@ class Repository(CachingConfigRepository):
             if "${" in name or any(self.config_exists(path) for path in full):
                 return None
             group, _, option = full[0].rpartition("/")
-            return f"no config {full[0]}{choices(option, self.options(group))}"
+            return ConfigError(
+                f"no config {full[0]}{choices(option, self.options(group))}", code="unknown-config", found=full[0]
+            )
         groups = [group for group in full if self.group_exists(group)]
         if not groups:
             hint = f"; did you mean /{name}?" if not name.startswith("/") and self.group_exists(name) else None
-            return f"no such group: {full[0]}{hint or choices(full[0], self.groups())}"
+            return self.no_such_group(full[0], hint)
         for option in [default.value] if isinstance(default.value, str) else default.value or []:
             exists = any(self.config_exists(f"{group}/{option}") for group in groups)
             if not exists and option != "???" and "${" not in option:
-                return f"{groups[0]} has no option {option}{choices(option, self.options(groups[0]))}"
+                return self.no_such_option(groups[0], option)
         return None
 
 

@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.config.mistakes import Wrong, exclusive
+from ret_lightning.config.search_rules import one_place, question
+from ret_lightning.errors import ConfigError
+
 
 @dataclass
 class TrainConfig:
@@ -42,8 +46,8 @@ class TrainConfig:
     callbacks: dict[str, Any]
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
-        """Pairs of a key and what is wrong with it, of what no single key can tell."""
+    def check(config: DictConfig) -> Iterator[Wrong]:
+        """Pairs of a key and the error in its value, of what no single key can tell."""
         ranges = list(_in_range(config))
         yield from ranges
         if ranges:  # what follows compares values that are sound each for itself
@@ -77,7 +81,7 @@ class ReportConfig:
     overwrite: bool
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+    def check(config: DictConfig) -> Iterator[Wrong]:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
 
@@ -95,7 +99,7 @@ class CheckConfig:
     seed: int
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+    def check(config: DictConfig) -> Iterator[Wrong]:
         """As in `TrainConfig`."""
         yield from _values_in_range(config)
         yield from _one_mixture(config)
@@ -117,17 +121,14 @@ class EvaluateConfig:
     trainer: Any
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+    def check(config: DictConfig) -> Iterator[Wrong]:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
-        recall_at = list(config.evaluation.recall_at)
-        if not recall_at or min(recall_at) < 1:
-            yield "evaluation.recall_at", f"{recall_at} needs at least one K, each 1 or more"
-        elif (text := _too_few_ranked(config.evaluation)) is not None:
-            yield "evaluation.ranked", text
+        recall_wrong = list(_recall_at(config.evaluation))
+        yield from recall_wrong or _too_few_ranked(config.evaluation)
         limit = f"limit_{config.split}_batches"
         if config.trainer.get(limit) == 0:
-            yield f"trainer.{limit}", "0 leaves nothing to evaluate"
+            yield f"trainer.{limit}", ConfigError("0 leaves nothing to evaluate", code="nothing-to-evaluate", found=0)
 
 
 @dataclass
@@ -150,14 +151,16 @@ class IndexConfig:
     dtype: Literal["bfloat16", "float16", "float32"] | None
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+    def check(config: DictConfig) -> Iterator[Wrong]:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
-        yield from _one_place(config)
+        yield from one_place(config)
         if config.qdrant is not None and config.processes != 1:
-            yield "processes", "several processes write into a folder only; leave it out with qdrant"
+            text = "several processes write into a folder only; leave it out with qdrant"
+            yield "processes", ConfigError(text, code="qdrant-with-processes", found=config.processes)
         if config.checkpoint is None and not config.append:
-            yield "checkpoint", "a new index needs one: a run folder, a checkpoint file, a published folder or a hub id"
+            text = "a new index needs one: a run folder, a checkpoint file, a published folder or a hub id"
+            yield "checkpoint", ConfigError(text, code="index-needs-checkpoint")
 
 
 @dataclass
@@ -181,44 +184,11 @@ class SearchConfig:
     device: str | None
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[tuple[str, str]]:
+    def check(config: DictConfig) -> Iterator[Wrong]:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
-        yield from _one_place(config)
-        for key in ("image", "queries", "output"):
-            if config[key] == "":
-                yield key, "is empty; name a file, or leave it out"
-        single = [name for name in ("query", "image") if config[name] is not None]
-        if config.queries is not None and single:
-            yield single[0], "set it or queries, not both"
-        elif config.queries is None and not single:
-            yield "query", 'nothing is asked; give query="...", image=FILE or both, or queries=FILE'
-        elif config.query is not None and not config.query.strip() and config.image is None:
-            yield "query", "is empty; give it a text, or an image=FILE"
-
-
-UNNAMEABLE = '<>:"/\\|?*'  # what Qdrant takes in no name of a collection
-
-
-def _one_place(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """An index is a folder or a collection of Qdrant's."""
-    if config.index is None and config.qdrant is None:
-        yield "index", "no index is named; give index=DIR or qdrant=URL"
-    elif config.index is not None and config.qdrant is not None:
-        yield "index", "set it or qdrant, not both"
-    if config.qdrant is not None and config.collection is None:
-        yield "collection", "qdrant needs the name of a collection"
-    if config.qdrant is None and config.collection is not None:
-        yield "collection", "is a name in Qdrant; it goes with qdrant=URL"
-    name = config.collection or ""
-    if len(name) > 255 or any(letter in UNNAMEABLE or not letter.isprintable() for letter in name):
-        yield (
-            "collection",
-            f"is no name that Qdrant takes: at most 255 letters, none of {' '.join(UNNAMEABLE)} among them",
-        )
-    for key in ("index", "qdrant", "collection"):
-        if config[key] == "":
-            yield key, "is empty"
+        yield from one_place(config)
+        yield from question(config)
 
 
 # Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.
@@ -266,80 +236,98 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
 )
 
 
-def _values_in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _values_in_range(config: DictConfig) -> Iterator[Wrong]:
     for key, smallest, largest in RANGES:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             if not math.isfinite(value):
-                yield key, f"{value} is no number to reckon with; give a finite one"
+                text = f"{value} is not finite; give a finite number"
+                yield key, ConfigError(text, code="number-not-finite", found=value)
             if smallest is not None and value < smallest:
-                yield key, f"{value} is too small; {smallest} is the least"
+                text = f"{value} is too small; {smallest} is the least"
+                yield key, ConfigError(text, code="number-too-small", found=value, least=smallest)
             if largest is not None and value > largest:
-                yield key, f"{value} is too large; {largest} is the most"
+                text = f"{value} is too large; {largest} is the most"
+                yield key, ConfigError(text, code="number-too-large", found=value, most=largest)
 
 
-def _in_range(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _in_range(config: DictConfig) -> Iterator[Wrong]:
     yield from _values_in_range(config)
     temperature = OmegaConf.select(config, "loss.temperature")
     if temperature is not None and not 0 < temperature < math.inf:
-        yield "loss.temperature", f"{temperature} must be positive, and finite"
+        text = f"{temperature} must be positive, and finite"
+        yield "loss.temperature", ConfigError(text, code="temperature-not-positive", found=temperature)
     if OmegaConf.select(config, "loss.backend") == "fused" and config.trainer.get("accelerator") == "cpu":
-        yield "loss.backend", "fused needs a GPU, and trainer.accelerator is cpu; choose auto or chunked"
-    if not config.evaluation.recall_at or min(config.evaluation.recall_at) < 1:
-        yield "evaluation.recall_at", f"{list(config.evaluation.recall_at)} needs at least one K, each 1 or more"
+        text = "fused needs a GPU, and trainer.accelerator is cpu; choose auto or chunked"
+        yield "loss.backend", ConfigError(text, code="fused-loss-on-cpu", found="fused", allowed=("auto", "chunked"))
+    yield from _recall_at(config.evaluation)
     if config.trainer.get("max_epochs") == 0 or config.trainer.get("max_steps") == 0:
-        yield "trainer.max_epochs", "0 epochs or steps train nothing; -1 means no limit"
+        text = "0 epochs or steps train nothing; -1 means no limit"
+        yield "trainer.max_epochs", ConfigError(text, code="nothing-to-train", found=0)
     if config.trainer.get("limit_test_batches") == 0 and config.test_with != "none":
-        yield "trainer.limit_test_batches", "0 leaves nothing to test; to leave the test out set test_with=none"
+        text = "0 leaves nothing to test; to leave the test out set test_with=none"
+        yield "trainer.limit_test_batches", ConfigError(text, code="nothing-to-test", found=0)
 
 
-def _sizes_fit(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _recall_at(evaluation: DictConfig) -> Iterator[Wrong]:
+    found = tuple(evaluation.recall_at)
+    if not found or min(found) < 1:
+        text = f"{list(found)} needs at least one K, each 1 or more"
+        yield "evaluation.recall_at", ConfigError(text, code="recall-at-too-small", found=found)
+
+
+def _sizes_fit(config: DictConfig) -> Iterator[Wrong]:
     model = config.model
     heads = model.get("num_heads")
     if heads is None and model.hidden_size % 64:
-        yield (
-            "model.hidden_size",
-            f"{model.hidden_size} is not a multiple of 64, so set model.num_heads to a divisor of it",
-        )
+        text = f"{model.hidden_size} is not a multiple of 64, so set model.num_heads to a divisor of it"
+        yield "model.hidden_size", ConfigError(text, code="heads-not-set", found=model.hidden_size)
     if heads is not None and (heads < 1 or model.hidden_size % heads):
-        yield "model.num_heads", f"{heads} does not divide model.hidden_size={model.hidden_size}"
+        text = f"{heads} does not divide model.hidden_size={model.hidden_size}"
+        yield "model.num_heads", ConfigError(text, code="heads-not-divisor", found=heads, hidden_size=model.hidden_size)
     if not 1 <= model.num_tokens <= model.hidden_size:
-        yield "model.num_tokens", f"{model.num_tokens} is not from 1 to model.hidden_size={model.hidden_size}"
+        text = f"{model.num_tokens} is not from 1 to model.hidden_size={model.hidden_size}"
+        yield (
+            "model.num_tokens",
+            ConfigError(text, code="tokens-out-of-range", found=model.num_tokens, most=model.hidden_size),
+        )
     positions = OmegaConf.select(config, "backbone.text.max_position_embeddings")
     longest = OmegaConf.select(config, "backbone.tokenizer.max_length")
     if positions is not None and longest is not None and longest > positions:
+        text = f"{longest} is more than backbone.text.max_position_embeddings={positions}"
         yield (
             "backbone.tokenizer.max_length",
-            f"{longest} is more than backbone.text.max_position_embeddings={positions}",
+            ConfigError(text, code="max-length-over-positions", found=longest, most=positions),
         )
     size = OmegaConf.select(config, "backbone.vision.image_size")
     shown = OmegaConf.select(config, "backbone.image_transform.size")
     if size is not None and shown is not None and size != shown:
-        yield "backbone.image_transform.size", f"{shown} differs from backbone.vision.image_size={size}"
+        text = f"{shown} differs from backbone.vision.image_size={size}"
+        yield "backbone.image_transform.size", ConfigError(text, code="image-sizes-differ", found=shown, expected=size)
 
 
 # K of MRR and nDCG: retrieval/judging.py, which would bring torch along.
 TOP = 10
 
 
-def _too_few_ranked(evaluation: DictConfig) -> str | None:
-    needed = max(TOP, *evaluation.recall_at)
-    if evaluation.ranked >= needed:
-        return None
-    return f"{evaluation.ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, {needed}"
+def _too_few_ranked(evaluation: DictConfig) -> Iterator[Wrong]:
+    ranked, needed = evaluation.ranked, max(TOP, *evaluation.recall_at)
+    if ranked < needed:
+        text = f"{ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, {needed}"
+        yield "evaluation.ranked", ConfigError(text, code="too-few-ranked", found=ranked, least=needed)
 
 
-def _metric_is_logged(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _metric_is_logged(config: DictConfig) -> Iterator[Wrong]:
     """A callback that watches or draws a metric which is never computed would fail after the first epoch."""
     evaluation = config.evaluation
-    if (text := _too_few_ranked(evaluation)) is not None:
-        yield "evaluation.ranked", text
+    yield from _too_few_ranked(evaluation)
     for name, callback in config.callbacks.items():
         drawn = (callback or {}).get("at")
         if drawn is not None and drawn not in evaluation.recall_at:
+            text = f"recall@{drawn} is not computed; evaluation.recall_at={list(evaluation.recall_at)}"
             yield (
                 f"callbacks.{name}.at",
-                f"recall@{drawn} is not computed; evaluation.recall_at={list(evaluation.recall_at)}",
+                ConfigError(text, code="recall-not-computed", found=drawn, allowed=tuple(evaluation.recall_at)),
             )
         monitor = (callback or {}).get("monitor")
         if not isinstance(monitor, str) or not monitor.startswith("val/"):
@@ -351,30 +339,30 @@ def _metric_is_logged(config: DictConfig) -> Iterator[tuple[str, str]]:
             told = f"MRR and nDCG are at {TOP}"
         else:
             continue
-        yield f"callbacks.{name}.monitor", f"{monitor} is not computed; {told}"
+        text = f"{monitor} is not computed; {told}"
+        yield f"callbacks.{name}.monitor", ConfigError(text, code="monitor-not-computed", found=monitor)
 
 
-def _run_ends(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _run_ends(config: DictConfig) -> Iterator[Wrong]:
     trainer, scheduler = config.trainer, config.scheduler
     open_ended = trainer.get("max_steps", -1) == -1 and trainer.get("max_epochs", -1) == -1
     if open_ended and scheduler.get("horizon_steps") is None and scheduler.get("horizon_epochs") is None:
-        yield (
-            "scheduler.horizon_steps",
-            "a run without trainer.max_epochs or trainer.max_steps needs it, or horizon_epochs",
-        )
+        text = "a run without trainer.max_epochs or trainer.max_steps needs it, or horizon_epochs"
+        yield "scheduler.horizon_steps", ConfigError(text, code="horizon-missing")
     if scheduler.get("horizon_steps") is not None and scheduler.get("horizon_epochs") is not None:
-        yield "scheduler.horizon_epochs", "set it or horizon_steps, not both"
+        yield "scheduler.horizon_epochs", exclusive("horizon_steps")
     warmup, horizon = scheduler.get("warmup_steps", 0), scheduler.get("horizon_steps") or math.inf
     if warmup > horizon:
-        yield "scheduler.warmup_steps", f"{warmup} outlasts scheduler.horizon_steps={horizon}"
+        text = f"{warmup} outlasts scheduler.horizon_steps={horizon}"
+        yield "scheduler.warmup_steps", ConfigError(text, code="warmup-outlasts-horizon", found=warmup, most=horizon)
 
 
-def _one_mixture(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _one_mixture(config: DictConfig) -> Iterator[Wrong]:
     if config.data.get("repeat") is not None and config.data.get("weights") is not None:
-        yield "data.weights", "set it or data.repeat, not both"
+        yield "data.weights", exclusive("data.repeat")
 
 
-def _stream_is_open_ended(config: DictConfig) -> Iterator[tuple[str, str]]:
+def _stream_is_open_ended(config: DictConfig) -> Iterator[Wrong]:
     """How many batches an epoch has is not known when rows are streamed, unless the trainer limits them."""
     trainer, scheduler = config.trainer, config.scheduler
     limited = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
@@ -382,10 +370,13 @@ def _stream_is_open_ended(config: DictConfig) -> Iterator[tuple[str, str]]:
         return
     why = "since data.reading=streaming does not know how many batches an epoch has"
     if scheduler.get("horizon_epochs") is not None:
-        yield "scheduler.horizon_epochs", f"set horizon_steps instead, {why}"
+        text = f"set horizon_steps instead, {why}"
+        yield "scheduler.horizon_epochs", ConfigError(text, code="horizon-epochs-streaming")
     elif scheduler.get("horizon_steps") is None and trainer.get("max_steps", -1) == -1:
-        yield "scheduler.horizon_steps", f"set it, or trainer.max_steps, {why}"
+        text = f"set it, or trainer.max_steps, {why}"
+        yield "scheduler.horizon_steps", ConfigError(text, code="horizon-missing-streaming")
     for name in ("limit_train_batches", "val_check_interval", "overfit_batches"):
         value = trainer.get(name)
         if isinstance(value, float) and value not in (0.0, 1.0):
-            yield f"trainer.{name}", f"a share of an epoch, {value}, must be a whole number of batches, {why}"
+            text = f"a share of an epoch, {value}, must be a whole number of batches, {why}"
+            yield f"trainer.{name}", ConfigError(text, code="epoch-share-streaming", found=value)

@@ -11,8 +11,10 @@ that are listed, so that a module which one of them happens to have imported ope
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ret_lightning.config.mistakes import nearest
+from ret_lightning.errors import ConfigError
 
 OWN_PACKAGES = "RET_LIGHTNING_TARGETS"  # the environment variable: names of packages, with commas between
 
@@ -34,24 +36,43 @@ _LIBRARY_PARTS = (
 )
 
 
-def refusal(target: str) -> str | None:
+def not_a_name(value: Any) -> ConfigError:
+    """The error of a `_target_` that is no text."""
+    return ConfigError(f"wants the dotted name of a class, got {value!r}", code="target-not-text", found=repr(value))
+
+
+def refusal(target: str) -> ConfigError | None:
     """Why a config may not build this dotted name, or None where it may."""
     allowed = (_OURS, *_LIBRARY_PARTS, *_own_packages())
     if _is_in(target, allowed):
         return None
     meant = nearest(target.rpartition(".")[0], _LIBRARY_PARTS, cutoff=0.85)
     hint = f"did you mean {meant[0]}.{target.rpartition('.')[2]}?" if meant else f"choices: {', '.join(allowed)}"
-    return f"a config may not build {target}; {hint} (to allow a package of your own: {OWN_PACKAGES}=<its name>)"
+    return ConfigError(
+        f"a config may not build {target}; {hint} (to allow a package of your own: {OWN_PACKAGES}=<its name>)",
+        code="target-not-allowed",
+        found=target,
+        allowed=allowed,
+    )
 
 
-def refusal_of(target: str, module: str, *, is_class: bool) -> str | None:
+def refusal_of(target: str, module: str, *, is_class: bool) -> ConfigError | None:
     """Why a config may not build an allowed name, given the module that its object was written in."""
     if _is_in(target, _own_packages()):
         return None
     if not _is_in(module, (_OURS, *_LIBRARY_PARTS)):
-        return f"a config may not build {target}; it is a name for something in {module}"
+        return ConfigError(
+            f"a config may not build {target}; it is a name for something in {module}",
+            code="target-from-elsewhere",
+            found=target,
+            module=module,
+        )
     if not is_class and not _is_in(target, (_OURS,)):
-        return f"a config may not call {target}; of a library it may build classes, not call functions"
+        return ConfigError(
+            f"a config may not call {target}; of a library it may build classes, not call functions",
+            code="target-library-function",
+            found=target,
+        )
     return None
 
 

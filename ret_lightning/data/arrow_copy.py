@@ -81,7 +81,9 @@ def _line_tables(files: RowFiles) -> Iterator[pa.Table]:
         if lines:
             yield _table(pa.array(lines, pa.binary()), number, numbers)
         elif not any_yet:
-            raise DataError(f"{files.paths[number]}: the file has no rows")
+            raise DataError(
+                f"{files.paths[number]}: the file has no rows", code="file-without-rows", path=files.paths[number]
+            )
 
 
 def _parquet_tables(files: RowFiles) -> Iterator[pa.Table]:

@@ -107,7 +107,11 @@ def font_file(font: str) -> Path:
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
     if not path.is_file():
-        raise DataError(f"{path}: this font of the glyphs corpus is missing: reinstall matplotlib with pip")
+        raise DataError(
+            f"{path}: this font of the glyphs corpus is missing: reinstall matplotlib with pip",
+            code="glyph-font-missing",
+            path=path,
+        )
     return path
 
 

@@ -185,7 +185,12 @@ def check_coverage(drawn: Drawn) -> None:
             if count < fewest:
                 raise DataError(
                     f"{texts.passage_id(character)} is drawn by {count} {split} fonts where the glyphs corpus needs "
-                    f"{fewest}: these are not matplotlib's own fonts; reinstall matplotlib with pip"
+                    f"{fewest}: these are not matplotlib's own fonts; reinstall matplotlib with pip",
+                    code="glyph-fonts-too-few",
+                    character=character,
+                    split=split,
+                    found=count,
+                    least=fewest,
                 )
 
 

@@ -114,7 +114,9 @@ def prepare_glyphs(
     except OSError as error:
         raise DataError(
             f"{cache}: the glyphs corpus cannot be written there ({error.strerror or error}): name another folder with "
-            "cache_dir, or with the environment variable XDG_CACHE_HOME"
+            "cache_dir, or with the environment variable XDG_CACHE_HOME",
+            code="glyph-cache-not-written",
+            path=cache,
         ) from error
     return root
 
@@ -123,11 +125,21 @@ def _check_arguments(image_size: int, seed: int, workers: int | None) -> None:
     # `type() is int`: True is an int to isinstance
     if type(image_size) is not int or image_size not in IMAGE_SIZES:
         sizes = f"from {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}"
-        raise ConfigError(f"image_size: {image_size!r} is not a whole number of pixels {sizes}")
+        raise ConfigError(
+            f"image_size: {image_size!r} is not a whole number of pixels {sizes}",
+            code="glyph-image-size",
+            found=image_size,
+            least=IMAGE_SIZES[0],
+            most=IMAGE_SIZES[-1],
+        )
     if type(seed) is not int:
-        raise ConfigError(f"seed: {seed!r} is not a whole number")
+        raise ConfigError(f"seed: {seed!r} is not a whole number", code="glyph-seed", found=seed)
     if workers is not None and (type(workers) is not int or workers < 1):
-        raise ConfigError(f"workers: {workers!r} is not a whole number of at least 1, nor null for one a CPU")
+        raise ConfigError(
+            f"workers: {workers!r} is not a whole number of at least 1, nor null for one a CPU",
+            code="glyph-workers",
+            found=workers,
+        )
 
 
 def _settings(image_size: int, seed: int) -> dict[str, Any]:

@@ -44,10 +44,18 @@ class Instructions:
 
 def _checked(key: str, templates: Sequence[str]) -> tuple[str, ...]:
     if isinstance(templates, str) or not isinstance(templates, Sequence) or not templates:
-        raise ConfigError(f"{key}={templates!r} must be a list of at least one text")
+        raise ConfigError(
+            f"{key}={templates!r} must be a list of at least one text",
+            code="instructions-not-a-list",
+            key=key,
+            found=repr(templates),
+        )
     for template in templates:
         if not isinstance(template, str) or not template.strip():
             raise ConfigError(
-                f"{key}: {template!r} is no text; a template is an instruction such as 'Find the passage:'"
+                f"{key}: {template!r} is no text; a template is an instruction such as 'Find the passage:'",
+                code="instruction-not-text",
+                key=key,
+                found=template,
             )
     return tuple(template.strip() for template in templates)

@@ -133,7 +133,7 @@ class RowScan:
                 except DataError as error:
                     facts.rows.add(BadRow.of(error, place))
         except DataError as error:
-            facts.broken = BadRow("broken_file", str(error), place)
+            facts.broken = BadRow("broken_file", error.message, place)
         for name in ("data_ids", "positions", "images", "query_images"):
             setattr(facts, name, np.array(getattr(facts, name), np.int64))
         return facts
@@ -215,7 +215,7 @@ class ImageLook:
                 else:
                     self.reader.source.find(path)
             except DataError as error:
-                text = str(error) if self.decoded else f"{untold} (subset {subset}): {error}"
+                text = error.message if self.decoded else f"{untold} (subset {subset}): {error.message}"
                 found[key] = BadRow(error.kind, text, place)
         return found
 

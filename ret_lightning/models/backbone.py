@@ -60,20 +60,24 @@ class BlockStack(nn.Module, ABC):
 
     def layout_config(self) -> dict[str, Any]:
         """What stands in a checkpoint's config under `text_config` or `vision_config`: plain JSON, with `model_type`."""
-        raise ConfigError(f"{type(self).__name__} does not say how it is stored in a checkpoint (layout_config)")
+        raise _not_storable(self, "layout_config")
 
     @classmethod
     def from_layout_config(cls, config: Mapping[str, Any]) -> BlockStack:
         """A stack of random weights from what `layout_config` gave; fields that it does not know are passed over."""
-        raise ConfigError(f"{cls.__name__} does not say how it is read from a checkpoint (from_layout_config)")
+        raise ConfigError(
+            f"{cls.__name__} does not say how it is read from a checkpoint (from_layout_config)",
+            code="backbone-not-readable",
+            backbone=cls.__name__,
+        )
 
     def layout_state(self) -> dict[str, Tensor]:
         """Its weights by the names that they have in a checkpoint, below `text_model.` or `vision_model.`."""
-        raise ConfigError(f"{type(self).__name__} does not say how it is stored in a checkpoint (layout_state)")
+        raise _not_storable(self, "layout_state")
 
     def load_layout_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes weights by the names of `layout_state`, all of them, and makes them its own, with their dtype."""
-        raise ConfigError(f"{type(self).__name__} does not say how it is stored in a checkpoint (load_layout_state)")
+        raise _not_storable(self, "load_layout_state")
 
     def forward(self, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """The states of the blocks named, in that order; blocks above the last one named are not computed.
@@ -120,7 +124,11 @@ class BlockStack(nn.Module, ABC):
         if trained is not True and not 0 <= trained <= used:
             raise ConfigError(
                 f"{trained} blocks of the {type(self).__name__} are to be trained, but {used} are used: choose 0 to {used}, "
-                "or true for the embedding as well"
+                "or true for the embedding as well",
+                code="trained-blocks-out-of-range",
+                backbone=type(self).__name__,
+                found=trained,
+                most=used,
             )
         self.trained = trained
         self._used_blocks = used
@@ -170,8 +178,25 @@ class Backbone:
 def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
     """Raises TokenError where token ids (n, L) do not fit a text backbone; ids on a GPU are not looked at."""
     if input_ids.shape[1] > positions:
-        raise TokenError(f"texts of {input_ids.shape[1]} tokens, but the text backbone has {positions} positions")
+        raise TokenError(
+            f"texts of {input_ids.shape[1]} tokens, but the text backbone has {positions} positions",
+            code="text-longer-than-positions",
+            found=input_ids.shape[1],
+            most=positions,
+        )
     if input_ids.device.type == "cpu" and input_ids.numel() and int(input_ids.max()) >= vocabulary:
         raise TokenError(
-            f"token id {int(input_ids.max())}, but the text backbone's vocabulary has {vocabulary} entries"
+            f"token id {int(input_ids.max())}, but the text backbone's vocabulary has {vocabulary} entries",
+            code="token-id-out-of-vocabulary",
+            found=int(input_ids.max()),
+            entries=vocabulary,
         )
+
+
+def _not_storable(stack: BlockStack, method: str) -> ConfigError:
+    return ConfigError(
+        f"{type(stack).__name__} does not say how it is stored in a checkpoint ({method})",
+        code="backbone-not-storable",
+        backbone=type(stack).__name__,
+        method=method,
+    )

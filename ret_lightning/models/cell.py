@@ -63,10 +63,18 @@ class RetCell(nn.Module):
         self.attention_dropout = attention_dropout
         self.activation = activation
         if hidden_size % num_heads:
-            raise ConfigError(f"model.hidden_size={hidden_size} is not divisible by model.num_heads={num_heads}")
+            raise ConfigError(
+                f"model.hidden_size={hidden_size} is not divisible by model.num_heads={num_heads}",
+                code="cell-heads-not-divisor",
+                found=num_heads,
+                hidden_size=hidden_size,
+            )
         if num_tokens > hidden_size:
             raise ConfigError(
-                f"model.num_tokens={num_tokens} is more than model.hidden_size={hidden_size}, the rows of the position table"
+                f"model.num_tokens={num_tokens} is more than model.hidden_size={hidden_size}, the rows of the position table",
+                code="cell-tokens-too-many",
+                found=num_tokens,
+                most=hidden_size,
             )
 
         def attention(bias: bool) -> Attention:

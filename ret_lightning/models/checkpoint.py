@@ -67,7 +67,10 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
     if other:
         raise ConfigError(
             f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the "
-            "config's like the checkpoint's"
+            "config's like the checkpoint's",
+            code="checkpoint-other-architecture",
+            path=str(where),
+            differences=tuple(other),
         )
     own, state = published_state(retriever), published_state(source)
     check_fit(own, state, f"{where}: the checkpoint does not fit the model of this config")
@@ -117,7 +120,9 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
                 write_to = unfinished.enter_context(whole_file(folder / file))
                 save_file({name: state[name].cpu() for name in names}, write_to, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: the checkpoint cannot be written ({error})") from error
+        raise UserError(
+            f"{folder}: the checkpoint cannot be written ({error})", code="checkpoint-not-written", path=folder
+        ) from error
 
 
 def check_shard_size(size: int | str) -> int | str:
@@ -128,7 +133,9 @@ def check_shard_size(size: int | str) -> int | str:
     if match and float(match[1]) > 0:
         return f"{match[1]}{match[2].upper()}"
     raise ConfigError(
-        f"max_shard_size={size!r} is no size: give bytes, or a number with KB, MB, GB or TB, 5GB for example"
+        f"max_shard_size={size!r} is no size: give bytes, or a number with KB, MB, GB or TB, 5GB for example",
+        code="shard-size-invalid",
+        found=size,
     )
 
 
@@ -164,7 +171,12 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str)
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{what}: {mistake}: {'; '.join(names[:3])}{more}")
+            raise UserError(
+                f"{what}: {mistake}: {'; '.join(names[:3])}{more}",
+                code="checkpoint-tensors-differ",
+                reason=mistake,
+                found=tuple(names),
+            )
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
@@ -174,12 +186,18 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
         UserError: if it is neither.
     """
     if not isinstance(source, str | Path) or not str(source):
-        raise UserError(f"checkpoint {source!r}: wanted a folder, or a hub id")
+        raise UserError(
+            f"checkpoint {source!r}: wanted a folder, or a hub id", code="checkpoint-not-a-name", found=repr(source)
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if path.exists() or path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
-        raise UserError(f"checkpoint {source}: no such folder (a hub id would be owner/name)")
+        raise UserError(
+            f"checkpoint {source}: no such folder (a hub id would be owner/name)",
+            code="checkpoint-folder-missing",
+            path=path,
+        )
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -189,7 +207,10 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"checkpoint {source}: neither a folder here nor a model that can be had from the hub ({reason}); fetch it "
-            f"where there is a network with `hf download {source}`; it is looked for in {constants.HF_HUB_CACHE}"
+            f"where there is a network with `hf download {source}`; it is looked for in {constants.HF_HUB_CACHE}",
+            code="checkpoint-not-downloaded",
+            found=str(source),
+            reason=reason,
         ) from error
 
 
@@ -208,11 +229,11 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(missing) from None
+        raise UserError(missing, code="checkpoint-config-missing", path=path) from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+        raise UserError(f"{path}: not JSON ({error})", code="checkpoint-not-json", path=path) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is wanted")
+        raise UserError(f"{path}: a JSON object is wanted", code="checkpoint-no-json-object", path=path)
     return content
 
 
@@ -224,7 +245,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     if not (folder / WEIGHTS_FILE).is_file() and (folder / WEIGHTS_INDEX).is_file():
         shards = _read_json(folder / WEIGHTS_INDEX, "").get("weight_map")
         if not isinstance(shards, dict) or any(Path(str(name)).name != name for name in shards.values()):
-            raise UserError(f"{folder / WEIGHTS_INDEX}: weight_map must give names of files in this folder")
+            raise UserError(
+                f"{folder / WEIGHTS_INDEX}: weight_map must give names of files in this folder",
+                code="checkpoint-weight-map",
+                path=folder / WEIGHTS_INDEX,
+            )
         names = sorted(set(shards.values()))
     weights: dict[str, Tensor] = {}
     for file in (folder / name for name in names):
@@ -232,10 +257,16 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             weights.update(load_file(file))
         except FileNotFoundError:
             raise UserError(
-                f"checkpoint {folder}: {file.name} is missing; weights are read from safetensors only"
+                f"checkpoint {folder}: {file.name} is missing; weights are read from safetensors only",
+                code="checkpoint-weights-missing",
+                path=file,
             ) from None
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not a whole safetensors file ({error}); fetch it again") from error
+            raise UserError(
+                f"{file}: not a whole safetensors file ({error}); fetch it again",
+                code="checkpoint-weights-broken",
+                path=file,
+            ) from error
     # Counted, not learned; versions of transformers before 4.31 stored it.
     return {name: tensor for name, tensor in weights.items() if not name.endswith(".embeddings.position_ids")}
 

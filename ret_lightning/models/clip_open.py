@@ -216,7 +216,12 @@ def open_clip_backbone(
         UserError: if the weights are not to be had, or are not those of this model.
     """
     if library not in ("open_clip", "transformers"):
-        raise ConfigError(f"backbone.library={library}: choose open_clip or transformers")
+        raise ConfigError(
+            f"backbone.library={library}: choose open_clip or transformers",
+            code="backbone-library-unknown",
+            found=library,
+            allowed=("open_clip", "transformers"),
+        )
     config = _architecture(name)
     tag = {} if pretrained is None else _tag(name, pretrained, config.get("quick_gelu", False))
     copy = copy or _hub_id(tag)
@@ -231,7 +236,9 @@ def open_clip_backbone(
     elif library == "transformers" and not tag:
         raise ConfigError(
             f"backbone.pretrained={pretrained}: library=transformers does not read a file of open_clip's weights: use "
-            "backbone.library=open_clip, or a tag and backbone.copy=FOLDER"
+            "backbone.library=open_clip, or a tag and backbone.copy=FOLDER",
+            code="backbone-file-of-open-clip",
+            found=pretrained,
         )
     elif library == "transformers":
         text, vision = (_copy(stack, name, copy) for stack in (text, vision))
@@ -244,7 +251,11 @@ def open_clip_backbone(
         if isinstance(image_transform, ImageTransform) and getattr(image_transform, field) != wanted:
             raise ConfigError(
                 f"backbone.image_transform.{field}={getattr(image_transform, field)} does not fit backbone.name={name}, "
-                f"backbone.pretrained={pretrained}: set it to {wanted}"
+                f"backbone.pretrained={pretrained}: set it to {wanted}",
+                code="backbone-image-transform-differs",
+                key=f"backbone.image_transform.{field}",
+                found=getattr(image_transform, field),
+                expected=wanted,
             )
     return Backbone(
         text=text,
@@ -261,12 +272,20 @@ def _architecture(name: str) -> dict[str, Any]:
         served = {known.lower(): known for known in list_models() if not _extras(get_model_config(known))}
         close = [served[match] for match in difflib.get_close_matches(name.lower(), served, n=3)]
         known = f"nearest: {', '.join(close)}" if close else f"choices: {', '.join(served.values())}"
-        raise ConfigError(f"backbone.name={name}: open_clip has no such architecture; {known}")
+        raise ConfigError(
+            f"backbone.name={name}: open_clip has no such architecture; {known}",
+            code="backbone-name-unknown",
+            found=name,
+            allowed=tuple(served.values()),
+        )
     config = get_model_config(name)
     if extras := _extras(config):
         raise ConfigError(
             f"backbone.name={name}: only CLIPs of a plain text and a plain vision transformer are served, and this one "
-            f"has {', '.join(extras[:3])}"
+            f"has {', '.join(extras[:3])}",
+            code="backbone-name-not-plain",
+            found=name,
+            settings=tuple(extras),
         )
     return config
 
@@ -287,13 +306,19 @@ def _tag(name: str, pretrained: str, quick_gelu: bool) -> dict[str, Any]:
     if not tag and not Path(pretrained).is_file():
         raise ConfigError(
             f"backbone.pretrained={pretrained}: neither a file nor a tag that open_clip has for {name}; tags: "
-            f"{', '.join(list_pretrained_tags_by_model(name)) or 'none'}"
+            f"{', '.join(list_pretrained_tags_by_model(name)) or 'none'}",
+            code="backbone-tag-unknown",
+            found=pretrained,
+            allowed=tuple(list_pretrained_tags_by_model(name)),
         )
     if tag and bool(tag.get("quick_gelu")) != quick_gelu:
         other = name.removesuffix("-quickgelu") if quick_gelu else f"{name}-quickgelu"
         raise ConfigError(
             f"backbone.pretrained={pretrained}: these weights were not trained with the activation of {name}: use "
-            f"backbone.name={other}"
+            f"backbone.name={other}",
+            code="backbone-activation-differs",
+            found=name,
+            expected=other,
         )
     return tag
 
@@ -323,7 +348,12 @@ def _load(text: OpenClipTextStack, vision: OpenClipVisionStack, name: str, file:
             there, wanted = (tuple(s[misfit[0]]) if misfit[0] in s else "nothing" for s in (found, own))
             raise UserError(
                 f"backbone.pretrained={file}: not the weights of {name}: {len(misfit)} tensors do not fit; {misfit[0]} is "
-                f"{there} instead of {wanted}"
+                f"{there} instead of {wanted}",
+                code="backbone-weights-differ",
+                path=file,
+                key=misfit[0],
+                found=there,
+                expected=wanted,
             )
         stack.load_state_dict({key.removeprefix(prefix): t.float() for key, t in given.items()}, assign=True)
 
@@ -336,11 +366,18 @@ def _read(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"backbone.pretrained={file}: not a file of weights alone, and what else a pickle holds may be code, which is "
-            "not run; save the model's state_dict as safetensors"
+            "not run; save the model's state_dict as safetensors",
+            code="backbone-weights-hold-code",
+            path=file,
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"backbone.pretrained={file}: cannot be read as weights: {reason}") from error
+        raise UserError(
+            f"backbone.pretrained={file}: cannot be read as weights: {reason}",
+            code="backbone-weights-unreadable",
+            path=file,
+            reason=reason,
+        ) from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
     # open_clip's own training wraps the model for DDP before it saves.
     return {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
@@ -354,6 +391,10 @@ def _copy(stack: _OpenClipStack, name: str, copy: str) -> BlockStack:
         if wanted.get(field) != found.get(field):
             raise ConfigError(
                 f"backbone.copy={copy}: not a copy of {name}: {field} of its {theirs.model_type} is {found[field]} instead of "
-                f"{wanted[field]}"
+                f"{wanted[field]}",
+                code="backbone-copy-differs",
+                key=field,
+                found=found[field],
+                expected=wanted[field],
             )
     return theirs

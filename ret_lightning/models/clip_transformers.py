@@ -77,12 +77,19 @@ class _ClipStack(BlockStack):
         if unknown:
             close = difflib.get_close_matches(unknown[0], cls.fields, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(cls.fields)}"
-            raise ConfigError(f"{cls.model_type} has no setting {unknown[0]}; {hint}")
+            raise ConfigError(
+                f"{cls.model_type} has no setting {unknown[0]}; {hint}",
+                code="backbone-setting-unknown",
+                found=unknown[0],
+                allowed=tuple(cls.fields),
+            )
         try:
             model = cls.model_class._from_config(cls.config_class(**config), attn_implementation=ATTENTION)
         except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise ConfigError(f"{cls.model_type} cannot be built: {reason}") from error
+            raise ConfigError(
+                f"{cls.model_type} cannot be built: {reason}", code="backbone-not-built", reason=reason
+            ) from error
         return cls(model)
 
     @classmethod
@@ -114,7 +121,10 @@ class _ClipStack(BlockStack):
         if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
             raise UserError(
                 f"{option}: no CLIP of transformers' in there: {len(missing)} tensors of the {cls.model_type} are missing, "
-                f"{missing[0]} for one; a repository of another library may have a copy for transformers elsewhere"
+                f"{missing[0]} for one; a repository of another library may have a copy for transformers elsewhere",
+                code="backbone-weights-missing",
+                found=source,
+                missing=tuple(missing),
             )
         stack = cls(model)
         stack.source = source
@@ -229,5 +239,9 @@ def _check_same(name: str, stack: _ClipStack, wanted: Mapping[str, Any], option:
         if field in _DECISIVE and getattr(expected, field) != getattr(found, field):
             raise ConfigError(
                 f"{option}: {field} of its {stack.model_type} is {getattr(found, field)}, and the config says "
-                f"{getattr(expected, field)}; set backbone.{name}.{field}={getattr(found, field)}"
+                f"{getattr(expected, field)}; set backbone.{name}.{field}={getattr(found, field)}",
+                code="backbone-setting-differs",
+                key=f"backbone.{name}.{field}",
+                found=getattr(expected, field),
+                expected=getattr(found, field),
             )

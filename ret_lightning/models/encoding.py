@@ -83,7 +83,13 @@ def encode_pairs(
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if not isinstance(value, Integral) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number, {least} or more")
+            raise ConfigError(
+                f"{name}={value!r} must be a whole number, {least} or more",
+                code="encoding-option-too-small",
+                key=name,
+                found=value,
+                least=least,
+            )
     _check_all(side, pairs)
     tower: RetTower = getattr(retriever, f"{side}_tower")
     preparation = _Preparation(tower, side)
@@ -163,7 +169,7 @@ class _Preparation:
         _check_pair(self.side, position, pair)
         text, image = pair
         if text and self.tower.tokenizer is None:
-            raise UserError(self._mend("tokenizer", f"is not set, and {PLURAL[self.side]}[{position}] has a text"))
+            raise self._not_set("tokenizer", position, "a text")
         return Item(text or None, None if image is None else self._pixels(position, image))
 
     def inputs(self, items: Sequence[Item]) -> EncoderInput:
@@ -174,14 +180,13 @@ class _Preparation:
         try:
             check_token_ids(inputs.input_ids[inputs.text_rows], self._vocabulary, self._positions)
         except TokenError as error:
-            raise UserError(self._mend("tokenizer", f"does not fit the checkpoint: {error}")) from error
+            message = self._mend("tokenizer", f"does not fit the checkpoint: {error.message}")
+            raise UserError(message, code=error.code, **error.values) from error
         return inputs
 
     def _pixels(self, position: int, image: str | Path | Image.Image) -> Tensor:
         if self.tower.image_transform is None:
-            raise UserError(
-                self._mend("image_transform", f"is not set, and {PLURAL[self.side]}[{position}] has an image")
-            )
+            raise self._not_set("image_transform", position, "an image")
         try:
             if isinstance(image, Image.Image):
                 with self._lock:
@@ -189,8 +194,14 @@ class _Preparation:
             else:
                 picture = open_image(image, getattr(self.tower.image_transform, "least_side", None))
         except DataError as error:
-            raise DataError(f"{PLURAL[self.side]}[{position}]: {error}", error.kind) from error
+            message = f"{PLURAL[self.side]}[{position}]: {error.message}"
+            values = {**error.values, "position": position}
+            raise DataError(message, error.kind, code=error.code, **values) from error
         return self.tower.image_transform(picture)
+
+    def _not_set(self, attribute: str, position: int, part: str) -> UserError:
+        message = self._mend(attribute, f"is not set, and {PLURAL[self.side]}[{position}] has {part}")
+        return UserError(message, code="tower-attribute-not-set", attribute=attribute, position=position)
 
     def _mend(self, attribute: str, fact: str) -> str:
         name = f"retriever.{self.side}_tower.{attribute}"
@@ -225,13 +236,15 @@ def _check_all(side: Side, pairs: Any) -> None:
     wanted = "wanted a list of pairs, [(text or None, image or None), ...]"
     try:
         iter(pairs)
+        refused = isinstance(pairs, (str, bytes, Mapping))
     except TypeError:
-        raise DataError(f"{PLURAL[side]} are of type {type(pairs).__name__}; {wanted}") from None
-    if isinstance(pairs, (str, bytes, Mapping)):
-        raise DataError(f"{PLURAL[side]} are of type {type(pairs).__name__}; {wanted}")
+        refused = True
+    if refused:
+        found = type(pairs).__name__
+        raise DataError(f"{PLURAL[side]} are of type {found}; {wanted}", code="pairs-not-a-list", found=found)
     if isinstance(pairs, (list, tuple)):
         if len(pairs) == 2 and all(part is None or isinstance(part, (str, Path, Image.Image)) for part in pairs):
-            raise DataError(f"{PLURAL[side]} are a single pair; {wanted}")
+            raise DataError(f"{PLURAL[side]} are a single pair; {wanted}", code="pairs-single-pair")
         for position, pair in enumerate(pairs):
             _check_pair(side, position, pair)
 
@@ -240,27 +253,57 @@ def _check_pair(side: Side, position: int, pair: Any) -> None:
     """Raises DataError where this is no pair; whether an image can be read shows when it is."""
     where = f"{PLURAL[side]}[{position}]"
     if not isinstance(pair, (list, tuple)):
-        raise DataError(f"{where} is of type {type(pair).__name__}; wanted a pair (text or None, image or None)")
+        raise DataError(
+            f"{where} is of type {type(pair).__name__}; wanted a pair (text or None, image or None)",
+            code="pair-of-wrong-type",
+            position=position,
+            found=type(pair).__name__,
+        )
     if len(pair) != 2:
-        raise DataError(f"{where} has length {len(pair)}; wanted 2, (text or None, image or None)")
+        raise DataError(
+            f"{where} has length {len(pair)}; wanted 2, (text or None, image or None)",
+            code="pair-of-wrong-length",
+            position=position,
+            found=len(pair),
+        )
     text, image = pair
     if text is not None and not isinstance(text, str):
         raise DataError(
-            f"{where}: its text is of type {type(text).__name__}; wanted a string or None, before the image"
+            f"{where}: its text is of type {type(text).__name__}; wanted a string or None, before the image",
+            code="pair-text-type",
+            position=position,
+            found=type(text).__name__,
         )
     if text is not None and (half := SURROGATE.search(text)):
-        raise DataError(f"{where}: its text has half of a surrogate pair at {half.start()}, which is no character")
+        raise DataError(
+            f"{where}: its text has half of a surrogate pair at {half.start()}, which is no character",
+            code="pair-text-surrogate",
+            position=position,
+            character=half.start(),
+        )
     if image is None or isinstance(image, (Path, Image.Image)):
         return
     if not isinstance(image, str):
         raise DataError(
             f"{where}: its image is of type {type(image).__name__}; wanted a path, a PIL image (PIL.Image.fromarray makes one) "
-            "or None"
+            "or None",
+            code="pair-image-type",
+            position=position,
+            found=type(image).__name__,
         )
     if not image:
-        raise DataError(f"{where}: its image is an empty string; wanted a path, a PIL image or None")
+        raise DataError(
+            f"{where}: its image is an empty string; wanted a path, a PIL image or None",
+            code="pair-image-empty",
+            position=position,
+        )
     if "://" in image:
-        raise DataError(f"{where}: its image is the URL {image}; wanted a path, a PIL image or None: fetch it first")
+        raise DataError(
+            f"{where}: its image is the URL {image}; wanted a path, a PIL image or None: fetch it first",
+            code="pair-image-url",
+            position=position,
+            found=image,
+        )
 
 
 @contextmanager
@@ -300,5 +343,8 @@ def _autocast(tower: RetTower, dtype: torch.dtype | str | None) -> AbstractConte
         return torch.autocast(tower.start.device.type, dtype=wanted)
     raise ConfigError(
         f"dtype={dtype} does not go with weights in {str(own).removeprefix('torch.')}: float32 weights can be computed with "
-        f"in float32, bfloat16 or float16, others as they are; leave dtype out, or convert them by retriever.to({wanted})"
+        f"in float32, bfloat16 or float16, others as they are; leave dtype out, or convert them by retriever.to({wanted})",
+        code="encoding-dtype-unsuitable",
+        found=str(dtype),
+        weights=str(own),
     )

@@ -257,9 +257,19 @@ def gate_named(name: str) -> type[Gate]:
     found = {f"{gate.__module__}.{gate.__qualname__}": gate for gate in gates if gate.name == name}
     if not found:
         known = ", ".join(dict.fromkeys(gate.name for gate in gates))
-        raise ConfigError(f"no gate is named {name!r}; import the module that defines it first; known: {known}")
+        raise ConfigError(
+            f"no gate is named {name!r}; import the module that defines it first; known: {known}",
+            code="gate-name-unknown",
+            found=name,
+            allowed=tuple(dict.fromkeys(gate.name for gate in gates)),
+        )
     if len(found) > 1:
-        raise ConfigError(f"more than one gate is named {name!r}: {', '.join(found)}; give each a name of its own")
+        raise ConfigError(
+            f"more than one gate is named {name!r}: {', '.join(found)}; give each a name of its own",
+            code="gate-name-ambiguous",
+            found=name,
+            classes=tuple(found),
+        )
     return next(iter(found.values()))
 
 

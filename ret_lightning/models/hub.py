@@ -46,5 +46,10 @@ def push(
             )
     except (OSError, HFValidationError) as error:  # what the hub's errors are
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{repo_id}: cannot be pushed to the hub ({reason}); `hf auth login` sets the token") from error
+        raise UserError(
+            f"{repo_id}: cannot be pushed to the hub ({reason}); `hf auth login` sets the token",
+            code="hub-push-failed",
+            repo_id=repo_id,
+            reason=reason,
+        ) from error
     return str(commit)

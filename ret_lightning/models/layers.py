@@ -29,13 +29,20 @@ class LayerPlan:
         if not self.text or len(self.text) != len(self.vision):
             raise ConfigError(
                 f"recurrence: a plan needs as many text blocks as vision blocks, at least one; got {len(self.text)} "
-                f"({list(self.text)}) and {len(self.vision)} ({list(self.vision)})"
+                f"({list(self.text)}) and {len(self.vision)} ({list(self.vision)})",
+                code="plan-sides-differ",
+                text=tuple(self.text),
+                vision=tuple(self.vision),
             )
         for name, blocks, count in (("text", self.text, text_blocks), ("vision", self.vision, vision_blocks)):
             outside = [b for b in blocks if not 0 <= b < count]
             if outside:
                 raise ConfigError(
-                    f"recurrence: {name} blocks {outside} do not exist; the {name} backbone has blocks 0 to {count - 1}"
+                    f"recurrence: {name} blocks {outside} do not exist; the {name} backbone has blocks 0 to {count - 1}",
+                    code="plan-blocks-missing",
+                    side=name,
+                    found=tuple(outside),
+                    most=count - 1,
                 )
         return self
 
@@ -82,7 +89,10 @@ class Published(Recurrence):
             return Evenly(min(text_blocks, vision_blocks)).plan(text_blocks, vision_blocks)
         if published_plan not in PUBLISHED_PLANS:
             raise ConfigError(
-                f"backbone.published_plan: unknown plan {published_plan!r}; choices: {', '.join(PUBLISHED_PLANS)}"
+                f"backbone.published_plan: unknown plan {published_plan!r}; choices: {', '.join(PUBLISHED_PLANS)}",
+                code="plan-name-unknown",
+                found=published_plan,
+                allowed=tuple(PUBLISHED_PLANS),
             )
         return PUBLISHED_PLANS[published_plan].check(text_blocks, vision_blocks)
 
@@ -107,7 +117,12 @@ class Evenly(Recurrence):
     def plan(self, text_blocks: int, vision_blocks: int, published_plan: str | None = None) -> LayerPlan:
         most = min(text_blocks, vision_blocks)
         if not 1 <= self.steps <= most:
-            raise ConfigError(f"recurrence.steps={self.steps} does not fit this backbone: choose 1 to {most}")
+            raise ConfigError(
+                f"recurrence.steps={self.steps} does not fit this backbone: choose 1 to {most}",
+                code="plan-steps-out-of-range",
+                found=self.steps,
+                most=most,
+            )
         return LayerPlan(_spread(self.steps, text_blocks), _spread(self.steps, vision_blocks))
 
 

@@ -21,7 +21,12 @@ def dtype_named(dtype: torch.dtype | str) -> torch.dtype:
     """A torch dtype from itself or its name, with or without `torch.`; raises ConfigError with the choices."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ConfigError(f"dtype={dtype} is unknown; choices: {', '.join(DTYPES)}")
+        raise ConfigError(
+            f"dtype={dtype} is unknown; choices: {', '.join(DTYPES)}",
+            code="dtype-unknown",
+            found=str(dtype),
+            allowed=tuple(DTYPES),
+        )
     return found
 
 
@@ -30,12 +35,20 @@ def device_named(device: torch.device | str | int) -> torch.device:
     try:
         found = torch.device(device)
         if found.type == "meta":
-            raise ConfigError(f"device={device} holds no numbers; choose cpu, cuda, cuda:0 and so on")
+            raise ConfigError(
+                f"device={device} holds no numbers; choose cpu, cuda, cuda:0 and so on",
+                code="device-without-numbers",
+                found=str(device),
+            )
         torch.empty(0, device=found)
     except (
         RuntimeError,
         AssertionError,
         NotImplementedError,
     ) as error:  # AssertionError: PyTorch was built without CUDA
-        raise ConfigError(f"device={device} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(
+            f"device={device} cannot be used: {str(error).strip().splitlines()[0]}",
+            code="device-unusable",
+            found=str(device),
+        ) from error
     return found

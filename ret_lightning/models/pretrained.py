@@ -20,11 +20,15 @@ def no_weights(option: str, source: str, error: BaseException, otherwise: str) -
 
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("Last error: ")[2].rstrip(".")
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
-        return UserError(f"{option}: there is no such folder")
+        return UserError(f"{option}: there is no such folder", code="weights-folder-missing", found=source)
     if source.count("/") != 1 or source.startswith((".", "/", "~")) or Path(source).is_dir():
-        return UserError(f"{option}: no weights in such a folder ({reason})")
+        message = f"{option}: no weights in such a folder ({reason})"
+        return UserError(message, code="weights-not-in-folder", found=source, reason=reason)
     return UserError(
         f"{option}: no weights of {source} in {constants.HF_HUB_CACHE}, nor from the hub ({reason}). Download them once where "
         f"there is a network with `hf download {source}`, or give {otherwise}, or set backbone.pretrained=null for random "
-        "weights"
+        "weights",
+        code="weights-not-downloaded",
+        found=source,
+        reason=reason,
     )

@@ -70,11 +70,13 @@ class Fields:
     def get(self, name: str, *kinds: type) -> Any:
         """A value of one of the types; a bool counts as a number only where bool is one of them."""
         if name not in self.config and name not in self.defaults:
-            raise self.error(name, "is missing; is this the config of a ReT model?")
+            message = "is missing; is this the config of a ReT model?"
+            raise self.error(name, message, code="checkpoint-field-missing")
         value = self.config.get(name, self.defaults.get(name))
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise self.error(name, f"is {value!r}, which is no {wanted}")
+            message = f"is {value!r}, which is no {wanted}"
+            raise self.error(name, message, code="checkpoint-field-type", found=repr(value), expected=wanted)
         return value
 
     def flag(self, name: str) -> bool:
@@ -85,14 +87,16 @@ class Fields:
         """A whole number."""
         value = self.get(name, int)
         if value < least:
-            raise self.error(name, f"is {value}, and {least} is the least")
+            message = f"is {value}, and {least} is the least"
+            raise self.error(name, message, code="checkpoint-field-too-small", found=value, least=least)
         return value
 
     def share(self, name: str) -> float:
         """A number from 0 to 1."""
         value = self.get(name, int, float)
         if not 0 <= value <= 1:
-            raise self.error(name, f"is {value}, which is not from 0 to 1")
+            message = f"is {value}, which is not from 0 to 1"
+            raise self.error(name, message, code="checkpoint-field-share", found=value)
         return value
 
     def numbers(self, name: str, count: int, above: float) -> tuple[float, ...]:
@@ -100,14 +104,16 @@ class Fields:
         values = self.get(name, list)
         good = [isinstance(v, int | float) and not isinstance(v, bool) and v > above for v in values]
         if len(values) != count or not all(good):
-            raise self.error(name, f"is {values!r}; wanted {count} numbers" + (f" above {above}" if above == 0 else ""))
+            message = f"is {values!r}; wanted {count} numbers" + (f" above {above}" if above == 0 else "")
+            raise self.error(name, message, code="checkpoint-field-numbers", found=repr(values), expected=count)
         return tuple(values)
 
     def choice(self, name: str, choices: Mapping[str, Any]) -> str:
         """One of the keys of a table."""
         value = self.get(name, str)
         if value not in choices:
-            raise self.error(name, f"is {value!r}, which is unknown; known: {', '.join(choices)}")
+            message = f"is {value!r}, which is unknown; known: {', '.join(choices)}"
+            raise self.error(name, message, code="checkpoint-field-choice", found=value, allowed=tuple(choices))
         return value
 
     def section(self, name: str, defaults: Mapping[str, Any]) -> Fields:
@@ -121,9 +127,11 @@ class Fields:
         section = self.section(EXTENSION, EXTENSION_DEFAULTS)
         for name in section.config:
             if name not in known:
-                raise section.error(name, f"is unknown to this version of ret_lightning; known: {', '.join(known)}")
+                message = f"is unknown to this version of ret_lightning; known: {', '.join(known)}"
+                raise section.error(name, message, code="checkpoint-field-unknown", allowed=known)
         return section
 
-    def error(self, name: str, message: str) -> UserError:
+    def error(self, name: str, message: str, *, code: str, **values: Any) -> UserError:
         """The error of a field."""
-        return UserError(f"{self.where}: field {self.path}{name} {message}")
+        key = f"{self.path}{name}"
+        return UserError(f"{self.where}: field {key} {message}", code=code, path=self.where, key=key, **values)

@@ -50,7 +50,12 @@ def retriever_from_config(config: Mapping[str, Any], where: Path) -> RetRetrieve
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         # A library refused sizes that are sound each for itself.
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"{where}: no model can be built of this config ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"{where}: no model can be built of this config ({type(error).__name__}: {reason})",
+            code="checkpoint-not-built",
+            path=where,
+            reason=reason,
+        ) from error
 
 
 def _retriever(config: Mapping[str, Any], where: Path) -> RetRetriever:
@@ -105,7 +110,8 @@ def _plan(config: Fields) -> LayerPlan:
     blocks = [layers.get(name, list) for name in ("text", "vision")]
     for name, listed in zip(("text", "vision"), blocks, strict=True):
         if not all(isinstance(block, int) and not isinstance(block, bool) for block in listed):
-            raise layers.error(name, f"is {listed!r}; wanted a list of whole numbers")
+            message = f"is {listed!r}; wanted a list of whole numbers"
+            raise layers.error(name, message, code="checkpoint-layers-not-numbers", found=repr(listed))
     return LayerPlan(*map(tuple, blocks))
 
 
@@ -147,12 +153,15 @@ def _check_same_cells(query: Fields, passage: Fields) -> None:
     ours, theirs = (config.extension(TOWER_EXTENSION).config for config in (query, passage))
     for name in _CELL_FIELDS:
         if query.config.get(name) != passage.config.get(name):
-            raise passage.error(name, f"differs from that of query_config, but {EXTENSION}.share_cells is set")
+            raise _other_cell(passage, name)
     for name in ("gate", "cell_per_step"):
         if ours.get(name) != theirs.get(name):
-            raise passage.error(
-                f"{EXTENSION}.{name}", f"differs from that of query_config, but {EXTENSION}.share_cells is set"
-            )
+            raise _other_cell(passage, f"{EXTENSION}.{name}")
+
+
+def _other_cell(passage: Fields, name: str) -> UserError:
+    message = f"differs from that of query_config, but {EXTENSION}.share_cells is set"
+    return passage.error(name, message, code="checkpoint-cells-differ")
 
 
 def _set_trained(sides: list[tuple[Fields, RetTower]]) -> None:
@@ -181,6 +190,9 @@ def _stack(config: Fields, field: str) -> BlockStack:
             "model_type",
             f"is {model_type!r}, which is unknown; known: {', '.join(sorted(known))}; a backbone of your own is known once "
             "its module is imported",
+            code="checkpoint-backbone-unknown",
+            found=model_type,
+            allowed=tuple(sorted(known)),
         )
     with _located(sizes):
         stack = known[model_type].from_layout_config(sizes.config)
@@ -194,6 +206,7 @@ def _located(config: Fields) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if str(error).startswith(f"{config.where}: "):
+        if error.message.startswith(f"{config.where}: "):
             raise
-        raise UserError(f"{config.where}: {config.path.rstrip('.')}: {error}") from error
+        message = f"{config.where}: {config.path.rstrip('.')}: {error.message}"
+        raise UserError(message, code=error.code, **{**error.values, "path": config.where}) from error

@@ -181,6 +181,8 @@ def _output_size(tower: RetTower) -> int:
 def _gate_name(gate: Gate) -> str:
     if not gate.name:
         raise ConfigError(
-            f"{type(gate).__name__} cannot be stored in a checkpoint: give the class a `name`, see models/gates.py"
+            f"{type(gate).__name__} cannot be stored in a checkpoint: give the class a `name`, see models/gates.py",
+            code="gate-without-name",
+            gate=type(gate).__name__,
         )
     return gate.name

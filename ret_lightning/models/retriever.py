@@ -252,11 +252,14 @@ def build_retriever(
         try:
             stack.set_trained(trained, max(used))
         except ConfigError as error:
-            raise ConfigError(f"model.{name}={trained}: {error}") from error
+            message = f"model.{name}={trained}: {error.message}"
+            raise ConfigError(message, code=error.code, **{**error.values, "key": f"model.{name}"}) from error
     if num_heads is None and hidden_size % 64:
         raise ConfigError(
             f"model.hidden_size={hidden_size} is not a multiple of 64, so the number of heads has no default: "
-            f"set model.num_heads to a divisor of {hidden_size}"
+            f"set model.num_heads to a divisor of {hidden_size}",
+            code="heads-without-default",
+            found=hidden_size,
         )
 
     def cells() -> list[RetCell]:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.config.changes import Base
+from ret_lightning.config.mistakes import Wrong
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE
 from ret_lightning.training.run_config import differences, flat, within
@@ -139,16 +140,17 @@ def _changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]
     return {key: pair for key, pair in found.items() if not within(key, _OF_THE_COMMAND)}
 
 
-def _refused(before: DictConfig, after: DictConfig) -> Iterator[tuple[str, str]]:
-    """Each key that may not change, with the reason."""
+def _refused(before: DictConfig, after: DictConfig) -> Iterator[Wrong]:
+    """Each key that may not change, with the error."""
     for key, (stored, now) in _changes(before, after).items():
         if not within(key, _ALLOWED):
+            text = (
+                f"{now} (stored: {stored}): a resumed run keeps all that decides the optimisation; it may change "
+                f"{', '.join(MAY_CHANGE)}; start a new run with init_from=<run folder> to change it"
+            )
             yield (
                 key,
-                (
-                    f"{now} (stored: {stored}): a resumed run keeps all that decides the optimisation; it may change "
-                    f"{', '.join(MAY_CHANGE)}; start a new run with init_from=<run folder> to change it"
-                ),
+                ConfigError(text, code="resume-setting-fixed", stored=stored, found=now, allowed=tuple(MAY_CHANGE)),
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Optional, TypeVar, Union
 
 from omegaconf import DictConfig
 
-from ret_lightning.errors import DataError
+from ret_lightning.errors import ConfigError, DataError
 
 T = TypeVar("T")
 Kind = Literal["elementwise", "scalar"]
@@ -180,6 +180,9 @@ class Schema:
     record: Record | None = None
 
     @staticmethod
-    def check(config: DictConfig) -> Iterable[tuple[str, str]]:
+    def check(config: DictConfig) -> Iterable[tuple[str, ConfigError]]:
         if config.trainer.max_epochs == 13:
-            yield "trainer.max_epochs", "13 epochs bring bad luck; take 14"
+            yield (
+                "trainer.max_epochs",
+                ConfigError("13 epochs bring bad luck; take 14", code="unlucky-epochs", found=13),
+            )

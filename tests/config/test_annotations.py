@@ -108,4 +108,6 @@ def test_none_fits_where_it_is_the_default(signature) -> None:
 )
 def test_the_words_for_it(signature, annotation: str, value: Any, message: str) -> None:
     place = next(place for place, case in enumerate(CASES) if case[0] == annotation)
-    assert message in (problem(signature.parameters[f"p{place}"], value) or "")
+    error = problem(signature.parameters[f"p{place}"], value)
+    assert error.code == "value-of-wrong-type"
+    assert message in error.message

@@ -13,6 +13,7 @@ from hydra._internal.utils import create_config_search_path
 from ret_lightning.config.check import Verdict, check
 from ret_lightning.config.mistakes import Mistake, report
 from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.errors import ConfigError, split_code
 from tests.config.lab import write
 from tests.config.parts import Schema
 
@@ -21,13 +22,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """Check a folder of configs: `lab("seed=3", files={...})` gives the lines of the mistakes."""
+    """Check a folder of configs: `lab("seed=3", files={...})` returns the lines of the mistakes, without their codes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_PACKAGES, "tests")
     hydra.version.setbase("1.3")
 
     def run(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> list[str]:
-        return [str(mistake) for mistake in verdict(*overrides, files=files, **options).mistakes]
+        return [_line(mistake) for mistake in verdict(*overrides, files=files, **options).mistakes]
 
     def verdict(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> Verdict:
         folder = write(tmp_path / "conf", files)
@@ -35,6 +36,12 @@ def lab(tmp_path, monkeypatch):
 
     run.verdict = verdict
     return run
+
+
+def _line(mistake: Mistake) -> str:
+    line, code = split_code(str(mistake))
+    assert code == mistake.code
+    return line
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,28 @@ def test_a_mistake_on_the_command_line(lab, overrides: str, line: str) -> None:
     (told,) = lab(overrides)
     assert told.startswith(f"command line: {overrides}: ")
     assert line in told
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "values"),
+    [
+        ("seed=three", "value-of-wrong-type", {"found": "'three'", "expected": "int"}),
+        ("sede=3", "unknown-key", {"found": "sede"}),
+        ("+model.gate.hiden=3", "unknown-parameter", {"found": "hiden", "owner": "tests.config.parts.Gate"}),
+        ("gate@model.gate=lsmt", "unknown-option", {"found": "lsmt", "allowed": ("lstm", "none")}),
+        ("gates/sub=lstm", "unknown-group", {"found": "gates/sub"}),
+        ("trainer._target_=tests.config.parts.Trainr", "target-not-in-module", {"found": "Trainr"}),
+        ("trainer._target_=os.system", "target-not-allowed", {"found": "os.system"}),
+        ("optimizer.lr=${output_dir}", "value-of-wrong-type", {"found": "'runs'", "expected": "float"}),
+        ("output_dir=???", "value-missing", {}),
+        ("seed=1,2", "sweep-without-multirun", {"found": "1,2"}),
+        ("trainer.max_epochs=13", "unlucky-epochs", {"found": 13}),  # of the schema
+    ],
+)
+def test_mistake_has_code_and_values(lab, override: str, code: str, values: dict) -> None:
+    (mistake,) = lab.verdict(override).mistakes
+    assert mistake.code == code
+    assert mistake.error.values.items() >= values.items()
 
 
 EXPERIMENT = "# @package _global_\n"
@@ -291,7 +320,7 @@ def test_the_config_itself_may_ask_for_a_sweep(lab) -> None:
         + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,two\n      model.gate.hidden: 1\n"
     )
     verdict = lab.verdict("experiment=demo", files={"experiment/demo": study})
-    assert [str(mistake) for mistake in verdict.mistakes] == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
+    assert list(map(_line, verdict.mistakes)) == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
     assert verdict.multirun
     assert not lab.verdict(files={"experiment/demo": study}).multirun
     assert lab("experiment=demo", "seed=3", files={"experiment/demo": study}) == []
@@ -341,7 +370,7 @@ def test_an_unknown_primary_config_names_the_others(tmp_path) -> None:
     hydra.version.setbase("1.3")
     folder = write(tmp_path / "conf")
     verdict = check(create_config_search_path(f"file://{folder}"), "trian", [], Schema)
-    (told,) = map(str, verdict.mistakes)
+    (told,) = map(_line, verdict.mistakes)
     assert told == "command line: --config-name trian: no config has this name; did you mean train? choices: train"
 
 
@@ -352,9 +381,14 @@ def test_a_folder_that_is_not_there(tmp_path) -> None:
 
 
 def test_the_report_counts() -> None:
-    mistakes = [Mistake("conf/a.yaml:1", "a.b", "is wrong"), Mistake("command line: +a=1", "a", "is wrong too")]
+    mistakes = [
+        Mistake("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
+        Mistake("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
+    ]
     assert report(mistakes, "ret-train") == (
-        "ret-train: 2 mistakes in the config:\n  conf/a.yaml:1: a.b: is wrong\n  command line: +a=1: is wrong too"
+        "ret-train: 2 mistakes in the config:\n"
+        "  conf/a.yaml:1: a.b: is wrong [wrong-value]\n"
+        "  command line: +a=1: is wrong too [wrong-again]"
     )
     assert report(mistakes[:1], "ret-train").startswith("ret-train: 1 mistake in the config:\n")
 

@@ -9,11 +9,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from ret_lightning.config.schema import RANGES, TrainConfig
+from ret_lightning.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def mistakes(*overrides: str) -> dict[str, str]:
+def mistakes(*overrides: str) -> dict[str, ConfigError]:
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=list(overrides))
     return dict(TrainConfig.check(config))
@@ -30,69 +31,112 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
         "data.batch_size=0", "seed=-1", "model.dropout=1.5", "loss.temperature=0", "evaluation.recall_at=[]"
     )
     assert set(told) == {"data.batch_size", "seed", "model.dropout", "loss.temperature", "evaluation.recall_at"}
-    assert told["data.batch_size"] == "0 is too small; 1 is the least"
-    assert told["model.dropout"] == "1.5 is too large; 1 is the most"
+    error = told["data.batch_size"]
+    assert (error.code, error.found, error.least) == ("number-too-small", 0, 1)
+    error = told["model.dropout"]
+    assert (error.code, error.found, error.most) == ("number-too-large", 1.5, 1)
     told = mistakes("optimizer.lr=nan", "loss.temperature=nan")
-    assert told["optimizer.lr"] == "nan is no number to reckon with; give a finite one"
-    assert told["loss.temperature"] == "nan must be positive, and finite"
+    assert told["optimizer.lr"].code == "number-not-finite"
+    assert told["loss.temperature"].code == "temperature-not-positive"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "message"),
+    ("overrides", "key", "code", "values"),
     [
-        (["model.hidden_size=100"], "model.num_heads", "3 does not divide model.hidden_size=100"),
-        (["model.hidden_size=100", "model.num_heads=null"], "model.hidden_size", "not a multiple of 64"),
-        (["loss.backend=fused"], "loss.backend", "fused needs a GPU, and trainer.accelerator is cpu"),
-        (["model.num_tokens=97"], "model.num_tokens", "97 is not from 1 to model.hidden_size=96"),
+        (["model.hidden_size=100"], "model.num_heads", "heads-not-divisor", {"found": 3, "hidden_size": 100}),
+        (["model.hidden_size=100", "model.num_heads=null"], "model.hidden_size", "heads-not-set", {"found": 100}),
+        (
+            ["loss.backend=fused"],
+            "loss.backend",
+            "fused-loss-on-cpu",
+            {"found": "fused", "allowed": ("auto", "chunked")},
+        ),
+        (["model.num_tokens=97"], "model.num_tokens", "tokens-out-of-range", {"found": 97, "most": 96}),
         (
             ["backbone.image_transform.size=32"],
             "backbone.image_transform.size",
-            "32 differs from backbone.vision.image_size=40",
+            "image-sizes-differ",
+            {"found": 32, "expected": 40},
         ),
         (
             ["backbone.tokenizer.max_length=200"],
             "backbone.tokenizer.max_length",
-            "200 is more than backbone.text.max_pos",
+            "max-length-over-positions",
+            {"found": 200, "most": 77},
         ),
-        (["evaluation.ranked=50"], "evaluation.ranked", "50 is less than the largest K"),
-        (["evaluation.recall_at=[1,10]"], "callbacks.checkpoint.monitor", "val/mean/recall@5 is not computed"),
-        (["callbacks.recall_curves.at=4"], "callbacks.recall_curves.at", "recall@4 is not computed"),
-        (["callbacks.checkpoint.monitor=val/mean/mrr@5"], "callbacks.checkpoint.monitor", "MRR and nDCG are at 10"),
-        (["evaluation.recall_at=[1,5]", "evaluation.ranked=9"], "evaluation.ranked", "MRR@10 and nDCG@10, 10"),
-        (["trainer.max_epochs=-1"], "scheduler.horizon_steps", "a run without trainer.max_epochs or trainer.max_steps"),
-        (["trainer.max_epochs=0"], "trainer.max_epochs", "train nothing"),
-        (["trainer.limit_test_batches=0"], "trainer.limit_test_batches", "set test_with=none"),
-        (["scheduler.horizon_steps=10", "scheduler.horizon_epochs=1"], "scheduler.horizon_epochs", "not both"),
-        (["data.repeat={name:2}", "data.weights={name:1}"], "data.weights", "not both"),
-        (["data.shuffle_buffer=0"], "data.shuffle_buffer", "0 is too small"),
-        (["data.limit=0"], "data.limit", "0 is too small"),
+        (["evaluation.ranked=50"], "evaluation.ranked", "too-few-ranked", {"found": 50, "least": 100}),
         (
-            ["data.reading=streaming"],
-            "scheduler.horizon_steps",
-            "set it, or trainer.max_steps, since data.reading=streaming",
+            ["evaluation.recall_at=[1,10]"],
+            "callbacks.checkpoint.monitor",
+            "monitor-not-computed",
+            {"found": "val/mean/recall@5"},
         ),
+        (
+            ["callbacks.recall_curves.at=4", "evaluation.recall_at=[1,5,10]"],
+            "callbacks.recall_curves.at",
+            "recall-not-computed",
+            {"found": 4, "allowed": (1, 5, 10)},
+        ),
+        (
+            ["callbacks.checkpoint.monitor=val/mean/mrr@5"],
+            "callbacks.checkpoint.monitor",
+            "monitor-not-computed",
+            {"found": "val/mean/mrr@5"},
+        ),
+        (
+            ["evaluation.recall_at=[1,5]", "evaluation.ranked=9"],
+            "evaluation.ranked",
+            "too-few-ranked",
+            {"found": 9, "least": 10},
+        ),
+        (["trainer.max_epochs=-1"], "scheduler.horizon_steps", "horizon-missing", {}),
+        (["trainer.max_epochs=0"], "trainer.max_epochs", "nothing-to-train", {"found": 0}),
+        (["trainer.limit_test_batches=0"], "trainer.limit_test_batches", "nothing-to-test", {"found": 0}),
+        (
+            ["scheduler.horizon_steps=10", "scheduler.horizon_epochs=1"],
+            "scheduler.horizon_epochs",
+            "exclusive-settings",
+            {"other": "horizon_steps"},
+        ),
+        (
+            ["data.repeat={name:2}", "data.weights={name:1}"],
+            "data.weights",
+            "exclusive-settings",
+            {"other": "data.repeat"},
+        ),
+        (["data.shuffle_buffer=0"], "data.shuffle_buffer", "number-too-small", {"found": 0, "least": 1}),
+        (["data.limit=0"], "data.limit", "number-too-small", {"found": 0, "least": 1}),
+        (["data.reading=streaming"], "scheduler.horizon_steps", "horizon-missing-streaming", {}),
         (
             ["data.reading=streaming", "scheduler.horizon_epochs=3"],
             "scheduler.horizon_epochs",
-            "set horizon_steps instead",
+            "horizon-epochs-streaming",
+            {},
         ),
         (
             ["data.reading=streaming", "trainer.max_steps=9", "trainer.limit_train_batches=0.5"],
             "trainer.limit_train_batches",
-            "a share of an epoch, 0.5, must be a whole number of batches",
+            "epoch-share-streaming",
+            {"found": 0.5},
         ),
         (
             ["data.reading=streaming", "trainer.max_steps=9", "trainer.val_check_interval=0.25"],
             "trainer.val_check_interval",
-            "a share of an epoch, 0.25",
+            "epoch-share-streaming",
+            {"found": 0.25},
         ),
-        (["scheduler.horizon_steps=10"], "scheduler.warmup_steps", "100 outlasts scheduler.horizon_steps=10"),
+        (
+            ["scheduler.horizon_steps=10"],
+            "scheduler.warmup_steps",
+            "warmup-outlasts-horizon",
+            {"found": 100, "most": 10},
+        ),
     ],
 )
-def test_contradictions_name_the_key(overrides: list[str], key: str, message: str) -> None:
-    told = mistakes(*overrides)
-    assert key in told
-    assert message in told[key]
+def test_contradictions_name_the_key(overrides: list[str], key: str, code: str, values: dict) -> None:
+    error = mistakes(*overrides)[key]
+    assert error.code == code
+    assert error.values == values
 
 
 def test_the_ranges_are_of_keys_that_exist() -> None:
