@@ -56,7 +56,7 @@ class BadRow(NamedTuple):
     @classmethod
     def of(cls, error: DataError, place: Place | BytePlace) -> BadRow:
         """From the error that reading it raised."""
-        return cls(error.kind, str(error), place)
+        return cls(error.kind, error.message, place)
 
 
 @dataclass
