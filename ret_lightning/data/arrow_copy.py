@@ -94,14 +94,18 @@ def _parquet_tables(files: RowFiles) -> Iterator[pa.Table]:
 
 def _row_group_tables(files: RowFiles, stretch: Stretch, schema: pa.Schema) -> Iterator[pa.Table]:
     for first, batch in files.parquet_batches(stretch):
-        columns = [
-            batch.column(field.name).cast(field.type)
-            if field.name in batch.schema.names
-            else pa.nulls(len(batch), field.type)
-            for field in schema
-        ]
+        columns = [_column(batch, field) for field in schema]
         content = pa.StructArray.from_arrays(columns, fields=list(schema))
         yield _table(content, stretch.file, range(first, first + len(batch)))
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    """A column of a batch, of the type that it has in all files together."""
+    column = batch.column(field.name) if field.name in batch.schema.names else None
+    # Floats where other files have another type are all missing, see `RowFiles.parquet_schema`.
+    if column is None or (pa.types.is_floating(column.type) and not pa.types.is_floating(field.type)):
+        return pa.nulls(len(batch), field.type)
+    return column.cast(field.type)
 
 
 def _table(content: pa.Array, file: int, numbers: list[int] | range) -> pa.Table:

@@ -1,36 +1,51 @@
-"""The fields of a row, each read with a check of its type."""
+"""The fields of a row, each read with a check of its type.
+
+Every reader of rows begins here, so that all agree on what is missing: null, NaN (as Python's json and pandas write it), and
+an absent field.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+import math
 from pathlib import PurePosixPath
 from typing import Any
 
 from ret_lightning.data.places import BytePlace, Place
 from ret_lightning.errors import DataError
 
-# A row as it stands in its file: a line of JSON Lines, in UTF-8 or decoded, or a row of a parquet file.
+# A row as its file has it: a line of JSON Lines, in UTF-8 or decoded, or a row of a parquet file.
 Content = bytes | str | dict[str, Any]
 
 
 def fields_of(content: Content, place: Place | BytePlace) -> Fields:
-    """The fields of a row.
+    """Parse a row.
+
+    Args:
+        content: the row. NaN counts as null, in every field and at any depth.
+        place: of the row, for messages.
 
     Raises:
-        DataError: if it is a line that is not UTF-8, not JSON, or not a JSON object.
+        DataError: if it is a line that is not UTF-8, not JSON, or not a JSON object, or if a number in it is Infinity.
     """
-    if isinstance(content, dict):
-        return Fields(content, place)
     try:
-        values = json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)
+        values = _without_nan(content) if isinstance(content, dict) else _parsed(content)
+    except _InfiniteNumberError as error:
+        name, found = error.args
+        message = (
+            f"field {_printable(name)} holds {json.dumps(found)}; write a finite number, or null where there is none"
+        )
+        raise row_error(place, message, "not_finite", code="infinite-number", key=name, found=found) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 text: {error.reason} at byte {error.start}", kind="bad_encoding") from None
+        message = f"not UTF-8 text: {error.reason} at byte {error.start}"
+        raise row_error(place, message, "bad_encoding", code="not-utf8", byte=error.start) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON: {error}", kind="bad_json") from None
+        raise row_error(place, f"not JSON: {error}", "bad_json", code="not-json") from None
     if not isinstance(values, dict):
-        raise DataError(f"{place}: a row must be a JSON object, this line is {shown(values)}", kind="wrong_type")
+        message = f"a row must be a JSON object, this line is {shown(values)}"
+        raise row_error(place, message, "wrong_type", code="row-not-object", found=values)
     return Fields(values, place)
 
 
@@ -38,7 +53,7 @@ class Fields:
     """The fields of one row.
 
     Args:
-        values: name to value.
+        values: by name; NaN must be replaced by None already, see `fields_of`.
         place: of the row, for messages.
     """
 
@@ -47,7 +62,7 @@ class Fields:
         self.place = place
 
     def text(self, name: str) -> str | None:
-        """A string stripped of white space; None for null, absent and blank ones."""
+        """Read a string, stripped of white space; None if it is missing or blank."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -56,10 +71,10 @@ class Fields:
         return self._encodable(name, value.strip()) or None
 
     def image(self, path_name: str, bytes_name: str) -> tuple[str | None, bytes | None]:
-        """An image's path below the image folder, or where that is null the encoded image itself.
+        """Read an image's path below the image folder, or where that is missing the encoded image itself.
 
         The second field may hold bytes, base64 text (in JSON), or an object with `bytes` and `path`, as `datasets` writes
-        its images; it is not looked at where the first one names a file.
+        its images; it is not read where the first one names a file.
         """
         path = self._path(path_name, self.text(path_name))
         value = self.values.get(bytes_name)
@@ -82,49 +97,61 @@ class Fields:
         return None, value or None
 
     def identifier(self, name: str) -> str:
-        """A string or a whole number, as a string."""
+        """Read a string or a whole number, as a string."""
         if name not in self.values:
             names = ", ".join(json.dumps(key)[1:-1] for key in list(self.values)[:20]) or "no fields"
             names = names if len(names) <= 200 else names[:197] + "..."
-            raise DataError(f"{self.place}: field {name} is missing; the row has {names}", kind="missing_field")
+            message = f"field {name} is missing; the row has {names}"
+            raise self.error(message, "missing_field", code="missing-field", key=name)
         return self._identifier(name, self.values[name])
 
     def identifiers(self, name: str) -> tuple[str, ...]:
-        """One id or a list of them, without repetitions, in order."""
+        """Read one id or a list of them, without repetitions, in order."""
         if not isinstance(self.values.get(name), list):
             return (self.identifier(name),)
         values = tuple(dict.fromkeys(self._identifier(name, value) for value in self.values[name]))
         if not values:
-            message = f"{self.place}: field {name} is an empty list; a query needs at least one positive"
-            raise DataError(message, kind="missing_field")
+            message = f"field {name} is an empty list; a query needs at least one positive"
+            raise self.error(message, "missing_field", code="empty-id-list", key=name)
         return values
 
     def answers(self, name: str) -> tuple[str, ...]:
-        """Answers as strings; of an object its `wikidata` value counts."""
+        """Read one answer or a list of them, as strings; of an object its `wikidata` value counts.
+
+        Missing answers are left out, and whole floats, which a column of numbers with gaps holds, are whole numbers.
+        """
         value = self.values.get(name)
-        values = [] if value is None else value if isinstance(value, list) else [value]
         answers = []
-        for answer in values:
+        for answer in value if isinstance(value, list) else [value]:
             if isinstance(answer, dict):
                 if "wikidata" not in answer:
-                    message = f"{self.place}: field {name}: an answer that is an object needs the key wikidata"
-                    raise DataError(message, kind="missing_field")
+                    message = f"field {name}: an answer that is an object needs the key wikidata, got {shown(answer)}"
+                    raise self.error(message, "missing_field", code="answer-without-wikidata", key=name, found=answer)
                 answer = answer["wikidata"]
-            if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-                raise self.wrong(name, "a list of strings or of objects with wikidata", answer)
+            if answer is None:
+                continue
+            answer = _whole(answer)
+            is_number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+            if not is_number and not isinstance(answer, str):
+                raise self.wrong(name, "a list of strings, numbers, or objects with wikidata", answer)
             answers.append(self._encodable(name, str(answer)))
         return tuple(answers)
 
-    def wrong(self, name: str, wanted: str, value: Any) -> DataError:
-        """The error of a field that is of a wrong type."""
-        return DataError(f"{self.place}: field {name} must be {wanted}, got {shown(value)}", kind="wrong_type")
+    def error(self, message: str, kind: str, *, code: str, **values: Any) -> DataError:
+        """Make the error of this row; see `row_error`."""
+        return row_error(self.place, message, kind, code=code, **values)
+
+    def wrong(self, name: str, allowed: str, value: Any) -> DataError:
+        """Make the error of a field of a wrong type."""
+        message = f"field {name} must be {allowed}, got {shown(value)}"
+        return self.error(message, "wrong_type", code="field-type", key=name, found=value, allowed=allowed)
 
     def _path(self, name: str, value: str | None) -> str | None:
         if value is not None:
             path = PurePosixPath(value)
             if path.is_absolute() or ".." in path.parts or "\0" in value:
-                message = f"{self.place}: field {name}: {value!r} leads out of the image folder"
-                raise DataError(message, kind="path_outside")
+                message = f"field {name}: {value!r} leads out of the image folder"
+                raise self.error(message, "path_outside", code="path-outside", key=name, found=value)
         return value
 
     def _encodable(self, name: str, text: str) -> str:
@@ -133,30 +160,102 @@ class Fields:
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as error:
-                message = f"{self.place}: field {name}: half a surrogate pair, {text[error.start]!r}, is no character"
-                raise DataError(message, kind="bad_encoding") from None
+                half = text[error.start]
+                message = f"field {name}: {half!r} is half a surrogate pair, not a character"
+                raise self.error(message, "bad_encoding", code="half-surrogate", key=name, found=half) from None
         return text
 
     def _identifier(self, name: str, value: Any) -> str:
         if isinstance(value, str) and value.strip():
             return self._encodable(name, value.strip())
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # a column of ids that went through a table with gaps
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+        whole = _whole(value)
+        if isinstance(whole, int) and not isinstance(whole, bool):
+            return str(whole)
         raise self.wrong(name, "a string or a whole number", value)
 
 
+def row_error(place: Place | BytePlace, message: str, kind: str, *, code: str, **values: Any) -> DataError:
+    """Make the error of a row.
+
+    Args:
+        place: of the row. The error has `path` and `line`, unless the place is an `UntoldPlace`.
+        message: without the place.
+        kind: see `DataError`.
+        code: see `UserError`.
+        values: see `UserError`.
+    """
+    if isinstance(place, BytePlace):
+        place = Place(place.file, place.line)  # counts the lines, which is to be done once
+    where = {"path": place.file, "line": place.line} if isinstance(place, Place) else {}
+    return DataError(f"{place}: {message}", kind, code=code, **where, **values)
+
+
 def shown(value: Any) -> str:
-    """What kind of value it is, and its beginning, for a message."""
+    """Describe a value for a message: its type and its beginning."""
     if value is None:
         return "null"
-    text = json.dumps(value if not isinstance(value, bytes) else repr(value[:40]), ensure_ascii=False, default=str)
-    # Half surrogate pairs cannot be printed, and some white space would begin another line.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:80])
-    text = text if len(text) <= 40 else text[:37] + "..."
+    text = _printable(
+        json.dumps(value if not isinstance(value, bytes) else repr(value[:40]), ensure_ascii=False, default=str)
+    )
     names = {
         dict: "an object", list: "a list", str: "a string", bytes: "bytes", bool: "a boolean", int: "a number",
         float: "a number",
     }  # fmt: skip
     return f"{names.get(type(value), type(value).__name__)}: {text}"
+
+
+def _printable(text: str) -> str:
+    """The beginning of a text, on one line; half surrogate pairs, which cannot be printed, are escaped."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:80])
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _whole(value: Any) -> Any:
+    """A whole float as an int; any other value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _InfiniteNumberError(Exception):
+    """A number of a row is infinite; its last argument is the number, the one before is the field."""
+
+
+def _parsed(line: bytes | str) -> Any:
+    """The value of a line of JSON; of an object without NaN and Infinity."""
+    text = line.decode("utf-8") if isinstance(line, bytes) else line
+    try:
+        return _DECODER.decode(text)
+    except _InfiniteNumberError:
+        values = json.loads(text)  # again, to find the field
+        return _without_nan(values) if isinstance(values, dict) else values
+
+
+def _constant(name: str) -> None:
+    """The value of what Python's json writes, though it is no JSON: NaN, Infinity or -Infinity."""
+    if name != "NaN":
+        raise _InfiniteNumberError
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant)
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    values = {}
+    for name, value in row.items():
+        try:
+            values[name] = _nan_as_none(value)
+        except _InfiniteNumberError as error:
+            raise _InfiniteNumberError(name, *error.args) from None
+    return values
+
+
+def _nan_as_none(value: Any) -> Any:
+    """The value with None in place of every NaN, at any depth; raises _InfiniteNumberError."""
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isinf(value):
+            raise _InfiniteNumberError(value)
+        return None
+    if isinstance(value, list):
+        return [_nan_as_none(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _nan_as_none(item) for key, item in value.items()}
+    return value

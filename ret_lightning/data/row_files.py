@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ret_lightning.data.fields import Content
+from ret_lightning.data.parquet_columns import column_types
 from ret_lightning.data.places import BytePlace, Place
 from ret_lightning.errors import DataError
 
@@ -183,7 +184,7 @@ class RowFiles:
                 number += len(batch)
 
     def parquet_schema(self) -> pyarrow.Schema:
-        """The columns of all parquet files together.
+        """The columns of all parquet files together; a column that misses all values of a file fits any type.
 
         Raises:
             DataError: if a column is of types that do not go together.
@@ -194,9 +195,7 @@ class RowFiles:
         for path in self.paths:
             with _parquet(path) as file:
                 try:
-                    whole = pyarrow.unify_schemas(
-                        [whole, file.schema_arrow.remove_metadata()], promote_options="permissive"
-                    )
+                    whole = pyarrow.unify_schemas([whole, column_types(file)], promote_options="permissive")
                 except pyarrow.ArrowException as error:
                     raise DataError(f"{path}: its columns differ from those of the files before: {error}") from None
         decoded = [  # a categorical column, as pandas writes it, may have other categories in each file

@@ -1,7 +1,7 @@
-"""One row of a file, parsed and checked: the only place that knows the field names of ReT-M2KR.
+"""One row of a file, parsed and checked: the only module that knows the field names of ReT-M2KR.
 
-Fields that are absent count as null, fields that nobody knows are ignored, ids may be strings or numbers. A row is a line of
-JSON Lines or a row of a parquet file; both are held against the same checks.
+Absent fields and NaN count as null, unknown fields are ignored, ids may be strings or numbers. A row is a line of JSON Lines
+or a row of a parquet file; both pass the same checks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ret_lightning.data.fields import Content, Fields, fields_of, shown
+from ret_lightning.data.fields import Content, Fields, fields_of
 from ret_lightning.data.places import BytePlace, Place
 from ret_lightning.errors import DataError
 
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 
-CONTENT = "texts and images"  # what `content_digest` is called in the config of a store
+CONTENT = "texts and images"  # name of `content_digest` in the config of a store
+
+_NO_PLACE = Place(Path(), 0)  # for errors that nobody reads
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,14 @@ class Query:
 
     Attributes:
         data_id: as a string.
-        instruction: what is to be found; None where the row has none.
+        instruction: None where the row has none.
         question: None where the row has none.
         image_path: relative to the image folder; None where the row names no file.
-        image_bytes: an encoded image that stands in the row; only where there is no `image_path`.
+        image_bytes: an encoded image that the row itself holds; only where there is no `image_path`.
         passage_ids: the positives, as strings; at least one, unless the row was read without them.
         answers: for pseudo recall; empty where the row has none.
-        subset: what the row's `subset` field says, if there is one.
-        place: where it stands.
+        subset: the row's `subset` field; None where the row has none.
+        place: of the row.
     """
 
     data_id: str
@@ -102,44 +105,41 @@ class TrainingPair:
 
 
 def parse_query(content: Content, place: Place | BytePlace, judged: bool = True) -> Query:
-    """A query from one row of a test, validation or training file, or of a file of queries to answer.
+    """Parse a query: a row of a test, validation or training file, or of a file of queries to answer.
 
     Args:
         content: the row.
-        place: where it stands.
-        judged: whether it must name its positives; False leaves them unread, since nobody knows them.
+        place: of the row, for messages.
+        judged: whether it must name its positives; False leaves them unread.
 
     Raises:
-        DataError: naming file, line and field, if the row is not a JSON object or a field is missing or of a wrong type.
+        DataError: with file, line and field, if the row is not a JSON object or a field is missing or of a wrong type.
     """
     return _query(fields_of(content, place), judged)
 
 
 def parse_passage(content: Content, place: Place | BytePlace) -> Passage:
-    """A passage from one row of a passage file; raises like `parse_query`."""
+    """Parse a passage, a row of a passage file; raises as `parse_query` does."""
     return _passage(fields_of(content, place))
 
 
 def parse_pair(content: Content, place: Place | BytePlace) -> TrainingPair:
-    """A query and its positive from one row of a training file; raises like `parse_query`."""
+    """Parse a row of a training file: a query, its positive and its negatives; raises as `parse_query` does."""
     row = fields_of(content, place)
     query = _query(row)
     text = row.text("passage_text")
     path, encoded = row.image("passage_image_path", "passage_image")
     if text is None and path is None and encoded is None:
-        raise DataError(
-            f"{place}: an empty passage: the row has neither passage_text nor passage_image_path", kind="empty_row"
-        )
+        message = "an empty passage: the row has neither passage_text nor passage_image_path"
+        raise row.error(message, "empty_row", code="empty-passage")
     return TrainingPair(query, Passage(query.passage_ids[0], text, path, encoded, place), _negatives(row))
 
 
 def subset_fields(content: Content) -> tuple[str | None, str]:
-    """What tells the subset of a row: its `subset` field, and its data_id; never raises, of broken rows (None, "")."""
+    """Read the fields that decide the subset of a row: `subset` and `data_id`; (None, "") of a row that cannot be parsed."""
     try:
-        values = content if isinstance(content, dict) else json.loads(content)
-    except (ValueError, RecursionError):
-        return None, ""
-    if not isinstance(values, dict):
+        values = fields_of(content, _NO_PLACE).values
+    except DataError:
         return None, ""
     subset, data_id = values.get("subset"), values.get("data_id")
     return (
@@ -149,7 +149,7 @@ def subset_fields(content: Content) -> tuple[str | None, str]:
 
 
 def content_digest(rows: Sequence[Passage] | Sequence[Query]) -> str:
-    """Of all texts, and of the paths or bytes of all images; what is in the image files is not looked at."""
+    """Hash all texts, and the paths or bytes of all images; image files are not read."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
         image = hashlib.blake2b(row.image).hexdigest() if isinstance(row.image, bytes) else row.image
@@ -171,9 +171,8 @@ def _query(row: Fields, judged: bool = True) -> Query:
         place=row.place,
     )
     if query.text is None and query.image is None:
-        raise DataError(
-            f"{row.place}: an empty query: it has neither instruction, question nor image_path", kind="empty_row"
-        )
+        message = "an empty query: it has neither instruction, question nor image_path"
+        raise row.error(message, "empty_row", code="empty-query")
     return query
 
 
@@ -183,19 +182,20 @@ def _passage(row: Fields) -> Passage:
 
 
 def _negatives(row: Fields) -> tuple[Passage, ...]:
-    """The field `negative_passages`, our extension: a list of objects with the fields of a passage row."""
-    values = row.values.get("negative_passages") or []
+    """Read `negative_passages`, our extension: a list of objects with the fields of a passage row; null is left out."""
+    key = "negative_passages"
+    values = row.values.get(key) or []
     if not isinstance(values, list):
-        raise row.wrong("negative_passages", "a list of passages or null", values)
+        raise row.wrong(key, "a list of passages or null", values)
     negatives = []
     for number, value in enumerate(values):
-        where = f"{row.place}: negative_passages[{number}]"
+        if value is None:
+            continue
         if not isinstance(value, dict):
-            message = f"{where} must be an object with passage_id and passage_text, got {shown(value)}"
-            raise DataError(message, kind="wrong_type")
+            raise row.wrong(f"{key}[{number}]", "an object with passage_id and passage_text", value)
         negative = _passage(Fields(value, row.place))
         if negative.text is None and negative.image is None:
-            message = f"{where} is an empty passage: it has neither passage_text nor passage_image_path"
-            raise DataError(message, kind="empty_row")
+            message = f"field {key}[{number}] is an empty passage: it has neither passage_text nor passage_image_path"
+            raise row.error(message, "empty_row", code="empty-negative", key=f"{key}[{number}]")
         negatives.append(negative)
     return tuple(negatives)

@@ -135,12 +135,22 @@ class RetModule(LightningModule):
             return
         where = f"the gradient of step {self.global_step + 1} is not finite: {REMEDY}"
         if self.on_nonfinite == "stop":
-            raise UserError(f"{where}; on_nonfinite=skip leaves such steps out")
+            raise UserError(
+                f"{where}; on_nonfinite=skip leaves such steps out",
+                code="gradient-not-finite",
+                step=self.global_step + 1,
+                found=float(norm),
+            )
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         log.warning("%s; the step is skipped, number %d in this run", where.split(":")[0], self.skipped_steps)
         if self._skipped_in_a_row == SKIPPED_IN_A_ROW:
-            raise UserError(f"{where}; {SKIPPED_IN_A_ROW} steps in a row were skipped")
+            raise UserError(
+                f"{where}; {SKIPPED_IN_A_ROW} steps in a row were skipped",
+                code="too-many-skipped-steps",
+                step=self.global_step + 1,
+                skipped=self.skipped_steps,
+            )
         self._leave_out_step()
 
     def _leave_out_step(self) -> None:

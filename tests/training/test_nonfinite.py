@@ -42,14 +42,16 @@ class Weights(Callback):
 
 
 def test_features_that_are_no_numbers_stop_the_run(root: Path) -> None:
-    with pytest.raises(UserError, match=r"features of queries .* are not finite: training has diverged.*optimizer\.lr"):
+    with pytest.raises(UserError) as error:
         fit(root, make_module(), callbacks=[Poison(2)])
+    assert (error.value.code, error.value.side) == ("features-not-finite", "queries")
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(root: Path) -> None:
     weights = Weights()
-    with pytest.raises(UserError, match=r"gradient of step 3 is not finite: .*on_nonfinite=skip leaves such steps out"):
+    with pytest.raises(UserError) as error:
         fit(root, module := make_module(), callbacks=[Poison(2, gradient=True), weights])
+    assert (error.value.code, error.value.step) == ("gradient-not-finite", 3)
     assert torch.equal(torch.cat([p.detach().flatten() for p in module.parameters()]), weights.after[-1])
 
 
@@ -75,8 +77,9 @@ def test_a_skipped_batch_of_accumulated_ones_takes_its_step_along(root: Path) ->
 
 def test_too_many_in_a_row_are_an_error(root: Path) -> None:
     module = make_module(on_nonfinite="skip")
-    with pytest.raises(UserError, match=rf"{SKIPPED_IN_A_ROW} steps in a row were skipped"):
+    with pytest.raises(UserError) as error:
         fit(root, module, callbacks=[Poison(*range(30))], max_epochs=10)
+    assert (error.value.code, error.value.skipped) == ("too-many-skipped-steps", SKIPPED_IN_A_ROW)
 
 
 def test_the_count_goes_with_the_checkpoint() -> None:
