@@ -1,11 +1,16 @@
-"""Where each member of a set of tar and zip archives stands: found once, kept in a cache file, mapped into memory.
+"""An index of the members of tar and zip archives: made once, kept in cache files, mapped into memory.
 
-The index is a (5, n) uint64 array, sorted by its first row: 40 bytes a member, which the processes of a machine share.
+The index is a (5, n) uint64 array, sorted by its first row: 40 bytes per member, shared by the processes of a machine.
 
     0, 1   the two halves of the 128-bit hash of the member's name: of 2^64 names two would be expected to share one
-    2      offset: of a tar, where the member's content begins; of a zip, where its local header does
-    3      bytes that the content takes in the archive; of a zip also, in the upper 32 bits, the content's CRC-32
-    4      twice the archive's position in the list, plus 1 where the content is deflated
+    2      `Member.offset`
+    3      `Member.size`, and in the upper 32 bits `Member.crc`; of an ambiguous member only the former
+    4      `FLAGS` times the archive's position in the list, plus `Member.flags`
+
+A second array, (2, m) and sorted by its first row, finds members by names that are nearly theirs; only errors need it.
+
+    0      hash of `name_key` of the member's name; again of `/` and that key without its first folder, if there is one
+    1      `POSITIONS` times `Member.header`, plus the archive's position
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import tarfile
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -26,13 +31,30 @@ import numpy as np
 from filelock import FileLock
 
 from ret_lightning.atomic import whole_file
+from ret_lightning.data.archive_members import AMBIGUOUS, archive_members
 from ret_lightning.data.cache import default_cache_dir
 from ret_lightning.errors import DataError
+from ret_lightning.git_lfs import refuse_lfs_pointer
+from ret_lightning.inputs.near_names import Near, name_key, near_file
 from ret_lightning.progress import progress_bar
 
-VERSION = 1  # to be raised by every change of what an index holds
+VERSION = 2  # to be raised by every change of what an index holds
 ROWS = 5
+FLAGS = 16
+POSITIONS = 1 << 20  # most archives; leaves 16 TB for the offset in each
 LARGEST = (1 << 32) - 1  # bytes of a member; what is larger is no image and is left out
+
+# What tarfile and zipfile raise on broken archives.
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    zlib.error,
+    struct.error,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,44 +64,81 @@ def member_name(path: str) -> str:
     return posixpath.normpath(path).lstrip("/")
 
 
+def path_inside(path: str, root: str | Path, near: Callable[[str], Near]) -> str:
+    """An image path of a row in the form of `member_name`.
+
+    Args:
+        path: as it is in the row.
+        root: what it is relative to, for messages.
+        near: finds near matches of a path.
+
+    Raises:
+        DataError: of the kinds `path_outside` and `missing_image`.
+    """
+    name = member_name(path)
+    if os.path.isabs(path) or name == ".." or name.startswith("../"):
+        found = near(path)
+        raise DataError(
+            f"image path {path!r} leads out of {root}; paths are relative to it and stay within{found.hint(path)}",
+            "path_outside",
+            code="image-path-outside",
+            image=path,
+            near=found.names,
+        )
+    if "\0" in name or name == ".":
+        raise DataError(f"image path {path!r} names no file", "missing_image", code="image-path-empty", image=path)
+    return name
+
+
 def name_hash(name: str) -> tuple[int, int]:
     """The two halves of a name's hash."""
-    # surrogatepass: names in old archives are bytes of any encoding, which Python stands lone surrogates for.
+    # surrogatepass: bytes of unknown encoding in a name are lone surrogates in Python.
     return struct.unpack("<QQ", blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest())
 
 
-def index_file(archives: Sequence[Path]) -> Path:
-    """The index of these archives, made where there is none, or where a size or time of modification has changed.
+def key_hash(key: str) -> int:
+    """The hash of a `name_key`."""
+    return struct.unpack("<Q", blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
 
-    Where a name comes more than once, the last in its archive counts, as tar and zip have it, and the first archive.
+
+def index_files(archives: Sequence[Path]) -> tuple[Path, Path]:
+    """The two arrays of these archives, made where there are none, or where a size or time of modification has changed.
+
+    Where a name occurs more than once, the last one in its archive counts, as for tar and unzip, and the first archive.
 
     Returns:
-        A npy file in the user's cache folder.
+        Two npy files in the user's cache folder: the index, and the near names.
 
     Raises:
         DataError: an archive is missing, broken or of a form that cannot be read in place, or the cache cannot be written.
     """
     folder = default_cache_dir() / "image_archives"
     of_paths = _digest([VERSION, *(str(path.resolve()) for path in archives)])
-    file = folder / f"{of_paths}-{_digest([_state(path) for path in archives])}.npy"
-    if file.is_file():  # without the lock, so that a finished cache may be read-only
-        return file
+    stem = f"{of_paths}-{_digest([_state(path) for path in archives])}"
+    file, near_names = folder / f"{stem}.npy", folder / f"{stem}-near.npy"
+    if file.is_file() and near_names.is_file():  # without the lock, so that a finished cache may be read-only
+        return file, near_names
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{of_paths}.lock"):
-            if not file.is_file():
-                index = _build(archives)
-                with whole_file(file) as unfinished, unfinished.open("wb") as out:
-                    np.save(out, index)
+            if not (file.is_file() and near_names.is_file()):
+                index, near = _build(archives)
+                for path, values in ((file, index), (near_names, near)):
+                    with whole_file(path) as unfinished, unfinished.open("wb") as out:
+                        np.save(out, values)
                 for outdated in folder.glob(f"{of_paths}-*.npy"):
-                    if outdated != file:
+                    if outdated not in (file, near_names):
                         outdated.unlink(missing_ok=True)
     except OSError as error:
+        reason = error.strerror or str(error)
         raise DataError(
-            f"{folder}: the index of the image archives cannot be written there ({error.strerror or error}): name another "
-            "folder with the environment variable XDG_CACHE_HOME"
+            f"{folder}: the index of the image archives cannot be written there ({reason}): name another "
+            "folder with the environment variable XDG_CACHE_HOME",
+            code="archive-cache-not-written",
+            path=str(folder),
+            reason=reason,
         ) from error
-    return file
+    return file, near_names
 
 
 def _digest(values: Sequence[object]) -> str:
@@ -90,82 +149,118 @@ def _state(path: Path) -> tuple[int, int]:
     try:
         state = os.stat(path)
     except OSError as error:
-        raise DataError(f"image archive {path}: {error.strerror}", "missing_archive") from error
+        near = near_file(path)
+        raise DataError(
+            f"image archive {path}: {error.strerror}{near.hint(str(path))}",
+            "missing_archive",
+            code="archive-missing",
+            path=str(path),
+            near=near.names,
+        ) from error
     return state.st_size, state.st_mtime_ns
 
 
-def _build(archives: Sequence[Path]) -> np.ndarray:
+def _build(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     parts: list[np.ndarray] = []
+    near = array("Q")
     done, total = 0, sum(path.stat().st_size for path in archives)
     # Quiet when it is done within two seconds.
     with progress_bar(
         desc="indexing image archives", total=total, unit="B", unit_scale=True, delay=2, mininterval=1
     ) as bar:
         for position, path in enumerate(archives):
-            entries = array("Q")
-            try:
-                for name, offset, size, crc, deflated in _members(path):
-                    bar.update(done + offset - bar.n)
-                    if size <= LARGEST:
-                        entries.extend(
-                            (*name_hash(member_name(name)), offset, size | crc << 32, 2 * position + deflated)
-                        )
-            except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, zlib.error, struct.error) as error:
-                text = " ".join(str(error).split())
-                raise DataError(f"image archive {path}: not whole, or no archive: {text}", "broken_archive") from error
-            except OSError as error:
-                raise DataError(f"image archive {path}: {error.strerror or error}", "broken_archive") from error
-            if not entries:
-                raise DataError(f"image archive {path}: there is no file in it", "broken_archive")
+            refuse_lfs_pointer(path)
+            rows = _checked_entries(path, position, near, lambda at, done=done: bar.update(done + at - bar.n))
             done += path.stat().st_size
-            # Turned around: of equal names in an archive the last comes first.
-            parts.append(np.frombuffer(entries, dtype=np.uint64).reshape(-1, ROWS)[::-1])
+            parts.append(rows[::-1])  # of equal names in an archive the last one comes first
     index = np.concatenate(parts).T
     index = index[:, np.lexsort((index[1], index[0]))]  # stable: equal names stay in the order of the archives
     again = (index[:2, 1:] == index[:2, :-1]).all(axis=0)
-    elsewhere = np.flatnonzero(again & (index[4, 1:] // 2 != index[4, :-1] // 2))
+    elsewhere = np.flatnonzero(again & (index[4, 1:] // FLAGS != index[4, :-1] // FLAGS))
     if len(elsewhere):
-        first, later = (archives[int(index[4, elsewhere[0] + i]) // 2] for i in (0, 1))
+        first, later = (archives[int(index[4, elsewhere[0] + i]) // FLAGS] for i in (0, 1))
         log.warning(
-            "%d images stand in another archive already, and the first counts; one in %s and %s",
+            "%d names occur in several image archives, of which the first counts; one of them is in %s and %s",
             len(elsewhere), first, later,
         )  # fmt: skip
-    return np.ascontiguousarray(index[:, np.concatenate(([True], ~again))])
+    near_names = np.frombuffer(near, dtype=np.uint64).reshape(-1, 2).T
+    near_names = near_names[:, np.argsort(near_names[0], kind="stable")]
+    return np.ascontiguousarray(index[:, np.concatenate(([True], ~again))]), np.ascontiguousarray(near_names)
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
-    """Name, offset, bytes in the archive, CRC-32 or 0, and whether deflated, of every file in an archive."""
-    if path.suffix.lower() == ".zip":
-        yield from _zip_members(path)
-    else:
-        yield from _tar_members(path)
+def _checked_entries(path: Path, position: int, near: array[int], at_byte: Callable[[int], object]) -> np.ndarray:
+    """As `_entries`; what an archive that is broken or empty raises becomes a DataError."""
+    try:
+        rows = _entries(path, position, near, at_byte)
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"image archive {path}: not whole, or no archive: {reason}",
+            "broken_archive",
+            code="archive-broken",
+            path=str(path),
+            reason=reason,
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"image archive {path}: {reason}",
+            "broken_archive",
+            code="archive-not-read",
+            path=str(path),
+            reason=reason,
+        ) from error
+    if not len(rows):
+        raise DataError(
+            f"image archive {path}: there is no file in it", "broken_archive", code="archive-empty", path=str(path)
+        )
+    return rows
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
-    size, end = path.stat().st_size, 0
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            archive.members = []  # tarfile would keep them all, a kilobyte each
-            if member.offset_data + member.size > size:
-                raise tarfile.ReadError(f"it ends within {member.name!r}")
-            end = member.offset_data + member.size
-            if member.isreg() and not member.issparse():
-                yield member.name, member.offset_data, member.size, 0, False
-    if size - end < 2 * tarfile.BLOCKSIZE:
-        log.warning("image archive %s: a tar ends with two empty blocks and this one does not; was it cut off?", path)
+def _entries(path: Path, position: int, near: array[int], at_byte: Callable[[int], object]) -> np.ndarray:
+    """The (n, 5) rows of an archive, in its order.
+
+    Args:
+        path: the archive.
+        position: its position in the list.
+        near: gets the near names.
+        at_byte: called with the byte at which each member begins.
+    """
+    entries, hard_links = array("Q"), array("Q")
+    for member in archive_members(path):
+        at_byte(member.header)
+        if member.size > LARGEST and not member.flags & AMBIGUOUS:
+            continue
+        name = member_name(member.name)
+        if member.hard_link is not None:
+            hard_links.extend((len(entries) // ROWS, *name_hash(member_name(member.hard_link))))
+        where = FLAGS * position + member.flags
+        entries.extend((*name_hash(name), member.offset, member.size | member.crc << 32, where))
+        _add_near(near, name_key(name), member.header, position)
+    rows = np.frombuffer(entries, dtype=np.uint64).reshape(-1, ROWS)
+    _resolve_hard_links(rows, np.frombuffer(hard_links, dtype=np.uint64).reshape(-1, 3))
+    return rows
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, int, int, int, bool]]:
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.is_dir():
-                continue
-            if member.flag_bits & 1:
-                raise zipfile.BadZipFile(f"{member.filename!r} is encrypted")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                method = zipfile.compressor_names.get(member.compress_type, f"method {member.compress_type}")
-                raise zipfile.BadZipFile(
-                    f"{member.filename!r} is compressed by {method}; only stored and deflated ones are read in place"
-                )
-            deflated = member.compress_type == zipfile.ZIP_DEFLATED
-            yield member.filename, member.header_offset, member.compress_size, member.CRC, deflated
+def _add_near(near: array[int], key: str, header: int, position: int) -> None:
+    where = POSITIONS * header + position
+    if where >= 1 << 64 or position >= POSITIONS:
+        return
+    near.extend((key_hash(key), where))
+    _, slash, rest = key.partition("/")
+    if slash:
+        near.extend((key_hash(f"/{rest}"), where))
+
+
+def _resolve_hard_links(rows: np.ndarray, links: np.ndarray) -> None:
+    """Points hard links to the member that tar links them to: the last one of that name before the link.
+
+    A link that comes before its target stays as it is, to be followed when it is read.
+    """
+    order = np.argsort(rows[:, 0], kind="stable")
+    hashes = rows[order, 0]
+    for row, high, low in links:
+        same = order[np.searchsorted(hashes, high) : np.searchsorted(hashes, high, "right")]
+        before = [at for at in same if at < row and rows[at, 1] == low]
+        if before:
+            rows[row, 2:] = rows[before[-1], 2:]

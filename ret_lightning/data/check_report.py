@@ -26,12 +26,14 @@ class Finding:
         where: the part: `training`, `test/okvqa queries`, `images`, ...
         count: how often.
         first: messages of the first few, with file and line.
+        summary: what follows the count, to be printed.
     """
 
     kind: str
     where: str
     count: int
     first: list[str]
+    summary: str = ""
 
 
 @dataclass
@@ -77,12 +79,18 @@ class CheckReport:
         return {"ok": not self.problems, **asdict(self)}
 
     def add(
-        self, findings: list[Finding], where: str, kind: str, messages: Sequence[str], count: int | None = None
+        self,
+        findings: list[Finding],
+        where: str,
+        kind: str,
+        messages: Sequence[str],
+        count: int | None = None,
+        summary: str = "",
     ) -> None:
         """One more finding, if there is anything to it."""
         count = len(messages) if count is None else count
         if count:
-            findings.append(Finding(kind, where, count, list(messages[:SHOWN])))
+            findings.append(Finding(kind, where, count, list(messages[:SHOWN]), summary))
 
     def add_tally(self, findings: list[Finding], where: str, tally: Tally) -> None:
         """A finding a kind."""
@@ -112,7 +120,8 @@ class CheckReport:
                 continue
             console.print(f"\n{title}:", markup=False, highlight=False)
             for finding in findings:
-                console.print(f"  {finding.where}: {finding.kind}: {finding.count}", markup=False, highlight=False)
+                head = f"  {finding.where}: {finding.kind}: {finding.count}{finding.summary}"
+                console.print(head, markup=False, highlight=False, soft_wrap=True)
                 more = [f"and {finding.count - len(finding.first)} more"] * (finding.count > len(finding.first) > 0)
                 for message in [*finding.first, *more]:
                     console.print(f"      {message}", markup=False, highlight=False, soft_wrap=True)

@@ -23,6 +23,7 @@ from ret_lightning.data.places import BytePlace
 from ret_lightning.data.row_files import RowFiles
 from ret_lightning.data.row_scan import (
     NO_IMAGE,
+    ONE_COLOUR,
     Facts,
     ImageLook,
     Role,
@@ -143,7 +144,8 @@ class CorpusCheck:
         except DataError as error:
             message = error.message
             if not any(finding.first == [message] for finding in self.report.problems):
-                self.report.add(self.report.problems, where, "missing_file", [message])
+                kind = error.kind if error.kind == "lfs_pointer" else "missing_file"
+                self.report.add(self.report.problems, where, kind, [message])
             return None
 
     def _add_part(
@@ -263,8 +265,14 @@ class CorpusCheck:
                 for side in ("images", "query_images")
             )
             rows = sorted((self._bad_images[key] for key in keys), key=_file_and_position)
-            first = [*told(rows[:SHOWN]), f"{uses} places in the rows name these {len(keys)} images"]
-            self.report.add(self.report.problems, "images", kind, first, len(keys))
+            findings, share = self.report.problems, ""
+            if kind == ONE_COLOUR:
+                findings, share = (
+                    self.report.notes,
+                    f" of {self.report.images} images ({len(keys) / self.report.images:.2%})",
+                )
+            summary = f"{share}, named in {uses} {'place' if uses == 1 else 'places'} of the rows"
+            self.report.add(findings, "images", kind, told(rows[:SHOWN]), len(keys), summary)
 
     def _tell_leaks(self) -> None:
         """Queries of evaluation that stand in training, too."""

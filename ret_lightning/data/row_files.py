@@ -17,6 +17,7 @@ from ret_lightning.data.fields import Content
 from ret_lightning.data.parquet_columns import column_types
 from ret_lightning.data.places import BytePlace, Place
 from ret_lightning.errors import DataError
+from ret_lightning.git_lfs import refuse_lfs_pointer
 
 if TYPE_CHECKING:
     import pyarrow
@@ -78,7 +79,12 @@ class RowFiles:
         for path in self.paths:
             _check(path)
             if (suffix_of(path) == ".parquet") != self.is_parquet:
-                raise DataError(f"{path}: files of two kinds; {self.paths[0].name} is of another: take one of them")
+                raise DataError(
+                    f"{path}: files of two kinds; {self.paths[0].name} is of another: take one of them",
+                    code="row-files-mixed",
+                    path=str(path),
+                    first=str(self.paths[0]),
+                )
 
     @classmethod
     def named(cls, folder: Path, names: str | Sequence[str], setting: str) -> RowFiles:
@@ -97,15 +103,21 @@ class RowFiles:
             if glob.has_magic(name) and not (folder / name).exists():
                 found = sorted(folder / match for match in glob.glob(name, root_dir=folder, recursive=True))
                 if not found:
-                    raise DataError(f"{setting}={name} matches no file in {folder}{_there_are(folder)}")
+                    raise DataError(
+                        f"{setting}={name} matches no file in {folder}{_there_are(folder)}",
+                        code="row-pattern-without-match",
+                        key=setting,
+                        found=name,
+                        path=str(folder),
+                    )
                 paths += found
             else:
                 paths.append(folder / name)
         if not paths:
-            raise DataError(f"{setting} names no file")
+            raise DataError(f"{setting} names no file", code="row-files-none", key=setting)
         twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
         if twice is not None:
-            raise DataError(f"{setting} names {twice} twice")
+            raise DataError(f"{setting} names {twice} twice", code="row-file-repeated", key=setting, path=str(twice))
         return cls(paths)
 
     def __str__(self) -> str:
@@ -197,7 +209,13 @@ class RowFiles:
                 try:
                     whole = pyarrow.unify_schemas([whole, column_types(file)], promote_options="permissive")
                 except pyarrow.ArrowException as error:
-                    raise DataError(f"{path}: its columns differ from those of the files before: {error}") from None
+                    reason = " ".join(str(error).split())
+                    raise DataError(
+                        f"{path}: its columns differ from those of the files before: {reason}",
+                        code="row-columns-differ",
+                        path=str(path),
+                        reason=reason,
+                    ) from None
         decoded = [  # a categorical column, as pandas writes it, may have other categories in each file
             field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field
             for field in whole
@@ -235,19 +253,31 @@ def suffix_of(path: Path) -> str:
 
 def _check(path: Path) -> None:
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file", code="row-file-missing", path=str(path))
+    refuse_lfs_pointer(path)
     suffix = suffix_of(path)
     if not suffix:
-        raise DataError(f"{path}: a file of rows must end in one of {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{path}: a file of rows must end in one of {', '.join(SUFFIXES)}",
+            code="row-file-suffix-unknown",
+            path=str(path),
+            allowed=SUFFIXES,
+        )
     with path.open("rb") as file:
         beginning = file.read(4)
     if not beginning:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty", code="row-file-empty", path=str(path))
     kind = next((kind for kind, magic in _MAGIC.items() if beginning.startswith(magic)), ".jsonl")
     if not suffix.endswith(kind):
         names = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".jsonl": "plain text"}
-        is_, wanted = names[kind], names[suffix if suffix in names else suffix[len(".jsonl") :]]
-        raise DataError(f"{path}: the file is {is_}, but its name ends in {suffix}, which is for {wanted}; rename it")
+        found, wanted = names[kind], names[suffix if suffix in names else suffix[len(".jsonl") :]]
+        raise DataError(
+            f"{path}: the file is {found}, but its name ends in {suffix}, which is for {wanted}; rename it",
+            code="row-file-misnamed",
+            path=str(path),
+            found=found,
+            expected=wanted,
+        )
 
 
 def _there_are(folder: Path) -> str:
@@ -296,9 +326,17 @@ def _decompressed_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if content:
                     yield number, content
     except OSError as error:
-        raise DataError(f"{path}: cannot be decompressed after line {number}: {error}") from error
+        raise DataError(
+            f"{path}: cannot be decompressed after line {number}: {error}",
+            code="row-file-not-decompressed",
+            path=str(path),
+            line=number,
+            reason=str(error),
+        ) from error
     if number == 0:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(
+            f"{path}: there is nothing in the compressed file", code="row-file-without-lines", path=str(path)
+        )
 
 
 def _content(line: bytes, first: bool) -> bytes:
@@ -312,8 +350,10 @@ def _parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
-                raise DataError(f"{path}: the file has no rows")
+                raise DataError(f"{path}: the file has no rows", code="parquet-without-rows", path=str(path))
             yield file
     except (OSError, pyarrow.ArrowException) as error:
         first = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as parquet: {first}") from error
+        raise DataError(
+            f"{path}: cannot be read as parquet: {first}", code="parquet-not-read", path=str(path), reason=first
+        ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from ret_lightning.data.archive_index import member_name
 from ret_lightning.data.bad_rows import BadRow, Tally, UntoldPlace
@@ -21,6 +22,7 @@ from ret_lightning.errors import DataError
 Role = Literal["training", "queries", "pool"]
 
 NO_IMAGE = -1  # in place of a hash, which is never negative
+ONE_COLOUR = "one_colour_image"  # a kind of note
 SAMPLED = 50  # texts of a subset and side that a stretch gives away
 _PARSERS = {"training": parse_pair, "queries": parse_query, "pool": parse_passage}
 _TEXTS = ("instruction", "question", "passage_text")
@@ -183,11 +185,14 @@ class RowScan:
 
     def _look(self, facts: Facts, image: bytes, untold: UntoldPlace, place: Place | BytePlace, subset: str) -> None:
         try:
-            self.reader(image, untold, subset)
+            picture = self.reader(image, untold, subset)
         except DataError as error:
             if self.role == "training":
                 raise
             facts.problems.add(BadRow.of(error, place))  # the row goes without its image
+            return
+        if note := _one_colour(picture, "in the row", untold, place, subset):
+            facts.notes.add(note)
 
 
 @dataclass(frozen=True)
@@ -205,19 +210,32 @@ class ImageLook:
     images: list[tuple[int, str, str, Place | BytePlace]]
 
     def __call__(self) -> dict[int, BadRow]:
-        """What is wrong, by the image's label."""
+        """What is wrong, by the image's label; images of one colour are of the kind `ONE_COLOUR`."""
         found = {}
         for key, path, subset, place in self.images:
             untold = UntoldPlace(place)
             try:
                 if self.decoded:
-                    self.reader(path, untold, subset)
+                    picture = self.reader(path, untold, subset)
+                    if note := _one_colour(picture, path, untold, place, subset):
+                        found[key] = note
                 else:
                     self.reader.source.find(path)
             except DataError as error:
                 text = error.message if self.decoded else f"{untold} (subset {subset}): {error.message}"
                 found[key] = BadRow(error.kind, text, place)
         return found
+
+
+def _one_colour(
+    picture: Image.Image, name: str, untold: UntoldPlace, place: Place | BytePlace, subset: str
+) -> BadRow | None:
+    """A note on an image whose pixels are all equal."""
+    extrema = picture.getextrema()
+    if any(low != high for low, high in extrema):
+        return None
+    colour = "".join(f"{low:02x}" for low, _ in extrema)
+    return BadRow(ONE_COLOUR, f"{untold} (subset {subset}): all pixels of image {name} are #{colour}", place)
 
 
 class Untransformed:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.git_lfs import refuse_lfs_pointer
 from ret_lightning.models.precision import device_named, dtype_named
 from ret_lightning.models.published_names import load_published_state, published_sides, published_state
 from ret_lightning.models.published_reading import retriever_from_config
@@ -226,6 +227,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    refuse_lfs_pointer(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -253,6 +255,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         names = sorted(set(shards.values()))
     weights: dict[str, Tensor] = {}
     for file in (folder / name for name in names):
+        refuse_lfs_pointer(file)
         try:
             weights.update(load_file(file))
         except FileNotFoundError:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.git_lfs import refuse_lfs_pointer
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.backbone import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
@@ -359,6 +360,7 @@ def _load(text: OpenClipTextStack, vision: OpenClipVisionStack, name: str, file:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    refuse_lfs_pointer(file)
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ret_lightning.errors import UserError
+from ret_lightning.git_lfs import refuse_lfs_pointer
 
 
 def no_weights(option: str, source: str, error: BaseException, otherwise: str) -> UserError:
@@ -15,9 +16,15 @@ def no_weights(option: str, source: str, error: BaseException, otherwise: str) -
         source: the hub id or folder.
         error: what a library said.
         otherwise: what may be given instead of a hub id.
+
+    Raises:
+        DataError: if a file in the folder is a Git LFS pointer.
     """
     from huggingface_hub import constants
 
+    for pattern in ("*.json", "*.safetensors"):
+        for file in sorted(Path(source).expanduser().glob(pattern)):
+            refuse_lfs_pointer(file)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("Last error: ")[2].rstrip(".")
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
         return UserError(f"{option}: there is no such folder", code="weights-folder-missing", found=source)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data import row_files
@@ -240,3 +244,32 @@ def test_other_kinds_of_files(root: Path, kind: str) -> None:
     problems = checked(root).problems
     assert ":5: " in first(problems, "missing_field") or ", row 5: " in first(problems, "missing_field")
     assert found(problems)["training", "missing_field"] == 1
+
+
+def test_images_of_one_colour_are_noted(root: Path) -> None:
+    images = root / "images/m2kr/images/sub"
+    for i, colour in ((3, "black"), (4, (1, 2, 3)), (5, "white")):
+        Image.new("RGB", (30, 20), colour).save(images / f"{i}.png")
+    Image.new("L", (30, 20), 7).save(images / "5.png")
+    nearly = Image.new("RGB", (30, 20))
+    nearly.putpixel((29, 19), (0, 0, 1))
+    nearly.save(images / "6.png")
+    report = checked(root)
+    assert (report.problems, report.exit_code) == ([], 0)
+    note = next(finding for finding in report.notes if finding.kind == "one_colour_image")
+    assert (note.where, note.count) == ("images", 3)
+    assert note.summary.startswith(" of 12 images (25.00%), named in ")
+    colours = {line.rpartition(" image ")[2] for line in note.first}
+    assert colours == {"sub/3.png are #000000", "sub/4.png are #010203", "sub/5.png are #070707"}
+    assert all(re.search(r"\.jsonl:\d+ \(subset \w+\): ", line) for line in note.first)
+    assert not any(finding.kind == "one_colour_image" for finding in checked(root, "exist").notes)
+
+
+def test_images_of_one_colour_in_rows_are_noted(root: Path) -> None:
+    file = BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    edit(root / TRAIN, {2: {"image_path": None, "image": image}})
+    report = checked(root)
+    assert found(report.notes)["training", "one_colour_image"] == 1
+    assert first(report.notes, "one_colour_image").endswith("all pixels of image in the row are #ff0000")

@@ -208,7 +208,7 @@ def test_a_picture_in_memory_is_turned_by_its_exif_and_stays_as_it_is() -> None:
 
 
 def test_a_picture_in_memory_that_cannot_be_decoded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^image cannot be decoded: it is 0 by 3 pixels$"):
+    with pytest.raises(DataError, match=r"^image cannot be decoded: it is 0 by 3 pixels \[image-not-decoded\]$"):
         rgb_image(Image.new("RGB", (0, 3)))
     picture(64, 64).save(tmp_path / "whole.jpg")
     (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
@@ -250,11 +250,10 @@ def test_a_jpeg_is_decoded_at_a_half_a_quarter_or_an_eighth(size, least: int | N
 def test_more_pixels_than_the_limit_are_refused_before_decoding() -> None:
     data = encoded(picture(20, 10), "JPEG")
     assert decode_image(data, max_pixels=200).size == (20, 10)
-    message = (
-        r"^image is too large: it has 200 pixels \(20 by 10\), and the limit .* \(data\.max_image_pixels\) is 199$"
-    )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         decode_image(data, max_pixels=199)
+    assert (error.value.code, error.value.allowed) == ("image-too-large", 199)
+    assert error.value.found == "200 pixels (20 by 10)"
     row = np.zeros((1, 1, 1), dtype=np.uint16)
     for size in ((10_000, 9_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)):
         assert kind_of(png(row, size)) == "image_too_large"
@@ -284,28 +283,23 @@ def test_what_cannot_be_read_names_the_file_and_its_kind(tmp_path: Path) -> None
     data = bytearray(encoded(picture(64, 64), "PNG"))
     data[60:80] = bytes(20)
     (tmp_path / "broken.png").write_bytes(data)
-    # A text where EXIF wants a number: the tag's number 0x132, of the date, is made 0x100, of the width.
-    exif = Image.Exif()
-    exif[0x0112], exif[0x0132] = 6, "2020"
-    data = encoded(picture(64, 64), "JPEG", exif=exif)
-    assert data.count(b"\x01\x32\x00\x02") == 1
-    (tmp_path / "exif.jpg").write_bytes(data.replace(b"\x01\x32\x00\x02", b"\x01\x00\x00\x02"))
-    for name, kind, message in (
-        ("none.png", "missing_image", "does not exist"),
-        ("text.png/none.png", "missing_image", "does not exist"),
-        ("nu\0ll.png", "missing_image", "does not exist"),
-        ("\ud800.png", "missing_image", "does not exist"),
-        ("a" * 300, "unreadable_image", "cannot be read: File name too long"),
-        ("text.png", "unreadable_image", r"cannot be decoded: it is not whole, or not an image \(JPEG, PNG, .*\)"),
-        ("script.eps", "unreadable_image", r"cannot be decoded: it is not whole, or not an image"),
-        ("empty.png", "unreadable_image", "cannot be decoded: it is empty"),
-        ("folder.png", "unreadable_image", "cannot be decoded: it is a folder"),
-        ("broken.png", "unreadable_image", "cannot be decoded: "),
-        ("exif.jpg", "unreadable_image", "cannot be decoded: "),
+    (tmp_path / "link.png").symlink_to("elsewhere.png")
+    for name, kind, code in (
+        ("none.png", "missing_image", "image-missing"),
+        ("text.png/none.png", "missing_image", "image-missing"),
+        ("nu\0ll.png", "missing_image", "image-missing"),
+        ("\ud800.png", "missing_image", "image-missing"),
+        ("link.png", "missing_image", "image-link-dangling"),
+        ("a" * 300, "unreadable_image", "image-not-read"),
+        ("text.png", "unreadable_image", "image-format-unknown"),
+        ("script.eps", "unreadable_image", "image-format-unknown"),
+        ("empty.png", "unreadable_image", "image-empty"),
+        ("folder.png", "unreadable_image", "image-is-folder"),
+        ("broken.png", "unreadable_image", "image-not-decoded"),
     ):
-        with pytest.raises(DataError, match=f"^image .* {message}") as error:
+        with pytest.raises(DataError, match=r"^image ") as error:
             open_image(tmp_path / name)
-        assert error.value.kind == kind, name
+        assert (error.value.kind, error.value.code) == (kind, code), name
         assert "\n" not in str(error.value)
         if name.isprintable():
             assert name in str(error.value)
