@@ -24,6 +24,7 @@ from ret_lightning.data.m2kr import (
     load_subset,
     sampled_pool,
 )
+from ret_lightning.data.position import Position
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.sampling import dealt, never_idle
 from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
@@ -145,7 +146,7 @@ class M2KRDataModule(LightningDataModule):
         self.on_bad_row = on_bad_row
         self.max_bad_fraction = max_bad_fraction
         self._train: TrainingSet | None = None
-        self._next_batch = {"epoch": 0, "batch": 0}
+        self.position = Position()  # where the checkpoint that training resumes from was written
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
         self.idle: dict[Split, bool] = {}  # whether this rank has no row of a split, but for the one of `never_idle`
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
@@ -180,8 +181,9 @@ class M2KRDataModule(LightningDataModule):
             self.seed, self.on_bad_row,
         )  # fmt: skip
         batches = self._train.batches(self.batch_size, *self._rank_and_world())
-        batches.set_epoch(self._next_batch["epoch"])
-        batches.skip(self._next_batch["batch"])
+        # At the time of the first call Lightning has not restored its count of epochs.
+        batches.set_epoch(max(self.position.epoch, self.trainer.current_epoch if self.trainer else 0))
+        batches.resume(self.position)
         return DataLoader(
             rows,
             batch_sampler=batches,
@@ -190,16 +192,15 @@ class M2KRDataModule(LightningDataModule):
             **self._loading(),
         )
 
-    def state_dict(self) -> dict[str, int]:
-        """Where training is: `epoch`, and the number in it of the batch that comes next."""
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, and what it served; see `Position`."""
         epochs, batches = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop.batch_progress
-        if batches.is_last_batch:
-            return {"epoch": epochs.ready, "batch": 0}
-        return {"epoch": epochs.ready - 1, "batch": batches.current.ready}
+        epoch, served = (epochs.ready, 0) if batches.is_last_batch else (epochs.ready - 1, batches.current.ready)
+        return self.position.moved(epoch, served, self._rank_and_world()[1], self.batch_size).state()
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begins there; Lightning calls it before the loaders are made."""
-        self._next_batch = dict(state_dict)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sets the position at which training continues; Lightning calls it before the loaders are made."""
+        self.position = Position.of_state(state_dict, self._rank_and_world()[1], self.batch_size)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Two loaders a subset, its pool and then its queries; each row on one rank, but see `never_idle`."""

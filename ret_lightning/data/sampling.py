@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from ret_lightning.data.mixture import RowMixture
+from ret_lightning.data.position import Position, Span
 from ret_lightning.data.row_files import RawRow
 
 T = TypeVar("T")
@@ -37,17 +39,21 @@ class Draw(NamedTuple):
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """This rank's share of the global batches of an epoch, each of `batch_size` rows a rank.
+    """This rank's share of the global batches of an epoch, each of `batch_size` rows per rank.
 
-    Each rank takes its stretch of every batch, so W ranks with batches of B see what one rank with batches of W * B sees.
-    The rows of a last, smaller batch are dealt out as evenly as they go; fewer rows than ranks are dropped, since
+    Each rank takes its span of every batch, so W ranks with batches of B see what one rank with batches of W * B sees.
+    The rows of a last, smaller batch are distributed evenly. A batch of fewer rows than ranks is dropped, since
     a rank without rows could not take part in the step.
 
+    After `resume`, the epoch of the position serves the samples that are left. If the batches of the position have another
+    size than this sampler's, the samples that they did not serve, in the order of the epoch, are cut anew. Samples that the
+    earlier size dropped are among them.
+
     Args:
-        batch_size: rows a batch and rank.
+        batch_size: rows per batch and rank.
         seed: of the order.
         rank: of this process.
-        world_size: how many ranks.
+        world_size: number of ranks.
     """
 
     def __init__(self, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -56,40 +62,79 @@ class EpochBatches(Sampler[list[Draw]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.position = Position()
         self.sampler = self  # where Lightning looks for set_epoch
-        self._skipped = 0
 
     @property
     def global_size(self) -> int:
         """Rows of a whole batch over all ranks."""
         return self.batch_size * self.world_size
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Ranks and rows per rank."""
+        return self.world_size, self.batch_size
+
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order; Lightning calls it at the start of each epoch."""
+        """Selects the order; Lightning calls it at the start of each epoch."""
         self.epoch = epoch
 
-    def skip(self, batches: int) -> None:
-        """Leaves out that many first batches of this rank, in the next iteration only."""
-        if batches < 0:
-            raise ValueError(f"skip({batches}): cannot be negative")
-        self._skipped = batches
+    def resume(self, position: Position) -> None:
+        """Leaves out what was served at this position, in the epoch of the position only."""
+        self.position = position
+
+    def batches_per_epoch(self, ranks: int, batch_size: int) -> int | None:
+        """Number of batches of an epoch that is not resumed, for any number of ranks and rows per rank; None: not known."""
+        return None
+
+    def spans(self, epoch: int) -> list[Span]:
+        """What an epoch served before it was resumed; empty for every other epoch."""
+        return [span for span in self.position.spans if span.batches] if epoch == self.position.epoch else []
+
+    @property
+    def is_recut(self) -> bool:
+        """Whether the epoch at hand has batches of several sizes."""
+        return bool(self._recut(self.epoch)[0])
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return self._own_batches(self.epoch)  # the epoch as it is now, not when the first batch is asked for
 
     def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
         # Not before a batch is asked for: a loader with workers makes an iterator that it never uses.
-        skipped, self._skipped = self._skipped, 0
-        whole = (batch for batch in self.global_batches(epoch) if len(batch) >= self.world_size)
-        for batch in islice(whole, skipped, None):
+        for batch in self.global_batches(epoch):
             yield self.share(batch)
 
-    @abstractmethod
     def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
-        """The batches of all ranks together; those of fewer rows than ranks will be dropped."""
+        """The batches of all ranks together that are left of an epoch, each with a row for every rank."""
+        recut, served = self._recut(epoch)
+        samples = self._samples(epoch)
+        for span in recut:
+            samples = self._left(epoch, samples, span)
+        return islice(_whole(self._cut(epoch, samples, self.global_size), self.world_size), served, None)
+
+    def _recut(self, epoch: int) -> tuple[list[Span], int]:
+        """The spans whose batches have another size than what follows them, and the number of batches after those."""
+        spans = self.spans(epoch)
+        served = spans.pop().batches if spans and spans[-1].size == self.size else 0
+        return spans, served
+
+    @abstractmethod
+    def _samples(self, epoch: int) -> Any:
+        """All samples of an epoch, in order."""
+
+    @abstractmethod
+    def _cut(self, epoch: int, samples: Any, size: int) -> Iterator[Sequence[Draw]]:
+        """Cuts samples into batches of `size` rows; some may be smaller."""
+
+    @abstractmethod
+    def _left(self, epoch: int, samples: Any, span: Span) -> Any:
+        """The samples, in order, that the batches of a span do not contain."""
+
+    def _served(self, epoch: int, samples: Any, span: Span) -> Iterator[Sequence[Draw]]:
+        return islice(_whole(self._cut(epoch, samples, span.ranks * span.batch_size), span.ranks), span.batches)
 
     def share(self, batch: Sequence[T]) -> list[T]:
-        """This rank's stretch of a global batch; the first ranks take one row more where it does not divide."""
+        """This rank's span of a global batch; the first ranks take one row more where it does not divide."""
         each, more = divmod(len(batch), self.world_size)
         start = self.rank * each + min(self.rank, more)
         return list(batch[start : start + each + (self.rank < more)])
@@ -99,14 +144,14 @@ class GlobalBatches(EpochBatches):
     """Batches of rows that are known by their numbers.
 
     Args:
-        rows: how many there are.
-        batch_size: rows a batch and rank.
+        rows: number of rows.
+        batch_size: rows per batch and rank.
         seed: of the order.
         rank: of this process.
-        world_size: how many ranks.
+        world_size: number of ranks.
         shuffle: whether the order changes with the epoch, or is that of the file.
-        mixture: how often each row comes in an epoch, and which subset it is of; None: once.
-        one_subset: whether a batch is of rows of one subset only; the batches of all come in random order.
+        mixture: how often each row comes in an epoch, and its subset; None: once.
+        one_subset: whether a batch has rows of one subset only; the batches of all subsets come in random order.
     """
 
     def __init__(
@@ -125,36 +170,70 @@ class GlobalBatches(EpochBatches):
         self.shuffle = shuffle
         self.mixture = mixture
         self.one_subset = one_subset
+        self._length: tuple[int, Position, int] | None = None
 
     def __len__(self) -> int:
-        sizes = [self.rows] if self.mixture is None else self.mixture.sizes
-        whole, rest = np.divmod(np.array(sizes if self.one_subset else [sum(sizes)]), self.global_size)
-        return int((whole + (rest >= self.world_size)).sum())
+        """Number of batches of the epoch, those included that it served before it was resumed."""
+        if not self.is_recut:
+            return self.batches_per_epoch(*self.size)
+        if self._length is None or self._length[:2] != (self.epoch, self.position):
+            samples = self._samples(self.epoch)
+            for span in self.spans(self.epoch):
+                samples = self._left(self.epoch, samples, span)
+            left = _count([len(group) for group in samples.groups], *self.size)
+            self._length = (self.epoch, self.position, self.position.batches + left)
+        return self._length[2]
 
-    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
+    def batches_per_epoch(self, ranks: int, batch_size: int) -> int:
         """See `EpochBatches`."""
+        sizes = [self.rows] if self.mixture is None else self.mixture.sizes
+        return _count(sizes if self.one_subset else [sum(sizes)], ranks, batch_size)
+
+    def _samples(self, epoch: int) -> _Numbered:
         random = np.random.default_rng((self.seed, epoch))
-        # A draw as one number, row + copy * rows, since there may be millions of them.
-        row_of = None
+        repeats = False
         groups = [np.arange(self.rows)]
         if self.mixture is not None:
             copies = self.mixture.copies(self.seed, epoch)
-            row_of = (lambda number: number % self.rows) if copies.max(initial=0) > 1 else None
+            repeats = bool(copies.max(initial=0) > 1)
             groups = self._groups(_numbers(copies))
         if self.shuffle:
             groups = [random.permutation(group) for group in groups]
-        turns = np.repeat(np.arange(len(groups)), [-(-len(group) // self.global_size) for group in groups])
-        if self.shuffle and len(groups) > 1:
-            turns = random.permutation(turns)
-        batches = [_cut(group, self.global_size, row_of) for group in groups]
-        for turn in turns:
-            yield [Draw(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
+        return _Numbered(groups, repeats, random)
 
     def _groups(self, numbers: np.ndarray) -> list[np.ndarray]:
         if not self.one_subset:
             return [numbers]
         codes = self.mixture.codes[numbers % self.rows]
         return [numbers[codes == code] for code in np.unique(codes)]
+
+    def _cut(self, epoch: int, samples: _Numbered, size: int) -> Iterator[Sequence[Draw]]:
+        turns = np.repeat(np.arange(len(samples.groups)), [-(-len(group) // size) for group in samples.groups])
+        if self.shuffle and len(samples.groups) > 1:
+            turns = samples.random.permutation(turns)
+        row_of = (lambda number: number % self.rows) if samples.repeats else None
+        batches = [_cut(group, size, row_of) for group in samples.groups]
+        for turn in turns:
+            yield [Draw(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
+
+    def _left(self, epoch: int, samples: _Numbered, span: Span) -> _Numbered:
+        served = [draw.row + draw.copy * self.rows for batch in self._served(epoch, samples, span) for draw in batch]
+        return replace(samples, groups=[group[~np.isin(group, served)] for group in samples.groups])
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Samples of an epoch as numbers, row + copy * rows, since there may be millions of them.
+
+    Attributes:
+        groups: (samples,) int64 each. A batch has samples of one group only.
+        repeats: whether a row may come more than once.
+        random: of the order in which the groups' batches come.
+    """
+
+    groups: list[np.ndarray]
+    repeats: bool
+    random: np.random.Generator
 
 
 def evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
@@ -245,6 +324,17 @@ class BatchCutter(Generic[T]):
     def _finished(self) -> list[T]:
         batch, self._batch, self._rows = self._batch, [], set()
         return batch
+
+
+def _whole(batches: Iterator[Sequence[T]], ranks: int) -> Iterator[Sequence[T]]:
+    """The batches that have a row for every rank."""
+    return (batch for batch in batches if len(batch) >= ranks)
+
+
+def _count(sizes: Sequence[int], ranks: int, batch_size: int) -> int:
+    """Number of batches that groups of so many samples make, each batch of one group and with a row for every rank."""
+    whole, rest = np.divmod(np.array(sizes, np.int64), ranks * batch_size)
+    return int((whole + (rest >= ranks)).sum())
 
 
 def _numbers(copies: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from ret_lightning.data.m2kr import SubsetNames
 from ret_lightning.data.mixture import Mixture
 from ret_lightning.data.row_files import RawRow, RowFiles
 from ret_lightning.data.rows import subset_fields
-from ret_lightning.data.sampling import BatchCutter, Draw, EpochBatches
+from ret_lightning.data.sampling import BatchCutter, Draw, EpochBatches, Span
 from ret_lightning.errors import DataError
 
 T = TypeVar("T")
@@ -106,42 +106,62 @@ class StreamedBatches(EpochBatches):
         """See `EpochBatches`.
 
         Raises:
-            DataError: if not one batch comes of the whole stream.
+            DataError: if a whole stream has too few rows for one batch.
         """
-        empty = True
-        for batch in self._of_one_subset(epoch) if self.one_subset else self._of_all(epoch):
-            empty = empty and len(batch) < self.world_size
+        empty = not self.spans(epoch)
+        for batch in super().global_batches(epoch):
+            empty = False
             yield batch
         if empty:
             raise DataError(
-                f"{self.stream.files}: no training rows for one batch on each rank, as the mixture chooses them"
+                f"{self.stream.files}: the rows that data.subsets, data.repeat, data.weights and data.limit select are too "
+                f"few for one batch on each of {self.world_size} ranks",
+                code="stream-too-short",
+                ranks=self.world_size,
             )
 
-    def _cutter(self) -> BatchCutter[Draw]:
-        plain = self.stream.mixture.is_plain
-        return BatchCutter(self.global_size, None if plain else lambda draw: (draw.row.file, draw.row.position))
+    def _samples(self, epoch: int) -> Iterator[Draw]:
+        return self.stream.draws(epoch)
 
-    def _of_all(self, epoch: int) -> Iterator[list[Draw]]:
-        cutter = self._cutter()
-        for draw in self.stream.draws(epoch):
+    def _left(self, epoch: int, samples: Iterator[Draw], span: Span) -> Iterator[Draw]:
+        waiting: dict[tuple[int, ...], Draw] = {}
+
+        def read() -> Iterator[Draw]:
+            for draw in samples:
+                waiting[draw.identity()] = draw
+                yield draw
+
+        for batch in self._served(epoch, read(), span):
+            for draw in batch:
+                del waiting[draw.identity()]
+        return chain(waiting.values(), samples)
+
+    def _cut(self, epoch: int, samples: Iterator[Draw], size: int) -> Iterator[Sequence[Draw]]:
+        if not self.one_subset:
+            return self._cut_all(samples, size)
+        return shuffled(self._cut_by_subset(samples, size), _FINISHED_BATCHES, Random(f"{self.seed}/{epoch}/batches"))
+
+    def _cutter(self, size: int) -> BatchCutter[Draw]:
+        plain = self.stream.mixture.is_plain
+        return BatchCutter(size, None if plain else lambda draw: (draw.row.file, draw.row.position))
+
+    def _cut_all(self, samples: Iterator[Draw], size: int) -> Iterator[list[Draw]]:
+        cutter = self._cutter(size)
+        for draw in samples:
             if batch := cutter.add(draw):
                 yield batch
         yield from cutter.rest()
 
-    def _of_one_subset(self, epoch: int) -> Iterator[list[Draw]]:
+    def _cut_by_subset(self, samples: Iterator[Draw], size: int) -> Iterator[list[Draw]]:
         cutters: dict[str, BatchCutter[Draw]] = {}
-
-        def cut() -> Iterator[list[Draw]]:
-            for draw in self.stream.draws(epoch):
-                name = self.stream.subset(draw.row)
-                if name not in cutters:
-                    cutters[name] = self._cutter()
-                if batch := cutters[name].add(draw):
-                    yield batch
-            for cutter in cutters.values():
-                yield from cutter.rest()
-
-        return shuffled(cut(), _FINISHED_BATCHES, Random(f"{self.seed}/{epoch}/batches"))
+        for draw in samples:
+            name = self.stream.subset(draw.row)
+            if name not in cutters:
+                cutters[name] = self._cutter(size)
+            if batch := cutters[name].add(draw):
+                yield batch
+        for cutter in cutters.values():
+            yield from cutter.rest()
 
 
 def interleaved(sources: Sequence[Iterator[T]], at_once: int, random: Random) -> Iterator[T]:

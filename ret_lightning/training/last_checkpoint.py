@@ -10,6 +10,13 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ret_lightning.errors import ConfigError
 
+# The progress of a validation that Lightning has to run again from its beginning: as if stopped before its first batch.
+VALIDATION_AGAIN = {
+    "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
+    "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
+    "is_last_batch": False,
+}
+
 
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt`, and keeps a `step_<n>.ckpt` now and then.
@@ -51,11 +58,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Writes down a validation that is to begin again as one that was stopped before its first batch."""
         if self._validation_again:
-            checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = {
-                "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
-                "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
-                "is_last_batch": False,
-            }
+            checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = VALIDATION_AGAIN
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets the validation that was stopped, lest the next checkpoint tells of it again."""
@@ -68,19 +71,24 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves where a step is done and it is time."""
+        """Saves between two steps of an epoch, if a save is due."""
         step = trainer.global_step
         if step == self._seen:  # in the midst of accumulating
             return
         self._seen = step
-        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
-            trainer.save_checkpoint(self.folder / f"step_{step:08d}.ckpt", weights_only=False)
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # the end of the epoch follows, after the validation
+        self._keep(trainer)
         if step == trainer.max_steps or (self.every_n_steps and step % self.every_n_steps == 0):
             self.save(trainer)
+
+    def _keep(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
+            trainer.save_checkpoint(self.folder / f"step_{step:08d}.ckpt", weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves at the end of an epoch, after its validation."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # not where max_steps cut it short
+            self._keep(trainer)
             self.save(trainer)

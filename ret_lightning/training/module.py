@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -20,10 +19,13 @@ from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
 from ret_lightning.models.pieces import encode_in_pieces
 from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.checkpoint_files import FROZEN
+from ret_lightning.training.epoch_steps import EpochSteps, lay_out
+from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
 
 log = logging.getLogger(__name__)
 
+EPOCH_STEPS = "epoch_steps"  # key of a checkpoint
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient, after which there is no hope
 
 
@@ -68,11 +70,13 @@ class RetModule(LightningModule):
         loss.allow_empty = True  # where all rows of a batch are bad and left out; the step is left out then
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
+        self._resumed_step = 0
+        self._epoch_steps: EpochSteps | None = None  # None: each step counts as one
         self._pairs = 0  # of this step, which may be of several batches
 
     def configure_callbacks(self) -> list[Callback]:
-        """What sees to rows that are left out."""
-        return [BadRowCount()]
+        """Counts rows that are left out; resumes an epoch at its position."""
+        return [BadRowCount(), ResumedEpoch()]
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
@@ -158,32 +162,32 @@ class RetModule(LightningModule):
             parameter.grad = None  # an optimiser passes over parameters without a gradient
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Tells which weights are frozen, and how many steps were skipped."""
+        """Stores which weights are frozen, how many steps were skipped, and how steps count towards the horizon."""
         checkpoint["skipped_steps"] = self.skipped_steps
+        if self._epoch_steps is not None:
+            checkpoint[EPOCH_STEPS] = asdict(self._epoch_steps)
         # By all names of tied weights, as state_dict has them.
         checkpoint[FROZEN] = [n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the counts."""
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
+        self._resumed_step = checkpoint["global_step"]
+        self._epoch_steps = EpochSteps(**checkpoint[EPOCH_STEPS]) if EPOCH_STEPS in checkpoint else None
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser over `parameter_groups`, and the schedule, step by step."""
         optimizer = self.make_optimizer(parameter_groups(self))
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.pop("learning_rate_scale")
-        self.schedule_horizon = horizon = self.schedule.horizon(*self._known_steps())
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self.schedule.scale, horizon=horizon))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _known_steps(self) -> tuple[int | None, int | None]:
-        """The steps of an epoch and of the whole run; None where that is open, as an epoch is that is streamed."""
-        last_step = self.trainer.estimated_stepping_batches
-        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        return (
-            math.ceil(per_epoch) if math.isfinite(per_epoch) else None,
-            int(last_step) if 0 <= last_step < math.inf else None,
+        horizon, self._epoch_steps = lay_out(self.schedule, self.trainer, self._epoch_steps, self._resumed_step)
+        self.schedule_horizon = horizon
+        # A function, since LambdaLR stores the attributes of other callables and would restore those of the checkpoint.
+        count = self._epoch_steps.count if self._epoch_steps else int
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.schedule.scale(count(step), horizon=horizon)
         )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _logs_this_step(self) -> bool:
         # Lightning logs after the step; by then the count is one up.

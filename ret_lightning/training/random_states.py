@@ -1,16 +1,13 @@
-"""The random states of all ranks in every checkpoint, so that a resumed run draws what an undisturbed one would."""
+"""The random states of all ranks in every checkpoint, so that a resumed run repeats what an undisturbed one would draw."""
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-
-log = logging.getLogger(__name__)
 
 KEY = "random_states"
 
@@ -22,7 +19,7 @@ class RandomStates(Callback):
         self._restored: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gathers the states of all ranks; every rank comes here, though only the first one writes."""
+        """Gathers the states of all ranks; Lightning calls it on every rank, though only the first one writes."""
         states: list[Any] = [None] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, random_state(pl_module.device))
@@ -31,19 +28,13 @@ class RandomStates(Callback):
         checkpoint[KEY] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps this rank's state for the first batch."""
-        states = checkpoint.get(KEY, [])
-        if len(states) == trainer.world_size:
-            self._restored = states[trainer.global_rank]
-        elif trainer.is_global_zero:
-            log.warning(
-                "the checkpoint is of %d ranks and this run has %d: it goes on, but not bit for bit as it would have",
-                len(states),
-                trainer.world_size,
-            )
+        """Keeps this rank's state for the first batch; with more ranks than before, several take the same one."""
+        states = checkpoint.get(KEY)
+        if states:
+            self._restored = states[trainer.global_rank % len(states)]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Restores it as late as can be: whatever was drawn while the run was set up is undone."""
+        """Restores the state as late as possible, so that random numbers drawn during setup have no effect."""
         if self._restored is not None:
             set_random_state(self._restored, pl_module.device)
             self._restored = None
@@ -62,7 +53,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Sets what `random_state` gave."""
+    """Sets what `random_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]

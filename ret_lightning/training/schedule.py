@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 class WarmupCosine:
     """Scale of the learning rate: 0 to 1 over the warm-up, then a half cosine down to `floor` at the horizon, then flat.
 
-    The horizon is given in steps or in epochs; without either it is where the Trainer stops. ReT's authors laid the cosine
+    The horizon is given in steps or in epochs; without either it is where the Trainer stops. If the number of ranks changes
+    on resume, a horizon in steps stays and one in epochs keeps its epochs (see `EpochSteps`). ReT's authors laid the cosine
     out over 30 epochs and stopped at 75,000 steps.
 
     Args:
@@ -76,7 +77,7 @@ class WarmupCosine:
             )
         return horizon
 
-    def scale(self, step: int, horizon: int) -> float:
+    def scale(self, step: float, horizon: int) -> float:
         """The factor of the learning rate at a step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps

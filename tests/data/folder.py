@@ -39,6 +39,14 @@ def write_folder(root: Path, subsets: Sequence[str] = SUBSETS, seed: int = 0, tr
     return root
 
 
+def number_questions(root: Path) -> Path:
+    """Gives every training row a question of its own, by which its tokens identify it, and returns the folder."""
+    file = root / "jsonl/m2kr/train/m2kr_up_train.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    write_lines(file, [row | {"question": f"What is row {number}?"} for number, row in enumerate(rows)])
+    return root
+
+
 def write_lines(file: Path, rows: Sequence[dict[str, Any] | str]) -> None:
     """Rows as JSON Lines; strings are written as they are."""
     file.parent.mkdir(parents=True, exist_ok=True)

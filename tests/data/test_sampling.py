@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ret_lightning.data.mixture import Mixture, RowMixture
+from ret_lightning.data.position import Position, Span
 from ret_lightning.data.sampling import BatchCutter, Draw, GlobalBatches, dealt, evaluation_batches, never_idle
 from ret_lightning.data.subset_scan import RowSubsets
 
@@ -117,7 +118,7 @@ def test_a_mixture_over_ranks_and_epochs(factors: dict[str, float], world: int, 
 @pytest.mark.parametrize("one_subset", [False, True])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("factors", [None, {"wit": 2.5, "evqa": 9}])
-def test_after_a_skip_come_the_batches_that_would_have_come(factors, world: int, one_subset: bool) -> None:
+def test_resume_continues_an_epoch_of_the_same_size(factors, world: int, one_subset: bool) -> None:
     for seed in (0, 4):
         for rank in range(world):
             if factors is None:
@@ -127,13 +128,12 @@ def test_after_a_skip_come_the_batches_that_would_have_come(factors, world: int,
             sampler.set_epoch(1)
             whole = list(sampler)
             assert len(whole) == len(sampler)
-            for skip in (1, 3, len(whole) - 1, len(whole), len(whole) + 5):
-                sampler.skip(skip)
+            for served in (1, 3, len(whole) - 1, len(whole)):
+                sampler.resume(Position(1, (Span(world, 7, served),)))
                 assert len(sampler) == len(whole)
-                assert list(sampler) == whole[skip:]
-                assert list(sampler) == whole  # the skip counts once
-    with pytest.raises(ValueError, match=r"skip\(-1\)"):
-        GlobalBatches(3, 1).skip(-1)
+                assert list(sampler) == whole[served:]
+            sampler.set_epoch(2)
+            assert len(list(sampler)) == len(sampler) == len(whole)
 
 
 def test_a_mixture_does_not_depend_on_the_number_of_ranks() -> None:

@@ -12,6 +12,7 @@ import pytest
 from ret_lightning.data import row_files
 from ret_lightning.data.m2kr import SubsetNames
 from ret_lightning.data.mixture import Mixture
+from ret_lightning.data.position import Position, Span
 from ret_lightning.data.row_files import SUFFIXES, RowFiles
 from ret_lightning.data.sampling import Draw
 from ret_lightning.data.streaming import RowStream, StreamedBatches, interleaved, shuffled
@@ -32,11 +33,11 @@ def stream(files: RowFiles, mixture: Mixture | None = None, buffer: int = 16, **
     return RowStream(files, SubsetNames(NAMES), mixture or Mixture(), buffer, **options)
 
 
-def ranks(rows: RowStream, batch: int, world: int, epoch: int = 0, skip: int = 0, one_subset: bool = False) -> list:
+def ranks(rows: RowStream, batch: int, world: int, epoch: int = 0, served: int = 0, one_subset: bool = False) -> list:
     samplers = [StreamedBatches(rows, batch, rank, world, one_subset) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
-        sampler.skip(skip)
+        sampler.resume(Position(epoch, (Span(world, batch, served),)))
     return [list(sampler) for sampler in samplers]
 
 
@@ -81,18 +82,16 @@ def test_the_order_follows_seed_and_epoch(files: RowFiles) -> None:
 @pytest.mark.parametrize("one_subset", [False, True])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("seed", [0, 5])
-def test_after_a_skip_come_the_batches_that_would_have_come(
-    files: RowFiles, world: int, seed: int, one_subset: bool
-) -> None:
+def test_resume_continues_an_epoch_of_the_same_size(files: RowFiles, world: int, seed: int, one_subset: bool) -> None:
     rows = stream(files, Mixture({"okvqa": 2.5, "wit": 0.5}), seed=seed)
     for epoch in (0, 3):
         whole = ranks(rows, 8, world, epoch, one_subset=one_subset)
-        for skip in (0, 1, 5, len(whole[0])):
-            assert ranks(rows, 8, world, epoch, skip, one_subset) == [part[skip:] for part in whole]
+        for served in (0, 1, 5, len(whole[0])):
+            assert ranks(rows, 8, world, epoch, served, one_subset) == [part[served:] for part in whole]
     sampler = StreamedBatches(rows, 8, one_subset=one_subset)
-    sampler.skip(2)
-    assert list(sampler) == ranks(rows, 8, 1, one_subset=one_subset)[0][2:]
-    assert list(sampler) == ranks(rows, 8, 1, one_subset=one_subset)[0]  # the skip counts once
+    sampler.resume(Position(0, (Span(1, 8, 2),)))
+    sampler.set_epoch(1)
+    assert list(sampler) == ranks(rows, 8, 1, 1, one_subset=one_subset)[0]  # another epoch is whole
 
 
 def test_a_mixture_repeats_and_thins_out_subsets(files: RowFiles) -> None:
@@ -136,9 +135,10 @@ def test_a_limit_takes_the_first_rows_of_the_files(files: RowFiles) -> None:
     assert sorted(ids(ranks(only, 8, 1)[0])) == sorted(expected)
 
 
-def test_a_mixture_that_leaves_nothing_is_told(files: RowFiles) -> None:
-    with pytest.raises(DataError, match=r"a\.jsonl and 1 more files: no training rows for one batch on each rank"):
-        list(StreamedBatches(stream(files, Mixture(others=0)), 8))
+def test_empty_mixture_is_refused(files: RowFiles) -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl and 1 more files: ") as error:
+        list(StreamedBatches(stream(files, Mixture(others=0)), 8, world_size=2))
+    assert (error.value.code, error.value.ranks) == ("stream-too-short", 2)
 
 
 def test_broken_rows_count_as_unknown(tmp_path: Path) -> None:

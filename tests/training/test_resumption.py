@@ -26,6 +26,7 @@ from tests.training.conftest import make_data, make_module
 pytestmark = pytest.mark.slow  # each trains three times
 
 EPOCHS = 3
+SCHEDULE = WarmupCosine(warmup_steps=2, horizon_steps=15)  # streaming does not know its end
 
 
 class PowerCut(Exception):
@@ -77,12 +78,15 @@ def fit(
     workers: int = 0,
     reading: str = "indexed",
     every_n_steps: int | None = None,
+    batch_size: int = 5,
+    schedule: WarmupCosine = SCHEDULE,
     **options: Any,
 ) -> tuple[RetModule, Seen]:
     seed_everything(1, verbose=False)
     module, seen = dropping_module(), Seen()
-    module.schedule = WarmupCosine(warmup_steps=2, horizon_steps=15)  # streaming does not know its end
-    data = make_data(root, num_workers=workers, batch_size=5, augmentation=Augmentation(rotation=5.0), reading=reading)
+    module.schedule = schedule
+    augmentation = Augmentation(rotation=5.0)
+    data = make_data(root, num_workers=workers, batch_size=batch_size, augmentation=augmentation, reading=reading)
     trainer = Trainer(
         **{
             "accelerator": "cpu",
@@ -181,10 +185,19 @@ def test_after_a_signal(root: Path, tmp_path: Path, hook: str, count: int, left:
     assert len(then.recalls) == (2 if hook == "on_train_epoch_end" else 3)
 
 
-def test_a_run_that_max_steps_ended_goes_on(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [8, 10])  # within an epoch of 5 steps, at the end of one
+def test_run_that_max_steps_ended_continues(root: Path, tmp_path: Path, first: int) -> None:
     whole, seen = fit(root, tmp_path / "whole", max_steps=13)
-    fit(root, tmp_path / "parts", max_steps=8)
+    fit(root, tmp_path / "parts", max_steps=first)
     parts, then = fit(root, tmp_path / "parts", max_steps=13)
-    assert then.batches == seen.batches[8:]
+    assert then.batches == seen.batches[first:]
     theirs = whole.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in parts.state_dict().items())
+
+
+@pytest.mark.parametrize("interval", [1.0, 2])
+def test_end_of_an_epoch_with_max_steps(root: Path, tmp_path: Path, interval: float) -> None:
+    """Lightning by itself ends the epoch a second time and skips the next one."""
+    options = {"max_steps": 13, "val_check_interval": interval}
+    _, then = assert_same_end(root, tmp_path, CutOff("on_train_epoch_start", 2), PowerCut, **options)
+    assert len(then.batches) == 8

@@ -1,0 +1,150 @@
+"""Continues an epoch at the position of the checkpoint, also with global batches of another size."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _Progress
+
+from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.position import Span
+from ret_lightning.data.sampling import EpochBatches
+from ret_lightning.errors import ConfigError
+from ret_lightning.training.last_checkpoint import VALIDATION_AGAIN
+from ret_lightning.training.random_states import KEY
+
+log = logging.getLogger(__name__)
+
+
+class ResumedEpoch(Callback):
+    """Adapts Lightning's restored loops to the batches that a resumed epoch still has.
+
+    Lightning counts batches. If the number of ranks changes within an epoch, the batches before the change keep their count
+    and the rows that are left are cut into batches of the new size, so the epoch has another length than the ones after it:
+    validation intervals and fractions in `limit_train_batches` refer to the length of the epoch at hand. The validation at
+    the end of the epoch runs also if no rows are left.
+
+    It also corrects how Lightning resumes at the end of an epoch if `max_steps` is set: it would end that epoch twice.
+
+    `RetModule` adds it to every Trainer.
+    """
+
+    def __init__(self) -> None:
+        self._interval: tuple[Any] | None = None  # val_check_batch, while another value is in its place
+        self._recut = False  # whether the epoch has batches of several sizes
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the number of ranks to a position of an earlier version: that of the stored random states."""
+        data = trainer.datamodule
+        state = checkpoint.get(type(data).__qualname__, {})
+        if isinstance(data, M2KRDataModule) and "batch" in state:
+            ranks = len(checkpoint.get(KEY, ())) or trainer.world_size
+            span = Span(ranks, data.batch_size, state["batch"])
+            data.load_state_dict({"epoch": state["epoch"], "spans": [span]})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Corrects the restored loops, and reports another global batch.
+
+        Raises:
+            ConfigError: if later epochs have fewer batches than `val_check_interval`.
+        """
+        batches = getattr(trainer.train_dataloader, "batch_sampler", None)
+        if isinstance(batches, EpochBatches) and batches.position.spans:
+            _report(trainer, batches)
+            if batches.is_recut:
+                self._recut = True
+                _check_interval(trainer, batches)
+        loop = trainer.fit_loop
+        if not loop.restarting:
+            return
+        if loop.epoch_progress.current.ready == loop.epoch_progress.current.processed:
+            _start_next_epoch(loop)
+            return
+        if self._recut and _nothing_left(trainer):
+            _end_epoch(loop)
+        progress = loop.epoch_loop.batch_progress
+        if progress.is_last_batch or loop.epoch_loop.val_loop.restarted_mid_evaluation:
+            # Lightning asks whether a validation is due at this batch; when the checkpoint was written, it was.
+            self._interval = (trainer.val_check_batch,)
+            count = progress.total if trainer.check_val_every_n_epoch is None else progress.current
+            trainer.val_check_batch = count.ready
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restores the validation interval."""
+        if self._interval is not None:
+            (trainer.val_check_batch,) = self._interval
+            self._interval = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restores the validation interval; after an epoch of two batch sizes, has Lightning measure the next one."""
+        self.on_validation_start(trainer, pl_module)
+        if self._recut:
+            self._recut = False
+            trainer.fit_loop._combined_loader = None
+
+
+def _report(trainer: Trainer, batches: EpochBatches) -> None:
+    """Logs one line where the global batch is not that of the checkpoint."""
+    before, epoch = batches.position.spans[-1], batches.position.epoch
+    if before.size != batches.size and trainer.is_global_zero:
+        log.warning(
+            "resume: the global batch has %s and had %s; %s",
+            _rows(*batches.size), _rows(*before.size),
+            f"epoch {epoch + 1} continues with the rows that it has not served yet" if batches.spans(epoch) else
+            f"no row of epoch {epoch + 1} was served before",
+        )  # fmt: skip
+
+
+def _rows(ranks: int, batch_size: int) -> str:
+    return f"{ranks * batch_size} rows ({ranks} rank{'s' if ranks > 1 else ''} x {batch_size})"
+
+
+def _check_interval(trainer: Trainer, batches: EpochBatches) -> None:
+    """Lightning checks the epoch at hand; the later ones may be shorter."""
+    interval, later = trainer.val_check_interval, batches.batches_per_epoch(*batches.size)
+    if isinstance(interval, int) and later is not None and trainer.check_val_every_n_epoch is not None:
+        later = min(later, trainer.limit_train_batches) if isinstance(trainer.limit_train_batches, int) else later
+        if interval > later:
+            raise ConfigError(
+                f"trainer.val_check_interval={interval} exceeds the {later} batches of an epoch on {batches.world_size} "
+                f"ranks; set it to {later} or less, or to a share of an epoch such as 1.0",
+                code="validation-interval-too-long",
+                key="trainer.val_check_interval",
+                found=interval,
+                allowed=later,
+            )
+
+
+def _start_next_epoch(loop: _FitLoop) -> None:
+    """Has Lightning take the epoch as finished, as it does by itself unless `max_steps` is set."""
+    _complete(loop.epoch_progress)
+    _complete(loop.epoch_loop.batch_progress)
+    _Loop.restarting.fset(loop, False)  # the loop's own setter disregards the value if `max_steps` is set
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+
+
+def _complete(progress: _Progress) -> None:
+    for count in (progress.total, progress.current):
+        count.completed = count.processed
+
+
+def _nothing_left(trainer: Trainer) -> bool:
+    """Whether the epoch has no further batch: too few rows are left for one on each rank."""
+    served = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return served >= trainer.num_training_batches or trainer.fit_loop._data_fetcher.done
+
+
+def _end_epoch(loop: _FitLoop) -> None:
+    """Sets the state of an epoch whose last batch is behind it and whose validation has not begun."""
+    epoch_loop = loop.epoch_loop
+    _complete(epoch_loop.batch_progress)
+    epoch_loop.batch_progress.is_last_batch = True
+    epoch_loop.val_loop.batch_progress.load_state_dict(VALIDATION_AGAIN)
+    loop.update_restart_stage()
+    if not epoch_loop._should_check_val_epoch():
+        epoch_loop._batches_that_stepped += 1  # otherwise counted after the validation

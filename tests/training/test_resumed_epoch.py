@@ -1,0 +1,210 @@
+"""A run that is resumed with another global batch: every row once per epoch, its validation once, a steady learning rate.
+
+One process with another batch size stands for another number of ranks; tests/commands/test_resume_ranks.py has real ranks.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+
+from ret_lightning.errors import ConfigError, Stopped
+from ret_lightning.training.last_checkpoint import LastCheckpoint
+from ret_lightning.training.random_states import KEY, RandomStates
+from ret_lightning.training.schedule import WarmupCosine
+from tests.commands.spy import Course, course, rows_by_epoch
+from tests.data.folder import number_questions, write_folder
+from tests.training.conftest import make_data
+from tests.training.test_resumption import CutOff, PowerCut, fit
+
+ROWS = 24
+EPOCHS = 2
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return number_questions(write_folder(tmp_path / "m2kr", training_rows=ROWS))
+
+
+# Legs of a run: a batch size, and what ends the leg: the hook, at which call, and perhaps the signal that it sends.
+Legs = list[tuple[Any, ...]]
+MID_EPOCH: dict[str, Legs] = {
+    "to smaller": [(8, "on_train_batch_start", 5), (4,)],
+    "to larger": [(4, "on_train_batch_start", 10), (8,)],
+    "twice": [(4, "on_train_batch_start", 8), (7, "on_train_batch_start", 2), (3,)],
+    "and back": [(4, "on_train_batch_start", 8), (7, "on_train_batch_start", 2), (4,)],
+    "by a signal": [(8, "on_train_batch_start", 4, signal.SIGTERM), (4,)],
+}
+AT_THE_END: dict[str, Legs] = {
+    "in the last validation": [(8, "on_validation_batch_start", 5, signal.SIGTERM), (4,)],
+    "after the epoch": [(4, "on_train_epoch_start", 2), (8,)],
+}
+
+
+def train(root: Path, folder: Path, legs: Legs, **options: Any) -> None:
+    options = {"schedule": WarmupCosine(warmup_steps=1), "every_n_steps": 1, "max_epochs": EPOCHS, **options}
+    folder.mkdir()
+    for batch_size, *cut in legs[:-1]:
+        with pytest.raises((PowerCut, Stopped)):
+            fit(root, folder, Course(str(folder)), CutOff(*cut), batch_size=batch_size, **options)
+    fit(root, folder, Course(str(folder)), batch_size=legs[-1][0], **options)
+
+
+def validations(folder: Path) -> Counter[int]:
+    return Counter(event["epoch"] for event in course(folder) if "validation" in event)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reading", "name"),
+    [
+        *(("indexed", name) for name in (*MID_EPOCH, *AT_THE_END)),
+        *(("streaming", name) for name in ("twice", "by a signal", *AT_THE_END)),
+    ],
+)
+def test_every_row_and_validation_once(root: Path, tmp_path: Path, reading: str, name: str) -> None:
+    legs = (MID_EPOCH | AT_THE_END)[name]
+    options = {} if reading == "indexed" else {"schedule": WarmupCosine(horizon_steps=20)}
+    train(root, tmp_path / "run", legs, reading=reading, **options)
+    found = rows_by_epoch(tmp_path / "run")
+    assert len(found[0]) == ROWS
+    assert found == {epoch: Counter(dict.fromkeys(found[0], 1)) for epoch in range(EPOCHS)}
+    assert validations(tmp_path / "run") == dict.fromkeys(range(EPOCHS), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "legs", "expected"),
+    [
+        ({"accumulate_grad_batches": 2}, [(4, "on_train_batch_start", 3, signal.SIGTERM), (8,)], {0: 1, 1: 1}),
+        ({"max_steps": 9}, AT_THE_END["after the epoch"], {0: 1, 1: 1}),
+        ({"val_check_interval": 2}, [(4, "on_train_batch_start", 4), (8,)], {0: 2, 1: 1}),
+        ({"val_check_interval": 0.5}, [(4, "on_validation_batch_start", 5, signal.SIGTERM), (8,)], {0: 2, 1: 3}),
+        ({"check_val_every_n_epoch": 2}, MID_EPOCH["to smaller"], {1: 1}),
+        ({"workers": 1}, [(4, "on_train_batch_start", 4), (8,)], {0: 1, 1: 1}),
+    ],
+    ids=["accumulation", "max_steps", "interval", "interval as a share", "every second epoch", "workers"],
+)
+def test_other_intervals_and_steps(root: Path, tmp_path: Path, options, legs, expected) -> None:
+    train(root, tmp_path / "run", legs, **options)
+    found = rows_by_epoch(tmp_path / "run")
+    assert found == {epoch: Counter(dict.fromkeys(found[0], 1)) for epoch in range(EPOCHS)}
+    assert len(found[0]) == ROWS
+    assert validations(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "legs", "rows"),
+    [
+        (3, [(4, "on_train_batch_start", 5), (8,)], {0: 12, 1: 20}),
+        (0.5, [(6, "on_train_batch_start", 2), (3,)], {0: 12, 1: 12}),
+        (0.5, [(4, "on_train_batch_start", 3), (8,)], {0: 8, 1: 8}),  # nothing is left of the first
+    ],
+)
+def test_limited_epochs(root: Path, tmp_path: Path, limit, legs, rows) -> None:
+    train(root, tmp_path / "run", legs, limit_train_batches=limit)
+    found = rows_by_epoch(tmp_path / "run")
+    assert {epoch: counts.total() for epoch, counts in found.items()} == rows
+    assert all(set(counts.values()) == {1} for counts in found.values())
+    assert validations(tmp_path / "run") == dict.fromkeys(range(EPOCHS), 1)
+
+
+@pytest.mark.slow
+def test_learning_rate_has_no_jump(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(root, tmp_path / "run", MID_EPOCH["and back"])
+    rates = [event["learning_rate"] for event in course(tmp_path / "run") if "rows" in event]
+    assert rates == sorted(rates, reverse=True)
+    assert max(before - after for before, after in pairwise(rates)) < 0.002  # of 0.01
+    assert rates[-1] < 1e-4
+    lines = [record.message for record in caplog.records if record.message.startswith("resume: the global batch")]
+    assert lines == [
+        "resume: the global batch has 7 rows (1 rank x 7) and had 4 rows (1 rank x 4); epoch 2 continues with the rows "
+        "that it has not served yet",
+        "resume: the global batch has 4 rows (1 rank x 4) and had 7 rows (1 rank x 7); epoch 2 continues with the rows "
+        "that it has not served yet",
+    ]
+
+
+@pytest.mark.slow
+def test_second_resume_repeats_a_run_of_two_sizes(root: Path, tmp_path: Path) -> None:
+    """A run whose batch size changed is itself resumed bit for bit."""
+    weights = {}
+    for name, again in (("once", []), ("twice", [(4, "on_train_batch_start", 3)])):
+        train(root, tmp_path / name, [(7, "on_train_batch_start", 6), *again, (4,)])
+        weights[name] = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, weights["once"][name]) for name, tensor in weights["twice"].items())
+
+
+@pytest.mark.slow
+def test_interval_longer_than_later_epochs_is_refused(root: Path, tmp_path: Path) -> None:
+    legs = [(4, "on_train_batch_start", 6), (8,)]
+    with pytest.raises(ConfigError) as error:
+        train(root, tmp_path / "run", legs, val_check_interval=5)
+    assert (error.value.code, error.value.found, error.value.allowed) == ("validation-interval-too-long", 5, 3)
+
+
+class EarlierVersion(Callback):
+    """Writes positions as versions before `Position` did, and the random states of two ranks."""
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        state = checkpoint["M2KRDataModule"]
+        checkpoint["M2KRDataModule"] = {"epoch": state["epoch"], "batch": state["spans"][-1][2]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_checkpoint_of_an_earlier_version(root: Path, tmp_path: Path, ranks: int, caplog) -> None:
+    """Its number of ranks is that of its random states."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    options = {"every_n_steps": 1, "batch_size": 4, "schedule": WarmupCosine(warmup_steps=1)}
+    with pytest.raises(PowerCut):
+        fit(root, folder, EarlierVersion(), CutOff("on_train_batch_start", 3), **options)
+    file = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint["M2KRDataModule"] == {"epoch": 0, "batch": 2}
+    checkpoint[KEY] *= ranks
+    torch.save(checkpoint, file)
+    fit(root, folder, Course(str(folder)), max_epochs=1, **options)
+    assert rows_by_epoch(folder)[0].total() == ROWS - 2 * 4 * ranks
+    assert ("the global batch has 4 rows (1 rank x 4) and had 8 rows (2 ranks x 4)" in caplog.text) == (ranks == 2)
+
+
+@pytest.mark.slow
+def test_checkpoint_kept_at_the_end_of_an_epoch(root: Path, tmp_path: Path) -> None:
+    """`step_<n>.ckpt` at the last step of an epoch is written after the validation, so that resuming from it is whole."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    keep = LastCheckpoint(str(folder / "kept"), keep_every_n_steps=3)
+    fit(root, folder, keep, batch_size=8, max_epochs=1)
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    (folder / "kept" / "step_00000003.ckpt").rename(folder / "checkpoints" / "step_00000003.ckpt")
+    fit(root, folder, Course(str(folder)), batch_size=8, max_epochs=2)
+    assert {epoch: counts.total() for epoch, counts in rows_by_epoch(folder).items()} == {1: ROWS}
+    assert validations(folder) == {1: 1}
+
+
+@pytest.mark.parametrize(("before", "ranks"), [(1, 3), (3, 1), (2, 2)])
+def test_random_states_of_another_number_of_ranks(before: int, ranks: int) -> None:
+    states = [f"state {rank}" for rank in range(before)]
+    for rank in range(ranks):
+        callback = RandomStates()
+        trainer = type("Trainer", (), {"global_rank": rank, "world_size": ranks})
+        callback.on_load_checkpoint(trainer, None, {KEY: states})
+        assert callback._restored == f"state {rank % before}"
+
+
+def test_position_follows_the_batch_size_of_the_module(root: Path) -> None:
+    data = make_data(root, batch_size=4)
+    data.setup("fit")
+    data.load_state_dict({"epoch": 1, "spans": [[2, 4, 2]]})
+    batches = data.train_dataloader().batch_sampler
+    assert (batches.epoch, len(batches), sum(map(len, batches))) == (1, 2 + 2, ROWS - 16)
