@@ -67,4 +67,6 @@ def abandon_stdout() -> None:
 def _give_up(error: OSError) -> None:
     abandon_stdout()
     if not isinstance(error, BrokenPipeError):  # as of `ret-search ... | head`
-        raise UserError(f"standard output: cannot be written ({error.strerror or error})") from error
+        raise UserError(
+            f"standard output: cannot be written ({error.strerror or error})", code="stdout-not-written"
+        ) from error

@@ -74,7 +74,7 @@ def per_query(
                     progress.update()
                 found[variant.fingerprint] = PerQuery(judged, {s: _mean(s, of, variant) for s, of in judged.items()})
             except DataError as error:
-                found[variant.fingerprint] = str(error)
+                found[variant.fingerprint] = error.message
     return found
 
 
@@ -123,7 +123,11 @@ def _same_queries(first: Judged, other: Judged, where: str) -> None:
     if dict(zip(first.queries, map(set, first.positives), strict=True)) != dict(
         zip(other.queries, map(set, other.positives), strict=True)
     ):
-        raise DataError(f"{where} has other queries, or other right passages for them, than the runs beside it")
+        raise DataError(
+            f"{where} has other queries, or other right passages for them, than the runs beside it",
+            code="report-queries-differ",
+            found=where,
+        )
 
 
 def _test(ours: PerQuery | str, theirs: PerQuery | str) -> tuple[float | None, str]:
@@ -138,7 +142,7 @@ def _test(ours: PerQuery | str, theirs: PerQuery | str) -> tuple[float | None, s
         try:
             _same_queries(other, first, subset)
         except DataError as error:
-            return None, str(error)
+            return None, error.message
         order = {query: i for i, query in enumerate(other.queries)}
         differences = values - theirs.means[subset][[order[query] for query in first.queries]]
         counted = differences[~np.isnan(differences)]

@@ -82,7 +82,7 @@ def open_test_data(run: Run) -> TestedOn:
         subsets = {subset.name: subset for subset in module.evaluation_subsets("test")}
         return TestedOn(subsets, module.files.image_source(), "")
     except UserError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(error.message.split())
         log.warning("texts and images are left out: %s", reason)
         return TestedOn({}, None, reason)
 

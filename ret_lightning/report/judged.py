@@ -78,7 +78,11 @@ def judge_run(run: Run, subset: str, metric: str, data: EvaluationSubset | None)
     texts = answers = None
     if metric.startswith("pseudo_recall"):
         if data is None:
-            raise DataError(f"{metric} of single queries needs the texts of the data, which cannot be read here")
+            raise DataError(
+                f"{metric} of single queries needs the texts of the data, which cannot be read here",
+                code="metric-needs-texts",
+                metric=metric,
+            )
         by_id = {passage.passage_id: passage.text for passage in data.pool}
         asked = dict(zip(distinct_ids(data.queries), data.queries, strict=True))
         texts = [by_id.get(passage) for passage in pool]
@@ -90,7 +94,15 @@ def judge_run(run: Run, subset: str, metric: str, data: EvaluationSubset | None)
     mean = None if values is None else query_means({metric: values}).get(metric)
     reported = run.metrics[f"{subset}/{metric}"]
     if mean is None or abs(mean - reported) > _AGREEMENT:
-        raise DataError(f"{rankings}: {subset} gives {metric} = {mean}, where the run reported {reported}")
+        raise DataError(
+            f"{rankings}: {subset} gives {metric} = {mean}, where the run reported {reported}",
+            code="rankings-disagree",
+            path=rankings,
+            subset=subset,
+            metric=metric,
+            found=mean,
+            expected=reported,
+        )
     best = [ranked[query][0][0] if ranked.get(query) else "" for query in queries]
     return Judged(queries, list(relevant.values()), values.numpy(), best)
 

@@ -71,7 +71,7 @@ def _footprint(plan: Plan) -> Footprint | str:
     try:
         return footprint(plan.job.config)
     except UserError as error:
-        return str(error)
+        return error.message
 
 
 def _state(plan: Plan) -> str:

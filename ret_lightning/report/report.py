@@ -58,7 +58,12 @@ def write_report(
     measured = [run for run in finished if metric in run.metrics]
     if not measured:
         known = sorted({name for run in finished for name in run.metrics})
-        raise ConfigError(f"metric={metric}: none of the {len(finished)} finished runs has it{choices(metric, known)}")
+        raise ConfigError(
+            f"metric={metric}: none of the {len(finished)} finished runs has it{choices(metric, known)}",
+            code="report-metric-unknown",
+            found=metric,
+            allowed=tuple(known),
+        )
     variants, settings, remarks = group(measured)
     remarks += [f"{run.name} is left out: it has no {metric}" for run in finished if metric not in run.metrics]
     base = choose(variants, settings, baseline)
@@ -98,7 +103,9 @@ def write_report(
         draw(content, output / PICTURE_FILE)
         write_text(output / PAGE_FILE, shown_page)  # last: a folder that has it is whole
     except OSError as error:
-        raise UserError(f"output={output}: cannot be written ({error.strerror})") from error
+        raise UserError(
+            f"output={output}: cannot be written ({error.strerror})", code="report-not-written", path=output
+        ) from error
     for run in unfinished:
         log.info("unfinished: %s: %s", run.name, run.reason)
     for remark in remarks:
@@ -109,16 +116,25 @@ def write_report(
 
 def _check_output(output: Path, overwrite: bool) -> None:
     if not output.name:
-        raise ConfigError("output is empty; name the folder to write")
+        raise ConfigError("output is empty; name the folder to write", code="report-output-empty")
     if output.is_file():
-        raise ConfigError(f"output={output}: a file of that name is in the way")
+        raise ConfigError(
+            f"output={output}: a file of that name is in the way", code="report-output-is-file", path=output
+        )
     there = [name for name in FILES if (output / name).exists()]
     if there and not overwrite:
-        raise ConfigError(f"output={output}: holds a {there[0]} already; choose another folder, or set overwrite=true")
+        raise ConfigError(
+            f"output={output}: holds a {there[0]} already; choose another folder, or set overwrite=true",
+            code="report-exists",
+            path=output,
+            found=there[0],
+        )
     if not there and output.is_dir() and any(output.iterdir()) and not overwrite:
         raise ConfigError(
             f"output={output}: is there already and holds other files; choose a new folder, or set overwrite=true, "
-            "which leaves those files alone"
+            "which leaves those files alone",
+            code="report-folder-not-empty",
+            path=output,
         )
 
 

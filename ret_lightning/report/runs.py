@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.errors import ConfigError, UserError, split_code
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -90,17 +90,26 @@ def find_runs(root: str | Path) -> tuple[list[Run], list[Unfinished]]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise ConfigError(f"runs={root}: no such folder")
+        raise ConfigError(f"runs={root}: no such folder", code="runs-folder-missing", path=root)
     folders = sorted(_folders(root), key=lambda folder: [_natural(part) for part in folder.parts])
     found = [run for run in (_read(folder, root) for folder in folders) if run is not None]
     finished = [run for run in found if isinstance(run, Run)]
     unfinished = [run for run in found if isinstance(run, Unfinished)]
     if not found:
-        raise ConfigError(f"runs={root}: no run folder in it, at any depth (one has a {CONFIG_FILE} of ret-train)")
+        raise ConfigError(
+            f"runs={root}: no run folder in it, at any depth (one has a {CONFIG_FILE} of ret-train)",
+            code="runs-none-found",
+            path=root,
+        )
     if not finished:
         told = "; ".join(f"{run.name}: {run.reason}" for run in unfinished[:3])
         more = f"; and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
-        raise ConfigError(f"runs={root}: no finished run in it. {told}{more}")
+        raise ConfigError(
+            f"runs={root}: no finished run in it. {told}{more}",
+            code="runs-none-finished",
+            path=root,
+            unfinished=tuple(run.name for run in unfinished),
+        )
     return finished, unfinished
 
 
@@ -164,7 +173,7 @@ def _why_unfinished(folder: Path, config: dict[str, Any]) -> str:
             failure = _object(folder / FAILURE_FILE)
         except ValueError as error:
             return f"failed ({error}); {far}"
-        told = failure.get("error", "no reason given")
+        told, _ = split_code(str(failure.get("error", "no reason given")))
         return f"{told}; {far}" if failure.get("stopped") else f"failed: {told}; {far}"
     if config.get("test_with") == "none":
         return f"not tested (test_with=none); {far}"

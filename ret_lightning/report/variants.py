@@ -123,11 +123,27 @@ def choose(variants: Sequence[Variant], settings: Sequence[Setting], wanted: str
         there = [f"{name}={value}" for variant in variants for name, value in variant.values.items()]
         unknown = next((part for part in (f"{name}={value}" for name, value in asked) if part not in there), None)
         if unknown is not None and there:
-            raise ConfigError(f"baseline={wanted}: no variant has {unknown}{choices(unknown, there)}")
-        raise ConfigError(f"baseline={wanted}: no variant is that{choices(wanted, [v.label for v in variants])}")
+            raise ConfigError(
+                f"baseline={wanted}: no variant has {unknown}{choices(unknown, there)}",
+                code="baseline-setting-unknown",
+                found=unknown,
+                allowed=tuple(dict.fromkeys(there)),
+            )
+        labels = tuple(variant.label for variant in variants)
+        raise ConfigError(
+            f"baseline={wanted}: no variant is that{choices(wanted, labels)}",
+            code="baseline-unknown",
+            found=wanted,
+            allowed=labels,
+        )
     if len(fitting) > 1:
         shown = "; ".join(variant.label for variant in fitting)
-        raise ConfigError(f"baseline={wanted}: {len(fitting)} variants are that, name more of their settings: {shown}")
+        raise ConfigError(
+            f"baseline={wanted}: {len(fitting)} variants are that, name more of their settings: {shown}",
+            code="baseline-ambiguous",
+            found=wanted,
+            allowed=tuple(variant.label for variant in fitting),
+        )
     return fitting[0]
 
 
@@ -170,7 +186,9 @@ def _one_dataset(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> None
     )
     raise ConfigError(
         f"the runs are of {len(parsed)} different datasets, whose metrics cannot be compared ({told}); "
-        "report them one by one, with runs= naming a folder that holds one dataset's"
+        "report them one by one, with runs= naming a folder that holds one dataset's",
+        code="report-datasets-differ",
+        keys=tuple(differing),
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.exact import (
     MARGIN,
@@ -18,7 +17,7 @@ from ret_lightning.retrieval.exact import (
     order_candidates,
     scan_error,
 )
-from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.index import Index, at_least_one
 from ret_lightning.retrieval.ranking import top_columns
 
 FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
@@ -115,10 +114,3 @@ class CandidateIndex(Index):
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Candidates (Nq, count) int64, different rows of the pool for each query, then -1 if there are fewer; and how many
         there are, (Nq,) int64. `count` is less than the size of the pool."""
-
-
-def at_least_one(index: Index, **settings: int | None) -> None:
-    """Raises ConfigError for the first setting below 1; None is automatic."""
-    for name, value in settings.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{type(index).__name__}: {name} must be at least 1, or null for automatic; got {value}")

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ret_lightning.errors import ConfigError
 from ret_lightning.losses.maxsim import maxsim
 from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.index import Index, at_least_one
 from ret_lightning.retrieval.ranking import top_columns
 
 # Candidates beyond top_k that coarse scores select for the float64 order. Any number gives the right result, since the
@@ -52,8 +51,7 @@ class ExactIndex(Index):
 
     def __init__(self, device: str | torch.device | None = None, block: int | None = None) -> None:
         super().__init__(device)
-        if block is not None and block < 1:
-            raise ConfigError(f"ExactIndex: block must be at least 1, or null for automatic; got {block}")
+        at_least_one(self, block=block)
         self.block = block
         self.largest_norm = 0.0
 

@@ -70,18 +70,27 @@ def build_faiss(
     except RuntimeError as error:
         raise ConfigError(
             f"{recipe.name}: FAISS has no index {recipe.factory!r} for vectors of width {width} and inner products "
-            f"({_reason(error)}); choose {FACTORY_EXAMPLES}"
+            f"({_reason(error)}); choose {FACTORY_EXAMPLES}",
+            code="faiss-factory-unknown",
+            found=recipe.factory,
+            width=width,
         ) from None
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None and recipe.probes is not None:
         raise ConfigError(
             f"{recipe.name}: probes={recipe.probes} is for indexes with cells, and {recipe.factory!r} has none; leave it "
-            "out, or use an IVF factory such as 'IVF64,Flat'"
+            "out, or use an IVF factory such as 'IVF64,Flat'",
+            code="faiss-probes-without-cells",
+            found=recipe.probes,
+            factory=recipe.factory,
         )
     if ivf is not None and not 1 <= ivf.nlist <= count:
         raise ConfigError(
             f"{recipe.name}: {recipe.factory!r} asks for {ivf.nlist} cells, and the pool has {count} vectors ({shape}); "
-            f"use 1 to {count} cells, or 'Flat'"
+            f"use 1 to {count} cells, or 'Flat'",
+            code="faiss-cells-too-many",
+            found=ivf.nlist,
+            most=count,
         )
     _prepare(faiss, index, recipe)
     try:
@@ -96,7 +105,11 @@ def build_faiss(
     except RuntimeError as error:
         raise ConfigError(
             f"{recipe.name}: {recipe.factory!r} cannot be built from {count} vectors of width {width} ({shape}): "
-            f"{_reason(error)}; choose {FACTORY_EXAMPLES}"
+            f"{_reason(error)}; choose {FACTORY_EXAMPLES}",
+            code="faiss-index-not-built",
+            factory=recipe.factory,
+            vectors=count,
+            width=width,
         ) from None
     return index
 
@@ -144,7 +157,8 @@ def goes_on_gpu(gpu: bool | None, device: torch.device) -> bool:
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if gpu and not gpus:
         raise ConfigError(
-            "index: gpu=true, and this FAISS has no GPU; install faiss-gpu in place of faiss-cpu, or leave gpu out"
+            "index: gpu=true, and this FAISS has no GPU; install faiss-gpu in place of faiss-cpu, or leave gpu out",
+            code="faiss-without-gpu",
         )
     return bool(gpus) and (device.type == "cuda" if gpu is None else gpu)
 
@@ -170,7 +184,9 @@ def _on_gpu(faiss, index: faiss.Index, recipe: Recipe, device: torch.device) -> 
     except RuntimeError as error:
         if recipe.gpu:
             raise ConfigError(
-                f"{recipe.name}: FAISS cannot have {recipe.factory!r} on a GPU ({_reason(error)}); leave gpu out"
+                f"{recipe.name}: FAISS cannot have {recipe.factory!r} on a GPU ({_reason(error)}); leave gpu out",
+                code="faiss-not-on-gpu",
+                factory=recipe.factory,
             ) from None
         return index  # graphs and 4-bit codes are for CPUs only
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
+from ret_lightning.retrieval.candidates import CandidateIndex
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import (
     MOST_HITS_ON_A_GPU,
@@ -26,6 +26,7 @@ from ret_lightning.retrieval.faiss_building import (
     goes_on_gpu,
     is_on_gpu,
 )
+from ret_lightning.retrieval.index import at_least_one
 from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import (
     SMALLEST_TRAINED,
@@ -150,9 +151,19 @@ class FaissIndex(CandidateIndex):
             "links": self.links or 32,
         }
         if width % codes:
-            raise ConfigError(f"FaissIndex: codes={codes} must divide the width of the vectors, {width}")
+            raise ConfigError(
+                f"FaissIndex: codes={codes} must divide the width of the vectors, {width}",
+                code="faiss-codes-not-divisor",
+                found=codes,
+                width=width,
+            )
         if bits > MOST_BITS:
-            raise ConfigError(f"FaissIndex: bits={bits} must be at most {MOST_BITS}")
+            raise ConfigError(
+                f"FaissIndex: bits={bits} must be at most {MOST_BITS}",
+                code="faiss-bits-too-many",
+                found=bits,
+                most=MOST_BITS,
+            )
         given = {"cells": self.cells, "codes": self.codes, "bits": self.bits, "links": self.links}
         factory, sample = filled_in(self.factory, values, given), self.sample or automatic_sample(cells)
         probes = self.probes

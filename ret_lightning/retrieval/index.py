@@ -45,11 +45,23 @@ class Index(ABC):
         try:
             self.device = None if device is None else torch.device(device)
         except RuntimeError as error:
-            raise ConfigError(f"index: there is no device {device!r}; name cpu, cuda or cuda:0") from error
+            raise ConfigError(
+                f"index: there is no device {device!r}; name cpu, cuda or cuda:0",
+                code="index-device-unknown",
+                found=str(device),
+            ) from error
         if self.device is not None and self.device.type == "mps":
-            raise ConfigError("index: device mps has no float64, which the order of passages needs; use device=cpu")
+            raise ConfigError(
+                "index: device mps has no float64, which the order of passages needs; use device=cpu",
+                code="index-device-mps",
+                found=str(device),
+            )
         if self.device is not None and self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"index: device {self.device}: there is no GPU here that PyTorch can use; use device=cpu")
+            raise ConfigError(
+                f"index: device {self.device}: there is no GPU here that PyTorch can use; use device=cpu",
+                code="index-device-without-gpu",
+                found=str(device),
+            )
         self._passages: Embeddings | None = None
 
     @torch.no_grad()
@@ -144,7 +156,9 @@ class Index(ABC):
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{folder / saving.MANIFEST}: its state is not that of a {type(index).__name__} ({error!r}); build the index "
-                "again"
+                "again",
+                code="saved-index-state",
+                path=folder / saving.MANIFEST,
             ) from None
         index._passages = passages
         return index
@@ -165,6 +179,18 @@ class Index(ABC):
         """Queries on the index's device, top_k at most N -> rows (Nq, top_k) int64, scores (Nq, top_k) float32."""
 
 
+def at_least_one(index: Index, **settings: int | None) -> None:
+    """Raises ConfigError for the first setting below 1; None is automatic."""
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ConfigError(
+                f"{type(index).__name__}: {name} must be at least 1, or null for automatic; got {value}",
+                code="index-setting-too-small",
+                key=name,
+                found=value,
+            )
+
+
 def _check_passages(passages: Embeddings, where: str) -> None:
     if not isinstance(passages, Embeddings):
         raise TypeError(
@@ -175,7 +201,9 @@ def _check_passages(passages: Embeddings, where: str) -> None:
 
 def _check_search(queries: Tensor, top_k: int, width: int) -> None:
     if not isinstance(top_k, Integral) or top_k < 1:
-        raise ConfigError(f"search: top_k must be a whole number, 1 or more; got {top_k!r}")
+        raise ConfigError(
+            f"search: top_k must be a whole number, 1 or more; got {top_k!r}", code="top-k-too-small", found=top_k
+        )
     if not isinstance(queries, Tensor):
         raise TypeError(f"search: queries must be a tensor (Nq, Lq, d), got {type(queries).__name__}")
     if queries.dim() != 3 or queries.shape[1] == 0 or not queries.is_floating_point():

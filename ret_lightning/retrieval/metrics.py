@@ -57,7 +57,11 @@ class QueryMetric(Metric):
         super().__init__(**kwargs)
         self.ks = sorted(set(ks))
         if not self.ks or self.ks[0] < 1:
-            raise ConfigError(f"{self.name}@K: K must be one or more numbers of at least 1, got {self.ks}")
+            raise ConfigError(
+                f"{self.name}@K: K must be one or more numbers of at least 1, got {self.ks}",
+                code="metric-k-too-small",
+                found=tuple(self.ks),
+            )
         nothing = torch.full((queries, len(self.ks)), torch.nan, dtype=torch.float64)
         # One shape on every rank, whatever it was given: torchmetrics cannot gather lists of which one is empty.
         self.add_state("values", nothing, dist_reduce_fx=_first_counted)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.candidates import CandidateIndex, at_least_one
+from ret_lightning.retrieval.candidates import CandidateIndex
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
 from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.index import at_least_one
 from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import automatic_cells, automatic_probes, filled_in
 
@@ -82,7 +83,10 @@ class MuveraIndex(CandidateIndex):
         if numbers > MOST_NUMBERS:
             raise ConfigError(
                 f"MuveraIndex: {repetitions} repetitions of 2^{hyperplanes or 1} parts with {projection} numbers each make an "
-                f"encoding of {numbers} numbers, more than {MOST_NUMBERS}; lower hyperplanes, repetitions or projection"
+                f"encoding of {numbers} numbers, more than {MOST_NUMBERS}; lower hyperplanes, repetitions or projection",
+                code="muvera-encoding-too-long",
+                found=numbers,
+                most=MOST_NUMBERS,
             )
         self.factory = factory
         self.repetitions = repetitions
@@ -140,7 +144,11 @@ class MuveraIndex(CandidateIndex):
         try:
             self._encoding = FixedDimensionalEncoding(**load_file(folder / MAPS_FILE))
         except (SafetensorError, OSError, TypeError) as error:
-            raise DataError(f"{folder / MAPS_FILE}: cannot be read ({error}); build the index again") from None
+            raise DataError(
+                f"{folder / MAPS_FILE}: cannot be read ({error}); build the index again",
+                code="muvera-maps-unreadable",
+                path=folder / MAPS_FILE,
+            ) from None
         self._encoded = read_faiss(folder / ENCODINGS_FILE)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:

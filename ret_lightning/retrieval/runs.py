@@ -70,15 +70,20 @@ def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
             whole number, its score is not a finite number in single precision, or it repeats a query's passage.
     """
     found: dict[str, dict[str, float]] = {}
-    for where, columns in _lines(path, "run", "query Q0 passage rank score tag"):
+    for line, columns in _lines(path, "run", "query Q0 passage rank score tag"):
         query, _, passage, rank, score, _ = columns
         entries = found.setdefault(query, {})
         if passage in entries:
             raise DataError(
-                f"{where}: passage {unquote(passage)!r} is ranked a second time for query {unquote(query)!r}"
+                f"{path}, line {line}: passage {unquote(passage)!r} is ranked a second time for query {unquote(query)!r}",
+                code="trec-passage-ranked-twice",
+                path=path,
+                line=line,
+                query=unquote(query),
+                passage=unquote(passage),
             )
-        _whole_number(rank, "rank", where)
-        entries[passage] = _score(score, where)
+        _whole_number(rank, "rank", path, line)
+        entries[passage] = _score(score, path, line)
     return {unquote(query): _in_order(entries) for query, entries in found.items()}
 
 
@@ -104,10 +109,21 @@ def read_ranking(path: str | Path, query_ids: Sequence[str], pool_ids: Sequence[
     scores = np.full((len(query_ids), width), -np.inf, dtype=np.float32)
     for query, ranked in run.items():
         if query not in queries:
-            raise DataError(f"{path}: query {query!r} is not one of the {len(query_ids)} queries of this evaluation")
+            raise DataError(
+                f"{path}: query {query!r} is not one of the {len(query_ids)} queries of this evaluation",
+                code="trec-query-unknown",
+                path=path,
+                query=query,
+            )
         lacking = next((passage for passage, _ in ranked if passage not in pool), None)
         if lacking is not None:
-            raise DataError(f"{path}: query {query!r}: passage {lacking!r} is not in the pool of {len(pool_ids)}")
+            raise DataError(
+                f"{path}: query {query!r}: passage {lacking!r} is not in the pool of {len(pool_ids)}",
+                code="trec-passage-unknown",
+                path=path,
+                query=query,
+                passage=lacking,
+            )
         rows[queries[query], : len(ranked)] = [pool[passage] for passage, _ in ranked]
         scores[queries[query], : len(ranked)] = [score for _, score in ranked]
     return Ranking(torch.from_numpy(rows), torch.from_numpy(scores))
@@ -145,12 +161,19 @@ def read_qrels(path: str | Path) -> dict[str, tuple[str, ...]]:
             not a whole number, or it repeats a query's passage.
     """
     found: dict[str, dict[str, int]] = {}
-    for where, columns in _lines(path, "qrels file", "query 0 passage relevance"):
+    for line, columns in _lines(path, "qrels file", "query 0 passage relevance"):
         query, passage = unquote(columns[0]), unquote(columns[2])
         entries = found.setdefault(query, {})
         if passage in entries:
-            raise DataError(f"{where}: passage {passage!r} is judged a second time for query {query!r}")
-        entries[passage] = _whole_number(columns[3], "relevance", where)
+            raise DataError(
+                f"{path}, line {line}: passage {passage!r} is judged a second time for query {query!r}",
+                code="trec-passage-judged-twice",
+                path=path,
+                line=line,
+                query=query,
+                passage=passage,
+            )
+        entries[passage] = _whole_number(columns[3], "relevance", path, line)
     return {
         query: tuple(passage for passage, relevance in entries.items() if relevance > 0)
         for query, entries in found.items()
@@ -161,14 +184,23 @@ def _encode_queries(path: str | Path, query_ids: Sequence[str]) -> list[str]:
     seen: set[str] = set()
     for query in query_ids:
         if query in seen:
-            raise DataError(f"{path}: query id {query!r} occurs twice, and a TREC file tells queries apart by id")
+            raise DataError(
+                f"{path}: query id {query!r} occurs twice, and a TREC file tells queries apart by id",
+                code="trec-query-twice",
+                path=path,
+                query=query,
+            )
         seen.add(query)
     return [_encode(path, query) for query in query_ids]
 
 
 def _encode(path: str | Path, name: str) -> str:
     if not name:
-        raise DataError(f"{path}: an empty id or tag cannot stand in a TREC file; give every query and passage an id")
+        raise DataError(
+            f"{path}: an empty id or tag cannot stand in a TREC file; give every query and passage an id",
+            code="trec-id-empty",
+            path=path,
+        )
     return re.sub(r"[\s%]", lambda match: quote(match[0], safe=""), name)
 
 
@@ -180,25 +212,38 @@ def _in_order(entries: dict[str, float]) -> list[tuple[str, float]]:
     return [(unquote(name), score) for _, (name, score) in ordered]
 
 
-def _whole_number(text: str, what: str, where: str) -> int:
+def _whole_number(text: str, what: str, path: str | Path, line: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"{where}: {what} {text!r} is not a whole number") from None
+        raise DataError(
+            f"{path}, line {line}: {what} {text!r} is not a whole number",
+            code="trec-number-not-whole",
+            path=path,
+            line=line,
+            field=what,
+            found=text,
+        ) from None
 
 
-def _score(text: str, where: str) -> float:
+def _score(text: str, path: str | Path, line: int) -> float:
     try:
         score = float(text)
     except ValueError:
         score = math.nan
     if not abs(score) < FLOAT32_OVERFLOW:
-        raise DataError(f"{where}: score {text!r} is not a finite number in single precision")
+        raise DataError(
+            f"{path}, line {line}: score {text!r} is not a finite number in single precision",
+            code="trec-score-not-finite",
+            path=path,
+            line=line,
+            found=text,
+        )
     return score
 
 
-def _lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[str, list[str]]]:
-    """The columns of the lines that are not blank, each with `file, line N`."""
+def _lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[int, list[str]]]:
+    """The columns of the lines that are not blank, each with the number of its line."""
     wanted = len(layout.split())
     try:
         with open(path, encoding="utf-8") as file:
@@ -206,11 +251,16 @@ def _lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[str, list
                 columns = line.split()
                 if columns and len(columns) != wanted:
                     raise DataError(
-                        f"{path}, line {number}: {len(columns)} columns, a TREC {kind} has {wanted}: {layout}"
+                        f"{path}, line {number}: {len(columns)} columns, a TREC {kind} has {wanted}: {layout}",
+                        code="trec-line-fields",
+                        path=path,
+                        line=number,
+                        found=len(columns),
+                        expected=wanted,
                     )
                 if columns:
-                    yield f"{path}, line {number}", columns
+                    yield number, columns
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 text file ({error})") from None
+        raise DataError(f"{path}: not a UTF-8 text file ({error})", code="trec-not-utf8", path=path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror})", code="trec-unreadable", path=path) from None

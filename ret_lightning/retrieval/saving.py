@@ -21,6 +21,7 @@ from ret_lightning.atomic import whole_file, write_text
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import is_on_gpu
+from ret_lightning.retrieval.store_plan import unknown_format
 
 if TYPE_CHECKING:
     import faiss
@@ -76,14 +77,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise DataError(f"{folder / MANIFEST}: format {content['format']!r} is not known, only {FORMAT}")
+            raise unknown_format(folder / MANIFEST, content["format"], FORMAT)
         content["kind"], content["settings"], content["passages"], content["ids_sha256"], content["state"]
         content["files"].items()
     except FileNotFoundError:
-        raise DataError(f"{folder}: no saved index, it has no {MANIFEST}") from None
+        raise DataError(
+            f"{folder}: no saved index, it has no {MANIFEST}", code="saved-index-missing", path=folder
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder / MANIFEST}: not the manifest of an index ({error!r}); build the index again"
+            f"{folder / MANIFEST}: not the manifest of an index ({error!r}); build the index again",
+            code="saved-index-manifest",
+            path=folder / MANIFEST,
         ) from None
     return content
 
@@ -100,20 +105,31 @@ def read_index(
     for name, wanted in content["files"].items():
         path = folder / Path(name).name
         if not path.is_file():
-            raise DataError(f"{folder}: torn, {name} is missing; build the index again")
+            raise DataError(
+                f"{folder}: torn, {name} is missing; build the index again", code="saved-index-file-missing", path=path
+            )
         if verify and sha256_of_file(path) != wanted:
             raise DataError(
-                f"{path}: was changed or cut short, its checksum is not the manifest's; build the index again"
+                f"{path}: was changed or cut short, its checksum is not the manifest's; build the index again",
+                code="saved-index-file-changed",
+                path=path,
             )
     if difference := _difference(content, passages):
         raise DataError(
             f"{folder}: the index is of other passages than these: {difference}; load it with those that it was built of, or "
-            "build it again"
+            "build it again",
+            code="saved-index-other-passages",
+            path=folder,
+            difference=difference,
         )
     try:
         return index_like(content["kind"], content["settings"], device), content["state"]
     except (ValueError, TypeError) as error:
-        raise DataError(f"{folder / MANIFEST}: {error}; build the index again") from None
+        raise DataError(
+            f"{folder / MANIFEST}: {error}; build the index again",
+            code="saved-index-settings",
+            path=folder / MANIFEST,
+        ) from None
 
 
 def _difference(content: dict[str, Any], passages: Embeddings) -> str | None:
@@ -148,7 +164,9 @@ def read_faiss(file: Path) -> faiss.Index:
         return faiss.read_index(str(file))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise DataError(f"{file}: FAISS cannot read it ({reason}); build the index again") from None
+        raise DataError(
+            f"{file}: FAISS cannot read it ({reason}); build the index again", code="faiss-file-unreadable", path=file
+        ) from None
 
 
 def sha256_of_file(path: Path) -> str:

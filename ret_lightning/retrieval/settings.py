@@ -52,20 +52,34 @@ def filled_in(factory: str, values: Mapping[str, object], given: Mapping[str, in
     try:
         parts = [part for part in string.Formatter().parse(factory) if part[1] is not None]
     except ValueError as error:
-        raise ConfigError(f"index: factory {factory!r} cannot be read ({error})") from None
+        raise ConfigError(
+            f"index: factory {factory!r} cannot be read ({error})", code="factory-unreadable", found=factory
+        ) from None
     for _, name, layout, conversion in parts:
         if layout or conversion:
-            raise ConfigError(f"index: factory {factory!r}: write the place as {{{name}}} and no more")
+            raise ConfigError(
+                f"index: factory {factory!r}: write the place as {{{name}}} and no more",
+                code="factory-place-formatted",
+                found=factory,
+                place=name,
+            )
     places = {name for _, name, _, _ in parts}
     for name in sorted(places - values.keys()):
         raise ConfigError(
             f"index: factory {factory!r} has a place {{{name}}}, and there is only "
-            + ", ".join(f"{{{known}}}" for known in values)
+            + ", ".join(f"{{{known}}}" for known in values),
+            code="factory-place-unknown",
+            found=name,
+            allowed=tuple(values),
         )
     holds = {"codes": {"codes", "pq"}, "bits": {"bits", "pq"}}
     for name, value in given.items():
         if value is not None and not holds.get(name, {name}) & places:
             raise ConfigError(
-                f"index: {name}={value} has no place in factory {factory!r}; leave it out, or write {{{name}}} there"
+                f"index: {name}={value} has no place in factory {factory!r}; leave it out, or write {{{name}}} there",
+                code="factory-without-place",
+                key=name,
+                found=value,
+                factory=factory,
             )
     return factory.format(**values)

@@ -125,7 +125,12 @@ class EmbeddingStore:
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
             if others := sorted(names - {plan.vectors_file, IDS, PARTS}):
-                raise DataError(f"{folder}: holds {others[0]!r}, which is no part of a store; choose an empty folder")
+                raise DataError(
+                    f"{folder}: holds {others[0]!r}, which is no part of a store; choose an empty folder",
+                    code="store-folder-not-empty",
+                    path=folder,
+                    found=others[0],
+                )
         if MANIFEST not in found:
             if PLAN not in found or not _ids_are(folder, plan):
                 write_text(folder / IDS, text)
@@ -155,14 +160,24 @@ class EmbeddingStore:
                 missing = sum(not note(folder, part).exists() for part in range(plan.parts))
                 raise DataError(
                     f"{folder}: the store is not finished, {missing} of {plan.parts} parts are missing; "
-                    "run the encoding again, it goes on where it stopped"
+                    "run the encoding again, it goes on where it stopped",
+                    code="store-not-finished",
+                    path=folder,
+                    missing=missing,
+                    parts=plan.parts,
                 )
-            raise DataError(f"{folder}: no store of embeddings, it has no {MANIFEST}")
+            raise DataError(
+                f"{folder}: no store of embeddings, it has no {MANIFEST}", code="store-missing", path=folder
+            )
         plan, sums = read_plan(folder, MANIFEST), read_json(folder / MANIFEST).get(SUMS)
         if fingerprint is not None and plan.fingerprint != fingerprint:
             raise DataError(
                 f"{folder}: the store is of checkpoint {plan.fingerprint!r}, not of {fingerprint!r}; encode it again in "
-                "another folder, or give the checkpoint that it was made with"
+                "another folder, or give the checkpoint that it was made with",
+                code="store-other-checkpoint",
+                path=folder,
+                found=plan.fingerprint,
+                expected=fingerprint,
             )
         try:
             text, size = (folder / IDS).read_bytes(), (folder / plan.vectors_file).stat().st_size
@@ -233,7 +248,11 @@ class StoreInProgress:
                     rows = self.plan.rows(part)
                     raise DataError(
                         f"{self.folder}: rows {rows.start} to {rows.stop - 1} are missing; run the encoding again, it goes "
-                        "on where it stopped"
+                        "on where it stopped",
+                        code="store-rows-missing",
+                        path=self.folder,
+                        first=rows.start,
+                        last=rows.stop - 1,
                     )
             sums = [read_json(note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
             again = [row for part in range(self.plan.parts) for row in provisional_rows(self.folder, part)]
@@ -325,7 +344,12 @@ class _MappedEmbeddings(Embeddings):
         size = taken[:1].nbytes
         for piece, place in zip(taken, places, strict=True):
             if os.preadv(self.file.fileno(), [piece], (self.first + place) * size) != size:
-                raise DataError(f"{self.file.name}: ends before row {place}; it was cut short after it was opened")
+                raise DataError(
+                    f"{self.file.name}: ends before row {place}; it was cut short after it was opened",
+                    code="store-file-cut",
+                    path=self.file.name,
+                    row=place,
+                )
         return torch.from_numpy(taken).unflatten(0, rows.shape)
 
     def part(self, start: int, stop: int) -> Embeddings:
@@ -369,4 +393,6 @@ def _ids_are(folder: Path, plan: StorePlan) -> bool:
 
 
 def _torn(folder: Path, what: str) -> DataError:
-    return DataError(f"{folder}: {what}; delete the store and encode it again")
+    return DataError(
+        f"{folder}: {what}; delete the store and encode it again", code="store-torn", path=folder, reason=what
+    )

@@ -69,19 +69,7 @@ class StorePlan:
 
 
 class AnotherStore(DataError):
-    """A folder holds a store that is not the one that was wanted.
-
-    Args:
-        message: one line.
-        difference: what of it is another: `count 25, not 26`.
-    """
-
-    def __init__(self, message: str, difference: str) -> None:
-        super().__init__(message)
-        self.difference = difference
-
-    def __reduce__(self) -> tuple[type[AnotherStore], tuple[str, str]]:
-        return type(self), (str(self), self.difference)
+    """A folder holds a store that is not the one that was wanted; its value `difference` reads `count 25, not 26`."""
 
 
 def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
@@ -100,7 +88,12 @@ def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
             key = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
             found, wanted = found.get(key), wanted.get(key)
         what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
-        raise AnotherStore(f"{folder}: holds a store with {what}; delete it or choose another folder", what)
+        raise AnotherStore(
+            f"{folder}: holds a store with {what}; delete it or choose another folder",
+            code="store-of-another-plan",
+            path=folder,
+            difference=what,
+        )
 
 
 def read_plan(folder: Path, name: str) -> StorePlan:
@@ -109,7 +102,7 @@ def read_plan(folder: Path, name: str) -> StorePlan:
     for key in (SUMS, PROVISIONAL):
         content.pop(key, None)
     if content.get("format") != FORMAT:
-        raise DataError(f"{folder / name}: format {content.get('format')!r} is not known, only {FORMAT}")
+        raise unknown_format(folder / name, content.get("format"), FORMAT)
     try:
         plan = StorePlan(**content)
         numbers = (plan.count, plan.vectors, plan.width, plan.part_rows)
@@ -118,8 +111,23 @@ def read_plan(folder: Path, name: str) -> StorePlan:
         if plan.dtype not in DTYPES:
             raise TypeError(f"dtype {plan.dtype!r}")
     except TypeError as error:
-        raise DataError(f"{folder / name}: not the {name} of a store ({error}); encode it again") from None
+        raise DataError(
+            f"{folder / name}: not the {name} of a store ({error}); encode it again",
+            code="store-plan-invalid",
+            path=folder / name,
+        ) from None
     return plan
+
+
+def unknown_format(path: Path, found: Any, known: int) -> DataError:
+    """The error of a file that another version of the package wrote."""
+    return DataError(
+        f"{path}: format {found!r} is not known, only {known}",
+        code="file-format-unknown",
+        path=path,
+        found=repr(found),
+        allowed=known,
+    )
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -127,9 +135,13 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({error}); encode the store again") from None
+        raise DataError(
+            f"{file}: cannot be read as JSON ({error}); encode the store again", code="store-json-unreadable", path=file
+        ) from None
     if not isinstance(content, dict):
-        raise DataError(f"{file}: must be a JSON object; encode the store again")
+        raise DataError(
+            f"{file}: must be a JSON object; encode the store again", code="store-json-no-object", path=file
+        )
     return content
 
 

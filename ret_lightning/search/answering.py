@@ -84,7 +84,10 @@ def _answers(
     waiting = iter(ids)
     for batch in vectors:
         if not batch.isfinite().all():
-            raise DataError("the model encodes the query to numbers that are not finite; index with another checkpoint")
+            raise DataError(
+                "the model encodes the query to numbers that are not finite; index with another checkpoint",
+                code="query-not-finite",
+            )
         for hits in pool.search(batch.cpu(), top_k):
             yield next(waiting), hits
 
@@ -92,7 +95,8 @@ def _answers(
 @contextmanager
 def _open_pool(config: DictConfig, device: torch.device) -> Iterator[Pool]:
     if config.qdrant is not None:
-        from ret_lightning.search.qdrant import QdrantCollection, connected
+        from ret_lightning.search.qdrant import QdrantCollection
+        from ret_lightning.search.qdrant_connection import connected
 
         with connected(config.qdrant, must_exist=True) as client:
             yield QdrantCollection(client, config.collection)
@@ -106,9 +110,10 @@ def _open_pool(config: DictConfig, device: torch.device) -> Iterator[Pool]:
 def _read_queries(files: str) -> list[Query]:
     from ret_lightning.data.row_files import RowFiles
     from ret_lightning.data.rows import parse_query
+    from ret_lightning.search.passages import no_rows
 
     rows = RowFiles.named(Path(), files, "queries")
     queries = [parse_query(content, place, judged=False) for content, place in rows]
     if not queries:
-        raise DataError(f"{rows}: no rows")
+        raise no_rows(rows)
     return queries

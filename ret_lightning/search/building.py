@@ -68,7 +68,8 @@ def model_for(config: DictConfig, known: ModelIdentity | None) -> tuple[RetRetri
         return known.open(config.checkpoint, device), known
     if config.checkpoint is None:
         raise ConfigError(
-            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>"
+            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>",
+            code="checkpoint-not-given",
         )
     retriever, model = open_model(config.checkpoint)
     return retriever.to(device), model
@@ -81,20 +82,26 @@ def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> 
     if twice:
         raise DataError(
             f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
-            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only"
+            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only",
+            code="passages-indexed-already",
+            count=len(twice),
+            found=twice[0].passage_id,
         )
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     if folder.is_file():
-        raise ConfigError(f"index={folder}: a file of that name is in the way")
+        raise ConfigError(f"index={folder}: a file of that name is in the way", code="index-is-file", path=folder)
     if folder.is_dir():
         others = {path.name for path in folder.iterdir()} - {MANIFEST, LOCK}
         strange = sorted(name for name in others if not (VERSION.fullmatch(name) or name.startswith(f".{MANIFEST}.")))
         if strange:
             raise ConfigError(
-                f"index={folder}: holds {strange[0]!r}, which is no part of an index; choose another folder"
+                f"index={folder}: holds {strange[0]!r}, which is no part of an index; choose another folder",
+                code="index-folder-not-empty",
+                path=folder,
+                found=strange[0],
             )
     lock = FileLock(folder / LOCK, timeout=0)
     is_new = not folder.exists()
@@ -102,16 +109,22 @@ def _alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"index={folder}: another ret-index is writing into it") from None
+        raise ConfigError(
+            f"index={folder}: another ret-index is writing into it", code="index-locked", path=folder
+        ) from None
     except OSError as error:
-        raise ConfigError(f"index={folder}: cannot be written ({error.strerror or error})") from error
+        raise ConfigError(
+            f"index={folder}: cannot be written ({error.strerror or error})", code="index-not-written", path=folder
+        ) from error
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise UserError(
-            f"index={folder}: the disk is full; what was encoded is kept, run it again when there is room"
+            f"index={folder}: the disk is full; what was encoded is kept, run it again when there is room",
+            code="index-disk-full",
+            path=folder,
         ) from error
     finally:
         if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing came of it
@@ -126,12 +139,17 @@ def _before(folder: Path, append: bool) -> SearchFolder | None:
         if (folder / MANIFEST).exists():
             count = read_manifest(folder).passages
             raise ConfigError(
-                f"index={folder}: holds an index of {count} passages; append=true adds to it, or choose another folder"
+                f"index={folder}: holds an index of {count} passages; append=true adds to it, or choose another folder",
+                code="index-exists",
+                path=folder,
+                passages=count,
             )
         return None
     if not (folder / MANIFEST).exists():
         raise ConfigError(
-            f"append=true: index={folder} holds no finished index to add to; leave append out to make one"
+            f"append=true: index={folder} holds no finished index to add to; leave append out to make one",
+            code="index-to-append-missing",
+            path=folder,
         )
     return SearchFolder(folder)
 
@@ -198,7 +216,10 @@ def _begun(share: _Share) -> StoreInProgress:
         difference = "other texts or image paths than it has now" if changed else error.difference
         raise DataError(
             f"passages={share.config.passages}: an interrupted run began {share.folder.parent} with {difference}; run it again "
-            "as it was begun, or remove what it wrote by discard=true"
+            "as it was begun, or remove what it wrote by discard=true",
+            code="index-begun-otherwise",
+            path=share.folder.parent,
+            difference=difference,
         ) from None
 
 

@@ -51,7 +51,13 @@ def encoded(
     side = "query" if isinstance(rows[0], Query) else "passage"
     lost = next((row for row in rows if row.image_path is not None), None) if image_root is None else None
     if lost is not None:
-        raise ConfigError(f"{lost.place} names the image {lost.image_path}; image_root=DIR tells where images are")
+        raise ConfigError(
+            f"{lost.place} names the image {lost.image_path}; image_root=DIR tells where images are",
+            code="image-root-not-given",
+            path=lost.place.file,
+            line=lost.place.line,
+            found=lost.image_path,
+        )
     tower = getattr(retriever, f"{side}_tower")
     device = tower.start.device
     read_image = ImageReader(image_source(image_root or ""), tower.image_transform)
@@ -74,7 +80,10 @@ def encoded(
                 place = rows[int(batch.rows[finite.index(False)])].place
                 raise DataError(
                     f"{place}: the model encodes this {side} to numbers that are not finite; give another checkpoint"
-                    + (f", or leave dtype={dtype} out" if dtype is not None else "")
+                    + (f", or leave dtype={dtype} out" if dtype is not None else ""),
+                    code="row-vectors-not-finite",
+                    path=place.file,
+                    line=place.line,
                 )
             yield vectors
             progress.update(len(batch))

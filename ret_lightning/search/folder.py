@@ -27,6 +27,7 @@ from ret_lightning.errors import DataError
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.saving import sha256_of_file
 from ret_lightning.retrieval.store import EmbeddingStore
+from ret_lightning.retrieval.store_plan import unknown_format
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity
 from ret_lightning.search.passages import Shown, ShownPassages, write_shown
@@ -88,23 +89,40 @@ class SearchFolder:
         self.version = manifest.version
         at = self.folder / f"v{manifest.version}"
         if not at.is_dir():
-            raise DataError(f"{self.folder}: torn, {at.name} is missing; index the passages again")
+            raise self._torn(at.name)
         if not (at / PASSAGES).is_file():
-            raise DataError(f"{self.folder}: torn, {at.name}/{PASSAGES} is missing; index the passages again")
+            raise self._torn(f"{at.name}/{PASSAGES}")
         if verify and sha256_of_file(at / PASSAGES) != manifest.passages_sha256:
-            raise DataError(f"{at / PASSAGES}: was changed or cut short; index the passages again")
+            raise DataError(
+                f"{at / PASSAGES}: was changed or cut short; index the passages again",
+                code="index-passages-changed",
+                path=at / PASSAGES,
+            )
         self.shown = ShownPassages(at / PASSAGES)
         try:
             store = EmbeddingStore.open(at / EMBEDDINGS, self.model.fingerprint, verify)
             self.index = Index.load(at / SEARCH, store.embeddings, device, verify)
         except DataError as error:  # which says what is wrong, but not with which command this folder was made
-            raise DataError(f"{error}; ret-index passages=FILE index=NEW_FOLDER makes all of it again") from None
+            message = f"{error.message}; ret-index passages=FILE index=NEW_FOLDER makes all of it again"
+            raise DataError(message, error.kind, code=error.code, **error.values) from None
         if not len(self.shown) == len(store.embeddings) == manifest.passages:
             raise DataError(
                 f"{self.folder}: torn, {len(self.shown)} passages with {len(store.embeddings)} embeddings where the manifest "
-                f"says {manifest.passages}; index the passages again"
+                f"says {manifest.passages}; index the passages again",
+                code="index-counts-differ",
+                path=self.folder,
+                passages=len(self.shown),
+                embeddings=len(store.embeddings),
+                expected=manifest.passages,
             )
         self.embeddings = store.embeddings
+
+    def _torn(self, missing: str) -> DataError:
+        return DataError(
+            f"{self.folder}: torn, {missing} is missing; index the passages again",
+            code="index-file-missing",
+            path=self.folder / missing,
+        )
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -128,19 +146,29 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
         if not folder.is_dir():
-            raise DataError(f"index={folder}: no such folder")
+            raise DataError(f"index={folder}: no such folder", code="index-folder-missing", path=folder)
         if any(VERSION.fullmatch(path.name) for path in folder.iterdir()):
             raise DataError(
-                f"index={folder}: the index is not finished; run ret-index again, it goes on where it stopped"
+                f"index={folder}: the index is not finished; run ret-index again, it goes on where it stopped",
+                code="index-not-finished",
+                path=folder,
             )
-        raise DataError(f"index={folder}: holds no index (it has no {MANIFEST}); ret-index makes one")
+        raise DataError(
+            f"index={folder}: holds no index (it has no {MANIFEST}); ret-index makes one",
+            code="index-missing",
+            path=folder,
+        )
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise DataError(f"{file}: format {content['format']!r} is not known, only {FORMAT}")
+            raise unknown_format(file, content["format"], FORMAT)
         return Manifest(**{**content, "model": ModelIdentity(**content["model"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not the manifest of an index ({error!r}); index the passages again") from None
+        raise DataError(
+            f"{file}: not the manifest of an index ({error!r}); index the passages again",
+            code="index-manifest-invalid",
+            path=file,
+        ) from None
 
 
 def finish(folder: Path, version: int, model: ModelIdentity, shown: list[Shown]) -> None:

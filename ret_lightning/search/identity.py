@@ -40,7 +40,9 @@ class ModelIdentity:
         if moved_to is None and Path(self.source).is_absolute() and not Path(self.source).exists():
             raise UserError(
                 f"the index was made with checkpoint {self.source}, which is not there any more; checkpoint=... tells where it "
-                "is now"
+                "is now",
+                code="index-checkpoint-missing",
+                path=self.source,
             )
         if moved_to is None and self.kind == "published":
             retriever = RetRetriever.from_pretrained(self.source)  # without Lightning, which takes seconds
@@ -51,7 +53,11 @@ class ModelIdentity:
         if found != self.fingerprint:
             raise DataError(
                 f"the index is of another checkpoint than {moved_to or self.source}: made with {self.source} of fingerprint "
-                f"{self.fingerprint}, and this one's is {found}; give the checkpoint that made it, or index the passages again"
+                f"{self.fingerprint}, and this one's is {found}; give the checkpoint that made it, or index the passages again",
+                code="index-other-checkpoint",
+                path=moved_to or self.source,
+                found=found,
+                expected=self.fingerprint,
             )
         return retriever.to(device)
 

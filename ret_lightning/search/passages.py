@@ -39,14 +39,18 @@ def read_passages(files: str) -> list[Passage]:
     rows = RowFiles.named(Path(), files, "passages")
     passages = [parse_passage(content, place) for content, place in rows]
     if not passages:
-        raise DataError(f"{rows}: no rows")
+        raise no_rows(rows)
     firsts: dict[str, Passage] = {}
     for passage in passages:
         first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
             raise DataError(
                 f"{passage.place}: passage_id {passage.passage_id!r} comes a second time, first at {first.place}; ids must be "
-                "unique"
+                "unique",
+                code="passage-id-twice",
+                path=passage.place.file,
+                line=passage.place.line,
+                found=passage.passage_id,
             )
     empty = [passage for passage in passages if passage.text is None and passage.image is None]
     if empty:
@@ -55,6 +59,11 @@ def read_passages(files: str) -> list[Passage]:
             *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].place),
         )
     return passages
+
+
+def no_rows(files: RowFiles) -> DataError:
+    """The error of files without a row."""
+    return DataError(f"{files}: no rows", code="files-without-rows", paths=tuple(files.paths))
 
 
 def write_shown(file: Path, passages: Iterable[Shown]) -> None:
@@ -84,7 +93,11 @@ class ShownPassages(Sequence[Shown]):
             self._count = last * ROWS_A_BATCH + self._file.get_batch(last).num_rows
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{file}: cannot be read ({reason}); index the passages again") from None
+            raise DataError(
+                f"{file}: cannot be read ({reason}); index the passages again",
+                code="shown-passages-unreadable",
+                path=file,
+            ) from None
 
     def __len__(self) -> int:
         return self._count

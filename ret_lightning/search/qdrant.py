@@ -8,13 +8,9 @@ which Qdrant is told to take, are their cosines. The collection's own metadata s
 from __future__ import annotations
 
 import logging
-import os
-import sqlite3
 import uuid
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -28,6 +24,7 @@ from ret_lightning.search.encoding import encoded
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity
 from ret_lightning.search.passages import read_passages
+from ret_lightning.search.qdrant_connection import connected
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -36,13 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECORD = "ret_lightning"  # the key of a collection's metadata
-KEY_VARIABLE = "QDRANT_API_KEY"
-OLDEST_SERVER = (1, 16)  # the first with metadata of a collection; multi-vectors are there from 1.10 on
-TIMEOUT = 60  # seconds a request
 POINTS_A_REQUEST = 64  # of 32 x 128 numbers: 5 MB of JSON
 IDS_A_REQUEST = 1000
 SHOWN = ("text", "image_path")  # of a passage, as the payload has them
-OF_LOCAL_MODE = "meta.json"  # the file that makes a folder one of the client's local mode
 IDS = uuid.UUID("7c0d3f0e-52c5-5b0e-9f5e-2b7a1d6a4c11")
 
 
@@ -84,9 +77,17 @@ class QdrantCollection:
         record = _record(client, name)
         if record is None:
             there = ", ".join(sorted(found.name for found in client.get_collections().collections)) or "none"
-            raise DataError(f"collection={name}: Qdrant has no such collection; there are: {there}")
+            raise DataError(
+                f"collection={name}: Qdrant has no such collection; there are: {there}",
+                code="qdrant-collection-missing",
+                collection=name,
+            )
         if not record.passages:
-            raise DataError(f"collection={name}: is not finished; run ret-index again, it goes on where it stopped")
+            raise DataError(
+                f"collection={name}: is not finished; run ret-index again, it goes on where it stopped",
+                code="qdrant-collection-unfinished",
+                collection=name,
+            )
         self.model = record.model
         self._client, self._name, self._passages = client, name, record.passages
         finished = models.FieldCondition(key="row", range=models.Range(lt=record.passages))
@@ -117,57 +118,6 @@ class QdrantCollection:
             limit *= 2
 
 
-@contextmanager
-def connected(place: str, must_exist: bool = False) -> Iterator[QdrantClient]:
-    """A client of a Qdrant server or of a folder; what Qdrant complains of becomes a UserError.
-
-    Args:
-        place: a URL, whose key is in the environment variable QDRANT_API_KEY, if it needs one; or a folder, in which the
-            client keeps collections by itself, for up to some ten thousand passages.
-        must_exist: a folder that is not there is an error; otherwise it is made.
-
-    Raises:
-        ConfigError: if qdrant-client is not installed, or there is no such folder.
-        UserError: if the server cannot be reached, is too old, or refuses something.
-    """
-    try:
-        from qdrant_client import QdrantClient
-        from qdrant_client.common.client_exceptions import QdrantException
-        from qdrant_client.http.exceptions import ApiException
-    except ImportError:
-        raise ConfigError(
-            f"qdrant={place}: needs the package qdrant-client: pip install 'ret_lightning[qdrant]'"
-        ) from None
-    remote = "://" in place
-    if not remote:
-        _check_folder(Path(place), must_exist)
-    try:
-        if remote:
-            client = QdrantClient(
-                url=place, api_key=os.environ.get(KEY_VARIABLE), timeout=TIMEOUT, check_compatibility=False
-            )
-        else:
-            client = QdrantClient(path=place)
-        try:
-            if remote:
-                _check_version(client.info().version, place)
-            yield client
-        finally:
-            client.close()
-    except (ApiException, QdrantException) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"qdrant={place}: {lines[0]}") from error
-    except (OSError, sqlite3.Error) as error:
-        if remote:
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"qdrant={place}: cannot be written or read ({reason}); what was written is kept") from error
-    except RuntimeError as error:
-        if "already accessed by another instance" not in str(error):
-            raise
-        raise ConfigError(f"qdrant={place}: another process has the folder open; a server takes many") from error
-
-
 def index_into_qdrant(config: DictConfig) -> None:
     """See `building.index_passages`."""
     passages = read_passages(config.passages)
@@ -189,7 +139,11 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
         first = unfinished[min(others, key=lambda point: unfinished[point]["row"])]["passage_id"]
         raise ConfigError(
             f"collection={name}: an interrupted run wrote {len(others)} passages that {config.passages} does not have, the "
-            f"first is {first!r}; run that one again, or remove what it wrote by discard=true"
+            f"first is {first!r}; run that one again, or remove what it wrote by discard=true",
+            code="qdrant-begun-otherwise",
+            collection=name,
+            count=len(others),
+            found=first,
         )
     retriever, model = model_for(config, None if record is None else record.model)
     ours = Record(model, before, False, uuid.uuid4().hex)
@@ -218,7 +172,11 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
     if (written := client.count(name, _later(before), exact=True).count) != len(passages):
         raise UserError(
             f"collection={name}: {written} passages were written instead of {len(passages)}, since another ret-index wrote "
-            "beside this one; run it again with discard=true"
+            "beside this one; run it again with discard=true",
+            code="qdrant-count-differs",
+            collection=name,
+            found=written,
+            expected=len(passages),
         )
     _set_record(client, name, replace(ours, passages=before + len(passages), whole=True))
     log.info("%s: %d passages in collection %s", config.qdrant, before + len(passages), name)
@@ -227,30 +185,33 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
 def _check_alone(client: QdrantClient, name: str, ours: Record) -> None:
     """Raises UserError where another run has begun to write meanwhile; the later one goes on."""
     if _record(client, name) != ours:
-        raise UserError(f"collection={name}: another ret-index has begun to write into it, so this one stops")
+        raise UserError(
+            f"collection={name}: another ret-index has begun to write into it, so this one stops",
+            code="qdrant-another-writer",
+            collection=name,
+        )
 
 
 def _check_append(record: Record | None, name: str, append: bool) -> None:
     """Raises ConfigError where a collection is there that should not be, or the reverse."""
     if append and record is None:
-        raise ConfigError(f"append=true: Qdrant has no collection={name} to add to; leave append out to make one")
+        raise ConfigError(
+            f"append=true: Qdrant has no collection={name} to add to; leave append out to make one",
+            code="qdrant-append-without-collection",
+            collection=name,
+        )
     if append and not record.passages:
         raise ConfigError(
-            f"append=true: collection={name} is not finished, so nothing can be added to it; leave append out to go on"
+            f"append=true: collection={name} is not finished, so nothing can be added to it; leave append out to go on",
+            code="qdrant-append-to-unfinished",
+            collection=name,
         )
     if not append and record is not None and record.passages:
-        raise ConfigError(f"collection={name}: is there already; append=true adds to it, or choose another name")
-
-
-def _check_folder(folder: Path, must_exist: bool) -> None:
-    """Raises ConfigError where the client's local mode cannot have its place."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"qdrant={folder}: is a file; name a folder, or the URL of a server, http://...")
-    if must_exist and not folder.is_dir():
-        raise ConfigError(f"qdrant={folder}: no such folder (the URL of a server would begin with http://)")
-    strange = sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.is_dir() else []
-    if strange and OF_LOCAL_MODE not in strange:
-        raise ConfigError(f"qdrant={folder}: holds {strange[0]!r}, and nothing of Qdrant; choose another folder")
+        raise ConfigError(
+            f"collection={name}: is there already; append=true adds to it, or choose another name",
+            code="qdrant-collection-exists",
+            collection=name,
+        )
 
 
 def _create(client: QdrantClient, name: str, width: int, record: Record) -> None:
@@ -273,7 +234,11 @@ def _record(client: QdrantClient, name: str) -> Record | None:
     try:
         return Record(**{**content, "model": ModelIdentity(**content["model"])})
     except (TypeError, KeyError):
-        raise DataError(f"collection={name}: is there, but not made by ret-index; choose another name") from None
+        raise DataError(
+            f"collection={name}: is there, but not made by ret-index; choose another name",
+            code="qdrant-collection-foreign",
+            collection=name,
+        ) from None
 
 
 def _set_record(client: QdrantClient, name: str, record: Record) -> None:
@@ -355,10 +320,3 @@ def _upsert(client: QdrantClient, name: str, rows: list[tuple[int, Passage, Tens
 def _point_id(passage: Passage) -> str:
     """Qdrant takes whole numbers and UUIDs only; the same passage gets the same one in every run."""
     return str(uuid.uuid5(IDS, passage.passage_id))
-
-
-def _check_version(version: str, place: str) -> None:
-    numbers = tuple(int(part) for part in version.split(".")[:2])
-    if numbers < OLDEST_SERVER:
-        wanted = ".".join(map(str, OLDEST_SERVER))
-        raise UserError(f"qdrant={place}: the server is version {version}; {wanted} or later is needed")

@@ -24,11 +24,19 @@ def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]
 def refuse_taken(file: Path, overwrite: bool) -> None:
     """Raises ConfigError where a file stands that may not go, or what can be no file."""
     if file.is_dir():
-        raise ConfigError(f"output={file}: is a folder; name a file in it")
+        raise ConfigError(f"output={file}: is a folder; name a file in it", code="output-is-folder", path=file)
     if file.exists() and not file.is_file():  # what is written takes the place of what stands there: of a device, too
-        raise ConfigError(f"output={file}: is no regular file; leave output out to print what is found, or name a file")
+        raise ConfigError(
+            f"output={file}: is no regular file; leave output out to print what is found, or name a file",
+            code="output-not-regular",
+            path=file,
+        )
     if file.exists() and not overwrite:
-        raise ConfigError(f"output={file}: is there already; choose another file, or set overwrite=true")
+        raise ConfigError(
+            f"output={file}: is there already; choose another file, or set overwrite=true",
+            code="output-exists",
+            path=file,
+        )
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
@@ -49,7 +57,9 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
     except OSError as error:
         if error in failed:
             raise
-        raise ConfigError(f"output={file}: cannot be written ({error.strerror or error})") from error
+        raise ConfigError(
+            f"output={file}: cannot be written ({error.strerror or error})", code="output-not-written", path=file
+        ) from error
 
 
 def print_table(hits: list[Hit], title: str | None = None) -> None:

@@ -104,17 +104,26 @@ class RetrievalEvaluation(Callback):
         agreement_sample: int = 64,
     ) -> None:
         if not recall_at or min(recall_at) < 1:
-            raise ConfigError(f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more")
+            raise ConfigError(
+                f"evaluation.recall_at={list(recall_at)} needs at least one K, each 1 or more",
+                code="evaluation-recall-at",
+                found=tuple(recall_at),
+            )
         if ranked < max([TOP, *recall_at]):
             raise ConfigError(
                 f"evaluation.ranked={ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, "
-                f"{max([TOP, *recall_at])}"
+                f"{max([TOP, *recall_at])}",
+                code="evaluation-ranked",
+                found=ranked,
+                least=max([TOP, *recall_at]),
             )
         self.index = index
         self.recall_at = sorted(set(recall_at))
         if agreement_sample < 0:
             raise ConfigError(
-                f"evaluation.agreement_sample={agreement_sample} is below 0; 0 leaves the measurement out"
+                f"evaluation.agreement_sample={agreement_sample} is below 0; 0 leaves the measurement out",
+                code="evaluation-agreement-sample",
+                found=agreement_sample,
             )
         self.ranked = ranked
         self.agreement_sample = agreement_sample if index.approximate else 0
@@ -128,7 +137,9 @@ class RetrievalEvaluation(Callback):
         for callback in trainer.callbacks:
             if isinstance(callback, RetrievalEvaluation):
                 return callback
-        raise ConfigError("this callback needs a RetrievalEvaluation among the trainer's callbacks")
+        raise ConfigError(
+            "this callback needs a RetrievalEvaluation among the trainer's callbacks", code="evaluation-missing"
+        )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets what was collected before; an index whose device the config leaves open searches on the model's GPU."""

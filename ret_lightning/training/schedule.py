@@ -33,10 +33,16 @@ class WarmupCosine:
     ) -> None:
         if horizon_steps is not None and horizon_epochs is not None:
             raise ConfigError(
-                "scheduler: horizon_steps and horizon_epochs are two words for one thing; set one to null"
+                "scheduler: horizon_steps and horizon_epochs are two words for one thing; set one to null",
+                code="schedule-two-horizons",
             )
         if warmup_steps < 0 or not 0 <= floor <= 1:
-            raise ConfigError(f"scheduler: warmup_steps={warmup_steps} must be >= 0 and floor={floor} in [0, 1]")
+            raise ConfigError(
+                f"scheduler: warmup_steps={warmup_steps} must be >= 0 and floor={floor} in [0, 1]",
+                code="schedule-out-of-range",
+                warmup_steps=warmup_steps,
+                floor=floor,
+            )
         self.warmup_steps = warmup_steps
         self.horizon_steps = horizon_steps
         self.horizon_epochs = horizon_epochs
@@ -57,7 +63,8 @@ class WarmupCosine:
         elif self.horizon_epochs is not None and steps_per_epoch is None:
             raise ConfigError(
                 "scheduler.horizon_epochs: how many steps an epoch has is not known when rows are streamed "
-                "(data.reading=streaming); set scheduler.horizon_steps instead"
+                "(data.reading=streaming); set scheduler.horizon_steps instead",
+                code="schedule-epochs-unknown",
             )
         elif self.horizon_epochs is not None:
             horizon = math.ceil(self.horizon_epochs * steps_per_epoch)
@@ -67,7 +74,8 @@ class WarmupCosine:
             raise ConfigError(
                 "scheduler: the run has no end that is known (trainer.max_steps is open, and so is max_epochs, or rows are "
                 "streamed, data.reading=streaming, so that an epoch's steps are not known); the cosine needs "
-                "scheduler.horizon_steps or trainer.max_steps"
+                "scheduler.horizon_steps or trainer.max_steps",
+                code="schedule-without-end",
             )
         if self.warmup_steps > horizon:
             log.warning(

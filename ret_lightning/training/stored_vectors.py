@@ -153,7 +153,10 @@ class StoredVectors:
             raise DataError(
                 f"{file.store.folder.parent.name}: the checkpoint encodes row {rows[finite.index(False)]} (from 0) of the "
                 f"{file.store.folder.name} to numbers that are not finite, so nothing can be ranked; give another checkpoint, "
-                "or trainer.precision=32-true if it was evaluated in a lower one"
+                "or trainer.precision=32-true if it was evaluated in a lower one",
+                code="stored-vectors-not-finite",
+                path=file.store.folder,
+                row=int(rows[finite.index(False)]),
             )
         file.writer.add(vectors, provisional=imageless)
         file.taken += len(rows)
@@ -211,7 +214,11 @@ class StoredVectors:
             sign.unlink()
         if any(blind):
             raise ConfigError(
-                f"rank {blind.index(1)} does not see output_dir={output}; give output_dir=DIR on a disk that all machines share"
+                f"rank {blind.index(1)} does not see output_dir={output}; give output_dir=DIR on a disk that all machines "
+                "share",
+                code="output-dir-not-shared",
+                path=output,
+                rank=blind.index(1),
             )
 
     def _store(
@@ -231,7 +238,10 @@ class StoredVectors:
         except AnotherStore as error:
             raise DataError(
                 f"{self.folder}: holds {side} of {subset.name} from another evaluation, with {error.difference}; delete this "
-                "folder, or choose another output_dir"
+                "folder, or choose another output_dir",
+                code="stored-vectors-differ",
+                path=self.folder,
+                difference=error.difference,
             ) from None
 
 
@@ -286,5 +296,11 @@ def limited(count: int, batch_size: int, limit: int | float | None) -> int:
         return count
     batches = int(limit * -(-count // batch_size)) if isinstance(limit, float) else limit
     if batches < 1:
-        raise ConfigError(f"a limit of {limit} leaves no batch of {count} rows in batches of {batch_size}; take more")
+        raise ConfigError(
+            f"a limit of {limit} leaves no batch of {count} rows in batches of {batch_size}; take more",
+            code="limit-leaves-no-batch",
+            found=limit,
+            rows=count,
+            batch_size=batch_size,
+        )
     return min(count, batches * batch_size)

@@ -99,7 +99,12 @@ class VectorsInMemory:
         rows, vectors = _only_here(*_joined(self._batches.pop(2 * number, []), PASSAGE_DTYPE, device), device)
         pool_rows = gather_rows(rows.to(device), row_counts(rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
-            raise ConfigError(f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?")
+            raise ConfigError(
+                f"{subset.split}/{subset.name}: no passage was encoded; is trainer.limit_val_batches 0?",
+                code="no-passage-encoded",
+                split=subset.split,
+                subset=subset.name,
+            )
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
         positions = torch.searchsorted(pool_rows, rows)
         own = _only_here(*_joined(self._batches.pop(2 * number + 1, []), QUERY_DTYPE, device), device)
@@ -163,7 +168,10 @@ def _check_finite(broken: list[int], device: torch.device, where: str) -> None:
         raise DataError(
             f"{where}: the model encodes {len(rows)} rows to numbers that are not finite, the first is row {int(rows[0])} "
             "(from 0), so nothing can be ranked; begin from an earlier checkpoint, with a lower learning rate or a higher "
-            "trainer.precision"
+            "trainer.precision",
+            code="vectors-not-finite",
+            rows=len(rows),
+            row=int(rows[0]),
         )
 
 

@@ -60,10 +60,11 @@ def test_mistakes_stop_everything_and_are_all_printed(command, tmp_path) -> None
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "ret-lab: 3 mistakes in the config:",
-        "  command line: gate@model.gate=lsmt: gate has no option lsmt; did you mean lstm? choices: lstm, none",
+        "  command line: gate@model.gate=lsmt: gate has no option lsmt; did you mean lstm? choices: lstm, none"
+        " [unknown-option]",
         "  conf/experiment/demo.yaml:3: trainer.max_epoch: tests.config.parts.Trainer has no parameter max_epoch;"
-        " did you mean max_epochs? choices: max_epochs, max_steps, callbacks",
-        "  command line: seed=one: wants int, got 'one'",
+        " did you mean max_epochs? choices: max_epochs, max_steps, callbacks [unknown-parameter]",
+        "  command line: seed=one: wants int, got 'one' [value-of-wrong-type]",
     ]
     assert not (tmp_path / "runs").exists()
 

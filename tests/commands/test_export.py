@@ -132,7 +132,8 @@ def test_another_architecture_is_one_line(exported: Path, root: Path, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         f"ret-train: init_from={exported}: the checkpoint is of another architecture than this config's: gate=coupled there "
-        "and lstm here; gate.forget_bias=0.5 there and 0.0 here; make the config's like the checkpoint's"
+        "and lstm here; gate.forget_bias=0.5 there and 0.0 here; make the config's like the checkpoint's "
+        "[checkpoint-other-architecture]"
     )
 
 

@@ -172,7 +172,7 @@ def test_a_file_of_answers_is_not_written_over(index: Path, tmp_path: Path, call
     assert len(read(before)) == 1
     assert call("search", *asked, "top_k=2") == 1
     said = capsys.readouterr().err
-    assert said.endswith("output=found.jsonl: is there already; choose another file, or set overwrite=true\n")
+    assert said.endswith(" [output-exists]\n")
     assert len(said.splitlines()) == 1
     with monkeypatch.context() as patched:
         patched.setattr(SearchFolder, "search", interrupted)
@@ -405,12 +405,15 @@ def test_torn_indexes_are_told(file, damage, message, index: Path, tmp_path: Pat
 
 
 def test_what_is_torn_is_told_with_the_command_that_mends_it(index: Path, make, tmp_path: Path, capsys) -> None:
-    for file in ("search/index.json", "embeddings/manifest.json"):
+    for file, code in (
+        ("search/index.json", "saved-index-manifest"),
+        ("embeddings/manifest.json", "store-json-unreadable"),
+    ):
         copy = Path(shutil.copytree(index, tmp_path / file.replace("/", "_")))
         cut(copy / "v1" / file)
         assert make("more.jsonl", f"index={copy}", "append=true") == 1
         said = capsys.readouterr().err
-        assert said.endswith("again; ret-index passages=FILE index=NEW_FOLDER makes all of it again\n")
+        assert said.endswith(f"; ret-index passages=FILE index=NEW_FOLDER makes all of it again [{code}]\n")
         assert len(said.splitlines()) == 1
 
 
@@ -445,7 +448,11 @@ def test_an_index_of_another_checkpoint_is_told(trained: Trained, index: Path, t
         (["query=x", "index=."], 1, "index=.: holds no index (it has no manifest.json); ret-index makes one"),
         (["query=x", "index="], 2, "index='': is empty"),
         (["query=x", "qdrant=q", "collection=c"], 2, "set it or qdrant, not both"),
-        (["query=x", "index=null"], 2, "index=null: no index is named; give index=DIR or qdrant=URL\n"),
+        (
+            ["query=x", "index=null"],
+            2,
+            "index=null: no index is named; give index=DIR or qdrant=URL [index-not-named]\n",
+        ),
         (["image="], 2, "image='': is empty; name a file, or leave it out"),
         (["query=x", "image="], 2, "image='': is empty; name a file, or leave it out"),
         (["queries="], 2, "queries='': is empty; name a file, or leave it out"),

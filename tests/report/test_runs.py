@@ -41,7 +41,7 @@ def test_unfinished_runs_say_why(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "cut_off/checkpoints/last.ckpt", 120)
     make_run(tmp_path / "early", finished=False)
     make_run(tmp_path / "failed", finished=False)
-    (tmp_path / "failed/failure.json").write_text(json.dumps({"error": "rows.jsonl:3: no question"}))
+    (tmp_path / "failed/failure.json").write_text(json.dumps({"error": "rows.jsonl:3: no question [field-missing]"}))
     make_run(tmp_path / "stopped", finished=False)
     (tmp_path / "stopped/failure.json").write_text(
         json.dumps({"error": "stopped by SIGTERM at step 3", "stopped": True})
@@ -84,11 +84,16 @@ def test_the_code_version_is_told_with_what_was_not_committed(tmp_path: Path) ->
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^runs=.*nowhere: no such folder$"):
+    with pytest.raises(ConfigError) as caught:
         find_runs(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"^runs=.*: no run folder in it, at any depth \(one has a config.yaml"):
+    assert (caught.value.code, caught.value.path) == ("runs-folder-missing", tmp_path / "nowhere")
+    with pytest.raises(ConfigError) as caught:
         find_runs(tmp_path)
+    assert (caught.value.code, caught.value.path) == ("runs-none-found", tmp_path)
     for i in range(5):
         make_run(tmp_path / str(i), finished=False)
-    with pytest.raises(ConfigError, match=r"no finished run in it. 0: cut off.*; 1: .*; 2: .*; and 2 more$"):
+    with pytest.raises(
+        ConfigError, match=r"no finished run in it. 0: cut off.*; 1: .*; 2: .*; and 2 more \["
+    ) as caught:
         find_runs(tmp_path)
+    assert (caught.value.code, caught.value.unfinished) == ("runs-none-finished", ("0", "1", "2", "3", "4"))
