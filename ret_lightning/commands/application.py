@@ -116,7 +116,10 @@ def _arguments(verbatim: Collection[str]) -> Namespace:
     """The command line, read by Hydra's own parser."""
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; flags stand before or behind all key=value, --hydra-help lists them")
+        raise ConfigError(
+            f"{message}; flags come before or after all key=value arguments, --hydra-help lists them",
+            code="command-line-flags",
+        )
 
     parser = get_args_parser()
     parser.error = refuse
@@ -127,7 +130,9 @@ def _arguments(verbatim: Collection[str]) -> Namespace:
     if arguments.resolve and not (arguments.cfg or arguments.help):
         refuse("--resolve goes with --cfg or --help only")
     if arguments.experimental_rerun:
-        raise ConfigError("--experimental-rerun would read a pickle; give the run's own overrides instead")
+        raise ConfigError(
+            "--experimental-rerun would read a pickle; give the run's own overrides instead", code="rerun-unsupported"
+        )
     quoted = {override: _quoted(override, verbatim) for override in arguments.overrides}
     arguments.overrides = list(map(quoted.get, arguments.overrides))
     sys.argv[1:] = [quoted.get(argument, argument) for argument in sys.argv[1:]]  # --cfg and --help are left to Hydra
@@ -197,7 +202,11 @@ class _Application:
         if self.arguments.config_dir is not None:
             folder = os.path.abspath(self.arguments.config_dir)
             if not os.path.isdir(folder):
-                raise ConfigError(f"--config-dir {self.arguments.config_dir}: there is no such folder")
+                raise ConfigError(
+                    f"--config-dir {self.arguments.config_dir}: no such folder",
+                    code="config-dir-missing",
+                    path=self.arguments.config_dir,
+                )
             path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
         return path
 
@@ -229,7 +238,11 @@ class _Application:
         except OSError as error:
             if job.running or error.filename is None:
                 raise
-            raise UserError(f"cannot write {error.filename}: {error.strerror}; output_dir names the folder") from error
+            raise UserError(
+                f"{error.filename}: cannot be written ({error.strerror}); output_dir names the folder",
+                code="output-not-writable",
+                path=str(error.filename),
+            ) from error
         finally:
             GlobalHydra.instance().clear()
 

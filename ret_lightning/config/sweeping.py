@@ -78,7 +78,8 @@ def start_sweep(
         if OmegaConf.select(config, "dry_run"):
             raise ConfigError(
                 f"dry_run=true: hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']} chooses its jobs as it goes; "
-                "a dry run lists those of Hydra's own sweeper"
+                "a dry run lists those of Hydra's own sweeper",
+                code="dry-run-sweeper",
             )
         name = f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'"
         app.multirun(config_name, task, [*overrides, *place, name])

@@ -82,7 +82,7 @@ def _line_tables(files: RowFiles) -> Iterator[pa.Table]:
             yield _table(pa.array(lines, pa.binary()), number, numbers)
         elif not any_yet:
             raise DataError(
-                f"{files.paths[number]}: the file has no rows", code="row-file-empty", path=files.paths[number]
+                f"{files.paths[number]}: the file has no rows", code="row-file-blank", path=files.paths[number]
             )
 
 

@@ -32,7 +32,12 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, dirpath: str, every_n_steps: int | None = None, keep_every_n_steps: int | None = None) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
             if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1, or null for never")
+                raise ConfigError(
+                    f"callbacks.last.{name}={value} must be at least 1, or null for never",
+                    code="last-checkpoint-interval",
+                    key=f"callbacks.last.{name}",
+                    found=value,
+                )
         self.folder = Path(dirpath)
         self.every_n_steps = every_n_steps
         self.keep_every_n_steps = keep_every_n_steps

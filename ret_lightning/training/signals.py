@@ -86,7 +86,7 @@ class StopOnSignal(Callback):
     def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """Stops a test; there is nothing to save."""
         if asked := self._asked_in_evaluation():
-            raise Stopped(f"stopped by {signal.Signals(asked).name} while testing", asked)
+            raise Stopped(f"stopped by {signal.Signals(asked).name} while testing", asked, code="stopped-while-testing")
 
     def _begin_evaluation(self, batches: Sequence[int | float]) -> None:
         self._left = int(sum(batches))
@@ -123,6 +123,8 @@ class StopOnSignal(Callback):
             f"stopped by {signal.Signals(asked).name} at step {trainer.global_step}, "
             f"{where or 'and not saved, since callbacks.last is left out'}",
             asked,
+            code="stopped-while-training",
+            step=trainer.global_step,
         )
 
     def _note(self, number: int, _frame: Any) -> None:

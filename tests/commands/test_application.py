@@ -140,19 +140,19 @@ def test_each_job_of_a_sweep_is_checked_before_the_first_runs(command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["--config-dir", "nowhere"], 2, "ret-lab: --config-dir nowhere: there is no such folder"),
+        (["--config-dir", "nowhere"], 2, "ret-lab: --config-dir nowhere: no such folder"),
         (
             ["--config-name", "trian"],
             2,
             "  command line: --config-name trian: no config has this name; did you mean train?",
         ),
         (["--bogus"], 2, "ret-lab: unrecognized arguments: --bogus;"),
-        (["seed=1", "-m", "seed=2"], 2, "ret-lab: unrecognized arguments: seed=2; flags stand before or behind"),
+        (["seed=1", "-m", "seed=2"], 2, "ret-lab: unrecognized arguments: seed=2; flags come before or after"),
         (["--run", "-m"], 2, "ret-lab: only one of --run, --multirun, "),
         (["--resolve"], 2, "ret-lab: --resolve goes with --cfg or --help only"),
         (["--experimental-rerun", "job.pickle"], 2, "ret-lab: --experimental-rerun would read a pickle"),
-        (["output_dir=conf/train.yaml"], 1, "ret-lab: cannot write conf/train.yaml"),
-        (["-m", "seed=1,8", "output_dir=conf/train.yaml"], 1, "ret-lab: cannot write conf/train.yaml"),
+        (["output_dir=conf/train.yaml"], 1, "ret-lab: conf/train.yaml: cannot be written"),
+        (["-m", "seed=1,8", "output_dir=conf/train.yaml"], 1, "ret-lab: conf/train.yaml: cannot be written"),
         (["--help", "gate@model.gate=lsmt"], 2, "  command line: gate@model.gate=lsmt: gate has no option lsmt;"),
         (["--info", "config", "sede=1"], 2, "  command line: sede=1: no such key or group: sede; did you mean seed?"),
         (["--cfg", "job", "sede=1"], 2, "  command line: sede=1: no such key or group: sede; did you mean seed?"),
