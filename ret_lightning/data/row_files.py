@@ -267,7 +267,7 @@ def _check(path: Path) -> None:
     with path.open("rb") as file:
         beginning = file.read(4)
     if not beginning:
-        raise DataError(f"{path}: the file is empty", code="row-file-empty", path=str(path))
+        raise DataError(f"{path}: the file is empty", code="row-file-zero-bytes", path=str(path))
     kind = next((kind for kind, magic in _MAGIC.items() if beginning.startswith(magic)), ".jsonl")
     if not suffix.endswith(kind):
         names = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".jsonl": "plain text"}
