@@ -34,7 +34,7 @@ from ret_lightning.data.archive_members import (
     tar_link,
 )
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.near_names import MOST_NAMED, Near, name_key, tails
+from ret_lightning.inputs.near_names import LONGEST_PATH, MOST_NAMED, Near, limited, name_key, tails
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".7z", ".rar")
@@ -120,16 +120,20 @@ class ImageArchives:
 
     def near(self, path: str) -> Near:
         """The images whose paths are spelled nearly like one that is in no archive."""
-        key = name_key(path)
+        if len(path) > LONGEST_PATH:
+            return Near()
+        try:
+            return limited(lambda: self._near_names(name_key(path)))
+        except _BROKEN_MEMBER:
+            return Near()
+
+    def _near_names(self, key: str) -> Near:
         for hashed in (key, f"/{key}", *tails(key)):
             low, high = (int(np.searchsorted(self._near[0], np.uint64(key_hash(hashed)), side)) for side in _SIDES)
             found = self._near[1, low : min(high, low + MOST_NAMED)].tolist()
-            try:
-                names = (stored_name(self.archives[where % POSITIONS], where // POSITIONS) for where in found)
-                if near := tuple(dict.fromkeys(map(member_name, names))):
-                    return Near(near)
-            except _BROKEN_MEMBER:
-                return Near()
+            names = (stored_name(self.archives[where % POSITIONS], where // POSITIONS) for where in found)
+            if near := tuple(dict.fromkeys(map(member_name, names))):
+                return Near(near)
         return Near()
 
     def _member(self, path: str) -> tuple[str, _Indexed]:
@@ -143,7 +147,7 @@ class ImageArchives:
                     raise _ambiguous(name, member)
                 return name, member
             rest = ""
-            if member is None:  # a folder on the path may be a link
+            if member is None and len(name) <= LONGEST_PATH:  # a folder on the path may be a link
                 for at in (i for i, letter in enumerate(name) if letter == "/"):
                     if (folder := self._indexed(name[:at])) is not None and folder.flags & LINK:
                         member, name, rest = folder, name[:at], name[at:]

@@ -62,7 +62,7 @@ class ImageReader:
     """Finds, decodes and transforms the image of a row.
 
     Args:
-        source: where image paths lead; a path stands for the folder of that name.
+        source: of the images; a path is that of a folder.
         transform: an RGB image to pixels (3, size, size); its `least_side`, if it has one, is `decode_image`'s.
         max_pixels: larger images are refused, see `decode_image`.
     """
@@ -81,12 +81,12 @@ class ImageReader:
         subset: str,
         augment: Callable[[Image.Image], Image.Image] | None = None,
     ) -> Tensor:
-        """The pixels of an image.
+        """Read, decode and transform an image.
 
         Args:
             image: a path, or an encoded image that came in the row.
             place: of the row, for messages.
-            subset: likewise.
+            subset: of the row, for messages.
             augment: a change before the transform.
 
         Returns:

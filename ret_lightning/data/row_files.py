@@ -1,6 +1,6 @@
 """Files of rows: JSON Lines, plain or compressed, and parquet; one or many, read from front to back or in stretches.
 
-Nothing is parsed here: a row is the line as it stands in its file, or the dict that a row of a parquet file is.
+Nothing is parsed here: a row is a line as it is stored, or a row of a parquet file as a dict.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PARQUET_ROWS = 256  # decoded at a time
 
 
 class RawRow(NamedTuple):
-    """A row as it stands in a file.
+    """A row as it is stored in a file.
 
     Attributes:
         content: the line, or the row of a parquet file as a dict.
@@ -124,12 +124,12 @@ class RowFiles:
         return str(self.paths[0]) + (f" and {len(self.paths) - 1} more files" if len(self.paths) > 1 else "")
 
     def place(self, row: RawRow) -> Place | BytePlace:
-        """Where a row stands."""
+        """The source location of a row."""
         path = self.paths[row.file]
         return BytePlace(path, row.position) if suffix_of(path) == ".jsonl" else Place(path, row.position)
 
     def __getitem__(self, row: RawRow) -> tuple[Content, Place | BytePlace]:
-        """A row and where it stands: what `IndexedRows` gives for a row's number."""
+        """A row and its source location, as `IndexedRows` returns them for a row's number."""
         return row.content, self.place(row)
 
     def size(self) -> int:
@@ -142,7 +142,7 @@ class RowFiles:
         return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
     def stretches(self) -> list[Stretch]:
-        """All of them in order: read one after the other they give every row once, in the order of the files."""
+        """All of them in order: read one after the other they yield every row once, in the order of the files."""
         size = min(LARGEST_STRETCH, max(SMALLEST_STRETCH, self.size() // STRETCHES))
         stretches: list[Stretch] = []
         for number, path in enumerate(self.paths):
@@ -266,7 +266,7 @@ def _check(path: Path) -> None:
     with path.open("rb") as file:
         beginning = file.read(4)
     if not beginning:
-        raise DataError(f"{path}: the file is empty", code="row-file-empty", path=str(path))
+        raise DataError(f"{path}: the file is empty", code="row-file-zero-bytes", path=str(path))
     kind = next((kind for kind, magic in _MAGIC.items() if beginning.startswith(magic)), ".jsonl")
     if not suffix.endswith(kind):
         names = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".jsonl": "plain text"}

@@ -19,6 +19,7 @@ MOST_LISTED = 100_000  # names in one search
 MOST_FOLDERS = 100  # below the root that are tried as a missing leading folder
 MOST_SECONDS = 10.0  # for all searches of a process together; later ones find nothing
 MOST_NAMED = 3
+LONGEST_PATH = 4096  # characters, as on Linux; longer ones are not taken apart
 
 _STEPS: dict[str, Callable[[str], str]] = {
     "percent-encoding": unquote,
@@ -91,14 +92,22 @@ def near_names(root: Path, asked: str) -> Near:
         root: the folder.
         asked: the path below it; a leading slash does not count.
     """
+    if len(asked) > LONGEST_PATH:
+        return Near()
+    try:
+        return limited(lambda: _Search(root, name_key(asked, _SPELLING)).near())
+    except (OSError, ValueError):  # a folder that cannot be listed, a null byte
+        return Near()
+
+
+def limited(search: Callable[[], Near]) -> Near:
+    """The result of a search; an empty one after `MOST_SECONDS` of searches in this process."""
     global _seconds
     if _seconds > MOST_SECONDS:
         return Near()
     start = time.monotonic()
     try:
-        return _Search(root, name_key(asked, _SPELLING)).near()
-    except (OSError, ValueError):  # a folder that cannot be listed, a null byte
-        return Near()
+        return search()
     finally:
         _seconds += time.monotonic() - start
 

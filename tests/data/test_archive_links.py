@@ -91,7 +91,7 @@ def write_links(path: Path, members: list[tuple[str, bytes | str, bytes]]) -> Pa
 
 
 def unpacked(archive: Path) -> Path:
-    """By GNU tar, which goes on after a link whose target is not there yet."""
+    """By GNU tar, which continues after a link whose target does not exist yet."""
     folder = archive.with_suffix("")
     folder.mkdir()
     subprocess.run(["tar", "-xf", archive, "-C", folder], check=False, capture_output=True)

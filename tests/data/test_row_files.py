@@ -139,8 +139,8 @@ def test_names_and_patterns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "code", "values"),
     [
-        ("a.jsonl", b"", "row-file-empty", {}),
-        ("a.jsonl.gz", b"", "row-file-empty", {}),
+        ("a.jsonl", b"", "row-file-zero-bytes", {}),
+        ("a.jsonl.gz", b"", "row-file-zero-bytes", {}),
         ("a.json", b"{}", "row-file-suffix-unknown", {"allowed": row_files.SUFFIXES}),
         ("a.jsonl", gzip.compress(b"{}"), "row-file-misnamed", {"found": "gzip", "expected": "plain text"}),
         ("a.jsonl.gz", b"{}\n", "row-file-misnamed", {"found": "plain text", "expected": "gzip"}),

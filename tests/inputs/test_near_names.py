@@ -166,11 +166,21 @@ def test_only_folders_on_the_path_are_listed(tmp_path: Path, monkeypatch: pytest
 
 def test_searches_end_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").touch()
-    images = image_source(tmp_path)
-    assert error_of(images.read, "A.jpg").near == ("a.jpg",)
-    assert near_names._seconds > 0
-    monkeypatch.setattr(near_names, "_seconds", near_names.MOST_SECONDS + 1)
-    assert error_of(images.read, "A.jpg").message.endswith("A.jpg does not exist")
+    write_tar(tmp_path / "images.tar", {"a.jpg": b""})
+    for location in (".", "images.tar"):
+        images = image_source(location, tmp_path)
+        monkeypatch.setattr(near_names, "_seconds", 0.0)
+        assert error_of(images.read, "A.jpg").near == ("a.jpg",)
+        assert near_names._seconds > 0
+        monkeypatch.setattr(near_names, "_seconds", near_names.MOST_SECONDS + 1)
+        assert "near match" not in error_of(images.read, "A.jpg").message
+
+
+@pytest.mark.parametrize("source", [folder, tar])
+def test_a_path_of_a_million_folders(tmp_path: Path, source: Callable[[Path], str | list[str]]) -> None:
+    error = error_of(image_source(source(tmp_path), tmp_path).read, "a/" * 1_000_000 + "1.jpg")
+    assert error.kind in ("missing_image", "unreadable_image")
+    assert "near match" not in error.message
 
 
 def test_differences_in_words() -> None:
