@@ -40,7 +40,7 @@ class BadRow(NamedTuple):
 
     Attributes:
         kind: of the `DataError`.
-        text: its message, perhaps with `UntoldPlace.mark` for the place.
+        text: its message without the code, perhaps with `UntoldPlace.mark` for the place.
         place: of the row.
     """
 
@@ -56,7 +56,7 @@ class BadRow(NamedTuple):
     @classmethod
     def of(cls, error: DataError, place: Place | BytePlace) -> BadRow:
         """From the error that reading it raised."""
-        return cls(error.kind, str(error), place)
+        return cls(error.kind, error.message, place)
 
 
 @dataclass

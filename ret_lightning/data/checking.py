@@ -101,7 +101,7 @@ class CorpusCheck:
         try:
             source = self.data.files.image_source()
         except DataError as error:
-            self.report.add(self.report.problems, "images", error.kind, [str(error)])
+            self.report.add(self.report.problems, "images", error.kind, [error.message])
             return None
         return ImageReader(source, Untransformed(self.data.image_transform), self.data.max_image_pixels)
 
@@ -118,7 +118,7 @@ class CorpusCheck:
             try:
                 subsets = self.data.training_names(names)
             except DataError as error:
-                self.report.add(self.report.problems, "training", "no_rows", [str(error)])
+                self.report.add(self.report.problems, "training", "no_rows", [error.message])
             self._add_part("training", "training", training, subsets, row_reader)
         for name in names:
             sides: list[tuple[str, Role, Callable[[], RowFiles]]] = [
@@ -139,7 +139,7 @@ class CorpusCheck:
         try:
             return files()
         except DataError as error:
-            message = str(error)
+            message = error.message
             if not any(finding.first == [message] for finding in self.report.problems):
                 self.report.add(self.report.problems, where, "missing_file", [message])
             return None
@@ -150,7 +150,7 @@ class CorpusCheck:
         try:
             self._parts.append(CorpusPart(name, role, files, list(row_scans(files, role, subset, reader))))
         except DataError as error:
-            self.report.add(self.report.problems, name, "broken_file", [str(error)])
+            self.report.add(self.report.problems, name, "broken_file", [error.message])
 
     def _scan(self, reader: ImageReader | None) -> None:
         """All stretches and images, by all processes."""
