@@ -27,7 +27,7 @@ def _check(config: DictConfig) -> CheckReport:
     from ret_lightning.atomic import write_text
     from ret_lightning.config.build import build
     from ret_lightning.data.checking import CorpusCheck
-    from ret_lightning.data.datamodule import GlyphsDataModule
+    from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
     from ret_lightning.stdout import console, printing
 
     data = build(config.data)

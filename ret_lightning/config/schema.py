@@ -204,6 +204,8 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("data.shuffle_buffer", 1, None),
     ("data.limit", 1, None),
     ("data.validation_pool", 1, None),
+    ("data.holdout_rows", 1, None),
+    ("data.holdout_fraction", 0, 1),
     ("data.max_bad_fraction", 0, 1),
     ("image_share", 0, 1),
     ("workers", 1, None),

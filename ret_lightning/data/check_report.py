@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow, Tally
-from ret_lightning.data.places import BytePlace, Place, lines_at
+from ret_lightning.data.places import numbered
 from ret_lightning.data.row_scan import SideCounts
 
 if TYPE_CHECKING:
@@ -140,13 +139,3 @@ def told(rows: Iterable[BadRow]) -> list[str]:
     return [
         row._replace(place=place).message for row, place in zip(rows, numbered([r.place for r in rows]), strict=True)
     ]
-
-
-def numbered(places: Sequence[Place | BytePlace]) -> list[Place]:
-    """Places with their lines."""
-    bytes_of = defaultdict(list)
-    for place in places:
-        if isinstance(place, BytePlace):
-            bytes_of[place.file].append(place.byte)
-    lines = {file: lines_at(file, positions) for file, positions in bytes_of.items()}
-    return [Place(p.file, lines[p.file][p.byte]) if isinstance(p, BytePlace) else p for p in places]

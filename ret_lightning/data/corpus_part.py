@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ret_lightning.data.bad_rows import Tally
-from ret_lightning.data.check_report import SAMPLE, numbered
+from ret_lightning.data.check_report import SAMPLE
 from ret_lightning.data.images import ImageReader
 from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.places import BytePlace, Place
+from ret_lightning.data.places import BytePlace, Place, numbered
 from ret_lightning.data.row_files import RawRow, RowFiles
 from ret_lightning.data.row_scan import Facts, Role, RowScan, SideCounts
 

@@ -1,36 +1,48 @@
-"""The Lightning data modules: ReT-M2KR from disk, and the glyphs corpus, which is made first and then read the same way."""
+"""The Lightning data module of ReT-M2KR, or of any folder in its layout."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ret_lightning.data.bad_rows import OnBadRow
-from ret_lightning.data.glyphs import prepare_glyphs
+from ret_lightning.data.holdout import HoldoutLimits
 from ret_lightning.data.images import ImageReader
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.m2kr import (
     M2KR_SUBSETS,
     EvaluationSubset,
     M2KRFiles,
+    Source,
     Split,
     SubsetNames,
     load_subset,
     sampled_pool,
+    warn_unreachable,
 )
 from ret_lightning.data.position import Position
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.sampling import dealt, never_idle
 from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
+from ret_lightning.data.validation import (
+    Validation,
+    ValidationPlan,
+    check_validation,
+    held_out_subset,
+    plan_validation,
+)
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from ret_lightning.data.glyphs_datamodule import GlyphsDataModule  # noqa: F401 -- the config check reads this name
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +73,14 @@ class M2KRDataModule(LightningDataModule):
         num_workers: loader processes a rank; 0: load in the main process.
         augmentation: of training images; None: none.
         negatives: most that are taken of the `negative_passages` of a training row; None: all.
-        validation: `val`: `<subset>_val.jsonl`; `test`: the test queries stand in for validation; `auto`: the former
-            where the files are there. ReT-M2KR ships no validation queries.
-        validation_pool: passages a subset that validation searches: all positives, and others by chance; None: the whole
-            pool, as the test does. Recall in a smaller pool is higher, and quicker to have.
+        validation: where the validation queries come from. `val`: `<subset>_val.jsonl`; `holdout`: training rows that are
+            chosen by their passage ids and not trained on; `test`: the test queries. `auto`: `val` for subsets with such a
+            file and `holdout` for the others, or `test`, with a warning, where neither is possible. `val_or_test`: what
+            `auto` meant before there was a holdout. ReT-M2KR has no validation files.
+        validation_pool: passages per subset that validation searches: all positives, and others by chance; None: the whole
+            pool, or with a holdout the positives and 1,000 others. Recall in a smaller pool is higher.
+        holdout_rows: training rows per subset that a holdout takes out of training at most.
+        holdout_fraction: the same as a share of the subset's rows; the smaller of the two limits holds.
         train_folder: where the training file is, relative to `root`; likewise the next four. Older copies keep all
             JSON Lines in one folder.
         val_folder: of validation queries.
@@ -99,8 +115,10 @@ class M2KRDataModule(LightningDataModule):
         num_workers: int = 0,
         augmentation: Augmentation | None = None,
         negatives: int | None = None,
-        validation: Literal["auto", "val", "test"] = "auto",
+        validation: Validation = "auto",
         validation_pool: int | None = None,
+        holdout_rows: int = 1_000,
+        holdout_fraction: float = 0.02,
         train_folder: str = "jsonl/m2kr/train",
         val_folder: str = "jsonl/m2kr/val",
         test_folder: str = "jsonl/m2kr/test",
@@ -115,15 +133,35 @@ class M2KRDataModule(LightningDataModule):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
-                raise ConfigError(f"data.{name}={value} must be at least 1")
+                raise ConfigError(
+                    f"data.{name}={value} must be at least 1", code="batch-size-out-of-range", key=name, found=value
+                )
         if negatives is not None and negatives < 0:
-            raise ConfigError(f"data.negatives={negatives} must be 0 or more, or null for all that rows name")
+            raise ConfigError(
+                f"data.negatives={negatives} must be 0 or more, or null for all that rows name",
+                code="negatives-out-of-range",
+                found=negatives,
+            )
         if subsets is not None and len(set(subsets)) < len(subsets):
-            raise ConfigError(f"data.subsets={list(subsets)} names a subset twice")
+            raise ConfigError(
+                f"data.subsets={list(subsets)} names a subset twice; name each once",
+                code="subset-named-twice",
+                found=list(subsets),
+            )
         if on_bad_row not in ("raise", "skip"):
-            raise ConfigError(f"data.on_bad_row={on_bad_row} must be raise or skip")
+            raise ConfigError(
+                f"data.on_bad_row={on_bad_row} must be raise or skip",
+                code="unknown-on-bad-row",
+                found=on_bad_row,
+                allowed=("raise", "skip"),
+            )
         if not 0 <= max_bad_fraction <= 1:
-            raise ConfigError(f"data.max_bad_fraction={max_bad_fraction} must be from 0 to 1")
+            raise ConfigError(
+                f"data.max_bad_fraction={max_bad_fraction} must be from 0 to 1",
+                code="max-bad-fraction-out-of-range",
+                found=max_bad_fraction,
+            )
+        check_validation(validation)
         self.files = M2KRFiles(
             Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
         )
@@ -142,17 +180,19 @@ class M2KRDataModule(LightningDataModule):
         self.max_image_pixels = max_image_pixels
         self.validation = validation
         self.validation_pool = validation_pool
+        self.holdout_limits = HoldoutLimits(holdout_rows, holdout_fraction, validation_pool)
         self.seed = seed
         self.on_bad_row = on_bad_row
         self.max_bad_fraction = max_bad_fraction
         self._train: TrainingSet | None = None
         self.position = Position()  # where the checkpoint that training resumes from was written
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
+        self._plan: ValidationPlan | None = None
         self.idle: dict[Split, bool] = {}  # whether this rank has no row of a split, but for the one of `never_idle`
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
 
     def prepare_data(self) -> None:
-        """On one process a machine: fills the caches (Arrow copy, subsets of rows, image archives) that the others read."""
+        """On one process per machine: fills the caches that the others read (Arrow copy, scan of the rows, image archives)."""
         self._training_set().batches(self.batch_size)
         self.files.image_source()
 
@@ -173,6 +213,25 @@ class M2KRDataModule(LightningDataModule):
     def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
         """The subsets of a split, in the order in which its loaders come (see `val_dataloader`)."""
         return self._evaluation[split]
+
+    @property
+    def validated_on(self) -> dict[str, Source]:
+        """Where the validation queries of each subset come from, once they are set up."""
+        return {subset.name: subset.source for subset in self._evaluation.get("val", ())}
+
+    def validation_plan(self) -> ValidationPlan:
+        """Where the validation queries come from, and what is held out for them; decided once, with a scan where needed.
+
+        Raises:
+            ConfigError: if `validation` is `holdout` and nothing can be held out.
+            DataError: if a file is missing or cannot be read.
+        """
+        if self._plan is None:
+            self._plan = plan_validation(
+                self.files, self._names(), self.subset_names or (), self.validation, self.holdout_limits
+            )
+            self._plan.log()
+        return self._plan
 
     def train_dataloader(self) -> DataLoader:
         """Batches of training pairs, this rank's share."""
@@ -258,38 +317,38 @@ class M2KRDataModule(LightningDataModule):
     def _training_set(self, evaluated: Sequence[str] | None = None) -> TrainingSet:
         named = dict.fromkeys(self.instructions.subsets, "data.instructions")
         files = self.files.training_files()
-        return TrainingSet(files, self.choice, self._names() if evaluated is None else evaluated, named, self.seed)
+        if evaluated is not None:
+            return TrainingSet(files, self.choice, evaluated, named, self.seed)
+        return TrainingSet(files, self.choice, self._names(), named, self.seed, self.validation_plan().holdout)
 
     def _load(self, split: Split) -> None:
         if split in self._evaluation:
             return
-        loaded = []
-        for name in self._names():
-            has_own = (
-                split == "test"
-                or self.validation == "val"
-                or (self.validation == "auto" and self.files.has_validation(name))
-            )
-            instruction, limit = self.instructions.first(name), self.choice.limit
+        plan = self.validation_plan() if split == "val" else ValidationPlan(dict.fromkeys(self._names(), "test"))
+        self._evaluation[split] = [self._subset(split, name, plan) for name in plan.sources]
+
+    def _subset(self, split: Split, name: str, plan: ValidationPlan) -> EvaluationSubset:
+        source, instruction, limit = plan.sources[name], self.instructions.first(name), self.choice.limit
+        note = {"val": "", "holdout": ", held-out training rows", "test": ", the test queries"}[source]
+        if source == "holdout":
+            subset = held_out_subset(plan.holdout, name, instruction, limit, self.choice.reading == "indexed")
+        else:
             subset = load_subset(
-                self.files, name, split, split if has_own else "test", instruction, limit, self.on_bad_row,
-                self.max_bad_fraction,
-            )  # fmt: skip
-            note = "" if has_own else ", its test queries (there are no validation queries)"
+                self.files, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction
+            )
             if split == "val" and self.validation_pool is not None and len(subset.pool) > self.validation_pool:
-                note += f", drawn from {len(subset.pool)} (data.validation_pool)"
+                note += f", sampled from {len(subset.pool)} (data.validation_pool)"
                 subset = sampled_pool(subset, self.validation_pool, self.seed)
-            log.info("%s/%s: %d queries, %d passages%s", split, name, len(subset.queries), len(subset.pool), note)
-            if subset.unreachable:
-                first = subset.queries[subset.unreachable[0]]
-                log.warning(
-                    "%s/%s: %d of %d queries have none of their passages in the pool and count as misses; "
-                    "the first: data_id %s at %s%s",
-                    split, name, len(subset.unreachable), len(subset.queries), first.data_id, first.place,
-                    "; do the ids of queries and passages match?" if len(subset.unreachable) == len(subset.queries) else "",
-                )  # fmt: skip
-            loaded.append(subset)
-        self._evaluation[split] = loaded
+        log.info(
+            "%s/%s: %d queries, %d passages%s",
+            split,
+            name,
+            len(subset.queries),
+            len(subset.pool),
+            note if split == "val" else "",
+        )
+        warn_unreachable(subset)
+        return subset
 
     def _names(self) -> list[str]:
         found = self.files.subsets()
@@ -298,12 +357,17 @@ class M2KRDataModule(LightningDataModule):
                 self.files.query_files(M2KR_SUBSETS[0], "test")  # says which file is looked for
             return found
         if not self.subset_names:
-            raise ConfigError("data.subsets is empty: name at least one subset, or null for all")
+            raise ConfigError(
+                "data.subsets is empty; name at least one subset, or set null for all", code="no-subset-named"
+            )
         for name in self.subset_names:
             if found and name not in found:
                 raise DataError(
                     f"{self.files.root / self.files.test / name}_test.jsonl: no such file for data.subsets={name}; "
-                    f"there are: {', '.join(found)}"
+                    f"there are: {', '.join(found)}",
+                    code="subset-without-test-file",
+                    subset=name,
+                    allowed=tuple(found),
                 )
         return self.subset_names
 
@@ -314,92 +378,10 @@ class M2KRDataModule(LightningDataModule):
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
 
 
-class GlyphsDataModule(M2KRDataModule):
-    """The embedded corpus: made once into a cache folder, then read like ReT-M2KR.
+def __getattr__(name: str) -> Any:
+    """Finds `GlyphsDataModule` under the name that saved configs and conf/data/glyphs.yaml have for it."""
+    if name == "GlyphsDataModule":
+        from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
 
-    Args:
-        tokenizer: the backbone's.
-        image_transform: the backbone's.
-        cache_dir: where the corpus is kept; None: `ret_lightning` in the user's cache folder.
-        corpus_image_size: side of the drawn images, pixels.
-        corpus_seed: of the corpus, apart from `seed`, the order of its rows.
-        generation_workers: processes that draw; None: one a core.
-        subsets: as in `M2KRDataModule`, and so are the others.
-        repeat: as there.
-        weights: as there.
-        limit: as there.
-        one_subset_batches: as there.
-        instructions: as there.
-        reading: as there.
-        shuffle_buffer: as there.
-        batch_size: as there.
-        eval_batch_size: as there.
-        num_workers: as there.
-        augmentation: as there.
-        validation_pool: as there.
-        seed: as there.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        image_transform: ImageTransform,
-        cache_dir: str | None = None,
-        corpus_image_size: int = 40,
-        corpus_seed: int = 0,
-        generation_workers: int | None = None,
-        subsets: Sequence[str] | None = None,
-        repeat: Mapping[str, float] | None = None,
-        weights: Mapping[str, float] | None = None,
-        limit: int | None = None,
-        one_subset_batches: bool = False,
-        instructions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-        reading: Reading = "indexed",
-        shuffle_buffer: int = 10_000,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        num_workers: int = 0,
-        augmentation: Augmentation | None = None,
-        validation_pool: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            root="",
-            tokenizer=tokenizer,
-            image_transform=image_transform,
-            subsets=subsets,
-            repeat=repeat,
-            weights=weights,
-            limit=limit,
-            one_subset_batches=one_subset_batches,
-            instructions=instructions,
-            reading=reading,
-            shuffle_buffer=shuffle_buffer,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            augmentation=augmentation,
-            validation="val",
-            validation_pool=validation_pool,
-            seed=seed,
-        )
-        self._corpus = {
-            "cache_dir": cache_dir,
-            "image_size": corpus_image_size,
-            "seed": corpus_seed,
-            "workers": generation_workers,
-        }
-
-    def prepare_data(self) -> None:
-        """Makes the corpus where it is not there, or not whole."""
-        self._open_corpus()
-        super().prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """As in `M2KRDataModule`."""
-        if self.files.root == Path():
-            self._open_corpus()
-        super().setup(stage)
-
-    def _open_corpus(self) -> None:
-        self.files = M2KRFiles(prepare_glyphs(**self._corpus))
+        return GlyphsDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
 from ret_lightning.data.images import ImageSource, image_source
+from ret_lightning.data.places import numbered
 from ret_lightning.data.row_files import SUFFIXES, RowFiles, suffix_of
 from ret_lightning.data.rows import Passage, Place, Query, parse_passage, parse_query
 from ret_lightning.errors import DataError
@@ -22,6 +23,7 @@ from ret_lightning.errors import DataError
 log = logging.getLogger(__name__)
 
 Split = Literal["val", "test"]
+Source = Literal["val", "holdout", "test"]  # of queries: <subset>_val files, held-out training rows, test files
 
 # The eight test subsets of the paper, in its order.
 M2KR_SUBSETS = ("wit", "iglue", "kvqa", "oven", "llava", "infoseek", "evqa", "okvqa")
@@ -112,11 +114,18 @@ class M2KRFiles:
         others += (f"{stems[0]}{suffix}" for suffix in SUFFIXES[1:])
         raise DataError(
             f"{folder / first}: no such file (nor {', '.join(others)}); data.root={self.root} must hold the "
-            "layout of ReT-M2KR, or the folder settings of data must say where things are"
+            "layout of ReT-M2KR, or the folder settings of data must say where things are",
+            code="missing-corpus-file",
+            path=str(folder / first),
+            root=str(self.root),
         )
 
     def _no_root(self) -> DataError:
-        return DataError(f"data.root={self.root}: no such folder")
+        return DataError(
+            f"data.root={self.root}: no such folder; name the folder that holds the corpus",
+            code="missing-data-root",
+            path=str(self.root),
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,7 @@ class EvaluationSubset:
         queries: in the order of the file.
         pool: the passages, in the order of the file, ids unique.
         unreachable: positions of the queries none of whose positives is in the pool; they count as misses.
+        source: where the queries come from.
     """
 
     name: str
@@ -136,6 +146,7 @@ class EvaluationSubset:
     queries: list[Query]
     pool: list[Passage]
     unreachable: list[int]
+    source: Source = "test"
 
 
 def load_subset(
@@ -175,14 +186,17 @@ def load_subset(
             tally.check(max_bad_fraction, str(path))
             log.warning("%s: %s are left out; the first: %s", path, tally, next(iter(tally.first.values()))[0].message)
     if not queries or not pool:
-        raise DataError(f"{query_files if not queries else pool_files}: no rows")
-    return EvaluationSubset(
-        name,
-        split,
-        queries,
-        pool,
-        unreachable_queries([query.passage_ids for query in queries], {passage.passage_id for passage in pool}),
+        empty = query_files if not queries else pool_files
+        raise DataError(
+            f"{empty}: no rows that can be used; {name} needs at least one query and one passage",
+            code="no-evaluation-rows",
+            path=str(empty),
+            subset=name,
+        )
+    unreachable = unreachable_queries(
+        [query.passage_ids for query in queries], {passage.passage_id for passage in pool}
     )
+    return EvaluationSubset(name, split, queries, pool, unreachable, source=queries_from or split)
 
 
 def unreachable_queries(positives: Iterable[Sequence[str]], pool_ids: Container[str]) -> list[int]:
@@ -190,10 +204,30 @@ def unreachable_queries(positives: Iterable[Sequence[str]], pool_ids: Container[
     return [i for i, ids in enumerate(positives) if not any(passage_id in pool_ids for passage_id in ids)]
 
 
+def warn_unreachable(subset: EvaluationSubset) -> None:
+    """Warns of queries none of whose positives is in the pool."""
+    if not subset.unreachable:
+        return
+    missing, queries = len(subset.unreachable), len(subset.queries)
+    first = subset.queries[subset.unreachable[0]]
+    log.warning(
+        "%s/%s: %d of %d queries have none of their passages in the pool and count as misses; the first: data_id %s at %s%s",
+        subset.split, subset.name, missing, queries, first.data_id, first.place,
+        "; do the ids of queries and passages match?" if missing == queries else "",
+    )  # fmt: skip
+
+
 def twice(passage: Passage, first: Place, subset: str) -> DataError:
     """The error of a passage whose id stands in the pool already, at `first`."""
-    message = f"passage_id {passage.passage_id!r} stands in the pool of {subset} twice, first in line {first.line}"
-    return DataError(f"{passage.place}: {message}", "duplicate_id")
+    return DataError(
+        f"{passage.place}: passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line {first.line}; "
+        "remove one of the two",
+        "duplicate_id",
+        code="duplicate-passage-id",
+        passage_id=passage.passage_id,
+        subset=subset,
+        first_line=first.line,
+    )
 
 
 def _unique(passages: Iterable[Passage], subset: str, tally: Tally | None) -> list[Passage]:
@@ -229,13 +263,17 @@ def sampled_pool(subset: EvaluationSubset, size: int, seed: int) -> EvaluationSu
 
 
 def distinct_ids(queries: Sequence[Query]) -> list[str]:
-    """The data_id of each query; one that occurred before carries its line, since TREC files need them apart."""
+    """The data_id of each query; one that occurred before carries its line, since TREC files need distinct ids."""
+    first: set[str] = set()
+    repeated = [i for i, query in enumerate(queries) if query.data_id in first or first.add(query.data_id)]
+    # Numbered together: the line of a row that was read by its byte is counted from the beginning of its file.
+    places = dict(zip(repeated, numbered([queries[i].place for i in repeated]), strict=True))
     seen: set[str] = set()
     ids = []
-    for query in queries:
+    for i, query in enumerate(queries):
         name = query.data_id
         while name in seen:  # more than once where several files have the same data_id in the same line
-            name += f"#line{query.place.line}"
+            name += f"#line{places.get(i, query.place).line}"
         ids.append(name)
         seen.add(name)
     return ids

@@ -71,7 +71,12 @@ class Mixture:
             for name in present:
                 if not rows.get(name):
                     there_are = ", ".join(f"{name} ({count})" for name, count in rows.items() if count)
-                    raise DataError(f"data.weights: no training row is of {name}; there are: {there_are or 'none'}")
+                    raise DataError(
+                        f"data.weights: no training row is of {name}; there are: {there_are or 'none'}",
+                        code="weight-without-rows",
+                        subset=name,
+                        allowed=[name for name, count in rows.items() if count],
+                    )
             left_out = [name for name, count in rows.items() if count and name not in weights]
             if left_out:
                 log.warning("data.weights does not name %s: left out", ", ".join(left_out))
@@ -93,12 +98,18 @@ class RowMixture:
         subsets: of the rows.
         mixture: the factors.
         limit: only so many rows are used, the first ones whose factor is not 0; None: all.
+        removed: numbers of rows that are not used at all; None: none.
     """
 
-    def __init__(self, subsets: RowSubsets, mixture: Mixture, limit: int | None = None) -> None:
+    def __init__(
+        self, subsets: RowSubsets, mixture: Mixture, limit: int | None = None, removed: np.ndarray | None = None
+    ) -> None:
         self.codes = subsets.codes
         self.factors = [mixture.factor(name) for name in subsets.names]
-        used = np.flatnonzero(np.array(self.factors)[self.codes] > 0)[:limit]
+        is_used = np.array(self.factors)[self.codes] > 0
+        if removed is not None:
+            is_used[removed] = False
+        used = np.flatnonzero(is_used)[:limit]
         self._rows = [used[self.codes[used] == code] for code in range(len(subsets.names))]
 
     @property
@@ -130,9 +141,14 @@ def check_factors(setting: str, factors: Mapping[str, float]) -> None:
     """Raises ConfigError where a factor or weight is no number of 0 or more, or all of them are 0."""
     for name, factor in factors.items():
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-            raise ConfigError(f"{setting}.{name}={factor} must be a number, 0 or more")
+            raise ConfigError(
+                f"{setting}.{name}={factor} must be a number, 0 or more",
+                code="mixture-factor-out-of-range",
+                key=f"{setting}.{name}",
+                found=factor,
+            )
     if setting == "data.weights" and not any(factors.values()):
-        raise ConfigError("data.weights: at least one weight must be more than 0")
+        raise ConfigError("data.weights: at least one weight must be more than 0", code="all-weights-zero")
 
 
 def check_names(setting: str, names: Collection[str], known: Collection[str]) -> None:
@@ -142,5 +158,9 @@ def check_names(setting: str, names: Collection[str], known: Collection[str]) ->
             meant = get_close_matches(name.lower(), known, n=1)
             raise ConfigError(
                 f"{setting}: there is no subset {name!r}"
-                f"{f'; did you mean {meant[0]}?' if meant else ';'} choices: {', '.join(known)}"
+                f"{f'; did you mean {meant[0]}?' if meant else ';'} choices: {', '.join(known)}",
+                code="unknown-subset",
+                key=setting,
+                found=name,
+                allowed=tuple(known),
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +50,13 @@ def lines_at(file: Path, positions: Collection[int]) -> dict[int, int]:
                 at += len(block)
             lines[position] = count
     return lines
+
+
+def numbered(places: Sequence[Place | BytePlace]) -> list[Place]:
+    """Places with their line numbers; a file that several of them are in is read once to count its lines."""
+    bytes_of = defaultdict(list)
+    for place in places:
+        if isinstance(place, BytePlace):
+            bytes_of[place.file].append(place.byte)
+    lines = {file: lines_at(file, positions) for file, positions in bytes_of.items()}
+    return [Place(p.file, lines[p.file][p.byte]) if isinstance(p, BytePlace) else p for p in places]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import glob
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ret_lightning.data.fields import Content
 from ret_lightning.data.parquet_columns import column_types
@@ -171,6 +174,25 @@ class RowFiles:
             rows = _decompressed_lines(path)
         return (RawRow(content, stretch.file, position) for position, content in rows)
 
+    def at(self, file: int, positions: Sequence[int]) -> Iterator[RawRow]:
+        """Single rows of a file: plain lines are sought, of parquet only the row groups are read, of others everything.
+
+        Args:
+            file: number of the file.
+            positions: of the rows, ascending; see `RawRow`.
+
+        Raises:
+            DataError: as `read`.
+        """
+        if self.is_parquet:
+            found = self._parquet_rows_at(file, positions)
+        elif suffix_of(self.paths[file]) == ".jsonl":
+            found = _lines_at(self.paths[file], positions)
+        else:
+            wanted = set(positions)
+            found = ((number, line) for number, line in _decompressed_lines(self.paths[file]) if number in wanted)
+        return (RawRow(content, file, position) for position, content in islice(found, len(positions)))
+
     def __iter__(self) -> Iterator[tuple[Content, Place]]:
         """All rows in order, with their places."""
         if self.is_parquet:
@@ -224,11 +246,24 @@ class RowFiles:
 
     def _parquet_rows(self, stretch: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
         for first, batch in self.parquet_batches(stretch):
-            try:
-                rows = batch.to_pylist()
-            except UnicodeDecodeError:
-                rows = map(parquet_row, batch.to_struct_array())
-            yield from enumerate(rows, start=first)
+            yield from enumerate(_rows_of(batch), start=first)
+
+    def _parquet_rows_at(self, file: int, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        with _parquet(self.paths[file]) as content:
+            sizes = [content.metadata.row_group(group).num_rows for group in range(content.num_row_groups)]
+        wanted = np.array(positions)
+        for group in np.unique(np.searchsorted(np.cumsum(sizes), wanted)):  # positions begin at 1
+            for first, batch in self.parquet_batches(Stretch(file, int(group))):
+                own = wanted[(wanted >= first) & (wanted < first + len(batch))]
+                if len(own):
+                    yield from zip(own.tolist(), _rows_of(batch.take(own - first)), strict=True)
+
+
+def _rows_of(batch: pyarrow.RecordBatch) -> Iterable[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        return map(parquet_row, batch.to_struct_array())
 
 
 def parquet_row(row: pyarrow.StructScalar) -> dict[str, Any]:
@@ -304,6 +339,14 @@ def _lines_between(path: Path, start: int, stop: int) -> Iterator[tuple[int, byt
             if content:
                 yield start, content
             start += len(line)
+
+
+def _lines_at(path: Path, positions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin at these bytes."""
+    with path.open("rb") as file:
+        for position in positions:
+            file.seek(position)
+            yield position, _content(file.readline(), first=position == 0)
 
 
 def _plain_lines(path: Path) -> Iterator[tuple[int, bytes]]:

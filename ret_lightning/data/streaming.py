@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ret_lightning.data.m2kr import SubsetNames
 from ret_lightning.data.mixture import Mixture
-from ret_lightning.data.row_files import RawRow, RowFiles
+from ret_lightning.data.row_files import RawRow, RowFiles, Stretch
 from ret_lightning.data.rows import subset_fields
 from ret_lightning.data.sampling import BatchCutter, Draw, EpochBatches, Span
 from ret_lightning.errors import DataError
@@ -42,6 +42,7 @@ class RowStream:
         buffer: rows.
         limit: only so many rows are used, the first ones that the mixture does not leave out; None: all.
         seed: of the order.
+        removed: file and position of rows that are not used at all, see `RawRow`.
     """
 
     files: RowFiles
@@ -50,6 +51,7 @@ class RowStream:
     buffer: int
     limit: int | None = None
     seed: int = 0
+    removed: frozenset[tuple[int, int]] = frozenset()
 
     def draws(self, epoch: int) -> Iterator[Draw]:
         """The draws of an epoch."""
@@ -57,16 +59,18 @@ class RowStream:
         if self.limit is None:
             stretches = self.files.stretches()
             random.shuffle(stretches)
-            rows = interleaved([self.files.read(stretch) for stretch in stretches], OPEN_STRETCHES, random)
+            rows = interleaved([self._read(stretch) for stretch in stretches], OPEN_STRETCHES, random)
         else:
-            rows = islice(
-                filter(self._used, chain.from_iterable(map(self.files.read, self.files.stretches()))), self.limit
-            )
+            rows = islice(filter(self._used, chain.from_iterable(map(self._read, self.files.stretches()))), self.limit)
         return shuffled(self._mixed(rows, epoch, random), self.buffer, random)
 
     def subset(self, row: RawRow) -> str:
         """The subset of a row; `unknown` where it does not tell or cannot be parsed."""
         return self.names(*subset_fields(row.content))
+
+    def _read(self, stretch: Stretch) -> Iterator[RawRow]:
+        rows = self.files.read(stretch)
+        return (row for row in rows if (row.file, row.position) not in self.removed) if self.removed else rows
 
     def _used(self, row: RawRow) -> bool:
         return self.mixture.is_plain or self.mixture.factor(self.subset(row)) > 0

@@ -1,4 +1,4 @@
-"""Which subset each training row is of, read once from the whole of the files and remembered."""
+"""The subset and the passage ids of each training row, read once from the whole of the files and cached."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from ret_lightning.atomic import whole_file
+from ret_lightning.data.bad_rows import UntoldPlace
+from ret_lightning.data.fields import Content, fields_of
 from ret_lightning.data.glyphs import default_cache_dir
 from ret_lightning.data.m2kr import SubsetNames
+from ret_lightning.data.places import Place
 from ret_lightning.data.row_files import RowFiles, Stretch
-from ret_lightning.data.rows import subset_fields
+from ret_lightning.data.rows import parse_pair, subset_fields
+from ret_lightning.errors import DataError
 from ret_lightning.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
 QUIET_BYTES = 100_000_000  # files below are read in about a second, faster than processes start
-_VERSION = 1  # of the remembered files
+_VERSION = 2  # of the cached files
+_NOWHERE = UntoldPlace(Place(Path(), 0))  # bad rows are counted here, and reported where they are read for training
 
 
 @dataclass(frozen=True)
@@ -45,60 +51,158 @@ class RowSubsets:
         return dict(zip(self.names, np.bincount(self.codes, minlength=len(self.names)).tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class RowIds:
+    """The passage ids of each row, and where each row is.
+
+    Attributes:
+        hashes: (ids,) uint64, `id_hash` of each row's passage ids in their order, row after row.
+        counts: (rows,) uint32, how many ids each row has; 0 where the row cannot be parsed.
+        positions: (rows,) int64, see `RawRow`.
+        file_ends: (files,) int64, how many rows there are up to the end of each file.
+    """
+
+    hashes: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    file_ends: np.ndarray
+
+    def locations(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        """File and position of some rows, see `RawRow`."""
+        files = np.searchsorted(self.file_ends, rows, side="right")
+        return list(zip(files.tolist(), self.positions[rows].tolist(), strict=True))
+
+
+def id_hash(subset: str, passage_id: str) -> int:
+    """A passage id of a subset as 64 bits: the same in every process, run and version."""
+    text = f"{subset}\0{passage_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
 def row_subsets(files: RowFiles, known: Sequence[str]) -> RowSubsets:
     """The subset of each row, from the cache folder (`$XDG_CACHE_HOME/ret_lightning`) where the files were read before.
 
     Large files are read by as many processes as there are cores, with a progress bar. A row that cannot be parsed counts
-    as `unknown`: what is wrong with it is told where it is read for training.
+    as `unknown`: its error is reported where it is read for training.
 
     Args:
         files: of training rows.
         known: names that a data_id may begin with.
+
+    Raises:
+        DataError: if a file cannot be read to its end, or a process is killed.
     """
+    names, codes = _scanned(files, known, ("names", "codes"))
+    return RowSubsets(tuple(names.tolist()), codes)
+
+
+def row_ids(files: RowFiles, known: Sequence[str]) -> RowIds:
+    """The passage ids of each row, from the same scan and cache as `row_subsets`, with the same arguments and errors."""
+    return RowIds(*_scanned(files, known, tuple(field.name for field in fields(RowIds))))
+
+
+def _scanned(files: RowFiles, known: Sequence[str], wanted: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of the scan by name."""
     what = json.dumps([_VERSION, files.fingerprint(), list(known)])
-    remembered = default_cache_dir() / "subsets" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.npz"
-    if remembered.is_file():
-        with np.load(remembered, allow_pickle=False) as file:
-            return RowSubsets(tuple(file["names"].tolist()), file["codes"])
+    cached = default_cache_dir() / "subsets" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.npz"
+    if cached.is_file():
+        with np.load(cached, allow_pickle=False) as file:
+            return [file[name] for name in wanted]
     found = _scan(files, SubsetNames(known))
     try:
-        with whole_file(remembered) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, names=np.array(found.names, dtype=np.str_), codes=found.codes)
+        with whole_file(cached) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, **found)
     except OSError as error:
-        log.warning("%s cannot be written (%s): the subsets of the rows will be looked up again", remembered, error)
-    return found
+        log.warning("%s: cannot be written (%s); the training files will be scanned again", cached, error)
+    return [found[name] for name in wanted]
 
 
-def _scan(files: RowFiles, names: SubsetNames) -> RowSubsets:
+def _scan(files: RowFiles, names: SubsetNames) -> dict[str, np.ndarray]:
+    """The arrays of `RowSubsets` and `RowIds`."""
     stretches = files.stretches()
     codes_by_name: dict[str, int] = {}
-    parts = []
-    for found, codes in _read_all(files, names, stretches):
-        own = [codes_by_name.setdefault(name, len(codes_by_name)) for name in found]
-        parts.append(np.array(own, np.uint16)[codes])
-    return RowSubsets(tuple(codes_by_name), np.concatenate(parts) if parts else np.zeros(0, np.uint16))
+    parts: list[_Part] = []
+    rows_of_file = np.zeros(len(files.paths), np.int64)
+    for stretch, part in zip(stretches, _read_all(files, names, stretches), strict=True):
+        own = [codes_by_name.setdefault(name, len(codes_by_name)) for name in part.names]
+        part.codes = np.array(own, np.uint16)[part.codes]
+        rows_of_file[stretch.file] += len(part.codes)
+        parts.append(part)
+    return {
+        "names": np.array(list(codes_by_name), np.str_),
+        "codes": np.concatenate([np.zeros(0, np.uint16), *(part.codes for part in parts)]),
+        "hashes": np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)]),
+        "counts": np.concatenate([np.zeros(0, np.uint32), *(part.counts for part in parts)]),
+        "positions": np.concatenate([np.zeros(0, np.int64), *(part.positions for part in parts)]),
+        "file_ends": np.cumsum(rows_of_file),
+    }
 
 
-def _read_all(
-    files: RowFiles, names: SubsetNames, stretches: Sequence[Stretch]
-) -> Iterator[tuple[list[str], np.ndarray]]:
+@dataclass
+class _Part:
+    """The arrays of one stretch; `codes` are positions in `names`, which are those that occur in it."""
+
+    names: list[str]
+    codes: np.ndarray
+    hashes: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+
+
+def _read_all(files: RowFiles, names: SubsetNames, stretches: Sequence[Stretch]) -> Iterator[_Part]:
     read = partial(_read, files, names)
     if files.size() < QUIET_BYTES or len(stretches) == 1:
         yield from map(read, stretches)
         return
+    name = Path(str(files)).name
     with (
         ProcessPoolExecutor(min(len(stretches), len(os.sched_getaffinity(0)))) as pool,
-        progress_bar(
-            total=len(stretches), desc=f"looking for subsets in {Path(str(files)).name}", unit="stretch"
-        ) as bar,
+        progress_bar(total=len(stretches), desc=f"scanning subsets and passage ids of {name}", unit="part") as bar,
     ):
-        for result in pool.map(read, stretches):
-            yield result
-            bar.update()
+        try:
+            for result in pool.map(read, stretches):
+                yield result
+                bar.update()
+        except BrokenProcessPool:
+            raise DataError(
+                f"{files}: a process that scanned the training rows was killed, most likely because memory ran out; "
+                "free memory, and run the command again",
+                code="scan-process-killed",
+                path=str(files),
+            ) from None
 
 
-def _read(files: RowFiles, names: SubsetNames, stretch: Stretch) -> tuple[list[str], np.ndarray]:
-    """The names that occur in a stretch, and for each of its rows the position of its name among them."""
-    positions: dict[str, int] = {}
-    codes = [positions.setdefault(names(*subset_fields(row.content)), len(positions)) for row in files.read(stretch)]
-    return list(positions), np.array(codes, np.int64)
+def _read(files: RowFiles, names: SubsetNames, stretch: Stretch) -> _Part:
+    positions_of: dict[str, int] = {}
+    codes, hashes, counts, positions = [], [], [], []
+    for row in files.read(stretch):
+        values = _values(row.content)
+        subset = names(*subset_fields(values))
+        codes.append(positions_of.setdefault(subset, len(positions_of)))
+        ids = _passage_ids(values)
+        hashes += [id_hash(subset, passage_id) for passage_id in ids]
+        counts.append(len(ids))
+        positions.append(row.position)
+    return _Part(
+        list(positions_of),
+        np.array(codes, np.int64),
+        np.array(hashes, np.uint64),
+        np.array(counts, np.uint32),
+        np.array(positions, np.int64),
+    )
+
+
+def _values(content: Content) -> Content:
+    """The fields of a row, parsed once; the row itself where it cannot be parsed."""
+    try:
+        return fields_of(content, _NOWHERE).values
+    except DataError:
+        return content
+
+
+def _passage_ids(values: Content) -> tuple[str, ...]:
+    """The ids of a row that training can use; else none, so that a bad row is never held out."""
+    try:
+        return parse_pair(values, _NOWHERE).query.passage_ids
+    except DataError:
+        return ()

@@ -9,6 +9,9 @@ from functools import cached_property
 from itertools import islice
 from typing import Literal
 
+import numpy as np
+
+from ret_lightning.data.holdout import Holdout
 from ret_lightning.data.indexed import IndexedRows
 from ret_lightning.data.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, UNKNOWN, SubsetNames
 from ret_lightning.data.mixture import Mixture, RowMixture, check_factors, check_names
@@ -44,13 +47,29 @@ class TrainingChoice:
 
     def __post_init__(self) -> None:
         if self.reading not in ("indexed", "streaming"):
-            raise ConfigError(f"data.reading={self.reading} must be indexed or streaming")
+            raise ConfigError(
+                f"data.reading={self.reading} must be indexed or streaming",
+                code="unknown-reading",
+                found=self.reading,
+                allowed=("indexed", "streaming"),
+            )
         if self.shuffle_buffer < 1:
-            raise ConfigError(f"data.shuffle_buffer={self.shuffle_buffer} must be at least 1")
+            raise ConfigError(
+                f"data.shuffle_buffer={self.shuffle_buffer} must be at least 1",
+                code="shuffle-buffer-out-of-range",
+                found=self.shuffle_buffer,
+            )
         if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"data.limit={self.limit} must be at least 1, or null for all rows")
+            raise ConfigError(
+                f"data.limit={self.limit} must be at least 1, or null for all rows",
+                code="data-limit-out-of-range",
+                found=self.limit,
+            )
         if self.repeat is not None and self.weights is not None:
-            raise ConfigError("data.repeat and data.weights are two ways to say one thing; set one to null")
+            raise ConfigError(
+                "data.repeat and data.weights both set the mixture; set one of them to null",
+                code="repeat-and-weights",
+            )
         for setting, factors in (("data.repeat", self.repeat), ("data.weights", self.weights)):
             if factors is not None:
                 check_factors(setting, factors)
@@ -65,6 +84,7 @@ class TrainingSet:
         evaluated: the subsets that have evaluation files.
         named: subsets that other settings name, each with the setting.
         seed: of the order and of the fractions of the mixture.
+        holdout: what is held out of these files for validation; None: nothing.
 
     Raises:
         ConfigError: if a subset is named that there is not.
@@ -72,22 +92,30 @@ class TrainingSet:
     """
 
     def __init__(
-        self, files: RowFiles, choice: TrainingChoice, evaluated: Sequence[str], named: Mapping[str, str], seed: int = 0
+        self,
+        files: RowFiles,
+        choice: TrainingChoice,
+        evaluated: Sequence[str],
+        named: Mapping[str, str],
+        seed: int = 0,
+        holdout: Holdout | None = None,
     ) -> None:
         self.files = files
         self.choice = choice
         self.seed = seed
+        self.holdout = holdout if holdout is not None and len(holdout.removed) else None
         settings = dict.fromkeys(choice.repeat or {}, "data.repeat")
         settings |= dict.fromkeys(choice.weights or {}, "data.weights") | dict(named)
         known = tuple(dict.fromkeys((*M2KR_SUBSETS, *M2KR_TRAINING_SUBSETS, *evaluated, *(choice.subsets or ()))))
         self.names = SubsetNames((*known, *settings))
         self._check_names(settings, known)
-        rows = self.subsets.counts if choice.weights is not None else None
+        rows = self._counts() if choice.weights is not None else None
         self.mixture = Mixture.of_settings(choice.repeat, choice.weights, choice.subsets, rows)
 
     def __str__(self) -> str:
-        rows = "rows streamed" if self.choice.reading == "streaming" else f"{len(self.rows)} rows"
-        return f"{rows} from {self.files}"
+        removed = len(self.holdout.removed) if self.holdout else 0
+        rows = "rows streamed" if self.choice.reading == "streaming" else f"{len(self.rows) - removed} rows"
+        return f"{rows} from {self.files}{f'; {removed} are removed for validation' if removed else ''}"
 
     @cached_property
     def subsets(self) -> RowSubsets:
@@ -103,11 +131,12 @@ class TrainingSet:
         """The batches of one rank."""
         if self.choice.reading == "streaming":
             stream = RowStream(
-                self.files, self.names, self.mixture, self.choice.shuffle_buffer, self.choice.limit, self.seed
-            )
+                self.files, self.names, self.mixture, self.choice.shuffle_buffer, self.choice.limit, self.seed,
+                self.holdout.removed_locations if self.holdout else frozenset(),
+            )  # fmt: skip
             return StreamedBatches(stream, batch_size, rank, world_size, self.choice.one_subset_batches)
         rows, mixture = len(self.rows), None
-        if not self.mixture.is_plain or self.choice.one_subset_batches:
+        if not self.mixture.is_plain or self.choice.one_subset_batches or self.holdout:
             mixture = self._row_mixture()
         elif self.choice.limit is not None:
             rows = min(rows, self.choice.limit)
@@ -117,22 +146,39 @@ class TrainingSet:
         if len(batches) == 0:
             draws = rows if mixture is None else sum(mixture.sizes)
             raise DataError(
-                f"{self.files}: {draws} rows an epoch are too few for one batch on each of {world_size} ranks"
+                f"{self.files}: {draws} rows an epoch are too few for one batch on each of {world_size} ranks",
+                code="too-few-training-rows",
+                path=str(self.files),
+                rows=draws,
+                ranks=world_size,
             )
         return batches
 
+    def _counts(self) -> dict[str, int]:
+        """Training rows of each subset, without those that are held out."""
+        codes, names = self.subsets.codes, self.subsets.names
+        removed = self.holdout.removed if self.holdout else np.zeros(0, np.int64)
+        left = np.bincount(codes, minlength=len(names)) - np.bincount(codes[removed], minlength=len(names))
+        return dict(zip(names, left.tolist(), strict=True))
+
     def _row_mixture(self) -> RowMixture:
-        mixture = RowMixture(self.subsets, self.mixture, self.choice.limit)
+        removed = self.holdout.removed if self.holdout else None
+        mixture = RowMixture(self.subsets, self.mixture, self.choice.limit, removed)
         if not any(mixture.sizes):
             asked = "data.subsets, data.repeat and data.weights"
-            there_are = ", ".join(f"{name} ({count})" for name, count in self.subsets.counts.items())
-            raise DataError(f"{self.files}: {asked} leave no training row; there are: {there_are}")
+            there_are = ", ".join(f"{name} ({count})" for name, count in self._counts().items())
+            raise DataError(
+                f"{self.files}: {asked} leave no training row; there are: {there_are}",
+                code="mixture-without-rows",
+                path=str(self.files),
+                rows=self._counts(),
+            )
         counts = zip(self.subsets.names, mixture.sizes, strict=True)
         log.info("training: rows an epoch: %s", ", ".join(f"{name} {size}" for name, size in counts))
         for name in self.choice.repeat or {}:
             if name not in self.subsets.names:
                 log.warning("data.repeat names %s, but no training row is of it", name)
-        unknown = self.subsets.counts.get(UNKNOWN)
+        unknown = self._counts().get(UNKNOWN)
         if unknown and self.mixture.factor(UNKNOWN) > 0:
             log.warning("%s: %d rows do not tell their subset and are kept", self.files, unknown)
         return mixture

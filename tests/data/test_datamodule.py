@@ -12,10 +12,10 @@ from PIL import Image
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import label
-from ret_lightning.data.datamodule import GlyphsDataModule
+from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
 from ret_lightning.data.indexed import IndexedRows
 from ret_lightning.data.row_files import RowFiles
-from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform, open_image
 from tests.data.folder import PASSAGES, passage, query, write_folder, write_lines
 
@@ -23,7 +23,9 @@ TRAIN = "jsonl/m2kr/train/m2kr_up_train.jsonl"
 
 
 def module(root: Path, **options) -> M2KRDataModule:
-    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, **options})
+    data = M2KRDataModule(
+        root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, "validation": "test", **options}
+    )
     data.prepare_data()
     data.setup()
     return data
@@ -111,15 +113,20 @@ def test_a_subset_field_wins_over_the_id(root: Path) -> None:
     assert sum(len(batch) for batch in data.train_dataloader()) == 40
 
 
-def test_validation_falls_back_to_the_test_queries(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_val_or_test_takes_the_test_queries_where_there_is_no_file(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_lines(root / "jsonl/m2kr/val/okvqa_val.jsonl", [query("okvqa", 1)])
     with caplog.at_level(logging.INFO):
-        data = module(root)
+        data = module(root, validation="val_or_test")
     sizes = {s.name: len(s.queries) for s in data.evaluation_subsets("val")}
     assert sizes == {"wit": PASSAGES, "infoseek": PASSAGES, "evqa": PASSAGES, "okvqa": 1}
-    assert "val/wit: 12 queries, 12 passages, its test queries (there are no validation queries)" in caplog.text
-    with pytest.raises(DataError, match=r"val/wit_val\.jsonl: no such file"):
+    assert "val/wit: 12 queries, 12 passages, the test queries" in caplog.text
+    assert data.validated_on == {"wit": "test", "infoseek": "test", "evqa": "test", "okvqa": "val"}
+    with pytest.raises(DataError) as error:
         module(root, validation="val")
+    assert error.value.code == "missing-corpus-file"
+    assert error.value.path.endswith("val/wit_val.jsonl")
 
 
 def test_older_copies_keep_all_json_lines_in_one_folder(root: Path) -> None:
@@ -176,7 +183,7 @@ def append(relative: str, text: str):
         (append("jsonl/m2kr/test/wit_test.jsonl", "{broken\n"), r"wit_test\.jsonl:13: not JSON"),
         (
             append("jsonl/m2kr/passages/wit_passages_test.jsonl", json.dumps(passage("wit", 2))),
-            r"wit_passages_test\.jsonl:13: passage_id 'wit_2' stands in the pool of wit twice, first in line 3",
+            r"wit_passages_test\.jsonl:13: passage_id 'wit_2' is in the pool of wit twice, .*duplicate-passage-id",
         ),
         (lambda root: (root / TRAIN).write_text(""), r"m2kr_up_train\.jsonl: the file is empty"),
         (
@@ -193,17 +200,23 @@ def test_what_is_wrong_with_a_folder_is_said(root: Path, change, message: str) -
 
 
 def test_a_root_or_subset_that_is_not_there(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.root=.*nowhere: no such folder"):
-        module(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"okvqaa_test\.jsonl: no such file.*there are: wit, infoseek, evqa, okvqa"):
-        module(root, subsets=["okvqaa"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"m2kr_up_train\.jsonl: no such file"):
-        module(tmp_path / "empty")
-    with pytest.raises(ConfigError, match="names a subset twice"):
-        module(root, subsets=["wit", "wit"])
-    with pytest.raises(ConfigError, match=r"data\.batch_size=0 must be at least 1"):
-        module(root, batch_size=0)
+    for folder, options, code in (
+        (tmp_path / "nowhere", {}, "missing-data-root"),
+        (tmp_path / "empty", {}, "missing-corpus-file"),
+        (root, {"subsets": ["okvqaa"]}, "subset-without-test-file"),
+        (root, {"subsets": []}, "no-subset-named"),
+        (root, {"subsets": ["wit", "wit"]}, "subset-named-twice"),
+        (root, {"batch_size": 0}, "batch-size-out-of-range"),
+        (root, {"negatives": -1}, "negatives-out-of-range"),
+        (root, {"on_bad_row": "ignore"}, "unknown-on-bad-row"),
+        (root, {"max_bad_fraction": 2}, "max-bad-fraction-out-of-range"),
+        (root, {"validation": "none"}, "unknown-validation"),
+    ):
+        with pytest.raises(UserError) as error:
+            module(folder, **options)
+        assert error.value.code == code
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -239,7 +252,7 @@ def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: i
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[1]["negative_passages"] = [{"passage_id": f"n{i}", "passage_text": f"Negative {i}."} for i in range(3)]
     write_lines(file, rows)
-    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit)
+    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, validation="test")
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == len(batch.queries) == 4
@@ -247,7 +260,9 @@ def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: i
     assert batch.passage_labels[:4].tolist() == batch.labels[:, 0].tolist()
     subset = rows[1]["data_id"].split("_")[0].lower()
     assert set(batch.passage_labels[4:].tolist()) <= {label(subset, f"n{i}") for i in range(3)}
-    again = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, num_workers=1)
+    again = M2KRDataModule(
+        root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, validation="test", num_workers=1
+    )
     again.setup("fit")
     assert torch.equal(next(iter(again.train_dataloader())).passage_labels, batch.passage_labels)
 
@@ -257,8 +272,7 @@ def test_validation_may_search_a_smaller_pool_that_holds_all_positives(tmp_path:
     for size, left in ((1, None), (PASSAGES - 2, PASSAGES - 2), (PASSAGES, PASSAGES), (500, PASSAGES)):
         pools = []
         for _ in range(2):
-            data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), limit=4, validation_pool=size)
-            data.setup()
+            data = module(root, limit=4, validation_pool=size)
             (subset,) = [s for s in data.evaluation_subsets("val") if s.name == "wit"]
             (whole,) = [s for s in data.evaluation_subsets("test") if s.name == "wit"]
             pools.append([passage.passage_id for passage in subset.pool])

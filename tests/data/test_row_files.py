@@ -65,6 +65,22 @@ def test_every_kind_gives_the_rows_in_order_with_their_places(tmp_path: Path, su
         assert [(row, place.file, place.line) for row, place in read] == expected
 
 
+@pytest.mark.parametrize("suffix", row_files.SUFFIXES)
+def test_single_rows_are_those_of_a_whole_reading(tmp_path: Path, suffix: str) -> None:
+    files = RowFiles([write(tmp_path / f"part-{i}{suffix}", ROWS[i::2]) for i in range(2)])
+    everything = [row for stretch in files.stretches() for row in files.read(stretch)]
+    wanted = [0, 1, 69, 70, 149, 150, 211, 299]
+    for file in range(2):
+        expected = [everything[i] for i in wanted if everything[i].file == file]
+        assert list(files.at(file, [row.position for row in expected])) == expected
+    assert list(files.at(0, [])) == []
+
+
+def test_a_single_first_row_has_no_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\ufeff{"a": 1}\n', encoding="utf-8")
+    assert [row.content for row in RowFiles([tmp_path / "a.jsonl"]).at(0, [0])] == [b'{"a": 1}']
+
+
 def test_places_read_like_those_of_other_tools(tmp_path: Path) -> None:
     text = write(tmp_path / "a.jsonl")
     offset = text.read_bytes().index(b"wit_5") - len('{"data_id": "')

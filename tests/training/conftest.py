@@ -39,7 +39,9 @@ def make_module(train_backbones: bool = True, **options) -> RetModule:
 
 
 def make_data(root: Path, **options) -> M2KRDataModule:
-    return M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, **options})
+    return M2KRDataModule(
+        root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, "validation": "test", **options}
+    )
 
 
 @pytest.fixture
