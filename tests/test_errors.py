@@ -80,7 +80,7 @@ def test_split_code(line: str, expected: tuple[str, str | None]) -> None:
     assert split_code(line) == expected
 
 
-PENDING = ("data/datamodule.py", "data/m2kr.py", "data/mixture.py", "data/subset_scan.py", "data/training_set.py")
+PENDING = ()
 TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 ATTRIBUTES = {"args", "exit_code", "message", "values"}  # of every error; no names for values
 

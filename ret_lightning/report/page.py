@@ -20,6 +20,7 @@ from ret_lightning.report.runs import Run, Unfinished
 from ret_lightning.report.statistics import Summary
 from ret_lightning.report.variants import Setting, Variant, shown
 from ret_lightning.training.run_config import ABSENT
+from ret_lightning.training.selected_on import in_words
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def page(content: Content) -> str:
         script=Markup(folder.joinpath("page.js").read_text(encoding="utf-8")),
         run_id=lambda run: f"run-{numbers[id(run)]}",
         origin=origin,
+        in_words=in_words,
         tables=tables,
         bars=bar_chart(bars(content), f"{content.metric} of each variant"),
         curves=_curves(content),

@@ -18,6 +18,7 @@ from ret_lightning.report.page import Content, page
 from ret_lightning.report.picture import draw
 from ret_lightning.report.runs import Run, find_runs
 from ret_lightning.report.variants import Variant, choose, group
+from ret_lightning.training.selected_on import in_words
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,8 @@ def _facts(variants: Sequence[Variant], base: Variant, metric: str, unfinished: 
     facts = [f"{_count(runs, 'run')} of {_count(len(variants), 'variant')}, compared by {metric}"]
     if len(variants) > 1:
         facts.append(f"baseline: {base.label}")
+    chosen = dict.fromkeys(in_words(run.selected_on) for variant in variants for run in variant.runs)
+    facts.append(f"checkpoint of a run: {'; or '.join(chosen)}")
     if unfinished:
         facts.append(f"{_count(unfinished, 'unfinished run')} beside them, listed below")
     return facts

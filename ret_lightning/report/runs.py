@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.errors import ConfigError, UserError, split_code
+from ret_lightning.training import selected_on
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -55,6 +56,11 @@ class Run:
     @property
     def seed(self) -> int:
         return self.config["seed"]
+
+    @property
+    def selected_on(self) -> str:
+        """The queries that its checkpoint was chosen on, see `training.selected_on`."""
+        return selected_on.of_run(self.origin, self.config)
 
     @property
     def code(self) -> str:

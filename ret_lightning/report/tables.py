@@ -23,7 +23,7 @@ def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -
     """A line a variant, at full precision."""
     header = [
         *(setting.name for setting in settings), "metric", "seeds", "mean", "deviation", "low", "high", "difference",
-        "difference_low", "difference_high", "p", "p_holm", "untested", "fingerprint", "runs", "code",
+        "difference_low", "difference_high", "p", "p_holm", "untested", "fingerprint", "runs", "code", "selected_on",
     ]  # fmt: skip
     lines = []
     for row in rows:
@@ -44,6 +44,7 @@ def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -
                 variant.fingerprint,
                 "; ".join(run.name for run in variant.runs),
                 "; ".join(codes(variant)),
+                "; ".join(dict.fromkeys(run.selected_on for run in variant.runs)),
             ]
         )
     return _csv(header, lines)
@@ -62,6 +63,7 @@ def runs_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
         "code",
         "dirty",
         "tested_step",
+        "selected_on",
         *costs,
         *metrics,
     ]
@@ -74,6 +76,7 @@ def runs_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
             run.code,
             run.dirty,
             run.origin.get("tested_step"),
+            run.selected_on,
             *(run.cost.get(name) for name in costs),
             *(run.metrics.get(metric) for metric in metrics),
         ]
@@ -84,13 +87,16 @@ def runs_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
 
 def metrics_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
     """A line a variant and metric: its mean over seeds, and how sure that is."""
-    header = [*(s.name for s in settings), "metric", "seeds", "mean", "deviation", "low", "high", "fingerprint"]
+    header = [
+        *(s.name for s in settings), "metric", "seeds", "mean", "deviation", "low", "high", "fingerprint", "selected_on",
+    ]  # fmt: skip
     lines = []
     for variant in variants:
         for metric, of in summaries(variant).items():
             values = [variant.values[setting.name] for setting in settings]
             numbers = [of.count, of.mean, of.deviation, *(of.interval or (None, None))]
-            lines.append([*values, metric, *numbers, variant.fingerprint])
+            chosen = "; ".join(dict.fromkeys(run.selected_on for run in variant.runs))
+            lines.append([*values, metric, *numbers, variant.fingerprint, chosen])
     return _csv(header, lines)
 
 

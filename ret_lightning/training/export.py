@@ -13,8 +13,9 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.card import model_card
 from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size
 from ret_lightning.models.hub import CARD_FILE
+from ret_lightning.training import selected_on
 from ret_lightning.training.folder import CHECKPOINTS_FOLDER
-from ret_lightning.training.trained import Trained, load_trained, training_checkpoint
+from ret_lightning.training.trained import Trained, chosen_on, load_trained, training_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def _card(trained: Trained, name: str) -> str:
         "step": trained.step,
         "seed": config["seed"],
         "data": config["data"]["_target_"].rpartition(".")[2],
+        "checkpoint choice": selected_on.in_words(chosen_on(trained.file)),
         "ret_lightning": f"{trained.version}, exported with {__version__}",
     }
     notes = [] if trained.test else ["The run has no test metrics of these weights."]

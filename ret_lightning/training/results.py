@@ -12,13 +12,16 @@ from ret_lightning.training.folder import INTERVALS_FILE, RANKINGS_FOLDER, write
 from ret_lightning.training.summary import metrics_tables
 
 
-def write_results(evaluation: RetrievalEvaluation, split: Split, folder: Path) -> tuple[dict[str, float], list[Table]]:
-    """Writes rankings and intervals.
+def write_results(
+    evaluation: RetrievalEvaluation, split: Split, folder: Path, note: str
+) -> tuple[dict[str, float], list[Table]]:
+    """Write rankings and intervals.
 
     Args:
         evaluation: has evaluated the split.
         split: which.
         folder: the run's.
+        note: which weights the metrics are of, for the tables.
 
     Returns:
         The metrics, `<subset>/<metric>` to a value, for `metrics.json`, which its caller writes last; and the tables, to print
@@ -26,6 +29,6 @@ def write_results(evaluation: RetrievalEvaluation, split: Split, folder: Path) -
     """
     metrics, bounds = evaluation.flat_metrics(split), evaluation.flat_intervals(split)
     evaluation.write_rankings(split, folder / RANKINGS_FOLDER)
-    tables = metrics_tables(evaluation.results[split], metrics, bounds, split)
+    tables = metrics_tables(evaluation.results[split], metrics, bounds, split, note)
     write_json(folder / INTERVALS_FILE, bounds)
     return metrics, tables

@@ -116,7 +116,7 @@ def stored_config(folder: Path) -> DictConfig:
         raise ConfigError(
             f"{file}: not the config of a run ({reason})", code="resume-config-unreadable", path=str(file)
         ) from error
-    plain = _renamed(_moved(plain, former, str(folder)))
+    plain = _former_validation(_renamed(_moved(plain, former, str(folder))))
     for key, other in _SAME_AS.items():
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:
@@ -173,6 +173,14 @@ def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
         return new + value[len(old) :]
     return value
+
+
+def _former_validation(config: dict[str, Any]) -> dict[str, Any]:
+    """A config of a version before data.validation=holdout, whose `auto` took the test queries where there is no file."""
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("validation") == "auto" and "holdout_rows" not in data:
+        return {**config, "data": {**data, "validation": "val_or_test"}}
+    return config
 
 
 def _renamed(value: Any) -> Any:

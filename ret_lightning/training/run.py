@@ -17,6 +17,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.training import selected_on
 from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_checkpoints, stored_checkpoint
 from ret_lightning.training.cost import Cost
 from ret_lightning.training.csv_rows import KEY as UNLOGGED_ROW
@@ -124,7 +125,12 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         best = trainer.strategy.broadcast(best_checkpoint(folder) if trainer.is_global_zero else None)
         if trainer.is_global_zero and not trainer.interrupted:
             scores = {best[1]: best[0].scores[best[1]]} if best else {}
-            write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "best": scores})
+            origin = {
+                **read_json(folder / ORIGIN_FILE),
+                "best": scores,
+                selected_on.KEY: _selected_on(data, best, config),
+            }
+            write_json(folder / ORIGIN_FILE, origin)
         if trainer.interrupted or config.test_with == "none":
             log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
             return {}
@@ -134,6 +140,13 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         trainer.test(module, datamodule=data, ckpt_path=tested and tested.file, weights_only=True, verbose=False)
         step = tested.step if tested else trainer.global_step
         return _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else {}
+
+
+def _selected_on(data: LightningDataModule, best: object, config: DictConfig) -> str:
+    """Where the queries are from that decided which weights are tested."""
+    if not best or config.test_with != "best":
+        return selected_on.LAST
+    return selected_on.of_sources(subset.source for subset in data.evaluation_subsets("val"))
 
 
 def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | None]:
@@ -183,7 +196,8 @@ def _initial_retriever(config: DictConfig) -> RetRetriever:
 def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> dict[str, float]:
-    metrics, tables = write_results(evaluation, "test", folder)
+    chosen = selected_on.in_words(read_json(folder / ORIGIN_FILE)[selected_on.KEY])
+    metrics, tables = write_results(evaluation, "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})

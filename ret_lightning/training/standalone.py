@@ -28,6 +28,7 @@ from ret_lightning.data.reading import EvaluationRows
 from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
+from ret_lightning.training import selected_on
 from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
@@ -48,7 +49,7 @@ from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.stored_vectors import StoredVectors
 from ret_lightning.training.summary import print_tables
 from ret_lightning.training.takeover import refuse_evaluated
-from ret_lightning.training.trained import opened, training_checkpoint
+from ret_lightning.training.trained import chosen_on, opened, training_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -260,9 +261,14 @@ def _finish(
 ) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
-    metrics, tables = write_results(evaluation, split, folder)
+    checkpoint = Path(config.checkpoint)
+    chosen = chosen_on(checkpoint) if checkpoint.is_file() else selected_on.UNKNOWN
+    metrics, tables = write_results(
+        evaluation, split, folder, f"checkpoint: {checkpoint}, {selected_on.in_words(chosen)}"
+    )
     origin: dict[str, Any] = {
         "checkpoint": config.checkpoint,
+        selected_on.KEY: chosen,
         "split": split,
         "version": __version__,
     }

@@ -21,6 +21,7 @@ def metrics_tables(
     metrics: Mapping[str, float],
     bounds: Mapping[str, tuple[float, float]],
     split: str,
+    note: str = "",
 ) -> list[Table]:
     """What to report first, then all metrics.
 
@@ -34,6 +35,7 @@ def metrics_tables(
         metrics: `RetrievalEvaluation.flat_metrics` of them.
         bounds: `RetrievalEvaluation.flat_intervals` of them.
         split: for the titles.
+        note: below each table: which weights the metrics are of.
     """
     at = sorted(next(iter(results.values())).random_recall)
     recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
@@ -44,6 +46,9 @@ def metrics_tables(
     tables.append(_all(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
     if any(f"mean/pseudo_recall@{k}" in metrics for k in at):
         tables.append(_all(results, metrics, [f"pseudo_recall@{k}" for k in at], f"Pseudo recall@K, {split}"))
+    for table in tables if note else ():
+        table.caption = "\n".join(filter(None, (table.caption, note)))
+        table.caption_justify = "left"
     return tables
 
 

@@ -16,9 +16,10 @@ from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform, Tokenizer
 from ret_lightning.models import RetRetriever
+from ret_lightning.training import selected_on
 from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
-from ret_lightning.training.folder import METRICS_FILE, ORIGIN_FILE, read_json
-from ret_lightning.training.selection import Selected, selected_checkpoint
+from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
+from ret_lightning.training.selection import Selected, best_checkpoint, selected_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,16 @@ def load_trained(file: Path) -> Trained:
         test=_test_metrics(file, checkpoint["global_step"]),
         version=record["version"],
     )
+
+
+def chosen_on(file: Path) -> str:
+    """The queries that a checkpoint was chosen on, see `training.selected_on`; `unknown` unless it is its run's best."""
+    run = file.resolve().parent.parent
+    best = best_checkpoint(run) if (run / CONFIG_FILE).is_file() else None
+    if best is None or best[0].file.resolve() != file.resolve():
+        return selected_on.UNKNOWN
+    config = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+    return selected_on.of_run(read_json(run / ORIGIN_FILE), {**config, "test_with": "best"})
 
 
 def build_untrained(config: DictConfig) -> RetRetriever:

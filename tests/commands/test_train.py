@@ -91,7 +91,7 @@ class TestARunOnAFolder:
         assert cost["test_seconds"] > 0
         assert cost["parameters"] >= cost["trained_parameters"] > 0
         origin = json.loads((folder / "origin.json").read_text())
-        assert origin.keys() == {"version", "code", "tested_step", "best"}
+        assert origin.keys() == {"version", "code", "tested_step", "best", "selected_on"}
         logged = pandas.read_csv(folder / "csv" / "metrics.csv")["val/mean/recall@5"]
         assert origin["best"] == {"val/mean/recall@5": pytest.approx(logged.max())}
         assert all(set(version) == {"commit", "dirty"} for version in origin["code"])

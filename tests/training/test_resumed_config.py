@@ -51,6 +51,21 @@ def test_stored_config_names_todays_classes(run: Path) -> None:
     assert stored_config(run).callbacks.checkpoint._target_ == "ret_lightning.training.best_checkpoint.BestCheckpoint"
 
 
+@pytest.mark.parametrize(
+    ("data", "validation"),
+    [
+        ({"validation": "auto"}, "val_or_test"),  # of a version without a holdout
+        ({"validation": "auto", "holdout_rows": 1000}, "auto"),
+        ({"validation": "val"}, "val"),
+    ],
+)
+def test_auto_keeps_its_stored_meaning(run: Path, data: dict, validation: str) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    config.data = {**config.data, **data}
+    OmegaConf.save(config, run / "config.yaml")
+    assert stored_config(run).data.validation == validation
+
+
 def test_changed_index_is_that_of_the_evaluation(run: Path) -> None:
     config = stored_config(run)
     config.retrieval.nprobe = 32
