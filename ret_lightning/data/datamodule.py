@@ -158,7 +158,7 @@ class M2KRDataModule(LightningDataModule):
         if not 0 <= max_bad_fraction <= 1:
             raise ConfigError(
                 f"data.max_bad_fraction={max_bad_fraction} must be from 0 to 1",
-                code="max-bad-fraction-out-of-range",
+                code="bad-fraction-out-of-range",
                 found=max_bad_fraction,
             )
         check_validation(validation)

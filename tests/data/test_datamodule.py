@@ -210,7 +210,7 @@ def test_a_root_or_subset_that_is_not_there(root: Path, tmp_path: Path) -> None:
         (root, {"batch_size": 0}, "batch-size-out-of-range"),
         (root, {"negatives": -1}, "negatives-out-of-range"),
         (root, {"on_bad_row": "ignore"}, "unknown-on-bad-row"),
-        (root, {"max_bad_fraction": 2}, "max-bad-fraction-out-of-range"),
+        (root, {"max_bad_fraction": 2}, "bad-fraction-out-of-range"),
         (root, {"validation": "none"}, "unknown-validation"),
     ):
         with pytest.raises(UserError) as error:

@@ -238,7 +238,9 @@ def test_parquet_column_without_values_in_one_file(tmp_path: Path, missing: floa
 
 
 def module(root: Path, **options: object) -> M2KRDataModule:
-    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, **options})
+    data = M2KRDataModule(
+        root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, "validation": "test", **options}
+    )
     data.prepare_data()
     data.setup("fit")
     return data
