@@ -137,4 +137,4 @@ def test_names_that_only_training_rows_know(tmp_path: Path, reading: str, caplog
     assert ("data.repeat names iglue, but no training row is of it" in caplog.text) == (reading == "indexed")
     with pytest.raises(DataError) as error:
         list(training(repeat={"birds": 0, "wit": 0}).batches(4))
-    assert error.value.code == {"streaming": "stream-too-short", "indexed": "no-training-rows-left"}[reading]
+    assert error.value.code == {"streaming": "stream-too-short", "indexed": "mixture-without-rows"}[reading]
