@@ -172,7 +172,7 @@ class RetModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the counts."""
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
-        self._resumed_step = checkpoint["global_step"]
+        self._resumed_step = checkpoint.get("global_step", 0)
         self._epoch_steps = EpochSteps(**checkpoint[EPOCH_STEPS]) if EPOCH_STEPS in checkpoint else None
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _Progress
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.position import Span
@@ -37,27 +38,36 @@ class ResumedEpoch(Callback):
         self._interval: tuple[Any] | None = None  # val_check_batch, while another value is in its place
         self._recut = False  # whether the epoch has batches of several sizes
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks the validation interval, for which Lightning raises a ValueError, and only of the epoch at hand.
+
+        Raises:
+            ConfigError: if `val_check_interval` is a number of batches that an epoch does not have.
+        """
+        if stage == TrainerFn.FITTING:
+            _check_interval(trainer)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the number of ranks to a position of an earlier version: that of the stored random states."""
+        """Adds the number of ranks to a position of an earlier version: that of the stored random states.
+
+        Raises:
+            ConfigError: if the resumed epoch has fewer batches than `val_check_interval`.
+        """
         data = trainer.datamodule
         state = checkpoint.get(type(data).__qualname__, {})
         if isinstance(data, M2KRDataModule) and "batch" in state:
             ranks = len(checkpoint.get(KEY, ())) or trainer.world_size
             span = Span(ranks, data.batch_size, state["batch"])
             data.load_state_dict({"epoch": state["epoch"], "spans": [span]})
+        if trainer.state.fn == TrainerFn.FITTING:
+            _check_interval(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Corrects the restored loops, and reports another global batch.
-
-        Raises:
-            ConfigError: if later epochs have fewer batches than `val_check_interval`.
-        """
+        """Corrects the restored loops, and reports another global batch."""
         batches = getattr(trainer.train_dataloader, "batch_sampler", None)
         if isinstance(batches, EpochBatches) and batches.position.spans:
             _report(trainer, batches)
-            if batches.is_recut:
-                self._recut = True
-                _check_interval(trainer, batches)
+            self._recut = batches.is_recut
         loop = trainer.fit_loop
         if not loop.restarting:
             return
@@ -103,20 +113,32 @@ def _rows(ranks: int, batch_size: int) -> str:
     return f"{ranks * batch_size} rows ({ranks} rank{'s' if ranks > 1 else ''} x {batch_size})"
 
 
-def _check_interval(trainer: Trainer, batches: EpochBatches) -> None:
-    """Lightning checks the epoch at hand; the later ones may be shorter."""
-    interval, later = trainer.val_check_interval, batches.batches_per_epoch(*batches.size)
-    if isinstance(interval, int) and later is not None and trainer.check_val_every_n_epoch is not None:
-        later = min(later, trainer.limit_train_batches) if isinstance(trainer.limit_train_batches, int) else later
-        if interval > later:
-            raise ConfigError(
-                f"trainer.val_check_interval={interval} exceeds the {later} batches of an epoch on {batches.world_size} "
-                f"ranks; set it to {later} or less, or to a share of an epoch such as 1.0",
-                code="validation-interval-too-long",
-                key="trainer.val_check_interval",
-                found=interval,
-                allowed=later,
-            )
+def _check_interval(trainer: Trainer) -> None:
+    interval, limit, data = trainer.val_check_interval, trainer.limit_train_batches, trainer.datamodule
+    by_total = trainer.check_val_every_n_epoch is None
+    if (
+        not isinstance(interval, int)
+        or by_total
+        or not trainer.enable_validation
+        or not isinstance(data, M2KRDataModule)
+    ):
+        return
+    batches = data.train_dataloader().batch_sampler
+    per_epoch = batches.batches_per_epoch(*batches.size)
+    if per_epoch is None:
+        allowed = limit if isinstance(limit, int) else interval
+    else:
+        allowed = min(per_epoch, len(batches))
+        allowed = min(allowed, limit) if isinstance(limit, int) else int(allowed * limit)
+    if interval > allowed:
+        raise ConfigError(
+            f"trainer.val_check_interval={interval} exceeds the {allowed} batches of an epoch ({_rows(*batches.size)} per "
+            f"batch); set it to {allowed} or less, or to a share of an epoch such as 1.0",
+            code="validation-interval-too-long",
+            key="trainer.val_check_interval",
+            found=interval,
+            allowed=allowed,
+        )
 
 
 def _start_next_epoch(loop: _FitLoop) -> None:

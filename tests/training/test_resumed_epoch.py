@@ -144,11 +144,27 @@ def test_second_resume_repeats_a_run_of_two_sizes(root: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_interval_longer_than_later_epochs_is_refused(root: Path, tmp_path: Path) -> None:
+def test_interval_longer_than_an_epoch_is_refused(root: Path, tmp_path: Path) -> None:
+    """Epochs have 3 batches after the change, and 7 when it happens."""
     legs = [(4, "on_train_batch_start", 6), (8,)]
     with pytest.raises(ConfigError) as error:
         train(root, tmp_path / "run", legs, val_check_interval=5)
     assert (error.value.code, error.value.found, error.value.allowed) == ("validation-interval-too-long", 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({}, 6),
+        ({"limit_train_batches": 2}, 2),
+        ({"limit_train_batches": 0.5}, 3),
+        ({"limit_train_batches": 2, "reading": "streaming"}, 2),
+    ],
+)
+def test_interval_of_a_new_run(root: Path, tmp_path: Path, options: dict[str, Any], allowed: int) -> None:
+    with pytest.raises(ConfigError) as error:
+        fit(root, tmp_path / "run", batch_size=4, val_check_interval=7, **options)
+    assert (error.value.code, error.value.allowed) == ("validation-interval-too-long", allowed)
 
 
 class EarlierVersion(Callback):
