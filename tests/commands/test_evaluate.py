@@ -102,6 +102,7 @@ def test_the_validation_queries_of_one_subset(trained: Trained, evaluated, tmp_p
         "data.num_workers=0",
         f"checkpoint={trained.run / 'checkpoints/best.ckpt'}",
         "split=val",
+        "data.validation=test",
         "data.subsets=[wit]",
         "retrieval=faiss_flat",
         "retrieval.candidates=2",
@@ -148,7 +149,7 @@ def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tm
     ("options", "code", "message"),
     [
         (["checkpoint=nowhere"], 1, "ret-evaluate: checkpoint nowhere: no such folder (a hub id would be owner/name)"),
-        (["checkpoint={run}", "output_dir={run}"], 1, "holds finished metrics (metrics.json); choose another folder"),
+        (["checkpoint={run}", "output_dir={run}"], 2, "[folder-holds-training-run]"),
         (["checkpoint={run}", "data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
         ([], 2, "checkpoint: has no value yet; give it one: checkpoint=<value>"),
         (["checkpoint={run}", "trainer.limit_test_batches=0"], 2, "limit_test_batches=0: 0 leaves nothing to evaluate"),
@@ -170,8 +171,8 @@ def test_an_unfinished_runs_folder_is_not_written_into(trained: Trained, tmp_pat
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text("mine")
     options = (f"checkpoint={trained.run}", f"data.root={trained.root}", f"output_dir={tmp_path / 'run'}")
-    assert call("evaluate", *options) == 1
-    assert "is the folder of a training run; choose another one" in capsys.readouterr().err
+    assert call("evaluate", *options) == 2
+    assert "[folder-holds-training-run]" in capsys.readouterr().err
     assert (tmp_path / "run/config.yaml").read_text() == "mine"
 
 
