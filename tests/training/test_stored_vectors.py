@@ -366,7 +366,8 @@ def test_ranks_that_do_not_share_a_disk_say_so(tmp_path: Path) -> None:
     encode(stored(tmp_path / "disk1" / "embeddings"), most=4)
     before = files(tmp_path / "disk1")
     mp.spawn(_rank_apart, args=(str(tmp_path),), nprocs=2)
-    line = f"rank 1 does not see output_dir={tmp_path}/disk0; give output_dir=DIR on a disk that all machines share [output-dir-not-shared]"
+    line = f"rank 1 does not see output_dir={tmp_path}/disk0; give output_dir=DIR on a disk that all machines share"
+    line += " [output-dir-not-shared]"
     for number in range(2):
         assert torch.load(tmp_path / f"{number}.pt") == line
     assert files(tmp_path / "disk0") == {}
