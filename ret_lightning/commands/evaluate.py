@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import EvaluateConfig
 from ret_lightning.training.folder import EMBEDDINGS_FOLDER
-from ret_lightning.training.lock import is_first_rank
+from ret_lightning.training.lock import is_first_rank, refuse_locked
 from ret_lightning.training.takeover import refuse_evaluated
 
 
@@ -26,6 +26,7 @@ def _refuse(config: DictConfig) -> None:
     except OmegaConfBaseException:  # it refers to what Hydra knows of a job
         return
     if is_first_rank() and not (folder / EMBEDDINGS_FOLDER).exists():  # those may be continued, or left over
+        refuse_locked(folder)
         refuse_evaluated(folder)
 
 

@@ -55,19 +55,16 @@ def _refuse(config: DictConfig) -> None:
     """Raise what refuses a run because of its folder, before anything is written there."""
     if not is_first_rank():  # under SLURM the first one may have begun
         return
-    if config.resume not in (None, "auto"):
-        folder = Path(config.resume)
-        refuse_locked(folder)
-        refuse_finished(folder, config)
-        return
+    resumed = config.resume not in (None, "auto")
     try:
-        folder = Path(str(config.output_dir)).expanduser().absolute()
+        folder = Path(str(config.resume if resumed else config.output_dir)).expanduser().absolute()
     except OmegaConfBaseException:  # it refers to what Hydra knows of a job
         return
-    if config.resume is None:
+    refuse_locked(folder)
+    if resumed:
+        refuse_finished(folder, config)
+    elif config.resume is None:
         refuse_taken(folder)
-    else:
-        refuse_locked(folder)
 
 
 def _train(config: DictConfig) -> float | None:

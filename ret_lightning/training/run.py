@@ -67,7 +67,7 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
     folder = Path(config.output_dir)
     with alone_in(folder):
         if not resume and is_first_rank():
-            refuse_taken(folder, locked=True)
+            refuse_taken(folder)
         takeover = Takeover(folder, config, resume)
         try:
             with failure_noted(folder):
@@ -121,7 +121,8 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         _log_config(loggers, config)
         record_wandb_run(loggers, folder)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        takeover.commit()
+        if not trainer.interrupted:
+            takeover.commit()
         best = trainer.strategy.broadcast(best_checkpoint(folder) if trainer.is_global_zero else None)
         if trainer.is_global_zero and not trainer.interrupted:
             scores = {best[1]: best[0].scores[best[1]]} if best else {}

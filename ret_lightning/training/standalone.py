@@ -237,7 +237,7 @@ def _take_folder(folder: Path, keep_embeddings: bool) -> None:
         return
     if (folder / METRICS_FILE).exists() and not keep_embeddings:
         _remove_left_over(folder)
-    refuse_evaluated(folder, locked=True)
+    refuse_evaluated(folder)
 
 
 def _remove_left_over(folder: Path) -> None:

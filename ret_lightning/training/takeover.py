@@ -31,24 +31,17 @@ from ret_lightning.training.folder import (
     read_json,
     write_json,
 )
-from ret_lightning.training.lock import is_first_rank, refuse_locked
+from ret_lightning.training.lock import is_first_rank
 
 _NEXT_CONFIG_FILE = "config.next.yaml"
 
 
-def refuse_taken(folder: Path, locked: bool = False) -> None:
+def refuse_taken(folder: Path) -> None:
     """Raise an error if a new run may not have a folder; nothing is written.
-
-    Args:
-        folder: the run's.
-        locked: whether this process has the folder's lock.
 
     Raises:
         ConfigError: if it holds a run, finished or not.
-        UserError: if another process is at work there.
     """
-    if not locked:
-        refuse_locked(folder)
     if (folder / METRICS_FILE).exists():
         raise ConfigError(
             f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one",
@@ -63,19 +56,12 @@ def refuse_taken(folder: Path, locked: bool = False) -> None:
         )
 
 
-def refuse_evaluated(folder: Path, locked: bool = False) -> None:
+def refuse_evaluated(folder: Path) -> None:
     """Raise an error if an evaluation may not have a folder; nothing is written.
-
-    Args:
-        folder: the evaluation's.
-        locked: whether this process has the folder's lock.
 
     Raises:
         ConfigError: if it holds finished metrics or a training run.
-        UserError: if another process is at work there.
     """
-    if not locked:
-        refuse_locked(folder)
     if (folder / CHECKPOINTS_FOLDER).exists():
         raise ConfigError(
             f"output_dir={folder}: is the folder of a training run; choose another one",
