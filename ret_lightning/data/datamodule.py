@@ -73,6 +73,9 @@ class M2KRDataModule(LightningDataModule):
         num_workers: loader processes a rank; 0: load in the main process.
         augmentation: of training images; None: none.
         negatives: most that are taken of the `negative_passages` of a training row; None: all.
+        shared_passage_ids: whether the subsets take their passages from one corpus, where an id names the same passage in all
+            of them: it is then a positive of every query of a batch that names it. Otherwise equal ids of two subsets are two
+            passages, each a negative of the other's query.
         validation: where the validation queries come from. `val`: `<subset>_val.jsonl`; `holdout`: training rows that are
             chosen by their passage ids and not trained on; `test`: the test queries. `auto`: `val` for subsets with such a
             file and `holdout` for the others, or `test`, with a warning, where neither is possible. `val_or_test`: what
@@ -115,6 +118,7 @@ class M2KRDataModule(LightningDataModule):
         num_workers: int = 0,
         augmentation: Augmentation | None = None,
         negatives: int | None = None,
+        shared_passage_ids: bool = False,
         validation: Validation = "auto",
         validation_pool: int | None = None,
         holdout_rows: int = 1_000,
@@ -177,6 +181,7 @@ class M2KRDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.augmentation = augmentation
         self.negatives = negatives
+        self.shared_passage_ids = shared_passage_ids
         self.max_image_pixels = max_image_pixels
         self.validation = validation
         self.validation_pool = validation_pool
@@ -237,7 +242,7 @@ class M2KRDataModule(LightningDataModule):
         """Batches of training pairs, this rank's share."""
         rows = TrainingRows(
             self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
-            self.seed, self.on_bad_row,
+            self.seed, self.on_bad_row, self.shared_passage_ids,
         )  # fmt: skip
         batches = self._train.batches(self.batch_size, *self._rank_and_world())
         # At the time of the first call Lightning has not restored its count of epochs.

@@ -77,6 +77,7 @@ class GlyphsDataModule(M2KRDataModule):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             augmentation=augmentation,
+            shared_passage_ids=True,
             validation="val",
             validation_pool=validation_pool,
             seed=seed,

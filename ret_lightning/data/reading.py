@@ -56,6 +56,7 @@ class TrainingRows(Dataset):
         negatives: most that are taken of a row's `negative_passages`, others in another epoch; None: all.
         seed: of the augmentation and of the choice of instructions and negatives.
         on_bad_row: what to do with a row that cannot be used: `raise` its error, or give a `BadRow` in its place.
+        shared_passage_ids: whether one id names the same passage in every subset; else it names one in each.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrainingRows(Dataset):
         negatives: int | None = None,
         seed: int = 0,
         on_bad_row: OnBadRow = "raise",
+        shared_passage_ids: bool = False,
     ) -> None:
         self.rows = rows
         self.read_image = read_image
@@ -77,6 +79,7 @@ class TrainingRows(Dataset):
         self.negatives = negatives
         self.seed = seed
         self.on_bad_row = on_bad_row
+        self.shared_passage_ids = shared_passage_ids
 
     def __getitem__(self, draw: Draw) -> TrainingItem | BadRow:
         """The row of a draw."""
@@ -101,11 +104,12 @@ class TrainingRows(Dataset):
         instruction = self.instructions.any(subset, random)
         query = item(pair.query if instruction is None else pair.query.instructed(instruction))
         passages = (pair.passage, *self._chosen(pair.negatives, random))
+        ids_of = "" if self.shared_passage_ids else subset
         return TrainingItem(
             query,
             tuple(item(passage) for passage in passages),
-            tuple(label(subset, passage_id) for passage_id in pair.query.passage_ids),
-            tuple(label(subset, passage.passage_id) for passage in passages),
+            tuple(label(ids_of, passage_id) for passage_id in pair.query.passage_ids),
+            tuple(label(ids_of, passage.passage_id) for passage in passages),
             subset,
         )
 

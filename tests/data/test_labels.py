@@ -68,6 +68,17 @@ def test_equal_ids_of_two_subsets_are_different_labels(tmp_path: Path, ids: tupl
     assert not set(found["wit"]) & set(found["okvqa"])
 
 
+def test_shared_ids_are_one_label_in_all_subsets(tmp_path: Path) -> None:
+    rows = [
+        row("wit_0", ["12", "a"], negative_passages=[{"passage_id": "b", "passage_text": "no"}]),
+        row("okvqa_0", 12),
+    ]
+    batch = batch_of(tmp_path, rows, shared_passage_ids=True)
+    found = by_subset(batch)
+    assert found["wit"][0] == found["okvqa"][0]
+    assert len({*found["wit"], *batch.passage_labels.tolist()}) == 3
+
+
 def test_rows_without_subset_share_one(tmp_path: Path) -> None:
     batch = batch_of(tmp_path, [row("a0", "p"), row("b0", "p"), row("wit_0", "p", subset="WIT")])
     unknown = [labels for subset, labels in zip(batch.subsets, batch.labels.tolist(), strict=True) if subset != "wit"]
