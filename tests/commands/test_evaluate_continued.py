@@ -339,7 +339,7 @@ def test_two_at_once_do_not_write_into_one_folder(
     [
         (("trainer.limit_test_batches=2",), 10),
         (("+trainer.fast_dev_run=true",), 5),
-        (("split=val", "+trainer.overfit_batches=2"), 10),
+        (("split=val", "data.validation=test", "+trainer.overfit_batches=2"), 10),
     ],
 )
 def test_a_limit_is_of_all_rows(trained: Trained, tmp_path: Path, call, monkeypatch, limit, rows: int) -> None:

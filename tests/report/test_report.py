@@ -121,7 +121,8 @@ def test_images_are_those_of_the_rows(report: Path, corpus: Path) -> None:
 def test_the_page_tells_numbers_origins_and_cautions(report: Path) -> None:
     page = page_of(report)
     for told in (
-        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; 1 unfinished run beside them",
+        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; checkpoint of a run: chosen on ",
+        "1 unfinished run beside them",
         "gone", "cut off, or still running (no metrics.json); no checkpoint",
         "2 runs made by code with uncommitted changes, which no commit can bring back: none_1, none_2",
         "0123456789 with uncommitted changes", "It is over queries, not over seeds",
@@ -184,7 +185,7 @@ def test_one_run_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "runs/0")
     write_report(tmp_path / "runs", tmp_path / "out")
     page = page_of(tmp_path / "out")
-    assert "1 run of 1 variant, compared by mean/recall@5." in page.text
+    assert "1 run of 1 variant, compared by mean/recall@5" in page.text
     assert "gallery" not in page.ids
     assert "baseline" not in page.text
     assert "all runs" in (tmp_path / "out/results.md").read_text()
