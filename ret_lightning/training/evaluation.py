@@ -49,7 +49,8 @@ class SubsetResult:
         indexed_rows: which passages were, likewise.
         ranking: one row a query of `query_rows`; its positions are into `indexed_rows`.
         by_query: metric to (Nq,), NaN for queries that the metric does not count; `retrieval.judge`.
-        metrics: their means: `recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have answers; in [0, 1].
+        metrics: their means: `recall@K`, `fractional_recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have
+            answers; in [0, 1].
         random_recall: K to the expected recall of a random ranking of the same pool.
         agreement: `agreement@10` and `recall_cost@K` of an approximate index on a sample of the queries; empty without one.
     """
@@ -77,17 +78,18 @@ class RetrievalEvaluation(Callback):
     """Recall, MRR and nDCG on every subset, after every validation and on the test split.
 
     The module's validation and test steps return vectors; this callback collects them, puts each subset's pool into the
-    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `pseudo_recall@K`, `mrr@10`, `ndcg@10`, their means
-    over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also the
-    ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by their
-    position in the file, so nothing is counted twice whatever the loaders did. Among several ranks exact search is sharded:
-    each searches its share of the passages, for all queries. An approximate index is there whole on each, which searches for
-    its share of the queries, and is measured against exact search on a sample of each subset's queries:
-    `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
+    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `fractional_recall@K`, `pseudo_recall@K`,
+    `mrr@10`, `ndcg@10`, their means over the subsets as `<split>/mean/...`, and the seconds that encoding, building and
+    searching took; after a test also the ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low`
+    and `/high`. Rows are told apart by their position in the file, so nothing is counted twice whatever the loaders did.
+    Among several ranks exact search is sharded: each searches its share of the passages, for all queries. An approximate
+    index is there whole on each, which searches for its share of the queries, and is measured against exact search on a
+    sample of each subset's queries: `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under
+    `<split>/index/`.
 
     Args:
         index: searched for each subset in turn.
-        recall_at: the K of Recall@K and pseudo recall@K.
+        recall_at: the K of the three kinds of recall.
         ranked: passages a query in the rankings, at least the largest K, 10 of MRR and nDCG included.
         agreement_sample: queries a subset on which an approximate index is measured; 0 for none. The same ones every time.
 
