@@ -42,6 +42,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
     # data.num_workers is a setting; whoever asks for more processes than cores means it, or has the default.
     warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes in total")
+    # A login node has srun, and ret-train runs there too, in an interactive job or to submit others.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     # Frozen backbones stay in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
