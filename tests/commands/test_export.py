@@ -195,7 +195,7 @@ def test_sources_that_hold_no_model_are_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hostile\.ckpt: no checkpoint of ret-train"):
         export(hostile, tmp_path / "model")
     torch.save({"state_dict": Payload(tmp_path / "executed")}, hostile)
-    with pytest.raises(UserError, match=r"hostile\.ckpt: no whole checkpoint"):
+    with pytest.raises(UserError, match=r"hostile\.ckpt: no complete checkpoint"):
         export(hostile, tmp_path / "model")
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "model").exists()
