@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from ret_lightning.report.comparison import Row
@@ -15,8 +16,13 @@ NONE = "–"  # where one seed gives no deviation, and the baseline no differenc
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': "''",
+    "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", '"': r"\char34{}", "\u2013": "--", "\u2212": "$-$",
+    # At the start of a row, these would be arguments of the line break before them.
+    "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
+# Characters that are markup in Markdown. An underscore within a word is not.
+_MARKDOWN = re.compile(r"[\\`*{}\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
+_MARKDOWN_BLOCK = re.compile(r"^(\d*)([#+=.)-])")  # a heading or a list, at the start of a paragraph
 
 
 def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -> str:
@@ -114,9 +120,6 @@ def codes(variant: Variant) -> list[str]:
 def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, notes: Sequence[str]) -> str:
     """A table with the notes below it."""
 
-    def cell(text: str) -> str:
-        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
-
     header = [
         *_names(settings),
         "seeds",
@@ -129,12 +132,12 @@ def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, note
         "p (Holm)",
     ]
     aligned = ["---"] * len(_names(settings)) + ["--:"] * 8
-    lines = [header, aligned]
+    lines = [list(map(escape_markdown, header)), aligned]
     for row in rows:
         *cells, p, corrected = _cells(row, settings)
-        lines.append([*cells, signed_span(row.difference_interval), p, corrected])
-    table = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {' '.join(note.split())}" for note in notes) + "\n"
+        lines.append([escape_markdown(text) for text in (*cells, signed_span(row.difference_interval), p, corrected)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table + "\n\n" + "\n".join(f"- {_paragraph(note)}" for note in notes) + "\n"
 
 
 def latex(
@@ -142,7 +145,7 @@ def latex(
 ) -> str:
     """A `table` environment that needs \\usepackage{booktabs}; the best mean is bold, the notes are comments."""
     names = _names(settings)
-    header = [*names, "seeds", metric, "deviation", "95 % interval", "difference", "$p$", "$p$ (Holm)"]
+    header = [*map(tex, [*names, "seeds", metric, "deviation", "95 % interval", "difference"]), "$p$", "$p$ (Holm)"]
     best = max(row.summary.mean for row in rows)
     lines = []
     for row in rows:
@@ -150,7 +153,7 @@ def latex(
         if row.summary.mean == best:
             cells[len(names) + 1] = rf"\textbf{{{cells[len(names) + 1]}}}"
         lines.append("    " + " & ".join(cells) + r" \\")
-    comments = [f"% {' '.join(note.split())}" for note in notes]
+    comments = [f"% {one_line(note)}" for note in notes]
     return "\n".join(
         [
             *comments,
@@ -160,7 +163,7 @@ def latex(
             r"  \setlength{\tabcolsep}{3pt}",
             rf"  \begin{{tabular}}{{{'l' * len(names)}{'r' * 7}}}",
             r"    \toprule",
-            "    " + " & ".join(text if text.startswith("$") else tex(text) for text in header) + r" \\",
+            "    " + " & ".join(header) + r" \\",
             r"    \midrule",
             *lines,
             r"    \bottomrule",
@@ -174,9 +177,21 @@ def latex(
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
-    return escaped.replace("–", "--").replace("−", "$-$")
+    """Escape a text for LaTeX, so that it is printed as it is, on one line.
+
+    The result is valid in any text font. Scripts other than Latin need a font that has them, with XeLaTeX or LuaLaTeX.
+    """
+    return "".join(_LATEX.get(c, c) for c in re.sub("-(?=-)", "-\0", one_line(text))).replace("\0", "{}")
+
+
+def escape_markdown(text: str) -> str:
+    """Escape a text for Markdown, so that it is displayed as it is, on one line."""
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a text, and replace control characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def probability(p: float | None) -> str:
@@ -197,6 +212,10 @@ def span(interval: tuple[float, float] | None) -> str:
 def signed_span(interval: tuple[float, float] | None) -> str:
     """The ends of a difference's interval."""
     return NONE if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+
+
+def _paragraph(text: str) -> str:
+    return _MARKDOWN_BLOCK.sub(r"\1\\\2", escape_markdown(text))
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:
