@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from omegaconf import DictConfig
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ret_lightning.data.rows import Query
+
+
+log = logging.getLogger(__name__)
+
+Answer: TypeAlias = tuple[str | None, list[Hit]]  # a query's data_id, where it has one, and what was found
 
 
 class Pool(Protocol):
@@ -68,7 +74,7 @@ def _answer(
 
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers)
         ids = [*distinct_ids(rows)]
-    answers = _answers(pool, vectors, ids, config.top_k)
+    answers = _counted(pool, _answers(pool, vectors, ids, config.top_k), len(ids), config.top_k)
     if config.output is not None:
         write_lines(Path(config.output), json_lines(answers))
     elif sys.stdout.isatty():
@@ -78,9 +84,7 @@ def _answer(
         print_lines(json_lines(answers))
 
 
-def _answers(
-    pool: Pool, vectors: Iterator[Tensor], ids: list[str | None], top_k: int
-) -> Iterator[tuple[str | None, list[Hit]]]:
+def _answers(pool: Pool, vectors: Iterator[Tensor], ids: list[str | None], top_k: int) -> Iterator[Answer]:
     waiting = iter(ids)
     for batch in vectors:
         if not batch.isfinite().all():
@@ -90,6 +94,18 @@ def _answers(
             )
         for hits in pool.search(batch.cpu(), top_k):
             yield next(waiting), hits
+
+
+def _counted(pool: Pool, answers: Iterator[Answer], queries: int, top_k: int) -> Iterator[Answer]:
+    """The answers, then a warning about the queries for which an approximate index found too few candidates."""
+    yield from answers
+    if short := getattr(pool, "short_queries", 0):
+        log.warning(
+            "the index found fewer than top_k=%d candidates for %d of %d queries, %s; ret-index with more retrieval.probes, "
+            "retrieval.hits or retrieval.candidates finds more",
+            *(top_k, short, queries),
+            "which were ranked exactly" if pool.index.exact_fallback else "whose answers are fewer",
+        )
 
 
 @contextmanager

@@ -103,7 +103,9 @@ class EvaluationCurves(Curves):
         logged = trainer.callback_metrics.items()
         return {
             "seconds": {name.removeprefix(prefix): float(s) for name, s in logged if name.startswith(prefix)},
-            "agreement": {name: r.agreement["agreement@10"] for name, r in results.items() if r.agreement},
+            "agreement": {
+                name: r.agreement["agreement@10"] for name, r in results.items() if "agreement@10" in r.agreement
+            },
         }
 
     def draw(self, figure: Figure, points: Sequence[Point], results: Results) -> None:
