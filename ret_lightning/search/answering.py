@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import open_image
+from ret_lightning.inputs.cut_texts import TextCount, count_texts
 from ret_lightning.models.precision import device_named
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity
@@ -65,14 +66,16 @@ def _answer(
     pool: Pool, image: Image.Image | None, rows: list[Query] | None, config: DictConfig, device: torch.device
 ) -> None:
     retriever = pool.model.open(config.checkpoint, device)
+    texts = TextCount()
     if rows is None:
         vectors = iter([retriever.encode_queries([(config.query, image)])])
+        texts = count_texts(retriever.query_tower.tokenizer, [config.query] if config.query else [])
         ids: list[str | None] = [None]
     else:
         from ret_lightning.data.m2kr import distinct_ids
         from ret_lightning.search.encoding import encoded
 
-        vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers)
+        vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers, texts=texts)
         ids = [*distinct_ids(rows)]
     answers = _counted(pool, _answers(pool, vectors, ids, config.top_k), len(ids), config.top_k)
     if config.output is not None:
@@ -82,6 +85,7 @@ def _answer(
             print_table(hits, data_id)
     else:
         print_lines(json_lines(answers))
+    texts.warn(log, "query texts")
 
 
 def _answers(pool: Pool, vectors: Iterator[Tensor], ids: list[str | None], top_k: int) -> Iterator[Answer]:
