@@ -30,6 +30,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.cache_errors import cache_error
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
 from ret_lightning.config.changes import Base, check_changes
@@ -292,13 +293,14 @@ class _Job:
             if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
                 raise KeyboardInterrupt from None
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = cache_error(raised) or raised
             mode = HydraConfig.get().mode
             # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
             swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_ == BASIC_SWEEPER
             user_error = isinstance(error, UserError)
             if isinstance(error, Stopped) and mode == RunMode.MULTIRUN:
-                raise _SweepStopped(error) from error
+                raise _SweepStopped(error) from raised
             if _shows_traceback() or not (swept or (user_error and mode == RunMode.RUN)):
                 raise
             if not user_error:
