@@ -41,7 +41,7 @@ def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[Setting], 
         try:
             settings += [Setting(**vars(override), source=source) for override in parser.parse_overrides([line])]
         except HydraException as error:
-            mistakes.append(Mistake(source, "", _unreadable(line, error)))
+            mistakes.append(Mistake(source, line.partition("=")[0].lstrip("+~"), _unreadable(line, error)))
     return settings, mistakes
 
 

@@ -135,6 +135,7 @@ class RetrievalEvaluation(Callback):
         self.results: dict[Split, dict[str, SubsetResult]] = {}
         self.vectors: Vectors = VectorsInMemory()
         self._started = 0.0
+        self._warned: set[tuple[str, str]] = set()  # splits and subsets with too few candidates
 
     @staticmethod
     def of(trainer: Trainer) -> RetrievalEvaluation:
@@ -288,13 +289,15 @@ class RetrievalEvaluation(Callback):
 
     def _warn_of_fallback(self, subset: EvaluationSubset, ranking: Ranking, tried: bool) -> None:
         short = 0 if ranking.short is None else int(ranking.short.sum())
-        if not short or tried or rank() != 0:
+        key = subset.split, subset.name
+        if not short or tried or rank() != 0 or key in self._warned:
             return
+        self._warned.add(key)
         exact = getattr(self.index, "exact_fallback", False)
         log.warning(
             "%s/%s: the index found fewer than %d candidates for %d of %d queries (%.1f %%), %s; raise retrieval.probes, "
             "retrieval.hits or retrieval.candidates, or lower evaluation.ranked",
-            *(subset.split, subset.name, self.ranked, short, len(ranking), 100 * short / len(ranking)),
+            *(*key, self.ranked, short, len(ranking), 100 * short / len(ranking)),
             "which were ranked exactly (retrieval.exact_fallback=false turns that off)"
             if exact
             else "whose rankings are shorter",
