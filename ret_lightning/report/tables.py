@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from ret_lightning.markdown import escape, one_line, paragraph
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.statistics import Summary, summarise
 from ret_lightning.report.variants import Setting, Variant
@@ -20,9 +21,6 @@ _LATEX = {
     # At the start of a row, these would be arguments of the line break before them.
     "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
-# Characters that are markup in Markdown. An underscore within a word is not.
-_MARKDOWN = re.compile(r"[\\`*{}\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])")
-_MARKDOWN_BLOCK = re.compile(r"^(\d*)([#+=.)-])")  # a heading or a list, at the start of a paragraph
 
 
 def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -> str:
@@ -132,12 +130,12 @@ def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, note
         "p (Holm)",
     ]
     aligned = ["---"] * len(_names(settings)) + ["--:"] * 8
-    lines = [list(map(escape_markdown, header)), aligned]
+    lines = [list(map(escape, header)), aligned]
     for row in rows:
         *cells, p, corrected = _cells(row, settings)
-        lines.append([escape_markdown(text) for text in (*cells, signed_span(row.difference_interval), p, corrected)])
+        lines.append([escape(text) for text in (*cells, signed_span(row.difference_interval), p, corrected)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {_paragraph(note)}" for note in notes) + "\n"
+    return table + "\n\n" + "\n".join(f"- {paragraph(note)}" for note in notes) + "\n"
 
 
 def latex(
@@ -184,16 +182,6 @@ def tex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in re.sub("-(?=-)", "-\0", one_line(text))).replace("\0", "{}")
 
 
-def escape_markdown(text: str) -> str:
-    """Escape a text for Markdown, so that it is displayed as it is, on one line."""
-    return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
-
-
-def one_line(text: str) -> str:
-    """Join the lines of a text, and replace control characters."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
-
-
 def probability(p: float | None) -> str:
     """A p value to four digits, which is what as many resamples tell."""
     return NONE if p is None else f"{p:.4f}"
@@ -212,10 +200,6 @@ def span(interval: tuple[float, float] | None) -> str:
 def signed_span(interval: tuple[float, float] | None) -> str:
     """The ends of a difference's interval."""
     return NONE if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
-
-
-def _paragraph(text: str) -> str:
-    return _MARKDOWN_BLOCK.sub(r"\1\\\2", escape_markdown(text))
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:

@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.markdown import escape
 from ret_lightning.report import tables
 from ret_lightning.report.report import FILES, write_report
 from tests.data.folder import write_folder
@@ -234,15 +235,15 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
         ("$$", r"\$\$", r"\$\$"),
         ("x_1 and _y_", r"x_1 and \_y\_", r"x\_1 and \_y\_"),
         ("*a* `b`", r"\*a\* \`b\`", r"{*}a{*} \textasciigrave{}b\textasciigrave{}"),
-        ("[a](b)", r"\[a\](b)", "{[}a{]}(b)"),
+        ("[a](b)", r"[a\](b)", "{[}a{]}(b)"),
         ("<img src=x>", r"\<img src=x\>", r"\textless{}img src=x\textgreater{}"),
-        ("\\input{x}", r"\\input\{x\}", r"\textbackslash{}input\{x\}"),
+        ("\\input{x}", r"\\input{x}", r"\textbackslash{}input\{x\}"),
         ("a--b", "a--b", "a-{}-b"),
         ("two\n\nlines\x1b", "two lines\ufffd", "two lines\ufffd"),
     ],
 )
 def test_text_is_never_markup(value: str, markdown: str, latex: str, tmp_path: Path) -> None:
-    assert (tables.escape_markdown(value), tables.tex(value)) == (markdown, latex)
+    assert (escape(value), tables.tex(value)) == (markdown, latex)
     for number, text in enumerate((value, f"{value}2")):
         make_run(tmp_path / f"runs/{number}")
         file = tmp_path / f"runs/{number}/config.yaml"
