@@ -103,7 +103,7 @@ def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
     """The folder of a sweep that would be named by the time, so that the same command finds it again; None for others."""
     raw = OmegaConf.to_container(config, resolve=False)
     default = str(raw["hydra"]["sweep"]["dir"])
-    if default == "${output_dir}":
+    if default in ("${output_dir}", "${expand_home:${output_dir}}"):
         default = str(raw["output_dir"])
     if "${now:" not in default:
         return None

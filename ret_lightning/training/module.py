@@ -22,6 +22,7 @@ from ret_lightning.training.checkpoint_files import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, lay_out
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
+from ret_lightning.training.text_lengths import TextLengths
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ class RetModule(LightningModule):
         self._pairs = 0  # of this step, which may be of several batches
 
     def configure_callbacks(self) -> list[Callback]:
-        """Counts rows that are left out; resumes an epoch at its position."""
-        return [BadRowCount(), ResumedEpoch()]
+        """Counts rows that are left out and texts that are cut; resumes an epoch at its position."""
+        return [BadRowCount(), TextLengths(), ResumedEpoch()]
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
