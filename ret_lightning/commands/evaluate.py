@@ -21,6 +21,10 @@ def main() -> None:
 
 def _refuse(config: DictConfig) -> None:
     """Raise what refuses an evaluation because of its folder, before anything is written there."""
+    if config.trainer.get("accelerator") in ("gpu", "cuda"):
+        from ret_lightning.training.early_checks import check_devices  # imports torch
+
+        check_devices(config.trainer)
     try:
         folder = Path(str(config.output_dir)).expanduser().absolute()
     except OmegaConfBaseException:  # it refers to what Hydra knows of a job

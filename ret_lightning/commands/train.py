@@ -53,6 +53,10 @@ def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
 
 def _refuse(config: DictConfig) -> None:
     """Raise what refuses a run because of its folder, before anything is written there."""
+    if config.trainer.get("accelerator") in ("gpu", "cuda"):
+        from ret_lightning.training.early_checks import check_devices  # imports torch
+
+        check_devices(config.trainer)
     if not is_first_rank():  # under SLURM the first one may have begun
         return
     resumed = config.resume not in (None, "auto")

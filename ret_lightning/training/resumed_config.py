@@ -116,7 +116,7 @@ def stored_config(folder: Path) -> DictConfig:
         raise ConfigError(
             f"{file}: not the config of a run ({reason})", code="resume-config-unreadable", path=str(file)
         ) from error
-    plain = _former_validation(_renamed(_moved(plain, former, str(folder))))
+    plain = former_validation(_renamed(_moved(plain, former, str(folder))))
     for key, other in _SAME_AS.items():
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:
@@ -175,7 +175,7 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def _former_validation(config: dict[str, Any]) -> dict[str, Any]:
+def former_validation(config: dict[str, Any]) -> dict[str, Any]:
     """A config of a version before data.validation=holdout, whose `auto` took the test queries where there is no file."""
     data = config.get("data")
     if isinstance(data, dict) and data.get("validation") == "auto" and "holdout_rows" not in data:

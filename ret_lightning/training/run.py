@@ -22,6 +22,7 @@ from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_chec
 from ret_lightning.training.cost import Cost
 from ret_lightning.training.csv_rows import KEY as UNLOGGED_ROW
 from ret_lightning.training.csv_rows import UnloggedRow
+from ret_lightning.training.early_checks import check_devices, prepare_and_check
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
@@ -65,6 +66,7 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
         UserError: if the config, the data or the machine does not allow it.
     """
     folder = Path(config.output_dir)
+    check_devices(config.trainer)
     with alone_in(folder):
         if not resume and is_first_rank():
             refuse_taken(folder)
@@ -79,18 +81,6 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
 def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -> dict[str, float]:
     quieten()
     checkpoint, resumed = _resumed(folder, takeover) if resume else (None, None)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    data: LightningDataModule = build(config.data)
-    module = RetModule(
-        retriever=build_untrained(config) if checkpoint else _initial_retriever(config),
-        loss=build(config.loss),
-        optimizer=build(config.optimizer),
-        scheduler=build(config.scheduler),
-        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
-        on_nonfinite=config.on_nonfinite,
-    )
-    if config.compile:
-        compile_blocks(module.retriever)
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = build_loggers(config, folder, resumed)
     cost = Cost()
@@ -114,10 +104,21 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.resume = resume
         trainer.strategy.config_file = str(takeover.config_file)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: LightningDataModule = build(config.data)
+    module = RetModule(
+        retriever=build_untrained(config) if checkpoint else _initial_retriever(config),
+        loss=build(config.loss),
+        optimizer=build(config.optimizer),
+        scheduler=build(config.scheduler),
+        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
+        on_nonfinite=config.on_nonfinite,
+    )
+    if config.compile:
+        compile_blocks(module.retriever)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
-        if is_first_rank():  # before any logger or rank starts, so that a missing file costs nothing
-            data.prepare_data()
-            data.setup("fit")
+        if is_first_rank():  # before any logger or rank starts
+            prepare_and_check(data, trainer, config)
         _log_config(loggers, config)
         record_wandb_run(loggers, folder)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
