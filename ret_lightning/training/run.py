@@ -34,7 +34,7 @@ from ret_lightning.training.folder import (
 )
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.lock import alone_in, is_first_rank
-from ret_lightning.training.loggers import Resumed, build_loggers, log_tables, record_wandb_run
+from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.process import continuable, ended, failure_noted, quieten, wandb_files_in
 from ret_lightning.training.random_states import RandomStates
@@ -91,6 +91,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         SameConfig(config),
         RecordInCheckpoint(config),
         UnloggedRow(),
+        WandbStep(),
         ResumedLearningRate(),
         RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
@@ -161,7 +162,7 @@ def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | N
         return None, None
     stored = stored_checkpoint(checkpoint)
     log.info("resuming from %s, step %d", checkpoint, stored["global_step"])
-    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit)
+    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit, takeover.on_abandon)
 
 
 def best_validation(folder: Path) -> float:
