@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.config.changes import Base
 from ret_lightning.config.mistakes import Wrong
+from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE
 from ret_lightning.training.run_config import differences, flat, within
@@ -121,7 +122,18 @@ def stored_config(folder: Path) -> DictConfig:
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:
             plain[above][name] = f"${{{other}}}"
-    return OmegaConf.create(plain)
+    config = OmegaConf.create(plain)
+    make_paths_absolute(config, _first_working_folder(folder))
+    return config
+
+
+def _first_working_folder(folder: Path) -> str | None:
+    """Where a run was started, which the relative paths of an earlier version refer to; None where it is not recorded."""
+    file = folder / ".hydra" / "hydra.yaml"
+    try:
+        return OmegaConf.select(OmegaConf.load(file), "hydra.runtime.cwd") if file.is_file() else None
+    except (OSError, yaml.YAMLError, OmegaConfBaseException):
+        return None
 
 
 def refuse_finished(folder: Path, config: DictConfig) -> None:
