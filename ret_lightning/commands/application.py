@@ -38,7 +38,8 @@ from ret_lightning.config.check import Verdict, check
 from ret_lightning.config.home import expand_config, expand_override
 from ret_lightning.config.mistakes import report
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
-from ret_lightning.errors import ConfigError, Stopped, UserError
+from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
+from ret_lightning.lineage import use_default_start_method
 from ret_lightning.stdout import abandon_stdout
 
 _VERSION_BASE = "1.3"
@@ -285,6 +286,7 @@ class _Job:
 
     def __call__(self, config: DictConfig) -> Any:
         self.running = True
+        use_default_start_method()
         try:
             config = config if self.config is None else self.config
             expand_config(config)
@@ -329,7 +331,6 @@ def _line(error: BaseException) -> str:
         return f"{text}; the same command goes on with the sweep"
     if isinstance(error, UserError):
         return text.strip()
-    lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     if isinstance(error, HydraException):
-        return "; ".join(lines)
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return "; ".join(line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip())
+    return one_line(error)

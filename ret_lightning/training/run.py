@@ -22,6 +22,7 @@ from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_chec
 from ret_lightning.training.cost import Cost
 from ret_lightning.training.csv_rows import KEY as UNLOGGED_ROW
 from ret_lightning.training.csv_rows import UnloggedRow
+from ret_lightning.training.early_checks import check_devices, prepare_and_check
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
@@ -33,7 +34,7 @@ from ret_lightning.training.folder import (
 )
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.lock import alone_in, is_first_rank
-from ret_lightning.training.loggers import Resumed, build_loggers, log_tables, record_wandb_run
+from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.process import continuable, ended, failure_noted, quieten, wandb_files_in
 from ret_lightning.training.random_states import RandomStates
@@ -65,6 +66,7 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
         UserError: if the config, the data or the machine does not allow it.
     """
     folder = Path(config.output_dir)
+    check_devices(config.trainer)
     with alone_in(folder):
         if not resume and is_first_rank():
             refuse_taken(folder)
@@ -79,18 +81,6 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
 def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -> dict[str, float]:
     quieten()
     checkpoint, resumed = _resumed(folder, takeover) if resume else (None, None)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    data: LightningDataModule = build(config.data)
-    module = RetModule(
-        retriever=build_untrained(config) if checkpoint else _initial_retriever(config),
-        loss=build(config.loss),
-        optimizer=build(config.optimizer),
-        scheduler=build(config.scheduler),
-        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
-        on_nonfinite=config.on_nonfinite,
-    )
-    if config.compile:
-        compile_blocks(module.retriever)
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = build_loggers(config, folder, resumed)
     cost = Cost()
@@ -101,6 +91,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         SameConfig(config),
         RecordInCheckpoint(config),
         UnloggedRow(),
+        WandbStep(),
         ResumedLearningRate(),
         RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
@@ -114,10 +105,21 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.resume = resume
         trainer.strategy.config_file = str(takeover.config_file)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: LightningDataModule = build(config.data)
+    module = RetModule(
+        retriever=build_untrained(config) if checkpoint else _initial_retriever(config),
+        loss=build(config.loss),
+        optimizer=build(config.optimizer),
+        scheduler=build(config.scheduler),
+        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
+        on_nonfinite=config.on_nonfinite,
+    )
+    if config.compile:
+        compile_blocks(module.retriever)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
-        if is_first_rank():  # before any logger or rank starts, so that a missing file costs nothing
-            data.prepare_data()
-            data.setup("fit")
+        if is_first_rank():  # before any logger or rank starts
+            prepare_and_check(data, trainer, config)
         _log_config(loggers, config)
         record_wandb_run(loggers, folder)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -160,7 +162,7 @@ def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | N
         return None, None
     stored = stored_checkpoint(checkpoint)
     log.info("resuming from %s, step %d", checkpoint, stored["global_step"])
-    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit)
+    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit, takeover.on_abandon)
 
 
 def best_validation(folder: Path) -> float:

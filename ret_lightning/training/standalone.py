@@ -30,6 +30,8 @@ from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
 from ret_lightning.training import selected_on
 from ret_lightning.training.bad_rows import BadRowCount
+from ret_lightning.training.checkpoint_files import stored_checkpoint
+from ret_lightning.training.early_checks import check_devices, check_evaluation_limit
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CONFIG_FILE,
@@ -45,11 +47,12 @@ from ret_lightning.training.process import ended, quieten
 from ret_lightning.training.progress import Progress
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
+from ret_lightning.training.resumed_config import former_validation
 from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.stored_vectors import StoredVectors
 from ret_lightning.training.summary import print_tables
 from ret_lightning.training.takeover import refuse_evaluated
-from ret_lightning.training.trained import chosen_on, opened, training_checkpoint
+from ret_lightning.training.trained import RECORD, chosen_on, opened, training_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         UserError: on what the user can mend; what was encoded until then is kept.
     """
     folder = Path(config.output_dir)
+    check_devices(config.trainer)
     file = training_checkpoint(config.checkpoint)
     if file is not None:  # the same file for every rank and to the end, also while a training run adds others
         config.checkpoint = str(file)
@@ -88,6 +92,8 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     retriever = opened(config.checkpoint)
     module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
     whole: M2KRDataModule = build(config.data)
+    if is_first_rank():
+        whole.check_files((config.split,))
     vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole, retriever))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.vectors = vectors
@@ -97,6 +103,10 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         callbacks=[evaluation] if config.trainer.get("enable_progress_bar") is False else [evaluation, Progress()],
         enable_checkpointing=False,
     )
+    if is_first_rank():  # before anything is written
+        whole.setup("test" if config.split == "test" else "validate")
+        check_evaluation_limit(whole, trainer, config.split, ranks=1)  # `StoredVectors` limits whole files
+        _warn_of_training_rows(whole, config)
     limit = f"limit_{config.split}_batches"
     # As fast_dev_run and overfit_batches left it. `MissingRows` sees to it: it is of all rows, not of those that are left.
     data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
@@ -194,6 +204,31 @@ def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever
         "data.max_image_pixels": data.max_image_pixels,
         "image_transform.reduce": retriever.passage_tower.image_transform.reduce,  # a fingerprint knows nothing of it
     }
+
+
+def _warn_of_training_rows(data: M2KRDataModule, config: DictConfig) -> None:
+    """Warn if the queries are held-out training rows that the checkpoint may have been trained on."""
+    if config.split != "val" or "holdout" not in data.validated_on.values():
+        return
+    file = Path(config.checkpoint)
+    record = stored_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
+    trained: dict[str, Any] = former_validation(record.get("config", {})).get("data", {})
+    settings = {key: config.data.get(key) for key in ("holdout_rows", "holdout_fraction")}
+    held_out = trained.get("validation") in ("auto", "holdout")
+    if held_out and all(trained.get(key) == value for key, value in settings.items()):
+        return
+    reason = (
+        "nothing tells which rows it was trained on"
+        if not trained
+        else f"it was trained with data.validation={trained.get('validation')}"
+        if not held_out
+        else "it was trained with other settings of the holdout"
+    )
+    log.warning(
+        "val: the queries are held-out training rows, and %s was probably trained on them (%s): the metrics are too high; "
+        "split=test is not affected",
+        config.checkpoint, reason,
+    )  # fmt: skip
 
 
 @contextmanager
