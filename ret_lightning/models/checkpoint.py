@@ -95,7 +95,8 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
     from safetensors.torch import save_file
 
     folder, size = Path(folder), check_shard_size(max_shard_size)
-    config, state = config_of(retriever), _stand_alone(published_state(retriever))
+    config = storable_config(retriever)
+    state = _stand_alone(published_state(retriever))
     shards = split_torch_state_dict_into_shards(
         state, filename_pattern="model{suffix}.safetensors", max_shard_size=size
     )
@@ -124,6 +125,45 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
         raise UserError(
             f"{folder}: the checkpoint cannot be written ({error})", code="checkpoint-not-written", path=folder
         ) from error
+
+
+def storable_config(retriever: RetRetriever) -> dict[str, Any]:
+    """The content of a retriever's `config.json`, from which the same architecture has been built once, without weights.
+
+    Raises:
+        ConfigError: if a part cannot be stored, or would be read as another one.
+    """
+    config = config_of(retriever)
+    try:
+        with torch.inference_mode(False), torch.device("meta"):
+            again = retriever_from_config(json.loads(json.dumps(config)), Path(CONFIG_FILE))
+    except Exception as error:  # of a part of the user's, which may raise anything
+        reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"the model cannot be exported, since it could not be read again: {reason}",
+            code="checkpoint-not-readable-again",
+            reason=reason,
+        ) from error
+    here, there = architecture(retriever), architecture(again)
+    differences = [
+        f"{key} is {_of(here, key)!r} and would be read as {_of(there, key)!r}"
+        for key in here | there
+        if _of(here, key) != _of(there, key)
+    ]
+    own, state = published_state(again), published_state(retriever)
+    differences += [f"tensor {name} has no place in the model that is read" for name in state if name not in own]
+    differences += [
+        f"tensor {name} would be {'missing' if name not in state else 'of another shape'}"
+        for name, tensor in own.items()
+        if name not in state or state[name].shape != tensor.shape
+    ]
+    if differences:
+        raise ConfigError(
+            f"the model cannot be exported, since it would be read as another one: {'; '.join(differences[:3])}",
+            code="checkpoint-read-differently",
+            differences=tuple(differences),
+        )
+    return config
 
 
 def check_shard_size(size: int | str) -> int | str:
