@@ -62,13 +62,11 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
     Raises:
         ConfigError: if it is of another architecture.
     """
-    here, there = architecture(retriever), architecture(source)
-    both = {key: (_of(there, key), _of(here, key)) for key in here | there}
-    other = [f"{key}={theirs} there and {ours} here" for key, (theirs, ours) in both.items() if theirs != ours]
+    other = list(architecture_differences(retriever, source).values())
     if other:
         raise ConfigError(
-            f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the "
-            "config's like the checkpoint's",
+            f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the config's "
+            "like the checkpoint's, or set init_partial=true to load the weights that fit",
             code="checkpoint-other-architecture",
             path=str(where),
             differences=tuple(other),
@@ -81,6 +79,13 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
         other_tower = published_sides(source)[side]
         tower.text_backbone.source = other_tower.text_backbone.source
         tower.vision_backbone.source = other_tower.vision_backbone.source
+
+
+def architecture_differences(retriever: RetRetriever, source: RetRetriever) -> dict[str, str]:
+    """The settings in which a model differs from the one that its weights are to come from, each as a text."""
+    here, there = architecture(retriever), architecture(source)
+    both = {key: (_of(there, key), _of(here, key)) for key in here | there}
+    return {key: f"{key}={theirs} there and {ours} here" for key, (theirs, ours) in both.items() if theirs != ours}
 
 
 def _of(described: Mapping[str, Any], key: str) -> Any:
@@ -233,6 +238,8 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
+    if path.is_file():
+        raise not_a_folder(path)
     if path.exists() or path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         raise UserError(
             f"checkpoint {source}: no such folder (a hub id would be owner/name)",
@@ -255,13 +262,33 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
+def not_a_folder(file: Path) -> UserError:
+    """The error of a file in place of a folder; names the folder, or the command that writes one."""
+    if file.suffix == ".ckpt":
+        remedy = f"it is a training checkpoint, of which `ret-export checkpoint={file} output=DIR` writes such a folder"
+    elif (file.parent / CONFIG_FILE).is_file():
+        remedy = f"name the folder: {file.parent}"
+    elif any(file.parent.glob("*.ckpt")):
+        remedy = (
+            f"it holds the weights of a run alone; name a .ckpt file, or the run folder: {file.parent.resolve().parent}"
+        )
+    else:
+        remedy = f"weights alone do not state their architecture; {file.parent} has no {CONFIG_FILE}"
+    return UserError(
+        f"checkpoint {file}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, found a file; {remedy}",
+        code="checkpoint-not-a-folder",
+        path=file,
+    )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's `config.json`; raises UserError where that is not to be had."""
     path = folder / CONFIG_FILE
     missing = f"checkpoint {folder}: there is no {path.name} in it"
-    if not path.exists() and any(folder.glob("checkpoints/*.ckpt")):
+    run = folder if any(folder.glob("checkpoints/*.ckpt")) else folder.parent if any(folder.glob("*.ckpt")) else None
+    if not path.exists() and run is not None:
         missing += (
-            f"; it is a run of ret-train, of which `ret-export checkpoint={folder} output=DIR` writes what is read here"
+            f"; a run of ret-train is there, of which `ret-export checkpoint={run} output=DIR` writes what is read here"
         )
     return _read_json(path, missing)
 
