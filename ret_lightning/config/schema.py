@@ -35,6 +35,7 @@ class TrainConfig:
     sweep: str | None
     test_with: Literal["best", "last", "none"]
     init_from: str | None
+    init_partial: bool
     backbone_learning_rate_scale: float
     compile: bool
     on_nonfinite: Literal["stop", "skip"]
@@ -59,6 +60,9 @@ class TrainConfig:
         yield from ranges
         if ranges:  # what follows compares values that are sound each for itself
             return
+        if config.init_partial and config.init_from is None:
+            text = "true needs init_from=<folder, hub id, training checkpoint or run folder>"
+            yield "init_partial", ConfigError(text, code="init-partial-without-init-from", found=True)
         yield from _sizes_fit(config)
         yield from too_few_ranked(config.evaluation)
         yield from metrics_are_logged(config)

@@ -43,8 +43,8 @@ def not_a_name(value: Any) -> ConfigError:
 
 def refusal(target: str) -> ConfigError | None:
     """Why a config may not build this dotted name, or None where it may."""
-    allowed = (_OURS, *_LIBRARY_PARTS, *_own_packages())
-    if _is_in(target, allowed):
+    allowed = (_OURS, *_LIBRARY_PARTS, *own_packages())
+    if is_in(target, allowed):
         return None
     meant = nearest(target.rpartition(".")[0], _LIBRARY_PARTS, cutoff=0.85)
     hint = f"did you mean {meant[0]}.{target.rpartition('.')[2]}?" if meant else f"choices: {', '.join(allowed)}"
@@ -58,16 +58,16 @@ def refusal(target: str) -> ConfigError | None:
 
 def refusal_of(target: str, module: str, *, is_class: bool) -> ConfigError | None:
     """Why a config may not build an allowed name, given the module that its object was written in."""
-    if _is_in(target, _own_packages()):
+    if is_in(target, own_packages()):
         return None
-    if not _is_in(module, (_OURS, *_LIBRARY_PARTS)):
+    if not is_in(module, (_OURS, *_LIBRARY_PARTS)):
         return ConfigError(
             f"a config may not build {target}; it is a name for something in {module}",
             code="target-from-elsewhere",
             found=target,
             module=module,
         )
-    if not is_class and not _is_in(target, (_OURS,)):
+    if not is_class and not is_in(target, (_OURS,)):
         return ConfigError(
             f"a config may not call {target}; of a library it may build classes, not call functions",
             code="target-library-function",
@@ -76,9 +76,11 @@ def refusal_of(target: str, module: str, *, is_class: bool) -> ConfigError | Non
     return None
 
 
-def _own_packages() -> tuple[str, ...]:
+def own_packages() -> tuple[str, ...]:
+    """The packages that the user named in RET_LIGHTNING_TARGETS."""
     return tuple(filter(None, (name.strip() for name in os.environ.get(OWN_PACKAGES, "").split(","))))
 
 
-def _is_in(target: str, places: tuple[str, ...]) -> bool:
+def is_in(target: str, places: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of these, or inside one of them."""
     return any(target == place or target.startswith(f"{place}.") for place in places)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ret_lightning.markdown import escape, fenced, paragraph
-from ret_lightning.models.published_writing import architecture, is_published_architecture
+from ret_lightning.models.published_writing import architecture, is_published_architecture, own_modules
 from ret_lightning.models.retriever import RetRetriever
 
 
@@ -85,6 +85,12 @@ scores = retriever.score(queries, passages)  # (1, 2)
         note = "The folder has the layout of the published ReT checkpoints, and the published code reads it as well."
     else:
         note = "This variant is none of the published architecture, so only ret_lightning reads it."
+    if own := own_modules(retriever):
+        packages = ",".join(dict.fromkeys(module.partition(".")[0] for module in own))
+        note += (
+            f" It has parts of its own: import {', '.join(f'`{module}`' for module in own)} before it is loaded, or set "
+            f"`RET_LIGHTNING_TARGETS={packages}`, which the commands need as well."
+        )
     return f"{code}\n\n{note}"
 
 

@@ -62,13 +62,11 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
     Raises:
         ConfigError: if it is of another architecture.
     """
-    here, there = architecture(retriever), architecture(source)
-    both = {key: (_of(there, key), _of(here, key)) for key in here | there}
-    other = [f"{key}={theirs} there and {ours} here" for key, (theirs, ours) in both.items() if theirs != ours]
+    other = list(architecture_differences(retriever, source).values())
     if other:
         raise ConfigError(
-            f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the "
-            "config's like the checkpoint's",
+            f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the config's "
+            "like the checkpoint's, or set init_partial=true to load the weights that fit",
             code="checkpoint-other-architecture",
             path=str(where),
             differences=tuple(other),
@@ -83,6 +81,13 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
         tower.vision_backbone.source = other_tower.vision_backbone.source
 
 
+def architecture_differences(retriever: RetRetriever, source: RetRetriever) -> dict[str, str]:
+    """The settings in which a model differs from the one that its weights are to come from, each as a text."""
+    here, there = architecture(retriever), architecture(source)
+    both = {key: (_of(there, key), _of(here, key)) for key in here | there}
+    return {key: f"{key}={theirs} there and {ours} here" for key, (theirs, ours) in both.items() if theirs != ours}
+
+
 def _of(described: Mapping[str, Any], key: str) -> Any:
     """A value of `architecture`; what the passage tower does not have otherwise it has as the query tower."""
     return described[key] if key in described else described.get(key.removeprefix("passage."))
@@ -95,7 +100,8 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
     from safetensors.torch import save_file
 
     folder, size = Path(folder), check_shard_size(max_shard_size)
-    config, state = config_of(retriever), _stand_alone(published_state(retriever))
+    config = storable_config(retriever)
+    state = _stand_alone(published_state(retriever))
     shards = split_torch_state_dict_into_shards(
         state, filename_pattern="model{suffix}.safetensors", max_shard_size=size
     )
@@ -124,6 +130,45 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
         raise UserError(
             f"{folder}: the checkpoint cannot be written ({error})", code="checkpoint-not-written", path=folder
         ) from error
+
+
+def storable_config(retriever: RetRetriever) -> dict[str, Any]:
+    """The content of a retriever's `config.json`, from which the same architecture has been built once, without weights.
+
+    Raises:
+        ConfigError: if a part cannot be stored, or would be read as another one.
+    """
+    config = config_of(retriever)
+    try:
+        with torch.inference_mode(False), torch.device("meta"):
+            again = retriever_from_config(json.loads(json.dumps(config)), Path(CONFIG_FILE))
+    except Exception as error:  # of a part of the user's, which may raise anything
+        reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"the model cannot be exported, since it could not be read again: {reason}",
+            code="checkpoint-not-readable-again",
+            reason=reason,
+        ) from error
+    here, there = architecture(retriever), architecture(again)
+    differences = [
+        f"{key} is {_of(here, key)!r} and would be read as {_of(there, key)!r}"
+        for key in here | there
+        if _of(here, key) != _of(there, key)
+    ]
+    own, state = published_state(again), published_state(retriever)
+    differences += [f"tensor {name} has no place in the model that is read" for name in state if name not in own]
+    differences += [
+        f"tensor {name} would be {'missing' if name not in state else 'of another shape'}"
+        for name, tensor in own.items()
+        if name not in state or state[name].shape != tensor.shape
+    ]
+    if differences:
+        raise ConfigError(
+            f"the model cannot be exported, since it would be read as another one: {'; '.join(differences[:3])}",
+            code="checkpoint-read-differently",
+            differences=tuple(differences),
+        )
+    return config
 
 
 def check_shard_size(size: int | str) -> int | str:
@@ -193,6 +238,8 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
+    if path.is_file():
+        raise not_a_folder(path)
     if path.exists() or path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         raise UserError(
             f"checkpoint {source}: no such folder (a hub id would be owner/name)",
@@ -215,13 +262,33 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
+def not_a_folder(file: Path) -> UserError:
+    """The error of a file in place of a folder; names the folder, or the command that writes one."""
+    if file.suffix == ".ckpt":
+        remedy = f"it is a training checkpoint, of which `ret-export checkpoint={file} output=DIR` writes such a folder"
+    elif (file.parent / CONFIG_FILE).is_file():
+        remedy = f"name the folder: {file.parent}"
+    elif any(file.parent.glob("*.ckpt")):
+        remedy = (
+            f"it holds the weights of a run alone; name a .ckpt file, or the run folder: {file.parent.resolve().parent}"
+        )
+    else:
+        remedy = f"weights alone do not state their architecture; {file.parent} has no {CONFIG_FILE}"
+    return UserError(
+        f"checkpoint {file}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, found a file; {remedy}",
+        code="checkpoint-not-a-folder",
+        path=file,
+    )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's `config.json`; raises UserError where that is not to be had."""
     path = folder / CONFIG_FILE
     missing = f"checkpoint {folder}: there is no {path.name} in it"
-    if not path.exists() and any(folder.glob("checkpoints/*.ckpt")):
+    run = folder if any(folder.glob("checkpoints/*.ckpt")) else folder.parent if any(folder.glob("*.ckpt")) else None
+    if not path.exists() and run is not None:
         missing += (
-            f"; it is a run of ret-train, of which `ret-export checkpoint={folder} output=DIR` writes what is read here"
+            f"; a run of ret-train is there, of which `ret-export checkpoint={run} output=DIR` writes what is read here"
         )
     return _read_json(path, missing)
 

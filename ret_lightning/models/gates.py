@@ -12,6 +12,7 @@ without one does not depend on it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.models.registry import subclasses
+from ret_lightning.models.registry import constructor_settings, import_own_packages, subclasses
 from ret_lightning.products import Linear
 
 
@@ -41,31 +42,44 @@ class Openings:
 class Gate(nn.Module, ABC):
     """Base of all gates.
 
-    All take the same settings, so that one command line sweeps over them (`-m gate=lstm,none gate.forget_bias=1`); a gate
-    that lacks an input gate or a forget gate says so, and has no use for that prior.
+    The gates of this module take the same settings, so that one command line sweeps over them
+    (`-m gate=lstm,none gate.forget_bias=1`); a gate that lacks an input gate or a forget gate does not use that prior. A
+    subclass may take further settings, or fewer; its constructor takes the width first.
 
-    A subclass sets `name`, by which a checkpoint finds it again (see `gate_named`); one that sets none cannot be named by a
-    checkpoint.
+    A subclass sets `name`, by which a checkpoint finds it again (see `gate_named`); one without a name cannot be exported.
 
     Args:
         hidden_size: H, the width of the state.
         input_bias: prior added before the sigmoid of the input gates; negative: closed at the start of training.
         forget_bias: prior of the forget gate, likewise; positive: the state is kept at the start.
         tanh: whether the three parts pass a tanh before they are weighed: a is tanh in the module's equation.
+
+    Attributes:
+        settings: the arguments of the constructor by name, without the width: a checkpoint stores them and builds the gate
+            with them. None where they are unknown.
+        priors: `input_bias`, `forget_bias` and `tanh`, as this base class got them.
     """
 
     name: ClassVar[str] = ""
+    settings: dict[str, Any] | None
+    priors: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Never the parent's: a checkpoint with it would be read as the parent.
         cls.name = cls.__dict__.get("name", "")
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Gate:
+        gate = super().__new__(cls)
+        # Recorded here, since what a subclass passes to this constructor need not be all that it takes.
+        gate.__dict__["settings"] = constructor_settings(gate, args, kwargs)
+        return gate
+
     def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.tanh = tanh
-        self.settings = {"input_bias": input_bias, "forget_bias": forget_bias, "tanh": tanh}
+        self.priors = {"input_bias": input_bias, "forget_bias": forget_bias, "tanh": tanh}
         # Buffers, since the published checkpoints store them with the weights.
         self.register_buffer("input_bias", torch.tensor(float(input_bias)))
         self.register_buffer("forget_bias", torch.tensor(float(forget_bias)))
@@ -246,22 +260,27 @@ class ConstantGate(Gate):
         )
 
 
-def gate_named(name: str) -> type[Gate]:
-    """The gate class of this `name`, of all that are imported: nothing is imported or executed from the name.
+def gate_named(name: str, modules: Sequence[str] = ()) -> type[Gate]:
+    """The gate class of this `name`, of all that are imported, and then of the packages in RET_LIGHTNING_TARGETS.
+
+    Args:
+        name: the `name` of the class.
+        modules: where a checkpoint says that its own parts are; imported only if they are in these packages.
 
     Raises:
         ConfigError: if there is none, or more than one.
     """
-    gates = [gate for gate in subclasses(Gate) if gate.name]
-    # By place, so that a class defined a second time, as in a notebook, replaces its old self.
-    found = {f"{gate.__module__}.{gate.__qualname__}": gate for gate in gates if gate.name == name}
+    found, hint = _gates_named(name), ""
+    if not found and name:
+        hint = import_own_packages(modules)
+        found = _gates_named(name)
     if not found:
-        known = ", ".join(dict.fromkeys(gate.name for gate in gates))
+        known = tuple(dict.fromkeys(gate.name for gate in subclasses(Gate) if gate.name))
         raise ConfigError(
-            f"no gate is named {name!r}; import the module that defines it first; known: {known}",
+            f"no gate is named {name!r}; {hint or 'import the module that defines it first'}; known: {', '.join(known)}",
             code="gate-name-unknown",
             found=name,
-            allowed=tuple(dict.fromkeys(gate.name for gate in gates)),
+            allowed=known,
         )
     if len(found) > 1:
         raise ConfigError(
@@ -271,6 +290,11 @@ def gate_named(name: str) -> type[Gate]:
             classes=tuple(found),
         )
     return next(iter(found.values()))
+
+
+def _gates_named(name: str) -> dict[str, type[Gate]]:
+    # By place, so that a class defined a second time, as in a notebook, replaces its old self.
+    return {f"{gate.__module__}.{gate.__qualname__}": gate for gate in subclasses(Gate) if gate.name == name != ""}
 
 
 def _input_openings(

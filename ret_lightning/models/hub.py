@@ -8,7 +8,7 @@ from pathlib import Path
 from ret_lightning.atomic import write_text
 from ret_lightning.errors import UserError
 from ret_lightning.models.card import model_card
-from ret_lightning.models.checkpoint import save_checkpoint
+from ret_lightning.models.checkpoint import save_checkpoint, storable_config
 from ret_lightning.models.retriever import RetRetriever
 
 CARD_FILE = "README.md"
@@ -26,6 +26,7 @@ def push(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
+    storable_config(retriever)  # a refusal leaves no empty repository behind
     api = HfApi(token=token, library_name="ret_lightning")
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id

@@ -5,13 +5,17 @@ What the published classes cannot express stands in a section `ret_lightning` of
 | where | field | what |
 |---|---|---|
 | tower | `gate` | name of the gate, where it is not the published one |
+| tower | `gate_settings` | arguments of its constructor, where they are not the three that the published fields hold |
+| tower | `modules` | modules of the classes that are not of this package |
 | tower | `layers` | `{"text": [...], "vision": [...]}`, where that is no published plan |
 | tower | `cell_per_step` | true: a cell for each step |
 | tower | `image_mean`, `image_std` | where they are not CLIP's |
+| tower | `image_size` | where it is not that of the vision backbone |
+| tower | `image_reduce` | true: large JPEGs are decoded at a reduced size |
 | tower | `max_length` | of a text in tokens, where it is not all that the text backbone has positions for |
 | whole | `share_cells` | true: both towers have the same cell (stored twice, as the published classes want it) |
 
-A model with any of the first three has a `layer_strategy` that the published classes refuse, lest they compute something
+A model with any of the first five has a `layer_strategy` that the published classes refuse, lest they compute something
 else with it; so has one with heads or an MLP of other sizes than theirs, H // 64 and 4 H.
 """
 
@@ -23,9 +27,13 @@ from typing import Any
 
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ImageTransform
+from ret_lightning.models.backbone import BlockStack
 
 EXTENSION = "ret_lightning"
-TOWER_EXTENSION = ("gate", "layers", "cell_per_step", "image_mean", "image_std", "max_length")
+TOWER_EXTENSION = (
+    "gate", "gate_settings", "modules", "layers", "cell_per_step", "image_mean", "image_std", "image_size", "image_reduce",
+    "max_length",
+)  # fmt: skip
 WHOLE_EXTENSION = ("share_cells",)
 
 # How CLIP prepares images and how long its texts may be: what a checkpoint that says nothing else was trained with.
@@ -48,7 +56,7 @@ TOWER_DEFAULTS: dict[str, Any] = {
     "use_tanh": False,
 }
 WHOLE_DEFAULTS = {"share_query_passage_models": False, "share_text_models": True, "share_vision_models": True}
-EXTENSION_DEFAULTS = {"cell_per_step": False, "share_cells": False}
+EXTENSION_DEFAULTS = {"cell_per_step": False, "share_cells": False, "image_reduce": False, "modules": []}
 
 
 class Fields:
@@ -135,3 +143,22 @@ class Fields:
         """The error of a field."""
         key = f"{self.path}{name}"
         return UserError(f"{self.where}: field {key} {message}", code=code, path=self.where, key=key, **values)
+
+
+def modules_of(extension: Fields) -> tuple[str, ...]:
+    """The modules that a tower's extension names."""
+    modules = extension.get("modules", list)
+    if not all(isinstance(module, str) for module in modules):
+        message = f"is {modules!r}; expected a list of module names"
+        raise extension.error("modules", message, code="checkpoint-modules-not-names", found=repr(modules))
+    return tuple(modules)
+
+
+def text_positions(stack: BlockStack) -> int:
+    """How many tokens a text may have where a config does not state it."""
+    return stack.layout_config().get("max_position_embeddings", CLIP_POSITIONS)
+
+
+def vision_size(stack: BlockStack) -> int:
+    """The side of an image in pixels where a config does not state it."""
+    return stack.layout_config().get("image_size", CLIP_IMAGES.size)

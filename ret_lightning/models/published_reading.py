@@ -17,15 +17,17 @@ from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.published_fields import (
     CLIP_IMAGES,
-    CLIP_POSITIONS,
     EXTENSION,
     TOWER_DEFAULTS,
     TOWER_EXTENSION,
     WHOLE_DEFAULTS,
     WHOLE_EXTENSION,
     Fields,
+    modules_of,
+    text_positions,
+    vision_size,
 )
-from ret_lightning.models.registry import subclasses
+from ret_lightning.models.registry import import_own_packages, subclasses
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
 
@@ -84,15 +86,15 @@ def _retriever(config: Mapping[str, Any], where: Path) -> RetRetriever:
 
 def _tower(config: Fields, text: BlockStack, vision: BlockStack, cells: list[RetCell] | None = None) -> RetTower:
     extension, plan = config.extension(TOWER_EXTENSION), _plan(config)
-    positions = text.layout_config().get("max_position_embeddings", CLIP_POSITIONS)
     backbone = Backbone(
         text,
         vision,
-        ClipTokenizer(extension.count("max_length") if "max_length" in extension else positions),
+        ClipTokenizer(extension.count("max_length") if "max_length" in extension else text_positions(text)),
         ImageTransform(
-            vision.layout_config().get("image_size", CLIP_IMAGES.size),
+            extension.count("image_size") if "image_size" in extension else vision_size(vision),
             extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else CLIP_IMAGES.mean,
             extension.numbers("image_std", 3, 0) if "image_std" in extension else CLIP_IMAGES.std,
+            extension.flag("image_reduce"),
         ),
     )
     # Null is no output map to the published classes, as 0 is.
@@ -126,16 +128,18 @@ def _cells(config: Fields, plan: LayerPlan) -> list[RetCell]:
     gate = LSTMGate
     if "gate" in extension:
         with _located(extension):
-            gate = gate_named(extension.get("gate", str))
+            gate = gate_named(extension.get("gate", str), modules_of(extension))
+    settings = {
+        "input_bias": config.get("input_gate_bias_prior", int, float),
+        "forget_bias": config.get("forget_gate_bias_prior", int, float),
+        "tanh": config.flag("use_tanh"),
+    }
+    if "gate_settings" in extension:
+        settings = dict(extension.get("gate_settings", Mapping))
 
     def cell() -> RetCell:
         return RetCell(
-            gate(
-                hidden_size,
-                input_bias=config.get("input_gate_bias_prior", int, float),
-                forget_bias=config.get("forget_gate_bias_prior", int, float),
-                tanh=config.flag("use_tanh"),
-            ),
+            gate(hidden_size, **copy.deepcopy(settings)),
             hidden_size=hidden_size,
             num_tokens=config.count("num_queries"),
             num_heads=config.count("num_attention_heads"),
@@ -154,7 +158,7 @@ def _check_same_cells(query: Fields, passage: Fields) -> None:
     for name in _CELL_FIELDS:
         if query.config.get(name) != passage.config.get(name):
             raise _other_cell(passage, name)
-    for name in ("gate", "cell_per_step"):
+    for name in ("gate", "gate_settings", "cell_per_step"):
         if ours.get(name) != theirs.get(name):
             raise _other_cell(passage, f"{EXTENSION}.{name}")
 
@@ -184,12 +188,15 @@ def _stack(config: Fields, field: str) -> BlockStack:
 
     sizes = config.section(field, {})
     model_type = sizes.get("model_type", str)
-    known = {kind.__dict__["model_type"]: kind for kind in subclasses(BlockStack) if "model_type" in kind.__dict__}
+    known = _stack_classes()
     if model_type not in known:
+        hint = import_own_packages(modules_of(config.extension(TOWER_EXTENSION)))
+        known = _stack_classes()
+    if model_type not in known:
+        hint = hint or "a backbone of your own is known once its module is imported"
         raise sizes.error(
             "model_type",
-            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(known))}; a backbone of your own is known once "
-            "its module is imported",
+            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(known))}; {hint}",
             code="checkpoint-backbone-unknown",
             found=model_type,
             allowed=tuple(sorted(known)),
@@ -198,6 +205,10 @@ def _stack(config: Fields, field: str) -> BlockStack:
         stack = known[model_type].from_layout_config(sizes.config)
     stack.source = sizes.config.get("_name_or_path") or ""
     return stack
+
+
+def _stack_classes() -> dict[str, type[BlockStack]]:
+    return {kind.__dict__["model_type"]: kind for kind in subclasses(BlockStack) if "model_type" in kind.__dict__}
 
 
 @contextmanager

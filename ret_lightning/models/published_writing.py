@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,8 @@ from ret_lightning.models.backbone import BlockStack
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gates import Gate, LSTMGate
 from ret_lightning.models.layers import PUBLISHED_PLANS
-from ret_lightning.models.published_fields import CLIP_IMAGES, CLIP_POSITIONS, EXTENSION
+from ret_lightning.models.published_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
+from ret_lightning.models.registry import class_name, described_value, foreign_module, json_value
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
 
@@ -28,7 +29,7 @@ def config_of(retriever: RetRetriever) -> dict[str, Any]:
     """The content of the `config.json` of a retriever; for one that was read and not changed, what was read.
 
     Raises:
-        ConfigError: if a part does not say how it is stored.
+        ConfigError: if a part cannot be stored.
     """
     query, passage = retriever.query_tower, retriever.passage_tower
     stored = copy.deepcopy(retriever.stored_config)
@@ -65,11 +66,34 @@ def config_of(retriever: RetRetriever) -> dict[str, Any]:
 def architecture(retriever: RetRetriever) -> dict[str, Any]:
     """What makes two retrievers the same function of their weights, by the names of the config groups' options.
 
-    What the passage tower has otherwise than the query tower stands under `passage.`.
+    Values are JSON. Where the passage tower differs from the query tower, its value is under `passage.`.
     """
+    return _of_both_towers(retriever, _described)
+
+
+def former_architecture(retriever: RetRetriever) -> dict[str, Any]:
+    """What the first version of the fingerprints depended on: without settings that only parts of the user's own have.
+
+    Raises:
+        ConfigError: if a part cannot be stored.
+    """
+    return _of_both_towers(retriever, _formerly_described)
+
+
+def own_modules(retriever: RetRetriever) -> list[str]:
+    """The modules of a retriever's gates and backbones that are not of this package."""
+    return sorted({m for tower in (retriever.query_tower, retriever.passage_tower) for m in _own_modules(tower)})
+
+
+def _own_modules(tower: RetTower) -> list[str]:
+    parts = (tower.cells[0].gate, tower.text_backbone, tower.vision_backbone)
+    return sorted({module for module in map(foreign_module, parts) if module is not None})
+
+
+def _of_both_towers(retriever: RetRetriever, describe: Callable[[RetTower], dict[str, Any]]) -> dict[str, Any]:
     query, passage = retriever.query_tower, retriever.passage_tower
-    described = _described(query) | {"model.share_towers": passage is query}
-    other = {f"passage.{key}": value for key, value in _described(passage).items() if value != described[key]}
+    described = describe(query) | {"model.share_towers": passage is query}
+    other = {f"passage.{key}": value for key, value in describe(passage).items() if value != described.get(key)}
     return described | other
 
 
@@ -83,9 +107,30 @@ def is_published_architecture(retriever: RetRetriever) -> bool:
 
 def _described(tower: RetTower) -> dict[str, Any]:
     cell: RetCell = tower.cells[0]
-    described = {
-        "gate": _gate_name(cell.gate),
-        **{f"gate.{name}": value for name, value in cell.gate.settings.items()},
+    described = _described_gate(cell.gate) | _described_sizes(tower)
+    if type(cell) is not RetCell:
+        described["model.cell"] = class_name(cell)
+    for number, other in enumerate(tower.cells[1:], start=1):
+        if _described_gate(other.gate) != _described_gate(cell.gate):
+            described[f"gate.of_step_{number}"] = _described_gate(other.gate)
+    for name, stack in (("text", tower.text_backbone), ("vision", tower.vision_backbone)):
+        described |= {f"backbone.{name}.{key}": value for key, value in _described_stack(stack).items()}
+    return described
+
+
+def _formerly_described(tower: RetTower) -> dict[str, Any]:
+    gate = tower.cells[0].gate
+    described = {"gate": _gate_name(gate), **{f"gate.{name}": value for name, value in gate.priors.items()}}
+    described |= _described_sizes(tower)
+    for name, stack in (("text", tower.text_backbone), ("vision", tower.vision_backbone)):
+        settings = stack.layout_config()
+        described |= {f"backbone.{name}.{key}": settings[key] for key in _BACKBONE_SETTINGS if key in settings}
+    return described
+
+
+def _described_sizes(tower: RetTower) -> dict[str, Any]:
+    cell: RetCell = tower.cells[0]
+    return {
         "recurrence.text": list(tower.plan.text),
         "recurrence.vision": list(tower.plan.vision),
         "model.num_tokens": cell.num_tokens,
@@ -97,16 +142,28 @@ def _described(tower: RetTower) -> dict[str, Any]:
         "model.pooled": tower.pooled,
         "model.cell_per_step": len(tower.cells) > 1,
     }
-    for name, stack in (("text", tower.text_backbone), ("vision", tower.vision_backbone)):
-        settings = stack.layout_config()
-        described |= {f"backbone.{name}.{key}": settings[key] for key in _BACKBONE_SETTINGS if key in settings}
-    return described
+
+
+def _described_gate(gate: Gate) -> dict[str, Any]:
+    settings = {f"gate.{name}": described_value(value) for name, value in (gate.settings or {}).items()}
+    return {"gate": gate.name or class_name(gate), **settings}
+
+
+def _described_stack(stack: BlockStack) -> dict[str, Any]:
+    """The settings that decide what a stack computes: all of a stack whose class is not of this package."""
+    if type(stack).layout_config is BlockStack.layout_config:
+        return {"class": class_name(stack)}
+    settings = stack.layout_config()
+    if foreign_module(stack) is not None:
+        return {key: described_value(value) for key, value in settings.items()}
+    return {key: settings[key] for key in _BACKBONE_SETTINGS if key in settings}
 
 
 def _tower_config(
     tower: RetTower, stored: Mapping[str, Any], has_querys_text: bool = False, has_querys_vision: bool = False
 ) -> dict[str, Any]:
     """The section of a tower; of a backbone that is the query tower's, the flag in the query's section counts."""
+    _check_storable(tower)
     cell: RetCell = tower.cells[0]
     gate, text, vision = cell.gate, tower.text_backbone, tower.vision_backbone
     frozen = {"is_text_frozen": not text.trained, "is_vision_frozen": not vision.trained}
@@ -121,11 +178,11 @@ def _tower_config(
         "dropout_p": cell.dropout,
         "attention_dropout": cell.attention_dropout,
         "activation_fn": cell.activation,
-        "input_gate_bias_prior": gate.settings["input_bias"],
-        "forget_gate_bias_prior": gate.settings["forget_bias"],
+        "input_gate_bias_prior": gate.priors["input_bias"],
+        "forget_gate_bias_prior": gate.priors["forget_bias"],
         "text_config": _stack_config(text, stored.get("text_config") or {}),
         "vision_config": _stack_config(vision, stored.get("vision_config") or {}),
-        **_flags(stored, use_tanh=gate.settings["tanh"], use_pooler_features=tower.pooled),
+        **_flags(stored, use_tanh=gate.priors["tanh"], use_pooler_features=tower.pooled),
         **{name: stored[name] if kept[name] and name in stored else value for name, value in frozen.items()},
     }
     size = _output_size(tower)
@@ -145,18 +202,74 @@ def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
     extension: dict[str, Any] = {}
     if type(cell.gate) is not LSTMGate:
         extension["gate"] = _gate_name(cell.gate)
+        settings = _gate_settings(cell.gate)
+        if settings != cell.gate.priors:
+            extension["gate_settings"] = settings
+    if own := _own_modules(tower):
+        extension["modules"] = own
     if len(tower.cells) > 1:
         extension["cell_per_step"] = True
     other_sizes = cell.num_heads != cell.hidden_size // 64 or cell.intermediate_size != 4 * cell.hidden_size
     if extension or other_sizes or strategy == EXTENSION:
         extension["layers"], strategy = layers, EXTENSION
     images, tokenizer = tower.image_transform, tower.tokenizer
-    if isinstance(images, ImageTransform) and (images.mean, images.std) != (CLIP_IMAGES.mean, CLIP_IMAGES.std):
+    if (images.mean, images.std) != (CLIP_IMAGES.mean, CLIP_IMAGES.std):
         extension |= {"image_mean": list(images.mean), "image_std": list(images.std)}
-    positions = tower.text_backbone.layout_config().get("max_position_embeddings", CLIP_POSITIONS)
-    if isinstance(tokenizer, ClipTokenizer) and tokenizer.max_length != positions:
+    if images.size != vision_size(tower.vision_backbone):
+        extension["image_size"] = images.size
+    if images.reduce:
+        extension["image_reduce"] = True
+    if tokenizer.max_length != text_positions(tower.text_backbone):
         extension["max_length"] = tokenizer.max_length
     return extension, strategy
+
+
+def _check_storable(tower: RetTower) -> None:
+    """Raises ConfigError if a part of a tower is of a class that a checkpoint cannot name."""
+    for option, part, kind in (
+        ("backbone.tokenizer", tower.tokenizer, ClipTokenizer),
+        ("backbone.image_transform", tower.image_transform, ImageTransform),
+        *(("the cell", cell, RetCell) for cell in tower.cells),
+        ("the tower", tower, RetTower),
+    ):
+        if type(part) is not kind:
+            raise ConfigError(
+                f"{option} is a {class_name(part)}, which a checkpoint of the published layout cannot store: it would be read "
+                f"as a {kind.__name__}; use {kind.__name__}, or keep the training checkpoint",
+                code="part-not-storable",
+                key=option,
+                found=class_name(part),
+                allowed=kind.__name__,
+            )
+    gates = [_described_gate(cell.gate) for cell in tower.cells]
+    if any(gate != gates[0] for gate in gates):
+        raise ConfigError(
+            "the cells of the steps have different gates or gate settings, and a checkpoint stores one for all steps",
+            code="gates-of-steps-differ",
+            found=gates,
+        )
+
+
+def _gate_settings(gate: Gate) -> dict[str, Any]:
+    if gate.settings is None:
+        raise ConfigError(
+            f"{class_name(gate)} cannot be stored in a checkpoint: the arguments of its constructor have no names; "
+            "replace *args by named arguments",
+            code="gate-settings-unknown",
+            gate=class_name(gate),
+        )
+    for name, value in gate.settings.items():
+        try:
+            json_value(value)
+        except TypeError as error:
+            raise ConfigError(
+                f"gate.{name}={value!r} of {class_name(gate)} cannot be stored in a checkpoint ({error}); use a number, a "
+                "text, a list or a mapping",
+                code="gate-setting-not-storable",
+                key=f"gate.{name}",
+                found=repr(value),
+            ) from error
+    return {name: json_value(value) for name, value in gate.settings.items()}
 
 
 def _stack_config(stack: BlockStack, stored: Mapping[str, Any]) -> dict[str, Any]:

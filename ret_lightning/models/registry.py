@@ -1,11 +1,21 @@
-"""Classes that a checkpoint names: found among those that are imported, so that nothing is imported from a name."""
+"""Exchangeable parts: the settings that they were built with, and how a checkpoint that names them finds their classes.
+
+A checkpoint is data, so nothing is imported because it says so: a class is found among those that are imported, and then in
+the packages that the user named in RET_LIGHTNING_TARGETS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeVar
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
+
+from ret_lightning.config.targets import OWN_PACKAGES, is_in, own_packages
 
 T = TypeVar("T")
+_PACKAGE = __name__.partition(".")[0]
 
 
 def subclasses(parent: type[T]) -> Iterator[type[T]]:
@@ -13,3 +23,92 @@ def subclasses(parent: type[T]) -> Iterator[type[T]]:
     for child in parent.__subclasses__():
         yield child
         yield from subclasses(child)
+
+
+def constructor_settings(part: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments of a constructor by name, defaults included, without the width: `hidden_size`, or else the first one.
+
+    Args:
+        part: an instance of the class, not yet initialised.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        None if the constructor does not take the arguments, or if some of them have no name (`*args`).
+    """
+    signature = inspect.signature(type(part).__init__)
+    try:
+        bound = signature.bind(part, *args, **kwargs)
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    parameters = dict(list(signature.parameters.items())[1:])  # without self
+    width = "hidden_size" if "hidden_size" in parameters else next(iter(parameters), "")
+    settings: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            if len(bound.arguments[name]) > (name == width):
+                return None
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            settings |= bound.arguments[name]
+        elif name != width:
+            settings[name] = bound.arguments[name]
+    return settings
+
+
+def json_value(value: Any) -> Any:
+    """A setting as JSON stores it; a tuple becomes a list.
+
+    Raises:
+        TypeError: if JSON cannot store it.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        return {key: json_value(item) for key, item in value.items()}
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def described_value(value: Any) -> Any:
+    """A setting as JSON stores it, or else a text that is equal in every process."""
+    try:
+        return json_value(value)
+    except TypeError:
+        named = getattr(value, "__qualname__", None)
+        return f"{value.__module__}.{named}" if named else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def class_name(part: object) -> str:
+    """The dotted name of the class of a part."""
+    return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def foreign_module(part: object) -> str | None:
+    """The module of the class of a part that is not of this package; None where no import can find it."""
+    module = type(part).__module__
+    return None if is_in(module, (_PACKAGE,)) or module == "__main__" else module
+
+
+def import_own_packages(modules: Sequence[str]) -> str:
+    """Import the packages in RET_LIGHTNING_TARGETS, and modules of these packages.
+
+    Args:
+        modules: that a checkpoint names; those outside the user's packages are not imported.
+
+    Returns:
+        What failed, for error messages, or how to allow the modules; empty where there is nothing to say.
+    """
+    packages, failed = own_packages(), []
+    for name in dict.fromkeys((*(module for module in modules if is_in(module, packages)), *packages)):
+        try:
+            import_module(name)
+        except Exception as error:  # anything may happen in code of the user's
+            reason = (str(error).splitlines() or [""])[0]
+            failed.append(f"importing {name} failed ({type(error).__name__}: {reason})")
+    others = [module for module in modules if not is_in(module, packages)]
+    if others:
+        allowed = ",".join((*packages, *dict.fromkeys(module.partition(".")[0] for module in others)))
+        failed.append(f"import {', '.join(others)} first, or set {OWN_PACKAGES}={allowed}, which commands import")
+    return "; ".join(failed)

@@ -10,7 +10,7 @@ import torch
 
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.fingerprint import fingerprint
+from ret_lightning.models.fingerprint import fingerprint, fingerprint_as
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,9 @@ class ModelIdentity:
             )
         if moved_to is None and self.kind == "published":
             retriever = RetRetriever.from_pretrained(self.source)  # without Lightning, which takes seconds
-            found = fingerprint(retriever)
         else:
-            retriever, model = open_model(moved_to or self.source)
-            found = model.fingerprint
+            retriever, _ = _opened(moved_to or self.source)
+        found = fingerprint_as(self.fingerprint, retriever)
         if found != self.fingerprint:
             raise DataError(
                 f"the index is of another checkpoint than {moved_to or self.source}: made with {self.source} of fingerprint "
@@ -71,10 +70,15 @@ def open_model(checkpoint: str) -> tuple[RetRetriever, ModelIdentity]:
     Raises:
         UserError: if it is none of these.
     """
-    from ret_lightning.training.trained import open_file, training_checkpoint  # brings Lightning
-
-    file = training_checkpoint(checkpoint)
-    retriever = RetRetriever.from_pretrained(checkpoint) if file is None else open_file(file)
+    retriever, file = _opened(checkpoint)
     path = (file or Path(checkpoint).expanduser()).absolute()
     source = str(path) if path.exists() else checkpoint
     return retriever, ModelIdentity(source, "published" if file is None else "training", fingerprint(retriever))
+
+
+def _opened(checkpoint: str) -> tuple[RetRetriever, Path | None]:
+    """A model, and the file of a training checkpoint."""
+    from ret_lightning.training.trained import open_file, training_checkpoint  # brings Lightning
+
+    file = training_checkpoint(checkpoint)
+    return (RetRetriever.from_pretrained(checkpoint) if file is None else open_file(file)), file

@@ -225,7 +225,9 @@ def _create(client: QdrantClient, name: str, width: int, record: Record) -> None
         distance=models.Distance.DOT,
         datatype=models.Datatype.FLOAT16,
         multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-        hnsw_config=models.HnswConfigDiff(m=0),  # a graph over multi-vectors is slow to build, and MaxSim is searched exactly
+        hnsw_config=models.HnswConfigDiff(
+            m=0
+        ),  # a graph over multi-vectors is slow to build, and MaxSim is searched exactly
     )
     client.create_collection(name, vectors_config=vectors, metadata={RECORD: asdict(record)})
 

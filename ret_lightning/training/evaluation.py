@@ -35,6 +35,7 @@ from ret_lightning.retrieval import (
 from ret_lightning.retrieval.agreement import FALLBACK_SHARE, short_share, without_fallback
 from ret_lightning.retrieval.judging import TOP
 from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
+from ret_lightning.training.metric_list import print_once
 from ret_lightning.training.vectors import EncodedSubset, Vectors, VectorsInMemory
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,12 @@ class RetrievalEvaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As after a validation."""
         self._evaluate(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints each metric once, where `trainer.validate` is to print them."""
+        print_once(trainer)
+
+    on_test_end = on_validation_end
 
     def flat_metrics(self, split: Split) -> dict[str, float]:
         """`<subset>/recall@5` and so on, with the means over the subsets under `mean/`.

@@ -11,7 +11,7 @@ from ret_lightning import __version__
 from ret_lightning.atomic import write_text
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.card import model_card
-from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size
+from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size, storable_config
 from ret_lightning.models.hub import CARD_FILE
 from ret_lightning.training import selected_on
 from ret_lightning.training.folder import CHECKPOINTS_FOLDER
@@ -32,7 +32,7 @@ def export(
         max_shard_size: see `RetRetriever.save_pretrained`.
 
     Raises:
-        UserError: if there is no such checkpoint, or the folder holds one already.
+        UserError: if there is no such checkpoint, a part of the model cannot be stored, or the folder holds one already.
     """
     check_shard_size(max_shard_size)
     if not str(output):
@@ -59,6 +59,7 @@ def export(
             found=there[0],
         )
     trained = load_trained(file)
+    storable_config(trained.retriever)  # a refusal leaves no card behind
     # The weights come last: a folder that has them is whole.
     try:
         write_text(output / CARD_FILE, _card(trained, output.resolve().name))

@@ -20,6 +20,7 @@ from ret_lightning.models.pieces import encode_in_pieces
 from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.checkpoint_files import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, lay_out
+from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.text_lengths import TextLengths
@@ -38,7 +39,8 @@ class RetModule(LightningModule):
     clipping), `train/temperature` where it is learned, and `gate/<side>/<forget|text|image>/step_<n>`, the mean opening of
     a gate over the rows of rank 0.
 
-    A step whose rows are all bad, on all ranks, leaves weights and optimiser as they are.
+    A step whose rows are all bad, on all ranks, leaves weights and optimiser as they are. Training begins in training mode,
+    also with a retriever from `from_pretrained`, which is in eval mode.
 
     Args:
         retriever: the model.
@@ -73,11 +75,29 @@ class RetModule(LightningModule):
         self._skipped_in_a_row = 0
         self._resumed_step = 0
         self._epoch_steps: EpochSteps | None = None  # None: each step counts as one
+        self._warned_of_no_evaluation = False
         self._pairs = 0  # of this step, which may be of several batches
 
     def configure_callbacks(self) -> list[Callback]:
         """Counts rows that are left out and texts that are cut; resumes an epoch at its position."""
         return [BadRowCount(), TextLengths(), ResumedEpoch()]
+
+    def on_fit_start(self) -> None:
+        """Sets training mode: Lightning trains a module in the mode that it is in, so without dropout in eval mode."""
+        self.train()
+
+    def on_validation_start(self) -> None:
+        """Warns where nothing evaluates the vectors."""
+        evaluated = any(isinstance(callback, RetrievalEvaluation) for callback in self.trainer.callbacks)
+        if not evaluated and not self._warned_of_no_evaluation and self.trainer.is_global_zero:
+            self._warned_of_no_evaluation = True
+            log.warning(
+                "the trainer has no RetrievalEvaluation callback, so %s computes no metrics; add "
+                "Trainer(callbacks=[RetrievalEvaluation(ExactIndex())])",
+                "the test" if self.trainer.testing else "the validation",
+            )
+
+    on_test_start = on_validation_start
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""

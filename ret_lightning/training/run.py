@@ -14,8 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError
-from ret_lightning.models import RetRetriever
-from ret_lightning.models.checkpoint import load_weights
 from ret_lightning.models.compiled import compile_blocks
 from ret_lightning.training import selected_on
 from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_checkpoints, stored_checkpoint
@@ -32,6 +30,7 @@ from ret_lightning.training.folder import (
     read_json,
     write_json,
 )
+from ret_lightning.training.initial import initial_retriever
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.lock import alone_in, is_first_rank
 from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_tables, record_wandb_run
@@ -46,7 +45,7 @@ from ret_lightning.training.selection import best_checkpoint
 from ret_lightning.training.signals import StopOnSignal
 from ret_lightning.training.summary import print_tables
 from ret_lightning.training.takeover import Takeover, refuse_taken
-from ret_lightning.training.trained import RecordInCheckpoint, build_untrained, open_retriever
+from ret_lightning.training.trained import RecordInCheckpoint, build_untrained
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
     module = RetModule(
-        retriever=build_untrained(config) if checkpoint else _initial_retriever(config),
+        retriever=build_untrained(config) if checkpoint else initial_retriever(config),
         loss=build(config.loss),
         optimizer=build(config.optimizer),
         scheduler=build(config.scheduler),
@@ -186,14 +185,6 @@ def best_validation(folder: Path) -> float:
         )
     candidate, monitor = best
     return candidate.scores[monitor]
-
-
-def _initial_retriever(config: DictConfig) -> RetRetriever:
-    if config.init_from is None:
-        return build(config.model)
-    retriever = build_untrained(config)  # no backbone is fetched whose weights the checkpoint holds
-    load_weights(retriever, open_retriever(config.init_from), f"init_from={config.init_from}")
-    return retriever
 
 
 def _finish(

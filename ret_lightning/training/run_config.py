@@ -16,6 +16,9 @@ BESIDE_THE_RUN = (
 
 ABSENT = "absent"
 
+# Keys that later versions added, with the value that a config without them means: both are the same run.
+ADDED = {"init_partial": False}
+
 
 def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys to values; lists are values, and the run's own folder reads alike in all runs.
@@ -24,7 +27,8 @@ def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         config: of a run, with `output_dir`; interpolations are resolved.
     """
     content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    return dict(_leaves(content, str(content["output_dir"]), ""))
+    leaves = dict(_leaves(content, str(content["output_dir"]), ""))
+    return {key: value for key, value in leaves.items() if key not in ADDED or value != ADDED[key]}
 
 
 def of_the_run(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

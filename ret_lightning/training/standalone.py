@@ -202,7 +202,8 @@ def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever
         "trainer.precision": str(config.trainer.get("precision")),
         "data.image_folder": images if isinstance(images, str) else list(images),
         "data.max_image_pixels": data.max_image_pixels,
-        "image_transform.reduce": retriever.passage_tower.image_transform.reduce,  # a fingerprint knows nothing of it
+        # In fingerprints of the second version, and kept here for evaluations that an earlier version began.
+        "image_transform.reduce": getattr(retriever.passage_tower.image_transform, "reduce", None),
     }
 
 

@@ -16,6 +16,7 @@ from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform, Tokenizer
 from ret_lightning.models import RetRetriever
+from ret_lightning.models.checkpoint import not_a_folder
 from ret_lightning.training import selected_on
 from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
 from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
@@ -127,11 +128,12 @@ def _of_both(retriever: RetRetriever, checkpoint: str, name: str, settings: tupl
     return query
 
 
-def training_checkpoint(source: str | Path) -> Path | None:
+def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path | None:
     """The checkpoint file that a source is, or the one of a run folder to use; the log states which, and its step.
 
     Args:
         source: a file, or a run folder: its best checkpoint, or the last one where none was scored.
+        option: what names the source, for the log.
 
     Returns:
         None where it is neither.
@@ -143,6 +145,8 @@ def training_checkpoint(source: str | Path) -> Path | None:
         return None
     path = Path(source).expanduser()
     if path.is_file():
+        if path.suffix in (".safetensors", ".json"):
+            raise not_a_folder(path)
         file = path.resolve() if path.is_symlink() else path  # best.ckpt refers to another file
         selected: Selected | None = Selected(file, stored_checkpoint(file)["global_step"], "as named", is_best=False)
     else:
@@ -150,7 +154,7 @@ def training_checkpoint(source: str | Path) -> Path | None:
     if selected is None:
         return None
     level = logging.INFO if path.is_file() or selected.is_best else logging.WARNING
-    log.log(level, "checkpoint: %s", selected)
+    log.log(level, "%s: %s", option, selected)
     return selected.file
 
 

@@ -15,7 +15,7 @@ from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import EncoderInput
 from ret_lightning.training.export import export
-from ret_lightning.training.run import _initial_retriever
+from ret_lightning.training.initial import initial_retriever
 from ret_lightning.training.trained import build_untrained, open_retriever
 from tests.commands.conftest import command
 from tests.commands.test_train import m2kr, ret_train
@@ -111,7 +111,7 @@ def test_training_starts_from_what_was_exported(run: Path, exported: Path, root:
     for source in (exported, run, run / "checkpoints" / "last.ckpt"):
         config.init_from = str(source)
         torch.manual_seed(1)
-        started = _initial_retriever(config)
+        started = initial_retriever(config)
         assert torch.equal(features(started.eval()), features(open_retriever(source)))
         assert all(p.requires_grad for p in started.query_tower.text_backbone.embedding_parameters())
     done = ret_train(

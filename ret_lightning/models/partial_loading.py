@@ -1,0 +1,112 @@
+"""Weights of a retriever of another architecture: those tensors that fit are loaded, and the others are listed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ret_lightning.models.published_names import published_sides, published_state
+from ret_lightning.models.retriever import RetRetriever
+
+# Decided by the config and not learned: a checkpoint with other values does not override it.
+_SETTINGS = ("query_state_ids", "input_gate_bias_prior", "forget_gate_bias_prior")
+_ADAPTERS = {"text_adapter": "text", "vision_adapter": "vision"}  # published name to the side of a layer plan
+_BACKBONES = ("text_model", "vision_model")
+_START = "query_hidden_states"  # a parameter of its own
+
+
+@dataclass(frozen=True)
+class PartialLoad:
+    """What was loaded, by the names of the published layout; a module all of whose tensors are listed counts as one name.
+
+    Attributes:
+        loaded: how many tensors.
+        initialised: of the model, without weights in the checkpoint, or of another shape there; they keep their values.
+        unused: of the checkpoint, without a place in the model.
+    """
+
+    loaded: int
+    initialised: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_fitting_weights(retriever: RetRetriever, source: RetRetriever) -> PartialLoad:
+    """Copy the weights that fit: of the same name and shape, and of adapters those that read the same block.
+
+    A layer is loaded as a whole or not at all, and so is a backbone.
+
+    Args:
+        retriever: gets them; its settings, dtypes and devices stay.
+        source: another retriever; it stays as it is.
+    """
+    own, state = published_state(retriever), published_state(source)
+    names = {
+        name: name if name in state else name.replace("passage_model.", "query_model.", 1)
+        for name in own
+        if not _is_setting(name)
+    }
+    missing: dict[str, str] = {}  # name to how it is listed
+    for name, there in names.items():
+        if there not in state or not _same_block(name, retriever, source):
+            missing[name] = name
+        elif state[there].shape != own[name].shape:
+            missing[name] = f"{name} {tuple(own[name].shape)}, in the checkpoint {tuple(state[there].shape)}"
+    incomplete = {_layer(name) for name in missing}
+    missing |= {name: name for name in names if _layer(name) in incomplete and name not in missing}
+    loaded: set[int] = set()  # a tensor that both towers have is loaded once
+    used: set[str] = set()
+    for name, there in names.items():
+        if name not in missing and own[name].data_ptr() not in loaded:
+            with torch.no_grad():
+                own[name].copy_(state[there])
+            loaded.add(own[name].data_ptr())
+            used.add(there)
+    for side, tower in published_sides(retriever).items():
+        other = published_sides(source).get(side, source.query_tower)
+        for field, stack, theirs in (
+            ("text_model", tower.text_backbone, other.text_backbone),
+            ("vision_model", tower.vision_backbone, other.vision_backbone),
+        ):
+            if not any(name.startswith(f"{side}.{field}.") for name in missing):
+                stack.source = theirs.source
+    unused = {name: name for name in state if name not in used and not _is_setting(name)}
+    return PartialLoad(len(loaded), _listed(missing, own), _listed(unused, state))
+
+
+def _is_setting(name: str) -> bool:
+    return name.rpartition(".")[2] in _SETTINGS
+
+
+def _layer(name: str) -> str:
+    side, field, *_ = name.split(".")
+    return f"{side}.{field}" if field in _BACKBONES else name if name.endswith(_START) else name.rpartition(".")[0]
+
+
+def _same_block(name: str, retriever: RetRetriever, source: RetRetriever) -> bool:
+    """Whether an adapter reads the same block of the backbone in both; true of everything else."""
+    side, field, step = name.split(".")[:3]
+    if field not in _ADAPTERS:
+        return True
+    plans = [
+        getattr(published_sides(each).get(side, each.query_tower).plan, _ADAPTERS[field])
+        for each in (retriever, source)
+    ]
+    return plans[0][int(step)] == plans[1][int(step)]
+
+
+def _listed(names: Mapping[str, str], every: Collection[str]) -> tuple[str, ...]:
+    """The texts of the names, with a module in place of its tensors where all of them are among the names."""
+    others = {prefix for name in every if name not in names and not _is_setting(name) for prefix in _prefixes(name)}
+    modules: dict[str, list[str]] = defaultdict(list)
+    for name, text in names.items():
+        modules[next((prefix for prefix in _prefixes(name) if prefix not in others), name)].append(text)
+    return tuple(texts[0] if len(texts) == 1 else module for module, texts in modules.items())
+
+
+def _prefixes(name: str) -> list[str]:
+    """The modules that a tensor is in, outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
