@@ -131,6 +131,8 @@ class EvaluateConfig:
     retrieval: Any
     evaluation: Any
     trainer: Any
+    logger: dict[str, Any]
+    callbacks: dict[str, Any]
 
     @staticmethod
     def check(config: DictConfig) -> Iterator[Wrong]:

@@ -155,6 +155,13 @@ def _offline_runs(trainer: Trainer) -> list[Any]:
     return [run for run in runs if run.offline]
 
 
+def log_config(loggers: Sequence[Logger], config: DictConfig) -> None:
+    """Log the resolved config as hyperparameters."""
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams(resolved)
+
+
 def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
     """Puts the tables that a run ends with on W&B, under `summary/<title>`."""
     for logger in loggers:
@@ -178,7 +185,7 @@ def _numbers(cells: list[str]) -> list[str] | list[float | None]:
 
 def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool) -> dict[str, Any]:
     """What a W&B run is called, where its config leaves that open, and which one is resumed."""
-    named = {"name": folder.name, "group": config.sweep}
+    named = {"name": folder.name, "group": OmegaConf.select(config, "sweep")}
     given = {key: value for key, value in named.items() if OmegaConf.select(node, key) is None and value is not None}
     file = folder / WANDB_ID_FILE
     if resumed and file.is_file():

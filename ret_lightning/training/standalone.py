@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -23,7 +24,7 @@ from ret_lightning.atomic import disk_full, disk_is_full, write_text
 from ret_lightning.config.build import build
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.m2kr import EvaluationSubset, Split
+from ret_lightning.data.m2kr import EvaluationSubset, M2KRFiles, Split
 from ret_lightning.data.reading import EvaluationRows
 from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
@@ -42,8 +43,16 @@ from ret_lightning.training.folder import (
     write_json,
 )
 from ret_lightning.training.lock import alone_in, is_first_rank
+from ret_lightning.training.loggers import (
+    WANDB_ID_FILE,
+    Resumed,
+    build_loggers,
+    log_config,
+    log_tables,
+    record_wandb_run,
+)
 from ret_lightning.training.module import RetModule
-from ret_lightning.training.process import ended, quieten
+from ret_lightning.training.process import ended, quieten, wandb_files_in
 from ret_lightning.training.progress import Progress
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
@@ -97,12 +106,13 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole, retriever))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.vectors = vectors
-    trainer: Trainer = build(
-        config.trainer,
-        logger=False,
-        callbacks=[evaluation] if config.trainer.get("enable_progress_bar") is False else [evaluation, Progress()],
-        enable_checkpointing=False,
-    )
+    # Given again after an interruption, it continues the W&B run that it began.
+    resumed = Resumed(0, None) if (folder / WANDB_ID_FILE).is_file() else None
+    loggers = build_loggers(config, folder, resumed)
+    callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
+    if config.trainer.get("enable_progress_bar") is not False:
+        callbacks.append(Progress())
+    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, enable_checkpointing=False)
     if is_first_rank():  # before anything is written
         whole.setup("test" if config.split == "test" else "validate")
         check_evaluation_limit(whole, trainer, config.split, ranks=1)  # `StoredVectors` limits whole files
@@ -113,17 +123,22 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
-    with ended(trainer, []), _config_written(folder, config, vectors):
+    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, vectors):
+        log_config(loggers, config)
+        record_wandb_run(loggers, folder)
         run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
         metrics, tables = {}, []
         if trainer.is_global_zero:
-            metrics, tables = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
+            metrics, tables = _finish(
+                evaluation, loggers, config, _seconds(trainer, config.split), started, sum(vectors.before)
+            )
         if not config.keep_embeddings:
             vectors.remove()
+    if tables:  # last of all: W&B has said what it has to say
         print_tables(tables)
-        log.info("metrics, rankings and timings are in %s", folder)
-        return metrics
+    log.info("metrics, rankings and timings are in %s", folder)
+    return metrics
 
 
 class MissingRows(LightningDataModule):
@@ -159,6 +174,11 @@ class MissingRows(LightningDataModule):
         # Not when its turn comes, behind the evaluation, which has finished the stores by then and searched for hours.
         count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
         self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
+
+    @property
+    def files(self) -> M2KRFiles:
+        """As the whole module's."""
+        return self.whole.files
 
     @property
     def idle(self) -> dict[Split, bool]:
@@ -293,7 +313,12 @@ def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
 
 
 def _finish(
-    evaluation: RetrievalEvaluation, config: DictConfig, seconds: dict[str, float], started: float, before: int
+    evaluation: RetrievalEvaluation,
+    loggers: list[Logger],
+    config: DictConfig,
+    seconds: dict[str, float],
+    started: float,
+    before: int,
 ) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
@@ -302,6 +327,7 @@ def _finish(
     metrics, tables = write_results(
         evaluation, split, folder, f"checkpoint: {checkpoint}, {selected_on.in_words(chosen)}"
     )
+    log_tables(loggers, tables)
     origin: dict[str, Any] = {
         "checkpoint": config.checkpoint,
         selected_on.KEY: chosen,
