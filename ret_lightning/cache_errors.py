@@ -29,7 +29,7 @@ def cache_error(error: BaseException) -> UserError | None:
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE and error.filename is not None:
         path = Path(os.path.abspath(os.fsdecode(error.filename)))
         for variable, folder in _folders():
-            if path.is_relative_to(folder):
+            if path.is_relative_to(folder) and (variable != "TMPDIR" or _is_temporary(path.relative_to(folder))):
                 return UserError(
                     f"{path}: the cache cannot be written ({error.strerror}); name another folder than {folder} with the "
                     f"environment variable {variable}",
@@ -38,6 +38,11 @@ def cache_error(error: BaseException) -> UserError | None:
                     variable=variable,
                 )
     return None if error.__cause__ is None else cache_error(error.__cause__)
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether the name is one of Python's, and not the user's who works in the temporary folder."""
+    return not path.parts or path.parts[0].startswith(("tmp", "pymp-"))
 
 
 def _folders() -> list[tuple[str, Path]]:

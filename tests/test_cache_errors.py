@@ -17,7 +17,7 @@ DEFAULTS = {
     "TRITON_CACHE_DIR": "home/.triton",
     "WANDB_CACHE_DIR": "home/.cache/wandb",
     "XDG_CACHE_HOME": "home/.cache",
-    "TMPDIR": "tmp",
+    "TMPDIR": "tmp/tmp1234",
 }
 CODES = [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOSPC]
 
@@ -35,8 +35,8 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variable_of_a_cache_is_named(
     variable: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / ("elsewhere/cache" if named else DEFAULTS[variable])
-    if named:
+    folder = tmp_path / ("elsewhere/cache" if named and variable != "TMPDIR" else DEFAULTS[variable])
+    if named and variable != "TMPDIR":
         monkeypatch.setenv(variable, str(folder))
     for code in CODES:
         error = cache_error(OSError(code, "reason", str(folder / "sub/file")))
@@ -59,6 +59,7 @@ def test_no_temporary_folder() -> None:
     "error",
     [
         OSError(errno.EACCES, "denied", "/data/x"),
+        OSError(errno.EEXIST, "exists", str(Path("/tmp/work/x"))),
         OSError(errno.EACCES, "denied"),
         UserError("x", code="x"),
         ValueError("x"),

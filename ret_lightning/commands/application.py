@@ -136,7 +136,7 @@ def _arguments(verbatim: Collection[str]) -> Namespace:
         raise ConfigError(
             "--experimental-rerun would read a pickle; give the run's own overrides instead", code="rerun-unsupported"
         )
-    quoted = {override: _quoted(expand_override(override), verbatim) for override in arguments.overrides}
+    quoted = {override: _quoted(expand_override(override, verbatim), verbatim) for override in arguments.overrides}
     arguments.overrides = list(map(quoted.get, arguments.overrides))
     sys.argv[1:] = [quoted.get(argument, argument) for argument in sys.argv[1:]]  # --cfg and --help are left to Hydra
     return arguments

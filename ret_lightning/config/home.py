@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
@@ -12,12 +13,20 @@ TEXTS = ("query",)  # options that are no paths, whatever they begin with
 _OVERRIDE = re.compile(r"(?P<key>[^=~][^=]*)=(?P<quote>[\"']?)(?P<home>~\w*)(?=/|[\"']?$)")
 
 
-def expand_override(line: str) -> str:
-    """Expand `~` and `~user` at the start of an override's value: `output="~/x"` becomes `output="/home/me/x"`."""
+def expand_override(line: str, verbatim: Collection[str] = ()) -> str:
+    """Expand `~` and `~user` at the start of an override's value: `output="~/x"` becomes `output="/home/me/x"`.
+
+    Args:
+        line: as typed.
+        verbatim: keys whose values are not parsed, so that quotes around them are removed here.
+    """
     found = _OVERRIDE.match(line)
     if found is None or found["key"] in TEXTS:
         return line
-    return f"{found['key']}={found['quote']}{os.path.expanduser(found['home'])}{line[found.end() :]}"
+    quote, rest = found["quote"], line[found.end() :]
+    if quote and rest.endswith(quote) and found["key"] in verbatim:
+        quote, rest = "", rest[:-1]
+    return f"{found['key']}={quote}{os.path.expanduser(found['home'])}{rest}"
 
 
 def expand_config(config: DictConfig | ListConfig) -> None:

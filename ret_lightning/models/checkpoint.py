@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.atomic import whole_file
+from ret_lightning.cache_errors import cache_error
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.git_lfs import refuse_lfs_pointer
 from ret_lightning.models.precision import device_named, dtype_named
@@ -252,6 +253,8 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, HFValidationError) as error:  # what the hub's errors are
+        if (unwritable := cache_error(error)) is not None:
+            raise unwritable from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"checkpoint {source}: neither a folder here nor a model that can be had from the hub ({reason}); fetch it "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ret_lightning.cache_errors import cache_error
 from ret_lightning.errors import UserError
 from ret_lightning.git_lfs import refuse_lfs_pointer
 
@@ -25,6 +26,8 @@ def no_weights(option: str, source: str, error: BaseException, otherwise: str) -
     for pattern in ("*.json", "*.safetensors"):
         for file in sorted(Path(source).expanduser().glob(pattern)):
             refuse_lfs_pointer(file)
+    if (unwritable := cache_error(error)) is not None:
+        return unwritable
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("Last error: ")[2].rstrip(".")
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
         return UserError(f"{option}: there is no such folder", code="weights-folder-missing", found=source)

@@ -31,9 +31,9 @@ class CandidateIndex(Index):
     Args:
         candidates: passages a query whose exact scores are made (at least top_k are); None for automatic, 4 top_k and at
             least 512.
+        device: where exact scores are made, see `Index`.
         exact_fallback: rank a query for which fewer than top_k candidates are found as `ExactIndex` does, so that every
             ranking is full; `Ranking.short` marks these queries. False: their rankings end with the candidates.
-        device: where exact scores are made, see `Index`.
 
     Raises:
         ConfigError: if `candidates` is below 1.
@@ -42,8 +42,8 @@ class CandidateIndex(Index):
     def __init__(
         self,
         candidates: int | None = None,
-        exact_fallback: bool = True,
         device: str | torch.device | None = None,
+        exact_fallback: bool = True,
     ) -> None:
         super().__init__(device)
         at_least_one(self, candidates=candidates)

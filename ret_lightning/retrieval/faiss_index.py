@@ -88,8 +88,8 @@ class FaissIndex(CandidateIndex):
         sample: vectors to train on.
         seed: of the sample and of k-means.
         gpu: whether FAISS runs on a GPU; None: if `device` is one, faiss-gpu is installed and it has the index.
-        exact_fallback: see `CandidateIndex`.
         device: where exact scores are made, see `Index`.
+        exact_fallback: see `CandidateIndex`.
 
     Raises:
         ConfigError: if a number is below 1. `build` raises it if FAISS refuses the factory string, if the index needs more
@@ -109,10 +109,10 @@ class FaissIndex(CandidateIndex):
         sample: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
-        exact_fallback: bool = True,
         device: str | torch.device | None = None,
+        exact_fallback: bool = True,
     ) -> None:
-        super().__init__(candidates, exact_fallback, device)
+        super().__init__(candidates, device, exact_fallback)
         at_least_one(self, hits=hits, cells=cells, probes=probes, codes=codes, bits=bits, links=links, sample=sample)
         self.factory = factory
         self.hits = hits

@@ -49,8 +49,8 @@ class MuveraIndex(CandidateIndex):
         sample: encodings to train on.
         seed: of the hyperplanes, the signs, the sample and k-means.
         gpu: as in `FaissIndex`.
-        exact_fallback: see `CandidateIndex`.
         device: where exact scores are made, see `Index`.
+        exact_fallback: see `CandidateIndex`.
 
     Raises:
         ConfigError: as `FaissIndex` does.
@@ -68,10 +68,10 @@ class MuveraIndex(CandidateIndex):
         sample: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
-        exact_fallback: bool = True,
         device: str | torch.device | None = None,
+        exact_fallback: bool = True,
     ) -> None:
-        super().__init__(candidates, exact_fallback, device)
+        super().__init__(candidates, device, exact_fallback)
         at_least_one(
             self,
             repetitions=repetitions,

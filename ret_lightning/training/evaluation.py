@@ -356,7 +356,7 @@ class RetrievalEvaluation(Callback):
             times = f"agreement@10 with exact search {metrics['agreement@10']:.3f}, {times}"
         if metrics.get(FALLBACK_SHARE):
             alone = metrics.get(f"recall_cost_without_fallback@{at}")
-            loss = "" if alone is None else f", recall@{at} loss without them {alone:.3f}"
+            loss = "" if alone is None else f", recall@{at} loss without the exact fallback {alone:.3f}"
             times = f"{metrics[FALLBACK_SHARE]:.1%} of queries with too few candidates{loss}, {times}"
         fit = trainer.state.fn == "fit"
         where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}" if fit else split
