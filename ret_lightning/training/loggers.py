@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -60,20 +60,33 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> 
         if node is None:
             continue
         is_wandb = str(OmegaConf.select(node, "_target_")).endswith("WandbLogger")
-        if is_wandb and (os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED") == "true"):
+        if is_wandb and _wandb_is_disabled():
             log.info("logger.%s is left out, since the environment disables W&B", name)
             continue
         logger = build(node, **(_of_wandb(node, config, folder, resumed is not None) if is_wandb else {}))
         if first and isinstance(logger, CSVLogger) and resumed is not None:
             resumed.on_commit.append(resume_csv(logger, resumed.step, resumed.unlogged_row).release)
-        elif first and resumed is not None:
-            resumed.on_abandon.append(_Entries(folder / "wandb" if is_wandb else Path(str(logger.log_dir))).restore)
+        elif first and resumed is not None and (own := _own_folder(logger, folder, is_wandb)) is not None:
+            resumed.on_abandon.append(_Entries(own).restore)
         chosen = getattr(logger, "_wandb_init", {})
         if chosen.get("anonymous") is None:
             # Lightning hands on what nobody chose, and W&B warns at the head of every run that it has no effect.
             chosen.pop("anonymous", None)
         loggers.append(logger)
     return loggers
+
+
+def _wandb_is_disabled() -> bool:
+    disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1")
+    return disabled or os.environ.get("WANDB_MODE") == "disabled"
+
+
+def _own_folder(logger: Logger, run_folder: Path, is_wandb: bool) -> Path | None:
+    """The folder below the run's that only this logger writes to; None where there is none."""
+    if is_wandb:
+        return run_folder / "wandb"
+    own = Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None
+    return own if own is not None and run_folder in own.parents else None
 
 
 class _Entries:

@@ -235,7 +235,7 @@ def test_the_glyphs_corpus_is_read_by_the_same_reader(glyphs_root: Path) -> None
     own = GlyphsDataModule(tokenizer, transform, batch_size=16, seed=5)
     own.prepare_data()
     own.setup("fit")
-    other = M2KRDataModule(glyphs_root, tokenizer, transform, batch_size=16, seed=5)
+    other = M2KRDataModule(glyphs_root, tokenizer, transform, batch_size=16, seed=5, shared_passage_ids=True)
     other.setup("fit")
     assert own.files.root == glyphs_root
     assert len(own.evaluation_subsets("val")) >= 6

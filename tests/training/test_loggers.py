@@ -62,7 +62,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
     assert made == [{"project": "p", "name": "gate=lstm", "group": "gate+seed"}]
 
 
-@pytest.mark.parametrize("variable", [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+@pytest.mark.parametrize("variable", [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "True")])
 def test_environment_disables_wandb(tmp_path: Path, monkeypatch, variable: tuple[str, str]) -> None:
     monkeypatch.setenv(*variable)
     settings = config(tmp_path)
@@ -140,6 +140,26 @@ def test_abandoned_resume_leaves_the_wandb_folder_as_it_was(tmp_path: Path, monk
     if not is_new:
         assert {path.name for path in folder.iterdir()} == {"offline-run-1", "latest-run"}
         assert (folder / "latest-run" / "run.wandb").exists()
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_abandoned_resume_removes_only_what_is_below_the_run(tmp_path: Path, below: bool) -> None:
+    pytest.importorskip("tensorboard")
+    run = tmp_path / "run"
+    place = run if below else tmp_path
+    node = {
+        "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
+        "save_dir": str(place),
+        "name": "t",
+        "version": "",
+    }
+    resumed = Resumed(5, None)
+    build_loggers(OmegaConf.create({"logger": {"tensorboard": node}, "sweep": None}), run, resumed)
+    (place / "t").mkdir(parents=True)
+    (place / "t" / "events").touch()
+    for call in resumed.on_abandon:
+        call()
+    assert (place / "t" / "events").exists() is not below
 
 
 def test_the_final_tables_go_to_wandb(monkeypatch) -> None:
