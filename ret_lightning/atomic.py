@@ -6,8 +6,9 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,6 +60,50 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file, complete or not at all; raises as `whole_file`."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder, all of them or none; the folder is created if needed, and its other files stay.
+
+    Args:
+        folder: to write to.
+        files: name to content. The last one is renamed to its name after the others.
+
+    Raises:
+        UserError: `disk-full`.
+        OSError: if the folder cannot be written.
+    """
+    existed = folder.is_dir()
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    staged = temporary_name(folder / "unfinished" if existed else folder)
+    try:
+        staged.mkdir(parents=True)
+        for name, content in files.items():
+            with (staged / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if existed:
+            for name in files:
+                os.replace(staged / name, folder / name)
+        else:
+            staged.rename(folder)
+    except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        _remove_empty(folder.absolute().parent, above)
+        if disk_is_full(error, above):
+            raise disk_full(folder) from error
+        raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _remove_empty(folder: Path, above: Path) -> None:
+    """Remove empty folders, from `folder` up to and without `above`."""
+    with suppress(OSError):
+        while folder != above:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def remove_unfinished(folder: Path) -> None:

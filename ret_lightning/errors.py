@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import traceback
 from typing import Any
 
 # How PyTorch hands an exception of a loader worker to the main process: its class, and its traceback as the message.
 _FROM_WORKER = "Original Traceback (most recent call last)"
+_TEARDOWN = {"_teardown", "teardown", "_interrupt"}  # functions of Lightning
 _NO_CODE = "user-error"  # of errors that code outside this package raises; not printed
 _CLASS = re.compile(r"^(?:\w+\.)+\w+: ", re.MULTILINE)
 _CODE = re.compile(r" \[([a-z0-9]+(?:-[a-z0-9]+)*)\]\Z")
@@ -107,6 +109,24 @@ def split_code(line: str) -> tuple[str, str | None]:
     """The message and the code of a printed error, `message [code]`; None where the line ends in no code."""
     found = _CODE.search(line)
     return (line[: found.start()], found[1]) if found else (line, None)
+
+
+def one_line(error: BaseException) -> str:
+    """The class and the message of an error that is no `UserError`; of a loader worker's error, those of the worker's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if _FROM_WORKER in str(error):
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def original_error(error: BaseException) -> BaseException:
+    """The error that ended a run: Lightning tears the run down while it handles it, and may fail in that, too."""
+    while not isinstance(error, UserError) and error.__context__ is not None and error.__cause__ is None:
+        frames = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if not frames & _TEARDOWN:
+            break
+        error = error.__context__
+    return error
 
 
 def _restore(kind: type[UserError], message: str, options: dict[str, Any]) -> UserError:

@@ -45,7 +45,9 @@ def printing() -> Iterator[None]:
 
 
 def console(**options: Any) -> Console:
-    """A console of `rich`; where the reader has gone it raises BrokenPipeError, while rich's own ends the process.
+    """A console of `rich` that prints texts as they are; if the reader of a pipe is gone, it raises BrokenPipeError.
+
+    `rich.console.Console` would end the process then, and would parse `[red]` and `:smile:` in names and texts.
 
     Args:
         options: of `rich.console.Console`.
@@ -56,7 +58,7 @@ def console(**options: Any) -> Console:
         def on_broken_pipe(self) -> None:
             raise  # called where the error is handled
 
-    return Raising(**options)
+    return Raising(**{"markup": False, "emoji": False} | options)
 
 
 def abandon_stdout() -> None:

@@ -13,7 +13,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import ret_lightning
-from ret_lightning.errors import ConfigError, DataError, Stopped, TokenError, UserError, split_code
+from ret_lightning.errors import (
+    ConfigError,
+    DataError,
+    Stopped,
+    TokenError,
+    UserError,
+    one_line,
+    original_error,
+    split_code,
+)
 
 PACKAGE = Path(ret_lightning.__file__).parent
 
@@ -140,3 +149,35 @@ def test_codes_are_kebab_case_and_unique() -> None:
     assert [code for code in places if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+){1,4}", code)] == []
     assert {code: at for code, at in places.items() if len(at) > 1} == {}
     assert len(places) > 200  # the scan sees the package
+
+
+def test_error_of_a_teardown_does_not_hide_the_first() -> None:
+    def fit(first: Exception) -> Exception:
+        def _teardown() -> None:
+            raise RuntimeError("Please call iter(combined_loader) first")
+
+        try:
+            try:
+                raise first
+            except Exception:
+                _teardown()
+        except RuntimeError as error:
+            return error
+
+    for first in (AttributeError("no attribute 'env'"), DataError("a.png does not exist", code="image-missing")):
+        assert original_error(fit(first)) is first
+
+    try:
+        try:
+            {}["key"]
+        except KeyError:
+            raise ValueError("key is missing")  # noqa: B904 -- explains the first, outside of a teardown
+    except ValueError as error:
+        assert original_error(error) is error
+
+
+def test_one_line_of_a_worker_error_is_the_workers() -> None:
+    text = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\nKeyError: 'a'\n"
+    assert one_line(RuntimeError(text)) == "KeyError: 'a'"
+    assert one_line(ZeroDivisionError("a bug\nmore")) == "ZeroDivisionError: a bug"
+    assert one_line(ZeroDivisionError()) == "ZeroDivisionError"

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import subprocess
 import sys
+
+import pytest
+
+from ret_lightning.lineage import use_default_start_method
 
 # A process that starts another one, tells its id, and waits to be killed; the other one holds the same standard output.
 PARENT = """
@@ -31,3 +37,23 @@ def test_one_whose_parent_is_gone_already_ends_at_once() -> None:
     other.wait()
     alone = subprocess.run([sys.executable, "-c", CHILD, str(other.pid)], stdout=subprocess.PIPE)
     assert alone.returncode == 1
+
+
+def exit_code_of_a_process() -> int | None:
+    use_default_start_method()
+    process = multiprocessing.Process(target=os.getpid)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_worker_of_joblib_starts_processes() -> None:
+    joblib = pytest.importorskip("joblib")
+    calls = [joblib.delayed(exit_code_of_a_process)() for _ in range(2)]
+    assert joblib.Parallel(n_jobs=2, backend="loky")(calls) == [0, 0]
+
+
+def test_start_method_of_the_user_is_kept() -> None:
+    before = multiprocessing.get_start_method(allow_none=True)
+    use_default_start_method()
+    assert multiprocessing.get_start_method(allow_none=True) == before

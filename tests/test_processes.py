@@ -1,13 +1,14 @@
-"""The tests' own helper: a command that hangs is not waited for in vain, and shows where it is."""
+"""The tests' own helpers: commands as processes, anew or as forks of a server."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests import processes
+from tests import preloaded, processes
 
 HANGS = """
 import subprocess, sys, time
@@ -29,3 +30,61 @@ def test_a_command_that_ends_gives_code_and_both_streams(tmp_path: Path) -> None
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     done = processes.run([sys.executable, "-c", code], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+SHOWS = """
+import os, signal, sys, threading
+import torch
+print(__name__, sys.argv[1:], os.getcwd(), os.environ.get("SAID"), os.environ.get("PYTHONPATH"))
+print("err", file=sys.stderr, flush=True)
+sys.stdout.flush()
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "raise":
+    raise ValueError("no")
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a module of the test both ways: in a new interpreter, and as a fork of the server."""
+
+    def run(name: str, *arguments: str, **env: str):
+        command = processes.module(name, *arguments)
+        done = []
+        for prefix in ("nothing", name):
+            monkeypatch.setattr(preloaded, "_PREFIX", prefix)
+            assert preloaded.can_run(command, os.environ) == (prefix == name)
+            done.append(processes.run(command, tmp_path, {**os.environ, **env}))
+        return done
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["exit", "kill", "raise"])
+def test_a_fork_does_what_a_new_process_does(tmp_path: Path, both_ways, ending: str) -> None:
+    (tmp_path / "shows.py").write_text(SHOWS)
+    new, fork = both_ways("shows", ending, "two words", SAID="this", PYTHONPATH="there")
+    assert "__main__" in new.stdout
+    assert "there" in new.stdout
+    assert (fork.returncode, fork.stdout) == (new.returncode, new.stdout)
+    assert fork.stderr.splitlines()[0] == new.stderr.splitlines()[0] == "err"
+    assert fork.stderr.splitlines()[-1] == new.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_fork_that_hangs_shows_what_it_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    monkeypatch.setattr(preloaded, "_PREFIX", "hangs")
+    for _ in range(2):
+        with pytest.raises(pytest.fail.Exception, match=r"(?s)did not end in 4 s.*waits_for_nobody"):
+            processes.run(processes.module("hangs"), tmp_path, patience=4)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"])
+def test_what_libraries_read_at_import_needs_a_new_process(name: str) -> None:
+    command = processes.module("ret_lightning.commands.train")
+    assert not preloaded.can_run(command, {**os.environ, name: "another"})
+    assert not preloaded.can_run([sys.executable, "-c", "pass"], os.environ)

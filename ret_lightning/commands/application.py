@@ -30,13 +30,16 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.cache_errors import cache_error
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
 from ret_lightning.config.changes import Base, check_changes
 from ret_lightning.config.check import Verdict, check
+from ret_lightning.config.home import expand_config, expand_override
 from ret_lightning.config.mistakes import report
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
-from ret_lightning.errors import ConfigError, Stopped, UserError
+from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
+from ret_lightning.lineage import use_default_start_method
 from ret_lightning.stdout import abandon_stdout
 
 _VERSION_BASE = "1.3"
@@ -44,8 +47,8 @@ _VERSION_BASE = "1.3"
 resolvers.register()  # here, since a launcher's worker process imports this module and no more before it composes a config
 
 
-# File names as sweeps make them, `runs/gate+seed/gate=lstm+seed=1`, which the grammar takes in quotes only.
-_NAMES_WITH_EQUALS = re.compile(r"(?=.*=)[\w./+=@~,-]+")
+# File names that the grammar takes in quotes only: of sweeps, `runs/gate+seed/gate=lstm+seed=1`, and in a home folder, `~/x`.
+_NAMES_IN_QUOTES = re.compile(r"(?=.*[=~])[\w./+=@~, -]+")
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def _arguments(verbatim: Collection[str]) -> Namespace:
         raise ConfigError(
             "--experimental-rerun would read a pickle; give the run's own overrides instead", code="rerun-unsupported"
         )
-    quoted = {override: _quoted(override, verbatim) for override in arguments.overrides}
+    quoted = {override: _quoted(expand_override(override), verbatim) for override in arguments.overrides}
     arguments.overrides = list(map(quoted.get, arguments.overrides))
     sys.argv[1:] = [quoted.get(argument, argument) for argument in sys.argv[1:]]  # --cfg and --help are left to Hydra
     return arguments
@@ -148,8 +151,8 @@ def _quoted(override: str, verbatim: Collection[str]) -> str:
         # A dollar that begins an interpolation is escaped for OmegaConf, with the backslashes that stand before it.
         value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
         return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
-    if _NAMES_WITH_EQUALS.fullmatch(value):
-        return f"{key}=" + ",".join(f"'{name}'" if "=" in name else name for name in value.split(","))
+    if _NAMES_IN_QUOTES.fullmatch(value):
+        return f"{key}=" + ",".join(f"'{name}'" if set(name) & {*"=~"} else name for name in value.split(","))
     return override
 
 
@@ -187,6 +190,7 @@ class _Application:
             self._leave_to_hydra()
             return 0
         multirun = verdict.multirun or verdict.dry_run  # a dry run is one of a sweep, perhaps of one job
+        expand_config(verdict.config)
         if not multirun:
             self.ready(verdict.config)
         return self._run(multirun, base, verdict.config)
@@ -200,7 +204,7 @@ class _Application:
     def _search_path(self) -> ConfigSearchPath:
         path = create_automatic_config_search_path(*self._caller(), self.arguments.config_path or self.config_path)
         if self.arguments.config_dir is not None:
-            folder = os.path.abspath(self.arguments.config_dir)
+            folder = os.path.abspath(os.path.expanduser(self.arguments.config_dir))
             if not os.path.isdir(folder):
                 raise ConfigError(
                     f"--config-dir {self.arguments.config_dir}: no such folder",
@@ -282,19 +286,23 @@ class _Job:
 
     def __call__(self, config: DictConfig) -> Any:
         self.running = True
+        use_default_start_method()
         try:
-            result = self.task(config if self.config is None else self.config)
+            config = config if self.config is None else self.config
+            expand_config(config)
+            result = self.task(config)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
                 raise KeyboardInterrupt from None
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = cache_error(raised) or raised
             mode = HydraConfig.get().mode
             # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
             swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_ == BASIC_SWEEPER
             user_error = isinstance(error, UserError)
             if isinstance(error, Stopped) and mode == RunMode.MULTIRUN:
-                raise _SweepStopped(error) from error
+                raise _SweepStopped(error) from raised
             if _shows_traceback() or not (swept or (user_error and mode == RunMode.RUN)):
                 raise
             if not user_error:
@@ -323,7 +331,6 @@ def _line(error: BaseException) -> str:
         return f"{text}; the same command goes on with the sweep"
     if isinstance(error, UserError):
         return text.strip()
-    lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     if isinstance(error, HydraException):
-        return "; ".join(lines)
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return "; ".join(line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip())
+    return one_line(error)

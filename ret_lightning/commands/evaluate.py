@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.commands.application import run
+from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import EvaluateConfig
 from ret_lightning.training.folder import EMBEDDINGS_FOLDER
 from ret_lightning.training.lock import is_first_rank, refuse_locked
@@ -20,7 +21,11 @@ def main() -> None:
 
 
 def _refuse(config: DictConfig) -> None:
-    """Raise what refuses an evaluation because of its folder, before anything is written there."""
+    """Raise what refuses an evaluation because of its devices or its folder, before anything is written."""
+    if config.trainer.get("accelerator") in ("gpu", "cuda"):
+        from ret_lightning.training.early_checks import check_devices  # imports torch
+
+        check_devices(config.trainer)
     try:
         folder = Path(str(config.output_dir)).expanduser().absolute()
     except OmegaConfBaseException:  # it refers to what Hydra knows of a job
@@ -36,6 +41,7 @@ def _evaluate(config: DictConfig) -> None:
 
     from ret_lightning.training.standalone import evaluate
 
+    make_paths_absolute(config)
     config.output_dir = HydraConfig.get().runtime.output_dir  # of a sweep's job its own
     evaluate(config)
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.commands.application import run
+from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import TrainConfig
 from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
 from ret_lightning.errors import UserError
@@ -52,7 +53,12 @@ def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
 
 
 def _refuse(config: DictConfig) -> None:
-    """Raise what refuses a run because of its folder, before anything is written there."""
+    """Raise what refuses a run because of its devices or its folder, before anything is written."""
+    make_paths_absolute(config)
+    if config.trainer.get("accelerator") in ("gpu", "cuda"):
+        from ret_lightning.training.early_checks import check_devices  # imports torch
+
+        check_devices(config.trainer)
     if not is_first_rank():  # under SLURM the first one may have begun
         return
     resumed = config.resume not in (None, "auto")
@@ -73,6 +79,7 @@ def _train(config: DictConfig) -> float | None:
 
     from ret_lightning.training.run import best_validation, train
 
+    make_paths_absolute(config)
     hydra = HydraConfig.get()
     resume, config.resume = config.resume, None
     if resume not in (None, "auto"):  # the config is that of the folder, see `resumed_base`

@@ -105,6 +105,8 @@ def check(
     for job in jobs if multirun else ():
         mistakes += Check(composer, composer.compose(job, multirun=True), root, schema).run(complete)
     dry_run = first.config is not None and bool(OmegaConf.select(first.config, "dry_run"))
+    unreadable = {mistake.key for mistake in mistakes if mistake.code == "override-needs-quotes"}
+    mistakes = [each for each in mistakes if each.code != "value-missing" or each.key not in unreadable]
     return Verdict(distinct(mistakes), multirun, dry_run, without_hydra(first.config))
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from ret_lightning.config.files import first_line
 from ret_lightning.config.mistakes import COMMAND_LINE, Mistake
 from ret_lightning.errors import ConfigError
+
+# A character that Hydra's grammar takes within quotes only, or for syntax of its own: not one of these.
+_REFUSED = re.compile(r"[^A-Za-z0-9_/\-\\+.$%*@?|: \t,\[\]{}]")
+_ITEM = re.compile(r"[^\[\]{},:]+")  # of a list or mapping
 
 
 @dataclass
@@ -36,13 +41,44 @@ def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[Setting], 
         try:
             settings += [Setting(**vars(override), source=source) for override in parser.parse_overrides([line])]
         except HydraException as error:
-            wrong = ConfigError(
-                f"cannot be read as key=value ({first_line(error)}); text with special characters needs quotes",
-                code="override-unreadable",
-                found=line,
-            )
-            mistakes.append(Mistake(source, "", wrong))
+            mistakes.append(Mistake(source, line.partition("=")[0].lstrip("+~"), _unreadable(line, error)))
     return settings, mistakes
+
+
+def quoted_argument(line: str) -> str | None:
+    """An override as one types it in a shell so that its value is taken as text: `'data.root="/data/Müller"'`.
+
+    In a list or mapping the items are quoted. None where quotes do not help, as in keys.
+    """
+    key, equals, value = line.partition("=")
+    if re.fullmatch(r"\[.*\]|\{.*\}", value):
+        value = _ITEM.sub(lambda item: _quote(item[0]) if _REFUSED.search(item[0]) else item[0], value)
+    else:
+        value = _quote(value)
+    typed = f"{key}={value}"
+    return shlex.quote(typed) if equals and _is_readable(typed) else None
+
+
+def _unreadable(line: str, error: HydraException) -> ConfigError:
+    typed = quoted_argument(line)
+    if typed is None:
+        text = f"cannot be read as key=value ({first_line(error)})"
+        return ConfigError(text, code="override-unreadable", found=line)
+    special = _REFUSED.search(line.partition("=")[2])
+    reason = f"{special[0]!r} needs quotes" if special else "the value cannot be read; text needs quotes"
+    return ConfigError(f"{reason}; type {typed}", code="override-needs-quotes", found=line, expected=typed)
+
+
+def _quote(value: str) -> str:
+    return QuotedString(value, Quote.double).with_quotes()
+
+
+def _is_readable(line: str) -> bool:
+    try:
+        OverridesParser.create().parse_overrides([line])
+    except HydraException:
+        return False
+    return True
 
 
 def on_command_line(line: str) -> str:
@@ -69,7 +105,11 @@ def wrong_sweep(override: Setting, *, multirun: bool) -> Mistake | None:
         return Mistake(override.source, key, error)
     if multirun:
         return None
-    hint = f"; for a list write {key}=[{value}]" if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP else ""
+    hint = ""
+    if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
+        hint = (
+            f"; for a list type {shlex.quote(f'{key}=[{value}]')}, for one text {quoted_argument(override.input_line)}"
+        )
     error = ConfigError(f"several values need --multirun (-m){hint}", code="sweep-without-multirun", found=value)
     return Mistake(override.source, key, error)
 

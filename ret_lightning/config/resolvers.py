@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -18,6 +19,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("product", product, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("options", options, replace=True)
+    OmegaConf.register_new_resolver("expand_home", os.path.expanduser, replace=True)
 
 
 def run_folder(resume: str | None, new: str) -> str:

@@ -13,6 +13,13 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.mistakes import Wrong, exclusive
+from ret_lightning.config.run_rules import (
+    limits_are_valid,
+    metrics_are_logged,
+    recall_at,
+    something_is_trained,
+    too_few_ranked,
+)
 from ret_lightning.config.search_rules import one_place, question
 from ret_lightning.errors import ConfigError
 
@@ -57,7 +64,8 @@ class TrainConfig:
             text = "true needs init_from=<folder, hub id, training checkpoint or run folder>"
             yield "init_partial", ConfigError(text, code="init-partial-without-init-from", found=True)
         yield from _sizes_fit(config)
-        yield from _metric_is_logged(config)
+        yield from too_few_ranked(config.evaluation)
+        yield from metrics_are_logged(config)
         yield from _run_ends(config)
         yield from _one_mixture(config)
         yield from _stream_is_open_ended(config)
@@ -123,13 +131,16 @@ class EvaluateConfig:
     retrieval: Any
     evaluation: Any
     trainer: Any
+    logger: dict[str, Any]
+    callbacks: dict[str, Any]
 
     @staticmethod
     def check(config: DictConfig) -> Iterator[Wrong]:
         """As `TrainConfig.check`."""
         yield from _values_in_range(config)
-        recall_wrong = list(_recall_at(config.evaluation))
-        yield from recall_wrong or _too_few_ranked(config.evaluation)
+        recall_wrong = list(recall_at(config.evaluation))
+        yield from recall_wrong or too_few_ranked(config.evaluation)
+        yield from limits_are_valid(config.trainer)
         limit = f"limit_{config.split}_batches"
         if config.trainer.get(limit) == 0:
             yield f"trainer.{limit}", ConfigError("0 leaves nothing to evaluate", code="nothing-to-evaluate", found=0)
@@ -266,20 +277,9 @@ def _in_range(config: DictConfig) -> Iterator[Wrong]:
     if OmegaConf.select(config, "loss.backend") == "fused" and config.trainer.get("accelerator") == "cpu":
         text = "fused needs a GPU, and trainer.accelerator is cpu; choose auto or chunked"
         yield "loss.backend", ConfigError(text, code="fused-loss-on-cpu", found="fused", allowed=("auto", "chunked"))
-    yield from _recall_at(config.evaluation)
-    if config.trainer.get("max_epochs") == 0 or config.trainer.get("max_steps") == 0:
-        text = "0 epochs or steps train nothing; -1 means no limit"
-        yield "trainer.max_epochs", ConfigError(text, code="nothing-to-train", found=0)
-    if config.trainer.get("limit_test_batches") == 0 and config.test_with != "none":
-        text = "0 leaves nothing to test; to leave the test out set test_with=none"
-        yield "trainer.limit_test_batches", ConfigError(text, code="nothing-to-test", found=0)
-
-
-def _recall_at(evaluation: DictConfig) -> Iterator[Wrong]:
-    found = tuple(evaluation.recall_at)
-    if not found or min(found) < 1:
-        text = f"{list(found)} needs at least one K, each 1 or more"
-        yield "evaluation.recall_at", ConfigError(text, code="recall-at-too-small", found=found)
+    yield from recall_at(config.evaluation)
+    yield from limits_are_valid(config.trainer)
+    yield from something_is_trained(config)
 
 
 def _sizes_fit(config: DictConfig) -> Iterator[Wrong]:
@@ -310,43 +310,6 @@ def _sizes_fit(config: DictConfig) -> Iterator[Wrong]:
     if size is not None and shown is not None and size != shown:
         text = f"{shown} differs from backbone.vision.image_size={size}"
         yield "backbone.image_transform.size", ConfigError(text, code="image-sizes-differ", found=shown, expected=size)
-
-
-# K of MRR and nDCG: retrieval/judging.py, which would bring torch along.
-TOP = 10
-
-
-def _too_few_ranked(evaluation: DictConfig) -> Iterator[Wrong]:
-    ranked, needed = evaluation.ranked, max(TOP, *evaluation.recall_at)
-    if ranked < needed:
-        text = f"{ranked} is less than the largest K of evaluation.recall_at, MRR@{TOP} and nDCG@{TOP}, {needed}"
-        yield "evaluation.ranked", ConfigError(text, code="too-few-ranked", found=ranked, least=needed)
-
-
-def _metric_is_logged(config: DictConfig) -> Iterator[Wrong]:
-    """A callback that watches or draws a metric which is never computed would fail after the first epoch."""
-    evaluation = config.evaluation
-    yield from _too_few_ranked(evaluation)
-    for name, callback in config.callbacks.items():
-        drawn = (callback or {}).get("at")
-        if drawn is not None and drawn not in evaluation.recall_at:
-            text = f"recall@{drawn} is not computed; evaluation.recall_at={list(evaluation.recall_at)}"
-            yield (
-                f"callbacks.{name}.at",
-                ConfigError(text, code="recall-not-computed", found=drawn, allowed=tuple(evaluation.recall_at)),
-            )
-        monitor = (callback or {}).get("monitor")
-        if not isinstance(monitor, str) or not monitor.startswith("val/"):
-            continue
-        metric, _, at = monitor.rpartition("@")
-        if metric.endswith("recall") and at not in {str(k) for k in evaluation.recall_at}:
-            told = f"evaluation.recall_at={list(evaluation.recall_at)}"
-        elif metric.endswith(("/mrr", "/ndcg")) and at != str(TOP):
-            told = f"MRR and nDCG are at {TOP}"
-        else:
-            continue
-        text = f"{monitor} is not computed; {told}"
-        yield f"callbacks.{name}.monitor", ConfigError(text, code="monitor-not-computed", found=monitor)
 
 
 def _run_ends(config: DictConfig) -> Iterator[Wrong]:

@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.sweep_names import job_names, sweep_name
 from ret_lightning.errors import ConfigError
 
@@ -103,7 +104,7 @@ def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
     """The folder of a sweep that would be named by the time, so that the same command finds it again; None for others."""
     raw = OmegaConf.to_container(config, resolve=False)
     default = str(raw["hydra"]["sweep"]["dir"])
-    if default == "${output_dir}":
+    if default in ("${output_dir}", "${expand_home:${output_dir}}"):
         default = str(raw["output_dir"])
     if "${now:" not in default:
         return None
@@ -170,6 +171,7 @@ def _compose(
         try:
             job = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
             job.output_dir = str(folder)
+            make_paths_absolute(job)
             OmegaConf.resolve(job)
         finally:
             HydraConfig.instance().cfg = before

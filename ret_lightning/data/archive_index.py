@@ -116,7 +116,8 @@ def index_files(archives: Sequence[Path]) -> tuple[Path, Path]:
     of_paths = _digest([VERSION, *(str(path.resolve()) for path in archives)])
     stem = f"{of_paths}-{_digest([_state(path) for path in archives])}"
     file, near_names = folder / f"{stem}.npy", folder / f"{stem}-near.npy"
-    if file.is_file() and near_names.is_file():  # without the lock, so that a finished cache may be read-only
+    # Without the lock, so that a finished cache may be read-only. pathlib would raise where it may not be searched.
+    if os.path.isfile(file) and os.path.isfile(near_names):
         return file, near_names
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def index_files(archives: Sequence[Path]) -> tuple[Path, Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
-            f"{folder}: the index of the image archives cannot be written there ({reason}): name another "
+            f"{folder}: the index of the image archives cannot be written there ({reason}); name another "
             "folder with the environment variable XDG_CACHE_HOME",
             code="archive-cache-not-written",
             path=str(folder),

@@ -47,7 +47,7 @@ def arrow_copy(files: RowFiles) -> datasets.Dataset:
     """The rows of files, mapped into memory: columns content, file and line.
 
     Raises:
-        DataError: if a file has no rows, or cannot be read.
+        DataError: if a file has no rows or cannot be read, or the cache cannot be written.
     """
     # A bar for each of many small files would hide the lines that matter.
     quiet = files.size() < QUIET_BYTES and not datasets.are_progress_bars_disabled()
@@ -57,10 +57,21 @@ def arrow_copy(files: RowFiles) -> datasets.Dataset:
         builder = _Copy(dataset_name="ret_lightning_rows", files=files)
         builder.download_and_prepare()
         return builder.as_dataset(split="train")
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
+    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, DataError):
+            raise cause from None
+        if not isinstance(cause, OSError):
+            raise
+        folder, reason = datasets.config.HF_DATASETS_CACHE, cause.strerror or str(cause)
+        raise DataError(
+            f"{folder}: the Arrow copy of {files} cannot be written there ({reason}); name another folder with the "
+            "environment variable HF_DATASETS_CACHE, or read the rows without a copy with data.reading=streaming",
+            code="row-cache-not-written",
+            path=str(folder),
+            reason=reason,
+            variable="HF_DATASETS_CACHE",
+        ) from error
     finally:
         if quiet:
             datasets.enable_progress_bars()

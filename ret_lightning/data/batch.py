@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.inputs import EncoderInput
+from ret_lightning.inputs.cut_texts import TextCount
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TrainingBatch:
         passage_labels: (P,) int64, the `label` of each passage.
         subsets: the B subsets' names, `unknown` for a row without one.
         bad_rows: the rows that were left out of the batch.
+        texts: of both sides, and how many of them the tokenizer cut.
     """
 
     queries: EncoderInput
@@ -32,30 +34,29 @@ class TrainingBatch:
     passage_labels: Tensor
     subsets: tuple[str, ...]
     bad_rows: tuple[BadRow, ...] = ()
+    texts: TextCount = field(default_factory=TextCount)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TrainingBatch:
         """The same batch on another device."""
-        return TrainingBatch(
-            self.queries.to(device, non_blocking),
-            self.passages.to(device, non_blocking),
-            self.labels.to(device, non_blocking=non_blocking),
-            self.passage_labels.to(device, non_blocking=non_blocking),
-            self.subsets,
-            self.bad_rows,
+        return replace(
+            self,
+            queries=self.queries.to(device, non_blocking),
+            passages=self.passages.to(device, non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            passage_labels=self.passage_labels.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> TrainingBatch:
         """The same batch in page-locked memory."""
-        return TrainingBatch(
-            self.queries.pin_memory(),
-            self.passages.pin_memory(),
-            self.labels.pin_memory(),
-            self.passage_labels.pin_memory(),
-            self.subsets,
-            self.bad_rows,
+        return replace(
+            self,
+            queries=self.queries.pin_memory(),
+            passages=self.passages.pin_memory(),
+            labels=self.labels.pin_memory(),
+            passage_labels=self.passage_labels.pin_memory(),
         )
 
 
@@ -68,12 +69,14 @@ class EvaluationBatch:
         rows: (B,) int64, their positions in the subset's queries or pool.
         bad_images: rows that go without their image, since it cannot be read.
         imageless: the positions of these, as in `rows`.
+        texts: of the rows, and how many of them the tokenizer cut.
     """
 
     inputs: EncoderInput
     rows: Tensor
     bad_images: tuple[BadRow, ...] = ()
     imageless: tuple[int, ...] = ()
+    texts: TextCount = field(default_factory=TextCount)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from ret_lightning.data.row_scan import (
     Untransformed,
 )
 from ret_lightning.errors import DataError
+from ret_lightning.inputs.cut_texts import cut_texts
 from ret_lightning.progress import progress_bar
 
 Images = Literal["decode", "exist", "none"]
@@ -298,11 +298,10 @@ class CorpusCheck:
 
     def _share_cut(self) -> Callable[[list[str]], float] | None:
         """What tells the share of texts that the tokenizer cuts; None for one that does not tell its limit."""
-        longer = copy.copy(self.data.collate.tokenizer)
-        if not hasattr(longer, "max_length"):
+        tokenizer = self.data.collate.tokenizer
+        if not hasattr(tokenizer, "max_length"):
             return None
-        longer.max_length += 1
-        return lambda texts: float((longer(texts)[1].sum(dim=1) == longer.max_length).float().mean())
+        return lambda texts: sum(cut_texts(tokenizer, texts)) / len(texts)
 
 
 def _file_and_position(row: BadRow) -> tuple[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ret_lightning.data.m2kr import (
 )
 from ret_lightning.data.position import Position
 from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
+from ret_lightning.data.required_files import Needed, check_required_files
 from ret_lightning.data.sampling import dealt, never_idle
 from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
 from ret_lightning.data.validation import (
@@ -196,10 +197,28 @@ class M2KRDataModule(LightningDataModule):
         self.idle: dict[Split, bool] = {}  # whether this rank has no row of a split, but for the one of `never_idle`
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
 
+    def check_files(self, needed: Collection[Needed]) -> list[str] | None:
+        """Find the files and folders of the corpus before they are read, scanned or copied; index image archives.
+
+        Args:
+            needed: `train`, and of `val` and `test` those that are evaluated.
+
+        Returns:
+            The subsets with evaluation files; None if they are not known yet.
+
+        Raises:
+            DataError: naming the first that is missing or cannot be read.
+        """
+        # What the other settings validate on follows from the training files.
+        validated = {"val": ["val"], "test": ["test"], "val_or_test": ["test"]}.get(self.validation, [])
+        names = self._names()
+        check_required_files(self.files, names, {*needed} - {"val"} | {*(validated if "val" in needed else [])})
+        return names
+
     def prepare_data(self) -> None:
         """On one process per machine: fills the caches that the others read (Arrow copy, scan of the rows, image archives)."""
+        self.check_files(("train",))
         self._training_set().batches(self.batch_size)
-        self.files.image_source()
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the files; evaluation files are parsed and checked whole, training rows when they are read.
@@ -214,6 +233,11 @@ class M2KRDataModule(LightningDataModule):
             self._load("val")
         if stage in (None, "test"):
             self._load("test")
+
+    def training_batches(self, world_size: int) -> int | None:
+        """Batches per epoch of each of so many ranks; None: not known, as rows are streamed."""
+        batches = (self._train or self._training_set()).batches(self.batch_size, 0, world_size)
+        return batches.batches_per_epoch(*batches.size)
 
     def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
         """The subsets of a split, in the order in which its loaders come (see `val_dataloader`)."""

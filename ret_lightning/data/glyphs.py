@@ -113,8 +113,8 @@ def prepare_glyphs(
                 _make(root, settings, workers or _cpu_count(), progress)
     except OSError as error:
         raise DataError(
-            f"{cache}: the glyphs corpus cannot be written there ({error.strerror or error}): name another folder with "
-            "cache_dir, or with the environment variable XDG_CACHE_HOME",
+            f"{cache}: the glyphs corpus cannot be written there ({error.strerror or error}); name another folder with "
+            "data.cache_dir, or with the environment variable XDG_CACHE_HOME",
             code="glyph-cache-not-written",
             path=cache,
         ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.glyphs import prepare_glyphs
 from ret_lightning.data.m2kr import M2KRFiles
+from ret_lightning.data.required_files import Needed
 from ret_lightning.data.training_set import Reading
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 
@@ -88,6 +89,10 @@ class GlyphsDataModule(M2KRDataModule):
             "seed": corpus_seed,
             "workers": generation_workers,
         }
+
+    def check_files(self, needed: Collection[Needed]) -> list[str] | None:
+        """Nothing to find: the corpus is made when it is needed."""
+        return None
 
     def prepare_data(self) -> None:
         """Makes the corpus where it is not there, or not whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -54,8 +55,40 @@ class ImageFolder:
         """The images whose paths are spelled nearly like one that does not exist."""
         return near_names(self.folder, path)
 
+    def check(self) -> None:
+        """Raise DataError of the kind `missing_image` unless the folder exists and may be opened."""
+        if not os.path.exists(self.folder):
+            raise DataError(
+                f"image folder {self.folder} does not exist; name the folder, or the archives (.tar, .zip), that the "
+                "image paths of the rows are relative to",
+                "missing_image",
+                code="image-folder-missing",
+                path=str(self.folder),
+            )
+        if not os.path.isdir(self.folder):
+            raise DataError(
+                f"image folder {self.folder} is a file; name a folder, or an archive whose name ends in .tar or .zip",
+                "missing_image",
+                code="image-folder-is-file",
+                path=str(self.folder),
+            )
+        if not os.access(self.folder, os.X_OK):
+            raise DataError(
+                f"image folder {self.folder} cannot be opened (permission denied); make it readable for the user who runs the "
+                "command",
+                "missing_image",
+                code="image-folder-not-readable",
+                path=str(self.folder),
+            )
+
     def _read(self, path: str, most: int = -1) -> bytes:
-        return read_image_file(self.folder / path_inside(path, self.folder, self.near), most, root=self.folder)
+        inside = path_inside(path, self.folder, self.near)
+        try:
+            return read_image_file(self.folder / inside, most, root=self.folder)
+        except DataError as error:
+            if error.kind == "missing_image":
+                self.check()  # a missing folder is reported as such, not as one missing image
+            raise
 
 
 class ImageReader:

@@ -21,7 +21,8 @@ from ret_lightning.data.row_files import RowFiles
 from ret_lightning.data.rows import BytePlace, Content, Passage, Place, Query, parse_pair
 from ret_lightning.data.sampling import Draw
 from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, Item, Tokenizer, encoder_input
+from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
+from ret_lightning.inputs.cut_texts import TextCount, count_cut
 from ret_lightning.losses import PADDING
 
 
@@ -174,24 +175,35 @@ class Collator:
         passages = [row.passages[0] for row in rows] + [item for row in rows for item in row.passages[1:]]
         passage_labels = [row.passage_labels[0] for row in rows]
         passage_labels += [negative for row in rows for negative in row.passage_labels[1:]]
+        (query_inputs, texts), (passage_inputs, of_passages) = (
+            self._inputs(items) for items in ([row.query for row in rows], passages)
+        )
+        texts.add(of_passages)
         return TrainingBatch(
-            encoder_input([row.query for row in rows], self.tokenizer, self.image_size),
-            encoder_input(passages, self.tokenizer, self.image_size),
+            query_inputs,
+            passage_inputs,
             _padded([row.labels for row in rows]),
             torch.tensor(passage_labels, dtype=torch.int64),
             tuple(row.subset for row in rows),
             tuple(row for row in drawn if isinstance(row, BadRow)),
+            texts,
         )
 
     def evaluation(self, rows: Sequence[tuple[Item, int, BadRow | None]]) -> EvaluationBatch:
         """B queries or passages to a batch."""
         items, indices, bad = zip(*rows, strict=True)
+        inputs, texts = self._inputs(items, by_itself=True)
         return EvaluationBatch(
-            encoder_input(items, self.tokenizer, self.image_size, by_itself=True),
+            inputs,
             torch.tensor(indices, dtype=torch.int64),
             tuple(row for row in bad if row is not None),
             tuple(index for index, row in zip(indices, bad, strict=True) if row is not None),
+            texts,
         )
+
+    def _inputs(self, items: Sequence[Item], by_itself: bool = False) -> tuple[EncoderInput, TextCount]:
+        inputs = encoder_input(items, self.tokenizer, self.image_size, by_itself)
+        return inputs, count_cut(self.tokenizer, items, inputs)
 
 
 def _padded(labels: Sequence[Sequence[int]]) -> Tensor:

@@ -105,6 +105,19 @@ class StreamedBatches(EpochBatches):
         super().__init__(batch_size, stream.seed, rank, world_size)
         self.stream = stream
         self.one_subset = one_subset
+        self.end: tuple[int, int] | None = None  # epoch and number of its last batch, when that has been handed out
+
+    def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
+        """Reads one batch ahead, so that the last one is known as such."""
+        count = sum(span.batches for span in self.spans(epoch))
+        waiting = None
+        for batch in self.global_batches(epoch):
+            if waiting is not None:
+                yield self.share(waiting)
+            waiting, count = batch, count + 1
+        if waiting is not None:
+            self.end = epoch, count
+            yield self.share(waiting)
 
     def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
         """See `EpochBatches`.

@@ -23,7 +23,7 @@ from ret_lightning.data.m2kr import SubsetNames
 from ret_lightning.data.places import Place
 from ret_lightning.data.row_files import RowFiles, Stretch
 from ret_lightning.data.rows import parse_pair, subset_fields
-from ret_lightning.errors import DataError
+from ret_lightning.errors import DataError, UserError
 from ret_lightning.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -105,15 +105,21 @@ def _scanned(files: RowFiles, known: Sequence[str], wanted: Sequence[str]) -> li
     """Arrays of the scan by name."""
     what = json.dumps([_VERSION, files.fingerprint(), list(known)])
     cached = default_cache_dir() / "subsets" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.npz"
-    if cached.is_file():
+    if os.path.isfile(cached):  # False too where the folder may not be searched, and pathlib would raise
         with np.load(cached, allow_pickle=False) as file:
             return [file[name] for name in wanted]
     found = _scan(files, SubsetNames(known))
     try:
         with whole_file(cached) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **found)
-    except OSError as error:
-        log.warning("%s: cannot be written (%s); the training files will be scanned again", cached, error)
+    except (OSError, UserError) as error:
+        reason = error.message if isinstance(error, UserError) else error.strerror or str(error)
+        log.warning(
+            "%s: cannot be written (%s), so the next run scans the training files again; name another folder with the "
+            "environment variable XDG_CACHE_HOME",
+            cached,
+            reason,
+        )
     return [found[name] for name in wanted]
 
 

@@ -137,7 +137,7 @@ class TrainingSet:
             return StreamedBatches(stream, batch_size, rank, world_size, self.choice.one_subset_batches)
         rows, mixture = len(self.rows), None
         if not self.mixture.is_plain or self.choice.one_subset_batches or self.holdout:
-            mixture = self._row_mixture()
+            mixture = self._row_mixture
         elif self.choice.limit is not None:
             rows = min(rows, self.choice.limit)
         batches = GlobalBatches(
@@ -161,6 +161,7 @@ class TrainingSet:
         left = np.bincount(codes, minlength=len(names)) - np.bincount(codes[removed], minlength=len(names))
         return dict(zip(names, left.tolist(), strict=True))
 
+    @cached_property
     def _row_mixture(self) -> RowMixture:
         removed = self.holdout.removed if self.holdout else None
         mixture = RowMixture(self.subsets, self.mixture, self.choice.limit, removed)

@@ -6,6 +6,7 @@ N queries and N + M passages.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import get_args
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.losses.gather import gather_rows, gather_sizes, world_size
+from ret_lightning.losses.gather import gather_rows, gather_sizes, rank, world_size
 from ret_lightning.losses.maxsim import Backend, maxsim
+
+log = logging.getLogger(__name__)
 
 PADDING = -1  # fills the labels of a query that has fewer than others; no label is negative
 
@@ -116,6 +119,7 @@ class ContrastiveLoss(nn.Module):
         self.micro_batch = micro_batch
         self.check_finite = True
         self.allow_empty = False
+        self._warned = False  # that queries have no negatives
         log_temperature = torch.tensor(math.log(temperature))
         self.log_temperature = nn.Parameter(log_temperature) if learn_temperature else None
         self._temperature = temperature
@@ -164,6 +168,7 @@ class ContrastiveLoss(nn.Module):
         weight = world_size() / pairs  # times the mean over ranks: one over the number of pairs
 
         positive = _any_equal(labels[:, None], gather_rows(passage_labels, passage_counts))
+        self._warn_without_negatives(positive)
         scores = maxsim(query, gather_rows(passage, passage_counts), backend=self.backend) / self.temperature
         forward_loss, forward_recall = _direction(scores, positive, weight)
         if not self.symmetric:
@@ -184,6 +189,20 @@ class ContrastiveLoss(nn.Module):
             passage_recall=backward_recall,
             pairs=pairs,
         )
+
+    def _warn_without_negatives(self, positive: Tensor) -> None:
+        """Warn once if a global batch has no negative for some of this rank's queries."""
+        if self._warned or rank() != 0 or not len(positive):
+            return
+        without = int(positive.all(dim=1).sum())
+        if without:
+            self._warned = True
+            log.warning(
+                "%d of %d queries of a batch have no negative: the global batch (data.batch_size times the ranks) has only "
+                "their positives, and the loss of a single pair is 0. trainer.accumulate_grad_batches adds no negatives; "
+                "raise data.batch_size, with loss.micro_batch (gradient caching) if that exceeds the memory",
+                *(without, len(positive)),
+            )
 
     def _of_nothing(self, query: Tensor, passage: Tensor) -> ContrastiveOutput:
         # Not a constant: whatever is trained gets a gradient, of zeros, which DDP waits for.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
+from ret_lightning.markdown import escape, fenced, paragraph
 from ret_lightning.models.published_writing import architecture, is_published_architecture, own_modules
 from ret_lightning.models.retriever import RetRetriever
 
@@ -26,15 +28,21 @@ def model_card(
         origin: facts on where the weights come from: run folder, step, seed, versions.
         training_config: YAML.
     """
-    parts = [_front_matter(retriever), f"# {name}", _about(retriever), "## Loading", _loading(retriever, name)]
+    parts = [
+        _front_matter(retriever),
+        f"# {paragraph(name)}",
+        _about(retriever),
+        "## Loading",
+        _loading(retriever, name),
+    ]
     for title, metrics in results:
         if metrics:
-            parts += [f"## {title}", _table(metrics)]
+            parts += [f"## {paragraph(title)}", _table(metrics)]
     parts += [*notes, "## Architecture", _facts(architecture(retriever))]
     if origin:
         parts += ["## Origin", _facts(origin)]
     if training_config is not None:
-        parts += ["## Training configuration", f"```yaml\n{training_config.strip()}\n```"]
+        parts += ["## Training configuration", fenced(training_config.strip(), "yaml")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,7 +76,7 @@ def _loading(retriever: RetRetriever, name: str) -> str:
     code = f"""```python
 from ret_lightning import RetRetriever
 
-retriever = RetRetriever.from_pretrained("{name}")
+retriever = RetRetriever.from_pretrained({json.dumps(name, ensure_ascii=False)})
 queries = retriever.encode_queries([("What is this?", "query.jpg")])
 passages = retriever.encode_passages([("A text.", None), (None, "passage.jpg")])
 scores = retriever.score(queries, passages)  # (1, 2)
@@ -91,10 +99,10 @@ def _table(metrics: Mapping[str, float]) -> str:
     of_subsets = {key.partition("/")[2] for key in metrics if not key.startswith("mean/")}
     columns = sorted(of_subsets or {key.partition("/")[2] for key in metrics}, key=_by_name_and_k)
     subsets = sorted({key.partition("/")[0] for key in metrics}, key=lambda name: (name == "mean", name))
-    lines = [f"| subset | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
+    lines = [f"| subset | {' | '.join(map(escape, columns))} |", f"|---|{'--:|' * len(columns)}"]
     for subset in subsets:
         values = [metrics.get(f"{subset}/{column}") for column in columns]
-        lines.append(f"| {subset} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
+        lines.append(f"| {escape(subset)} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
     others = [name for name in sorted(metrics) if name.partition("/")[2] not in columns]
     below = ["", ", ".join(f"{name.partition('/')[2].replace('_', ' ')}: {metrics[name]:.4f}" for name in others)]
     return "\n".join([*lines, *(below if others else [])])
@@ -106,4 +114,6 @@ def _by_name_and_k(metric: str) -> tuple[bool, str, int]:
 
 
 def _facts(facts: Mapping[str, object]) -> str:
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())])
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {escape(key)} | {escape(str(value))} |" for key, value in facts.items())]
+    )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ret_lightning.atomic import write_text
+from ret_lightning.atomic import write_files
 from ret_lightning.config.mistakes import choices
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.report import tables
@@ -97,15 +97,15 @@ def write_report(
         "results.md": tables.markdown(rows, settings, metric, notes),
         "results.tex": tables.latex(rows, settings, metric, base, notes),
     }
-    shown_page = page(content)
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {PICTURE_FILE: draw(content), PAGE_FILE: page(content).encode()}
     try:
-        for name, text in texts.items():
-            write_text(output / name, text)
-        draw(content, output / PICTURE_FILE)
-        write_text(output / PAGE_FILE, shown_page)  # last: a folder that has it is whole
+        write_files(output, files)
     except OSError as error:
         raise UserError(
-            f"output={output}: cannot be written ({error.strerror})", code="report-not-written", path=output
+            f"output={output}: cannot be written ({error.strerror}); choose another folder",
+            code="report-not-written",
+            path=output,
         ) from error
     for run in unfinished:
         log.info("unfinished: %s: %s", run.name, run.reason)

@@ -133,6 +133,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def _read(folder: Path, root: Path) -> Run | Unfinished | None:
     name = folder.name if folder == root else folder.relative_to(root).as_posix()
+    name = name.encode(errors="backslashreplace").decode()  # bytes of a file name that are not UTF-8
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
+from ret_lightning.markdown import escape, one_line, paragraph
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.statistics import Summary, summarise
 from ret_lightning.report.variants import Setting, Variant
@@ -15,7 +17,9 @@ NONE = "–"  # where one seed gives no deviation, and the baseline no differenc
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': "''",
+    "`": r"\textasciigrave{}", "'": r"\textquotesingle{}", '"': r"\char34{}", "\u2013": "--", "\u2212": "$-$",
+    # At the start of a row, these would be arguments of the line break before them.
+    "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
 
 
@@ -114,9 +118,6 @@ def codes(variant: Variant) -> list[str]:
 def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, notes: Sequence[str]) -> str:
     """A table with the notes below it."""
 
-    def cell(text: str) -> str:
-        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
-
     header = [
         *_names(settings),
         "seeds",
@@ -129,12 +130,12 @@ def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, note
         "p (Holm)",
     ]
     aligned = ["---"] * len(_names(settings)) + ["--:"] * 8
-    lines = [header, aligned]
+    lines = [list(map(escape, header)), aligned]
     for row in rows:
         *cells, p, corrected = _cells(row, settings)
-        lines.append([*cells, signed_span(row.difference_interval), p, corrected])
-    table = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {' '.join(note.split())}" for note in notes) + "\n"
+        lines.append([escape(text) for text in (*cells, signed_span(row.difference_interval), p, corrected)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table + "\n\n" + "\n".join(f"- {paragraph(note)}" for note in notes) + "\n"
 
 
 def latex(
@@ -142,7 +143,7 @@ def latex(
 ) -> str:
     """A `table` environment that needs \\usepackage{booktabs}; the best mean is bold, the notes are comments."""
     names = _names(settings)
-    header = [*names, "seeds", metric, "deviation", "95 % interval", "difference", "$p$", "$p$ (Holm)"]
+    header = [*map(tex, [*names, "seeds", metric, "deviation", "95 % interval", "difference"]), "$p$", "$p$ (Holm)"]
     best = max(row.summary.mean for row in rows)
     lines = []
     for row in rows:
@@ -150,7 +151,7 @@ def latex(
         if row.summary.mean == best:
             cells[len(names) + 1] = rf"\textbf{{{cells[len(names) + 1]}}}"
         lines.append("    " + " & ".join(cells) + r" \\")
-    comments = [f"% {' '.join(note.split())}" for note in notes]
+    comments = [f"% {one_line(note)}" for note in notes]
     return "\n".join(
         [
             *comments,
@@ -160,7 +161,7 @@ def latex(
             r"  \setlength{\tabcolsep}{3pt}",
             rf"  \begin{{tabular}}{{{'l' * len(names)}{'r' * 7}}}",
             r"    \toprule",
-            "    " + " & ".join(text if text.startswith("$") else tex(text) for text in header) + r" \\",
+            "    " + " & ".join(header) + r" \\",
             r"    \midrule",
             *lines,
             r"    \bottomrule",
@@ -174,9 +175,11 @@ def latex(
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
-    return escaped.replace("–", "--").replace("−", "$-$")
+    """Escape a text for LaTeX, so that it is printed as it is, on one line.
+
+    The result is valid in any text font. Scripts other than Latin need a font that has them, with XeLaTeX or LuaLaTeX.
+    """
+    return "".join(_LATEX.get(c, c) for c in re.sub("-(?=-)", "-\0", one_line(text))).replace("\0", "{}")
 
 
 def probability(p: float | None) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ret_lightning.retrieval.index import Index
     from ret_lightning.retrieval.judging import judge
     from ret_lightning.retrieval.metrics import (
+        FractionalRecallAtK,
         MRRAtK,
         NDCGAtK,
         PseudoRecallAtK,
@@ -48,6 +49,7 @@ __all__ = [
     "Embeddings",
     "ExactIndex",
     "FaissIndex",
+    "FractionalRecallAtK",
     "Index",
     "MRRAtK",
     "MuveraIndex",
@@ -93,6 +95,7 @@ _HOMES = {
     "index": ("Index",),
     "judging": ("judge",),
     "metrics": (
+        "FractionalRecallAtK",
         "MRRAtK",
         "NDCGAtK",
         "PseudoRecallAtK",

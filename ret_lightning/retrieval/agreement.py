@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ret_lightning.retrieval.candidates import CandidateIndex
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.exact import ExactIndex
 from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.relevance import positive_hits
+
+FALLBACK_SHARE = "fallback_share"
 
 
 def measure_agreement(
@@ -35,14 +39,31 @@ def measure_agreement(
         k, recall_at: see `compare_rankings`.
 
     Returns:
-        What `compare_rankings` does.
+        What `compare_rankings` does. Of an index with candidates also `fallback_share`, the share of the queries for which
+        it found too few, and the same comparison without its exact fallback: `recall_cost_without_fallback@K` and so on.
     """
     drawn = draw_sample(len(queries), sample, seed)
     exact = ExactIndex(index.device)
     exact.build(passages)
     depth = max(k, *recall_at)
-    found, best = (searched.search(queries[drawn], depth).rows for searched in (index, exact))
-    return compare_rankings(found, best, passages.ids, [positives[row] for row in drawn.tolist()], k, recall_at)
+    found, best = index.search(queries[drawn], depth), exact.search(queries[drawn], depth).rows
+    own = [positives[row] for row in drawn.tolist()]
+    result = compare_rankings(found.rows, best, passages.ids, own, k, recall_at)
+    if isinstance(index, CandidateIndex):
+        result[FALLBACK_SHARE] = short_share(found)
+        proposed = index.search_candidates(queries[drawn], depth).rows
+        result |= without_fallback(compare_rankings(proposed, best, passages.ids, own, k, recall_at))
+    return result
+
+
+def short_share(ranking: Ranking) -> float:
+    """The share of the queries for which an approximate index found too few candidates, in [0, 1]."""
+    return 0.0 if ranking.short is None or not len(ranking) else float(ranking.short.double().mean())
+
+
+def without_fallback(compared: Mapping[str, float]) -> dict[str, float]:
+    """`compare_rankings` of rankings without the exact fallback, with names that say so: `recall_cost_without_fallback@5`."""
+    return {"_without_fallback@".join(name.split("@")): value for name, value in compared.items()}
 
 
 def draw_sample(count: int, size: int, seed: int) -> Tensor:

@@ -18,7 +18,7 @@ from ret_lightning.retrieval.exact import (
     scan_error,
 )
 from ret_lightning.retrieval.index import Index, at_least_one
-from ret_lightning.retrieval.ranking import top_columns
+from ret_lightning.retrieval.ranking import Ranking, top_columns
 
 FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
 
@@ -26,23 +26,46 @@ FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what w
 class CandidateIndex(Index):
     """Ranks each query's candidates by their exact MaxSim scores, in the order that `ExactIndex` gives.
 
-    A pool of no more passages than candidates is ranked as `ExactIndex` does it, and so is a query for which fewer than top_k
-    candidates are proposed: a ranking is full whatever the settings.
+    A pool of no more passages than candidates is ranked as `ExactIndex` does it.
 
     Args:
         candidates: passages a query whose exact scores are made (at least top_k are); None for automatic, 4 top_k and at
             least 512.
+        exact_fallback: rank a query for which fewer than top_k candidates are found as `ExactIndex` does, so that every
+            ranking is full; `Ranking.short` marks these queries. False: their rankings end with the candidates.
         device: where exact scores are made, see `Index`.
 
     Raises:
         ConfigError: if `candidates` is below 1.
     """
 
-    def __init__(self, candidates: int | None = None, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        candidates: int | None = None,
+        exact_fallback: bool = True,
+        device: str | torch.device | None = None,
+    ) -> None:
         super().__init__(device)
         at_least_one(self, candidates=candidates)
         self.candidates = candidates
+        self.exact_fallback = exact_fallback
         self._exact = ExactIndex(device)
+        self._short: list[Tensor] = []  # of the search that is running, by block of queries
+
+    def search(self, queries: Tensor, top_k: int) -> Ranking:
+        """See `Index.search`; the ranking has `short`, and is full unless `exact_fallback` is off."""
+        self._short = []
+        ranking = super().search(queries, top_k)
+        short = torch.cat([torch.zeros(0, dtype=torch.bool), *self._short])
+        return Ranking(ranking.rows, ranking.scores, short)
+
+    def search_candidates(self, queries: Tensor, top_k: int) -> Ranking:
+        """`search` without the exact fallback, whatever `exact_fallback` is."""
+        before, self.exact_fallback = self.exact_fallback, False
+        try:
+            return self.search(queries, top_k)
+        finally:
+            self.exact_fallback = before
 
     def _build(self, passages: Embeddings) -> None:
         self._build_proposals(passages)
@@ -65,11 +88,13 @@ class CandidateIndex(Index):
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         count = max(self.candidates or max(FEWEST, 4 * top_k), top_k)
         if len(self._passages) <= count:
+            self._short.append(torch.zeros(len(queries), dtype=torch.bool))
             return self._ranked_exactly(queries, top_k)
         candidates, found = self._propose(queries, count)
         rows, scores = self._order(queries, candidates.to(queries.device), top_k)
         short = found.to(queries.device) < top_k
-        if short.any():
+        self._short.append(short.cpu())
+        if self.exact_fallback and short.any():
             rows[short], scores[short] = self._ranked_exactly(queries[short], top_k)
         return rows, scores
 

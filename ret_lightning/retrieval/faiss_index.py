@@ -53,8 +53,7 @@ class FaissIndex(CandidateIndex):
 
     A query's candidates are the passages that its vectors hit, best first by the sum over the query's vectors of the best
     hit in the passage; a vector that did not hit a passage counts with its worst hit, the most that it could have scored
-    there. Whatever the settings, a ranking is full: a query that hits fewer than top_k passages is ranked as `ExactIndex`
-    does it. The same pool, queries and settings give the same ranking.
+    there. The same pool, queries and settings give the same ranking.
 
     The automatic settings, and what was measured on three kinds of random pools (vectors of a passage alike, apart, or all
     pools' vectors nearly alike; 4,000 passages of 16 x 64 around 80 topics, the gold passage first for 0.2 to 0.7 of the
@@ -89,6 +88,7 @@ class FaissIndex(CandidateIndex):
         sample: vectors to train on.
         seed: of the sample and of k-means.
         gpu: whether FAISS runs on a GPU; None: if `device` is one, faiss-gpu is installed and it has the index.
+        exact_fallback: see `CandidateIndex`.
         device: where exact scores are made, see `Index`.
 
     Raises:
@@ -109,9 +109,10 @@ class FaissIndex(CandidateIndex):
         sample: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
+        exact_fallback: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(candidates, device)
+        super().__init__(candidates, exact_fallback, device)
         at_least_one(self, hits=hits, cells=cells, probes=probes, codes=codes, bits=bits, links=links, sample=sample)
         self.factory = factory
         self.hits = hits

@@ -87,7 +87,8 @@ class Index(ABC):
             top_k: K, how many passages to return for each query.
 
         Returns:
-            A `Ranking` of shape (Nq, K) on the CPU. It is full, min(K, N) passages a query, whatever the index.
+            A `Ranking` of shape (Nq, K) on the CPU. It is full, min(K, N) passages per query, unless an approximate index
+            has its exact fallback turned off.
 
         Raises:
             ConfigError: if `top_k` is no whole number above 0.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.losses.gather import rank, world_size
-from ret_lightning.retrieval.metrics import MRRAtK, NDCGAtK, PseudoRecallAtK, RecallAtK
+from ret_lightning.retrieval.metrics import FractionalRecallAtK, MRRAtK, NDCGAtK, PseudoRecallAtK, RecallAtK
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.relevance import answer_hits, count_relevant, has_answers, positive_hits
 
@@ -25,7 +25,7 @@ def judge(
     answers: Sequence[Sequence[str]] | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Recall, pseudo recall, MRR@10 and nDCG@10 of each query; `query_means` averages them, `intervals` tells how sure that is.
+    """Recall of three kinds, MRR@10 and nDCG@10 of each query; `query_means` averages them, `intervals` tells how sure that is.
 
     Where torch.distributed is in use, all ranks must call this with the same arguments: each judges its share of the queries,
     and all get all results.
@@ -34,14 +34,14 @@ def judge(
         ranking: of Nq queries, as wide as the largest K at least.
         pool_ids: the N passage ids that the rows of the ranking point into.
         positives: for each query its passage ids.
-        recall_at: the K of recall and pseudo recall.
+        recall_at: the K of the three kinds of recall.
         pool_texts: the N passage texts, for pseudo recall; None: without it.
         answers: for each query its answers, for pseudo recall.
         device: where ranks exchange results: a GPU under NCCL.
 
     Returns:
-        Name to (Nq,) float64 on the CPU, NaN for a query that the metric does not count: `recall@K`, `mrr@10`, `ndcg@10`,
-        and `pseudo_recall@K`, NaN for queries without answers, if any query has answers.
+        Name to (Nq,) float64 on the CPU, NaN for a query that the metric does not count: `recall@K`, `fractional_recall@K`,
+        `mrr@10`, `ndcg@10`, and `pseudo_recall@K`, NaN for queries without answers, if any query has answers.
 
     Raises:
         ValueError: if lengths do not fit, or the ranking is narrower than the largest K.
@@ -50,14 +50,16 @@ def judge(
     rows = ranking.rows[own, : max([TOP, *recall_at])]
     chosen = [positives[query] for query in own.tolist()]
     hits = positive_hits(rows, pool_ids, chosen)
-    recall, mrr, ndcg = (
-        metric.to(device)
-        for metric in (RecallAtK(recall_at, len(ranking)), MRRAtK([TOP], len(ranking)), NDCGAtK([TOP], len(ranking)))
-    )
-    recall.update(own, hits)
-    mrr.update(own, hits)
-    ndcg.update(own, hits, torch.tensor(count_relevant(pool_ids, chosen), dtype=torch.int64))
-    results = recall.by_query() | mrr.by_query() | ndcg.by_query()
+    results = {}
+    for kind, ks in ((RecallAtK, recall_at), (MRRAtK, [TOP])):
+        metric = kind(ks, len(ranking)).to(device)
+        metric.update(own, hits)
+        results |= metric.by_query()
+    relevant = torch.tensor(count_relevant(pool_ids, chosen), dtype=torch.int64)
+    for graded, ks in ((NDCGAtK, [TOP]), (FractionalRecallAtK, recall_at)):
+        metric = graded(ks, len(ranking)).to(device)
+        metric.update(own, hits, relevant)
+        results |= metric.by_query()
     if pool_texts is None or answers is None or not (known := has_answers(answers)).any():
         return results
     pseudo = PseudoRecallAtK(recall_at, len(ranking)).to(device)

@@ -1,18 +1,20 @@
-"""Recall@K, pseudo recall@K, MRR@K and nDCG@K as torchmetrics metrics, and what a random ranking would reach.
+"""Three kinds of recall@K, MRR@K and nDCG@K as torchmetrics metrics, and what a random ranking would reach.
 
 Each is a mean over queries of a number in [0, 1]:
 
     recall@K          1 if any of the first K passages has one of the query's passage ids, else 0 (as M2KR has it)
     pseudo_recall@K   1 if any of the first K passage texts contains one of the query's answers, else 0 (as M2KR has it);
                       the mean is over the queries that have answers, which is ours: the paper does not say
+    fractional_recall@K
+                      the share of the query's P right passages that are among the first K (trec_eval's `recall`)
     mrr@K             1 / rank of the first right passage, 0 if it is not among the first K
     ndcg@K            DCG / ideal DCG, where DCG is the sum of 1 / log2(rank + 1) over the right passages among the first K,
                       and the ideal is that of a ranking with the query's P right passages in front (Järvelin and
                       Kekäläinen, 2002, with gains of 0 and 1)
 
-Recall@K is thus a hit rate, trec_eval's `success`: one positive of two in the first K counts 1, not 0.5. Positives that are
-missing from the pool count as not found: a query without any other is a miss in all four, and nDCG's P counts them too, as
-it does in trec_eval.
+Recall@K is thus a hit rate, trec_eval's `success`: one positive of two in the first K counts 1, and 0.5 in fractional recall@K.
+The two are equal where every query has one positive. Positives that are missing from the pool count as not found: a query
+without any other is a miss in all metrics, and P counts them too, as it does in trec_eval.
 
 Two steps: `positive_hits` or `answer_hits` (relevance.py) says of each ranked passage whether it is right; a metric counts
 queries, over batches and ranks. Rows, not batches, are counted: each query has its place in the state, so that one which a
@@ -148,10 +150,8 @@ class MRRAtK(QueryMetric):
         return torch.stack([reciprocal[:, :k].amax(dim=1) for k in self.ks], dim=1)
 
 
-class NDCGAtK(QueryMetric):
-    """nDCG@K with gains of 0 and 1, for several K at once; a query without right passages counts 0."""
-
-    name = "ndcg"
+class GradedByRelevant(QueryMetric):
+    """A metric that compares the hits of a query with its number of right passages."""
 
     def update(self, queries: Tensor, hits: Tensor, relevant: Tensor) -> None:
         """Adds queries, as the other metrics do.
@@ -169,14 +169,32 @@ class NDCGAtK(QueryMetric):
             raise ValueError(
                 f"{self.name}@K: relevant must be ({len(hits)},) and no query may have more hits than that"
             )
+        self._store(queries, self._share(hits, relevant.to(hits.device).clamp(min=1)))  # without right passages 0 / 1
+
+    def _share(self, hits: Tensor, relevant: Tensor) -> Tensor:
+        """(N, C) bool and (N,) int64, at least 1 -> (N, number of K) float64."""
+        raise NotImplementedError
+
+
+class FractionalRecallAtK(GradedByRelevant):
+    """The share of right passages found, for several K at once; a query without right passages counts 0."""
+
+    name = "fractional_recall"
+
+    def _share(self, hits: Tensor, relevant: Tensor) -> Tensor:
+        return torch.stack([hits[:, :k].sum(dim=1) / relevant.double() for k in self.ks], dim=1)
+
+
+class NDCGAtK(GradedByRelevant):
+    """nDCG@K with gains of 0 and 1, for several K at once; a query without right passages counts 0."""
+
+    name = "ndcg"
+
+    def _share(self, hits: Tensor, relevant: Tensor) -> Tensor:
         discounts = 1 / torch.arange(2, hits.shape[1] + 2, device=hits.device, dtype=torch.float64).log2()
         gained = (hits * discounts).cumsum(dim=1)
         ideal = discounts.cumsum(dim=0)
-        values = []
-        for k in self.ks:
-            most = ideal[relevant.to(hits.device).clamp(1, k) - 1]  # without right passages 0 / 1
-            values.append(gained[:, k - 1] / most)
-        self._store(queries, torch.stack(values, dim=1))
+        return torch.stack([gained[:, k - 1] / ideal[relevant.clamp(max=k) - 1] for k in self.ks], dim=1)
 
 
 def query_means(by_query: Mapping[str, Tensor]) -> dict[str, float]:

@@ -49,6 +49,7 @@ class MuveraIndex(CandidateIndex):
         sample: encodings to train on.
         seed: of the hyperplanes, the signs, the sample and k-means.
         gpu: as in `FaissIndex`.
+        exact_fallback: see `CandidateIndex`.
         device: where exact scores are made, see `Index`.
 
     Raises:
@@ -67,9 +68,10 @@ class MuveraIndex(CandidateIndex):
         sample: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
+        exact_fallback: bool = True,
         device: str | torch.device | None = None,
     ) -> None:
-        super().__init__(candidates, device)
+        super().__init__(candidates, exact_fallback, device)
         at_least_one(
             self,
             repetitions=repetitions,

@@ -19,6 +19,8 @@ class Ranking:
     Args:
         rows: (Nq, K) int64, positions in the pool; -1 where fewer than K passages were found.
         scores: (Nq, K) float32, their MaxSim scores, never rising along a row; -inf where `rows` is -1.
+        short: (Nq,) bool, the queries for which an approximate index found fewer than K candidates (of a smaller pool, than
+            all passages); None of exact search.
 
     Raises:
         ValueError: if shapes or dtypes do not fit.
@@ -26,6 +28,7 @@ class Ranking:
 
     rows: Tensor
     scores: Tensor
+    short: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.rows.dim() != 2 or self.rows.shape != self.scores.shape:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ret_lightning.losses.gather import gather_rows, rank, row_counts, world_size
+from ret_lightning.retrieval.candidates import CandidateIndex
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.ranking import Ranking
 
@@ -14,7 +15,9 @@ from ret_lightning.retrieval.ranking import Ranking
 ROWS_A_MESSAGE = 1024
 
 
-def search_replicated(index: Index, queries: Tensor, top_k: int, device: torch.device) -> Ranking:
+def search_replicated(
+    index: Index, queries: Tensor, top_k: int, device: torch.device, fallback: bool = True
+) -> Ranking:
     """Ranks the pool for all queries, of which each rank searches for a stretch; called on all of them together.
 
     Args:
@@ -22,13 +25,16 @@ def search_replicated(index: Index, queries: Tensor, top_k: int, device: torch.d
         queries: (Nq, Lq, d), the same on all ranks.
         top_k: passages a query.
         device: where the ranks meet: a GPU for NCCL.
+        fallback: False turns the exact fallback of an approximate index off, see `CandidateIndex`.
 
     Returns:
         The (Nq, top_k) ranking of all queries, on the CPU, the same on every rank.
     """
-    found = index.search(queries[share_of(len(queries))], top_k)
+    search = index.search if fallback or not isinstance(index, CandidateIndex) else index.search_candidates
+    found = search(queries[share_of(len(queries))], top_k)
     counts = row_counts(found.rows.to(device))
-    return Ranking(*(gather_rows(part.to(device), counts).cpu() for part in (found.rows, found.scores)))
+    short = None if found.short is None else gather_rows(found.short.long().to(device), counts).cpu().bool()
+    return Ranking(*(gather_rows(part.to(device), counts).cpu() for part in (found.rows, found.scores)), short)
 
 
 def share_of(count: int) -> slice:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from omegaconf import DictConfig
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import open_image
+from ret_lightning.inputs.cut_texts import TextCount, count_texts
 from ret_lightning.models.precision import device_named
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ret_lightning.data.rows import Query
+
+
+log = logging.getLogger(__name__)
+
+Answer: TypeAlias = tuple[str | None, list[Hit]]  # a query's data_id, where it has one, and what was found
 
 
 class Pool(Protocol):
@@ -59,16 +66,18 @@ def _answer(
     pool: Pool, image: Image.Image | None, rows: list[Query] | None, config: DictConfig, device: torch.device
 ) -> None:
     retriever = pool.model.open(config.checkpoint, device)
+    texts = TextCount()
     if rows is None:
         vectors = iter([retriever.encode_queries([(config.query, image)])])
+        texts = count_texts(retriever.query_tower.tokenizer, [config.query] if config.query else [])
         ids: list[str | None] = [None]
     else:
         from ret_lightning.data.m2kr import distinct_ids
         from ret_lightning.search.encoding import encoded
 
-        vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers)
+        vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers, texts=texts)
         ids = [*distinct_ids(rows)]
-    answers = _answers(pool, vectors, ids, config.top_k)
+    answers = _counted(pool, _answers(pool, vectors, ids, config.top_k), len(ids), config.top_k)
     if config.output is not None:
         write_lines(Path(config.output), json_lines(answers))
     elif sys.stdout.isatty():
@@ -76,11 +85,10 @@ def _answer(
             print_table(hits, data_id)
     else:
         print_lines(json_lines(answers))
+    texts.warn(log, "query texts")
 
 
-def _answers(
-    pool: Pool, vectors: Iterator[Tensor], ids: list[str | None], top_k: int
-) -> Iterator[tuple[str | None, list[Hit]]]:
+def _answers(pool: Pool, vectors: Iterator[Tensor], ids: list[str | None], top_k: int) -> Iterator[Answer]:
     waiting = iter(ids)
     for batch in vectors:
         if not batch.isfinite().all():
@@ -90,6 +98,18 @@ def _answers(
             )
         for hits in pool.search(batch.cpu(), top_k):
             yield next(waiting), hits
+
+
+def _counted(pool: Pool, answers: Iterator[Answer], queries: int, top_k: int) -> Iterator[Answer]:
+    """The answers, then a warning about the queries for which an approximate index found too few candidates."""
+    yield from answers
+    if short := getattr(pool, "short_queries", 0):
+        log.warning(
+            "the index found fewer than top_k=%d candidates for %d of %d queries, %s; ret-index with more retrieval.probes, "
+            "retrieval.hits or retrieval.candidates finds more",
+            *(top_k, short, queries),
+            "which were ranked exactly" if pool.index.exact_fallback else "whose answers are fewer",
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from ret_lightning.config.build import build
 from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.lineage import end_with
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
@@ -182,13 +183,14 @@ def _build(
         *(len(passages), f" for the {len(kept)} that are there" if kept else "", unwritten, model.source),
     )
     if config.processes == 1:
-        share.write(0, retriever, before)
+        texts = share.write(0, retriever, before)
     else:
         with _processes(config.processes - 1) as pool:
             others = [pool.submit(share.write, rank) for rank in range(1, config.processes)]
-            share.write(0, retriever, before, others)
+            texts = share.write(0, retriever, before, others)
             for other in others:
-                other.result()
+                texts.add(other.result())
+    texts.warn(log, "passage texts")
     embeddings = store.finish().embeddings
     # What is added to keeps its kind and settings, whatever the group `retrieval` says by default.
     index: Index = (
@@ -262,11 +264,14 @@ class _Share:
         rank: int,
         retriever: RetRetriever | None = None,
         before: SearchFolder | None = None,
-        others: Sequence[Future[None]] = (),
-    ) -> None:
+        others: Sequence[Future[TextCount]] = (),
+    ) -> TextCount:
         """Writes what is left of one rank's share; a process of its own opens the model and the index by itself.
 
         Raises what another rank raised as soon as that is known.
+
+        Returns:
+            The texts that it encoded.
         """
         config = self.config
         if before is None and self.added_to is not None:
@@ -277,17 +282,19 @@ class _Share:
         new = [self.passages[row - first_new] for row in writer.rows if row >= first_new]
         for rows in copied.split(COPIED) if len(copied) else ():
             writer.add(before.embeddings.take(rows))
+        texts = TextCount()
         if not new:
-            return
+            return texts
         with self.fewer_threads():
             retriever = retriever or self.model.open(config.checkpoint, self._device(rank))
             for vectors in encoded(
-                retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype, bar=rank == 0
+                retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype, rank == 0, texts
             ):
                 writer.add(vectors)
                 for other in others:
                     if other.done():
                         other.result()
+        return texts
 
     @contextmanager
     def fewer_threads(self) -> Iterator[None]:

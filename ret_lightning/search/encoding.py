@@ -12,6 +12,7 @@ from ret_lightning.data.images import ImageReader, image_source
 from ret_lightning.data.reading import Collator, EvaluationRows
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import dtype_named
 from ret_lightning.progress import progress_bar
@@ -27,6 +28,7 @@ def encoded(
     num_workers: int,
     dtype: str | None = None,
     bar: bool = True,
+    texts: TextCount | None = None,
 ) -> Iterator[Tensor]:
     """The vectors of rows, a batch at a time, with a bar on a terminal.
 
@@ -38,6 +40,7 @@ def encoded(
         num_workers: processes that decode images while the model runs; 0: this one does it.
         dtype: what to compute in (autocast); None: float32, or as the weights are.
         bar: whether to show one.
+        texts: the texts of the rows are added to it, and how many of them the tokenizer cuts.
 
     Yields:
         (B, k, d) float32 of length 1, on the model's device.
@@ -85,5 +88,7 @@ def encoded(
                     path=place.file,
                     line=place.line,
                 )
+            if texts is not None:
+                texts.add(batch.texts)
             yield vectors
             progress.update(len(batch))

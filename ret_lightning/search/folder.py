@@ -67,6 +67,7 @@ class SearchFolder:
 
     Attributes:
         model: that encoded the passages.
+        short_queries: for how many queries so far the index found fewer than top_k candidates.
 
     Raises:
         DataError: if there is no index, it is not finished, torn or changed.
@@ -74,6 +75,7 @@ class SearchFolder:
 
     def __init__(self, folder: str | Path, verify: bool = True, device: str | torch.device | None = None) -> None:
         self.folder = Path(folder)
+        self.short_queries = 0
         while True:
             manifest = read_manifest(self.folder)
             try:
@@ -135,8 +137,13 @@ class SearchFolder:
             top_k: passages a query; all, if there are not more.
         """
         ranking = self.index.search(queries, min(top_k, len(self)))
+        self.short_queries += 0 if ranking.short is None else int(ranking.short.sum())
         return [
-            [Hit(rank, score, *self.shown[row]) for rank, (row, score) in enumerate(zip(*best, strict=True), start=1)]
+            [
+                Hit(rank, score, *self.shown[row])
+                for rank, (row, score) in enumerate(zip(*best, strict=True), start=1)
+                if row >= 0
+            ]
             for best in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
         ]
 

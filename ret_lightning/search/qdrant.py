@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.progress import progress_bar
 from ret_lightning.search.building import model_for, refuse_known
 from ret_lightning.search.encoding import encoded
@@ -162,12 +163,14 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
     log.info("%d passages, %d to encode with %s", len(passages), len(new), model.source)
     waiting = iter(new)
     to_encode = [passage for _, passage in new]
+    texts = TextCount()
     for vectors in encoded(
-        retriever, to_encode, config.image_root, config.batch_size, config.num_workers, config.dtype
+        retriever, to_encode, config.image_root, config.batch_size, config.num_workers, config.dtype, texts=texts
     ):
         for part in vectors.cpu().half().float().split(POINTS_A_REQUEST):
             _check_alone(client, name, ours)
             _upsert(client, name, [(*next(waiting), vector) for vector in part])
+    texts.warn(log, "passage texts")
     _check_alone(client, name, ours)
     if (written := client.count(name, _later(before), exact=True).count) != len(passages):
         raise UserError(
@@ -222,6 +225,9 @@ def _create(client: QdrantClient, name: str, width: int, record: Record) -> None
         distance=models.Distance.DOT,
         datatype=models.Datatype.FLOAT16,
         multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+        hnsw_config=models.HnswConfigDiff(
+            m=0
+        ),  # a graph over multi-vectors is slow to build, and MaxSim is searched exactly
     )
     client.create_collection(name, vectors_config=vectors, metadata={RECORD: asdict(record)})
 

@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.training.evaluation import RetrievalEvaluation, SubsetResult
+from ret_lightning.training.figures import literal_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,14 +51,10 @@ class Curves(Callback):
         self._points.append(at | self.point(trainer, results))
         if not trainer.is_global_zero:
             return
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        self.draw(figure, self._points, results)
-        with whole_file(self.file) as unfinished:
-            figure.savefig(unfinished, format="png", dpi=120)
+        with literal_figure(results, figsize=(8, 4.5)) as figure:
+            self.draw(figure, self._points, results)
+            with whole_file(self.file) as unfinished:
+                figure.savefig(unfinished, format="png", dpi=120)
 
     def state_dict(self) -> dict[str, Any]:
         """The points so far."""
@@ -106,7 +103,9 @@ class EvaluationCurves(Curves):
         logged = trainer.callback_metrics.items()
         return {
             "seconds": {name.removeprefix(prefix): float(s) for name, s in logged if name.startswith(prefix)},
-            "agreement": {name: r.agreement["agreement@10"] for name, r in results.items() if r.agreement},
+            "agreement": {
+                name: r.agreement["agreement@10"] for name, r in results.items() if "agreement@10" in r.agreement
+            },
         }
 
     def draw(self, figure: Figure, points: Sequence[Point], results: Results) -> None:
@@ -162,4 +161,6 @@ def finish(axes: Axes, points: Sequence[Point]) -> None:
         axes.set_xlim(min(across) - 0.5, max(across) + 0.5)  # of one epoch too
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    # The lines are passed since the legend would leave out labels that begin with an underscore.
+    labels = [line.get_label() for line in axes.lines]
+    axes.legend(axes.lines, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.m2kr import EvaluationSubset, Split, distinct_ids
 from ret_lightning.errors import ConfigError
-from ret_lightning.losses.gather import world_size
+from ret_lightning.losses.gather import rank, world_size
 from ret_lightning.retrieval import (
     ExactIndex,
     Index,
@@ -32,6 +32,7 @@ from ret_lightning.retrieval import (
     write_qrels,
     write_run,
 )
+from ret_lightning.retrieval.agreement import FALLBACK_SHARE, short_share, without_fallback
 from ret_lightning.retrieval.judging import TOP
 from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
 from ret_lightning.training.metric_list import print_once
@@ -50,9 +51,12 @@ class SubsetResult:
         indexed_rows: which passages were, likewise.
         ranking: one row a query of `query_rows`; its positions are into `indexed_rows`.
         by_query: metric to (Nq,), NaN for queries that the metric does not count; `retrieval.judge`.
-        metrics: their means: `recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have answers; in [0, 1].
+        metrics: their means: `recall@K`, `fractional_recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have
+            answers; in [0, 1].
         random_recall: K to the expected recall of a random ranking of the same pool.
-        agreement: `agreement@10` and `recall_cost@K` of an approximate index on a sample of the queries; empty without one.
+        agreement: of an approximate index, `fallback_share`, the share of the queries for which it found too few candidates;
+            and on a sample of the queries `agreement@10` and `recall_cost@K`, with and `..._without_fallback@K` without its
+            exact fallback. Empty for exact search.
     """
 
     subset: EvaluationSubset
@@ -78,17 +82,20 @@ class RetrievalEvaluation(Callback):
     """Recall, MRR and nDCG on every subset, after every validation and on the test split.
 
     The module's validation and test steps return vectors; this callback collects them, puts each subset's pool into the
-    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `pseudo_recall@K`, `mrr@10`, `ndcg@10`, their means
-    over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also the
-    ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by their
-    position in the file, so nothing is counted twice whatever the loaders did. Among several ranks exact search is sharded:
-    each searches its share of the passages, for all queries. An approximate index is there whole on each, which searches for
-    its share of the queries, and is measured against exact search on a sample of each subset's queries:
-    `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`.
+    index, ranks it for the queries, and logs `<split>/<subset>/recall@K`, `fractional_recall@K`, `pseudo_recall@K`,
+    `mrr@10`, `ndcg@10`, their means over the subsets as `<split>/mean/...`, and the seconds that encoding, building and
+    searching took; after a test also the ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low`
+    and `/high`. Rows are told apart by their position in the file, so nothing is counted twice whatever the loaders did.
+    Among several ranks exact search is sharded: each searches its share of the passages, for all queries. An approximate
+    index is there whole on each, which searches for its share of the queries, and is measured against exact search on a
+    sample of each subset's queries: `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under
+    `<split>/index/`. The share of the queries for which the index found fewer candidates than `ranked`, and which its exact
+    fallback ranked, is `<split>/index/<subset>/fallback_share`; `recall_cost_without_fallback@K` is the recall loss of the
+    index alone.
 
     Args:
         index: searched for each subset in turn.
-        recall_at: the K of Recall@K and pseudo recall@K.
+        recall_at: the K of the three kinds of recall.
         ranked: passages a query in the rankings, at least the largest K, 10 of MRR and nDCG included.
         agreement_sample: queries a subset on which an approximate index is measured; 0 for none. The same ones every time.
 
@@ -131,6 +138,7 @@ class RetrievalEvaluation(Callback):
         self.results: dict[Split, dict[str, SubsetResult]] = {}
         self.vectors: Vectors = VectorsInMemory()
         self._started = 0.0
+        self._warned: set[tuple[str, str]] = set()  # splits and subsets with too few candidates
 
     @staticmethod
     def of(trainer: Trainer) -> RetrievalEvaluation:
@@ -255,33 +263,69 @@ class RetrievalEvaluation(Callback):
         if isinstance(self.index, ExactIndex):
             built = start
             ranking = self._sharded(self.index, encoded, encoded.queries, device)
-            self.index.clear()  # lest training has the pool beside it
+            self.index.clear()  # so that training has its memory
+            unaided = None
         else:
             index = encoded.index_of_all(self.index)
             built = time.perf_counter()
             ranking = search_replicated(index, encoded.queries, self.ranked, device)
+            unaided = self._unaided(index, ranking, encoded.queries, device)
             index.clear()
+            self._warn_of_fallback(subset, ranking, tried)
         result = self._scored(subset, encoded, ranking, device)
         searched = time.perf_counter()
         seconds["build"] += built - start
         seconds["search"] += searched - built
-        if not self.agreement_sample or not result.query_rows:
+        if not result.query_rows:
             return result
-        measured = self._agreement(result, encoded, device)
-        seconds["agreement"] += time.perf_counter() - searched
+        measured = {} if ranking.short is None else {FALLBACK_SHARE: short_share(ranking)}
+        if self.agreement_sample:
+            measured |= self._agreement(result, unaided, encoded, device)
+            seconds["agreement"] += time.perf_counter() - searched
         return replace(result, agreement=measured)
+
+    def _unaided(self, index: Index, ranking: Ranking, queries: Tensor, device: torch.device) -> Tensor | None:
+        """The rows of the sampled queries' rankings without the exact fallback; None of an index that has none."""
+        if not self.agreement_sample or ranking.short is None or not len(queries):
+            return None
+        drawn = self._sample(len(queries))
+        if not ranking.short[drawn].any():
+            return ranking.rows[drawn]
+        return search_replicated(index, queries[drawn], self.ranked, device, fallback=False).rows
+
+    def _sample(self, count: int) -> Tensor:
+        return draw_sample(count, self.agreement_sample, seed=0)
+
+    def _warn_of_fallback(self, subset: EvaluationSubset, ranking: Ranking, tried: bool) -> None:
+        short = 0 if ranking.short is None else int(ranking.short.sum())
+        key = subset.split, subset.name
+        if not short or tried or rank() != 0 or key in self._warned:
+            return
+        self._warned.add(key)
+        exact = getattr(self.index, "exact_fallback", False)
+        log.warning(
+            "%s/%s: the index found fewer than %d candidates for %d of %d queries (%.1f %%), %s; raise retrieval.probes, "
+            "retrieval.hits or retrieval.candidates, or lower evaluation.ranked",
+            *(*key, self.ranked, short, len(ranking), 100 * short / len(ranking)),
+            "which were ranked exactly (retrieval.exact_fallback=false turns that off)"
+            if exact
+            else "whose rankings are shorter",
+        )
 
     def _sharded(self, index: ExactIndex, encoded: EncodedSubset, queries: Tensor, device: torch.device) -> Ranking:
         return search_sharded(index, encoded.share, encoded.positions, queries, self.ranked, device)
 
-    def _agreement(self, result: SubsetResult, encoded: EncodedSubset, device: torch.device) -> dict[str, float]:
-        """The ranking against exact search, which is sharded here as everywhere."""
-        drawn = draw_sample(len(result.query_rows), self.agreement_sample, seed=0)
+    def _agreement(
+        self, result: SubsetResult, unaided: Tensor | None, encoded: EncodedSubset, device: torch.device
+    ) -> dict[str, float]:
+        """The ranking, and the one without the exact fallback, against exact search, which is sharded here as everywhere."""
+        drawn = self._sample(len(result.query_rows))
         exact = self._sharded(ExactIndex(self.index.device), encoded, encoded.queries[drawn], device)
         positives = [result.subset.queries[result.query_rows[row]].passage_ids for row in drawn.tolist()]
         pool_ids = [result.subset.pool[row].passage_id for row in result.indexed_rows]
-        found = result.ranking.rows[drawn]
-        return compare_rankings(found, exact.rows, pool_ids, positives, min(10, self.ranked), self.recall_at)
+        own = pool_ids, positives, min(10, self.ranked), self.recall_at
+        compared = compare_rankings(result.ranking.rows[drawn], exact.rows, *own)
+        return compared if unaided is None else compared | without_fallback(compare_rankings(unaided, exact.rows, *own))
 
     def _flat_agreement(self, split: Split) -> dict[str, float]:
         """`agreement@10` and so on, means over the subsets, and `<subset>/agreement@10` for each."""
@@ -310,6 +354,10 @@ class RetrievalEvaluation(Callback):
         times = ", ".join(f"{what} {value:.2f} s" for what, value in seconds.items())
         if "agreement@10" in metrics:
             times = f"agreement@10 with exact search {metrics['agreement@10']:.3f}, {times}"
+        if metrics.get(FALLBACK_SHARE):
+            alone = metrics.get(f"recall_cost_without_fallback@{at}")
+            loss = "" if alone is None else f", recall@{at} loss without them {alone:.3f}"
+            times = f"{metrics[FALLBACK_SHARE]:.1%} of queries with too few candidates{loss}, {times}"
         fit = trainer.state.fn == "fit"
         where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}" if fit else split
         return f"{where}: recall@{at} {metrics[f'mean/recall@{at}']:.3f} ({each}); {times}"

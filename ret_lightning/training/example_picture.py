@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.training.examples import Example, Shown
-from ret_lightning.training.fonts import font_for
+from ret_lightning.training.fonts import fit_font
 
 # Pixels.
 CELL_WIDTH, CELL_HEIGHT, THUMBNAIL, GAP, HEADER = 190, 178, 96, 8, 28
@@ -33,11 +33,11 @@ def draw(examples: Sequence[Example], top_k: int, file: Path) -> None:
     picture = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(picture)
     for column, title in enumerate(titles):
-        pen.text((GAP + column * CELL_WIDTH, GAP), title, INK, font_for(title, LETTER))
+        _write(pen, (GAP + column * CELL_WIDTH, GAP), title, INK)
     for row, example in enumerate(examples):
         top = HEADER + row * (CELL_HEIGHT + HEADER)
         name = f"{example.subset}, {example.data_id}"[:120]
-        pen.text((GAP, top + GAP), name, NEUTRAL, font_for(name, LETTER))
+        _write(pen, (GAP, top + GAP), name, NEUTRAL)
         for column, shown in enumerate([example.query, example.gold, *example.ranked]):
             _cell(picture, pen, (GAP + column * CELL_WIDTH, top + HEADER), shown)
     with whole_file(file) as unfinished:
@@ -52,7 +52,7 @@ def _cell(
 ) -> None:
     left, top = corner
     if shown is None:
-        pen.text((left, top), "not in the pool", NEUTRAL, font_for("", LETTER))
+        _write(pen, (left, top), "not in the pool", NEUTRAL)
         return
     colour = NEUTRAL if shown.right is None else RIGHT if shown.right else WRONG
     pen.rectangle((left, top, left + CELL_WIDTH - GAP, top + CELL_HEIGHT - GAP), outline=colour, width=2)
@@ -63,9 +63,13 @@ def _cell(
         below = top + THUMBNAIL
     # A colour alone is not seen by everybody.
     mark = {None: "", True: "right: ", False: "wrong: "}[shown.right]
-    text = mark + " ".join(shown.text.split())
-    font = font_for(text, LETTER)
+    text, font = fit_font(mark + " ".join(shown.text.split()), LETTER)
     pen.multiline_text((left + 6, below), "\n".join(_lines(text, font, CELL_WIDTH - GAP - 12)), INK, font, spacing=2)
+
+
+def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, colour: str) -> None:
+    drawn, font = fit_font(text, LETTER)
+    pen.text(corner, drawn, colour, font)
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

@@ -57,7 +57,8 @@ class Example:
 class Examples(Callback):
     """Draws example queries into `<folder>/val_epoch_<n>.png` after every validation and `<folder>/test.png` after the test.
 
-    A validation in the midst of an epoch has the step in its picture's name: `val_epoch_<n>_step_<m>.png`.
+    A validation within an epoch has the step in its picture's name, `val_epoch_<n>_step_<m>.png`; one without training is
+    `val.png`.
 
     Where W&B is a logger, they are also logged as the table `val/examples` or `test/examples`. The same queries come every
     time, evenly spread over each subset's file, so that their progress can be watched.
@@ -79,7 +80,8 @@ class Examples(Callback):
             loop = trainer.fit_loop.epoch_loop
             within = trainer.state.fn == "fit" and not loop.batch_progress.is_last_batch
             step = f"_step_{trainer.global_step:08d}" if within else ""
-            self._show(trainer, "val", f"val_epoch_{trainer.current_epoch + 1:04d}{step}")
+            epoch = f"_epoch_{trainer.current_epoch + 1:04d}{step}" if trainer.state.fn == "fit" else ""
+            self._show(trainer, "val", f"val{epoch}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the test queries."""

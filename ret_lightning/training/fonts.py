@@ -1,31 +1,63 @@
-"""Fonts for the texts of pictures, which may be of any writing: the one that has most of a text's letters."""
+"""Fonts for texts of any script: the installed font that has most of a text's characters, and substitutes for the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib
 from PIL import ImageFont
 
+_SUBSTITUTES = "\ufffd?"  # for a character that no font has: the first of these that the chosen font has
+_BLANKS = frozenset(map(ord, " \n\t"))
+# Fonts that draw a box or nothing for every character; matplotlib 3.11 ships the first one.
+_WITHOUT_GLYPHS = ("lastresort", "adobeblank", "unicodebmpfallback")
 
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has more of Unicode than Pillow's own; where it lacks letters of the text,
-    the installed font that lacks the fewest, such as Noto Sans CJK.
+
+def fit_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Choose a font for a text, and replace each character that the font lacks.
+
+    The font is DejaVu Sans, which matplotlib ships. Where it lacks characters of the text, it is the installed font that
+    lacks the fewest, such as Noto Sans CJK.
 
     Args:
         text: to be drawn.
         size: of the font, pixels.
+
+    Returns:
+        The text to draw, of the same length, and the font.
     """
-    wanted = frozenset(map(ord, text)) - frozenset(map(ord, " \n\t"))
-    best, fewest = _usual(), len(wanted - _letters(_usual()))
+    wanted = frozenset(map(ord, text)) - _BLANKS
+    best, fewest = _usual(), len(wanted - _characters(_usual()))
     for file in _installed() if fewest else ():
-        missing = len(wanted - _letters(file))
+        missing = len(wanted - _characters(file))
         if missing < fewest:
             best, fewest = file, missing
         if not fewest:
             break
-    return ImageFont.truetype(best, size)
+    known = _characters(best) | _BLANKS
+    substitute = next((c for c in _SUBSTITUTES if ord(c) in known), " ")
+    return "".join(c if ord(c) in known else substitute for c in text), ImageFont.truetype(best, size)
+
+
+def families_for(texts: Iterable[str]) -> list[str]:
+    """Names of font families for matplotlib, which takes each character from the first family that has it.
+
+    Args:
+        texts: to be drawn.
+    """
+    from matplotlib.ft2font import FT2Font
+
+    missing = frozenset(map(ord, "".join(texts))) - _BLANKS - _characters(_usual())
+    families = ["DejaVu Sans"]
+    for file in _installed() if missing else ():
+        if missing & _characters(file):
+            families.append(FT2Font(file).family_name)
+            missing -= _characters(file)
+        if not missing:
+            break
+    return families
 
 
 def _usual() -> str:
@@ -34,17 +66,18 @@ def _usual() -> str:
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[str, ...]:
-    """Upright fonts of usual weight, in an order that does not change."""
+    """Upright fonts of normal weight that have glyphs, sorted by file."""
     from matplotlib.font_manager import fontManager
 
-    return tuple(sorted({font.fname for font in fontManager.ttflist if font.style == "normal" and font.weight == 400}))
+    files = {font.fname for font in fontManager.ttflist if font.style == "normal" and font.weight == 400}
+    return tuple(sorted(f for f in files if not Path(f).stem.lower().replace("-", "").startswith(_WITHOUT_GLYPHS)))
 
 
 @cache
-def _letters(file: str) -> frozenset[int]:
+def _characters(file: str) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
     try:
         return frozenset(FT2Font(file).get_charmap())
-    except (OSError, RuntimeError):  # the list of fonts is kept in a cache, and this one has been removed meanwhile
+    except (OSError, RuntimeError):  # matplotlib caches its list of fonts, and this file was removed since
         return frozenset()

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from ret_lightning.atomic import whole_file
+from ret_lightning.training.figures import literal_figure
 
 NAME = re.compile(r"gate/(?P<side>\w+)/(?P<kind>\w+)/step_(?P<step>\d+)")
 Maps = dict[str, dict[str, list[float]]]
@@ -55,24 +56,20 @@ def draw(maps: Maps, file: Path) -> None:
         maps: what `gate_maps` gives.
         file: a PNG file, replaced whole.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     steps = max(len(values) for kinds in maps.values() for values in kinds.values())
-    figure = Figure(figsize=(2.2 + 0.62 * steps, 0.9 + 1.9 * len(maps)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes_of = figure.subplots(len(maps), 1, squeeze=False)[:, 0]
-    for axes, (side, kinds) in zip(axes_of, maps.items(), strict=True):
-        image = axes.imshow(list(kinds.values()), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        for row, values in enumerate(kinds.values()):
-            for column, value in enumerate(values):
-                axes.text(
-                    column, row, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white"
-                )
-        axes.set_yticks(range(len(kinds)), list(kinds))
-        axes.set_xticks(range(steps), [str(step + 1) for step in range(steps)])
-        axes.set_title(side)
-    axes_of[-1].set_xlabel("step of the recurrence")
-    figure.colorbar(image, ax=list(axes_of), label="mean opening")
-    with whole_file(file) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=110)
+    with literal_figure(figsize=(2.2 + 0.62 * steps, 0.9 + 1.9 * len(maps))) as figure:
+        axes_of = figure.subplots(len(maps), 1, squeeze=False)[:, 0]
+        for axes, (side, kinds) in zip(axes_of, maps.items(), strict=True):
+            image = axes.imshow(list(kinds.values()), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+            for row, values in enumerate(kinds.values()):
+                for column, value in enumerate(values):
+                    axes.text(
+                        column, row, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white"
+                    )
+            axes.set_yticks(range(len(kinds)), list(kinds))
+            axes.set_xticks(range(steps), [str(step + 1) for step in range(steps)])
+            axes.set_title(side)
+        axes_of[-1].set_xlabel("step of the recurrence")
+        figure.colorbar(image, ax=list(axes_of), label="mean opening")
+        with whole_file(file) as unfinished:
+            figure.savefig(unfinished, format="png", dpi=110)

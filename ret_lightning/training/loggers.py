@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
@@ -16,7 +21,11 @@ from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
 from ret_lightning.training.csv_rows import resume_csv
 
+log = logging.getLogger(__name__)
+
 WANDB_ID_FILE = "wandb/run_id"
+_WANDB_STEP = "wandb_step"  # key of a checkpoint
+_ROWS_AFTER_CHECKPOINT = 10_000  # more than a run logs between two checkpoints; gaps in the count do no harm
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,13 @@ class Resumed:
         step: optimiser steps of the checkpoint.
         unlogged_row: the row of the last of them, if it may not have been logged.
         on_commit: takes what is to be called when the run has really started.
+        on_abandon: takes what is to be called when it ended before that.
     """
 
     step: int
     unlogged_row: dict[str, Any] | None
-    on_commit: list[Callable[[], None]]
+    on_commit: list[Callable[[], None]] = field(default_factory=list)
+    on_abandon: list[Callable[[], None]] = field(default_factory=list)
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> list[Logger]:
@@ -44,12 +55,19 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> 
             W&B continues the same run.
     """
     loggers = []
-    for node in config.logger.values():
+    first = rank_zero_only.rank == 0
+    for name, node in config.logger.items():
         if node is None:
             continue
-        logger = build(node, **_of_wandb(node, config, folder, resumed is not None))
-        if rank_zero_only.rank == 0 and isinstance(logger, CSVLogger) and resumed is not None:
+        is_wandb = str(OmegaConf.select(node, "_target_")).endswith("WandbLogger")
+        if is_wandb and (os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED") == "true"):
+            log.info("logger.%s is left out, since the environment disables W&B", name)
+            continue
+        logger = build(node, **(_of_wandb(node, config, folder, resumed is not None) if is_wandb else {}))
+        if first and isinstance(logger, CSVLogger) and resumed is not None:
             resumed.on_commit.append(resume_csv(logger, resumed.step, resumed.unlogged_row).release)
+        elif first and resumed is not None:
+            resumed.on_abandon.append(_Entries(folder / "wandb" if is_wandb else Path(str(logger.log_dir))).restore)
         chosen = getattr(logger, "_wandb_init", {})
         if chosen.get("anonymous") is None:
             # Lightning hands on what nobody chose, and W&B warns at the head of every run that it has no effect.
@@ -58,13 +76,90 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> 
     return loggers
 
 
+class _Entries:
+    """What a folder of a logger holds before a resumed run starts.
+
+    Args:
+        folder: it may be missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._links = {path.name: _target(path) for path in folder.iterdir()} if folder.is_dir() else None
+
+    def restore(self) -> None:
+        """Remove what was added since, and point links to where they pointed."""
+        if self._links is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for path in list(self.folder.iterdir()):
+            if path.name not in self._links:
+                _remove(path)
+            elif (target := self._links[path.name]) is not None and _target(path) != target:
+                _remove(path)
+                path.symlink_to(target)
+
+
+def _target(path: Path) -> str | None:
+    return os.readlink(path) if path.is_symlink() else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def record_wandb_run(loggers: list[Logger], folder: Path) -> None:
-    """Notes the id of the W&B run, so that it can be gone on with."""
+    """Store the id of the W&B run, so that it can be resumed; of an offline run that is, log how to sync its parts."""
     if rank_zero_only.rank != 0:
         return
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            write_text(folder / WANDB_ID_FILE, logger.experiment.id + "\n")
+        if not isinstance(logger, WandbLogger):
+            continue
+        run = logger.experiment
+        resumed = (folder / WANDB_ID_FILE).is_file()
+        write_text(folder / WANDB_ID_FILE, run.id + "\n")
+        parts = sorted((folder / "wandb").glob(f"offline-run-*-{run.id}"))
+        if resumed and run.offline and len(parts) > 1:
+            log.info(
+                "W&B run %s is offline and has %d parts now, one per start; upload all of them by one command, in this order: "
+                "wandb sync --include-synced %s",
+                run.id, len(parts), folder / "wandb" / f"offline-run-*-{run.id}",
+            )  # fmt: skip
+
+
+class WandbStep(Callback):
+    """Continues W&B's step count in an offline run that is resumed, each part of which would count from 0.
+
+    Otherwise rows of a later part could replace those of an earlier one when both are uploaded.
+    """
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the count."""
+        for run in _offline_runs(trainer):
+            checkpoint[_WANDB_STEP] = run.step
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Continue beyond every row of the earlier parts, also those that were logged after the checkpoint."""
+        if trainer.state.fn != TrainerFn.FITTING or _WANDB_STEP not in checkpoint:
+            return
+        for run in _offline_runs(trainer):
+            run.log({}, step=checkpoint[_WANDB_STEP] + _ROWS_AFTER_CHECKPOINT, commit=False)
+
+
+def _offline_runs(trainer: Trainer) -> list[Any]:
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    runs = [logger.experiment for logger in loggers if isinstance(logger, WandbLogger)]
+    return [run for run in runs if run.offline]
+
+
+def log_config(loggers: Sequence[Logger], config: DictConfig) -> None:
+    """Log the resolved config as hyperparameters."""
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams(resolved)
 
 
 def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
@@ -89,10 +184,8 @@ def _numbers(cells: list[str]) -> list[str] | list[float | None]:
 
 
 def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool) -> dict[str, Any]:
-    """What a W&B run is called, where its config leaves that open, and which one is gone on with."""
-    if not str(OmegaConf.select(node, "_target_")).endswith("WandbLogger"):
-        return {}
-    named = {"name": folder.name, "group": config.sweep}
+    """What a W&B run is called, where its config leaves that open, and which one is resumed."""
+    named = {"name": folder.name, "group": OmegaConf.select(config, "sweep")}
     given = {key: value for key, value in named.items() if OmegaConf.select(node, key) is None and value is not None}
     file = folder / WANDB_ID_FILE
     if resumed and file.is_file():

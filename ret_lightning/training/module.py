@@ -23,6 +23,7 @@ from ret_lightning.training.epoch_steps import EpochSteps, lay_out
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
+from ret_lightning.training.text_lengths import TextLengths
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class RetModule(LightningModule):
         self._pairs = 0  # of this step, which may be of several batches
 
     def configure_callbacks(self) -> list[Callback]:
-        """Counts rows that are left out; resumes an epoch at its position."""
-        return [BadRowCount(), ResumedEpoch()]
+        """Counts rows that are left out and texts that are cut; resumes an epoch at its position."""
+        return [BadRowCount(), TextLengths(), ResumedEpoch()]
 
     def on_fit_start(self) -> None:
         """Sets training mode: Lightning trains a module in the mode that it is in, so without dropout in eval mode."""

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ret_lightning.atomic import disk_full, disk_is_full
-from ret_lightning.errors import Stopped, UserError
+from ret_lightning.errors import Stopped, UserError, one_line, original_error
 from ret_lightning.training.folder import FAILURE_FILE, METRICS_FILE, write_json
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.takeover import has_checkpoint
@@ -42,6 +42,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
     # data.num_workers is a setting; whoever asks for more processes than cores means it, or has the default.
     warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes in total")
+    # A login node has srun, and ret-train runs there too, in an interactive job or to submit others.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
     # Frozen backbones stay in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
@@ -54,12 +56,15 @@ def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
     try:
         yield
         failed = trainer.interrupted
-    except RuntimeError as error:
-        if ranks and ranks.another_failed():
+    except Exception as raised:
+        error = original_error(raised)
+        if isinstance(error, RuntimeError) and ranks and ranks.another_failed():
             raise UserError(
                 "another rank failed, so this one did; its message is above", code="another-rank-failed"
             ) from error
-        raise
+        if error is raised:
+            raise
+        raise error from error.__cause__
     finally:
         if ranks and failed:
             ranks.end_ranks(failed=True)  # before the connection goes, which they would tell of at length
@@ -77,8 +82,7 @@ def failure_noted(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if rank_zero_only.rank == 0 and not (folder / METRICS_FILE).exists():
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-            line = lines[-1] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+            line = str(error) if isinstance(error, UserError) else one_line(error)
             with suppress(OSError):  # the disk may be what failed
                 write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
         raise

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.config.changes import Base
 from ret_lightning.config.mistakes import Wrong
+from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE
 from ret_lightning.training.run_config import differences, flat, within
@@ -116,12 +117,23 @@ def stored_config(folder: Path) -> DictConfig:
         raise ConfigError(
             f"{file}: not the config of a run ({reason})", code="resume-config-unreadable", path=str(file)
         ) from error
-    plain = _former_validation(_renamed(_moved(plain, former, str(folder))))
+    plain = former_validation(_renamed(_moved(plain, former, str(folder))))
     for key, other in _SAME_AS.items():
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:
             plain[above][name] = f"${{{other}}}"
-    return OmegaConf.create(plain)
+    config = OmegaConf.create(plain)
+    make_paths_absolute(config, _first_working_folder(folder))
+    return config
+
+
+def _first_working_folder(folder: Path) -> str | None:
+    """Where a run was started, which the relative paths of an earlier version refer to; None where it is not recorded."""
+    file = folder / ".hydra" / "hydra.yaml"
+    try:
+        return OmegaConf.select(OmegaConf.load(file), "hydra.runtime.cwd") if file.is_file() else None
+    except (OSError, yaml.YAMLError, OmegaConfBaseException):
+        return None
 
 
 def refuse_finished(folder: Path, config: DictConfig) -> None:
@@ -175,7 +187,7 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def _former_validation(config: dict[str, Any]) -> dict[str, Any]:
+def former_validation(config: dict[str, Any]) -> dict[str, Any]:
     """A config of a version before data.validation=holdout, whose `auto` took the test queries where there is no file."""
     data = config.get("data")
     if isinstance(data, dict) and data.get("validation") == "auto" and "holdout_rows" not in data:

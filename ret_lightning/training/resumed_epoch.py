@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.position import Span
 from ret_lightning.data.sampling import EpochBatches
+from ret_lightning.data.streaming import StreamedBatches
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.last_checkpoint import VALIDATION_AGAIN
 from ret_lightning.training.random_states import KEY
@@ -37,6 +39,7 @@ class ResumedEpoch(Callback):
     def __init__(self) -> None:
         self._interval: tuple[Any] | None = None  # val_check_batch, while another value is in its place
         self._recut = False  # whether the epoch has batches of several sizes
+        self._is_short = False  # whether a stream turned out shorter than `limit_train_batches`
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks the validation interval, for which Lightning raises a ValueError, and only of the epoch at hand.
@@ -82,6 +85,25 @@ class ResumedEpoch(Callback):
             self._interval = (trainer.val_check_batch,)
             count = progress.total if trainer.check_val_every_n_epoch is None else progress.current
             trainer.val_check_batch = count.ready
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Ends an epoch whose stream has fewer batches than `limit_train_batches`: Lightning would expect more of them."""
+        batches = getattr(trainer.train_dataloader, "batch_sampler", None)
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        served = progress.current.ready
+        if progress.is_last_batch or not isinstance(batches, StreamedBatches) or batches.end != (batches.epoch, served):
+            return
+        progress.is_last_batch = True
+        wait = trainer.val_check_batch
+        if trainer.check_val_every_n_epoch is not None and wait is not None and served < wait < math.inf:
+            self._interval, trainer.val_check_batch = (wait,), served
+        if not self._is_short and trainer.is_global_zero:
+            self._is_short = True
+            log.warning(
+                "trainer.limit_train_batches=%s: an epoch of the stream has only %d batches; a schedule in epochs is laid out "
+                "for more steps than there are",
+                trainer.limit_train_batches, served,
+            )  # fmt: skip
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the validation interval."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import lightning
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from rich.table import Table
 
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError
@@ -20,6 +20,7 @@ from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_chec
 from ret_lightning.training.cost import Cost
 from ret_lightning.training.csv_rows import KEY as UNLOGGED_ROW
 from ret_lightning.training.csv_rows import UnloggedRow
+from ret_lightning.training.early_checks import check_devices, prepare_and_check
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CHECKPOINTS_FOLDER,
@@ -32,7 +33,7 @@ from ret_lightning.training.folder import (
 from ret_lightning.training.initial import initial_retriever
 from ret_lightning.training.last_checkpoint import LastCheckpoint
 from ret_lightning.training.lock import alone_in, is_first_rank
-from ret_lightning.training.loggers import Resumed, build_loggers, log_tables, record_wandb_run
+from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.process import continuable, ended, failure_noted, quieten, wandb_files_in
 from ret_lightning.training.random_states import RandomStates
@@ -47,6 +48,8 @@ from ret_lightning.training.takeover import Takeover, refuse_taken
 from ret_lightning.training.trained import RecordInCheckpoint, build_untrained
 
 log = logging.getLogger(__name__)
+
+_PICTURES = ("recall_curves.png", "examples/test.png")  # where to look first; conf/callbacks/default.yaml
 
 
 def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
@@ -64,6 +67,7 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
         UserError: if the config, the data or the machine does not allow it.
     """
     folder = Path(config.output_dir)
+    check_devices(config.trainer)
     with alone_in(folder):
         if not resume and is_first_rank():
             refuse_taken(folder)
@@ -78,18 +82,6 @@ def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
 def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -> dict[str, float]:
     quieten()
     checkpoint, resumed = _resumed(folder, takeover) if resume else (None, None)
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    data: LightningDataModule = build(config.data)
-    module = RetModule(
-        retriever=build_untrained(config) if checkpoint else initial_retriever(config),
-        loss=build(config.loss),
-        optimizer=build(config.optimizer),
-        scheduler=build(config.scheduler),
-        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
-        on_nonfinite=config.on_nonfinite,
-    )
-    if config.compile:
-        compile_blocks(module.retriever)
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = build_loggers(config, folder, resumed)
     cost = Cost()
@@ -100,6 +92,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         SameConfig(config),
         RecordInCheckpoint(config),
         UnloggedRow(),
+        WandbStep(),
         ResumedLearningRate(),
         RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
@@ -113,11 +106,22 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.resume = resume
         trainer.strategy.config_file = str(takeover.config_file)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: LightningDataModule = build(config.data)
+    module = RetModule(
+        retriever=build_untrained(config) if checkpoint else initial_retriever(config),
+        loss=build(config.loss),
+        optimizer=build(config.optimizer),
+        scheduler=build(config.scheduler),
+        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
+        on_nonfinite=config.on_nonfinite,
+    )
+    if config.compile:
+        compile_blocks(module.retriever)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
-        if is_first_rank():  # before any logger or rank starts, so that a missing file costs nothing
-            data.prepare_data()
-            data.setup("fit")
-        _log_config(loggers, config)
+        if is_first_rank():  # before any logger or rank starts
+            prepare_and_check(data, trainer, config)
+        log_config(loggers, config)
         record_wandb_run(loggers, folder)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if not trainer.interrupted:
@@ -139,7 +143,16 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         log.info("testing %s", f"{tested.file}, step {tested.step}" if tested else f"the last step{missing}")
         trainer.test(module, datamodule=data, ckpt_path=tested and tested.file, weights_only=True, verbose=False)
         step = tested.step if tested else trainer.global_step
-        return _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else {}
+        metrics, tables = _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
+    if tables:  # last of all: W&B has said what it has to say
+        print_tables(tables)
+        pictures = [name for name in _PICTURES if (folder / name).is_file()]
+        log.info(
+            "metrics, rankings and checkpoints are in %s%s",
+            folder,
+            f"; open {' and '.join(pictures)} next" if pictures else "",
+        )
+    return metrics
 
 
 def _selected_on(data: LightningDataModule, best: object, config: DictConfig) -> str:
@@ -159,7 +172,7 @@ def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | N
         return None, None
     stored = stored_checkpoint(checkpoint)
     log.info("resuming from %s, step %d", checkpoint, stored["global_step"])
-    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit)
+    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit, takeover.on_abandon)
 
 
 def best_validation(folder: Path) -> float:
@@ -187,19 +200,11 @@ def best_validation(folder: Path) -> float:
 
 def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[Table]]:
     chosen = selected_on.in_words(read_json(folder / ORIGIN_FILE)[selected_on.KEY])
     metrics, tables = write_results(evaluation, "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
     write_json(folder / METRICS_FILE, metrics)
-    print_tables(tables)
-    log.info("metrics, rankings and checkpoints are in %s", folder)
-    return metrics
-
-
-def _log_config(loggers: list[Logger], config: DictConfig) -> None:
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
-    for logger in loggers:
-        logger.log_hyperparams(resolved)
+    return metrics, tables

@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -23,12 +24,14 @@ from ret_lightning.atomic import disk_full, disk_is_full, write_text
 from ret_lightning.config.build import build
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.m2kr import EvaluationSubset, Split
+from ret_lightning.data.m2kr import EvaluationSubset, M2KRFiles, Split
 from ret_lightning.data.reading import EvaluationRows
 from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.training import selected_on
 from ret_lightning.training.bad_rows import BadRowCount
+from ret_lightning.training.checkpoint_files import stored_checkpoint
+from ret_lightning.training.early_checks import check_devices, check_evaluation_limit
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.folder import (
     CONFIG_FILE,
@@ -39,16 +42,25 @@ from ret_lightning.training.folder import (
     write_json,
 )
 from ret_lightning.training.lock import alone_in, is_first_rank
+from ret_lightning.training.loggers import (
+    WANDB_ID_FILE,
+    Resumed,
+    build_loggers,
+    log_config,
+    log_tables,
+    record_wandb_run,
+)
 from ret_lightning.training.module import RetModule
-from ret_lightning.training.process import ended, quieten
+from ret_lightning.training.process import ended, quieten, wandb_files_in
 from ret_lightning.training.progress import Progress
 from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
+from ret_lightning.training.resumed_config import former_validation
 from ret_lightning.training.schedule import WarmupCosine
 from ret_lightning.training.stored_vectors import StoredVectors
 from ret_lightning.training.summary import print_tables
 from ret_lightning.training.takeover import refuse_evaluated
-from ret_lightning.training.trained import chosen_on, opened, training_checkpoint
+from ret_lightning.training.trained import RECORD, chosen_on, opened, training_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +81,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         UserError: on what the user can mend; what was encoded until then is kept.
     """
     folder = Path(config.output_dir)
+    check_devices(config.trainer)
     file = training_checkpoint(config.checkpoint)
     if file is not None:  # the same file for every rank and to the end, also while a training run adds others
         config.checkpoint = str(file)
@@ -87,32 +100,44 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     retriever = opened(config.checkpoint)
     module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
     whole: M2KRDataModule = build(config.data)
+    if is_first_rank():
+        whole.check_files((config.split,))
     vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.vectors = vectors
-    trainer: Trainer = build(
-        config.trainer,
-        logger=False,
-        callbacks=[evaluation] if config.trainer.get("enable_progress_bar") is False else [evaluation, Progress()],
-        enable_checkpointing=False,
-    )
+    # Given again after an interruption, it continues the W&B run that it began.
+    resumed = Resumed(0, None) if (folder / WANDB_ID_FILE).is_file() else None
+    loggers = build_loggers(config, folder, resumed)
+    callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
+    if config.trainer.get("enable_progress_bar") is not False:
+        callbacks.append(Progress())
+    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, enable_checkpointing=False)
+    if is_first_rank():  # before anything is written
+        whole.setup("test" if config.split == "test" else "validate")
+        check_evaluation_limit(whole, trainer, config.split, ranks=1)  # `StoredVectors` limits whole files
+        _warn_of_training_rows(whole, config)
     limit = f"limit_{config.split}_batches"
     # As fast_dev_run and overfit_batches left it. `MissingRows` sees to it: it is of all rows, not of those that are left.
     data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.command = "evaluate"
-    with ended(trainer, []), _config_written(folder, config, vectors):
+    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, vectors):
+        log_config(loggers, config)
+        record_wandb_run(loggers, folder)
         run = trainer.test if config.split == "test" else trainer.validate
         run(module, datamodule=data, verbose=False)
         metrics, tables = {}, []
         if trainer.is_global_zero:
-            metrics, tables = _finish(evaluation, config, _seconds(trainer, config.split), started, sum(vectors.before))
+            metrics, tables = _finish(
+                evaluation, loggers, config, _seconds(trainer, config.split), started, sum(vectors.before)
+            )
         if not config.keep_embeddings:
             vectors.remove()
+    if tables:  # last of all: W&B has said what it has to say
         print_tables(tables)
-        log.info("metrics, rankings and timings are in %s", folder)
-        return metrics
+    log.info("metrics, rankings and timings are in %s", folder)
+    return metrics
 
 
 class MissingRows(LightningDataModule):
@@ -148,6 +173,11 @@ class MissingRows(LightningDataModule):
         # Not when its turn comes, behind the evaluation, which has finished the stores by then and searched for hours.
         count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
         self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
+
+    @property
+    def files(self) -> M2KRFiles:
+        """As the whole module's."""
+        return self.whole.files
 
     @property
     def idle(self) -> dict[Split, bool]:
@@ -192,6 +222,31 @@ def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
         "data.image_folder": images if isinstance(images, str) else list(images),
         "data.max_image_pixels": data.max_image_pixels,
     }
+
+
+def _warn_of_training_rows(data: M2KRDataModule, config: DictConfig) -> None:
+    """Warn if the queries are held-out training rows that the checkpoint may have been trained on."""
+    if config.split != "val" or "holdout" not in data.validated_on.values():
+        return
+    file = Path(config.checkpoint)
+    record = stored_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
+    trained: dict[str, Any] = former_validation(record.get("config", {})).get("data", {})
+    settings = {key: config.data.get(key) for key in ("holdout_rows", "holdout_fraction")}
+    held_out = trained.get("validation") in ("auto", "holdout")
+    if held_out and all(trained.get(key) == value for key, value in settings.items()):
+        return
+    reason = (
+        "nothing tells which rows it was trained on"
+        if not trained
+        else f"it was trained with data.validation={trained.get('validation')}"
+        if not held_out
+        else "it was trained with other settings of the holdout"
+    )
+    log.warning(
+        "val: the queries are held-out training rows, and %s was probably trained on them (%s): the metrics are too high; "
+        "split=test is not affected",
+        config.checkpoint, reason,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -255,7 +310,12 @@ def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
 
 
 def _finish(
-    evaluation: RetrievalEvaluation, config: DictConfig, seconds: dict[str, float], started: float, before: int
+    evaluation: RetrievalEvaluation,
+    loggers: list[Logger],
+    config: DictConfig,
+    seconds: dict[str, float],
+    started: float,
+    before: int,
 ) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
@@ -264,6 +324,7 @@ def _finish(
     metrics, tables = write_results(
         evaluation, split, folder, f"checkpoint: {checkpoint}, {selected_on.in_words(chosen)}"
     )
+    log_tables(loggers, tables)
     origin: dict[str, Any] = {
         "checkpoint": config.checkpoint,
         selected_on.KEY: chosen,

@@ -33,6 +33,7 @@ from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
 from ret_lightning.retrieval.saving import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store import StoreInProgress, StoreWriter
 from ret_lightning.retrieval.store_plan import AnotherStore
+from ret_lightning.training.batch_limits import limited_batches
 from ret_lightning.training.meeting import Meeting
 from ret_lightning.training.vectors import EncodedSubset
 
@@ -104,7 +105,7 @@ class StoredVectors:
         self._meeting = Meeting()
         self._find_folder()
         plans = [
-            (subset, side, rows[: limited(len(rows), batch_size, limit)])
+            (subset, side, rows[: limited(len(rows), batch_size, limit, f"{subset.split}/{subset.name} {side}")])
             for subset in subsets
             for side, rows in ((PASSAGES, subset.pool), (QUERIES, subset.queries))
         ]
@@ -281,26 +282,17 @@ class _StoredSubset(EncodedSubset):
         return loaded
 
 
-def limited(count: int, batch_size: int, limit: int | float | None) -> int:
+def limited(count: int, batch_size: int, limit: int | float | None, what: str = "rows") -> int:
     """How many of so many rows a limit leaves: whole batches, whatever the number of ranks.
 
     Args:
         count: of the rows.
         batch_size: rows a batch.
         limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None or 1.0: all.
+        what: the rows are, for messages.
 
     Raises:
         ConfigError: if it leaves none.
     """
-    if limit is None or (isinstance(limit, float) and limit == 1):  # of an empty file, too
-        return count
-    batches = int(limit * -(-count // batch_size)) if isinstance(limit, float) else limit
-    if batches < 1:
-        raise ConfigError(
-            f"a limit of {limit} leaves no batch of {count} rows in batches of {batch_size}; take more",
-            code="limit-leaves-no-batch",
-            found=limit,
-            rows=count,
-            batch_size=batch_size,
-        )
+    batches = limited_batches(-(-count // batch_size), limit, "the limit of batches", what)
     return min(count, batches * batch_size)

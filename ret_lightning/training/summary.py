@@ -13,7 +13,7 @@ from ret_lightning.training.headline import COLUMNS, HEADLINE_MEANS, PUBLISHED
 # Columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures.
 NARROWEST = 132
 
-SHORT = {"recall": "R", "pseudo_recall": "PR", "mrr": "MRR", "ndcg": "nDCG"}
+SHORT = {"recall": "R", "pseudo_recall": "PR", "fractional_recall": "FR", "mrr": "MRR", "ndcg": "nDCG"}
 
 
 def metrics_tables(
@@ -27,8 +27,8 @@ def metrics_tables(
 
     The first table has a row a headline metric with its interval and the size of the subset; then, where subsets of the paper
     are among the results, the paper's table with a row of this run. The others have one row a subset and one of means, and a
-    column a metric: Recall@K with MRR, nDCG and what a random ranking would give at K = 5 (or the smallest K), and pseudo
-    recall@K where subsets have answers; headline metrics carry a star.
+    column a metric: Recall@K with MRR, nDCG and what a random ranking would give at K = 5 (or the smallest K), fractional
+    recall@K where it differs from recall@K, and pseudo recall@K where subsets have answers; headline metrics carry a star.
 
     Args:
         results: subset names to results.
@@ -44,6 +44,8 @@ def metrics_tables(
         tables.append(published_table(metrics))
     title = f"Recall@K, MRR@10 and nDCG@10, {split}"
     tables.append(_all(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
+    if any(metrics[f"mean/fractional_recall@{k}"] != metrics[f"mean/recall@{k}"] for k in at):
+        tables.append(_all(results, metrics, [f"fractional_recall@{k}" for k in at], f"Fractional recall@K, {split}"))
     if any(f"mean/pseudo_recall@{k}" in metrics for k in at):
         tables.append(_all(results, metrics, [f"pseudo_recall@{k}" for k in at], f"Pseudo recall@K, {split}"))
     for table in tables if note else ():

@@ -92,12 +92,14 @@ class Takeover:
     Attributes:
         config_file: where the config is stored until `commit`, for the ranks that are started from it.
         on_commit: called at `commit`.
+        on_abandon: called at `abandon`, unless `commit` was before.
     """
 
     def __init__(self, folder: Path, config: DictConfig, resume: bool) -> None:
         self.folder = folder
         self.config_file = folder / (_NEXT_CONFIG_FILE if resume else CONFIG_FILE)
         self.on_commit: list[Callable[[], None]] = []
+        self.on_abandon: list[Callable[[], None]] = []
         self._resume = resume
         self._committed = not is_first_rank()
         if not self._committed:
@@ -124,6 +126,8 @@ class Takeover:
         """Remove what was prepared; after `commit` nothing."""
         if not self._committed:
             self.config_file.unlink(missing_ok=True)
+            for call in self.on_abandon:
+                call()
 
 
 def _set_aside(path: Path) -> None:

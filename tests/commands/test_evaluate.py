@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 
@@ -53,6 +54,7 @@ def test_what_it_leaves(trained: Trained, evaluated) -> None:
         "origin.json",
         "timings.json",
         "rankings",
+        "examples",
         "ret-evaluate.log",
     }
     assert {path.name for path in folder.iterdir()} == names
@@ -70,6 +72,23 @@ def test_what_it_leaves(trained: Trained, evaluated) -> None:
     assert "ReT CLIP ViT-L/14" in done.stdout
     row = next(line for line in done.stdout.splitlines() if "this one" in line)
     assert f"{metrics['wit/recall@10']:.3f}" in row
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_loggers_get_what_they_get_of_a_test_of_ret_train(
+    trained: Trained, evaluated, tmp_path: Path, call, split: str
+) -> None:
+    folder = tmp_path / "logged"
+    options = [f"data.root={trained.root}", "data.num_workers=0", f"checkpoint={trained.run}", f"output_dir={folder}"]
+    assert call("evaluate", *options, f"split={split}", "data.validation=test", "logger=wandb") == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    if split == "test":
+        assert contents(folder) == contents(evaluated[0])
+    logged = pandas.read_csv(folder / "csv" / "metrics.csv").iloc[-1]
+    assert {name: logged[f"{split}/{name}"] for name in metrics} == pytest.approx(metrics, abs=1e-6)
+    assert [path.name for path in (folder / "examples").iterdir()] == [f"{split}.png"]
+    tables = {path.name.split("_")[0] for path in (folder / "wandb").rglob("*.table.json")}
+    assert {"examples", "Headline metrics, " + split} <= tables
 
 
 @pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")

@@ -212,11 +212,11 @@ def test_another_checkpoint_or_pool_is_refused(
     file = corpus / "jsonl/m2kr/passages/wit_passages_test.jsonl"
     file.write_text(file.read_text().replace("Fact 1:", "Fact one:"))
     for change, message in (
-        (f"checkpoint={tmp_path / 'other'}", "checkpoint fingerprint"),
-        (f"data.root={corpus}", "texts and images"),
-        ("split=val", "split 'test', not 'val'"),
+        ((f"checkpoint={tmp_path / 'other'}",), "checkpoint fingerprint"),
+        ((f"data.root={corpus}",), "texts and images"),
+        (("split=val", "data.validation=test"), "split 'test', not 'val'"),
     ):
-        assert call("evaluate", *options(trained, folder, change)) == 1
+        assert call("evaluate", *options(trained, folder, *change)) == 1
         said = capsys.readouterr().err
         assert (
             f"ret-evaluate: {folder}/embeddings: holds passages of wit from another evaluation, with {message}" in said
@@ -244,7 +244,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
         patched.setattr(StoreWriter, "_write", full)
         assert call("evaluate", *options(trained, folder)) == 1
     said = capsys.readouterr().err
-    assert f"ret-evaluate: output_dir={folder}: No space left on device; make room: what was encoded is kept" in said
+    assert f"ret-evaluate: {folder}: the disk is full" in said
+    assert "what was encoded is kept" in said
+    assert said.strip().endswith("[disk-full]")
     assert "Traceback" not in said
     assert call("evaluate", *options(trained, folder)) == 0
     assert "wit: 12 of 12 passages are encoded already" in log_of(folder)
@@ -339,7 +341,7 @@ def test_two_at_once_do_not_write_into_one_folder(
     [
         (("trainer.limit_test_batches=2",), 10),
         (("+trainer.fast_dev_run=true",), 5),
-        (("split=val", "+trainer.overfit_batches=2"), 10),
+        (("split=val", "data.validation=test", "+trainer.overfit_batches=2"), 10),
     ],
 )
 def test_a_limit_is_of_all_rows(trained: Trained, tmp_path: Path, call, monkeypatch, limit, rows: int) -> None:

@@ -47,6 +47,14 @@ def test_joblib_runs_jobs_of_two_ranks_side_by_side(root: Path, tmp_path: Path) 
     assert "2 finished already" in again.stdout
 
 
+def test_joblib_jobs_have_loader_workers(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    options = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2", "data.num_workers=1"]
+    done = sweep(root, tmp_path, *options, f"output_dir={tmp_path / 'sweep'}", environment={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "sweep").keys() == {"seed=1", "seed=2"}
+
+
 def test_a_random_search_with_two_ranks(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = sweep(

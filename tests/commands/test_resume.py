@@ -90,10 +90,9 @@ def test_two_ranks_that_are_killed_go_on_as_if_nothing_had_happened(
     overrides = (folder / ".hydra" / "overrides.yaml").read_text()
 
     again = ret_train(*options(root, folder), cwd=tmp_path)
-    assert again.returncode == 1
-    assert again.stderr.strip().endswith(
-        f"output_dir={folder}: holds an unfinished run; resume={folder} continues it, or choose another folder"
-    )
+    assert again.returncode == 2
+    assert f"output_dir={folder}: holds an unfinished run; resume={folder} continues it" in again.stderr
+    assert again.stderr.strip().endswith("[folder-holds-unfinished-run]")
 
     process = start(f"resume={folder}", cwd=tmp_path)
     wait_for_step(folder, 14, process)
@@ -128,8 +127,8 @@ def test_auto_begins_and_goes_on_by_one_and_the_same_command(root: Path, undistu
 
 def test_a_finished_run_is_not_run_again_but_can_go_on_longer(undisturbed: Path, tmp_path: Path) -> None:
     done = ret_train(f"resume={undisturbed}", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "the run is finished (metrics.json is there)" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("[resume-finished]")
     other = ret_train(f"resume={undisturbed}", f"output_dir={tmp_path / 'other'}", cwd=tmp_path)
-    assert other.returncode == 1
-    assert "leave output_dir out" in other.stderr
+    assert other.returncode == 2
+    assert other.stderr.strip().endswith("[resume-other-output-dir]")

@@ -33,6 +33,7 @@ def test_rows_and_validations_come_once(root: Path, tmp_path: Path, reading: str
     folder = tmp_path / "run"
     options = m2kr(
         root, "trainer=ddp_cpu", "data.batch_size=4", f"data.reading={reading}", "scheduler.horizon_steps=20",
+        "data.validation=test",
         "test_with=none", SPY, f"output_dir={folder}",
     )  # fmt: skip
     done = []

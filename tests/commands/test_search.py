@@ -560,10 +560,16 @@ def test_the_folder_is_read_as_a_library_too(index: Path) -> None:
 
 @needs_qdrant
 def test_qdrant_answers_as_exact_search_does(
-    trained: Trained, index: Path, files: Path, make, tmp_path, call, capsys
+    trained: Trained, index: Path, files: Path, make, tmp_path, call, capsys, monkeypatch
 ) -> None:
-    there = ("qdrant=store", "collection=corpus")
+    from qdrant_client import QdrantClient
+
+    there, created, create = ("qdrant=store", "collection=corpus"), [], QdrantClient.create_collection
+    monkeypatch.setattr(
+        QdrantClient, "create_collection", lambda *args, **named: created.append(named) or create(*args, **named)
+    )
     assert make("first.jsonl", f"checkpoint={trained.run}", *there, "batch_size=4") == 0
+    assert [made["vectors_config"].hnsw_config.m for made in created] == [0]
     assert make("more.jsonl", *there, "append=true") == 0
     capsys.readouterr()
     queries = (f"queries={files / 'queries.jsonl'}", f"image_root={images(trained)}", "top_k=20")

@@ -53,7 +53,7 @@ def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path)
     assert again.returncode == 0, again.stderr
     assert "4 jobs in" in again.stdout
     assert "2 finished already, 1 to go on, 1 to run" in again.stdout
-    assert "going on from" in again.stdout
+    assert "resuming from" in again.stdout
     now = written(runs)
     assert sorted(now) == ["gate=lstm+seed=1", "gate=none+seed=1", "gate=none+seed=2", "the one for the paper"]
     assert now["gate=none+seed=2"] == done["gate=none+seed=2"]

@@ -66,22 +66,10 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
         ),
         (["evaluation.ranked=50"], "evaluation.ranked", "too-few-ranked", {"found": 50, "least": 100}),
         (
-            ["evaluation.recall_at=[1,10]"],
-            "callbacks.checkpoint.monitor",
-            "monitor-not-computed",
-            {"found": "val/mean/recall@5"},
-        ),
-        (
             ["callbacks.recall_curves.at=4", "evaluation.recall_at=[1,5,10]"],
             "callbacks.recall_curves.at",
             "recall-not-computed",
             {"found": 4, "allowed": (1, 5, 10)},
-        ),
-        (
-            ["callbacks.checkpoint.monitor=val/mean/mrr@5"],
-            "callbacks.checkpoint.monitor",
-            "monitor-not-computed",
-            {"found": "val/mean/mrr@5"},
         ),
         (
             ["evaluation.recall_at=[1,5]", "evaluation.ranked=9"],
@@ -92,6 +80,11 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
         (["trainer.max_epochs=-1"], "scheduler.horizon_steps", "horizon-missing", {}),
         (["trainer.max_epochs=0"], "trainer.max_epochs", "nothing-to-train", {"found": 0}),
         (["trainer.limit_test_batches=0"], "trainer.limit_test_batches", "nothing-to-test", {"found": 0}),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches", "no-training-batches", {"found": 0}),
+        (["trainer.limit_val_batches=1.5"], "trainer.limit_val_batches", "batch-limit-invalid", {"found": 1.5}),
+        (["trainer.limit_train_batches=-1"], "trainer.limit_train_batches", "batch-limit-invalid", {"found": -1}),
+        (["trainer.val_check_interval=-0.5"], "trainer.val_check_interval", "batch-limit-invalid", {"found": -0.5}),
+        (["+trainer.overfit_batches=2.5"], "trainer.overfit_batches", "batch-limit-invalid", {"found": 2.5}),
         (
             ["scheduler.horizon_steps=10", "scheduler.horizon_epochs=1"],
             "scheduler.horizon_epochs",
@@ -137,6 +130,46 @@ def test_contradictions_name_the_key(overrides: list[str], key: str, code: str, 
     error = mistakes(*overrides)[key]
     assert error.code == code
     assert error.values == values
+
+
+@pytest.mark.parametrize(
+    ("monitor", "options", "code"),
+    [
+        ("val/mean/recall@5", ["evaluation.recall_at=[1,10]"], "monitor-not-computed"),
+        ("val/mean/mrr@5", [], "monitor-not-computed"),
+        ("val/mean/recal@5", [], "monitor-not-computed"),
+        ("va/mean/recall@5", [], "monitor-not-computed"),
+        ("val/recall@5", [], "monitor-not-computed"),
+        ("val/name/headline_recall", [], "monitor-not-computed"),
+        ("val/seconds/encod", [], "monitor-not-computed"),
+        ("train/los", [], "monitor-not-computed"),
+        ("val/nam/recall@5", ["data.subsets=[name,case]"], "monitored-subset-not-validated"),
+    ],
+)
+def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[str], code: str) -> None:
+    for callback in ("checkpoint", "early_stopping"):
+        added = f"+callbacks.early_stopping={{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: {monitor}}}"
+        own = added if callback == "early_stopping" else f"callbacks.checkpoint.monitor={monitor}"
+        extra = ["callbacks.checkpoint.monitor=val/mean/mrr@10"] if callback == "early_stopping" else []
+        (key, error), *others = mistakes(own, *extra, *options).items()
+        assert (key, error.code, others) == (f"callbacks.{callback}.monitor", code, [])
+        assert error.found == (monitor if code == "monitor-not-computed" else "nam")
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "val/mean/headline_recall", "val/mean/pseudo_recall@1", "val/name/ndcg@10", "val/seconds/encode", "train/loss",
+        "gate/query/text/step_00", "mixture/name", "val/index/agreement@10",
+    ],
+)  # fmt: skip
+def test_monitors_of_logged_metrics_are_accepted(monitor: str) -> None:
+    assert mistakes(f"callbacks.checkpoint.monitor={monitor}") == {}
+
+
+def test_own_callback_may_log_what_is_monitored() -> None:
+    own = "+callbacks.own={_target_: my_package.Accuracy}"
+    assert mistakes("callbacks.checkpoint.monitor=val/accuracy", own) == {}
 
 
 def test_the_ranges_are_of_keys_that_exist() -> None:

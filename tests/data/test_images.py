@@ -36,6 +36,19 @@ def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> No
         assert (error.kind, error.code, error.image) == ("path_outside", "image-path-outside", path)
 
 
+def test_missing_folder_is_not_a_missing_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = error_of(ImageFolder(tmp_path / "images").read, "sub/a.png")
+    assert (error.kind, error.code, error.path) == ("missing_image", "image-folder-missing", str(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
+    assert error_of(ImageFolder(tmp_path / "images").read, "sub/a.png").code == "image-missing"
+    (tmp_path / "file").touch()
+    assert error_of(ImageFolder(tmp_path / "file").find, "a.png").code == "image-folder-is-file"
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # tests may run as root, who may open everything
+    with pytest.raises(DataError) as refused:
+        ImageFolder(tmp_path / "images").check()
+    assert refused.value.code == "image-folder-not-readable"
+
+
 def test_paths_within_a_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/a.jpg").write_bytes(b"a")

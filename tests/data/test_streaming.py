@@ -198,4 +198,4 @@ def test_streaming_does_not_read_ahead_of_its_buffer(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RowFiles, "read", counted)
         next(iter(StreamedBatches(rows, 4)))
-    assert taken <= 10 + 4
+    assert taken <= 10 + 2 * 4  # one batch ahead, to know the last one

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import statistics
@@ -15,9 +17,12 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
-from ret_lightning.errors import ConfigError
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.markdown import escape
+from ret_lightning.report import tables
 from ret_lightning.report.report import FILES, write_report
 from tests.data.folder import write_folder
 from tests.report.lab import CLEAN, SUBSETS, make_run, metrics
@@ -121,7 +126,8 @@ def test_images_are_those_of_the_rows(report: Path, corpus: Path) -> None:
 def test_the_page_tells_numbers_origins_and_cautions(report: Path) -> None:
     page = page_of(report)
     for told in (
-        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; 1 unfinished run beside them",
+        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; checkpoint of a run: chosen on ",
+        "1 unfinished run beside them",
         "gone", "cut off, or still running (no metrics.json); no checkpoint",
         "2 runs made by code with uncommitted changes, which no commit can bring back: none_1, none_2",
         "0123456789 with uncommitted changes", "It is over queries, not over seeds",
@@ -184,7 +190,7 @@ def test_one_run_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "runs/0")
     write_report(tmp_path / "runs", tmp_path / "out")
     page = page_of(tmp_path / "out")
-    assert "1 run of 1 variant, compared by mean/recall@5." in page.text
+    assert "1 run of 1 variant, compared by mean/recall@5" in page.text
     assert "gallery" not in page.ids
     assert "baseline" not in page.text
     assert "all runs" in (tmp_path / "out/results.md").read_text()
@@ -220,8 +226,62 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     assert page.open == []
     assert "init_from=<script>alert(1)</script>" in page.text
     assert "<script>alert" not in (tmp_path / "out/report.html").read_text()
-    assert r"a\|b_%$" in (tmp_path / "out/results.md").read_text()
+    assert r"a\|b\_%\$" in (tmp_path / "out/results.md").read_text()
     assert r"a\textbar{}b\_\%\$ & 1 &" in (tmp_path / "out/results.tex").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "markdown", "latex"),
+    [
+        ("$$", r"\$\$", r"\$\$"),
+        ("x_1 and _y_", r"x_1 and \_y\_", r"x\_1 and \_y\_"),
+        ("*a* `b`", r"\*a\* \`b\`", r"{*}a{*} \textasciigrave{}b\textasciigrave{}"),
+        ("[a](b)", r"[a\](b)", "{[}a{]}(b)"),
+        ("<img src=x>", r"\<img src=x\>", r"\textless{}img src=x\textgreater{}"),
+        ("\\input{x}", r"\\input{x}", r"\textbackslash{}input\{x\}"),
+        ("a--b", "a--b", "a-{}-b"),
+        ("two\n\nlines\x1b", "two lines\ufffd", "two lines\ufffd"),
+    ],
+)
+def test_text_is_never_markup(value: str, markdown: str, latex: str, tmp_path: Path) -> None:
+    assert (escape(value), tables.tex(value)) == (markdown, latex)
+    for number, text in enumerate((value, f"{value}2")):
+        make_run(tmp_path / f"runs/{number}")
+        file = tmp_path / f"runs/{number}/config.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"init_from": text}))
+    write_report(tmp_path / "runs", tmp_path / "out", gallery=0)
+    assert f"\n| {markdown} |" in (tmp_path / "out/results.md").read_text()
+    assert f"\n    {latex} & " in (tmp_path / "out/results.tex").read_text()
+    page = page_of(tmp_path / "out")
+    assert page.open == []
+    assert f"init_from={value}" in page.text
+
+
+@pytest.mark.parametrize("output", ["out", "new/folder/out", "empty"])
+def test_failed_report_leaves_nothing(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "runs/0")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in ("fsync", "replace" if output == "empty" else "rename"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, fail)
+            with pytest.raises(UserError) as caught:
+                write_report(tmp_path / "runs", tmp_path / output)
+        assert caught.value.code == "report-not-written"
+        assert sorted(tmp_path.rglob("*")) == before
+    write_report(tmp_path / "runs", tmp_path / output)
+    assert {file.name for file in (tmp_path / output).iterdir()} == set(FILES)
+
+
+def test_folder_name_that_is_not_utf8(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/0")
+    (tmp_path / "runs/0").rename(os.fsdecode(os.fsencode(tmp_path) + b"/runs/f\xfc"))
+    write_report(tmp_path / "runs", tmp_path / "out")
+    assert r"f\udcfc" in (tmp_path / "out/runs.csv").read_text()
 
 
 def test_a_name_that_no_run_has(runs: Path, tmp_path: Path) -> None:

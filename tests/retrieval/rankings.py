@@ -61,6 +61,7 @@ def by_definition(case: Case, query: int) -> dict[str, float]:
     metrics = {}
     for k in KS:
         metrics[f"recall@{k}"] = 1.0 if any(case.ids[row] in right for row in ranked[:k]) else 0.0
+        metrics[f"fractional_recall@{k}"] = len(right & {case.ids[row] for row in ranked[:k]}) / len(right)
         texts = [case.texts[row].lower() for row in ranked[:k] if case.texts[row] is not None]
         if wanted:
             metrics[f"pseudo_recall@{k}"] = 1.0 if any(a in text for a in wanted for text in texts) else 0.0

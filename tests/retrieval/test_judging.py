@@ -33,7 +33,8 @@ def test_every_metric_of_every_query_is_its_definition(seed: int) -> None:
     case = make_case(seed=seed)
     results = judged(case)
     assert list(results) == [
-        *(f"recall@{k}" for k in KS), "mrr@10", "ndcg@10", *(f"pseudo_recall@{k}" for k in KS),
+        *(f"recall@{k}" for k in KS), "mrr@10", "ndcg@10", *(f"fractional_recall@{k}" for k in KS),
+        *(f"pseudo_recall@{k}" for k in KS),
     ]  # fmt: skip
     for query in range(len(case.positives)):
         expected = by_definition(case, query)
@@ -59,8 +60,11 @@ def trec_eval(run: Path, qrels: Path) -> dict[str, dict[str, float]]:
     with open(run) as run_file, open(qrels) as qrels_file:
         scored, right = pytrec_eval.parse_run(run_file), pytrec_eval.parse_qrel(qrels_file)
     success = "success." + ",".join(map(str, KS))
-    found = pytrec_eval.RelevanceEvaluator(right, {success, "ndcg_cut.10", "recip_rank"}).evaluate(scored)
+    found = pytrec_eval.RelevanceEvaluator(
+        right, {success, success.replace("success", "recall"), "ndcg_cut.10", "recip_rank"}
+    ).evaluate(scored)
     names = {f"success_{k}": f"recall@{k}" for k in KS} | {"ndcg_cut_10": "ndcg@10"}
+    names |= {f"recall_{k}": f"fractional_recall@{k}" for k in KS}
     # Its reciprocal rank has no cut: one below a tenth is of a passage behind the tenth.
     return {
         query: {ours: values[theirs] for theirs, ours in names.items()}
@@ -130,7 +134,9 @@ def test_a_ranking_of_a_pool_smaller_than_k() -> None:
     rows = torch.tensor([[1, 0] + [-1] * 8, [-1] * 10])
     scores = torch.tensor([[2.0, 1.0] + [-torch.inf] * 8, [-torch.inf] * 10])
     results = judge(Ranking(rows, scores), ["a", "b"], [["a"], ["a"]], [5])
-    assert query_means(results) == pytest.approx({"recall@5": 0.5, "mrr@10": 0.25, "ndcg@10": 0.5 / math.log2(3)})
+    assert query_means(results) == pytest.approx(
+        {"recall@5": 0.5, "fractional_recall@5": 0.5, "mrr@10": 0.25, "ndcg@10": 0.5 / math.log2(3)}
+    )
 
 
 def test_no_k_at_all_is_refused() -> None:

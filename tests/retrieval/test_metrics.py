@@ -10,6 +10,7 @@ import torch
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import (
+    FractionalRecallAtK,
     MRRAtK,
     NDCGAtK,
     PseudoRecallAtK,
@@ -26,7 +27,7 @@ def random_hits(queries: int, width: int = 10, share: float = 0.1, seed: int = 0
 
 
 def updated(metric: QueryMetric, queries: torch.Tensor, hits: torch.Tensor) -> QueryMetric:
-    more = [hits.sum(dim=1) + 1] if isinstance(metric, NDCGAtK) else []
+    more = [hits.sum(dim=1) + 1] if isinstance(metric, NDCGAtK | FractionalRecallAtK) else []
     metric.update(queries, hits, *more)
     return metric
 
@@ -36,6 +37,7 @@ METRICS = [
     partial(PseudoRecallAtK, [5, 1, 5]),
     partial(MRRAtK, [3, 10]),
     partial(NDCGAtK, [3, 10]),
+    partial(FractionalRecallAtK, [3, 10]),
 ]
 
 
@@ -49,6 +51,14 @@ def test_mrr_is_cut_at_k() -> None:
     metric = MRRAtK([2, 4], 3)
     metric.update(torch.arange(3), torch.tensor([[0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]).bool())
     assert metric.compute() == {"mrr@2": 0.5 / 3, "mrr@4": 0.75 / 3}
+
+
+def test_fractional_recall_by_hand() -> None:
+    metric = FractionalRecallAtK([1, 3], 3)
+    # Two of three right passages found; the only one found third; none there is.
+    hits = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
+    metric.update(torch.arange(3), hits, torch.tensor([3, 1, 0]))
+    assert metric.compute() == pytest.approx({"fractional_recall@1": 1 / 9, "fractional_recall@3": (2 / 3 + 1) / 3})
 
 
 def test_ndcg_by_hand() -> None:

@@ -47,14 +47,16 @@ def by_hand(root: Path) -> dict[str, float]:
             query = torch.cat([module.retriever.encode("query", b.inputs) for b in queries])
             scores = maxsim(query, passages, backend="plain")
             for k in (1, 3):
-                hits, answered, found = 0, 0, 0
+                hits, answered, found, shares = 0, 0, 0, 0.0
                 for row, asked in enumerate(subset.queries):
                     best = [subset.pool[i] for i in scores[row].argsort(descending=True).tolist()[:k]]
                     hits += any(p.passage_id in asked.passage_ids for p in best)
+                    shares += sum(p.passage_id in asked.passage_ids for p in best) / len(set(asked.passage_ids))
                     wanted = [a.strip().casefold() for a in asked.answers]
                     answered += bool(wanted)
                     found += any(w in (p.text or "").casefold() for w in wanted for p in best)
                 metrics[f"{subset.name}/recall@{k}"] = hits / len(subset.queries)
+                metrics[f"{subset.name}/fractional_recall@{k}"] = shares / len(subset.queries)
                 if answered:
                     metrics[f"{subset.name}/pseudo_recall@{k}"] = found / answered
             reciprocal, gained = 0.0, 0.0

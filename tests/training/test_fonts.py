@@ -10,7 +10,7 @@ from matplotlib.ft2font import FT2Font
 
 from ret_lightning.training import fonts
 from ret_lightning.training.example_picture import LINES, _lines
-from ret_lightning.training.fonts import font_for
+from ret_lightning.training.fonts import families_for, fit_font
 
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
 
@@ -19,19 +19,47 @@ def letters_of(name: str) -> set[int]:
     return set(FT2Font(str(FOLDER / name)).get_charmap())
 
 
-def test_the_usual_font_where_it_has_all_and_another_where_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, other = letters_of("DejaVuSans.ttf"), letters_of("STIXGeneral.ttf")
-    only_there = sorted(other - usual)
-    assert len(only_there) > 10
-    monkeypatch.setattr(fonts, "_installed", lambda: (str(FOLDER / "cmr10.ttf"), str(FOLDER / "STIXGeneral.ttf")))
-    assert font_for("A question, and é ü ж?", 11).getname()[0] == "DejaVu Sans"
-    assert font_for("".join(map(chr, only_there[:5])) + " of it", 11).getname()[0] == "STIXGeneral"
-    assert font_for("\U0010fffd", 11).getname()[0] == "DejaVu Sans"  # nobody has it
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (str(FOLDER / "cmr10.ttf"), str(FOLDER / "STIXGeneral.ttf"))
+    monkeypatch.setattr(fonts, "_installed", lambda: files)
 
 
-def test_a_font_that_is_not_there_any_more_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+ONLY_STIX = "".join(map(chr, sorted(letters_of("STIXGeneral.ttf") - letters_of("DejaVuSans.ttf"))[-5:]))
+NO_FONT = "\U0010fffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn", "font"),
+    [
+        ("A question, and é ü ж?", None, "DejaVu Sans"),
+        (f"{ONLY_STIX} of it", None, "STIXGeneral"),
+        (f"a {NO_FONT} b", "a \ufffd b", "DejaVu Sans"),
+        (f"{ONLY_STIX} and {NO_FONT}", f"{ONLY_STIX} and \ufffd", "STIXGeneral"),
+    ],
+)
+@pytest.mark.usefixtures("installed")
+def test_missing_character_is_replaced_alone(text: str, drawn: str | None, font: str) -> None:
+    found, chosen = fit_font(text, 11)
+    assert found == (drawn or text)
+    assert chosen.getname()[0] == font
+
+
+def test_fonts_without_glyphs_are_ignored() -> None:
+    assert (FOLDER / "DejaVuSans.ttf").exists()
+    assert not [file for file in fonts._installed() if "lastresort" in file.lower()]
+    assert fit_font(f"two words {NO_FONT}", 11)[0] == "two words \ufffd"
+
+
+@pytest.mark.usefixtures("installed")
+def test_families_cover_each_character() -> None:
+    assert families_for(["plain", "é"]) == ["DejaVu Sans"]
+    assert families_for(["plain", f"{ONLY_STIX[0]}{NO_FONT}"]) == ["DejaVu Sans", "STIXGeneral"]
+
+
+def test_removed_font_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fonts, "_installed", lambda: ("/gone.ttf",))
-    assert font_for("\U0010fffd", 11).getname()[0] == "DejaVu Sans"
+    assert fit_font(NO_FONT, 11)[1].getname()[0] == "DejaVu Sans"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +74,7 @@ def test_a_font_that_is_not_there_any_more_is_passed_over(monkeypatch: pytest.Mo
     ],
 )
 def test_lines_are_no_wider_than_they_may_be_and_lose_nothing_before_the_end(text: str, whole: bool) -> None:
-    font = font_for(text, 11)
+    text, font = fit_font(text, 11)
     lines = _lines(text, font, 170)
     assert len(lines) <= LINES
     assert all(font.getlength(line) <= 170 for line in lines)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from ret_lightning.training.loggers import Resumed, build_loggers, log_tables, record_wandb_run
+from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_tables, record_wandb_run
 
 
 def config(folder: Path) -> OmegaConf:
@@ -43,7 +45,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
     class Stub:
         def __init__(self, **options: object) -> None:
             made.append(options)
-            self.experiment = type("Run", (), {"id": "abc123"})()
+            self.experiment = type("Run", (), {"id": "abc123", "offline": True})()
 
     monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
     monkeypatch.setattr(
@@ -52,12 +54,92 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
     node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
     settings = OmegaConf.create({"logger": node, "sweep": None})
     record_wandb_run(build_loggers(settings, tmp_path, None), tmp_path)
-    build_loggers(settings, tmp_path, Resumed(5, None, []))
+    build_loggers(settings, tmp_path, Resumed(5, None))
     named = {"project": "p", "name": tmp_path.name}
     assert made == [named, {**named, "id": "abc123", "resume": "allow"}]
     made.clear()
     build_loggers(OmegaConf.create({"logger": node, "sweep": "gate+seed"}), tmp_path / "gate=lstm", None)
     assert made == [{"project": "p", "name": "gate=lstm", "group": "gate+seed"}]
+
+
+@pytest.mark.parametrize("variable", [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_environment_disables_wandb(tmp_path: Path, monkeypatch, variable: tuple[str, str]) -> None:
+    monkeypatch.setenv(*variable)
+    settings = config(tmp_path)
+    settings.logger.wandb = {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}
+    assert [type(logger).__name__ for logger in build_loggers(settings, tmp_path, None)] == ["CSVLogger"]
+
+
+class Run:
+    """A W&B run that keeps what is logged."""
+
+    def __init__(self, offline: bool, step: int = 0) -> None:
+        self.id, self.offline, self.step = "abc123", offline, step
+        self.logged: list[tuple[dict, int, bool]] = []
+
+    def log(self, row: dict, step: int, commit: bool) -> None:
+        self.logged.append((row, step, commit))
+
+
+class Stub:
+    """A logger of a W&B run."""
+
+    def __init__(self, run: Run) -> None:
+        self.experiment = run
+
+
+def fitting(run: Run, fn: TrainerFn = TrainerFn.FITTING) -> SimpleNamespace:
+    return SimpleNamespace(is_global_zero=True, loggers=[Stub(run)], state=SimpleNamespace(fn=fn))
+
+
+def test_offline_wandb_steps_continue(monkeypatch) -> None:
+    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    checkpoint: dict = {}
+    WandbStep().on_save_checkpoint(fitting(Run(True, 70)), None, checkpoint)
+    resumed, online, tested = Run(True), Run(False), Run(True)
+    WandbStep().on_load_checkpoint(fitting(resumed), None, checkpoint)
+    ((row, step, commit),) = resumed.logged
+    assert (row, commit) == ({}, False)
+    assert step > 70
+    WandbStep().on_load_checkpoint(fitting(online), None, checkpoint)  # the server continues its count
+    WandbStep().on_load_checkpoint(fitting(tested, TrainerFn.TESTING), None, checkpoint)
+    assert online.logged == tested.logged == []
+
+
+def test_parts_of_an_offline_run_are_reported(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    caplog.set_level("INFO")
+    for part in range(2):
+        (tmp_path / f"wandb/offline-run-2026_{part}-abc123").mkdir(parents=True)
+        record_wandb_run([Stub(Run(True))], tmp_path)
+        assert len(caplog.messages) == part
+    assert f"wandb sync --include-synced {tmp_path}/wandb/offline-run-*-abc123" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_abandoned_resume_leaves_the_wandb_folder_as_it_was(tmp_path: Path, monkeypatch, is_new: bool) -> None:
+    folder = tmp_path / "wandb"
+
+    def start(name: str) -> None:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "run.wandb").touch()
+        (folder / "latest-run").unlink(missing_ok=True)
+        (folder / "latest-run").symlink_to(name)
+
+    if not is_new:
+        start("offline-run-1")
+    monkeypatch.setattr("ret_lightning.training.loggers.build", lambda node, **more: object())
+    node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
+    resumed = Resumed(5, None)
+    build_loggers(OmegaConf.create({"logger": node, "sweep": None}), tmp_path, resumed)
+    start("offline-run-2")
+    (folder / "artifacts").mkdir()
+    for call in resumed.on_abandon:
+        call()
+    assert folder.exists() is not is_new
+    if not is_new:
+        assert {path.name for path in folder.iterdir()} == {"offline-run-1", "latest-run"}
+        assert (folder / "latest-run" / "run.wandb").exists()
 
 
 def test_the_final_tables_go_to_wandb(monkeypatch) -> None:

@@ -47,6 +47,19 @@ def test_stored_config_follows_its_folder(run: Path) -> None:
     assert config.data.root == "/data"
 
 
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_relative_root_of_earlier_versions(run: Path, tmp_path: Path, monkeypatch, is_recorded: bool) -> None:
+    """It is relative to the folder in which the run was started, not to the present one."""
+    config = OmegaConf.load(run / "config.yaml")
+    config.data.root = "corpus"
+    OmegaConf.save(config, run / "config.yaml")
+    if is_recorded:
+        (run / ".hydra").mkdir()
+        OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"cwd": "/first"}}}), run / ".hydra" / "hydra.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert stored_config(run).data.root == ("/first/corpus" if is_recorded else f"{tmp_path}/corpus")
+
+
 def test_stored_config_names_todays_classes(run: Path) -> None:
     assert stored_config(run).callbacks.checkpoint._target_ == "ret_lightning.training.best_checkpoint.BestCheckpoint"
 

@@ -118,6 +118,16 @@ def test_limited_epochs(root: Path, tmp_path: Path, limit, legs, rows) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("legs", [[(8,)], [(8, "on_train_batch_start", 3), (8,)], AT_THE_END["in the last validation"]])
+def test_streams_shorter_than_the_limit_validate(root: Path, tmp_path: Path, caplog, legs) -> None:
+    options = {"reading": "streaming", "schedule": WarmupCosine(horizon_steps=20), "limit_train_batches": 50}
+    train(root, tmp_path / "run", legs, **options)
+    assert validations(tmp_path / "run") == dict.fromkeys(range(EPOCHS), 1)
+    assert [set(counts.values()) for counts in rows_by_epoch(tmp_path / "run").values()] == [{1}] * EPOCHS
+    assert any("has only 3 batches" in record.message for record in caplog.records)
+
+
+@pytest.mark.slow
 def test_learning_rate_has_no_jump(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(root, tmp_path / "run", MID_EPOCH["and back"])
     rates = [event["learning_rate"] for event in course(tmp_path / "run") if "rows" in event]

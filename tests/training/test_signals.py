@@ -95,7 +95,7 @@ def _rank(rank: int, folder: str) -> None:
 def test_all_ranks_stop_in_an_evaluation_of_which_each_has_another_number_of_batches(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=3)
     found = list(zip(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)), strict=True))
-    stopped = "stopped by SIGUSR1 while testing"
+    stopped = "stopped by SIGUSR1 while testing [stopped-while-testing]"
     assert found == [
         (("whole", 5), ("whole", 2), ("whole", 3)),
         ((stopped, 4), (stopped, 2), (stopped, 3)),

@@ -62,13 +62,24 @@ def test_a_subset_without_its_headline_metric_still_has_its_sizes(root: Path) ->
     Trainer(**OPTIONS, logger=False, callbacks=[evaluation]).test(
         make_module(), datamodule=make_data(root, subsets=["wit"]), verbose=False
     )
-    (headline, recall) = tables(evaluation)
+    headline, recall, fractional = tables(evaluation)
     assert rows(headline) == [("wit", "12", "12", "", "", "")]
-    assert [row[0] for row in rows(recall)] == ["wit", "mean"]
+    assert [row[0] for row in rows(recall)] == [row[0] for row in rows(fractional)] == ["wit", "mean"]
+
+
+def test_fractional_recall_is_shown_where_it_differs_from_recall(evaluation: RetrievalEvaluation) -> None:
+    results, bounds = evaluation.results["test"], evaluation.flat_intervals("test")
+    flat = evaluation.flat_metrics("test")
+    same = flat | {name: flat[name.replace("fractional_", "")] for name in flat if "fractional_recall" in name}
+    shown, without = (metrics_tables(results, metrics, bounds, "test") for metrics in (flat, same))
+    assert len(shown) == len(without) + 1
+    (table,) = (table for table in shown if table.title == "Fractional recall@K, test")
+    assert headers(table) == ["subset", "FR@1", "FR@5", "FR@10"]
+    assert rows(table)[-1] == ("mean", *(f"{flat[f'mean/fractional_recall@{k}']:.3f}" for k in (1, 5, 10)))
 
 
 def test_all_metrics_follow_and_the_headline_carries_a_star(evaluation: RetrievalEvaluation) -> None:
-    _, _, recall, pseudo = tables(evaluation)
+    _, _, recall, _, pseudo = tables(evaluation)
     flat = evaluation.flat_metrics("test")
     assert headers(recall) == ["subset", "R@1", "R@5", "R@10", "MRR@10", "nDCG@10", "random R@5"]
     columns = ["recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10"]

@@ -1,0 +1,36 @@
+"""Figures of matplotlib that draw texts from data and config literally."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def literal_figure(texts: Iterable[str] = (), **options: Any) -> Iterator[Figure]:
+    """Yield an empty figure; draw into it and save it within the block.
+
+    No text is parsed as TeX or mathtext. A character that no installed font has is drawn as a box, and the others are not
+    affected.
+
+    Args:
+        texts: from data or config that will be drawn, to find fonts that have their characters.
+        options: of `matplotlib.figure.Figure`.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from ret_lightning.training.fonts import families_for
+
+    literal = {"text.parse_math": False, "text.usetex": False, "font.family": families_for(texts)}
+    with matplotlib.rc_context(literal), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        figure = Figure(layout="constrained", **options)
+        FigureCanvasAgg(figure)
+        yield figure

@@ -1,0 +1,73 @@
+"""A run under a real SLURM: two tasks as ranks, signalled before the time is up, queued again, resumed at its step."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests import slurm
+from tests.commands.small import small_run
+from tests.commands.test_train import ROOT
+from tests.data.folder import write_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() or "there is one")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[slurm.Cluster]:
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        made = slurm.Cluster(Path(folder))
+        yield made
+        made.stop()
+
+
+def last_step(run: Path) -> int:
+    """The last optimiser step in the CSV file, counted from 0; -1 before there is one."""
+    file = run / "csv" / "metrics.csv"
+    try:
+        return int(pandas.read_csv(file)["step"].max())
+    except (OSError, KeyError, ValueError, pandas.errors.ParserError, pandas.errors.EmptyDataError):
+        return -1
+
+
+def test_a_signalled_job_is_queued_again_and_resumes(cluster: slurm.Cluster, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "job.log"
+    options = small_run(
+        write_folder(tmp_path / "m2kr"), run, "trainer=slurm", "trainer.accelerator=cpu", "trainer.devices=2",
+        "data.batch_size=4", "trainer.max_epochs=12", "trainer.check_val_every_n_epoch=12", "resume=auto",
+        "callbacks.stop_on_signal.requeue=true", "callbacks.last.every_n_steps=1",
+    )  # fmt: skip
+    command = shlex.join([sys.executable, "-m", "ret_lightning.commands.train", *options])
+    job = cluster.submit(
+        f"#!/bin/bash\nexport PYTHONPATH={ROOT}\nsrun --unbuffered {command}\n", tmp_path,
+        "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=10", "--requeue", "--open-mode=append",
+        f"--output={log}",
+    )  # fmt: skip
+
+    def details() -> str:
+        return (log.read_text()[-3000:] if log.exists() else "") + cluster.logs()
+
+    def reached(it: Callable[[], bool]) -> Callable[[], bool]:
+        def check() -> bool:
+            assert cluster.state(job) not in ("FAILED", "CANCELLED", "NODE_FAIL"), details()
+            return it()
+
+        return check
+
+    slurm.wait_until(reached(lambda: last_step(run) >= 2), "the job did not begin to train", details)
+    cluster.run("scancel", "--signal=USR1", job)
+    slurm.wait_until(reached(lambda: cluster.restarts(job) == 1), "the job was not queued again", details)
+    slurm.wait_until(reached(lambda: cluster.state(job) == "COMPLETED"), "the job did not end", details)
+    said = log.read_text()
+    assert said.count("resuming from") == 1, said
+    assert (run / "metrics.json").exists()
+    steps = pandas.read_csv(run / "csv" / "metrics.csv").dropna(subset="train/loss")["step"].tolist()
+    assert steps == list(range(len(steps)))  # each step once, over both starts of the job
+    step = int(said.partition("resuming from")[2].partition(", step ")[2].split()[0].rstrip("."))
+    assert 3 <= step < len(steps)

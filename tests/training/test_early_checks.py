@@ -1,0 +1,113 @@
+"""Devices, monitored metrics and batch limits are checked before a run starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.training import early_checks
+from ret_lightning.training.early_checks import check_devices, prepare_and_check
+from tests.training.conftest import make_data
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "gpus", "code"),
+    [
+        ("gpu", 1, 0, "gpu-not-found"),
+        ("cuda", "auto", 0, "gpu-not-found"),
+        ("gpu", 4, 2, "too-few-gpus"),
+        ("gpu", "4", 2, "too-few-gpus"),
+        ("gpu", [0, 2], 2, "too-few-gpus"),
+        ("gpu", "0,2", 2, "too-few-gpus"),
+        ("gpu", [1], 2, None),
+        ("gpu", "auto", 2, None),
+        ("gpu", -1, 2, None),
+        ("cpu", 4, 0, None),
+        ("auto", 4, 0, None),
+    ],
+)
+def test_gpus_that_are_not_there(monkeypatch, accelerator: str, devices: object, gpus: int, code: str | None) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    trainer = OmegaConf.create({"accelerator": accelerator, "devices": devices})
+    if code is None:
+        check_devices(trainer)
+        return
+    with pytest.raises(ConfigError) as error:
+        check_devices(trainer)
+    assert error.value.code == code
+    assert "trainer=cpu" in error.value.message or error.value.most == gpus
+
+
+def check(root: Path, test_with: str = "best", monitor: str = "val/mean/recall@5", ranks: int = 1, **options) -> None:
+    limits = {f"limit_{name}_batches": 1.0 for name in ("train", "val", "test")} | {"overfit_batches": 0.0}
+    trainer = SimpleNamespace(world_size=ranks, **limits | options)
+    config = OmegaConf.create(
+        {
+            "test_with": test_with,
+            "evaluation": {"recall_at": [1, 5]},
+            "callbacks": {"checkpoint": {"_target_": "ret_lightning.x", "monitor": monitor}},
+        }
+    )
+    prepare_and_check(make_data(root, eval_batch_size=4), trainer, config)  # 3 batches of 24 rows, 3 of 12
+
+
+@pytest.mark.parametrize(
+    ("limits", "batches"),
+    [
+        ({"limit_train_batches": 0.3}, 3),
+        ({"limit_val_batches": 0.3}, 3),
+        ({"limit_test_batches": 0.01}, 3),
+        ({"limit_test_batches": 0.9, "ranks": 2}, 1),
+        ({"limit_train_batches": 0.9, "ranks": 2}, 2),
+    ],
+)
+def test_limits_that_leave_nothing_are_refused(root: Path, limits: dict, batches: int) -> None:
+    if limits == {"limit_train_batches": 0.9, "ranks": 2}:
+        check(root, **limits)  # 1 of 2 batches
+        limits = {"limit_train_batches": 0.4, "ranks": 2}
+    with pytest.raises(ConfigError) as error:
+        check(root, **limits)
+    key, value = next(iter(limits.items()))
+    assert (error.value.code, error.value.key, error.value.found) == ("limit-leaves-no-batch", f"trainer.{key}", value)
+    assert error.value.batches == batches
+    assert int(batches * error.value.least) >= 1
+    check(root, **{**limits, key: error.value.least})
+    check(root, **{**limits, key: 1})
+
+
+def test_limit_of_the_test_does_not_matter_without_one(root: Path) -> None:
+    check(root, limit_test_batches=0.01, test_with="none")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "code"),
+    [
+        ("val/kvqa/recall@5", "monitored-subset-not-validated"),
+        ("val/wit/pseudo_recall@5", "monitor-not-computed"),
+        ("val/okvqa/pseudo_recall@5", None),
+    ],
+)
+def test_monitor_of_the_data(root: Path, monitor: str, code: str | None) -> None:
+    if code is None:
+        check(root, monitor=monitor)
+        return
+    with pytest.raises(ConfigError) as error:
+        check(root, monitor=monitor)
+    assert (error.value.code, error.value.key) == (code, "callbacks.checkpoint.monitor")
+
+
+def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, monkeypatch) -> None:
+    file = root / "jsonl/m2kr/test/evqa_test_m2kr.jsonl"
+    file.write_text(file.read_text() + "{\n")
+    monkeypatch.setattr(
+        early_checks.M2KRDataModule, "prepare_data", lambda data: pytest.fail("reads the training file")
+    )
+    with pytest.raises(DataError) as error:
+        check(root)
+    assert (error.value.code, error.value.line) == ("not-json", 13)

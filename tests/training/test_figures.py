@@ -1,0 +1,39 @@
+"""Texts from data and config in plots: drawn literally."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from ret_lightning.training import gate_maps
+from ret_lightning.training.curves import draw_subsets, finish
+from ret_lightning.training.figures import literal_figure
+
+# Text that mathtext refuses or reads as a formula, that a legend leaves out, and that no font has.
+NAMES = ["$$", "a$x_1$b", "$\\frac$", "_private", "%", "\\", "\U0010fffd", "東京", "<b>&amp;"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("usetex", [False, True])
+def test_names_are_drawn_literally(name: str, usetex: bool, tmp_path: Path) -> None:
+    points = [{"epoch": 1.0, "step": 5.0, "recall": {name: 0.5}}]
+    with matplotlib.rc_context({"text.usetex": usetex}), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with literal_figure([name]) as figure:
+            axes = figure.subplots()
+            draw_subsets(axes, points, "recall")
+            axes.set_yticks([0], [name])
+            axes.set(title=name, xlabel=name)
+            finish(axes, points)
+            figure.savefig(tmp_path / "figure.png")
+            shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == [name, "mean"]
+    assert axes.get_yticklabels()[0].get_text() == name
+
+
+def test_gate_maps_draw_names_literally(tmp_path: Path) -> None:
+    gate_maps.draw({"$$": {"$x$": [0.25, 0.75]}}, tmp_path / "gates.png")
+    assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
