@@ -15,7 +15,7 @@ from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gates import Gate, LSTMGate
 from ret_lightning.models.layers import PUBLISHED_PLANS
 from ret_lightning.models.published_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
-from ret_lightning.models.registry import class_name, described_value, foreign_module, json_value
+from ret_lightning.models.registry import class_name, described_value, is_own, json_value
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
 
@@ -23,6 +23,8 @@ from ret_lightning.models.tower import RetTower
 _BACKBONE_SETTINGS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "image_size",
 )  # fmt: skip
+
+_CELL_SETTINGS = ("num_heads", "intermediate_size", "activation", "dropout", "attention_dropout")
 
 
 def config_of(retriever: RetRetriever) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def own_modules(retriever: RetRetriever) -> list[str]:
 
 def _own_modules(tower: RetTower) -> list[str]:
     parts = (tower.cells[0].gate, tower.text_backbone, tower.vision_backbone)
-    return sorted({module for module in map(foreign_module, parts) if module is not None})
+    return sorted({type(part).__module__ for part in parts if is_own(part)} - {"__main__"})
 
 
 def _of_both_towers(retriever: RetRetriever, describe: Callable[[RetTower], dict[str, Any]]) -> dict[str, Any]:
@@ -150,13 +152,20 @@ def _described_gate(gate: Gate) -> dict[str, Any]:
 
 
 def _described_stack(stack: BlockStack) -> dict[str, Any]:
-    """The settings that decide what a stack computes: all of a stack whose class is not of this package."""
+    """The settings that decide what a stack computes; of a class of the user's own that is all of them."""
+    own = is_own(stack)
+    described = {"class": class_name(stack)} if own and not _has_own_name(stack) else {}
     if type(stack).layout_config is BlockStack.layout_config:
-        return {"class": class_name(stack)}
+        return described
     settings = stack.layout_config()
-    if foreign_module(stack) is not None:
-        return {key: described_value(value) for key, value in settings.items()}
-    return {key: settings[key] for key in _BACKBONE_SETTINGS if key in settings}
+    return described | {
+        key: described_value(value) for key, value in settings.items() if own or key in _BACKBONE_SETTINGS
+    }
+
+
+def _has_own_name(stack: BlockStack) -> bool:
+    """Whether a checkpoint can name the class of a stack, not one that it inherits from."""
+    return bool(type(stack).__dict__.get("model_type"))
 
 
 def _tower_config(
@@ -241,12 +250,23 @@ def _check_storable(tower: RetTower) -> None:
                 found=class_name(part),
                 allowed=kind.__name__,
             )
-    gates = [_described_gate(cell.gate) for cell in tower.cells]
-    if any(gate != gates[0] for gate in gates):
+    for name, stack in (("text", tower.text_backbone), ("vision", tower.vision_backbone)):
+        if is_own(stack) and type(stack).layout_config is not BlockStack.layout_config and not _has_own_name(stack):
+            raise ConfigError(
+                f"backbone.{name} is a {class_name(stack)}, which has no model_type of its own, so a checkpoint would be read "
+                "as the class that it inherits from; set model_type in the class",
+                code="backbone-without-name",
+                key=f"backbone.{name}",
+                found=class_name(stack),
+            )
+    settings = [
+        {name: getattr(cell, name) for name in _CELL_SETTINGS} | _described_gate(cell.gate) for cell in tower.cells
+    ]
+    if any(each != settings[0] for each in settings):
         raise ConfigError(
-            "the cells of the steps have different gates or gate settings, and a checkpoint stores one for all steps",
-            code="gates-of-steps-differ",
-            found=gates,
+            "the cells or gates of the steps have different settings, and a checkpoint stores those of one for all steps",
+            code="cells-of-steps-differ",
+            found=settings,
         )
 
 

@@ -85,10 +85,9 @@ def class_name(part: object) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def foreign_module(part: object) -> str | None:
-    """The module of the class of a part that is not of this package; None where no import can find it."""
-    module = type(part).__module__
-    return None if is_in(module, (_PACKAGE,)) or module == "__main__" else module
+def is_own(part: object) -> bool:
+    """Whether the class of a part is the user's own, not of this package."""
+    return not is_in(type(part).__module__, (_PACKAGE,))
 
 
 def import_own_packages(modules: Sequence[str]) -> str:

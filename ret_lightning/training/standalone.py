@@ -28,7 +28,6 @@ from ret_lightning.data.m2kr import EvaluationSubset, M2KRFiles, Split
 from ret_lightning.data.reading import EvaluationRows
 from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
-from ret_lightning.models import RetRetriever
 from ret_lightning.training import selected_on
 from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.checkpoint_files import stored_checkpoint
@@ -103,7 +102,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     whole: M2KRDataModule = build(config.data)
     if is_first_rank():
         whole.check_files((config.split,))
-    vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole, retriever))
+    vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.vectors = vectors
     # Given again after an interruption, it continues the W&B run that it began.
@@ -215,15 +214,13 @@ class MissingRows(LightningDataModule):
         return True
 
 
-def _made_with(config: DictConfig, data: M2KRDataModule, retriever: RetRetriever) -> dict[str, Any]:
-    """What decides the vectors besides the weights and the rows."""
+def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
+    """What decides the vectors besides the model and the rows."""
     images = data.files.images
     return {
         "trainer.precision": str(config.trainer.get("precision")),
         "data.image_folder": images if isinstance(images, str) else list(images),
         "data.max_image_pixels": data.max_image_pixels,
-        # In fingerprints of the second version, and kept here for evaluations that an earlier version began.
-        "image_transform.reduce": getattr(retriever.passage_tower.image_transform, "reduce", None),
     }
 
 

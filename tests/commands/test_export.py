@@ -130,11 +130,10 @@ def test_training_starts_from_what_was_exported(run: Path, exported: Path, root:
 def test_another_architecture_is_one_line(exported: Path, root: Path, tmp_path: Path) -> None:
     done = ret_train(*m2kr(root, f"output_dir={tmp_path / 'next'}", f"init_from={exported}"), cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
-        f"ret-train: init_from={exported}: the checkpoint is of another architecture than this config's: gate=coupled there "
-        "and lstm here; gate.forget_bias=0.5 there and 0.0 here; make the config's like the checkpoint's "
-        "[checkpoint-other-architecture]"
-    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ret-train: init_from={exported}: ")
+    assert "gate=coupled there and lstm here; gate.forget_bias=0.5 there and 0.0 here" in last
+    assert last.endswith("[checkpoint-other-architecture]")
 
 
 def test_what_stands_there_is_not_overwritten_unasked(run: Path, tmp_path: Path) -> None:

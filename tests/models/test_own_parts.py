@@ -151,6 +151,10 @@ class OwnCell(RetCell):
     pass
 
 
+class NamelessText(StoredText):
+    pass
+
+
 class OwnTokenizer(ClipTokenizer):
     pass
 
@@ -195,6 +199,10 @@ def _other_gate_in_one_step(retriever: RetRetriever) -> None:
     retriever.query_tower.cells[1].gate = LSTMGate(32, forget_bias=1.0)
 
 
+def _other_cell_in_one_step(retriever: RetRetriever) -> None:
+    retriever.query_tower.cells[1].activation = "relu"
+
+
 def _replaced(name: str, part: object) -> Callable[[RetRetriever], None]:
     return lambda retriever: setattr(retriever.passage_tower, name, part)
 
@@ -212,7 +220,9 @@ def _with_gate(gate: Callable[[int], Gate]) -> Callable[[RetRetriever], None]:
         (_replaced("tokenizer", lambda texts: None), "part-not-storable", "function"),
         (_replaced("image_transform", OwnTransform(16)), "part-not-storable", "OwnTransform"),
         (_own_cell, "part-not-storable", "OwnCell"),
-        (_other_gate_in_one_step, "gates-of-steps-differ", "forget_bias"),
+        (_other_cell_in_one_step, "cells-of-steps-differ", "relu"),
+        (_replaced("text_backbone", NamelessText(16, 4)), "backbone-without-name", "NamelessText"),
+        (_other_gate_in_one_step, "cells-of-steps-differ", "forget_bias"),
         (_with_gate(NamelessGate), "gate-without-name", ""),
         (_with_gate(partial(SharpGate, powers=torch.ones(2))), "gate-setting-not-storable", "tensor"),
         (_with_gate(lambda width: ArgumentsGate(width, 0.5)), "gate-settings-unknown", ""),
@@ -225,7 +235,9 @@ def test_what_cannot_be_restored_is_refused(
 ) -> None:
     make_retriever().save_pretrained(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    retriever = make_retriever(cell_per_step=change is _other_gate_in_one_step, recurrence=Evenly(2))
+    retriever = make_retriever(
+        cell_per_step=change in (_other_gate_in_one_step, _other_cell_in_one_step), recurrence=Evenly(2)
+    )
     change(retriever)
     with pytest.raises(ConfigError) as raised:
         retriever.save_pretrained(tmp_path)

@@ -257,7 +257,7 @@ def test_a_finished_store_that_was_changed_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "rows", "message"),
     [
-        ({"seed": 1}, {}, r"checkpoint fingerprint '\w+', not '\w+'"),
+        ({"seed": 1}, {}, r"checkpoint fingerprint 'v2:\w+', not 'v2:\w+'"),
         ({}, {"text": "new"}, r"texts and images '\w+', not '\w+'"),
         ({"trainer.precision": "bf16-mixed"}, {}, r"trainer\.precision '32-true', not 'bf16-mixed'"),
         ({"data.image_folder": "x"}, {}, r"data\.image_folder None, not 'x'"),
