@@ -17,7 +17,14 @@ BESIDE_THE_RUN = (
 ABSENT = "absent"
 
 # Keys that later versions added, with the value that a config without them means: both are the same run.
-ADDED = {"init_partial": False}
+ADDED = {
+    "init_partial": False,
+    "data.shared_passage_ids": False,
+    "data.holdout_rows": 1000,
+    "data.holdout_fraction": 0.02,
+    "retrieval.exact_fallback": True,
+    "evaluation.index.exact_fallback": True,
+}
 
 
 def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
