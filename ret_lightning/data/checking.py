@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow
 from ret_lightning.data.check_report import CheckReport, told
+from ret_lightning.data.cores import usable_cores
 from ret_lightning.data.corpus_part import CorpusPart, repeated, row_scans
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.images import ImageReader
@@ -63,7 +63,7 @@ class CorpusCheck:
         self.data = data
         self.images = images
         self.image_share = image_share
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or usable_cores()
         self.progress = progress
         self.report = CheckReport()
         self._parts: list[CorpusPart] = []

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -33,6 +32,7 @@ from filelock import FileLock
 
 from ret_lightning.data import glyph_rows
 from ret_lightning.data.cache import default_cache_dir
+from ret_lightning.data.cores import usable_cores
 from ret_lightning.data.glyph_fonts import (
     BASELINE,
     EM,
@@ -110,7 +110,7 @@ def prepare_glyphs(
             if fault is not None:
                 if root.exists():
                     _logger.warning("glyphs corpus %s: %s; making it again", root, fault)
-                _make(root, settings, workers or _cpu_count(), progress)
+                _make(root, settings, workers or usable_cores(), progress)
     except OSError as error:
         raise DataError(
             f"{cache}: the glyphs corpus cannot be written there ({error.strerror or error}); name another folder with "
@@ -161,10 +161,6 @@ def _settings(image_size: int, seed: int) -> dict[str, Any]:
         "freetype": features.version("freetype2"),
         "unicode": unicodedata.unidata_version,
     }
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) -> None:

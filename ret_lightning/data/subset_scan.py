@@ -17,6 +17,7 @@ import numpy as np
 
 from ret_lightning.atomic import whole_file
 from ret_lightning.data.bad_rows import UntoldPlace
+from ret_lightning.data.cores import usable_cores
 from ret_lightning.data.fields import Content, fields_of
 from ret_lightning.data.glyphs import default_cache_dir
 from ret_lightning.data.m2kr import SubsetNames
@@ -162,7 +163,7 @@ def _read_all(files: RowFiles, names: SubsetNames, stretches: Sequence[Stretch])
         return
     name = Path(str(files)).name
     with (
-        ProcessPoolExecutor(min(len(stretches), len(os.sched_getaffinity(0)))) as pool,
+        ProcessPoolExecutor(min(len(stretches), usable_cores())) as pool,
         progress_bar(total=len(stretches), desc=f"scanning subsets and passage ids of {name}", unit="part") as bar,
     ):
         try:

@@ -21,6 +21,9 @@ from ret_lightning.losses.maxsim import Backend, maxsim
 
 log = logging.getLogger(__name__)
 
+# Looked at for queries without negatives; on a GPU each look waits for the device.
+_CHECKED_BATCHES = 100
+
 PADDING = -1  # fills the labels of a query that has fewer than others; no label is negative
 
 # What to do where numbers are not finite.
@@ -119,7 +122,7 @@ class ContrastiveLoss(nn.Module):
         self.micro_batch = micro_batch
         self.check_finite = True
         self.allow_empty = False
-        self._warned = False  # that queries have no negatives
+        self._batches_to_check = _CHECKED_BATCHES
         log_temperature = torch.tensor(math.log(temperature))
         self.log_temperature = nn.Parameter(log_temperature) if learn_temperature else None
         self._temperature = temperature
@@ -191,12 +194,13 @@ class ContrastiveLoss(nn.Module):
         )
 
     def _warn_without_negatives(self, positive: Tensor) -> None:
-        """Warn once if a global batch has no negative for some of this rank's queries."""
-        if self._warned or rank() != 0 or not len(positive):
+        """Warn once if a global batch has no negative for some of this rank's queries, among the first batches."""
+        if not self._batches_to_check or rank() != 0 or not len(positive):
             return
+        self._batches_to_check -= 1
         without = int(positive.all(dim=1).sum())
         if without:
-            self._warned = True
+            self._batches_to_check = 0
             log.warning(
                 "%d of %d queries of a batch have no negative: the global batch (data.batch_size times the ranks) has only "
                 "their positives, and the loss of a single pair is 0. trainer.accumulate_grad_batches adds no negatives; "
