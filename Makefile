@@ -28,7 +28,7 @@ $(READY):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train on the glyphs corpus, about three minutes on two cores
+demo: $(READY)  ## train on the glyphs corpus, three to nine minutes on two cores
 	$(BIN)/ret-train experiment=demo $(ARGS)
 
 # Again: what is missing is run, and the tables and the picture beside the study are made anew.
