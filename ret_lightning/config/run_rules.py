@@ -20,12 +20,8 @@ _TRAIN = (
     "loss", "loss_query_to_passage", "loss_passage_to_query", "query_recall@1", "passage_recall@1", "learning_rate",
     "gradient_norm", "temperature", "skipped_steps", "samples_per_second",
 )  # fmt: skip
-_OPEN = (
-    "gate/",
-    "mixture/",
-    "data/bad_rows/",
-    "val/index/",
-)  # namespaces whose metrics depend on the model and the data
+# Namespaces whose metrics depend on the model and the data.
+_OPEN = ("gate/", "mixture/", "data/bad_rows/", "val/index/")
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches", "val_check_interval")
 
 
@@ -87,7 +83,8 @@ def _unlogged(
 ) -> Iterator[ConfigError]:
     if monitor.startswith(_OPEN) or monitor in {f"train/{name}" for name in _TRAIN} | {"loss"}:
         return
-    recalls, pseudo = [f"recall@{k}" for k in ks], [f"pseudo_recall@{k}" for k in ks]
+    recalls = [f"{kind}@{k}" for kind in ("recall", "fractional_recall") for k in ks]
+    pseudo = [f"pseudo_recall@{k}" for k in ks]
     ranks = [f"mrr@{TOP}", f"ndcg@{TOP}"]
     split, _, rest = monitor.partition("/")
     scope, _, metric = rest.rpartition("/")

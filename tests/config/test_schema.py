@@ -159,7 +159,8 @@ def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[st
 @pytest.mark.parametrize(
     "monitor",
     [
-        "val/mean/headline_recall", "val/mean/pseudo_recall@1", "val/name/ndcg@10", "val/seconds/encode", "train/loss",
+        "val/mean/headline_recall", "val/mean/pseudo_recall@1", "val/name/fractional_recall@5", "val/name/ndcg@10",
+        "val/seconds/encode", "train/loss",
         "gate/query/text/step_00", "mixture/name", "val/index/agreement@10",
     ],
 )  # fmt: skip
