@@ -108,6 +108,8 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     # Given again after an interruption, it continues the W&B run that it began.
     resumed = Resumed(0, None) if (folder / WANDB_ID_FILE).is_file() else None
     loggers = build_loggers(config, folder, resumed)
+    for start in resumed.on_commit if resumed else ():
+        start()  # an evaluation logs at its end, so there are no earlier rows to keep
     callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
     if config.trainer.get("enable_progress_bar") is not False:
         callbacks.append(Progress())

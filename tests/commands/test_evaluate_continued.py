@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 import torch
 
@@ -334,6 +335,27 @@ def test_two_at_once_do_not_write_into_one_folder(
     with alone_in(tmp_path / "taken"):
         assert call("evaluate", *options(trained, tmp_path / "taken")) == 1
     assert "another process is at work there; wait for it" in capsys.readouterr().err
+
+
+def test_loggers_continue_too(trained: Trained, tmp_path: Path, call, monkeypatch) -> None:
+    """One W&B run, and the row of the metrics in the CSV file, after an interruption."""
+    folder, write = tmp_path / "logged", StoreWriter._write
+
+    def cut_off(self: StoreWriter, *part: Any) -> None:
+        write(self, *part)
+        raise KeyError("cut off")
+
+    logged = options(trained, folder, "data.subsets=[wit]", "logger=wandb")
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "_write", cut_off)
+        with pytest.raises(KeyError, match="cut off"):
+            call("evaluate", *logged)
+    begun = (folder / "wandb" / "run_id").read_text()
+    assert call("evaluate", *logged) == 0
+    assert (folder / "wandb" / "run_id").read_text() == begun
+    row = pandas.read_csv(folder / "csv" / "metrics.csv").iloc[-1]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert row["test/wit/recall@10"] == pytest.approx(metrics["wit/recall@10"])
 
 
 @pytest.mark.parametrize(
