@@ -29,6 +29,7 @@ def quieten() -> None:
         logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True  # off where Lightning was imported before logging was configured
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     # Lightning's own use of a renamed class of torch; nothing that a user could mend.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
