@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ LIBRARIES = (
 )  # fmt: skip
 # Variables that libraries read when they are imported: a command that has others needs a process that imports anew.
 _READ_AT_IMPORT = ("HF_", "KMP_", "LD_", "MPL", "OMP_", "TORCH", "TRANSFORMERS_", "WANDB_", "XDG_")
+SERVICE = "WANDB_SERVICE"  # set by W&B for the children of a process that uses it, and of no use to others
 _PREFIX = "ret_lightning.commands."
 
 
@@ -41,7 +43,7 @@ def can_run(command: Sequence[str | Path], env: Mapping[str, str]) -> bool:
 
 
 def _at_import(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT)}
+    return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name != SERVICE}
 
 
 class Preloaded:
@@ -82,16 +84,23 @@ def _serve(connection: socket.socket) -> list[str]:
     """Fork a child for each request; return only in the child, with its arguments."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    folders = [made for made in gc.get_objects() if isinstance(made, tempfile.TemporaryDirectory)]  # of wandb, for one
     gc.freeze()  # so that the children's collections neither visit the libraries' objects nor copy their pages
     while True:
         head, streams, _, _ = socket.recv_fds(connection, 8, 2)
         if not head:
+            for folder in folders:
+                folder.cleanup()
             os._exit(0)  # without the complaints of libraries that are taken down
         request = json.loads(_exactly(connection, int.from_bytes(head, "big")))
         child = os.fork()
         if child == 0:
             connection.close()
             os.setsid()
+            for folder in folders:  # one of the child's own, since each removes them when it ends
+                folder._finalizer.detach()
+                folder.name = tempfile.mkdtemp()
+                atexit.register(folder.cleanup)
             for stream, number in zip(streams, (1, 2), strict=True):
                 os.dup2(stream, number)
                 os.close(stream)

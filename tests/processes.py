@@ -29,9 +29,9 @@ def run(
 
     A command of the package runs as a fork of a process that has imported its libraries, where that makes no difference.
     """
-    environment = os.environ if env is None else env
-    if preloaded.can_run(command, environment):
-        return _run_preloaded(command, cwd, environment, patience)
+    env = _inherited(env)
+    if preloaded.can_run(command, env):
+        return _run_preloaded(command, cwd, env, patience)
     process = start(command, cwd, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         stdout, stderr = process.communicate(timeout=patience)
@@ -81,8 +81,13 @@ def start(
     command: Sequence[str | Path], cwd: Path, env: Mapping[str, str] | None = None, **streams: int
 ) -> subprocess.Popen[str]:
     """A command in a group of its own, so that it and all that it starts can be sent a signal together."""
-    env = {**(os.environ if env is None else env), "PYTHONFAULTHANDLER": "1"}
+    env = {**_inherited(env), "PYTHONFAULTHANDLER": "1"}
     return subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **streams)
+
+
+def _inherited(env: Mapping[str, str] | None) -> dict[str, str]:
+    """An environment, by default this process's, without the W&B service of a test that logs in this process."""
+    return {name: value for name, value in (os.environ if env is None else env).items() if name != preloaded.SERVICE}
 
 
 def kill(process: subprocess.Popen[str]) -> None:

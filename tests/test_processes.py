@@ -35,7 +35,8 @@ def test_a_command_that_ends_gives_code_and_both_streams(tmp_path: Path) -> None
 SHOWS = """
 import os, signal, sys, threading
 import torch
-print(__name__, sys.argv[1:], os.getcwd(), os.environ.get("SAID"), os.environ.get("PYTHONPATH"))
+said = [os.environ.get(name) for name in ("SAID", "PYTHONPATH", "WANDB_SERVICE")]
+print(__name__, sys.argv[1:], os.getcwd(), *said)
 print("err", file=sys.stderr, flush=True)
 sys.stdout.flush()
 if sys.argv[1] == "kill":
@@ -64,14 +65,25 @@ def both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["exit", "kill", "raise"])
-def test_a_fork_does_what_a_new_process_does(tmp_path: Path, both_ways, ending: str) -> None:
+def test_a_fork_does_what_a_new_process_does(tmp_path: Path, both_ways, ending: str, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", "of this process")
     (tmp_path / "shows.py").write_text(SHOWS)
     new, fork = both_ways("shows", ending, "two words", SAID="this", PYTHONPATH="there")
     assert "__main__" in new.stdout
-    assert "there" in new.stdout
+    assert "this there None" in new.stdout
     assert (fork.returncode, fork.stdout) == (new.returncode, new.stdout)
     assert fork.stderr.splitlines()[0] == new.stderr.splitlines()[0] == "err"
     assert fork.stderr.splitlines()[-1] == new.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_forks_share_no_temporary_folder_that_one_of_them_removes(tmp_path: Path, monkeypatch) -> None:
+    code = "import wandb\nfrom PIL import Image\nwandb.Image(Image.new('RGB', (2, 2)))\n"
+    (tmp_path / "pictures.py").write_text(code)
+    monkeypatch.setattr(preloaded, "_PREFIX", "pictures")
+    for _ in range(2):
+        done = processes.run(processes.module("pictures"), tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
