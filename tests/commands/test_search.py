@@ -492,7 +492,7 @@ def test_mistakes_of_a_search_are_one_line(options, code, message, index, files,
             [passage(NAME, 1)],
             ["image_root=nowhere"],
             1,
-            "p.jsonl:1 (subset passages): image nowhere/sub/1.png does not exist",
+            "p.jsonl:1 (subset passages): image folder nowhere does not exist",
         ),
         ([passage(NAME, 1)], ["append=true"], 1, "index=new holds no finished index to add to"),
         ([passage(NAME, 1)], ["passages=gone-*.jsonl"], 1, "passages=gone-*.jsonl matches no file"),
@@ -664,7 +664,9 @@ def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
     write_lines(file, rows)
     original, encoded = qdrant.encoded, []
     monkeypatch.setattr(
-        qdrant, "encoded", lambda r, p, *more: encoded.extend(q.passage_id for q in p) or original(r, p, *more)
+        qdrant,
+        "encoded",
+        lambda r, p, *more, **named: encoded.extend(q.passage_id for q in p) or original(r, p, *more, **named),
     )
     assert make(file, *there, *store) == 0
     assert encoded == ["evqa_6", "evqa_0", "evqa_4"]

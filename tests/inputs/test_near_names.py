@@ -135,7 +135,9 @@ def test_an_image_that_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: p
 
 
 def test_no_search_where_the_folder_is_missing(tmp_path: Path) -> None:
-    assert error_of(image_source("images", tmp_path).read, "a.jpg").near == ()
+    error = error_of(image_source("images", tmp_path).read, "a.jpg")
+    assert (error.code, error.kind) == ("image-folder-missing", "missing_image")
+    assert "near match" not in error.message
 
 
 def test_a_large_folder_is_not_listed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
