@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+from ret_lightning.commands import train
 from tests.commands.test_train import SMALL
 
 QUIET = [
@@ -23,3 +25,13 @@ def small_run(root: Path, folder: Path, *options: str) -> list[str]:
         "trainer.log_every_n_steps=1", "scheduler.warmup_steps=1", "optimizer.lr=0.003", *QUIET, *SMALL,
         f"output_dir={folder}", *options,
     ]  # fmt: skip
+
+
+def finished_run(root: Path, folder: Path, *options: str) -> Path:
+    """Train in this process, for a fixture of a module whose tests copy the run, and return its folder."""
+    before, sys.argv = sys.argv, ["ret-train", *small_run(root, folder, *options)]
+    try:
+        train.main()
+    finally:
+        sys.argv = before
+    return folder

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.commands.small import small_run
+from tests.commands.small import finished_run, small_run
 from tests.data.folder import write_folder
 
 pytestmark = pytest.mark.slow  # each trains for some seconds
@@ -70,17 +70,7 @@ def here(root: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs; tests copy it."""
-    import sys
-
-    from ret_lightning.commands import train
-
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    before, sys.argv = sys.argv, ["ret-train", *small_run(root, folder, "trainer.max_epochs=2")]
-    try:
-        train.main()
-    finally:
-        sys.argv = before
-    return folder
+    return finished_run(root, tmp_path_factory.mktemp("finished") / "run", "trainer.max_epochs=2")
 
 
 def copied(finished: Path, folder: Path) -> Path:

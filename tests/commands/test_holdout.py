@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ret_lightning.retrieval import read_qrels
-from tests.commands.small import small_run
+from tests.commands.small import finished_run, small_run
 from tests.data.folder import SUBSETS, write_folder
 
 pytestmark = pytest.mark.slow  # each trains for some seconds
@@ -29,17 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch; tests copy it."""
-    import sys
-
-    from ret_lightning.commands import train
-
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    before, sys.argv = sys.argv, ["ret-train", *small_run(root, folder, "trainer.max_epochs=1")]
-    try:
-        train.main()
-    finally:
-        sys.argv = before
-    return folder
+    return finished_run(root, tmp_path_factory.mktemp("finished") / "run", "trainer.max_epochs=1")
 
 
 def training_rows(root: Path) -> dict[str, list[str]]:

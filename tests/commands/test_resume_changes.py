@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import pytest
 import torch
 import yaml
 
-from ret_lightning.commands import train
 from ret_lightning.training.lock import alone_in
-from tests.commands.small import small_run
+from tests.commands.small import finished_run, small_run
 from tests.data.folder import write_folder
 
 Call = Callable[..., int]
@@ -32,14 +30,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on a FAISS index; tests copy it."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
     options = ["trainer.max_epochs=2", "retrieval=faiss_ivf", "retrieval.cells=2", "retrieval.probes=1"]
-    before, sys.argv = sys.argv, ["ret-train", *small_run(root, folder, *options)]
-    try:
-        train.main()
-    finally:
-        sys.argv = before
-    return folder
+    return finished_run(root, tmp_path_factory.mktemp("finished") / "run", *options)
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ from tests.commands.small import small_run
 from tests.commands.test_train import ROOT
 from tests.data.folder import write_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() or "there is one")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[slurm.Cluster]:
+    if reason := slurm.missing():
+        pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:
         made = slurm.Cluster(Path(folder))
         yield made
