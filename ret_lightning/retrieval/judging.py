@@ -56,8 +56,8 @@ def judge(
         metric.update(own, hits)
         results |= metric.by_query()
     relevant = torch.tensor(count_relevant(pool_ids, chosen), dtype=torch.int64)
-    for graded, ks in ((NDCGAtK, [TOP]), (FractionalRecallAtK, recall_at)):
-        metric = graded(ks, len(ranking)).to(device)
+    for kind, ks in ((NDCGAtK, [TOP]), (FractionalRecallAtK, recall_at)):
+        metric = kind(ks, len(ranking)).to(device)
         metric.update(own, hits, relevant)
         results |= metric.by_query()
     if pool_texts is None or answers is None or not (known := has_answers(answers)).any():

@@ -150,8 +150,8 @@ class MRRAtK(QueryMetric):
         return torch.stack([reciprocal[:, :k].amax(dim=1) for k in self.ks], dim=1)
 
 
-class GradedByRelevant(QueryMetric):
-    """A metric that compares the hits of a query with its number of right passages."""
+class NormalizedMetric(QueryMetric):
+    """A metric that divides by what a query with P right passages can reach."""
 
     def update(self, queries: Tensor, hits: Tensor, relevant: Tensor) -> None:
         """Adds queries, as the other metrics do.
@@ -176,7 +176,7 @@ class GradedByRelevant(QueryMetric):
         raise NotImplementedError
 
 
-class FractionalRecallAtK(GradedByRelevant):
+class FractionalRecallAtK(NormalizedMetric):
     """The share of right passages found, for several K at once; a query without right passages counts 0."""
 
     name = "fractional_recall"
@@ -185,7 +185,7 @@ class FractionalRecallAtK(GradedByRelevant):
         return torch.stack([hits[:, :k].sum(dim=1) / relevant.double() for k in self.ks], dim=1)
 
 
-class NDCGAtK(GradedByRelevant):
+class NDCGAtK(NormalizedMetric):
     """nDCG@K with gains of 0 and 1, for several K at once; a query without right passages counts 0."""
 
     name = "ndcg"

@@ -225,9 +225,8 @@ def _create(client: QdrantClient, name: str, width: int, record: Record) -> None
         distance=models.Distance.DOT,
         datatype=models.Datatype.FLOAT16,
         multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-        hnsw_config=models.HnswConfigDiff(
-            m=0
-        ),  # a graph over multi-vectors is slow to build, and MaxSim is searched exactly
+        # No graph: over multi-vectors it is slow to build, and MaxSim would be approximated.
+        hnsw_config=models.HnswConfigDiff(m=0),
     )
     client.create_collection(name, vectors_config=vectors, metadata={RECORD: asdict(record)})
 

@@ -28,8 +28,7 @@ def _print(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         table.add_row(name, f"{value:.6g}")
     shown = console()
-    shown.width = max(
-        shown.width, 2 * max(map(len, metrics), default=0)
-    )  # a narrow terminal wraps lines, and cuts no name
+    # A narrow terminal wraps lines then, and cuts no name.
+    shown.width = max(shown.width, 2 * max(map(len, metrics), default=0))
     with printing():
         shown.print(table)
