@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.atomic import UNFINISHED, disk_is_full, remove_unfinished, temporary_name, whole_file, write_text
 from ret_lightning.errors import UserError
+from ret_lightning.runtime.atomic_files import (
+    UNFINISHED,
+    disk_is_full,
+    remove_unfinished,
+    temporary_name,
+    whole_file,
+    write_text,
+)
 
 
 def write_half(path: Path) -> None:

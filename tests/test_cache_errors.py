@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.cache_errors import cache_error
 from ret_lightning.errors import UserError
+from ret_lightning.runtime.cache_errors import cache_error
 
 DEFAULTS = {
     "HF_DATASETS_CACHE": "home/.cache/huggingface/datasets",

@@ -15,10 +15,10 @@ from ret_lightning.data.images import ImageReader, image_source
 from ret_lightning.data.places import Place
 from ret_lightning.data.row_files import SUFFIXES, RowFiles
 from ret_lightning.errors import DataError
-from ret_lightning.git_lfs import refuse_lfs_pointer
 from ret_lightning.inputs import ImageTransform, decode_image, open_image
 from ret_lightning.models.clip_open import _read
 from ret_lightning.models.clip_transformers import ClipTextStack
+from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 from tests.conftest import REFERENCE
 from tests.data.archives import error_of
 

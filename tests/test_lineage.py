@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ret_lightning.lineage import use_default_start_method
+from ret_lightning.runtime.child_process import use_default_start_method
 
 # A process that starts another one, tells its id, and waits to be killed; the other one holds the same standard output.
 PARENT = """
@@ -17,7 +17,7 @@ child.wait()
 """
 CHILD = """
 import sys, threading
-from ret_lightning.lineage import end_with
+from ret_lightning.runtime.child_process import end_with
 end_with(int(sys.argv[1]))
 print("there", flush=True)
 threading.Event().wait()

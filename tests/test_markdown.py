@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ret_lightning.markdown import escape, fenced, paragraph
+from ret_lightning.runtime.markdown import escape, fenced, paragraph
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ret_lightning import products
-from ret_lightning.products import Linear, inner_products, linear, multiply_by_products
+from ret_lightning.ops import onednn_linear
+from ret_lightning.ops.onednn_linear import Linear, inner_products, linear, multiply_by_products
 
-here = pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
+here = pytest.mark.skipif(not onednn_linear._is_there(), reason="needs a processor with AVX-512")
 # Above what is worth it, some with few rows and some with more axes.
 SHAPES = [((300, 130), 160), ((2, 2100), 1030), ((5, 60, 130), 160), ((2, 3, 50, 130), 160), ((130,), 160)]
 
@@ -25,14 +25,14 @@ def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that oneDNN is asked to multiply."""
     seen: list[tuple[int, ...]] = []
-    real = products._multiply
+    real = onednn_linear._multiply
 
     def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
         seen.append((*left.shape, len(right)))
         return real(left, right, bias)
 
-    products._is_there()  # tries a product of its own, once
-    monkeypatch.setattr(products, "_multiply", multiply)
+    onednn_linear._is_there()  # tries a product of its own, once
+    monkeypatch.setattr(onednn_linear, "_multiply", multiply)
     return seen
 
 
@@ -136,7 +136,7 @@ def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]])
     assert list(ours.state_dict()) == list(other.state_dict())
     (x,) = drawn((300, 130))
     torch.testing.assert_close(ours(x), other(x), atol=1e-5, rtol=1e-5)
-    assert len(calls) == (2 if products._is_there() else 0)
+    assert len(calls) == (2 if onednn_linear._is_there() else 0)
 
 
 @here

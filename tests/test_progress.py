@@ -13,10 +13,10 @@ import termios
 
 import pytest
 
-from ret_lightning import progress
+from ret_lightning.runtime import progress
 
 WORK = """
-from ret_lightning.progress import progress_bar
+from ret_lightning.runtime.progress import progress_bar
 for _ in progress_bar(range(3), desc="reading", unit="page"): pass
 """
 

@@ -11,7 +11,7 @@ import pytest
 LINES = """
 import itertools, sys
 from ret_lightning.errors import UserError
-from ret_lightning.stdout import print_lines
+from ret_lightning.runtime.console import print_lines
 count = 0
 def lines():
     global count

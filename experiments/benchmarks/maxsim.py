@@ -22,10 +22,10 @@ from measure import Measured, compare, synchronize
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ret_lightning.losses import maxsim
-from ret_lightning.losses.maxsim_fused import refusal
 from ret_lightning.models.precision import dtype_named
-from ret_lightning.products import linear
+from ret_lightning.ops import maxsim
+from ret_lightning.ops.maxsim_fused import refusal
+from ret_lightning.ops.onednn_linear import linear
 
 OPTIONS = {
     "device": "cpu", "dtype": "float32", "sizes": "256", "k": "32", "d": "128", "repeats": "5", "plot": "", "others": "false",

@@ -6,7 +6,7 @@
 The plain way is what the published code does: each tower runs both backbones on every row, all blocks of them, a missing image
 as a black picture; the loss is the plain formula, and matrices are multiplied as PyTorch does it by itself. Both sides encode,
 score, go backward and take a step of AdamW, on the same weights; their losses are compared. On a CPU a third side tells what
-comes of leaving out what is not there alone: this project's step with PyTorch's own products (see ret_lightning/products.py).
+comes of leaving out what is not there alone: this project's step with PyTorch's own products (see ops/onednn_linear.py).
 Random weights, backbones frozen. Options: backbone (a name of conf/backbone), pairs, queries_with_image and passages_with_image
 (shares), repeats, device, dtype (of autocast), compile (of this project's side), profile (true: where the time goes).
 """
@@ -26,11 +26,11 @@ from published_way import Dense, always_both
 from random_model import random_retriever
 from torch import Tensor
 
-from ret_lightning import products
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
 from ret_lightning.models.compiled import compile_blocks
 from ret_lightning.models.precision import dtype_named
+from ret_lightning.ops import onednn_linear
 
 OPTIONS = {
     "backbone": "clip_vit_b", "pairs": "8", "queries_with_image": "1", "passages_with_image": "0.5", "repeats": "3",
@@ -108,7 +108,7 @@ def by_pytorch(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The step with all matrix products as PyTorch makes them by itself."""
 
     def run() -> Tensor:
-        with mock.patch.multiple(products, SMALLEST_WEIGHT=sys.maxsize, SMALLEST_PRODUCT=sys.maxsize):
+        with mock.patch.multiple(onednn_linear, SMALLEST_WEIGHT=sys.maxsize, SMALLEST_PRODUCT=sys.maxsize):
             return step()
 
     return run

@@ -30,7 +30,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.cache_errors import cache_error
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
 from ret_lightning.config.changes import Base, check_changes
@@ -39,8 +38,9 @@ from ret_lightning.config.home import expand_config, expand_override
 from ret_lightning.config.mistakes import report
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
-from ret_lightning.lineage import use_default_start_method
-from ret_lightning.stdout import abandon_stdout
+from ret_lightning.runtime.cache_errors import cache_error
+from ret_lightning.runtime.child_process import use_default_start_method
+from ret_lightning.runtime.console import abandon_stdout
 
 _VERSION_BASE = "1.3"
 

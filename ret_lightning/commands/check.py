@@ -24,11 +24,11 @@ def _check(config: DictConfig) -> CheckReport:
     # Imported here: --help and a misspelt option answer without torch.
     import json
 
-    from ret_lightning.atomic import write_text
     from ret_lightning.config.build import build
     from ret_lightning.data.checking import CorpusCheck
     from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
-    from ret_lightning.stdout import console, printing
+    from ret_lightning.runtime.atomic_files import write_text
+    from ret_lightning.runtime.console import console, printing
 
     data = build(config.data)
     if isinstance(data, GlyphsDataModule):

@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.commands.application import run
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import EvaluateConfig
-from ret_lightning.training.folder import EMBEDDINGS_FOLDER
-from ret_lightning.training.lock import is_first_rank, refuse_locked
+from ret_lightning.runtime.lock import is_first_rank, refuse_locked
+from ret_lightning.runtime.run_layout import EMBEDDINGS_FOLDER
 from ret_lightning.training.takeover import refuse_evaluated
 
 

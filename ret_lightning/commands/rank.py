@@ -11,7 +11,7 @@ import sys
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import UserError
-from ret_lightning.lineage import end_with
+from ret_lightning.runtime.child_process import end_with
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     config = OmegaConf.load(file)
     try:
         if command == "evaluate":
-            from ret_lightning.training.ranks import PARENT_VARIABLE
+            from ret_lightning.distributed.ddp import PARENT_VARIABLE
             from ret_lightning.training.standalone import evaluate
 
             # While rows are encoded no rank waits for another, so this one would not notice that the first one was killed, and

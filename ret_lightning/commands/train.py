@@ -15,7 +15,7 @@ from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import TrainConfig
 from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
 from ret_lightning.errors import UserError
-from ret_lightning.training.lock import is_first_rank, refuse_locked
+from ret_lightning.runtime.lock import is_first_rank, refuse_locked
 from ret_lightning.training.resumed_config import refuse_finished, resumed_base
 from ret_lightning.training.takeover import refuse_taken
 
@@ -93,7 +93,7 @@ def _train(config: DictConfig) -> float | None:
     if resume is None:
         train(config)
         return None
-    from ret_lightning.training.folder import METRICS_FILE
+    from ret_lightning.runtime.run_layout import METRICS_FILE
     from ret_lightning.training.resumption import same_run
 
     folder = Path(config.output_dir)

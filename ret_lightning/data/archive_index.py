@@ -30,13 +30,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from ret_lightning.atomic import whole_file
 from ret_lightning.data.archive_members import AMBIGUOUS, archive_members
-from ret_lightning.data.cache import default_cache_dir
 from ret_lightning.errors import DataError
-from ret_lightning.git_lfs import refuse_lfs_pointer
 from ret_lightning.inputs.near_names import Near, name_key, near_file
-from ret_lightning.progress import progress_bar
+from ret_lightning.runtime.atomic_files import whole_file
+from ret_lightning.runtime.cache_dir import default_cache_dir
+from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
+from ret_lightning.runtime.progress import progress_bar
 
 VERSION = 2  # to be raised by every change of what an index holds
 ROWS = 5

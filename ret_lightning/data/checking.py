@@ -13,7 +13,6 @@ import numpy as np
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow
 from ret_lightning.data.check_report import CheckReport, told
-from ret_lightning.data.cores import usable_cores
 from ret_lightning.data.corpus_part import CorpusPart, repeated, row_scans
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.images import ImageReader
@@ -30,7 +29,8 @@ from ret_lightning.data.row_scan import (
 )
 from ret_lightning.errors import DataError
 from ret_lightning.inputs.cut_texts import cut_texts
-from ret_lightning.progress import progress_bar
+from ret_lightning.runtime.cpu_cores import usable_cores
+from ret_lightning.runtime.progress import progress_bar
 
 Images = Literal["decode", "exist", "none"]
 

@@ -31,8 +31,6 @@ from typing import Any
 from filelock import FileLock
 
 from ret_lightning.data import glyph_rows
-from ret_lightning.data.cache import default_cache_dir
-from ret_lightning.data.cores import usable_cores
 from ret_lightning.data.glyph_fonts import (
     BASELINE,
     EM,
@@ -49,7 +47,9 @@ from ret_lightning.data.glyph_fonts import (
 from ret_lightning.data.glyph_manifest import FileRecord, digest, find_fault, write_manifest
 from ret_lightning.data.glyph_texts import CHARACTERS
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.progress import progress_bar
+from ret_lightning.runtime.cache_dir import default_cache_dir
+from ret_lightning.runtime.cpu_cores import usable_cores
+from ret_lightning.runtime.progress import progress_bar
 
 __all__ = ["CHARACTERS", "SPLITS", "SUBSETS", "default_cache_dir", "font_split", "prepare_glyphs"]
 

@@ -20,7 +20,7 @@ from ret_lightning.data.fields import Content
 from ret_lightning.data.parquet_columns import column_types
 from ret_lightning.data.places import BytePlace, Place
 from ret_lightning.errors import DataError
-from ret_lightning.git_lfs import refuse_lfs_pointer
+from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 if TYPE_CHECKING:
     import pyarrow

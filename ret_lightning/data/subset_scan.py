@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ret_lightning.atomic import whole_file
 from ret_lightning.data.bad_rows import UntoldPlace
-from ret_lightning.data.cores import usable_cores
 from ret_lightning.data.fields import Content, fields_of
 from ret_lightning.data.glyphs import default_cache_dir
 from ret_lightning.data.m2kr import SubsetNames
@@ -25,7 +23,9 @@ from ret_lightning.data.places import Place
 from ret_lightning.data.row_files import RowFiles, Stretch
 from ret_lightning.data.rows import parse_pair, subset_fields
 from ret_lightning.errors import DataError, UserError
-from ret_lightning.progress import progress_bar
+from ret_lightning.runtime.atomic_files import whole_file
+from ret_lightning.runtime.cpu_cores import usable_cores
+from ret_lightning.runtime.progress import progress_bar
 
 log = logging.getLogger(__name__)
 

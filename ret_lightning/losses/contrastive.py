@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ret_lightning.distributed.collectives import gather_rows, gather_sizes, rank, world_size
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.losses.gather import gather_rows, gather_sizes, rank, world_size
-from ret_lightning.losses.maxsim import Backend, maxsim
+from ret_lightning.ops.maxsim import Backend, maxsim
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ret_lightning.products import Linear, linear
+from ret_lightning.ops.onednn_linear import Linear, linear
 
 
 class Attention(nn.Module):

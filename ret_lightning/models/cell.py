@@ -11,7 +11,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models.attention import Attention
 from ret_lightning.models.gates import Gate, Openings
 from ret_lightning.models.states import ModalityStates
-from ret_lightning.products import Linear
+from ret_lightning.ops.onednn_linear import Linear
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning.atomic import whole_file
-from ret_lightning.cache_errors import cache_error
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.git_lfs import refuse_lfs_pointer
 from ret_lightning.models.precision import device_named, dtype_named
 from ret_lightning.models.published_names import load_published_state, published_sides, published_state
 from ret_lightning.models.published_reading import retriever_from_config
 from ret_lightning.models.published_writing import architecture, config_of
 from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.runtime.atomic_files import whole_file
+from ret_lightning.runtime.cache_errors import cache_error
+from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 

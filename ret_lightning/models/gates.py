@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.registry import constructor_settings, import_own_packages, subclasses
-from ret_lightning.products import Linear
+from ret_lightning.ops.onednn_linear import Linear
 
 
 @dataclass

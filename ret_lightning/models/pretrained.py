@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ret_lightning.cache_errors import cache_error
 from ret_lightning.errors import UserError
-from ret_lightning.git_lfs import refuse_lfs_pointer
+from ret_lightning.runtime.cache_errors import cache_error
+from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 
 def no_weights(option: str, source: str, error: BaseException, otherwise: str) -> UserError:

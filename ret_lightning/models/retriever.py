@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.losses import maxsim
 from ret_lightning.models.backbone import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.encoding import Pair, encode_pairs, gate_openings
@@ -19,6 +18,7 @@ from ret_lightning.models.gates import Gate
 from ret_lightning.models.layers import Published, Recurrence
 from ret_lightning.models.openings import OpeningMeans
 from ret_lightning.models.tower import RetTower, normalised
+from ret_lightning.ops import maxsim
 
 
 class RetRetriever(nn.Module):

@@ -13,7 +13,7 @@ from ret_lightning.models.cell import RetCell
 from ret_lightning.models.layers import LayerPlan
 from ret_lightning.models.openings import OpeningMeans, RowOpenings
 from ret_lightning.models.states import ModalityStates
-from ret_lightning.products import Linear
+from ret_lightning.ops.onednn_linear import Linear
 
 
 class RetTower(nn.Module):

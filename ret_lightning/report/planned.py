@@ -11,7 +11,7 @@ from rich.table import Table
 from ret_lightning.errors import UserError
 from ret_lightning.report.runs import Run, furthest_step
 from ret_lightning.report.variants import differing
-from ret_lightning.stdout import console, printing
+from ret_lightning.runtime.console import console, printing
 from ret_lightning.training.footprint import Footprint, footprint
 from ret_lightning.training.planning import Plan, told
 

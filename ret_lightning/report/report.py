@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ret_lightning.atomic import write_files
 from ret_lightning.config.mistakes import choices
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.report import tables
@@ -18,6 +17,7 @@ from ret_lightning.report.page import Content, page
 from ret_lightning.report.picture import draw
 from ret_lightning.report.runs import Run, find_runs
 from ret_lightning.report.variants import Variant, choose, group
+from ret_lightning.runtime.atomic_files import write_files
 from ret_lightning.training.selected_on import in_words
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.errors import ConfigError, UserError, split_code
-from ret_lightning.training import selected_on
-from ret_lightning.training.folder import (
+from ret_lightning.runtime.run_layout import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
     COST_FILE,
@@ -25,6 +24,7 @@ from ret_lightning.training.folder import (
     METRICS_FILE,
     ORIGIN_FILE,
 )
+from ret_lightning.training import selected_on
 
 # A config.yaml without these is not ret-train's: W&B and others write files of that name too.
 _KEYS_OF_A_RUN = ("seed", "output_dir", "data", "model", "trainer")

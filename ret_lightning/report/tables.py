@@ -7,10 +7,10 @@ import io
 import re
 from collections.abc import Sequence
 
-from ret_lightning.markdown import escape, one_line, paragraph
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.statistics import Summary, summarise
 from ret_lightning.report.variants import Setting, Variant
+from ret_lightning.runtime.markdown import escape, one_line, paragraph
 
 NONE = "–"  # where one seed gives no deviation, and the baseline no difference
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ret_lightning.losses.maxsim import maxsim
+from ret_lightning.ops.maxsim import maxsim
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.index import Index, at_least_one
 from ret_lightning.retrieval.ranking import top_columns

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.progress import progress_bar
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.settings import automatic_probes
+from ret_lightning.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     import faiss

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ret_lightning.losses.gather import rank, world_size
+from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.retrieval.metrics import FractionalRecallAtK, MRRAtK, NDCGAtK, PseudoRecallAtK, RecallAtK
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.relevance import answer_hits, count_relevant, has_answers, positive_hits

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ret_lightning.atomic import whole_file
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.candidates import CandidateIndex
 from ret_lightning.retrieval.embeddings import Embeddings
@@ -19,6 +18,7 @@ from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
 from ret_lightning.retrieval.index import at_least_one
 from ret_lightning.retrieval.saving import read_faiss, write_faiss
 from ret_lightning.retrieval.settings import automatic_cells, automatic_probes, filled_in
+from ret_lightning.runtime.atomic_files import whole_file
 
 if TYPE_CHECKING:
     import faiss

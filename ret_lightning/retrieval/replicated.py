@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ret_lightning.losses.gather import gather_rows, rank, row_counts, world_size
+from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
 from ret_lightning.retrieval.candidates import CandidateIndex
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.ranking import Ranking

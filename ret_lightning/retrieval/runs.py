@@ -18,9 +18,9 @@ from urllib.parse import quote, unquote
 import numpy as np
 import torch
 
-from ret_lightning.atomic import whole_file
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.ranking import Ranking, strictly_falling
+from ret_lightning.runtime.atomic_files import whole_file
 
 # The least number that single precision rounds to infinity.
 FLOAT32_OVERFLOW = 2.0**128 - 2.0**103

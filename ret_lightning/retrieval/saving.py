@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ret_lightning.atomic import whole_file, write_text
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.faiss_building import is_on_gpu
 from ret_lightning.retrieval.store_plan import unknown_format
+from ret_lightning.runtime.atomic_files import whole_file, write_text
 
 if TYPE_CHECKING:
     import faiss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ret_lightning.losses.gather import gather_rows, row_counts
+from ret_lightning.distributed.collectives import gather_rows, row_counts
 from ret_lightning.retrieval.embeddings import Embeddings
 from ret_lightning.retrieval.exact import ExactIndex
 from ret_lightning.retrieval.ranking import Ranking, top_columns

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ret_lightning.atomic import write_text
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.embeddings import Embeddings, check_ids
 from ret_lightning.retrieval.store_plan import (
@@ -48,6 +47,7 @@ from ret_lightning.retrieval.store_plan import (
     sha256_of_part,
     write_note,
 )
+from ret_lightning.runtime.atomic_files import write_text
 
 # Rows a part: a 64th of the store, so that ranks share evenly, but no more than an interruption may cost.
 MOST_PARTS, LARGEST_PART = 64, 4096

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ret_lightning.atomic import write_text
 from ret_lightning.errors import DataError
+from ret_lightning.runtime.atomic_files import write_text
 
 FORMAT = 1
 IDS, MANIFEST, PLAN, PARTS = "ids.json", "manifest.json", "plan.json", "parts"

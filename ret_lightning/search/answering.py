@@ -17,10 +17,10 @@ from ret_lightning.errors import DataError
 from ret_lightning.inputs import open_image
 from ret_lightning.inputs.cut_texts import TextCount, count_texts
 from ret_lightning.models.precision import device_named
+from ret_lightning.runtime.console import print_lines
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity
 from ret_lightning.search.showing import json_lines, print_table, refuse_taken, write_lines
-from ret_lightning.stdout import print_lines
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -21,13 +21,13 @@ from ret_lightning.config.build import build
 from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs.cut_texts import TextCount
-from ret_lightning.lineage import end_with
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.index import Index
 from ret_lightning.retrieval.saving import index_like, settings_of
 from ret_lightning.retrieval.store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store_plan import AnotherStore
+from ret_lightning.runtime.child_process import end_with
 from ret_lightning.search.encoding import encoded
 from ret_lightning.search.folder import EMBEDDINGS, LOCK, MANIFEST, SEARCH, VERSION, SearchFolder, finish, read_manifest
 from ret_lightning.search.identity import ModelIdentity, open_model

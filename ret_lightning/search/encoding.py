@@ -15,7 +15,7 @@ from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import dtype_named
-from ret_lightning.progress import progress_bar
+from ret_lightning.runtime.progress import progress_bar
 
 PLURAL = {"query": "queries", "passage": "passages"}
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ret_lightning.atomic import whole_file
 from ret_lightning.data.row_files import RowFiles
 from ret_lightning.data.rows import Passage, parse_passage
 from ret_lightning.errors import DataError
+from ret_lightning.runtime.atomic_files import whole_file
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ret_lightning.atomic import whole_file
 from ret_lightning.errors import ConfigError
+from ret_lightning.runtime.atomic_files import whole_file
+from ret_lightning.runtime.console import console, printing
 from ret_lightning.search.hits import Hit
-from ret_lightning.stdout import console, printing
 
 
 def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.data.bad_rows import JUDGED_FROM, Tally
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
-from ret_lightning.losses.gather import world_size
+from ret_lightning.distributed.collectives import world_size
 
 log = logging.getLogger(__name__)
 

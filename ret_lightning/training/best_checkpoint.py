@@ -13,8 +13,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ret_lightning.atomic import temporary_name
 from ret_lightning.errors import ConfigError
+from ret_lightning.runtime.atomic_files import temporary_name
 from ret_lightning.training.checkpoint_files import rename_checkpoint
 from ret_lightning.training.selection import MODES, SCORES, Candidate, candidates, ranked
 

@@ -22,8 +22,8 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
-from ret_lightning.atomic import remove_unfinished, whole_file
 from ret_lightning.errors import UserError
+from ret_lightning.runtime.atomic_files import remove_unfinished, whole_file
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from ret_lightning.atomic import whole_file
+from ret_lightning.runtime.atomic_files import whole_file
 
 KEY = "unlogged_row"
 

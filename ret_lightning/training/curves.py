@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ret_lightning.atomic import whole_file
+from ret_lightning.plotting.literal_figure import literal_figure
+from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.training.evaluation import RetrievalEvaluation, SubsetResult
-from ret_lightning.training.figures import literal_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.m2kr import EvaluationSubset, Split, distinct_ids
+from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError
-from ret_lightning.losses.gather import rank, world_size
 from ret_lightning.retrieval import (
     ExactIndex,
     Index,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ret_lightning.atomic import whole_file
+from ret_lightning.plotting.font_fallback import fit_font
+from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.training.examples import Example, Shown
-from ret_lightning.training.fonts import fit_font
 
 # Pixels.
 CELL_WIDTH, CELL_HEIGHT, THUMBNAIL, GAP, HEADER = 190, 178, 96, 8, 28

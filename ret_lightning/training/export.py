@@ -8,13 +8,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ret_lightning import __version__
-from ret_lightning.atomic import write_text
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.card import model_card
 from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size, storable_config
 from ret_lightning.models.hub import CARD_FILE
+from ret_lightning.runtime.atomic_files import write_text
+from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER
 from ret_lightning.training import selected_on
-from ret_lightning.training.folder import CHECKPOINTS_FOLDER
 from ret_lightning.training.trained import Trained, chosen_on, load_trained, training_checkpoint
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from ret_lightning.atomic import write_text
 from ret_lightning.config.build import build
+from ret_lightning.runtime.atomic_files import write_text
 from ret_lightning.training.csv_rows import resume_csv
 
 log = logging.getLogger(__name__)

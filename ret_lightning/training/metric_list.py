@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lightning import Trainer
 from rich.table import Table
 
-from ret_lightning.stdout import console, printing
+from ret_lightning.runtime.console import console, printing
 
 
 def print_once(trainer: Trainer) -> None:

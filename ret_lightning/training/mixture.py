@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.losses.gather import rank, world_size
+from ret_lightning.distributed.collectives import rank, world_size
 
 
 class MixtureLog(Callback):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ret_lightning.config.sweeping import PlannedJob, renamed
 from ret_lightning.errors import UserError
-from ret_lightning.training.folder import CONFIG_FILE, FAILURE_FILE, METRICS_FILE, read_json
+from ret_lightning.runtime.run_layout import CONFIG_FILE, FAILURE_FILE, METRICS_FILE, read_json
 from ret_lightning.training.resumed_config import stored_config
 from ret_lightning.training.run_config import fingerprint, of_the_run
 from ret_lightning.training.takeover import has_checkpoint

@@ -14,10 +14,10 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ret_lightning.atomic import disk_full, disk_is_full
+from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import Stopped, UserError, one_line, original_error
-from ret_lightning.training.folder import FAILURE_FILE, METRICS_FILE, write_json
-from ret_lightning.training.ranks import SameConfigDDP
+from ret_lightning.runtime.atomic_files import disk_full, disk_is_full
+from ret_lightning.runtime.run_layout import FAILURE_FILE, METRICS_FILE, write_json
 from ret_lightning.training.takeover import has_checkpoint
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from ret_lightning.config.changes import Base
 from ret_lightning.config.mistakes import Wrong
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE
+from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE
 from ret_lightning.training.run_config import differences, flat, within
 
 # What a resumed run may change; keys, or nodes with all below them.

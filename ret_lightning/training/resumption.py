@@ -8,8 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, CONFIG_FILE
 from ret_lightning.training.checkpoint_files import whole_position
-from ret_lightning.training.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 from ret_lightning.training.resumed_config import stored_config
 from ret_lightning.training.run_config import differences, of_the_run
 

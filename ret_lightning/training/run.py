@@ -13,16 +13,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from ret_lightning.config.build import build
+from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.compiled import compile_blocks
-from ret_lightning.training import selected_on
-from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_checkpoints, stored_checkpoint
-from ret_lightning.training.cost import Cost
-from ret_lightning.training.csv_rows import KEY as UNLOGGED_ROW
-from ret_lightning.training.csv_rows import UnloggedRow
-from ret_lightning.training.early_checks import check_devices, prepare_and_check
-from ret_lightning.training.evaluation import RetrievalEvaluation
-from ret_lightning.training.folder import (
+from ret_lightning.runtime.lock import alone_in, is_first_rank
+from ret_lightning.runtime.run_layout import (
     CHECKPOINTS_FOLDER,
     COST_FILE,
     METRICS_FILE,
@@ -30,14 +25,19 @@ from ret_lightning.training.folder import (
     read_json,
     write_json,
 )
+from ret_lightning.training import selected_on
+from ret_lightning.training.checkpoint_files import RunCheckpointIO, repair_checkpoints, stored_checkpoint
+from ret_lightning.training.cost import Cost
+from ret_lightning.training.csv_rows import KEY as UNLOGGED_ROW
+from ret_lightning.training.csv_rows import UnloggedRow
+from ret_lightning.training.early_checks import check_devices, prepare_and_check
+from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.initial import initial_retriever
 from ret_lightning.training.last_checkpoint import LastCheckpoint
-from ret_lightning.training.lock import alone_in, is_first_rank
 from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.process import continuable, ended, failure_noted, quieten, wandb_files_in
 from ret_lightning.training.random_states import RandomStates
-from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.resume_checks import ResumedLearningRate, SameConfig
 from ret_lightning.training.resumption import last_whole_checkpoint

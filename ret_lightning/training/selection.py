@@ -16,8 +16,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import UserError
+from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, CONFIG_FILE
 from ret_lightning.training.checkpoint_files import stored_checkpoint
-from ret_lightning.training.folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 
 log = logging.getLogger(__name__)
 

@@ -20,20 +20,17 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 
 from ret_lightning import __version__
-from ret_lightning.atomic import disk_full, disk_is_full, write_text
 from ret_lightning.config.build import build
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.m2kr import EvaluationSubset, M2KRFiles, Split
 from ret_lightning.data.reading import EvaluationRows
+from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
-from ret_lightning.training import selected_on
-from ret_lightning.training.bad_rows import BadRowCount
-from ret_lightning.training.checkpoint_files import stored_checkpoint
-from ret_lightning.training.early_checks import check_devices, check_evaluation_limit
-from ret_lightning.training.evaluation import RetrievalEvaluation
-from ret_lightning.training.folder import (
+from ret_lightning.runtime.atomic_files import disk_full, disk_is_full, write_text
+from ret_lightning.runtime.lock import alone_in, is_first_rank
+from ret_lightning.runtime.run_layout import (
     CONFIG_FILE,
     EMBEDDINGS_FOLDER,
     METRICS_FILE,
@@ -41,7 +38,11 @@ from ret_lightning.training.folder import (
     TIMINGS_FILE,
     write_json,
 )
-from ret_lightning.training.lock import alone_in, is_first_rank
+from ret_lightning.training import selected_on
+from ret_lightning.training.bad_rows import BadRowCount
+from ret_lightning.training.checkpoint_files import stored_checkpoint
+from ret_lightning.training.early_checks import check_devices, check_evaluation_limit
+from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.loggers import (
     WANDB_ID_FILE,
     Resumed,
@@ -53,7 +54,6 @@ from ret_lightning.training.loggers import (
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.process import ended, quieten, wandb_files_in
 from ret_lightning.training.progress import Progress
-from ret_lightning.training.ranks import SameConfigDDP
 from ret_lightning.training.results import write_results
 from ret_lightning.training.resumed_config import former_validation
 from ret_lightning.training.schedule import WarmupCosine

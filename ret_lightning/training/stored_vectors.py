@@ -25,8 +25,9 @@ from torch import Tensor
 from ret_lightning.data.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
 from ret_lightning.data.sampling import evaluation_batches
+from ret_lightning.distributed.barrier import Meeting
+from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.losses.gather import rank, world_size
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.fingerprint import fingerprint
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
@@ -34,7 +35,6 @@ from ret_lightning.retrieval.saving import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store import StoreInProgress, StoreWriter
 from ret_lightning.retrieval.store_plan import AnotherStore
 from ret_lightning.training.batch_limits import limited_batches
-from ret_lightning.training.meeting import Meeting
 from ret_lightning.training.vectors import EncodedSubset
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from ret_lightning.stdout import console, printing
+from ret_lightning.runtime.console import console, printing
 from ret_lightning.training.evaluation import SubsetResult
 from ret_lightning.training.headline import COLUMNS, HEADLINE_MEANS, PUBLISHED
 

@@ -16,10 +16,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning import __version__
-from ret_lightning.atomic import write_text
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.code_version import code_version
-from ret_lightning.training.folder import (
+from ret_lightning.runtime.atomic_files import write_text
+from ret_lightning.runtime.lock import is_first_rank
+from ret_lightning.runtime.run_layout import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
     FAILURE_FILE,
@@ -31,7 +31,7 @@ from ret_lightning.training.folder import (
     read_json,
     write_json,
 )
-from ret_lightning.training.lock import is_first_rank
+from ret_lightning.training.code_version import code_version
 
 _NEXT_CONFIG_FILE = "config.next.yaml"
 

@@ -17,9 +17,9 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform, Tokenizer
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint import not_a_folder
+from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training import selected_on
 from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
-from ret_lightning.training.folder import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training.selection import Selected, best_checkpoint, selected_checkpoint
 
 log = logging.getLogger(__name__)

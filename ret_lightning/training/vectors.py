@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ret_lightning.data.m2kr import EvaluationSubset
+from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.losses.gather import gather_rows, rank, row_counts, world_size
 from ret_lightning.retrieval import Embeddings, Index, gather_at, share_of
 
 PASSAGE_DTYPE, QUERY_DTYPE = torch.float16, torch.float32

@@ -11,9 +11,9 @@ import pandas
 import pytest
 import yaml
 
-from ret_lightning import products
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
+from ret_lightning.ops import onednn_linear
 from ret_lightning.retrieval import read_qrels, read_run
 from ret_lightning.training.trained import _of_both
 from tests.commands.conftest import Trained, command, one_thread
@@ -91,7 +91,7 @@ def test_loggers_get_what_they_get_of_a_test_of_ret_train(
     assert {"examples", "Headline metrics, " + split} <= tables
 
 
-@pytest.mark.skipif(not products._is_there(), reason="needs a processor with AVX-512")
+@pytest.mark.skipif(not onednn_linear._is_there(), reason="needs a processor with AVX-512")
 @pytest.mark.parametrize("rows", [1, 5, 48])
 def test_batches_of_any_size_give_the_same(trained: Trained, evaluated, tmp_path: Path, call, rows: int) -> None:
     options = [f"data.root={trained.root}", "data.num_workers=0", f"checkpoint={trained.run}"]

@@ -20,8 +20,8 @@ import torch
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store import StoreWriter
+from ret_lightning.runtime.lock import alone_in
 from ret_lightning.training import stored_vectors
-from ret_lightning.training.lock import alone_in
 from ret_lightning.training.stored_vectors import StoredVectors
 from tests import processes
 from tests.commands.conftest import Trained, one_thread

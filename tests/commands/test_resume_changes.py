@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from ret_lightning.training.lock import alone_in
+from ret_lightning.runtime.lock import alone_in
 from tests.commands.small import finished_run, small_run
 from tests.data.folder import write_folder
 

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from ret_lightning.data.cores import usable_cores
+from ret_lightning.runtime.cpu_cores import usable_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no processes")
 def test_pinned_process_counts_its_cores() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from ret_lightning.data.cores import usable_cores; print(usable_cores())"
+        "from ret_lightning.runtime.cpu_cores import usable_cores; print(usable_cores())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning import progress
 from ret_lightning.data import glyphs
 from ret_lightning.data.glyph_manifest import FileRecord, digest, find_fault, write_manifest
 from ret_lightning.data.glyphs import default_cache_dir, prepare_glyphs
 from ret_lightning.errors import DataError
+from ret_lightning.runtime import progress
 
 JSONL = "jsonl/m2kr/val/name_val.jsonl"
 PNG = "images/m2kr/images/DejaVuSans/U+0041.png"

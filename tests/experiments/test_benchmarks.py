@@ -21,7 +21,7 @@ RUNS = {
         2 + 1 + 6 + 3 + 5,
     ),
     "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 3 + 2 + 3),
-    "products.py": (["shapes=8x4x6,40x30x20", "repeats=1"], 2 + 2),
+    "onednn_linear.py": (["shapes=8x4x6,40x30x20", "repeats=1"], 2 + 2),
     "evaluation.py": (["passages=300", "queries=5", "k=2", "d=8", "batch=16"], 2 + 4),
 }
 NO_SCRIPTS = {"clustered_embeddings.py", "measure.py", "plaid_side.py", "published_way.py", "random_model.py"}

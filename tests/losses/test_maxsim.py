@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ret_lightning.losses import maxsim
+from ret_lightning.ops import maxsim
 
 BACKENDS = ["plain", "chunked"]
 
@@ -78,7 +78,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     expected_gradients = torch.autograd.grad(expected, (query, passage), weight)
     for elements in (1, 40, 100, 1000):
         for block in ("BLOCK_ELEMENTS", "BACKWARD_ELEMENTS"):
-            monkeypatch.setattr(f"ret_lightning.losses.maxsim_chunked.{block}", elements)
+            monkeypatch.setattr(f"ret_lightning.ops.maxsim_chunked.{block}", elements)
         got = maxsim(query, passage, backend="chunked")
         torch.testing.assert_close(got, expected)
         for ours, theirs in zip(torch.autograd.grad(got, (query, passage), weight), expected_gradients, strict=True):

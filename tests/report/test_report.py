@@ -21,9 +21,9 @@ import yaml
 from PIL import Image
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.markdown import escape
 from ret_lightning.report import tables
 from ret_lightning.report.report import FILES, write_report
+from ret_lightning.runtime.markdown import escape
 from tests.data.folder import write_folder
 from tests.report.lab import CLEAN, SUBSETS, make_run, metrics
 

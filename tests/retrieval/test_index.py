@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.losses.maxsim import maxsim
+from ret_lightning.ops.maxsim import maxsim
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex, Ranking
 from ret_lightning.retrieval import exact as exact_module
 from ret_lightning.retrieval import index as index_module

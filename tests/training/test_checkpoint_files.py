@@ -110,7 +110,9 @@ def test_failed_write_keeps_earlier_checkpoint(
 
     monkeypatch.setattr("torch.save" if part == "checkpoint" else "safetensors.torch.save_file", save)
     # The disk is asked where a library reports no reason.
-    monkeypatch.setattr("ret_lightning.atomic._has_room", lambda folder, size: not isinstance(error, RuntimeError))
+    monkeypatch.setattr(
+        "ret_lightning.runtime.atomic_files._has_room", lambda folder, size: not isinstance(error, RuntimeError)
+    )
     with pytest.raises(UserError) as caught:
         RunCheckpointIO().save_checkpoint(checkpoint(module, 2), file)
     assert caught.value.code == code

@@ -8,9 +8,9 @@ import matplotlib
 import pytest
 from matplotlib.ft2font import FT2Font
 
-from ret_lightning.training import fonts
+from ret_lightning.plotting import font_fallback
+from ret_lightning.plotting.font_fallback import families_for, fit_font
 from ret_lightning.training.example_picture import LINES, _lines
-from ret_lightning.training.fonts import families_for, fit_font
 
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
 
@@ -22,7 +22,7 @@ def letters_of(name: str) -> set[int]:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     files = (str(FOLDER / "cmr10.ttf"), str(FOLDER / "STIXGeneral.ttf"))
-    monkeypatch.setattr(fonts, "_installed", lambda: files)
+    monkeypatch.setattr(font_fallback, "_installed", lambda: files)
 
 
 ONLY_STIX = "".join(map(chr, sorted(letters_of("STIXGeneral.ttf") - letters_of("DejaVuSans.ttf"))[-5:]))
@@ -47,7 +47,7 @@ def test_missing_character_is_replaced_alone(text: str, drawn: str | None, font:
 
 def test_fonts_without_glyphs_are_ignored() -> None:
     assert (FOLDER / "DejaVuSans.ttf").exists()
-    assert not [file for file in fonts._installed() if "lastresort" in file.lower()]
+    assert not [file for file in font_fallback._installed() if "lastresort" in file.lower()]
     assert fit_font(f"two words {NO_FONT}", 11)[0] == "two words \ufffd"
 
 
@@ -58,7 +58,7 @@ def test_families_cover_each_character() -> None:
 
 
 def test_removed_font_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fonts, "_installed", lambda: ("/gone.ttf",))
+    monkeypatch.setattr(font_fallback, "_installed", lambda: ("/gone.ttf",))
     assert fit_font(NO_FONT, 11)[1].getname()[0] == "DejaVu Sans"
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.errors import UserError
-from ret_lightning.training.lock import LOCK_FILE, alone_in
+from ret_lightning.runtime.lock import LOCK_FILE, alone_in
 
 HOLD = """
 import sys
 from pathlib import Path
-from ret_lightning.training.lock import alone_in
+from ret_lightning.runtime.lock import alone_in
 with alone_in(Path(sys.argv[1])):
     print("there", flush=True)
     sys.stdin.read()

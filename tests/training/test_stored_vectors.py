@@ -17,9 +17,9 @@ import torch.multiprocessing as mp
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.data.m2kr import EvaluationSubset
+from ret_lightning.distributed.barrier import PATIENCE, Meeting
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
-from ret_lightning.training.meeting import PATIENCE, Meeting
 from ret_lightning.training.stored_vectors import StoredVectors, limited
 from ret_lightning.training.vectors import VectorsInMemory
 from tests.training.conftest import make_module

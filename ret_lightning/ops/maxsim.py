@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ret_lightning.losses.maxsim_chunked import ChunkedMaxSim
-from ret_lightning.losses.maxsim_fused import fused_maxsim, refusal
+from ret_lightning.ops.maxsim_chunked import ChunkedMaxSim
+from ret_lightning.ops.maxsim_fused import fused_maxsim, refusal
 
 Backend = Literal["auto", "plain", "chunked", "fused"]
 

@@ -15,7 +15,7 @@ LARGEST_WIDTH = 1024
 
 
 def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None) -> Tensor:
-    """`maxsim` of checked inputs; see `ret_lightning.losses.maxsim`.
+    """`maxsim` of checked inputs; see `ret_lightning.ops.maxsim`.
 
     Raises:
         ValueError: if the kernels cannot serve these inputs here.

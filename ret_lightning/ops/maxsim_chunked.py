@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ret_lightning.products import inner_products
+from ret_lightning.ops.onednn_linear import inner_products
 
 # Similarities a block. 2^20 float32 numbers are 4 MiB: what follows the matrix product finds them near the cores, and
 # the product is still large enough to run at nearly full speed.
@@ -31,7 +31,7 @@ BACKWARD_ELEMENTS = 1 << 18
 
 
 class ChunkedMaxSim(torch.autograd.Function):
-    """`maxsim` of checked inputs; see `ret_lightning.losses.maxsim`."""
+    """`maxsim` of checked inputs; see `ret_lightning.ops.maxsim`."""
 
     @staticmethod
     def forward(ctx, query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Matrix products of float32 on a CPU, by oneDNN where the processor has AVX-512.
 
 PyTorch multiplies float32 matrices by MKL, which leaves the AVX-512 units of AMD's processors idle. oneDNN, which PyTorch
-ships beside it for convolutions and bfloat16, uses them: twice the rate on a Zen 5 (experiments/benchmarks/products.py). The
+ships with it for convolutions and bfloat16, uses them: twice the rate on a Zen 5 (benchmark: onednn_linear.py). The
 operator called here is the one that `torch.compile` emits for linear layers on a CPU.
 
 Everything else (GPUs, other dtypes, autocast, small matrices, other processors) goes PyTorch's own way, and so does all of

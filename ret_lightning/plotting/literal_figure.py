@@ -26,7 +26,7 @@ def literal_figure(texts: Iterable[str] = (), **options: Any) -> Iterator[Figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from ret_lightning.training.fonts import families_for
+    from ret_lightning.plotting.font_fallback import families_for
 
     literal = {"text.parse_math": False, "text.usetex": False, "font.family": families_for(texts)}
     with matplotlib.rc_context(literal), warnings.catch_warnings():

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ret_lightning.losses.gather import world_size
+from ret_lightning.distributed.collectives import world_size
 
 # The ranks' own group gives up after half an hour, under NCCL by killing the process. An index of millions of vectors takes
 # longer, and so may a rank with more to encode than the others. A process that ends is noticed at once, whatever stands here;

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ret_lightning.atomic import write_text
+from ret_lightning.runtime.atomic_files import write_text
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"  # the metrics of the test split, written last

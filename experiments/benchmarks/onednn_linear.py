@@ -1,7 +1,7 @@
-"""Matrix products of float32 on a CPU: `ret_lightning.products.linear` against `torch.nn.functional.linear`, both passes.
+"""Linear maps of float32 on a CPU: `ret_lightning.ops.onednn_linear.linear` against `torch.nn.functional.linear`, both passes.
 
-    python experiments/benchmarks/products.py
-    python experiments/benchmarks/products.py shapes=256x1024x4096,64x64x64 repeats=50
+    python experiments/benchmarks/onednn_linear.py
+    python experiments/benchmarks/onednn_linear.py shapes=256x1024x4096,64x64x64 repeats=50
 
 A shape is rows x inputs x outputs; the default ones are those of the cell at H = 1024 with 8 pairs, of ViT-B/32's text blocks,
 of the demo's small model, and one too small to be worth it. All sides run alternately in one process; rates are of the
@@ -19,7 +19,7 @@ from measure import compare
 from torch import Tensor
 from torch.nn.functional import linear as pytorch_linear
 
-from ret_lightning.products import linear
+from ret_lightning.ops.onednn_linear import linear
 
 OPTIONS = {
     "shapes": "512x1024x1024,512x1024x4096,512x4096x1024,1232x512x1024,1024x512x2048,1536x128x512,64x64x64",

@@ -1,0 +1,1 @@
+"""Several processes as one: collectives, the barrier, and the DDP strategy."""

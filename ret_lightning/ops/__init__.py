@@ -1,0 +1,1 @@
+"""Operations on tensors: MaxSim and its backends, and linear maps by oneDNN."""

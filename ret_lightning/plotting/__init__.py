@@ -1,0 +1,1 @@
+"""Figures of matplotlib that display texts from data and config as they are."""
