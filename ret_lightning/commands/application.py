@@ -32,10 +32,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
-from ret_lightning.config.changes import Base, check_changes
-from ret_lightning.config.check import Verdict, check
-from ret_lightning.config.home import expand_config, expand_override
-from ret_lightning.config.mistakes import report
+from ret_lightning.config.checker.config_changes import Base, check_changes
+from ret_lightning.config.checker.config_check import Verdict, check
+from ret_lightning.config.checker.config_errors import report
+from ret_lightning.config.home_folder import expand_config, expand_override
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
 from ret_lightning.runtime.cache_errors import cache_error
@@ -79,7 +79,7 @@ def run(
     Args:
         task: what a job does; its return value goes to Hydra's sweeper.
         config_name: the primary config, unless `--config-name` names another.
-        schema: the dataclass of the top level's keys, see `ret_lightning.config.check`.
+        schema: the dataclass of the top level's keys, see `ret_lightning.config.checker.config_check`.
         prog: the command's name, which begins every message.
         config_path: where the configs are, in Hydra's way of writing it.
         verbatim: keys whose values are taken as they stand on the command line, as texts and file names want it: a comma is

@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ret_lightning.config.files import first_line
+from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.targets import not_a_name, refusal, refusal_of
 from ret_lightning.errors import ConfigError, UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ret_lightning.config.home import expand_config, expand_override
+from ret_lightning.config.home_folder import expand_config, expand_override
 
 COMMANDS = {
     "train": ["data=m2kr", "data.root={path}", "output_dir=run"],

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ret_lightning.config.annotations import element_of, problem
-from ret_lightning.config.signatures import Parameter, signature_of
+from ret_lightning.config.checker.annotations import element_of, problem
+from ret_lightning.config.checker.signatures import Parameter, signature_of
 
 TARGET = {"_target_": "anything"}
 

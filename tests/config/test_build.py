@@ -90,7 +90,7 @@ def test_arguments_for_nothing_are_a_programming_error() -> None:
         ("unbuildable.Part", "set RET_LIGHTNING_TARGETS"),
         ("ret_lightning.errors.os.system", "cannot import ret_lightning.errors.os.system"),
         ("ret_lightning.config.targets.os.system", "it is a name for something in posix"),
-        ("ret_lightning.config.files.Path", "it is a name for something in pathlib"),
+        ("ret_lightning.config.checker.yaml_files.Path", "it is a name for something in pathlib"),
         (f"{PARTS}.Gat", f"cannot import {PARTS}.Gat"),
         (f"{PARTS}.Level.LOW", "is no class or function"),
         (3, "wants the dotted name of a class, got 3"),

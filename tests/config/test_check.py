@@ -10,8 +10,8 @@ import hydra
 import pytest
 from hydra._internal.utils import create_config_search_path
 
-from ret_lightning.config.check import Verdict, check
-from ret_lightning.config.mistakes import Mistake, report
+from ret_lightning.config.checker.config_check import Verdict, check
+from ret_lightning.config.checker.config_errors import Mistake, report
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, split_code
 from tests.config.lab import write
@@ -406,7 +406,7 @@ def test_nothing_heavy_is_imported(tmp_path) -> None:
 import sys
 import hydra
 from hydra._internal.utils import create_config_search_path
-from ret_lightning.config.check import check
+from ret_lightning.config.checker.config_check import check
 from tests.config.parts import Schema
 hydra.version.setbase("1.3")
 found = check(create_config_search_path("file://{folder}"), "train", [], Schema).mistakes

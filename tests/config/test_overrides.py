@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from ret_lightning.config.overrides import on_command_line, parse, wrong_sweep
+from ret_lightning.config.checker.overrides import on_command_line, parse, wrong_sweep
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ret_lightning.config.lookup import UnknownTarget
-from ret_lightning.config.signatures import signature_of, signature_of_type
+from ret_lightning.config.checker.lookup import UnknownTarget
+from ret_lightning.config.checker.signatures import signature_of, signature_of_type
 from tests.config import parts
 
 PARTS = "tests.config.parts"

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TypeAlias
 
-from ret_lightning.config.mistakes import choices
+from ret_lightning.config.checker.config_errors import choices
 from ret_lightning.errors import ConfigError
 
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ret_lightning.config.lookup import (
+from ret_lightning.config.checker.lookup import (
     PLAIN_BASES,
     Class,
     Expression,

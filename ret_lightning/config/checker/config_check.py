@@ -29,19 +29,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from ret_lightning.config.annotations import dataclass_in, element_of, problem
-from ret_lightning.config.composition import Composer, Composition
-from ret_lightning.config.files import Entry, entry_of, first_line
-from ret_lightning.config.lookup import Class, Expression, Function, UnknownTarget, locate
-from ret_lightning.config.mistakes import COMMAND_LINE, Mistake, choices, nearest
-from ret_lightning.config.overrides import Setting, on_command_line, parse, variants, wrong_sweep
-from ret_lightning.config.signatures import (
+from ret_lightning.config.checker.annotations import dataclass_in, element_of, problem
+from ret_lightning.config.checker.composition import Composer, Composition
+from ret_lightning.config.checker.config_errors import COMMAND_LINE, Mistake, choices, nearest
+from ret_lightning.config.checker.lookup import Class, Expression, Function, UnknownTarget, locate
+from ret_lightning.config.checker.overrides import Setting, on_command_line, parse, variants, wrong_sweep
+from ret_lightning.config.checker.signatures import (
     Parameter,
     Signature,
     class_signature,
     signature_of,
     signature_of_type,
 )
+from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
 from ret_lightning.config.targets import not_a_name, refusal, refusal_of
 from ret_lightning.errors import ConfigError
 
