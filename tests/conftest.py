@@ -53,7 +53,7 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def glyphs_root() -> Path:
     """The glyphs corpus, made once for all tests."""
-    from ret_lightning.data.glyphs import prepare_glyphs
+    from ret_lightning.data.glyphs.corpus import prepare_glyphs
 
     return prepare_glyphs(progress=False)
 

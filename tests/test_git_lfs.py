@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ret_lightning import RetRetriever
-from ret_lightning.data.images import ImageReader, image_source
-from ret_lightning.data.places import Place
-from ret_lightning.data.row_files import SUFFIXES, RowFiles
+from ret_lightning.data.images.sources import ImageReader, image_source
+from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles
+from ret_lightning.data.readers.source_location import Place
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ImageTransform, decode_image, open_image
 from ret_lightning.models.clip_open import _read

@@ -25,7 +25,7 @@ from transformers import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ret_lightning.inputs import ImageTransform, decode_image
-from ret_lightning.inputs.images import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from ret_lightning.inputs.image_transform import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 SIZE = 224
 Side = Callable[[bytes], Tensor]

@@ -12,7 +12,7 @@ from ret_lightning.config.schema import CheckConfig
 NARROWEST = 100  # columns that the table needs
 
 if TYPE_CHECKING:
-    from ret_lightning.data.check_report import CheckReport
+    from ret_lightning.data.checks.check_report import CheckReport
 
 
 def main() -> None:
@@ -25,8 +25,8 @@ def _check(config: DictConfig) -> CheckReport:
     import json
 
     from ret_lightning.config.build import build
-    from ret_lightning.data.checking import CorpusCheck
-    from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
+    from ret_lightning.data.checks.corpus_check import CorpusCheck
+    from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
     from ret_lightning.runtime.atomic_files import write_text
     from ret_lightning.runtime.console import console, printing
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeVar
 
-from ret_lightning.data.places import BytePlace, Place
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.holdout import HoldoutLimits
-from ret_lightning.data.images import ImageReader
+from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.m2kr import (
+from ret_lightning.data.layouts.m2kr import (
     M2KR_SUBSETS,
     EvaluationSubset,
     M2KRFiles,
@@ -27,11 +27,11 @@ from ret_lightning.data.m2kr import (
     warn_unreachable,
 )
 from ret_lightning.data.position import Position
-from ret_lightning.data.reading import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.required_files import Needed, check_required_files
-from ret_lightning.data.sampling import dealt, never_idle
-from ret_lightning.data.training_set import Reading, TrainingChoice, TrainingSet
-from ret_lightning.data.validation import (
+from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
+from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
+from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
+from ret_lightning.data.validation_plan import (
     Validation,
     ValidationPlan,
     check_validation,
@@ -43,7 +43,7 @@ from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from ret_lightning.data.glyphs_datamodule import GlyphsDataModule  # noqa: F401 -- the config check reads this name
+    from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule  # noqa: F401 -- the config check reads this name
 
 log = logging.getLogger(__name__)
 
@@ -410,7 +410,7 @@ class M2KRDataModule(LightningDataModule):
 def __getattr__(name: str) -> Any:
     """Finds `GlyphsDataModule` under the name that saved configs and conf/data/glyphs.yaml have for it."""
     if name == "GlyphsDataModule":
-        from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
+        from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
 
         return GlyphsDataModule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.subset_scan import RowIds, row_ids, row_subsets
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.sampling.subset_index import RowIds, row_ids, row_subsets
 from ret_lightning.errors import ConfigError
 
 DISTRACTORS = 1_000  # training passages of a pool, unless its size is set

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any, Literal
 
 from ret_lightning.data.bad_rows import Tally, parsed_rows
-from ret_lightning.data.images import ImageFolder
-from ret_lightning.data.m2kr import M2KRFiles
-from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.images.sources import ImageFolder
+from ret_lightning.data.layouts.m2kr import M2KRFiles
+from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import Passage, Query, TrainingPair, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ret_lightning.data.fields import Content, Fields, fields_of
-from ret_lightning.data.places import BytePlace, Place
+from ret_lightning.data.readers.fields import Content, Fields, fields_of
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
 
 __all__ = [

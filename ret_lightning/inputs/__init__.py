@@ -5,7 +5,7 @@ The ground floor: models and data both stand on it and know nothing of each othe
 
 from ret_lightning.inputs.decoding import decode_image, open_image, rgb_image
 from ret_lightning.inputs.encoder_input import EncoderInput
-from ret_lightning.inputs.images import Augmentation, ImageTransform
+from ret_lightning.inputs.image_transform import Augmentation, ImageTransform
 from ret_lightning.inputs.items import Item, Tokenizer, encoder_input
 from ret_lightning.inputs.tokenizer import ClipTokenizer
 

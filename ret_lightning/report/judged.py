@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ret_lightning.data.m2kr import EvaluationSubset, distinct_ids
+from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
 from ret_lightning.report.runs import Run
 from ret_lightning.retrieval import Ranking, judge, query_means, read_qrels, read_run

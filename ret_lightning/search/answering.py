@@ -72,7 +72,7 @@ def _answer(
         texts = count_texts(retriever.query_tower.tokenizer, [config.query] if config.query else [])
         ids: list[str | None] = [None]
     else:
-        from ret_lightning.data.m2kr import distinct_ids
+        from ret_lightning.data.layouts.m2kr import distinct_ids
         from ret_lightning.search.encoding import encoded
 
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers, texts=texts)
@@ -128,7 +128,7 @@ def _open_pool(config: DictConfig, device: torch.device) -> Iterator[Pool]:
 
 
 def _read_queries(files: str) -> list[Query]:
-    from ret_lightning.data.row_files import RowFiles
+    from ret_lightning.data.readers.row_files import RowFiles
     from ret_lightning.data.rows import parse_query
     from ret_lightning.search.passages import no_rows
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ret_lightning.data.images import ImageReader, image_source
-from ret_lightning.data.reading import Collator, EvaluationRows
+from ret_lightning.data.images.sources import ImageReader, image_source
 from ret_lightning.data.rows import Passage, Query
+from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever

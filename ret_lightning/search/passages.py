@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import Passage, parse_passage
 from ret_lightning.errors import DataError
 from ret_lightning.runtime.atomic_files import whole_file

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from ret_lightning.config.run_rules import unlogged_monitors
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.m2kr import Split
+from ret_lightning.data.layouts.m2kr import Split
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.batch_limits import limited_batches
 

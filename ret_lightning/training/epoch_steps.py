@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from lightning import Trainer
 
-from ret_lightning.data.sampling import EpochBatches
+from ret_lightning.data.sampling.batch_samplers import EpochBatches
 from ret_lightning.training.schedule import WarmupCosine
 
 log = logging.getLogger(__name__)

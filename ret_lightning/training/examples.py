@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from ret_lightning.data.images import ImageSource
+from ret_lightning.data.images.sources import ImageSource
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import decode_image

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ret_lightning.data.m2kr import Split
+from ret_lightning.data.layouts.m2kr import Split
 from ret_lightning.runtime.run_layout import INTERVALS_FILE, RANKINGS_FOLDER, write_json
 from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.summary import metrics_tables

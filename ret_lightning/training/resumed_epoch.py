@@ -14,8 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.position import Span
-from ret_lightning.data.sampling import EpochBatches
-from ret_lightning.data.streaming import StreamedBatches
+from ret_lightning.data.sampling.batch_samplers import EpochBatches
+from ret_lightning.data.sampling.streaming import StreamedBatches
 from ret_lightning.errors import ConfigError
 from ret_lightning.training.last_checkpoint import VALIDATION_AGAIN
 from ret_lightning.training.random_states import KEY

@@ -23,8 +23,8 @@ from ret_lightning import __version__
 from ret_lightning.config.build import build
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.m2kr import EvaluationSubset, M2KRFiles, Split
-from ret_lightning.data.reading import EvaluationRows
+from ret_lightning.data.layouts.m2kr import EvaluationSubset, M2KRFiles, Split
+from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss

@@ -22,9 +22,9 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ret_lightning.data.m2kr import EvaluationSubset, distinct_ids
+from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
-from ret_lightning.data.sampling import evaluation_batches
+from ret_lightning.data.sampling.batch_samplers import evaluation_batches
 from ret_lightning.distributed.barrier import Meeting
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError

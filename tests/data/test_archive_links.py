@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.data.image_archives import ImageArchives
+from ret_lightning.data.images.archives import ImageArchives
 from ret_lightning.errors import DataError
 from tests.data.archives import error_of, write_tar
 
@@ -187,7 +187,7 @@ def test_links_of_a_changed_archive(tmp_path: Path) -> None:
 
 
 def test_a_sparse_member_larger_than_any_image(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ret_lightning.data.image_archives.MOST_INFLATED", 1000)
+    monkeypatch.setattr("ret_lightning.data.images.archives.MOST_INFLATED", 1000)
     archives = ImageArchives([packed(tree, "tar --sparse")])
     assert archives.read("sub/1.jpg") == b"one"
     with pytest.raises(DataError) as error:

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from ret_lightning import M2KRDataModule
-from ret_lightning.data import row_files
-from ret_lightning.data.check_report import CheckReport, Finding
-from ret_lightning.data.checking import CorpusCheck
-from ret_lightning.data.row_scan import RowScan
+from ret_lightning.data.checks.check_report import CheckReport, Finding
+from ret_lightning.data.checks.corpus_check import CorpusCheck
+from ret_lightning.data.checks.row_scan import RowScan
+from ret_lightning.data.readers import row_files
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from tests.data.folder import passage, write_folder

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import label
-from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
-from ret_lightning.data.indexed import IndexedRows
-from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
+from ret_lightning.data.readers.indexed_rows import IndexedRows
+from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform, open_image
 from tests.data.folder import PASSAGES, passage, query, write_folder, write_lines

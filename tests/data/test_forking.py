@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no fork, or ano
 GARBAGE = """
 import gc, os, sys
 from torch.utils.data import DataLoader
-import ret_lightning.data.reading
+import ret_lightning.data.torch_datasets
 
 class Cycle:
     def __init__(self):

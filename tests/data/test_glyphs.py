@@ -14,8 +14,7 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
-from ret_lightning.data.glyph_rows import QUERY_CAP, check_coverage
-from ret_lightning.data.glyphs import (
+from ret_lightning.data.glyphs.corpus import (
     CHARACTERS,
     GENERATOR_VERSION,
     SPLITS,
@@ -23,6 +22,7 @@ from ret_lightning.data.glyphs import (
     font_split,
     prepare_glyphs,
 )
+from ret_lightning.data.glyphs.subsets import QUERY_CAP, check_coverage
 from ret_lightning.errors import ConfigError, DataError
 
 TEXT_AND_IMAGE = {"look", "base", "codepoint", "value"}

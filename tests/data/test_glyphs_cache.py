@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.data import glyphs
-from ret_lightning.data.glyph_manifest import FileRecord, digest, find_fault, write_manifest
-from ret_lightning.data.glyphs import default_cache_dir, prepare_glyphs
+from ret_lightning.data.glyphs import corpus
+from ret_lightning.data.glyphs.corpus import default_cache_dir, prepare_glyphs
+from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_manifest
 from ret_lightning.errors import DataError
 from ret_lightning.runtime import progress
 
@@ -89,8 +89,8 @@ def test_a_whole_cache_is_used_as_it_is(root: Path, monkeypatch, caplog, capfd):
     def fail(*_, **__):
         raise AssertionError("the corpus was made again, or locked where reading is enough")
 
-    monkeypatch.setattr(glyphs, "_make", fail)
-    monkeypatch.setattr(glyphs, "FileLock", fail)
+    monkeypatch.setattr(corpus, "_make", fail)
+    monkeypatch.setattr(corpus, "FileLock", fail)
     assert prepare_glyphs(root.parent) == root
     assert prepare_glyphs(str(root.parent)) == root
     assert caplog.records == []
@@ -157,7 +157,7 @@ def _fail(*_: object) -> None:
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(glyphs.glyph_rows, "training_rows", _fail)  # the images are drawn by then
+    monkeypatch.setattr(corpus.glyph_rows, "training_rows", _fail)  # the images are drawn by then
     with pytest.raises(ZeroDivisionError):
         prepare_glyphs(tmp_path, workers=1, progress=False)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
@@ -166,7 +166,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch):
 def test_a_failure_half_way_leaves_the_damaged_corpus_as_it_was(root: Path, monkeypatch):
     (root / PNG).unlink()
     before = _contents(root)
-    monkeypatch.setattr(glyphs, "write_manifest", _fail)  # all but the manifest is written by then
+    monkeypatch.setattr(corpus, "write_manifest", _fail)  # all but the manifest is written by then
     with pytest.raises(ZeroDivisionError):
         prepare_glyphs(root.parent, workers=1, progress=False)
     assert _contents(root) == before
@@ -178,7 +178,7 @@ def test_processes_that_ask_at_once_share_one_corpus(pristine: Path, tmp_path: P
         import logging
         import sys
         from ret_lightning import progress
-        from ret_lightning.data.glyphs import prepare_glyphs
+        from ret_lightning.data.glyphs.corpus import prepare_glyphs
         if __name__ == "__main__":
             logging.basicConfig(level=logging.INFO)
             progress.SECONDS = 0.0
@@ -204,7 +204,7 @@ def test_a_script_without_a_main_guard_gets_its_corpus(pristine: Path, tmp_path:
     """Its workers import it and call again: they must neither wait for their parent's lock nor start workers."""
     code = """
         import sys
-        from ret_lightning.data.glyphs import prepare_glyphs
+        from ret_lightning.data.glyphs.corpus import prepare_glyphs
         print(prepare_glyphs(sys.argv[1], workers=2))
     """
     out, err = _output(_python(code, tmp_path, tmp_path / "cache"))
@@ -217,7 +217,7 @@ def test_a_daemonic_process_draws_by_itself(pristine: Path, tmp_path: Path):
     """Such a process, as a data loader's worker is, may not have children."""
     code = """
         import multiprocessing, sys
-        from ret_lightning.data.glyphs import prepare_glyphs
+        from ret_lightning.data.glyphs.corpus import prepare_glyphs
         if __name__ == "__main__":
             context = multiprocessing.get_context("spawn")
             process = context.Process(target=prepare_glyphs, args=(sys.argv[1],), kwargs={"workers": 2}, daemon=True)
@@ -231,17 +231,17 @@ def test_a_daemonic_process_draws_by_itself(pristine: Path, tmp_path: Path):
 
 def test_the_folders_name_follows_from_the_settings(monkeypatch):
     def name(image_size: int = 40, seed: int = 0) -> str:
-        return digest(glyphs._settings(image_size, seed))
+        return digest(corpus._settings(image_size, seed))
 
     first = name()
     assert name() == first
     assert len({first, name(image_size=32), name(seed=1)}) == 3
     for owner, attribute, value in (
-        (glyphs, "GENERATOR_VERSION", 999),
-        (glyphs, "CHARACTERS", glyphs.CHARACTERS[:-1]),
-        (glyphs, "EM", 0.5),
-        (glyphs, "font_file", lambda font: Path(__file__)),
-        (glyphs.unicodedata, "unidata_version", "1.0"),
+        (corpus, "GENERATOR_VERSION", 999),
+        (corpus, "CHARACTERS", corpus.CHARACTERS[:-1]),
+        (corpus, "EM", 0.5),
+        (corpus, "font_file", lambda font: Path(__file__)),
+        (corpus.unicodedata, "unidata_version", "1.0"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, attribute, value)
@@ -284,7 +284,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path):
 
 def test_importing_the_corpus_loads_nothing_heavy():
     heavy = ("torch", "numpy", "PIL", "matplotlib", "fontTools", "lightning", "transformers", "datasets")
-    code = f"import ret_lightning.data.glyphs, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import ret_lightning.data.glyphs.corpus, sys; print([name for name in {heavy!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert run.stdout.strip() == "[]"
 

@@ -13,7 +13,7 @@ from fontTools.ttLib import TTFont
 from matplotlib.ft2font import FT2Font, LoadFlags
 from PIL import Image
 
-from ret_lightning.data.glyph_fonts import (
+from ret_lightning.data.glyphs.fonts import (
     BASELINE,
     EM,
     FONTS,
@@ -26,7 +26,7 @@ from ret_lightning.data.glyph_fonts import (
     font_split,
     image_path,
 )
-from ret_lightning.data.glyph_texts import CHARACTERS
+from ret_lightning.data.glyphs.passage_texts import CHARACTERS
 from ret_lightning.errors import DataError
 
 SIZE = 40

@@ -10,12 +10,20 @@ import pytest
 from fontTools import unicodedata as font_tools_unicodedata
 from open_clip.tokenizer import SimpleTokenizer
 
-from ret_lightning.data import glyph_texts
-from ret_lightning.data.glyph_texts import CHARACTERS, base_letter, block, other_case, passage_id, passage_text, value
+from ret_lightning.data.glyphs import passage_texts
+from ret_lightning.data.glyphs.passage_texts import (
+    CHARACTERS,
+    base_letter,
+    block,
+    other_case,
+    passage_id,
+    passage_text,
+    value,
+)
 
 
 def test_the_docstrings_examples():
-    results = doctest.testmod(glyph_texts)
+    results = doctest.testmod(passage_texts)
     assert (results.failed, results.attempted) == (0, 2)
 
 

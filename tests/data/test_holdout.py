@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ret_lightning.data import holdout as holdout_file
-from ret_lightning.data import row_files, subset_scan
 from ret_lightning.data.holdout import Holdout, HoldoutLimits, hold_out
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.validation import held_out_subset
+from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.readers import row_files
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.sampling import subset_index
+from ret_lightning.data.validation_plan import held_out_subset
 from ret_lightning.errors import ConfigError, DataError
 
 NAMES = ("wit", "okvqa")
@@ -227,9 +228,9 @@ def test_repeated_rows_validate_once(tmp_path: Path) -> None:
 def test_processes_scan_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(i, NAMES[i * i % 2], [f"p{i * 7 % 900}", f"p{i}"][: 1 + i % 2]) for i in range(5000)]
     files = write(tmp_path / "train.jsonl", rows)
-    alone = subset_scan._scan(files, SubsetNames(NAMES))
-    monkeypatch.setattr(subset_scan, "QUIET_BYTES", 0)
-    together = subset_scan._scan(files, SubsetNames(NAMES))
+    alone = subset_index._scan(files, SubsetNames(NAMES))
+    monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
+    together = subset_index._scan(files, SubsetNames(NAMES))
     assert alone.keys() == together.keys()
     for name, array in alone.items():
         assert np.array_equal(array, together[name])
@@ -241,10 +242,10 @@ def test_a_killed_scan_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 100)
     files = write(tmp_path / "train.jsonl", [row(i, "wit", ["a"]) for i in range(50)])
-    monkeypatch.setattr(subset_scan, "QUIET_BYTES", 0)
-    monkeypatch.setattr(subset_scan, "_values", lambda content: os._exit(9))
+    monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
+    monkeypatch.setattr(subset_index, "_values", lambda content: os._exit(9))
     with pytest.raises(DataError) as error:
-        subset_scan._scan(files, SubsetNames(NAMES))
+        subset_index._scan(files, SubsetNames(NAMES))
     assert error.value.code == "scan-process-killed"
 
 
@@ -252,9 +253,9 @@ def test_files_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     files = write(tmp_path / "train.jsonl", [row(i, "wit", [f"p{i}"]) for i in range(50)])
     first = hold_out(files, NAMES, NAMES, HoldoutLimits())
     with monkeypatch.context() as patch:
-        patch.setattr(subset_scan, "_scan", lambda *_: pytest.fail("scanned again"))
+        patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
         again = hold_out(files, NAMES, NAMES, HoldoutLimits())
-        assert subset_scan.row_subsets(files, NAMES).counts == {"wit": 50}
+        assert subset_index.row_subsets(files, NAMES).counts == {"wit": 50}
     assert again.locations == first.locations
 
 

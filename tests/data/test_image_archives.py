@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ret_lightning.data import archive_index
-from ret_lightning.data.archive_index import index_files
-from ret_lightning.data.image_archives import OPEN_ARCHIVES, ImageArchives
+from ret_lightning.data.images import archive_index
+from ret_lightning.data.images.archive_index import index_files
+from ret_lightning.data.images.archives import OPEN_ARCHIVES, ImageArchives
 from ret_lightning.errors import DataError
 from tests.data.archives import error_of, write_tar, write_zip
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ret_lightning import M2KRDataModule
-from ret_lightning.data.images import ImageArchives, ImageFolder, ImageReader, image_source
+from ret_lightning.data.images.sources import ImageArchives, ImageFolder, ImageReader, image_source
 from ret_lightning.data.rows import Place
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform

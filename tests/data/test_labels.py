@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import TrainingBatch, label
-from ret_lightning.data.reading import Collator, TrainingItem
+from ret_lightning.data.torch_datasets import Collator, TrainingItem
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Item
 from ret_lightning.losses import PADDING
 from tests.data.folder import write_folder, write_lines

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import BadRow
-from ret_lightning.data.checking import CorpusCheck
-from ret_lightning.data.indexed import IndexedRows
-from ret_lightning.data.places import Place
-from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.checks.corpus_check import CorpusCheck
+from ret_lightning.data.readers.indexed_rows import IndexedRows
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import parse_pair, parse_passage, parse_query, subset_fields
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform

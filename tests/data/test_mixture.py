@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.data import subset_scan
-from ret_lightning.data.mixture import Mixture, check_factors, check_names
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.subset_scan import row_subsets
-from ret_lightning.data.training_set import TrainingChoice, TrainingSet
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.sampling import subset_index
+from ret_lightning.data.sampling.mixture import Mixture, check_factors, check_names
+from ret_lightning.data.sampling.subset_index import row_subsets
+from ret_lightning.data.sampling.training_set import TrainingChoice, TrainingSet
 from ret_lightning.errors import ConfigError, DataError
 
 
@@ -98,7 +98,7 @@ def test_the_subset_of_each_row_is_scanned_once(tmp_path: Path, monkeypatch: pyt
     assert [found.names[code] for code in found.codes] == ["okvqa", "wit", "wit", "unknown", "unknown", "okvqa"]
     assert found.counts == {"okvqa": 2, "wit": 2, "unknown": 2}
     with monkeypatch.context() as patch:
-        patch.setattr(subset_scan, "_scan", lambda *_: pytest.fail("scanned again"))
+        patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
         again = row_subsets(files, ["wit", "okvqa"])
     assert again.names == found.names
     assert again.codes.tolist() == found.codes.tolist()
@@ -111,7 +111,7 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(subset_scan, "default_cache_dir", lambda: tmp_path / "file")
+    monkeypatch.setattr(subset_index, "default_cache_dir", lambda: tmp_path / "file")
     assert row_subsets(write(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
     assert "cannot be written" in caplog.text
 

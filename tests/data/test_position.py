@@ -13,14 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ret_lightning.data import row_files
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.mixture import Mixture, RowMixture
+from ret_lightning.data.layouts.m2kr import SubsetNames
 from ret_lightning.data.position import Position, Span
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.sampling import Draw, EpochBatches, GlobalBatches
-from ret_lightning.data.streaming import RowStream, StreamedBatches
-from ret_lightning.data.subset_scan import RowSubsets
+from ret_lightning.data.readers import row_files
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.sampling.batch_samplers import Draw, EpochBatches, GlobalBatches
+from ret_lightning.data.sampling.mixture import Mixture, RowMixture
+from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches
+from ret_lightning.data.sampling.subset_index import RowSubsets
 from tests.data.test_row_files import write
 
 NAMES = ("wit", "okvqa", "evqa")

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import Tally, parsed_rows
-from ret_lightning.data.corpus_part import row_scans
-from ret_lightning.data.images import image_source
-from ret_lightning.data.indexed import IndexedRows
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.places import Place
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.row_scan import RowScan
+from ret_lightning.data.checks.corpus_part import row_scans
+from ret_lightning.data.checks.row_scan import RowScan
+from ret_lightning.data.images.sources import image_source
+from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.readers.indexed_rows import IndexedRows
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import parse_pair, parse_passage, parse_query, subset_fields
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ret_lightning.data import row_files
-from ret_lightning.data.indexed import IndexedRows
-from ret_lightning.data.places import BytePlace, Place
-from ret_lightning.data.row_files import RowFiles, Stretch
+from ret_lightning.data.readers import row_files
+from ret_lightning.data.readers.indexed_rows import IndexedRows
+from ret_lightning.data.readers.row_files import RowFiles, Stretch
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
 
 ROWS = [

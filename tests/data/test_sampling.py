@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ret_lightning.data.mixture import Mixture, RowMixture
 from ret_lightning.data.position import Position, Span
-from ret_lightning.data.sampling import BatchCutter, Draw, GlobalBatches, dealt, evaluation_batches, never_idle
-from ret_lightning.data.subset_scan import RowSubsets
+from ret_lightning.data.sampling.batch_samplers import (
+    BatchCutter,
+    Draw,
+    GlobalBatches,
+    dealt,
+    evaluation_batches,
+    never_idle,
+)
+from ret_lightning.data.sampling.mixture import Mixture, RowMixture
+from ret_lightning.data.sampling.subset_index import RowSubsets
 
 
 def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[Draw]]]:

@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from ret_lightning.data import row_files
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.mixture import Mixture
+from ret_lightning.data.layouts.m2kr import SubsetNames
 from ret_lightning.data.position import Position, Span
-from ret_lightning.data.row_files import SUFFIXES, RowFiles
-from ret_lightning.data.sampling import Draw
-from ret_lightning.data.streaming import RowStream, StreamedBatches, interleaved, shuffled
+from ret_lightning.data.readers import row_files
+from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles
+from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.sampling.mixture import Mixture
+from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches, interleaved, shuffled
 from ret_lightning.errors import DataError
 from tests.data.test_row_files import parsed, write
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ret_lightning.data.archive_index import index_files
-from ret_lightning.data.arrow_copy import arrow_copy
-from ret_lightning.data.glyphs import prepare_glyphs
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.subset_scan import row_subsets
+from ret_lightning.data.glyphs.corpus import prepare_glyphs
+from ret_lightning.data.images.archive_index import index_files
+from ret_lightning.data.readers.arrow_copy import arrow_copy
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.sampling.subset_index import row_subsets
 from ret_lightning.errors import DataError
 from tests.data.folder import write_folder
 

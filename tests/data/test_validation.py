@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from ret_lightning import M2KRDataModule
-from ret_lightning.data import subset_scan
-from ret_lightning.data.glyphs_datamodule import GlyphsDataModule
-from ret_lightning.data.m2kr import distinct_ids
+from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
+from ret_lightning.data.layouts.m2kr import distinct_ids
+from ret_lightning.data.sampling import subset_index
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from tests.data.folder import SUBSETS, query, write_folder, write_lines
@@ -181,7 +181,7 @@ def test_an_evaluation_alone_finds_the_same_rows(root: Path, reading: str) -> No
 
 def test_preparing_the_data_scans_for_all_ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=8).prepare_data()
-    monkeypatch.setattr(subset_scan, "_scan", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
     M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=8).setup("fit")
 
 
@@ -201,7 +201,7 @@ def test_auto_prefers_files_and_holds_out_elsewhere(root: Path, caplog: pytest.L
 def test_auto_with_all_files_scans_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SUBSETS:
         write_lines(root / f"jsonl/m2kr/val/{name}_val.jsonl", [query(name, 1)])
-    monkeypatch.setattr(subset_scan, "_scan", lambda *_: pytest.fail("scanned"))
+    monkeypatch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned"))
     data = module(root)
     assert set(data.validated_on.values()) == {"val"}
     assert len(trained(data)) == 200
@@ -235,7 +235,7 @@ def test_training_files_that_are_missing(root: Path, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("validation", ["test", "val_or_test"])
 def test_the_test_queries_take_no_training_row(root: Path, validation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subset_scan, "_scan", lambda *_: pytest.fail("scanned"))
+    monkeypatch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned"))
     data = module(root, validation=validation)
     assert set(data.validated_on.values()) == {"test"}
     assert len(trained(data)) == 200

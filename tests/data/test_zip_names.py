@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ret_lightning.data.image_archives import ImageArchives
+from ret_lightning.data.images.archives import ImageArchives
 from tests.data.archives import error_of
 
 UTF8_FLAG = 0x800

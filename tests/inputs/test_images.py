@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ret_lightning.inputs import Augmentation, ImageTransform, decode_image
-from ret_lightning.inputs.images import OPENAI_CLIP_STD
+from ret_lightning.inputs.image_transform import OPENAI_CLIP_STD
 
 FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 

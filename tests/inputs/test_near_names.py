@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import pytest
 
-from ret_lightning.data.images import image_source
+from ret_lightning.data.images.sources import image_source
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import near_names, open_image
 from ret_lightning.inputs.near_names import difference

@@ -12,7 +12,7 @@ from lightning import Callback, Trainer, seed_everything
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import BadRow, Tally
-from ret_lightning.data.places import Place
+from ret_lightning.data.readers.source_location import Place
 from ret_lightning.distributed.collectives import world_size
 from ret_lightning.errors import DataError
 from ret_lightning.training import bad_rows

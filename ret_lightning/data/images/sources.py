@@ -11,8 +11,8 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
-from ret_lightning.data.archive_index import path_inside
-from ret_lightning.data.image_archives import ARCHIVES, COMPRESSED, ImageArchives
+from ret_lightning.data.images.archive_index import path_inside
+from ret_lightning.data.images.archives import ARCHIVES, COMPRESSED, ImageArchives
 from ret_lightning.data.rows import Place
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import decode_image

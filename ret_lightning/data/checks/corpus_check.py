@@ -12,14 +12,9 @@ from typing import Literal
 import numpy as np
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow
-from ret_lightning.data.check_report import CheckReport, told
-from ret_lightning.data.corpus_part import CorpusPart, repeated, row_scans
-from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.images import ImageReader
-from ret_lightning.data.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, SubsetNames, unreachable_queries
-from ret_lightning.data.places import BytePlace
-from ret_lightning.data.row_files import RowFiles
-from ret_lightning.data.row_scan import (
+from ret_lightning.data.checks.check_report import CheckReport, told
+from ret_lightning.data.checks.corpus_part import CorpusPart, repeated, row_scans
+from ret_lightning.data.checks.row_scan import (
     NO_IMAGE,
     ONE_COLOUR,
     Facts,
@@ -27,6 +22,11 @@ from ret_lightning.data.row_scan import (
     Role,
     Untransformed,
 )
+from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.images.sources import ImageReader
+from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, SubsetNames, unreachable_queries
+from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.readers.source_location import BytePlace
 from ret_lightning.errors import DataError
 from ret_lightning.inputs.cut_texts import cut_texts
 from ret_lightning.runtime.cpu_cores import usable_cores

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from ret_lightning.data.m2kr import UNKNOWN
-from ret_lightning.data.subset_scan import RowSubsets
+from ret_lightning.data.layouts.m2kr import UNKNOWN
+from ret_lightning.data.sampling.subset_index import RowSubsets
 from ret_lightning.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

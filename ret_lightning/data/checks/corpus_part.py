@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ret_lightning.data.bad_rows import Tally
-from ret_lightning.data.check_report import SAMPLE
-from ret_lightning.data.images import ImageReader
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.places import BytePlace, Place, numbered
-from ret_lightning.data.row_files import RawRow, RowFiles
-from ret_lightning.data.row_scan import Facts, Role, RowScan, SideCounts
+from ret_lightning.data.checks.check_report import SAMPLE
+from ret_lightning.data.checks.row_scan import Facts, Role, RowScan, SideCounts
+from ret_lightning.data.images.sources import ImageReader
+from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.readers.row_files import RawRow, RowFiles
+from ret_lightning.data.readers.source_location import BytePlace, Place, numbered
 
 
 @dataclass

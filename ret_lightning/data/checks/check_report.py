@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow, Tally
-from ret_lightning.data.places import numbered
-from ret_lightning.data.row_scan import SideCounts
+from ret_lightning.data.checks.row_scan import SideCounts
+from ret_lightning.data.readers.source_location import numbered
 
 if TYPE_CHECKING:
     from rich.console import Console

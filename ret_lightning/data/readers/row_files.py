@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ret_lightning.data.fields import Content
-from ret_lightning.data.parquet_columns import column_types
-from ret_lightning.data.places import BytePlace, Place
+from ret_lightning.data.readers.fields import Content
+from ret_lightning.data.readers.parquet_columns import column_types
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 

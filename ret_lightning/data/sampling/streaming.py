@@ -8,11 +8,11 @@ from itertools import chain, islice
 from random import Random
 from typing import TypeVar
 
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.mixture import Mixture
-from ret_lightning.data.row_files import RawRow, RowFiles, Stretch
+from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
 from ret_lightning.data.rows import subset_fields
-from ret_lightning.data.sampling import BatchCutter, Draw, EpochBatches, Span
+from ret_lightning.data.sampling.batch_samplers import BatchCutter, Draw, EpochBatches, Span
+from ret_lightning.data.sampling.mixture import Mixture
 from ret_lightning.errors import DataError
 
 T = TypeVar("T")

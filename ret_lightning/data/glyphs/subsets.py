@@ -21,8 +21,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ret_lightning.data import glyph_texts as texts
-from ret_lightning.data.glyph_fonts import FONTS, PASSAGE_FONT, image_path
+from ret_lightning.data.glyphs import passage_texts as texts
+from ret_lightning.data.glyphs.fonts import FONTS, PASSAGE_FONT, image_path
 from ret_lightning.errors import DataError
 
 Row = dict[str, Any]

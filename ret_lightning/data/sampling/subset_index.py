@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from ret_lightning.data.bad_rows import UntoldPlace
-from ret_lightning.data.fields import Content, fields_of
-from ret_lightning.data.glyphs import default_cache_dir
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.places import Place
-from ret_lightning.data.row_files import RowFiles, Stretch
+from ret_lightning.data.glyphs.corpus import default_cache_dir
+from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.readers.fields import Content, fields_of
+from ret_lightning.data.readers.row_files import RowFiles, Stretch
+from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import parse_pair, subset_fields
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file

@@ -12,9 +12,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import Sampler
 
-from ret_lightning.data.mixture import RowMixture
 from ret_lightning.data.position import Position, Span
-from ret_lightning.data.row_files import RawRow
+from ret_lightning.data.readers.row_files import RawRow
+from ret_lightning.data.sampling.mixture import RowMixture
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import math
 from pathlib import PurePosixPath
 from typing import Any
 
-from ret_lightning.data.places import BytePlace, Place
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
 
 # A row as its file has it: a line of JSON Lines, in UTF-8 or decoded, or a row of a parquet file.

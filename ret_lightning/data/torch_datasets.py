@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 import ret_lightning.data.forking  # noqa: F401 -- before any loader forks its workers
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
-from ret_lightning.data.images import ImageReader
-from ret_lightning.data.indexed import IndexedRows
+from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.m2kr import SubsetNames
-from ret_lightning.data.row_files import RowFiles
+from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.readers.indexed_rows import IndexedRows
+from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import BytePlace, Content, Passage, Place, Query, parse_pair
-from ret_lightning.data.sampling import Draw
+from ret_lightning.data.sampling.batch_samplers import Draw
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
 from ret_lightning.inputs.cut_texts import TextCount, count_cut

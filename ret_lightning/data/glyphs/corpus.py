@@ -30,8 +30,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ret_lightning.data import glyph_rows
-from ret_lightning.data.glyph_fonts import (
+from ret_lightning.data.glyphs import subsets
+from ret_lightning.data.glyphs.fonts import (
     BASELINE,
     EM,
     FONTS,
@@ -44,8 +44,8 @@ from ret_lightning.data.glyph_fonts import (
     font_split,
     image_path,
 )
-from ret_lightning.data.glyph_manifest import FileRecord, digest, find_fault, write_manifest
-from ret_lightning.data.glyph_texts import CHARACTERS
+from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_manifest
+from ret_lightning.data.glyphs.passage_texts import CHARACTERS
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.runtime.cache_dir import default_cache_dir
 from ret_lightning.runtime.cpu_cores import usable_cores
@@ -53,7 +53,7 @@ from ret_lightning.runtime.progress import progress_bar
 
 __all__ = ["CHARACTERS", "SPLITS", "SUBSETS", "default_cache_dir", "font_split", "prepare_glyphs"]
 
-SUBSETS: tuple[str, ...] = tuple(glyph_rows.KINDS)
+SUBSETS: tuple[str, ...] = tuple(subsets.KINDS)
 SPLITS: tuple[str, ...] = tuple(FONTS)
 # Part of the cache folder's name: to be raised by every change of the code that alters what is generated.
 GENERATOR_VERSION = 1
@@ -222,14 +222,14 @@ def _draw_in_processes(jobs: dict[str, FontJob], workers: int) -> Iterator[tuple
             yield futures[future], future.result()
 
 
-def _jsonl_files(drawn: glyph_rows.Drawn, seed: int) -> Iterator[tuple[str, Iterable[glyph_rows.Row]]]:
+def _jsonl_files(drawn: subsets.Drawn, seed: int) -> Iterator[tuple[str, Iterable[subsets.Row]]]:
     """Each JSONL file's path under the root, with its rows."""
-    glyph_rows.check_coverage(drawn)
-    yield f"{_JSONL}/train/m2kr_up_train.jsonl", glyph_rows.training_rows(drawn, seed)
+    subsets.check_coverage(drawn)
+    yield f"{_JSONL}/train/m2kr_up_train.jsonl", subsets.training_rows(drawn, seed)
     for subset in SUBSETS:
         for split in ("val", "test"):
-            yield f"{_JSONL}/{split}/{subset}_{split}.jsonl", glyph_rows.query_rows(subset, split, drawn, seed)
-        yield f"{_JSONL}/passages/{subset}_passages_test.jsonl", glyph_rows.passage_rows(subset)
+            yield f"{_JSONL}/{split}/{subset}_{split}.jsonl", subsets.query_rows(subset, split, drawn, seed)
+        yield f"{_JSONL}/passages/{subset}_passages_test.jsonl", subsets.passage_rows(subset)
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from ret_lightning.data.row_files import RowFiles, Stretch
+from ret_lightning.data.readers.row_files import RowFiles, Stretch
 from ret_lightning.errors import DataError
 
 QUIET_BYTES = 100_000_000  # files below are copied in about a second

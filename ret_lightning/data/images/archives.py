@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from ret_lightning.data.archive_index import (
+from ret_lightning.data.images.archive_index import (
     FLAGS,
     LARGEST,
     POSITIONS,
@@ -23,7 +23,7 @@ from ret_lightning.data.archive_index import (
     name_hash,
     path_inside,
 )
-from ret_lightning.data.archive_members import (
+from ret_lightning.data.images.archive_members import (
     AMBIGUOUS,
     DEFLATED,
     LINK,

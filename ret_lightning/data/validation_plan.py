@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ret_lightning.data.fields import Content
 from ret_lightning.data.holdout import Holdout, HoldoutLimits, hold_out
-from ret_lightning.data.indexed import IndexedRows
-from ret_lightning.data.m2kr import (
+from ret_lightning.data.layouts.m2kr import (
     M2KR_SUBSETS,
     M2KR_TRAINING_SUBSETS,
     UNKNOWN,
@@ -19,10 +17,12 @@ from ret_lightning.data.m2kr import (
     Source,
     unreachable_queries,
 )
-from ret_lightning.data.places import BytePlace, Place
-from ret_lightning.data.row_files import suffix_of
+from ret_lightning.data.readers.fields import Content
+from ret_lightning.data.readers.indexed_rows import IndexedRows
+from ret_lightning.data.readers.row_files import suffix_of
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.data.rows import Query, parse_pair
-from ret_lightning.data.subset_scan import row_subsets
+from ret_lightning.data.sampling.subset_index import row_subsets
 from ret_lightning.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)

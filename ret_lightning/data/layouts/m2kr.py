@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
-from ret_lightning.data.images import ImageSource, image_source
-from ret_lightning.data.places import numbered
-from ret_lightning.data.row_files import SUFFIXES, RowFiles, suffix_of
+from ret_lightning.data.images.sources import ImageSource, image_source
+from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles, suffix_of
+from ret_lightning.data.readers.source_location import numbered
 from ret_lightning.data.rows import Passage, Place, Query, parse_passage, parse_query
 from ret_lightning.errors import DataError
 

@@ -6,9 +6,9 @@ Arrow's own JSON reader refuses, and a parsed table no longer knows the line tha
 
 from __future__ import annotations
 
-from ret_lightning.data.fields import Content
-from ret_lightning.data.places import Place
-from ret_lightning.data.row_files import RowFiles, parquet_row
+from ret_lightning.data.readers.fields import Content
+from ret_lightning.data.readers.row_files import RowFiles, parquet_row
+from ret_lightning.data.readers.source_location import Place
 
 
 class IndexedRows:
@@ -24,7 +24,7 @@ class IndexedRows:
     """
 
     def __init__(self, files: RowFiles) -> None:
-        from ret_lightning.data.arrow_copy import arrow_copy  # brings `datasets`, which takes a second
+        from ret_lightning.data.readers.arrow_copy import arrow_copy  # brings `datasets`, which takes a second
 
         self.files = files
         self._rows = arrow_copy(files).with_format("arrow")

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.glyphs import prepare_glyphs
-from ret_lightning.data.m2kr import M2KRFiles
+from ret_lightning.data.glyphs.corpus import prepare_glyphs
+from ret_lightning.data.layouts.m2kr import M2KRFiles
 from ret_lightning.data.required_files import Needed
-from ret_lightning.data.training_set import Reading
+from ret_lightning.data.sampling.training_set import Reading
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 
 

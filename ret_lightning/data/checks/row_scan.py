@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ret_lightning.data.archive_index import member_name
 from ret_lightning.data.bad_rows import BadRow, Tally, UntoldPlace
 from ret_lightning.data.batch import text_hash
-from ret_lightning.data.fields import fields_of
-from ret_lightning.data.images import ImageReader
-from ret_lightning.data.m2kr import UNKNOWN, SubsetNames
-from ret_lightning.data.places import BytePlace, Place
-from ret_lightning.data.row_files import RowFiles, Stretch
+from ret_lightning.data.images.archive_index import member_name
+from ret_lightning.data.images.sources import ImageReader
+from ret_lightning.data.layouts.m2kr import UNKNOWN, SubsetNames
+from ret_lightning.data.readers.fields import fields_of
+from ret_lightning.data.readers.row_files import RowFiles, Stretch
+from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.data.rows import Passage, Query, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from ret_lightning.data.archive_members import AMBIGUOUS, archive_members
+from ret_lightning.data.images.archive_members import AMBIGUOUS, archive_members
 from ret_lightning.errors import DataError
 from ret_lightning.inputs.near_names import Near, name_key, near_file
 from ret_lightning.runtime.atomic_files import whole_file

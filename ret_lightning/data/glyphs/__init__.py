@@ -1,0 +1,1 @@
+"""The embedded corpus `glyphs`: a multimodal knowledge base that needs no download."""

@@ -1,0 +1,1 @@
+"""Which training rows make which batch on which rank, in which mixture."""
