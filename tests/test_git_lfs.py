@@ -16,8 +16,8 @@ from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ImageTransform, decode_image, open_image
-from ret_lightning.models.clip_open import _read
-from ret_lightning.models.clip_transformers import ClipTextStack
+from ret_lightning.models.backbones.clip_open import _read
+from ret_lightning.models.backbones.clip_transformers import ClipTextStack
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 from tests.conftest import REFERENCE
 from tests.data.archives import error_of

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever
-from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_pieces
 from ret_lightning.models.precision import dtype_named
 
 OPTIONS = {

@@ -1,11 +1,11 @@
 """The model: backbones, the recurrent cell with its gates, towers, the retriever, and the published checkpoint layout."""
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbone import Backbone, BlockStack
+from ret_lightning.models.backbones.base import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
+from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import Gate, LSTMGate, Openings, gate_named
-from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan, Recurrence
-from ret_lightning.models.openings import OpeningMeans
+from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan, Recurrence
 from ret_lightning.models.retriever import RetRetriever, build_retriever
 from ret_lightning.models.tower import RetTower, normalised
 

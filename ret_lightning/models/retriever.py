@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbone import Backbone, BlockStack
+from ret_lightning.models.backbones.base import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.encoding import Pair, encode_pairs, gate_openings
+from ret_lightning.models.encode_pairs import Pair, encode_pairs, gate_openings
+from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import Gate
-from ret_lightning.models.layers import Published, Recurrence
-from ret_lightning.models.openings import OpeningMeans
+from ret_lightning.models.layer_plans import Published, Recurrence
 from ret_lightning.models.tower import RetTower, normalised
 from ret_lightning.ops import maxsim
 
@@ -153,7 +153,7 @@ class RetRetriever(nn.Module):
         Raises:
             UserError: if there is no such checkpoint, or its weights do not fit its config.
         """
-        from ret_lightning.models.checkpoint import load_checkpoint
+        from ret_lightning.models.checkpoint.files import load_checkpoint
 
         return load_checkpoint(source, device=device, dtype=dtype, revision=revision)
 
@@ -167,7 +167,7 @@ class RetRetriever(nn.Module):
             folder: made if it is not there; other files in it stay.
             max_shard_size: weights of more than this are split over several files; bytes, or a string like `"5GB"`.
         """
-        from ret_lightning.models.checkpoint import save_checkpoint
+        from ret_lightning.models.checkpoint.files import save_checkpoint
 
         save_checkpoint(self, folder, max_shard_size)
 
@@ -194,7 +194,7 @@ class RetRetriever(nn.Module):
         Raises:
             UserError: if the hub cannot be reached, or refuses.
         """
-        from ret_lightning.models.hub import push
+        from ret_lightning.models.checkpoint.hub import push
 
         return push(self, repo_id, private, revision, commit_message, token)
 

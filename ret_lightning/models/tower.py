@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbone import Backbone
+from ret_lightning.models.backbones.base import Backbone
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.layers import LayerPlan
-from ret_lightning.models.openings import OpeningMeans, RowOpenings
+from ret_lightning.models.gate_activations import OpeningMeans, RowOpenings
+from ret_lightning.models.layer_plans import LayerPlan
 from ret_lightning.models.states import ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
 

@@ -10,7 +10,7 @@ import torch
 
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.fingerprint import fingerprint, fingerprint_as
+from ret_lightning.models.checkpoint.fingerprint import fingerprint, fingerprint_as
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from ret_lightning import __version__
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.models.card import model_card
-from ret_lightning.models.checkpoint import CONFIG_FILE, check_shard_size, storable_config
-from ret_lightning.models.hub import CARD_FILE
+from ret_lightning.models.checkpoint.files import CONFIG_FILE, check_shard_size, storable_config
+from ret_lightning.models.checkpoint.hub import CARD_FILE
+from ret_lightning.models.checkpoint.model_card import model_card
 from ret_lightning.runtime.atomic_files import write_text
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER
 from ret_lightning.training import selected_on

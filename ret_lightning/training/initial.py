@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.checkpoint import architecture_differences, find_checkpoint, load_weights
-from ret_lightning.models.partial_loading import load_fitting_weights
+from ret_lightning.models.checkpoint.files import architecture_differences, find_checkpoint, load_weights
+from ret_lightning.models.checkpoint.partial_loading import load_fitting_weights
 from ret_lightning.training.trained import build_untrained, open_file, training_checkpoint
 
 log = logging.getLogger(__name__)

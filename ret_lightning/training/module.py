@@ -16,7 +16,7 @@ from ret_lightning.errors import UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.losses.contrastive import REMEDY
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
-from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_pieces
 from ret_lightning.training.bad_rows import BadRowCount
 from ret_lightning.training.checkpoint_files import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, lay_out

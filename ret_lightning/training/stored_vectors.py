@@ -29,7 +29,7 @@ from ret_lightning.distributed.barrier import Meeting
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.fingerprint import fingerprint
+from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
 from ret_lightning.retrieval.saving import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store import StoreInProgress, StoreWriter

@@ -16,7 +16,7 @@ from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform, Tokenizer
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.checkpoint import not_a_folder
+from ret_lightning.models.checkpoint.files import not_a_folder
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training import selected_on
 from ret_lightning.training.checkpoint_files import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint

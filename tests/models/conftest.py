@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ret_lightning.models import LSTMGate, RetRetriever, build_retriever
-from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
 
 TEXT = {
     "vocab_size": 100,

@@ -14,8 +14,8 @@ from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models import Backbone, BlockStack, LSTMGate, build_retriever
-from ret_lightning.models.clip_transformers import clip_backbone
-from ret_lightning.models.layers import Evenly
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.layer_plans import Evenly
 from tests.models.test_checkpoint import assert_same_function
 from tests.models.test_retriever import batch
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import EncoderInput, build_retriever
-from ret_lightning.models.checkpoint import load_weights
-from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.checkpoint.files import load_weights
 from ret_lightning.models.gates import Gate, LSTMGate, gate_named
-from ret_lightning.models.layers import Evenly, FirstMiddleLast, Last
+from ret_lightning.models.layer_plans import Evenly, FirstMiddleLast, Last
 from tests.models.test_retriever import batch
 
 DATA = Path(__file__).parents[1] / "data"

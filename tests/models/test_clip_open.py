@@ -19,8 +19,8 @@ from transformers import CLIPConfig, CLIPModel
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, EncoderInput, ImageTransform
 from ret_lightning.models import Backbone, BlockStack, LSTMGate, RetRetriever, build_retriever
-from ret_lightning.models.clip_open import OpenClipTextStack, OpenClipVisionStack, open_clip_backbone
-from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
+from ret_lightning.models.backbones.clip_open import OpenClipTextStack, OpenClipVisionStack, open_clip_backbone
+from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 
 TOLERANCE = 1e-5  # relative to the largest magnitude of the tensor
 NAME, TAG, HUB_ID = "ViT-tiny-test", "made_here", "somebody/tiny"

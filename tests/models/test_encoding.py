@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.models import EncoderInput, LSTMGate, RetRetriever, RetTower, build_retriever, encoding
-from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models import EncoderInput, LSTMGate, RetRetriever, RetTower, build_retriever, encode_pairs
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import Gate
-from ret_lightning.models.openings import OpeningMeans
-from ret_lightning.models.registry import subclasses
+from ret_lightning.models.subclasses import subclasses
 from ret_lightning.ops import onednn_linear
 
 NARROW = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
@@ -99,9 +99,9 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_batch_it_is_in(retriever, si
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        together = encoding.encode_pairs(retriever, side, pairs, batch_size=40)
+        together = encode_pairs.encode_pairs(retriever, side, pairs, batch_size=40)
         for batch_size in (1, 2, 3, 7, 16):
-            assert torch.equal(encoding.encode_pairs(retriever, side, pairs, batch_size=batch_size), together)
+            assert torch.equal(encode_pairs.encode_pairs(retriever, side, pairs, batch_size=batch_size), together)
     finally:
         torch.set_num_threads(before)
 
@@ -344,7 +344,7 @@ def test_an_exception_comes_as_it_is_and_leaves_the_model_and_no_thread(
         raise OutOfPaint("blue")
 
     before, threads = state_of(retriever.train()), threading.active_count()
-    monkeypatch.setattr(encoding, "rgb_image", no_paint)
+    monkeypatch.setattr(encode_pairs, "rgb_image", no_paint)
     with pytest.raises(OutOfPaint, match=r"^blue$"):
         retriever.encode_queries(mixed_pairs(), num_workers=num_workers, batch_size=2)
     encode_calls(retriever, lambda rows: (_ for _ in ()).throw(OutOfPaint("red")))
@@ -378,7 +378,7 @@ def test_vectors_are_float32_whatever_the_callers_default_is(retriever) -> None:
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_tower_moves_to_the_device_and_back(retriever, monkeypatch, raises: bool) -> None:
     went: list[str] = []
-    monkeypatch.setattr(encoding, "device_named", torch.device)
+    monkeypatch.setattr(encode_pairs, "device_named", torch.device)
     monkeypatch.setattr(RetTower, "to", lambda self, device: went.append(str(device)))
     encode_calls(retriever, lambda rows: went.append("encodes"))
     if raises:
@@ -456,13 +456,13 @@ def test_a_bar_for_long_lists_and_when_asked_for(retriever, capsys) -> None:
 def opened(monkeypatch) -> list[threading.Thread]:
     """The thread of each image that gets opened."""
     threads: list[threading.Thread] = []
-    open_image = encoding.open_image
+    open_image = encode_pairs.open_image
 
     def noted(path: Path, *options) -> Image.Image:
         threads.append(threading.current_thread())
         return open_image(path, *options)
 
-    monkeypatch.setattr(encoding, "open_image", noted)
+    monkeypatch.setattr(encode_pairs, "open_image", noted)
     return threads
 
 
@@ -530,7 +530,7 @@ def test_gate_openings_are_those_that_the_means_are_of(gate: type[Gate]) -> None
     assert all(((own >= 0) & (own <= 1)).all() for own in openings.values())
     assert (openings["text"][2] == 0).all()
     assert (openings["image"][1] == 0).all()
-    preparation, means = encoding._Preparation(retriever.query_tower, "query"), OpeningMeans()
+    preparation, means = encode_pairs._Preparation(retriever.query_tower, "query"), OpeningMeans()
     with torch.no_grad():
         inputs = preparation.inputs([preparation.item(i, pair) for i, pair in enumerate(pairs)])
         retriever.eval().query_tower(inputs, means)

@@ -10,8 +10,8 @@ from torch import nn
 
 from ret_lightning.config.build import build
 from ret_lightning.models import PUBLISHED_PLANS, RetRetriever
-from ret_lightning.models.clip_open import OpenClipTextStack, OpenClipVisionStack
-from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
+from ret_lightning.models.backbones.clip_open import OpenClipTextStack, OpenClipVisionStack
+from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 
 # backbone: millions of trainable parameters a tower, as published, and (blocks, width) of the text and the vision half.
 PUBLISHED = {

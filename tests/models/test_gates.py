@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.cell import RetCell
+from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import (
     ConstantGate,
     CoupledGate,
@@ -24,7 +25,6 @@ from ret_lightning.models.gates import (
     ScalarGate,
     gate_named,
 )
-from ret_lightning.models.openings import OpeningMeans
 from ret_lightning.models.states import ModalityStates
 
 CONF = Path(__file__).parents[2] / "conf" / "gate"

@@ -12,7 +12,7 @@ import yaml
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import UserError
-from ret_lightning.models.card import model_card
+from ret_lightning.models.checkpoint.model_card import model_card
 from tests.models.test_checkpoint import BY_NAME
 
 

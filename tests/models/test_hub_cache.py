@@ -9,7 +9,7 @@ import pytest
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import UserError
-from ret_lightning.models.pretrained import no_weights
+from ret_lightning.models.backbones.missing_weights import no_weights
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.models.layers import (
+from ret_lightning.models.layer_plans import (
     PUBLISHED_PLANS,
     Evenly,
     Explicit,

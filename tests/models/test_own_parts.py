@@ -20,10 +20,10 @@ from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models import Gate, LSTMGate, Openings, RetCell
-from ret_lightning.models.checkpoint import load_weights
-from ret_lightning.models.fingerprint import fingerprint, fingerprint_as
+from ret_lightning.models.checkpoint.files import load_weights
+from ret_lightning.models.checkpoint.fingerprint import fingerprint, fingerprint_as
 from ret_lightning.models.gates import NoGate
-from ret_lightning.models.layers import Evenly
+from ret_lightning.models.layer_plans import Evenly
 from ret_lightning.search.identity import ModelIdentity, open_model
 from tests.models.test_backbone import StoredText
 from tests.models.test_backbone import make as make_with_text

@@ -10,11 +10,11 @@ import torch
 
 from ret_lightning import RetRetriever
 from ret_lightning.models import build_retriever
-from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.checkpoint.partial_loading import load_fitting_weights
+from ret_lightning.models.checkpoint.state_names import published_state
 from ret_lightning.models.gates import CoupledGate, LSTMGate
-from ret_lightning.models.layers import Explicit
-from ret_lightning.models.partial_loading import load_fitting_weights
-from ret_lightning.models.published_names import published_state
+from ret_lightning.models.layer_plans import Explicit
 from tests.models.conftest import TEXT, VISION
 
 Make = Callable[..., RetRetriever]

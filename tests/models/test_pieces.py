@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ret_lightning.losses import PADDING, ContrastiveLoss
 from ret_lightning.models import EncoderInput, OpeningMeans, RetRetriever
-from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_pieces
 from tests.models.test_retriever import batch
 
 LABELS = torch.tensor([[0, 3], [1, PADDING], [0, 4], [2, PADDING], [3, PADDING], [4, 1], [5, 9]])

@@ -10,8 +10,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import BlockStack, EncoderInput, OpeningMeans, RetRetriever
-from ret_lightning.models.clip_transformers import clip_backbone
-from ret_lightning.models.layers import Explicit, Last
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.layer_plans import Explicit, Last
 from tests.models.conftest import TEXT, VISION
 
 

@@ -12,10 +12,10 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ret_lightning.models import EncoderInput, RetRetriever, build_retriever
-from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.models.gates import gate_named
-from ret_lightning.models.layers import Evenly, Explicit, FirstMiddleLast, Last
-from ret_lightning.models.pieces import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.layer_plans import Evenly, Explicit, FirstMiddleLast, Last
 from tests.models.conftest import TEXT, VISION
 from tests.models.test_retriever import batch
 

@@ -12,7 +12,7 @@ from ret_lightning import M2KRDataModule, RetModule
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import LSTMGate, build_retriever
-from ret_lightning.models.clip_transformers import clip_backbone
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.training.schedule import WarmupCosine
 from tests.data.folder import write_folder
 

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbone import Backbone, BlockStack, check_token_ids
-from ret_lightning.models.pretrained import no_weights
+from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
+from ret_lightning.models.backbones.missing_weights import no_weights
 from ret_lightning.ops.onednn_linear import multiply_by_products
 
 # The attention is called without a mask tensor, see `ClipTextStack.run_block`; only this implementation understands that.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ret_lightning.models.published_names import published_sides, published_state
+from ret_lightning.models.checkpoint.state_names import published_sides, published_state
 from ret_lightning.models.retriever import RetRetriever
 
 # Decided by the config and not learned: a checkpoint with other values does not override it.

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from ret_lightning.errors import UserError
-from ret_lightning.models.card import model_card
-from ret_lightning.models.checkpoint import save_checkpoint, storable_config
+from ret_lightning.models.checkpoint.files import save_checkpoint, storable_config
+from ret_lightning.models.checkpoint.model_card import model_card
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.runtime.atomic_files import write_text
 

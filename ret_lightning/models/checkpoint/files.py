@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.models.checkpoint.config_reader import retriever_from_config
+from ret_lightning.models.checkpoint.config_writer import architecture, config_of
+from ret_lightning.models.checkpoint.state_names import load_published_state, published_sides, published_state
 from ret_lightning.models.precision import device_named, dtype_named
-from ret_lightning.models.published_names import load_published_state, published_sides, published_state
-from ret_lightning.models.published_reading import retriever_from_config
-from ret_lightning.models.published_writing import architecture, config_of
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.runtime.cache_errors import cache_error

@@ -27,7 +27,7 @@ from typing import Any
 
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ImageTransform
-from ret_lightning.models.backbone import BlockStack
+from ret_lightning.models.backbones.base import BlockStack
 
 EXTENSION = "ret_lightning"
 TOWER_EXTENSION = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.openings import OpeningMeans
+from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.retriever import RetRetriever
 
 _FIELDS = len(fields(EncoderInput))

@@ -10,13 +10,13 @@ from torch import nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbone import BlockStack
+from ret_lightning.models.backbones.base import BlockStack
 from ret_lightning.models.cell import RetCell
+from ret_lightning.models.checkpoint.config_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
 from ret_lightning.models.gates import Gate, LSTMGate
-from ret_lightning.models.layers import PUBLISHED_PLANS
-from ret_lightning.models.published_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
-from ret_lightning.models.registry import class_name, described_value, is_own, json_value
+from ret_lightning.models.layer_plans import PUBLISHED_PLANS
 from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.subclasses import class_name, described_value, is_own, json_value
 from ret_lightning.models.tower import RetTower
 
 # The settings of a backbone, beside its weights, that decide what it computes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from ret_lightning.models.published_writing import architecture, is_published_architecture, own_modules
+from ret_lightning.models.checkpoint.config_writer import architecture, is_published_architecture, own_modules
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.runtime.markdown import escape, fenced, paragraph
 

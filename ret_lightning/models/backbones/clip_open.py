@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbone import Backbone, BlockStack, check_token_ids
-from ret_lightning.models.clip_transformers import ClipTextStack, ClipVisionStack
-from ret_lightning.models.pretrained import no_weights
+from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
+from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
+from ret_lightning.models.backbones.missing_weights import no_weights
 from ret_lightning.ops.onednn_linear import multiply_by_products
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from ret_lightning.errors import ConfigError, DataError, TokenError, UserError
 from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
-from ret_lightning.models.backbone import check_token_ids
-from ret_lightning.models.openings import RowOpenings
+from ret_lightning.models.backbones.base import check_token_ids
+from ret_lightning.models.gate_activations import RowOpenings
 from ret_lightning.models.precision import device_named, dtype_named
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.published_names import published_state
-from ret_lightning.models.published_writing import architecture, former_architecture
-from ret_lightning.models.registry import class_name
+from ret_lightning.models.checkpoint.config_writer import architecture, former_architecture
+from ret_lightning.models.checkpoint.state_names import published_state
 from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.subclasses import class_name
 from ret_lightning.models.tower import RetTower
 
 VERSION = 2

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ret_lightning.models.backbone import BlockStack
+from ret_lightning.models.backbones.base import BlockStack
 from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
 

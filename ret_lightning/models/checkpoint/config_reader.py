@@ -11,11 +11,9 @@ from typing import Any
 
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbone import Backbone, BlockStack
+from ret_lightning.models.backbones.base import Backbone, BlockStack
 from ret_lightning.models.cell import ACTIVATIONS, RetCell
-from ret_lightning.models.gates import LSTMGate, gate_named
-from ret_lightning.models.layers import PUBLISHED_PLANS, LayerPlan
-from ret_lightning.models.published_fields import (
+from ret_lightning.models.checkpoint.config_fields import (
     CLIP_IMAGES,
     EXTENSION,
     TOWER_DEFAULTS,
@@ -27,8 +25,10 @@ from ret_lightning.models.published_fields import (
     text_positions,
     vision_size,
 )
-from ret_lightning.models.registry import import_own_packages, subclasses
+from ret_lightning.models.gates import LSTMGate, gate_named
+from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.subclasses import import_own_packages, subclasses
 from ret_lightning.models.tower import RetTower
 
 _CELL_FIELDS = (
@@ -184,7 +184,7 @@ def _set_trained(sides: list[tuple[Fields, RetTower]]) -> None:
 
 
 def _stack(config: Fields, field: str) -> BlockStack:
-    from ret_lightning.models import clip_transformers  # noqa: F401  the stacks that the published models have
+    from ret_lightning.models.backbones import clip_transformers
 
     sizes = config.section(field, {})
     model_type = sizes.get("model_type", str)

@@ -1,0 +1,1 @@
+"""Backbones: the states of their blocks, by transformers and by open_clip."""

@@ -1,0 +1,1 @@
+"""Checkpoints of models: the published layout read and written, fingerprints, and the hub."""
