@@ -24,7 +24,7 @@ from clustered_embeddings import CHUNK, Clustered, clustered
 from measure import peak, reset_peak, resident
 
 from ret_lightning.retrieval import EmbeddingStore, ExactIndex, FaissIndex, Index, MuveraIndex
-from ret_lightning.retrieval.settings import automatic_probes
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_probes
 
 OPTIONS = {
     "passages": "100000",

@@ -12,14 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ret_lightning.retrieval.agreement import compare_rankings, draw_sample, measure_agreement
-    from ret_lightning.retrieval.bootstrap import intervals
-    from ret_lightning.retrieval.embeddings import Embeddings
-    from ret_lightning.retrieval.exact import ExactIndex
-    from ret_lightning.retrieval.faiss_index import FaissIndex
-    from ret_lightning.retrieval.index import Index
-    from ret_lightning.retrieval.judging import judge
-    from ret_lightning.retrieval.metrics import (
+    from ret_lightning.retrieval.distributed.replicated import gather_at, search_replicated, share_of
+    from ret_lightning.retrieval.distributed.sharded import search_sharded
+    from ret_lightning.retrieval.indexes.base import Index
+    from ret_lightning.retrieval.indexes.exact import ExactIndex
+    from ret_lightning.retrieval.indexes.faiss_index import FaissIndex
+    from ret_lightning.retrieval.indexes.muvera import MuveraIndex
+    from ret_lightning.retrieval.metrics.agreement import compare_rankings, draw_sample, measure_agreement
+    from ret_lightning.retrieval.metrics.bootstrap import intervals
+    from ret_lightning.retrieval.metrics.per_query import judge
+    from ret_lightning.retrieval.metrics.rank_metrics import (
         FractionalRecallAtK,
         MRRAtK,
         NDCGAtK,
@@ -29,9 +31,7 @@ if TYPE_CHECKING:
         query_means,
         random_recall,
     )
-    from ret_lightning.retrieval.muvera import MuveraIndex
-    from ret_lightning.retrieval.ranking import Ranking
-    from ret_lightning.retrieval.relevance import (
+    from ret_lightning.retrieval.metrics.relevance import (
         answer_hits,
         count_positives,
         count_relevant,
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
         positive_hits,
         unreachable,
     )
-    from ret_lightning.retrieval.replicated import gather_at, search_replicated, share_of
-    from ret_lightning.retrieval.runs import read_qrels, read_ranking, read_run, write_qrels, write_run
-    from ret_lightning.retrieval.sharded import search_sharded
-    from ret_lightning.retrieval.store import EmbeddingStore
+    from ret_lightning.retrieval.ranking import Ranking
+    from ret_lightning.retrieval.store.embedding_store import EmbeddingStore
+    from ret_lightning.retrieval.store.embeddings import Embeddings
+    from ret_lightning.retrieval.trec import read_qrels, read_ranking, read_run, write_qrels, write_run
 
 __all__ = [
     "EmbeddingStore",
@@ -83,18 +83,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "agreement": (
+    "metrics.agreement": (
         "compare_rankings",
         "draw_sample",
         "measure_agreement",
     ),
-    "bootstrap": ("intervals",),
-    "embeddings": ("Embeddings",),
-    "exact": ("ExactIndex",),
-    "faiss_index": ("FaissIndex",),
-    "index": ("Index",),
-    "judging": ("judge",),
-    "metrics": (
+    "metrics.bootstrap": ("intervals",),
+    "store.embeddings": ("Embeddings",),
+    "indexes.exact": ("ExactIndex",),
+    "indexes.faiss_index": ("FaissIndex",),
+    "indexes.base": ("Index",),
+    "metrics.per_query": ("judge",),
+    "metrics.rank_metrics": (
         "FractionalRecallAtK",
         "MRRAtK",
         "NDCGAtK",
@@ -104,9 +104,9 @@ _HOMES = {
         "query_means",
         "random_recall",
     ),
-    "muvera": ("MuveraIndex",),
+    "indexes.muvera": ("MuveraIndex",),
     "ranking": ("Ranking",),
-    "relevance": (
+    "metrics.relevance": (
         "answer_hits",
         "count_positives",
         "count_relevant",
@@ -114,16 +114,16 @@ _HOMES = {
         "positive_hits",
         "unreachable",
     ),
-    "replicated": ("gather_at", "search_replicated", "share_of"),
-    "runs": (
+    "distributed.replicated": ("gather_at", "search_replicated", "share_of"),
+    "trec": (
         "read_qrels",
         "read_ranking",
         "read_run",
         "write_qrels",
         "write_run",
     ),
-    "sharded": ("search_sharded",),
-    "store": ("EmbeddingStore",),
+    "distributed.sharded": ("search_sharded",),
+    "store.embedding_store": ("EmbeddingStore",),
 }
 
 

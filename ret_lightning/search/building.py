@@ -23,10 +23,10 @@ from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
-from ret_lightning.retrieval.index import Index
-from ret_lightning.retrieval.saving import index_like, settings_of
-from ret_lightning.retrieval.store import EmbeddingStore, StoreInProgress
-from ret_lightning.retrieval.store_plan import AnotherStore
+from ret_lightning.retrieval.indexes.base import Index
+from ret_lightning.retrieval.indexes.serialization import index_like, settings_of
+from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
+from ret_lightning.retrieval.store.store_plan import AnotherStore
 from ret_lightning.runtime.child_process import end_with
 from ret_lightning.search.encoding import encoded
 from ret_lightning.search.folder import EMBEDDINGS, LOCK, MANIFEST, SEARCH, VERSION, SearchFolder, finish, read_manifest

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ret_lightning import __version__
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.index import Index
-from ret_lightning.retrieval.saving import sha256_of_file
-from ret_lightning.retrieval.store import EmbeddingStore
-from ret_lightning.retrieval.store_plan import unknown_format
+from ret_lightning.retrieval.indexes.base import Index
+from ret_lightning.retrieval.indexes.serialization import sha256_of_file
+from ret_lightning.retrieval.store.embedding_store import EmbeddingStore
+from ret_lightning.retrieval.store.store_plan import unknown_format
 from ret_lightning.runtime.atomic_files import write_text
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.identity import ModelIdentity

@@ -32,8 +32,8 @@ from ret_lightning.retrieval import (
     write_qrels,
     write_run,
 )
-from ret_lightning.retrieval.agreement import FALLBACK_SHARE, short_share, without_fallback
-from ret_lightning.retrieval.judging import TOP
+from ret_lightning.retrieval.metrics.agreement import FALLBACK_SHARE, short_share, without_fallback
+from ret_lightning.retrieval.metrics.per_query import TOP
 from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
 from ret_lightning.training.metric_list import print_once
 from ret_lightning.training.vectors import EncodedSubset, Vectors, VectorsInMemory

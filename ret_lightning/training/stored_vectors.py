@@ -31,9 +31,9 @@ from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
-from ret_lightning.retrieval.saving import KINDS, index_like, settings_of
-from ret_lightning.retrieval.store import StoreInProgress, StoreWriter
-from ret_lightning.retrieval.store_plan import AnotherStore
+from ret_lightning.retrieval.indexes.serialization import KINDS, index_like, settings_of
+from ret_lightning.retrieval.store.embedding_store import StoreInProgress, StoreWriter
+from ret_lightning.retrieval.store.store_plan import AnotherStore
 from ret_lightning.training.batch_limits import limited_batches
 from ret_lightning.training.vectors import EncodedSubset
 

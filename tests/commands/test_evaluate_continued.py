@@ -19,7 +19,7 @@ import torch
 
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
-from ret_lightning.retrieval.store import StoreWriter
+from ret_lightning.retrieval.store.embedding_store import StoreWriter
 from ret_lightning.runtime.lock import alone_in
 from ret_lightning.training import stored_vectors
 from ret_lightning.training.stored_vectors import StoredVectors
@@ -43,7 +43,7 @@ import os, signal, sys
 from pathlib import Path
 from ret_lightning.commands.evaluate import main
 from ret_lightning.models import RetRetriever
-from ret_lightning.retrieval.store import StoreWriter
+from ret_lightning.retrieval.store.embedding_store import StoreWriter
 
 encode, write, last = RetRetriever.encode, StoreWriter._write, int(sys.argv.pop(1))
 rows, parts = Path(sys.argv.pop(1)), 0

@@ -24,7 +24,7 @@ from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import parse_pair, parse_passage, parse_query, subset_fields
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.retrieval.relevance import has_answers
+from ret_lightning.retrieval.metrics.relevance import has_answers
 from ret_lightning.search.answering import _read_queries
 from ret_lightning.search.passages import read_passages
 from tests.data.folder import write_folder

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from ret_lightning.retrieval import intervals
-from ret_lightning.retrieval.bootstrap import resampled_means
+from ret_lightning.retrieval.metrics.bootstrap import resampled_means
 
 
 def interval(values: np.ndarray, **options) -> tuple[float, float]:
@@ -95,7 +95,7 @@ def test_queries_that_are_not_counted_are_not_drawn() -> None:
 def test_many_distinct_values_are_drawn_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(5).random(100)
     whole = resampled_means(values, 37, 0)
-    monkeypatch.setattr("ret_lightning.retrieval.bootstrap.BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr("ret_lightning.retrieval.metrics.bootstrap.BLOCK_ELEMENTS", 1000)
     np.testing.assert_allclose(resampled_means(values, 37, 0), whole, rtol=1e-15)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, Ranking
-from ret_lightning.retrieval import faiss_index as faiss_module
-from ret_lightning.retrieval.faiss_index import best_candidates
+from ret_lightning.retrieval.indexes import faiss_index as faiss_module
+from ret_lightning.retrieval.indexes.faiss_index import best_candidates
 from tests.retrieval.pools import clustered, embeddings, maxsim_float64
 
 

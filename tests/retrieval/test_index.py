@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ret_lightning.errors import ConfigError
 from ret_lightning.ops.maxsim import maxsim
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex, Ranking
-from ret_lightning.retrieval import exact as exact_module
-from ret_lightning.retrieval import index as index_module
-from ret_lightning.retrieval.exact import order_candidates
+from ret_lightning.retrieval.indexes import base as index_module
+from ret_lightning.retrieval.indexes import exact as exact_module
+from ret_lightning.retrieval.indexes.exact import order_candidates
 from tests.retrieval.pools import brute_force, clustered, embeddings, maxsim_float64
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import Embeddings, ExactIndex, MuveraIndex
-from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.indexes.fixed_dimensional import FixedDimensionalEncoding
 from tests.retrieval.pools import clustered, embeddings, maxsim_float64
 
 

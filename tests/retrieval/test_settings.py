@@ -6,10 +6,10 @@ import torch
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex
-from ret_lightning.retrieval import faiss_index as faiss_module
-from ret_lightning.retrieval import muvera as muvera_module
-from ret_lightning.retrieval.faiss_building import goes_on_gpu, is_on_gpu
-from ret_lightning.retrieval.settings import automatic_cells, automatic_codes, automatic_probes, filled_in
+from ret_lightning.retrieval.indexes import faiss_index as faiss_module
+from ret_lightning.retrieval.indexes import muvera as muvera_module
+from ret_lightning.retrieval.indexes.faiss_build import goes_on_gpu, is_on_gpu
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_codes, automatic_probes, filled_in
 from tests.retrieval.pools import clustered
 
 

@@ -184,7 +184,7 @@ def _set_trained(sides: list[tuple[Fields, RetTower]]) -> None:
 
 
 def _stack(config: Fields, field: str) -> BlockStack:
-    from ret_lightning.models.backbones import clip_transformers
+    from ret_lightning.models.backbones import clip_transformers  # noqa: F401  the stacks that the published models have
 
     sizes = config.section(field, {})
     model_type = sizes.get("model_type", str)

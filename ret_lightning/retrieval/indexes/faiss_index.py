@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.candidates import CandidateIndex
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.faiss_building import (
+from ret_lightning.retrieval.indexes.base import at_least_one
+from ret_lightning.retrieval.indexes.candidates import CandidateIndex
+from ret_lightning.retrieval.indexes.faiss_build import (
     MOST_HITS_ON_A_GPU,
     PASSAGES_A_BLOCK,
     Recipe,
@@ -26,9 +26,7 @@ from ret_lightning.retrieval.faiss_building import (
     goes_on_gpu,
     is_on_gpu,
 )
-from ret_lightning.retrieval.index import at_least_one
-from ret_lightning.retrieval.saving import read_faiss, write_faiss
-from ret_lightning.retrieval.settings import (
+from ret_lightning.retrieval.indexes.faiss_defaults import (
     SMALLEST_TRAINED,
     automatic_cells,
     automatic_codes,
@@ -36,6 +34,8 @@ from ret_lightning.retrieval.settings import (
     automatic_sample,
     filled_in,
 )
+from ret_lightning.retrieval.indexes.serialization import read_faiss, write_faiss
+from ret_lightning.retrieval.store.embeddings import Embeddings
 
 if TYPE_CHECKING:
     import faiss

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval import saving
-from ret_lightning.retrieval.embeddings import Embeddings
+from ret_lightning.retrieval.indexes import serialization
 from ret_lightning.retrieval.ranking import Ranking
+from ret_lightning.retrieval.store.embeddings import Embeddings
 
 QUERY_BLOCK = 1024  # queries at a time: enough to be at the full speed of a matrix product
 
@@ -128,9 +128,12 @@ class Index(ABC):
             raise ValueError(f"{type(self).__name__}: build the index before saving it")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (saving.MANIFEST, *(path.name for path in folder.iterdir() if saving.is_content(path))):
+        for name in (
+            serialization.MANIFEST,
+            *(path.name for path in folder.iterdir() if serialization.is_content(path)),
+        ):
             (folder / name).unlink(missing_ok=True)
-        saving.write_manifest(self, self._passages, self._save(folder), folder)
+        serialization.write_manifest(self, self._passages, self._save(folder), folder)
 
     @staticmethod
     def load(
@@ -151,15 +154,15 @@ class Index(ABC):
         """
         folder = Path(folder)
         _check_passages(passages, "Index.load")
-        index, state = saving.read_index(folder, passages, device, verify)
+        index, state = serialization.read_index(folder, passages, device, verify)
         try:
             index._restore(folder, passages, state)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{folder / saving.MANIFEST}: its state is not that of a {type(index).__name__} ({error!r}); build the index "
-                "again",
+                f"{folder / serialization.MANIFEST}: its state is not that of a {type(index).__name__} ({error!r}); build the "
+                "index again",
                 code="saved-index-state",
-                path=folder / saving.MANIFEST,
+                path=folder / serialization.MANIFEST,
             ) from None
         index._passages = passages
         return index

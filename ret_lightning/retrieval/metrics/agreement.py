@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ret_lightning.retrieval.candidates import CandidateIndex
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.exact import ExactIndex
-from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.indexes.base import Index
+from ret_lightning.retrieval.indexes.candidates import CandidateIndex
+from ret_lightning.retrieval.indexes.exact import ExactIndex
+from ret_lightning.retrieval.metrics.relevance import positive_hits
 from ret_lightning.retrieval.ranking import Ranking
-from ret_lightning.retrieval.relevance import positive_hits
+from ret_lightning.retrieval.store.embeddings import Embeddings
 
 FALLBACK_SHARE = "fallback_share"
 

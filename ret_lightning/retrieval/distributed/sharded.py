@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ret_lightning.distributed.collectives import gather_rows, row_counts
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.exact import ExactIndex
+from ret_lightning.retrieval.indexes.exact import ExactIndex
 from ret_lightning.retrieval.ranking import Ranking, top_columns
+from ret_lightning.retrieval.store.embeddings import Embeddings
 
 
 def search_sharded(

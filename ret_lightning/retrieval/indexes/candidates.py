@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.exact import (
+from ret_lightning.retrieval.indexes.base import Index, at_least_one
+from ret_lightning.retrieval.indexes.exact import (
     MARGIN,
     ExactIndex,
     candidate_scores,
     order_candidates,
     scan_error,
 )
-from ret_lightning.retrieval.index import Index, at_least_one
 from ret_lightning.retrieval.ranking import Ranking, top_columns
+from ret_lightning.retrieval.store.embeddings import Embeddings
 
 FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
 

@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from ret_lightning.distributed.collectives import rank, world_size
-from ret_lightning.retrieval.metrics import FractionalRecallAtK, MRRAtK, NDCGAtK, PseudoRecallAtK, RecallAtK
+from ret_lightning.retrieval.metrics.rank_metrics import (
+    FractionalRecallAtK,
+    MRRAtK,
+    NDCGAtK,
+    PseudoRecallAtK,
+    RecallAtK,
+)
+from ret_lightning.retrieval.metrics.relevance import answer_hits, count_relevant, has_answers, positive_hits
 from ret_lightning.retrieval.ranking import Ranking
-from ret_lightning.retrieval.relevance import answer_hits, count_relevant, has_answers, positive_hits
 
 # K of MRR and nDCG, as the field reports them.
 TOP = 10

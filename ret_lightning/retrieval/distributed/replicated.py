@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
-from ret_lightning.retrieval.candidates import CandidateIndex
-from ret_lightning.retrieval.index import Index
+from ret_lightning.retrieval.indexes.base import Index
+from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.ranking import Ranking
 
 # Rows at a time that go from one rank to all others: at 32 vectors of 128 in half precision, 8 MiB.

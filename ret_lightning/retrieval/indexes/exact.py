@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ret_lightning.ops.maxsim import maxsim
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.index import Index, at_least_one
+from ret_lightning.retrieval.indexes.base import Index, at_least_one
 from ret_lightning.retrieval.ranking import top_columns
+from ret_lightning.retrieval.store.embeddings import Embeddings
 
 # Candidates beyond top_k that coarse scores select for the float64 order. Any number gives the right result, since the
 # margin is checked; 32 lets a few hundred passages of one score per unit of 32 be settled without a second scan.

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.embeddings import Embeddings, check_ids
-from ret_lightning.retrieval.store_plan import (
+from ret_lightning.retrieval.store.embeddings import Embeddings, check_ids
+from ret_lightning.retrieval.store.store_plan import (
     DTYPES,
     IDS,
     MANIFEST,

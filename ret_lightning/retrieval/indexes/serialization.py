@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.faiss_building import is_on_gpu
-from ret_lightning.retrieval.store_plan import unknown_format
+from ret_lightning.retrieval.indexes.faiss_build import is_on_gpu
+from ret_lightning.retrieval.store.embeddings import Embeddings
+from ret_lightning.retrieval.store.store_plan import unknown_format
 from ret_lightning.runtime.atomic_files import whole_file, write_text
 
 if TYPE_CHECKING:
     import faiss
 
-    from ret_lightning.retrieval.index import Index
+    from ret_lightning.retrieval.indexes.base import Index
 
 FORMAT, MANIFEST = 1, "index.json"
 READ_BYTES = 1 << 24
@@ -34,9 +34,9 @@ ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint ch
 
 # Kind to the module of its class; nothing else is made of what a file says.
 KINDS = {
-    "ExactIndex": "ret_lightning.retrieval.exact",
-    "FaissIndex": "ret_lightning.retrieval.faiss_index",
-    "MuveraIndex": "ret_lightning.retrieval.muvera",
+    "ExactIndex": "ret_lightning.retrieval.indexes.exact",
+    "FaissIndex": "ret_lightning.retrieval.indexes.faiss_index",
+    "MuveraIndex": "ret_lightning.retrieval.indexes.muvera",
 }
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.settings import automatic_probes
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_probes
+from ret_lightning.retrieval.store.embeddings import Embeddings
 from ret_lightning.runtime.progress import progress_bar
 
 if TYPE_CHECKING:

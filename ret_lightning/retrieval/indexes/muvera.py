@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.candidates import CandidateIndex
-from ret_lightning.retrieval.embeddings import Embeddings
-from ret_lightning.retrieval.faiss_building import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
-from ret_lightning.retrieval.fixed_dimensional import FixedDimensionalEncoding
-from ret_lightning.retrieval.index import at_least_one
-from ret_lightning.retrieval.saving import read_faiss, write_faiss
-from ret_lightning.retrieval.settings import automatic_cells, automatic_probes, filled_in
+from ret_lightning.retrieval.indexes.base import at_least_one
+from ret_lightning.retrieval.indexes.candidates import CandidateIndex
+from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_probes, filled_in
+from ret_lightning.retrieval.indexes.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.indexes.serialization import read_faiss, write_faiss
+from ret_lightning.retrieval.store.embeddings import Embeddings
 from ret_lightning.runtime.atomic_files import whole_file
 
 if TYPE_CHECKING:

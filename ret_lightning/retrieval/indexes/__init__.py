@@ -1,0 +1,1 @@
+"""Indexes: exact, FAISS and MUVERA, and how they are saved."""

@@ -1,0 +1,1 @@
+"""Embeddings, in memory and in files that are mapped into memory."""
