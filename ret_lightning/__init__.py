@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ret_lightning.data.datamodule import M2KRDataModule
+    from ret_lightning.evaluation.callback import RetrievalEvaluation
     from ret_lightning.models.retriever import RetRetriever
-    from ret_lightning.training.evaluation import RetrievalEvaluation
     from ret_lightning.training.module import RetModule
 
 try:
@@ -23,7 +23,7 @@ _HOMES = {
     "M2KRDataModule": "ret_lightning.data.datamodule",
     "RetModule": "ret_lightning.training.module",
     "RetRetriever": "ret_lightning.models.retriever",
-    "RetrievalEvaluation": "ret_lightning.training.evaluation",
+    "RetrievalEvaluation": "ret_lightning.evaluation.callback",
 }
 
 

@@ -28,7 +28,7 @@ TABLE = """
 import sys
 from rich.table import Table
 from ret_lightning.errors import UserError
-from ret_lightning.training.summary import print_tables
+from ret_lightning.evaluation.metric_tables import print_tables
 table = Table("a")
 for _ in range(20_000):
     table.add_row("b")

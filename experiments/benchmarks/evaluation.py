@@ -25,8 +25,8 @@ from random_model import random_retriever
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.data.layouts.m2kr import EvaluationSubset
 from ret_lightning.data.sampling.batch_samplers import dealt
+from ret_lightning.evaluation.stored_sink import StoredVectors
 from ret_lightning.retrieval import ExactIndex, FaissIndex
-from ret_lightning.training.stored_vectors import StoredVectors
 
 OPTIONS = {
     "passages": "40000", "queries": "64", "k": "32", "d": "128", "batch": "256", "ranks": "2", "indexes": "exact,faiss_flat",

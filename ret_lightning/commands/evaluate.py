@@ -10,9 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.commands.application import run
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import EvaluateConfig
+from ret_lightning.runs.resume.takeover import refuse_evaluated
 from ret_lightning.runtime.lock import is_first_rank, refuse_locked
 from ret_lightning.runtime.run_layout import EMBEDDINGS_FOLDER
-from ret_lightning.training.takeover import refuse_evaluated
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 def _refuse(config: DictConfig) -> None:
     """Raise what refuses an evaluation because of its devices or its folder, before anything is written."""
     if config.trainer.get("accelerator") in ("gpu", "cuda"):
-        from ret_lightning.training.early_checks import check_devices  # imports torch
+        from ret_lightning.runs.early_checks import check_devices  # imports torch
 
         check_devices(config.trainer)
     try:
@@ -39,7 +39,7 @@ def _evaluate(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
     from hydra.core.hydra_config import HydraConfig
 
-    from ret_lightning.training.standalone import evaluate
+    from ret_lightning.runs.evaluate import evaluate
 
     make_paths_absolute(config)
     config.output_dir = HydraConfig.get().runtime.output_dir  # of a sweep's job its own

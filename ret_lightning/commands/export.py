@@ -15,7 +15,7 @@ def main() -> None:
 
 def _export(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
-    from ret_lightning.training.export import export
+    from ret_lightning.runs.export import export
 
     export(config.checkpoint, config.output, config.overwrite, config.max_shard_size)
 

@@ -17,7 +17,7 @@ def main() -> None:
 
 def _index(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
-    from ret_lightning.search.building import index_passages
+    from ret_lightning.search.build_index import index_passages
 
     index_passages(config)
 

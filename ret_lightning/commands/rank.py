@@ -21,14 +21,14 @@ def main() -> None:
     try:
         if command == "evaluate":
             from ret_lightning.distributed.ddp import PARENT_VARIABLE
-            from ret_lightning.training.standalone import evaluate
+            from ret_lightning.runs.evaluate import evaluate
 
             # While rows are encoded no rank waits for another, so this one would not notice that the first one was killed, and
             # would go on beside those that the same command, given again, has started.
             end_with(int(os.environ[PARENT_VARIABLE]))
             evaluate(config)
         else:
-            from ret_lightning.training.run import train
+            from ret_lightning.runs.train import train
 
             train(config, resume=options == ["resume"])
     except UserError as error:

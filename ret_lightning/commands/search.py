@@ -17,7 +17,7 @@ def main() -> None:
 
 def _search(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
-    from ret_lightning.search.answering import answer
+    from ret_lightning.search.answer import answer
 
     answer(config)
 

@@ -15,9 +15,9 @@ from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import TrainConfig
 from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
 from ret_lightning.errors import UserError
+from ret_lightning.runs.resume.resumed_config import refuse_finished, resumed_base
+from ret_lightning.runs.resume.takeover import refuse_taken
 from ret_lightning.runtime.lock import is_first_rank, refuse_locked
-from ret_lightning.training.resumed_config import refuse_finished, resumed_base
-from ret_lightning.training.takeover import refuse_taken
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
     """Of a sweep's jobs those that are not finished; none in a dry run, which lists them."""
-    from ret_lightning.training.planning import plan, told
+    from ret_lightning.runs.sweep_plan import plan, told
 
     plans = plan(jobs)
     if jobs[0].config.dry_run:
@@ -56,7 +56,7 @@ def _refuse(config: DictConfig) -> None:
     """Raise what refuses a run because of its devices or its folder, before anything is written."""
     make_paths_absolute(config)
     if config.trainer.get("accelerator") in ("gpu", "cuda"):
-        from ret_lightning.training.early_checks import check_devices  # imports torch
+        from ret_lightning.runs.early_checks import check_devices  # imports torch
 
         check_devices(config.trainer)
     if not is_first_rank():  # under SLURM the first one may have begun
@@ -77,7 +77,7 @@ def _train(config: DictConfig) -> float | None:
     # Imported here: --help and a misspelt option answer without torch.
     from hydra.core.hydra_config import HydraConfig
 
-    from ret_lightning.training.run import best_validation, train
+    from ret_lightning.runs.train import best_validation, train
 
     make_paths_absolute(config)
     hydra = HydraConfig.get()
@@ -93,8 +93,8 @@ def _train(config: DictConfig) -> float | None:
     if resume is None:
         train(config)
         return None
+    from ret_lightning.runs.resume.same_run import same_run
     from ret_lightning.runtime.run_layout import METRICS_FILE
-    from ret_lightning.training.resumption import same_run
 
     folder = Path(config.output_dir)
     unfinished = same_run(folder, config)

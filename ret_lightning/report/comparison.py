@@ -10,7 +10,7 @@ import numpy as np
 from ret_lightning.data.layouts.m2kr import EvaluationSubset
 from ret_lightning.errors import DataError
 from ret_lightning.report.judged import Judged, judge_run, parts
-from ret_lightning.report.runs import Run
+from ret_lightning.report.run_folders import Run
 from ret_lightning.report.statistics import Summary, difference_over_seeds, holm, randomisation_test, summarise
 from ret_lightning.report.variants import Variant
 from ret_lightning.runtime.progress import progress_bar

@@ -19,7 +19,7 @@ from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import decode_image
 from ret_lightning.report.comparison import PerQuery
-from ret_lightning.report.runs import Run
+from ret_lightning.report.run_folders import Run
 from ret_lightning.report.variants import Variant
 
 log = logging.getLogger(__name__)

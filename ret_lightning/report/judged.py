@@ -10,11 +10,11 @@ import torch
 
 from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
-from ret_lightning.report.runs import Run
+from ret_lightning.evaluation.published_results import HEADLINE_MEANS, headline_metrics
+from ret_lightning.report.run_folders import Run
 from ret_lightning.retrieval import Ranking, judge, query_means, read_qrels, read_run
 from ret_lightning.retrieval.metrics.per_query import TOP
 from ret_lightning.runtime.run_layout import RANKINGS_FOLDER
-from ret_lightning.training.headline import HEADLINE_MEANS, headline_metrics
 
 # metrics.json and the rankings were written by one run: what differs by more was not.
 _AGREEMENT = 1e-6

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ret_lightning.report.runs import Run
+from ret_lightning.report.run_folders import Run
 
 CSV_FILE = "csv/metrics.csv"
 _GATE = re.compile(r"gate/(query|passage)/(forget|text|image)/step_(\d+)")

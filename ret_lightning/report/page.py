@@ -16,11 +16,11 @@ from ret_lightning.report.comparison import Row
 from ret_lightning.report.gallery import Disagreement
 from ret_lightning.report.judged import parts
 from ret_lightning.report.logged import GateMap, Log, curve, gate_maps, speed
-from ret_lightning.report.runs import Run, Unfinished
+from ret_lightning.report.run_folders import Run, Unfinished
 from ret_lightning.report.statistics import Summary
 from ret_lightning.report.variants import Setting, Variant, shown
-from ret_lightning.training.run_config import ABSENT
-from ret_lightning.training.selected_on import in_words
+from ret_lightning.runs.identity import ABSENT
+from ret_lightning.training.checkpointing.selected_on import in_words
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from ret_lightning.errors import UserError
-from ret_lightning.report.runs import Run, furthest_step
+from ret_lightning.report.run_folders import Run, furthest_step
 from ret_lightning.report.variants import differing
+from ret_lightning.runs.memory_estimate import Footprint, footprint
+from ret_lightning.runs.sweep_plan import Plan, told
 from ret_lightning.runtime.console import console, printing
-from ret_lightning.training.footprint import Footprint, footprint
-from ret_lightning.training.planning import Plan, told
 
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "total")
 

@@ -15,10 +15,10 @@ from ret_lightning.report.gallery import disagreements, open_test_data
 from ret_lightning.report.logged import read_log
 from ret_lightning.report.page import Content, page
 from ret_lightning.report.picture import draw
-from ret_lightning.report.runs import Run, find_runs
+from ret_lightning.report.run_folders import Run, find_runs
 from ret_lightning.report.variants import Variant, choose, group
 from ret_lightning.runtime.atomic_files import write_files
-from ret_lightning.training.selected_on import in_words
+from ret_lightning.training.checkpointing.selected_on import in_words
 
 log = logging.getLogger(__name__)
 

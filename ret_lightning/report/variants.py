@@ -11,8 +11,8 @@ from typing import Any
 
 from ret_lightning.config.checker.config_errors import choices
 from ret_lightning.errors import ConfigError
-from ret_lightning.report.runs import Run
-from ret_lightning.training.run_config import ABSENT, fingerprint, of_the_run, within
+from ret_lightning.report.run_folders import Run
+from ret_lightning.runs.identity import ABSENT, fingerprint, of_the_run, within
 
 # Of the node `data`, and beside it, what decides which queries are asked of which pools.
 _OF_THE_DATASET = (

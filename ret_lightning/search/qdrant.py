@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.evaluation.encode_rows import encoded
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
-from ret_lightning.search.building import model_for, refuse_known
-from ret_lightning.search.encoding import encoded
+from ret_lightning.search.build_index import model_for, refuse_known
 from ret_lightning.search.hits import Hit
-from ret_lightning.search.identity import ModelIdentity
+from ret_lightning.search.model_identity import ModelIdentity
 from ret_lightning.search.passages import read_passages
 from ret_lightning.search.qdrant_connection import connected
 

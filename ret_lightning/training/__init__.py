@@ -1,1 +1,1 @@
-"""Training: the LightningModule, the schedule, the callbacks, and the course of a run."""
+"""Training: the LightningModule and the learning rate; callbacks and checkpoints have packages of their own."""

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
 from ret_lightning.errors import UserError
+from ret_lightning.evaluation.callback import RetrievalEvaluation
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.losses.contrastive import REMEDY
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
 from ret_lightning.models.gradient_cache import encode_in_pieces
-from ret_lightning.training.bad_rows import BadRowCount
-from ret_lightning.training.checkpoint_files import FROZEN
+from ret_lightning.training.callbacks.bad_row_count import BadRowCount
+from ret_lightning.training.callbacks.text_lengths import TextLengths
+from ret_lightning.training.checkpointing.checkpoint_io import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, lay_out
-from ret_lightning.training.evaluation import RetrievalEvaluation
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
-from ret_lightning.training.text_lengths import TextLengths
 
 log = logging.getLogger(__name__)
 

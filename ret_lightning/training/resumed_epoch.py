@@ -17,8 +17,8 @@ from ret_lightning.data.position import Span
 from ret_lightning.data.sampling.batch_samplers import EpochBatches
 from ret_lightning.data.sampling.streaming import StreamedBatches
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.last_checkpoint import VALIDATION_AGAIN
-from ret_lightning.training.random_states import KEY
+from ret_lightning.training.callbacks.rng_states import KEY
+from ret_lightning.training.checkpointing.last_checkpoint import VALIDATION_AGAIN
 
 log = logging.getLogger(__name__)
 

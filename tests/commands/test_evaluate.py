@@ -15,7 +15,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.ops import onednn_linear
 from ret_lightning.retrieval import read_qrels, read_run
-from ret_lightning.training.trained import _of_both
+from ret_lightning.training.checkpointing.load import _of_both
 from tests.commands.conftest import Trained, command, one_thread
 from tests.data.folder import SUBSETS
 from tests.processes import module, run

@@ -17,12 +17,12 @@ import pandas
 import pytest
 import torch
 
+from ret_lightning.evaluation import stored_sink
+from ret_lightning.evaluation.stored_sink import StoredVectors
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store.embedding_store import StoreWriter
 from ret_lightning.runtime.lock import alone_in
-from ret_lightning.training import stored_vectors
-from ret_lightning.training.stored_vectors import StoredVectors
 from tests import processes
 from tests.commands.conftest import Trained, one_thread
 from tests.commands.test_evaluate import contents, evaluate
@@ -305,7 +305,7 @@ def test_nothing_is_mapped_any_more_when_it_is_deleted(
         rmtree(path, **options)
 
     monkeypatch.setattr(StoredVectors, "complete", completed)
-    monkeypatch.setattr(stored_vectors, "shutil", SimpleNamespace(rmtree=deleted))
+    monkeypatch.setattr(stored_sink, "shutil", SimpleNamespace(rmtree=deleted))
     assert call("evaluate", *options(trained, folder, "data.subsets=[wit]", f"retrieval={retrieval}")) == 0
     assert mapped["complete"] >= 2
     assert mapped["embeddings"] == 0

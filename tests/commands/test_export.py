@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import EncoderInput
-from ret_lightning.training.export import export
-from ret_lightning.training.initial import initial_retriever
-from ret_lightning.training.trained import build_untrained, open_retriever
+from ret_lightning.runs.export import export
+from ret_lightning.runs.initial_model import initial_retriever
+from ret_lightning.training.checkpointing.load import build_untrained, open_retriever
 from tests.commands.conftest import command
 from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder

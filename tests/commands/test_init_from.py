@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.training.initial import initial_retriever
-from ret_lightning.training.run_config import flat
+from ret_lightning.runs.identity import flat
+from ret_lightning.runs.initial_model import initial_retriever
 from tests.commands.conftest import Trained
 from tests.commands.small import small_run
 

@@ -234,7 +234,7 @@ def test_missing_folder_is_not_made(call: Call, tmp_path: Path, capfd: pytest.Ca
 def test_new_attempt_after_kill_in_extension_resumes(run: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the first new checkpoint, the run is unfinished, with its new length and its former result."""
     with monkeypatch.context() as patched:
-        patched.setattr("ret_lightning.training.evaluation.RetrievalEvaluation.on_test_epoch_start", interrupted)
+        patched.setattr("ret_lightning.evaluation.callback.RetrievalEvaluation.on_test_epoch_start", interrupted)
         assert call("train", f"resume={run}", "trainer.max_epochs=3") == 130
     assert not (run / "metrics.json").exists()
     assert (run / "metrics.previous.json").exists()

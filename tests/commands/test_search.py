@@ -23,8 +23,8 @@ from filelock import FileLock
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import EmbeddingStore, Index
-from ret_lightning.search import building, showing
-from ret_lightning.search.folder import Manifest, SearchFolder, read_manifest
+from ret_lightning.search import build_index, output
+from ret_lightning.search.index_folder import Manifest, SearchFolder, read_manifest
 from tests.commands.conftest import Trained, command
 from tests.data.folder import passage, query, write_lines
 from tests.retrieval.pools import maxsim_float64
@@ -251,7 +251,7 @@ def test_an_index_that_grows_while_it_is_opened_is_opened_again(
             assert make(growing.pop(), "index=grown", "append=true") == 0
         return manifest
 
-    monkeypatch.setattr("ret_lightning.search.folder.read_manifest", late)
+    monkeypatch.setattr("ret_lightning.search.index_folder.read_manifest", late)
     opened = SearchFolder(tmp_path / "grown")
     assert (opened.version, len(opened)) == (2, 12)
 
@@ -262,10 +262,10 @@ def test_what_fails_while_answering_is_no_fault_of_the_output(tmp_path: Path) ->
         raise OSError(24, "Too many open files")
 
     with pytest.raises(OSError, match="Too many open files"):
-        showing.write_lines(tmp_path / "found.jsonl", answers())
+        output.write_lines(tmp_path / "found.jsonl", answers())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match=r"output=/proc/nowhere/f: cannot be written"):
-        showing.write_lines(Path("/proc/nowhere/f"), ["one"])
+        output.write_lines(Path("/proc/nowhere/f"), ["one"])
 
 
 def test_adding_passages_gives_the_index_of_all(
@@ -291,7 +291,7 @@ def test_adding_passages_gives_the_index_of_all(
 
 
 def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call, capsys, monkeypatch) -> None:
-    original = building.encoded
+    original = build_index.encoded
     counts = []
 
     def cut_off(retriever, rows, *options, **more):
@@ -301,7 +301,7 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
                 raise KeyboardInterrupt
             yield vectors
 
-    monkeypatch.setattr(building, "encoded", cut_off)
+    monkeypatch.setattr(build_index, "encoded", cut_off)
     options = (f"checkpoint={trained.run}", "index=cut", "batch_size=2")
     assert make("all.jsonl", *options) == 130
     assert call("search", "index=cut", "query=x") == 1
@@ -328,7 +328,7 @@ def test_passages_that_were_edited_after_an_interruption_are_told(
     rows = [passage(NAME, i) for i in range(FIRST)]
     write_lines(edited, rows)
     with monkeypatch.context() as patched:
-        patched.setattr(building, "finish", interrupted)  # all is encoded by then
+        patched.setattr(build_index, "finish", interrupted)  # all is encoded by then
         assert make(edited, *options) == 130
     capsys.readouterr()
     rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]

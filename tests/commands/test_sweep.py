@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ret_lightning.config.targets import OWN_PACKAGES
-from ret_lightning.report.runs import find_runs
+from ret_lightning.report.run_folders import find_runs
 from tests.commands.test_train import m2kr, ret_train
 from tests.data.folder import write_folder
 

@@ -25,7 +25,7 @@ from ret_lightning.data.rows import parse_pair, parse_passage, parse_query, subs
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.retrieval.metrics.relevance import has_answers
-from ret_lightning.search.answering import _read_queries
+from ret_lightning.search.answer import _read_queries
 from ret_lightning.search.passages import read_passages
 from tests.data.folder import write_folder
 from tests.data.test_datamodule import TRAIN, read

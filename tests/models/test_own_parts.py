@@ -24,7 +24,7 @@ from ret_lightning.models.checkpoint.files import load_weights
 from ret_lightning.models.checkpoint.fingerprint import fingerprint, fingerprint_as
 from ret_lightning.models.gates import NoGate
 from ret_lightning.models.layer_plans import Evenly
-from ret_lightning.search.identity import ModelIdentity, open_model
+from ret_lightning.search.model_identity import ModelIdentity, open_model
 from tests.models.test_backbone import StoredText
 from tests.models.test_backbone import make as make_with_text
 from tests.models.test_checkpoint import BY_NAME, assert_same_function

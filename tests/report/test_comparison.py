@@ -12,7 +12,7 @@ import pytest
 
 from ret_lightning.report.comparison import PerQuery, compare, per_query
 from ret_lightning.report.judged import parts
-from ret_lightning.report.runs import find_runs
+from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.variants import group
 from tests.data.folder import PASSAGES
 from tests.report.lab import SUBSETS, make_run

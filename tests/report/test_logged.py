@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.report.logged import Log, curve, gate_maps, read_log, speed
-from ret_lightning.report.runs import find_runs
+from ret_lightning.report.run_folders import find_runs
 from tests.report.lab import make_run
 
 

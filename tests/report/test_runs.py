@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.report.runs import find_runs
+from ret_lightning.report.run_folders import find_runs
 from tests.report.lab import CLEAN, make_run
 
 

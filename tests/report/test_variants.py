@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.report.runs import find_runs
+from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.variants import choose, group
 from tests.report.lab import make_run
 

@@ -15,8 +15,8 @@ from ret_lightning.data.bad_rows import BadRow, Tally
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.distributed.collectives import world_size
 from ret_lightning.errors import DataError
-from ret_lightning.training import bad_rows
-from ret_lightning.training.bad_rows import BadRowCount
+from ret_lightning.training.callbacks import bad_row_count
+from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.schedule import WarmupCosine
 from tests.data.folder import SUBSETS
 from tests.data.test_datamodule import TRAIN
@@ -135,7 +135,7 @@ def test_too_many_end_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         fit(root, {"max_bad_fraction": 0.08})
     fit(root, {"max_bad_fraction": 0.09})
     spoil(root, dict.fromkeys(range(12), "{"))
-    monkeypatch.setattr(bad_rows, "JUDGED_FROM", 8)  # before the epoch is over
+    monkeypatch.setattr(bad_row_count, "JUDGED_FROM", 8)  # before the epoch is over
     with pytest.raises(DataError, match=r"of (8|16) rows .* are bad"):
         fit(root, {"max_bad_fraction": 0.3})
 
@@ -178,8 +178,8 @@ def test_evaluation_keeps_rows_whose_image_is_gone(root: Path, caplog: pytest.Lo
 def test_a_row_for_a_rank_without_any_is_not_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, counted: int
 ) -> None:
-    tallies, over_ranks = [], bad_rows._over_ranks
-    monkeypatch.setattr(bad_rows, "_over_ranks", lambda tally, _: tallies.append(tally) or over_ranks(tally, _))
+    tallies, over_ranks = [], bad_row_count._over_ranks
+    monkeypatch.setattr(bad_row_count, "_over_ranks", lambda tally, _: tallies.append(tally) or over_ranks(tally, _))
     monkeypatch.setattr(M2KRDataModule, "_rank_and_world", lambda self: (rank, 1000))
     seen = []
     for split in ("val", "test"):
@@ -206,8 +206,8 @@ def _count(rank: int, store: str, counts) -> None:
         tally.add(BadRow("bad_json", str(rank), Place(Path("x"), 1)))
     if rank:
         tally.add(BadRow("missing_image", "gone", Place(Path("x"), 1)))
-    whole = bad_rows._over_ranks(tally, torch.device("cpu"))
-    assert bad_rows._over_ranks(Tally(3 + rank), torch.device("cpu")) == Tally(7)
+    whole = bad_row_count._over_ranks(tally, torch.device("cpu"))
+    assert bad_row_count._over_ranks(Tally(3 + rank), torch.device("cpu")) == Tally(7)
     counts.put((whole.rows, dict(whole.kinds), [row.text for row in whole.first["bad_json"]]))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from ret_lightning import RetModule
 from ret_lightning.errors import UserError
-from ret_lightning.training.checkpoint_files import RunCheckpointIO, read_checkpoint, repair_checkpoints
-from ret_lightning.training.resumption import last_whole_checkpoint
+from ret_lightning.runs.resume.same_run import last_whole_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, read_checkpoint, repair_checkpoints
 from tests.training.conftest import make_module
 
 

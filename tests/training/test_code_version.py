@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.training.code_version import code_version
+from ret_lightning.runs.code_version import code_version
 
 
 def git(folder: Path, *arguments: str) -> str:

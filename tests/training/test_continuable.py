@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from ret_lightning.errors import UserError
-from ret_lightning.training.process import continuable
+from ret_lightning.runs.process import continuable
 
 
 class Killed(Dataset):

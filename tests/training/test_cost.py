@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.training.cost import Cost
+from ret_lightning.training.callbacks.cost import Cost
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
 

@@ -8,7 +8,7 @@ import pandas
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from ret_lightning.training.csv_rows import resume_csv
+from ret_lightning.runs.resume.csv_rows import resume_csv
 
 
 def logger_in(folder: Path) -> CSVLogger:

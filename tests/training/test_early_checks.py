@@ -10,8 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.training import early_checks
-from ret_lightning.training.early_checks import check_devices, prepare_and_check
+from ret_lightning.runs import early_checks
+from ret_lightning.runs.early_checks import check_devices, prepare_and_check
 from tests.training.conftest import make_data
 
 

@@ -19,8 +19,8 @@ from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
 from ret_lightning.ops import maxsim
 from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
-from ret_lightning.training.curves import EvaluationCurves, RecallCurves, horizontal
-from ret_lightning.training.progress import Progress
+from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, horizontal
+from ret_lightning.training.callbacks.progress_bar import Progress
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS

@@ -9,8 +9,8 @@ from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.training import example_picture
-from ret_lightning.training.examples import Example, Examples, Shown, _table, examples_of
+from ret_lightning.training.callbacks import example_figure
+from ret_lightning.training.callbacks.examples import Example, Examples, Shown, _table, examples_of
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
 from tests.training.test_evaluation import evaluate
@@ -22,9 +22,9 @@ def test_pictures_of_the_same_queries_after_every_evaluation(root: Path, tmp_pat
     trainer, _ = evaluate(root, evaluation, callbacks=[Examples(str(tmp_path / "examples"), per_subset=3, top_k=2)])
     assert [p.name for p in (tmp_path / "examples").iterdir()] == ["test.png"]
     with Image.open(tmp_path / "examples" / "test.png") as picture:
-        assert picture.width == 4 * example_picture.CELL_WIDTH + example_picture.GAP
-        each = example_picture.CELL_HEIGHT + example_picture.HEADER
-        assert picture.height == example_picture.HEADER + 3 * len(SUBSETS) * each
+        assert picture.width == 4 * example_figure.CELL_WIDTH + example_figure.GAP
+        each = example_figure.CELL_HEIGHT + example_figure.HEADER
+        assert picture.height == example_figure.HEADER + 3 * len(SUBSETS) * each
     images = trainer.datamodule.files.image_source()
     examples = list(examples_of(evaluation.results["test"].values(), images, 3, 2))
     assert [e.subset for e in examples] == [name for name in evaluation.results["test"] for _ in range(3)]
@@ -51,13 +51,13 @@ def test_each_validation_of_an_epoch_has_its_picture(root: Path, tmp_path: Path)
 def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:
     black = Image.new("RGB", (10, 40))
     example = Example("s", "1", Shown("q", black), None, [Shown("a", None, True), Shown("b " * 300, black, False)])
-    example_picture.draw([example], 2, tmp_path / "p.png")
+    example_figure.draw([example], 2, tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
-        top = 2 * example_picture.HEADER
-        left = [example_picture.GAP + column * example_picture.CELL_WIDTH for column in range(4)]
+        top = 2 * example_figure.HEADER
+        left = [example_figure.GAP + column * example_figure.CELL_WIDTH for column in range(4)]
         colours = ["#" + bytes(picture.getpixel((x, top + 60))).hex() for x in left]
-    assert colours[0] == example_picture.NEUTRAL
-    assert colours[2:] == [example_picture.RIGHT, example_picture.WRONG]
+    assert colours[0] == example_figure.NEUTRAL
+    assert colours[2:] == [example_figure.RIGHT, example_figure.WRONG]
 
 
 def test_the_table_has_a_column_a_rank(monkeypatch) -> None:

@@ -9,8 +9,8 @@ import matplotlib
 import pytest
 
 from ret_lightning.plotting.literal_figure import literal_figure
-from ret_lightning.training import gate_maps
-from ret_lightning.training.curves import draw_subsets, finish
+from ret_lightning.training.callbacks import gate_maps
+from ret_lightning.training.callbacks.curves import draw_subsets, finish
 
 # Text that mathtext refuses or reads as a formula, that a legend leaves out, and that no font has.
 NAMES = ["$$", "a$x_1$b", "$\\frac$", "_private", "%", "\\", "\U0010fffd", "東京", "<b>&amp;"]

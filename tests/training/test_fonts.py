@@ -10,7 +10,7 @@ from matplotlib.ft2font import FT2Font
 
 from ret_lightning.plotting import font_fallback
 from ret_lightning.plotting.font_fallback import families_for, fit_font
-from ret_lightning.training.example_picture import LINES, _lines
+from ret_lightning.training.callbacks.example_figure import LINES, _lines
 
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from ret_lightning.config import resolvers
 from ret_lightning.config.build import build
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.training.footprint import footprint, kept_activations
+from ret_lightning.runs.memory_estimate import footprint, kept_activations
 from ret_lightning.training.module import RetModule
 
 

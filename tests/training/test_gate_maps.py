@@ -11,8 +11,8 @@ from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.training import gate_maps
-from ret_lightning.training.gate_maps import GateMaps
+from ret_lightning.training.callbacks import gate_maps
+from ret_lightning.training.callbacks.gate_maps import GateMaps
 from tests.training.conftest import make_module
 from tests.training.test_module import fit
 

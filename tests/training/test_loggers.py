@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from ret_lightning.training.loggers import Resumed, WandbStep, build_loggers, log_tables, record_wandb_run
+from ret_lightning.runs.loggers import Resumed, WandbStep, build_loggers, log_tables, record_wandb_run
 
 
 def config(folder: Path) -> OmegaConf:
@@ -47,10 +47,8 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
             made.append(options)
             self.experiment = type("Run", (), {"id": "abc123", "offline": True})()
 
-    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
-    monkeypatch.setattr(
-        "ret_lightning.training.loggers.build", lambda node, **more: Stub(project=node["project"], **more)
-    )
+    monkeypatch.setattr("ret_lightning.runs.loggers.WandbLogger", Stub)
+    monkeypatch.setattr("ret_lightning.runs.loggers.build", lambda node, **more: Stub(project=node["project"], **more))
     node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
     settings = OmegaConf.create({"logger": node, "sweep": None})
     record_wandb_run(build_loggers(settings, tmp_path, None), tmp_path)
@@ -93,7 +91,7 @@ def fitting(run: Run, fn: TrainerFn = TrainerFn.FITTING) -> SimpleNamespace:
 
 
 def test_offline_wandb_steps_continue(monkeypatch) -> None:
-    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    monkeypatch.setattr("ret_lightning.runs.loggers.WandbLogger", Stub)
     checkpoint: dict = {}
     WandbStep().on_save_checkpoint(fitting(Run(True, 70)), None, checkpoint)
     resumed, online, tested = Run(True), Run(False), Run(True)
@@ -107,7 +105,7 @@ def test_offline_wandb_steps_continue(monkeypatch) -> None:
 
 
 def test_parts_of_an_offline_run_are_reported(tmp_path: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    monkeypatch.setattr("ret_lightning.runs.loggers.WandbLogger", Stub)
     caplog.set_level("INFO")
     for part in range(2):
         (tmp_path / f"wandb/offline-run-2026_{part}-abc123").mkdir(parents=True)
@@ -128,7 +126,7 @@ def test_abandoned_resume_leaves_the_wandb_folder_as_it_was(tmp_path: Path, monk
 
     if not is_new:
         start("offline-run-1")
-    monkeypatch.setattr("ret_lightning.training.loggers.build", lambda node, **more: object())
+    monkeypatch.setattr("ret_lightning.runs.loggers.build", lambda node, **more: object())
     node = {"wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger", "project": "p"}}
     resumed = Resumed(5, None)
     build_loggers(OmegaConf.create({"logger": node, "sweep": None}), tmp_path, resumed)
@@ -169,7 +167,7 @@ def test_the_final_tables_go_to_wandb(monkeypatch) -> None:
         def log_table(self, key: str, columns: list[str], data: list[list[str]]) -> None:
             logged.append((key, columns, data))
 
-    monkeypatch.setattr("ret_lightning.training.loggers.WandbLogger", Stub)
+    monkeypatch.setattr("ret_lightning.runs.loggers.WandbLogger", Stub)
     table = Table("subset", "wit\nR@10", title="Recall, test")
     table.add_column("interval")
     table.add_row("wit", "*0.5", "0.4 to 0.6")

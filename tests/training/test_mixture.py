@@ -13,8 +13,8 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.last_checkpoint import LastCheckpoint
-from ret_lightning.training.mixture import MixtureLog
+from ret_lightning.training.callbacks.mixture_log import MixtureLog
+from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
@@ -89,7 +89,7 @@ def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
 
 
 def _count(rank: int, store: str, counts) -> None:
-    from ret_lightning.training.mixture import _over_ranks
+    from ret_lightning.training.callbacks.mixture_log import _over_ranks
 
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     counts.put(dict(_over_ranks(Counter({"wit": 2 + rank}) if rank else Counter({"wit": 2, "okvqa": 1}))))

@@ -12,9 +12,9 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning import RetModule
+from ret_lightning.training.callbacks.throughput import Throughput
 from ret_lightning.training.module import parameter_groups
 from ret_lightning.training.schedule import WarmupCosine
-from ret_lightning.training.throughput import Throughput
 from tests.training.conftest import make_data, make_module
 
 OPTIONS = {

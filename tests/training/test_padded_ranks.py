@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.data.layouts.m2kr import EvaluationSubset
 from ret_lightning.errors import DataError
+from ret_lightning.evaluation.callback import SubsetResult
 from ret_lightning.retrieval import ExactIndex, FaissIndex
-from ret_lightning.training.evaluation import SubsetResult
 
 WORLD = 3
 # Passages, queries: fewer than ranks, numbers that three does not divide, and more passages than an index proposes.

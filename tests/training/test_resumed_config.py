@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.resumed_config import folder_to_resume, refuse_finished, resumed_base, stored_config
-from ret_lightning.training.resumption import same_run
+from ret_lightning.runs.resume.resumed_config import folder_to_resume, refuse_finished, resumed_base, stored_config
+from ret_lightning.runs.resume.same_run import same_run
 
 
 @pytest.fixture
@@ -61,7 +61,10 @@ def test_relative_root_of_earlier_versions(run: Path, tmp_path: Path, monkeypatc
 
 
 def test_stored_config_names_todays_classes(run: Path) -> None:
-    assert stored_config(run).callbacks.checkpoint._target_ == "ret_lightning.training.best_checkpoint.BestCheckpoint"
+    assert (
+        stored_config(run).callbacks.checkpoint._target_
+        == "ret_lightning.training.checkpointing.best_checkpoint.BestCheckpoint"
+    )
 
 
 @pytest.mark.parametrize(

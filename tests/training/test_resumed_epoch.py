@@ -16,8 +16,8 @@ import torch
 from lightning import Callback
 
 from ret_lightning.errors import ConfigError, Stopped
-from ret_lightning.training.last_checkpoint import LastCheckpoint
-from ret_lightning.training.random_states import KEY, RandomStates
+from ret_lightning.training.callbacks.rng_states import KEY, RandomStates
+from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
 from tests.commands.spy import Course, course, rows_by_epoch
 from tests.data.folder import number_questions, write_folder

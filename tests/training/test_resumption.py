@@ -15,12 +15,12 @@ from ret_lightning import RetModule, RetrievalEvaluation
 from ret_lightning.errors import Stopped
 from ret_lightning.inputs import Augmentation
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.training.checkpoint_files import RunCheckpointIO
-from ret_lightning.training.last_checkpoint import LastCheckpoint
-from ret_lightning.training.random_states import RandomStates
-from ret_lightning.training.resumption import last_whole_checkpoint
+from ret_lightning.runs.resume.same_run import last_whole_checkpoint
+from ret_lightning.training.callbacks.rng_states import RandomStates
+from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal
+from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO
+from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
-from ret_lightning.training.signals import StopOnSignal
 from tests.training.conftest import make_data, make_module
 
 pytestmark = pytest.mark.slow  # each trains three times

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ret_lightning.training.selection import SCORES, best_checkpoint, selected_checkpoint
+from ret_lightning.training.checkpointing.selection import SCORES, best_checkpoint, selected_checkpoint
 
 RECALL, MRR = "val/mean/recall@5", "val/mean/mrr@10"
 

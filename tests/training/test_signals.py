@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ret_lightning.errors import Stopped
-from ret_lightning.training.signals import StopOnSignal, requeue
+from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal, requeue
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,9 @@ from ret_lightning import RetrievalEvaluation
 from ret_lightning.data.layouts.m2kr import EvaluationSubset
 from ret_lightning.distributed.barrier import PATIENCE, Meeting
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.evaluation.embedding_sink import VectorsInMemory
+from ret_lightning.evaluation.stored_sink import StoredVectors, limited
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
-from ret_lightning.training.stored_vectors import StoredVectors, limited
-from ret_lightning.training.vectors import VectorsInMemory
 from tests.training.conftest import make_module
 
 WORLD = 3

@@ -8,9 +8,9 @@ from lightning import Trainer
 from rich.table import Table
 
 from ret_lightning import RetrievalEvaluation
+from ret_lightning.evaluation.metric_tables import metrics_tables, print_tables, published_table
+from ret_lightning.evaluation.published_results import COLUMNS, PUBLISHED, headline_metrics
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.training.headline import COLUMNS, PUBLISHED, headline_metrics
-from ret_lightning.training.summary import metrics_tables, print_tables, published_table
 from tests.training.conftest import make_data, make_module
 from tests.training.test_module import OPTIONS
 

@@ -11,7 +11,7 @@ from lightning import Trainer
 from ret_lightning import M2KRDataModule, RetrievalEvaluation
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.training import text_lengths
+from ret_lightning.training.callbacks import text_lengths
 from tests.data.folder import PASSAGES, SUBSETS
 from tests.training.conftest import make_module
 from tests.training.test_module import OPTIONS

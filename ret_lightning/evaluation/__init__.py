@@ -1,0 +1,1 @@
+"""Retrieval evaluation: rows encoded, indexed, searched and scored, subset by subset."""

@@ -1,0 +1,346 @@
+"""The evaluation of a trained model by itself: from a checkpoint and a data set to `metrics.json`, without training."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from ret_lightning import __version__
+from ret_lightning.config.build import build
+from ret_lightning.data.bad_rows import Tally
+from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.layouts.m2kr import EvaluationSubset, M2KRFiles, Split
+from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.distributed.ddp import SameConfigDDP
+from ret_lightning.errors import UserError
+from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.metric_tables import print_tables
+from ret_lightning.evaluation.stored_sink import StoredVectors
+from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.runs.early_checks import check_devices, check_evaluation_limit
+from ret_lightning.runs.loggers import (
+    WANDB_ID_FILE,
+    Resumed,
+    build_loggers,
+    log_config,
+    log_tables,
+    record_wandb_run,
+)
+from ret_lightning.runs.process import ended, quieten, wandb_files_in
+from ret_lightning.runs.results import write_results
+from ret_lightning.runs.resume.resumed_config import former_validation
+from ret_lightning.runs.resume.takeover import refuse_evaluated
+from ret_lightning.runtime.atomic_files import disk_full, disk_is_full, write_text
+from ret_lightning.runtime.lock import alone_in, is_first_rank
+from ret_lightning.runtime.run_layout import (
+    CONFIG_FILE,
+    EMBEDDINGS_FOLDER,
+    METRICS_FILE,
+    ORIGIN_FILE,
+    TIMINGS_FILE,
+    write_json,
+)
+from ret_lightning.training.callbacks.bad_row_count import BadRowCount
+from ret_lightning.training.callbacks.progress_bar import Progress
+from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
+from ret_lightning.training.checkpointing.load import RECORD, chosen_on, opened, training_checkpoint
+from ret_lightning.training.module import RetModule
+from ret_lightning.training.schedule import WarmupCosine
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Encodes pools and queries, ranks, and leaves metrics, rankings and timings in a folder.
+
+    The way is that of ret-train's own test: the same module, batches and callback, hence the same metrics. Only the vectors
+    are on disk meanwhile, so that an evaluation that was interrupted goes on with those that are there.
+
+    Args:
+        config: as ret-evaluate composes it; `output_dir` is the folder.
+
+    Returns:
+        The metrics, as in `metrics.json`, which is written last and whole; empty on other ranks than the first.
+
+    Raises:
+        UserError: on what the user can mend; what was encoded until then is kept.
+    """
+    folder = Path(config.output_dir)
+    check_devices(config.trainer)
+    file = training_checkpoint(config.checkpoint)
+    if file is not None:  # the same file for every rank and to the end, also while a training run adds others
+        config.checkpoint = str(file)
+    with alone_in(folder):
+        _take_folder(folder, config.keep_embeddings)
+        with _kept(folder):
+            return _evaluate(folder, config)
+
+
+def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
+    started = time.perf_counter()
+    quieten()
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    opened.cache_clear()  # another model may stand there by now
+    # Nothing is trained: loss, optimiser and schedule are what the module asks for, and stay idle.
+    retriever = opened(config.checkpoint)
+    module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
+    whole: M2KRDataModule = build(config.data)
+    if is_first_rank():
+        whole.check_files((config.split,))
+    vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole))
+    evaluation: RetrievalEvaluation = build(config.evaluation)
+    evaluation.vectors = vectors
+    # Given again after an interruption, it continues the W&B run that it began.
+    resumed = Resumed(0, None) if (folder / WANDB_ID_FILE).is_file() else None
+    loggers = build_loggers(config, folder, resumed)
+    for start in resumed.on_commit if resumed else ():
+        start()  # an evaluation logs at its end, so there are no earlier rows to keep
+    callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
+    if config.trainer.get("enable_progress_bar") is not False:
+        callbacks.append(Progress())
+    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, enable_checkpointing=False)
+    if is_first_rank():  # before anything is written
+        whole.setup("test" if config.split == "test" else "validate")
+        check_evaluation_limit(whole, trainer, config.split, ranks=1)  # `StoredVectors` limits whole files
+        _warn_of_training_rows(whole, config)
+    limit = f"limit_{config.split}_batches"
+    # As fast_dev_run and overfit_batches left it. `MissingRows` sees to it: it is of all rows, not of those that are left.
+    data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
+    setattr(trainer, limit, 1.0)
+    if isinstance(trainer.strategy, SameConfigDDP):
+        trainer.strategy.command = "evaluate"
+    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, vectors):
+        log_config(loggers, config)
+        record_wandb_run(loggers, folder)
+        run = trainer.test if config.split == "test" else trainer.validate
+        run(module, datamodule=data, verbose=False)
+        metrics, tables = {}, []
+        if trainer.is_global_zero:
+            metrics, tables = _finish(
+                evaluation, loggers, config, _seconds(trainer, config.split), started, sum(vectors.before)
+            )
+        if not config.keep_embeddings:
+            vectors.remove()
+    if tables:  # last of all: W&B has said what it has to say
+        print_tables(tables)
+    log.info("metrics, rankings and timings are in %s", folder)
+    return metrics
+
+
+class MissingRows(LightningDataModule):
+    """The evaluation half of a data module, of it the rows whose vectors are not there yet.
+
+    Whatever concerns training rows, be they there or not, is left alone.
+
+    Args:
+        whole: the data module.
+        vectors: where the vectors go.
+        split: that is evaluated.
+        limit: see `StoredVectors.begin`.
+    """
+
+    def __init__(
+        self, whole: M2KRDataModule, vectors: StoredVectors, split: Split, limit: int | float | None = None
+    ) -> None:
+        super().__init__()
+        self.whole = whole
+        self.vectors = vectors
+        self.split = split
+        self.limit = limit
+        self.on_bad_row = whole.on_bad_row
+        self.max_bad_fraction = whole.max_bad_fraction
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._files: list[EvaluationRows] = []
+        self._bad: dict[int, Tally] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
+        self.whole.trainer = self.trainer
+        self.whole.setup(stage)
+        # Not when its turn comes, behind the evaluation, which has finished the stores by then and searched for hours.
+        count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
+        self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
+
+    @property
+    def files(self) -> M2KRFiles:
+        """As the whole module's."""
+        return self.whole.files
+
+    @property
+    def idle(self) -> dict[Split, bool]:
+        """As the whole module's."""
+        return self.whole.idle
+
+    def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
+        """As the whole module's."""
+        return self.whole.evaluation_subsets(split)
+
+    def rows_before(self, loader: int) -> int:
+        """How many rows of a loader's file were encoded before this process began."""
+        return self.vectors.before[loader]
+
+    def bad_before(self, loader: int) -> Tally:
+        """Those of them, of this rank's share, whose images could not be read then and cannot be read now."""
+        return self._bad.get(loader, Tally())
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """As the whole module's, of the rows that are missing."""
+        subsets = self.whole.evaluation_subsets(self.split)
+        self._files, self._bad = self.whole.evaluation_rows(self.split), {}
+        batches = self.vectors.begin(subsets, self.whole.eval_batch_size, self.limit, self._still_imageless)
+        return self.whole.evaluation_loaders(self.split, batches)
+
+    val_dataloader = test_dataloader
+
+    def _still_imageless(self, loader: int, rows: list[int]) -> bool:
+        bad = [self._files[loader][row][2] for row in rows]
+        if None in bad:
+            return False  # the loader reads them all again, and they are counted then
+        for row in bad:
+            self._bad.setdefault(loader, Tally()).add(row)
+        return True
+
+
+def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
+    """What decides the vectors besides the model and the rows."""
+    images = data.files.images
+    return {
+        "trainer.precision": str(config.trainer.get("precision")),
+        "data.image_folder": images if isinstance(images, str) else list(images),
+        "data.max_image_pixels": data.max_image_pixels,
+    }
+
+
+def _warn_of_training_rows(data: M2KRDataModule, config: DictConfig) -> None:
+    """Warn if the queries are held-out training rows that the checkpoint may have been trained on."""
+    if config.split != "val" or "holdout" not in data.validated_on.values():
+        return
+    file = Path(config.checkpoint)
+    record = stored_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
+    trained: dict[str, Any] = former_validation(record.get("config", {})).get("data", {})
+    settings = {key: config.data.get(key) for key in ("holdout_rows", "holdout_fraction")}
+    held_out = trained.get("validation") in ("auto", "holdout")
+    if held_out and all(trained.get(key) == value for key, value in settings.items()):
+        return
+    reason = (
+        "nothing tells which rows it was trained on"
+        if not trained
+        else f"it was trained with data.validation={trained.get('validation')}"
+        if not held_out
+        else "it was trained with other settings of the holdout"
+    )
+    log.warning(
+        "val: the queries are held-out training rows, and %s was probably trained on them (%s): the metrics are too high; "
+        "split=test is not affected",
+        config.checkpoint, reason,
+    )  # fmt: skip
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Add to an error that what was encoded is kept; report a full disk and a killed loader worker in plain words."""
+    kept = f"what was encoded is kept, and the same command with output_dir={folder} continues there"
+    try:
+        yield
+    except Exception as error:
+        if disk_is_full(error, folder):
+            raise disk_full(folder, f"; {kept}") from error
+        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"{str(error).splitlines()[0]}; a worker that is killed mostly means that memory ran out: fewer data.num_workers "
+            f"or a smaller data.eval_batch_size need less; {kept}",
+            code="evaluation-worker-killed",
+            folder=str(folder),
+        ) from error
+
+
+@contextmanager
+def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) -> Iterator[None]:
+    """Leaves the config in the folder, for the ranks that are started from it; an interrupted evaluation's if it is refused."""
+    if not is_first_rank():  # by the environment: no process group exists yet
+        yield
+        return
+    file = folder / CONFIG_FILE
+    former = file.read_text(encoding="utf-8") if file.exists() else None
+    write_text(file, OmegaConf.to_yaml(config, resolve=True))
+    try:
+        yield
+    except BaseException:
+        if former is not None and not vectors.before:  # what is in the stores goes with the former
+            write_text(file, former)
+        raise
+
+
+def _take_folder(folder: Path, keep_embeddings: bool) -> None:
+    if not is_first_rank():
+        return
+    if (folder / METRICS_FILE).exists() and not keep_embeddings:
+        _remove_left_over(folder)
+    refuse_evaluated(folder)
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Deletes embeddings that an evaluation did not want to keep, and was killed before it had deleted them."""
+    if not (folder / EMBEDDINGS_FOLDER).exists() or not (folder / CONFIG_FILE).exists():
+        return
+    if OmegaConf.load(folder / CONFIG_FILE).get("keep_embeddings") is False:
+        shutil.rmtree(folder / EMBEDDINGS_FOLDER, ignore_errors=True)
+        log.info("%s: left over by an evaluation that has its metrics; removed", folder / EMBEDDINGS_FOLDER)
+
+
+def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
+    """What the evaluation logged of its parts."""
+    prefix = f"{split}/seconds/"
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
+
+
+def _finish(
+    evaluation: RetrievalEvaluation,
+    loggers: list[Logger],
+    config: DictConfig,
+    seconds: dict[str, float],
+    started: float,
+    before: int,
+) -> tuple[dict[str, float], list[Table]]:
+    folder, split = Path(config.output_dir), config.split
+    results = evaluation.results[split]
+    checkpoint = Path(config.checkpoint)
+    chosen = chosen_on(checkpoint) if checkpoint.is_file() else selected_on.UNKNOWN
+    metrics, tables = write_results(
+        evaluation, split, folder, f"checkpoint: {checkpoint}, {selected_on.in_words(chosen)}"
+    )
+    log_tables(loggers, tables)
+    origin: dict[str, Any] = {
+        "checkpoint": config.checkpoint,
+        selected_on.KEY: chosen,
+        "split": split,
+        "version": __version__,
+    }
+    agreement = {name: result.agreement for name, result in results.items() if result.agreement}
+    write_json(folder / ORIGIN_FILE, origin | ({"agreement_with_exact_search": agreement} if agreement else {}))
+    timings = {
+        "seconds": seconds | {"everything": time.perf_counter() - started},
+        "passages": sum(len(result.indexed_rows) for result in results.values()),
+        "queries": sum(len(result.query_rows) for result in results.values()),
+        "encoded_before": before,  # rows, by a process that was interrupted: the seconds are without theirs
+    }
+    write_json(folder / TIMINGS_FILE, timings)
+    write_json(folder / METRICS_FILE, metrics)
+    return metrics, tables

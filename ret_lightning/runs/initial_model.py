@@ -1,0 +1,67 @@
+"""The model that a run starts with: new, or with the weights of `init_from`."""
+
+from __future__ import annotations
+
+import logging
+
+from omegaconf import DictConfig
+
+from ret_lightning.config.build import build
+from ret_lightning.errors import ConfigError
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.checkpoint.files import architecture_differences, find_checkpoint, load_weights
+from ret_lightning.models.checkpoint.partial_loading import load_fitting_weights
+from ret_lightning.training.checkpointing.load import build_untrained, open_file, training_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def initial_retriever(config: DictConfig) -> RetRetriever:
+    """The model of a training config, with the weights that `init_from` names; the log states their file and step.
+
+    With `init_partial=true` the weights that fit are loaded, and the log lists what was left out.
+
+    Raises:
+        UserError: if there is no such checkpoint.
+        ConfigError: if it is of another architecture, or nothing of it fits.
+    """
+    if config.init_from is None:
+        return build(config.model)
+    source = _opened(config.init_from)
+    where = f"init_from={config.init_from}"
+    retriever = build_untrained(config)  # no backbone is fetched whose weights the checkpoint holds
+    if not config.init_partial:
+        load_weights(retriever, source, where)
+        return retriever
+    differences = architecture_differences(retriever, source)
+    if any(key.removeprefix("passage.").startswith("backbone.") for key in differences):
+        retriever = build(config.model)
+    _load_partially(retriever, source, where, list(differences.values()))
+    return retriever
+
+
+def _opened(source: str) -> RetRetriever:
+    file = training_checkpoint(source, option="init_from")
+    if file is not None:
+        return open_file(file)
+    folder = find_checkpoint(source)
+    log.info("init_from: weights in %s, of no recorded step", folder)
+    return RetRetriever.from_pretrained(folder)
+
+
+def _load_partially(retriever: RetRetriever, source: RetRetriever, where: str, differences: list[str]) -> None:
+    done = load_fitting_weights(retriever, source)
+    if not done.loaded:
+        raise ConfigError(
+            f"{where}: no tensor of the checkpoint fits the model of this config: {'; '.join(differences)}",
+            code="checkpoint-nothing-fits",
+            differences=tuple(differences),
+        )
+    log.info("%s: %d tensors are loaded (init_partial=true)", where, done.loaded)
+    for what, names in (
+        ("of another architecture than this config's", differences),
+        ("not loaded, and as initialised", done.initialised),
+        ("left out of the checkpoint", done.unused),
+    ):
+        if names:
+            log.warning("%s: %s: %s", where, what, "; ".join(names))

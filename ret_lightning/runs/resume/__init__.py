@@ -1,0 +1,1 @@
+"""Resuming a run: from which checkpoint, with which config, and what its logs hold."""

@@ -1,0 +1,210 @@
+"""The course of a training run, from a checked config to `metrics.json`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import lightning
+from lightning import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from rich.table import Table
+
+from ret_lightning.config.build import build
+from ret_lightning.distributed.ddp import SameConfigDDP
+from ret_lightning.errors import ConfigError
+from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.metric_tables import print_tables
+from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.runs.early_checks import check_devices, prepare_and_check
+from ret_lightning.runs.initial_model import initial_retriever
+from ret_lightning.runs.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
+from ret_lightning.runs.process import continuable, ended, failure_noted, quieten, wandb_files_in
+from ret_lightning.runs.results import write_results
+from ret_lightning.runs.resume.csv_rows import KEY as UNLOGGED_ROW
+from ret_lightning.runs.resume.csv_rows import UnloggedRow
+from ret_lightning.runs.resume.same_run import last_whole_checkpoint
+from ret_lightning.runs.resume.takeover import Takeover, refuse_taken
+from ret_lightning.runtime.lock import alone_in, is_first_rank
+from ret_lightning.runtime.run_layout import (
+    CHECKPOINTS_FOLDER,
+    COST_FILE,
+    METRICS_FILE,
+    ORIGIN_FILE,
+    read_json,
+    write_json,
+)
+from ret_lightning.training.callbacks.cost import Cost
+from ret_lightning.training.callbacks.resume_checks import ResumedLearningRate, SameConfig
+from ret_lightning.training.callbacks.rng_states import RandomStates
+from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal
+from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, repair_checkpoints, stored_checkpoint
+from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
+from ret_lightning.training.checkpointing.load import RecordInCheckpoint, build_untrained
+from ret_lightning.training.checkpointing.selection import best_checkpoint
+from ret_lightning.training.module import RetModule
+
+log = logging.getLogger(__name__)
+
+_PICTURES = ("recall_curves.png", "examples/test.png")  # where to look first; conf/callbacks/default.yaml
+
+
+def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
+    """Train, evaluate after every epoch, test, and leave everything in the run folder.
+
+    Args:
+        config: as ret-train composes it; `output_dir` is the run folder.
+        resume: continue from the run folder's last complete checkpoint; from the beginning where there is none.
+
+    Returns:
+        The metrics of the test split, as in `metrics.json`, which is written last; empty with `test_with=none`, and then
+        there is no such file.
+
+    Raises:
+        UserError: if the config, the data or the machine does not allow it.
+    """
+    folder = Path(config.output_dir)
+    check_devices(config.trainer)
+    with alone_in(folder):
+        if not resume and is_first_rank():
+            refuse_taken(folder)
+        takeover = Takeover(folder, config, resume)
+        try:
+            with failure_noted(folder):
+                return _train(folder, config, takeover, resume)
+        finally:
+            takeover.abandon()
+
+
+def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -> dict[str, float]:
+    quieten()
+    checkpoint, resumed = _resumed(folder, takeover) if resume else (None, None)
+    evaluation: RetrievalEvaluation = build(config.evaluation)
+    loggers = build_loggers(config, folder, resumed)
+    cost = Cost()
+    # The evaluation comes first: the other callbacks read what it found.
+    callbacks = [
+        evaluation,
+        cost,
+        SameConfig(config),
+        RecordInCheckpoint(config),
+        UnloggedRow(),
+        WandbStep(),
+        ResumedLearningRate(),
+        RandomStates(),
+        *(build(n) for n in config.callbacks.values() if n is not None),
+    ]
+    # Last those that save, so that what they save includes what the other callbacks have just done.
+    callbacks.sort(key=lambda callback: isinstance(callback, (StopOnSignal, LastCheckpoint)))
+    if config.trainer.get("enable_progress_bar") is False:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    plugins = [RunCheckpointIO(on_saved=takeover.commit)]
+    trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins)
+    if isinstance(trainer.strategy, SameConfigDDP):
+        trainer.strategy.resume = resume
+        trainer.strategy.config_file = str(takeover.config_file)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: LightningDataModule = build(config.data)
+    module = RetModule(
+        retriever=build_untrained(config) if checkpoint else initial_retriever(config),
+        loss=build(config.loss),
+        optimizer=build(config.optimizer),
+        scheduler=build(config.scheduler),
+        backbone_learning_rate_scale=config.backbone_learning_rate_scale,
+        on_nonfinite=config.on_nonfinite,
+    )
+    if config.compile:
+        compile_blocks(module.retriever)
+    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
+        if is_first_rank():  # before any logger or rank starts
+            prepare_and_check(data, trainer, config)
+        log_config(loggers, config)
+        record_wandb_run(loggers, folder)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if not trainer.interrupted:
+            takeover.commit()
+        best = trainer.strategy.broadcast(best_checkpoint(folder) if trainer.is_global_zero else None)
+        if trainer.is_global_zero and not trainer.interrupted:
+            scores = {best[1]: best[0].scores[best[1]]} if best else {}
+            origin = {
+                **read_json(folder / ORIGIN_FILE),
+                "best": scores,
+                selected_on.KEY: _selected_on(data, best, config),
+            }
+            write_json(folder / ORIGIN_FILE, origin)
+        if trainer.interrupted or config.test_with == "none":
+            log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
+            return {}
+        tested = best[0] if best and config.test_with == "best" else None
+        missing = "" if config.test_with == "last" else ", since there is no best checkpoint"
+        log.info("testing %s", f"{tested.file}, step {tested.step}" if tested else f"the last step{missing}")
+        trainer.test(module, datamodule=data, ckpt_path=tested and tested.file, weights_only=True, verbose=False)
+        step = tested.step if tested else trainer.global_step
+        metrics, tables = _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
+    if tables:  # last of all: W&B has said what it has to say
+        print_tables(tables)
+        pictures = [name for name in _PICTURES if (folder / name).is_file()]
+        log.info(
+            "metrics, rankings and checkpoints are in %s%s",
+            folder,
+            f"; open {' and '.join(pictures)} next" if pictures else "",
+        )
+    return metrics
+
+
+def _selected_on(data: LightningDataModule, best: object, config: DictConfig) -> str:
+    """Where the queries are from that decided which weights are tested."""
+    if not best or config.test_with != "best":
+        return selected_on.LAST
+    return selected_on.of_sources(subset.source for subset in data.evaluation_subsets("val"))
+
+
+def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | None]:
+    """The checkpoint that a run resumes from, and what its loggers need to know of it."""
+    if is_first_rank():
+        repair_checkpoints(folder / CHECKPOINTS_FOLDER)
+    checkpoint = last_whole_checkpoint(folder)
+    if checkpoint is None:
+        log.info("resuming from the beginning: %s has no complete checkpoint", folder)
+        return None, None
+    stored = stored_checkpoint(checkpoint)
+    log.info("resuming from %s, step %d", checkpoint, stored["global_step"])
+    return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit, takeover.on_abandon)
+
+
+def best_validation(folder: Path) -> float:
+    """The score of a run's best checkpoint: what a search over settings optimises.
+
+    A metric of the test split would choose settings by the queries that are to assess them.
+
+    Args:
+        folder: of a run that has been trained to its end.
+
+    Raises:
+        ConfigError: if no checkpoint was scored.
+    """
+    best = best_checkpoint(folder)
+    if best is None:
+        raise ConfigError(
+            f"{folder}: a search needs the best value of callbacks.checkpoint.monitor, and no checkpoint was scored; "
+            "is callbacks.checkpoint there, and does a validation run before the end?",
+            code="search-without-score",
+            folder=str(folder),
+        )
+    candidate, monitor = best
+    return candidate.scores[monitor]
+
+
+def _finish(
+    evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
+) -> tuple[dict[str, float], list[Table]]:
+    chosen = selected_on.in_words(read_json(folder / ORIGIN_FILE)[selected_on.KEY])
+    metrics, tables = write_results(evaluation, "test", folder, f"checkpoint: step {step}, {chosen}")
+    log_tables(loggers, tables)
+    write_json(folder / COST_FILE, cost.measured())
+    write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
+    write_json(folder / METRICS_FILE, metrics)
+    return metrics, tables

@@ -1,0 +1,320 @@
+"""From a file of passages to a search index: what ret-index does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import active_children, get_context
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from ret_lightning.config.build import build
+from ret_lightning.data.rows import CONTENT, Passage, content_digest
+from ret_lightning.errors import ConfigError, DataError, UserError
+from ret_lightning.evaluation.encode_rows import encoded
+from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.precision import device_named
+from ret_lightning.retrieval.indexes.base import Index
+from ret_lightning.retrieval.indexes.serialization import index_like, settings_of
+from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
+from ret_lightning.retrieval.store.store_plan import AnotherStore
+from ret_lightning.runtime.child_process import end_with
+from ret_lightning.search.index_folder import (
+    EMBEDDINGS,
+    LOCK,
+    MANIFEST,
+    SEARCH,
+    VERSION,
+    SearchFolder,
+    finish,
+    read_manifest,
+)
+from ret_lightning.search.model_identity import ModelIdentity, open_model
+from ret_lightning.search.passages import Shown, read_passages
+
+log = logging.getLogger(__name__)
+
+COPIED = 1024  # embeddings at a time that go from one version into the next
+
+
+def index_passages(config: DictConfig) -> None:
+    """Encodes passages and makes them searchable, in a folder or in Qdrant.
+
+    Args:
+        config: as ret-index composes it.
+
+    Raises:
+        UserError: on what the user can mend; what was encoded until then is kept, and the next run goes on there.
+    """
+    if config.qdrant is not None:
+        from ret_lightning.search.qdrant import index_into_qdrant
+
+        index_into_qdrant(config)
+        return
+    folder = Path(config.index)
+    with _alone_in(folder):
+        before = _before(folder, config.append)
+        passages = read_passages(config.passages)
+        if before is not None:
+            refuse_known(passages, before.embeddings.ids, config.passages)
+        retriever, model = model_for(config, None if before is None else before.model)
+        _build(folder, before, passages, retriever, model, config)
+
+
+def model_for(config: DictConfig, known: ModelIdentity | None) -> tuple[RetRetriever, ModelIdentity]:
+    """The model that encodes, on its device: of `checkpoint`, or else that of the index which is there already."""
+    device = device_named(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if known is not None:
+        return known.open(config.checkpoint, device), known
+    if config.checkpoint is None:
+        raise ConfigError(
+            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>",
+            code="checkpoint-not-given",
+        )
+    retriever, model = open_model(config.checkpoint)
+    return retriever.to(device), model
+
+
+def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
+    """Raises DataError where an id is in the index already."""
+    there = set(known)
+    twice = [passage for passage in passages if passage.passage_id in there]
+    if twice:
+        raise DataError(
+            f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
+            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only",
+            code="passages-indexed-already",
+            count=len(twice),
+            found=twice[0].passage_id,
+        )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    if folder.is_file():
+        raise ConfigError(f"index={folder}: a file of that name is in the way", code="index-is-file", path=folder)
+    if folder.is_dir():
+        others = {path.name for path in folder.iterdir()} - {MANIFEST, LOCK}
+        strange = sorted(name for name in others if not (VERSION.fullmatch(name) or name.startswith(f".{MANIFEST}.")))
+        if strange:
+            raise ConfigError(
+                f"index={folder}: holds {strange[0]!r}, which is no part of an index; choose another folder",
+                code="index-folder-not-empty",
+                path=folder,
+                found=strange[0],
+            )
+    lock = FileLock(folder / LOCK, timeout=0)
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"index={folder}: another ret-index is writing into it", code="index-locked", path=folder
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"index={folder}: cannot be written ({error.strerror or error})", code="index-not-written", path=folder
+        ) from error
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"index={folder}: the disk is full; what was encoded is kept, run it again when there is room",
+            code="index-disk-full",
+            path=folder,
+        ) from error
+    finally:
+        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing came of it
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()
+
+
+def _before(folder: Path, append: bool) -> SearchFolder | None:
+    """The index that passages are added to; None for a new one."""
+    if not append:
+        if (folder / MANIFEST).exists():
+            count = read_manifest(folder).passages
+            raise ConfigError(
+                f"index={folder}: holds an index of {count} passages; append=true adds to it, or choose another folder",
+                code="index-exists",
+                path=folder,
+                passages=count,
+            )
+        return None
+    if not (folder / MANIFEST).exists():
+        raise ConfigError(
+            f"append=true: index={folder} holds no finished index to add to; leave append out to make one",
+            code="index-to-append-missing",
+            path=folder,
+        )
+    return SearchFolder(folder)
+
+
+def _build(
+    folder: Path,
+    before: SearchFolder | None,
+    passages: list[Passage],
+    retriever: RetRetriever,
+    model: ModelIdentity,
+    config: DictConfig,
+) -> None:
+    version = 1 if before is None else before.version + 1
+    at = folder / f"v{version}"
+    kept = () if before is None else before.embeddings.ids
+    share = _Share(
+        at / EMBEDDINGS,
+        None if before is None else folder,
+        [*kept, *(p.passage_id for p in passages)],
+        retriever.passage_tower.row_shape,
+        model,
+        passages,
+        content_digest(passages),
+        config,
+    )
+    store = _begun(share)
+    unwritten = sum(row >= len(kept) for row in store.writer().rows)
+    log.info(
+        "%d passages%s, %d to encode with %s",
+        *(len(passages), f" for the {len(kept)} that are there" if kept else "", unwritten, model.source),
+    )
+    if config.processes == 1:
+        texts = share.write(0, retriever, before)
+    else:
+        with _processes(config.processes - 1) as pool:
+            others = [pool.submit(share.write, rank) for rank in range(1, config.processes)]
+            texts = share.write(0, retriever, before, others)
+            for other in others:
+                texts.add(other.result())
+    texts.warn(log, "passage texts")
+    embeddings = store.finish().embeddings
+    # What is added to keeps its kind and settings, whatever the group `retrieval` says by default.
+    index: Index = (
+        build(config.retrieval)
+        if before is None
+        else index_like(type(before.index).__name__, settings_of(before.index), config.retrieval.get("device"))
+    )
+    index.build(embeddings)
+    index.save(at / SEARCH)
+    shown = [] if before is None else list(before.shown)
+    finish(folder, version, model, [*shown, *(Shown(p.passage_id, p.text, p.image_path) for p in passages)])
+    log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
+
+
+def _begun(share: _Share) -> StoreInProgress:
+    """The store of `share`; raises DataError where an interrupted run began another one that is not to be discarded."""
+    try:
+        return share.store()
+    except AnotherStore as error:
+        if share.config.discard:
+            shutil.rmtree(share.folder.parent)
+            log.info("%s, of an interrupted run, removed", share.folder.parent)
+            return share.store()
+        changed = error.difference.startswith(CONTENT)
+        difference = "other texts or image paths than it has now" if changed else error.difference
+        raise DataError(
+            f"passages={share.config.passages}: an interrupted run began {share.folder.parent} with {difference}; run it again "
+            "as it was begun, or remove what it wrote by discard=true",
+            code="index-begun-otherwise",
+            path=share.folder.parent,
+            difference=difference,
+        ) from None
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
+    # With their parent the lock on the folder is gone.
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
+    try:
+        yield pool
+    except BaseException:
+        for process in active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown()
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What each of several processes has to know to write its share of an `EmbeddingStore`."""
+
+    folder: Path  # of the store
+    added_to: Path | None  # the index folder whose embeddings come first
+    ids: list[str]
+    shape: tuple[int, int]
+    model: ModelIdentity
+    passages: list[Passage]
+    content: str  # see `content_digest`
+    config: DictConfig
+
+    def store(self) -> StoreInProgress:
+        """New, or one that was interrupted."""
+        # Of the content, too: what an interrupted run encoded would otherwise be paired with texts that were edited since.
+        made_with = {"dtype": self.config.dtype, CONTENT: self.content}
+        return EmbeddingStore.create(self.folder, self.ids, self.shape, self.model.fingerprint, made_with)
+
+    def write(
+        self,
+        rank: int,
+        retriever: RetRetriever | None = None,
+        before: SearchFolder | None = None,
+        others: Sequence[Future[TextCount]] = (),
+    ) -> TextCount:
+        """Writes what is left of one rank's share; a process of its own opens the model and the index by itself.
+
+        Raises what another rank raised as soon as that is known.
+
+        Returns:
+            The texts that it encoded.
+        """
+        config = self.config
+        if before is None and self.added_to is not None:
+            before = SearchFolder(self.added_to, verify=False)
+        writer = self.store().writer(rank, config.processes)
+        first_new = len(self.ids) - len(self.passages)
+        copied = torch.tensor([row for row in writer.rows if row < first_new], dtype=torch.int64)
+        new = [self.passages[row - first_new] for row in writer.rows if row >= first_new]
+        for rows in copied.split(COPIED) if len(copied) else ():
+            writer.add(before.embeddings.take(rows))
+        texts = TextCount()
+        if not new:
+            return texts
+        with self.fewer_threads():
+            retriever = retriever or self.model.open(config.checkpoint, self._device(rank))
+            for vectors in encoded(
+                retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype, rank == 0, texts
+            ):
+                writer.add(vectors)
+                for other in others:
+                    if other.done():
+                        other.result()
+        return texts
+
+    @contextmanager
+    def fewer_threads(self) -> Iterator[None]:
+        """Several processes share the cores; more threads than these are much slower than one."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // self.config.processes))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def _device(self, rank: int) -> torch.device:
+        device = device_named(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return torch.device("cuda", rank % torch.cuda.device_count()) if device.type == "cuda" else device

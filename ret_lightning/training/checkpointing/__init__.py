@@ -1,0 +1,1 @@
+"""Checkpoints of a training run: written, chosen, and opened again."""

@@ -1,0 +1,228 @@
+"""Trained models: what a training checkpoint says of itself, and opening one again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning import __version__
+from ret_lightning.config.build import build
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.inputs import ImageTransform, Tokenizer
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.checkpoint.files import not_a_folder
+from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
+from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
+from ret_lightning.training.checkpointing.selection import Selected, best_checkpoint, selected_checkpoint
+
+log = logging.getLogger(__name__)
+
+RECORD = "ret_lightning"
+
+
+class RecordInCheckpoint(Callback):
+    """Writes into every checkpoint what it takes to open it without its run folder, and how it did.
+
+    Args:
+        config: the run's, resolved.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the record; plain containers, since a checkpoint is read with `weights_only`."""
+        tower = pl_module.retriever.query_tower
+        validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and "@" in k}
+        checkpoint[RECORD] = {
+            "version": __version__,
+            "config": self.config,
+            "validation": validation,
+            "stored_config": pl_module.retriever.stored_config,
+            "sources": [tower.text_backbone.source, tower.vision_backbone.source],
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model from a training checkpoint.
+
+    Attributes:
+        retriever: in eval mode, on the CPU.
+        file: the checkpoint.
+        config: the run's, resolved.
+        epoch: 0-based, that it was written in.
+        step: optimiser steps until then.
+        validation: what the last validation before it gave, `<subset>/<metric>` to a value.
+        test: the run's test metrics, likewise, if they are of this checkpoint; else empty.
+        version: of ret_lightning, that wrote it.
+    """
+
+    retriever: RetRetriever
+    file: Path
+    config: dict[str, Any]
+    epoch: int
+    step: int
+    validation: dict[str, float]
+    test: dict[str, float]
+    version: str
+
+
+def open_retriever(source: str | Path) -> RetRetriever:
+    """A retriever in eval mode, on the CPU, from whatever holds one.
+
+    Args:
+        source: a training checkpoint, a run folder (its best checkpoint, or else the last), a folder in the published
+            layout, or a hub id.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    file = training_checkpoint(source)
+    return open_file(file) if file is not None else RetRetriever.from_pretrained(source)
+
+
+def open_file(file: Path) -> RetRetriever:
+    """The retriever of a training checkpoint, in eval mode, on the CPU; raises as `load_trained`."""
+    return load_trained(file).retriever
+
+
+@lru_cache(maxsize=1)
+def opened(checkpoint: str) -> RetRetriever:
+    """As `open_retriever`; the same object when the same is asked for again."""
+    file = Path(checkpoint).expanduser()
+    return open_file(file) if file.is_file() else open_retriever(checkpoint)
+
+
+def tokenizer_of(checkpoint: str) -> Tokenizer:
+    """The tokenizer of a checkpoint's towers, for configs; raises ConfigError where each tower has another one."""
+    retriever = opened(checkpoint)
+    return _of_both(retriever, checkpoint, "tokenizer", ("max_length",))
+
+
+def image_transform_of(checkpoint: str) -> ImageTransform:
+    """The image transform of a checkpoint's towers, as `tokenizer_of`."""
+    retriever = opened(checkpoint)
+    return _of_both(retriever, checkpoint, "image_transform", ("size", "mean", "std", "reduce"))
+
+
+def _of_both(retriever: RetRetriever, checkpoint: str, name: str, settings: tuple[str, ...]) -> Any:
+    query, passage = (getattr(tower, name) for tower in (retriever.query_tower, retriever.passage_tower))
+    for setting in settings if query is not passage else ():
+        values = getattr(query, setting, None), getattr(passage, setting, None)
+        if values[0] != values[1]:
+            raise ConfigError(
+                f"checkpoint={checkpoint}: the query tower's {name} has {setting}={values[0]} and the passage tower's "
+                f"{values[1]}; an evaluation prepares both sides alike",
+                code="towers-prepared-differently",
+                key=setting,
+                found=values,
+            )
+    return query
+
+
+def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path | None:
+    """The checkpoint file that a source is, or the one of a run folder to use; the log states which, and its step.
+
+    Args:
+        source: a file, or a run folder: its best checkpoint, or the last one where none was scored.
+        option: what names the source, for the log.
+
+    Returns:
+        None where it is neither.
+
+    Raises:
+        UserError: if the file is no complete checkpoint of ret-train.
+    """
+    if not str(source):
+        return None
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix in (".safetensors", ".json"):
+            raise not_a_folder(path)
+        file = path.resolve() if path.is_symlink() else path  # best.ckpt refers to another file
+        selected: Selected | None = Selected(file, stored_checkpoint(file)["global_step"], "as named", is_best=False)
+    else:
+        selected = selected_checkpoint(path)
+    if selected is None:
+        return None
+    level = logging.INFO if path.is_file() or selected.is_best else logging.WARNING
+    log.log(level, "%s: %s", option, selected)
+    return selected.file
+
+
+def load_trained(file: Path) -> Trained:
+    """The model of a training checkpoint, built by the config that stands in it.
+
+    Raises:
+        UserError: if the file is no checkpoint of ret-train, or a torn one.
+    """
+    checkpoint = _read(file)
+    record, state = checkpoint[RECORD], checkpoint["state_dict"]
+    config = OmegaConf.create(record["config"])
+    retriever = build_untrained(config)
+    weights = {
+        name.removeprefix(RETRIEVER_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(RETRIEVER_PREFIX)
+    }
+    try:
+        retriever.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{file}: the weights do not fit its config ({reason})", code="checkpoint-weights-mismatch", path=str(file)
+        ) from error
+    retriever.stored_config = record["stored_config"]
+    for tower in (retriever.query_tower, retriever.passage_tower):
+        tower.text_backbone.source, tower.vision_backbone.source = record["sources"]
+    return Trained(
+        retriever=retriever.eval(),
+        file=file,
+        config=record["config"],
+        epoch=checkpoint["epoch"],
+        step=checkpoint["global_step"],
+        validation={name.removeprefix("val/"): value for name, value in record["validation"].items()},
+        test=_test_metrics(file, checkpoint["global_step"]),
+        version=record["version"],
+    )
+
+
+def chosen_on(file: Path) -> str:
+    """The queries that a checkpoint was chosen on, see `training.selected_on`; `unknown` unless it is its run's best."""
+    run = file.resolve().parent.parent
+    best = best_checkpoint(run) if (run / CONFIG_FILE).is_file() else None
+    if best is None or best[0].file.resolve() != file.resolve():
+        return selected_on.UNKNOWN
+    config = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+    return selected_on.of_run(read_json(run / ORIGIN_FILE), {**config, "test_with": "best"})
+
+
+def build_untrained(config: DictConfig) -> RetRetriever:
+    """The model of a training config with random weights, also where the config names pretrained backbones."""
+    model = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+    if "pretrained" in model.backbone:
+        model.backbone.pretrained = None
+    return build(model)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(file)
+    if RECORD not in checkpoint:
+        raise UserError(
+            f"{file}: no checkpoint of ret-train (it has no {RECORD})", code="checkpoint-without-record", path=str(file)
+        )
+    return checkpoint
+
+
+def _test_metrics(file: Path, step: int) -> dict[str, float]:
+    """Of the run folder that a checkpoint stands in, if they are of its weights: the run's at this step."""
+    run = file.resolve().parent.parent
+    return read_json(run / METRICS_FILE) if read_json(run / ORIGIN_FILE).get("tested_step") == step else {}
