@@ -23,8 +23,8 @@ from measure import peak, reset_peak
 from random_model import random_retriever
 
 from ret_lightning import RetrievalEvaluation
-from ret_lightning.data.layouts.m2kr import EvaluationSubset
 from ret_lightning.data.sampling.batch_samplers import dealt
+from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.evaluation.stored_sink import StoredVectors
 from ret_lightning.retrieval import ExactIndex, FaissIndex
 

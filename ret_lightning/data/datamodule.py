@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -15,22 +15,14 @@ from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.holdout import HoldoutLimits
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.layouts.m2kr import (
-    M2KR_SUBSETS,
-    EvaluationSubset,
-    M2KRFiles,
-    Source,
-    Split,
-    SubsetNames,
-    load_subset,
-    sampled_pool,
-    warn_unreachable,
-)
+from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KRFiles, load_subset, sampled_pool
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.position import Position
 from ret_lightning.data.required_files import Needed, check_required_files
 from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
+from ret_lightning.data.types import EvaluationSubset, Source, Split, warn_unreachable
 from ret_lightning.data.validation_plan import (
     Validation,
     ValidationPlan,
@@ -41,9 +33,6 @@ from ret_lightning.data.validation_plan import (
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule  # noqa: F401 -- the config check reads this name
 
 log = logging.getLogger(__name__)
 
@@ -405,12 +394,3 @@ class M2KRDataModule(LightningDataModule):
 
     def _on_gpu(self) -> bool:
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
-
-
-def __getattr__(name: str) -> Any:
-    """Finds `GlyphsDataModule` under the name that saved configs and conf/data/glyphs.yaml have for it."""
-    if name == "GlyphsDataModule":
-        from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
-
-        return GlyphsDataModule
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import BytePlace, Content, Passage, Place, Query, parse_pair

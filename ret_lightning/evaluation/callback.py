@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.layouts.m2kr import EvaluationSubset, Split, distinct_ids
+from ret_lightning.data.types import EvaluationSubset, Split, distinct_ids
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.embedding_sink import EncodedSubset, Vectors, VectorsInMemory

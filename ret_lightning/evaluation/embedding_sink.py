@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ret_lightning.data.layouts.m2kr import EvaluationSubset
+from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval import Embeddings, Index, gather_at, share_of

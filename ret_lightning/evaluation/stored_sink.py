@@ -22,20 +22,20 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
 from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
 from ret_lightning.data.sampling.batch_samplers import evaluation_batches
+from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.distributed.barrier import Meeting
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.evaluation.batch_limits import limited_batches
 from ret_lightning.evaluation.embedding_sink import EncodedSubset
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
-from ret_lightning.retrieval.indexes.serialization import KINDS, index_like, settings_of
+from ret_lightning.retrieval.indexes.base import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store.embedding_store import StoreInProgress, StoreWriter
 from ret_lightning.retrieval.store.store_plan import AnotherStore
-from ret_lightning.runs.batch_limits import limited_batches
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from ret_lightning.models.gate_activations import RowOpenings
 from ret_lightning.models.precision import device_named, dtype_named
 
 if TYPE_CHECKING:
-    from ret_lightning.models.retriever import RetRetriever
     from ret_lightning.models.tower import RetTower
+    from ret_lightning.models.two_towers import TwoTowers
 
 Pair = tuple[str | None, str | Path | Image.Image | None]
 Side = Literal["query", "passage"]
@@ -42,7 +42,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def encode_pairs(
-    retriever: RetRetriever,
+    retriever: TwoTowers,
     side: Side,
     pairs: Iterable[Pair],
     batch_size: int = 32,
@@ -119,7 +119,7 @@ def encode_pairs(
         return result if done == len(result) else result[:done].clone()
 
 
-def gate_openings(retriever: RetRetriever, side: Side, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+def gate_openings(retriever: TwoTowers, side: Side, pairs: Sequence[Pair]) -> dict[str, Tensor]:
     """How far the gates of one tower open for each pair, in eval mode and one pass; the model stays as it was.
 
     Args:

@@ -4,74 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbones.base import Backbone, BlockStack
+from ret_lightning.models.backbones.base import Backbone
 from ret_lightning.models.cell import RetCell
+from ret_lightning.models.checkpoint.files import load_checkpoint, save_checkpoint
+from ret_lightning.models.checkpoint.hub import push
 from ret_lightning.models.encode_pairs import Pair, encode_pairs, gate_openings
-from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import Gate
 from ret_lightning.models.layer_plans import Published, Recurrence
-from ret_lightning.models.tower import RetTower, normalised
+from ret_lightning.models.tower import RetTower
+from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.ops import maxsim
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class RetRetriever(nn.Module):
+
+class RetRetriever(TwoTowers):
     """Encodes queries and passages; scores are MaxSim of what it gives.
 
     Args:
         query_tower: for queries.
         passage_tower: for passages; the same object as `query_tower` for one tower on both sides.
     """
-
-    def __init__(self, query_tower: RetTower, passage_tower: RetTower) -> None:
-        super().__init__()
-        self.query_tower = query_tower
-        self.passage_tower = passage_tower
-        # Of the checkpoint that it was read from; saving keeps the fields that are not ours.
-        self.stored_config: dict[str, Any] = {}
-
-    def forward(
-        self,
-        queries: EncoderInput,
-        passages: EncoderInput,
-        query_means: OpeningMeans | None = None,
-        passage_means: OpeningMeans | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encodes a training batch; a backbone that both towers share runs once over the rows of both.
-
-        Args:
-            queries: B_q rows.
-            passages: B_p rows.
-            query_means: if given, collects the query tower's gate openings.
-            passage_means: likewise.
-
-        Returns:
-            (B_q, k, d) and (B_p, k, d) vectors of length 1, float32; (B, d) where the towers pool.
-        """
-        towers, inputs = (self.query_tower, self.passage_tower), (queries, passages)
-        texts = [x.input_ids[x.text_rows] for x in inputs]
-        length = max(t.shape[1] for t in texts)
-        texts = [torch.nn.functional.pad(t, (0, length - t.shape[1])) for t in texts]
-        text = _states([t.text_backbone for t in towers], texts, [t.plan.text for t in towers])
-        # A text padded to the other side's length has states to spare; the tower reads only its own.
-        text = [[s[:, : x.input_ids.shape[1]] for s in states] for states, x in zip(text, inputs, strict=True)]
-        images = [x.pixel_values for x in inputs]
-        image = _states([t.vision_backbone for t in towers], images, [t.plan.vision for t in towers])
-        query = self.query_tower.recur(queries, text[0], image[0], query_means)
-        passage = self.passage_tower.recur(passages, text[1], image[1], passage_means)
-        return normalised(query), normalised(passage)
-
-    def encode(self, side: Literal["query", "passage"], inputs: EncoderInput) -> Tensor:
-        """(B, k, d) vectors of length 1, float32, of one side; (B, 1, d) where the tower pools."""
-        tower = self.query_tower if side == "query" else self.passage_tower
-        vectors = normalised(tower(inputs))
-        return vectors if vectors.dim() == 3 else vectors[:, None]
 
     def encode_queries(
         self,
@@ -141,7 +101,7 @@ class RetRetriever(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         revision: str | None = None,
-    ) -> RetRetriever:
+    ) -> Self:
         """A retriever from a checkpoint in the published layout or our extension of it, in eval mode.
 
         Args:
@@ -153,9 +113,7 @@ class RetRetriever(nn.Module):
         Raises:
             UserError: if there is no such checkpoint, or its weights do not fit its config.
         """
-        from ret_lightning.models.checkpoint.files import load_checkpoint
-
-        return load_checkpoint(source, device=device, dtype=dtype, revision=revision)
+        return load_checkpoint(cls, source, device=device, dtype=dtype, revision=revision)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
         """Writes the published layout: the folder's `config.json` and `model.safetensors`, whole or not at all.
@@ -167,8 +125,6 @@ class RetRetriever(nn.Module):
             folder: made if it is not there; other files in it stay.
             max_shard_size: weights of more than this are split over several files; bytes, or a string like `"5GB"`.
         """
-        from ret_lightning.models.checkpoint.files import save_checkpoint
-
         save_checkpoint(self, folder, max_shard_size)
 
     def push_to_hub(
@@ -194,8 +150,6 @@ class RetRetriever(nn.Module):
         Raises:
             UserError: if the hub cannot be reached, or refuses.
         """
-        from ret_lightning.models.checkpoint.hub import push
-
         return push(self, repo_id, private, revision, commit_message, token)
 
 
@@ -283,14 +237,3 @@ def build_retriever(
         return RetRetriever(query_tower, query_tower)
     passage_cells = query_cells if share_cells else cells()
     return RetRetriever(query_tower, RetTower(backbone, plan, passage_cells, output_size, pooled))
-
-
-def _states(stacks: list[BlockStack], inputs: list[Tensor], blocks: list[tuple[int, ...]]) -> list[list[Tensor]]:
-    """The states that each tower wants of its stack; two towers with one stack cost one pass over the rows of both."""
-    if stacks[0] is not stacks[1]:
-        return [stack(x, b) for stack, x, b in zip(stacks, inputs, blocks, strict=True)]
-    wanted = sorted({*blocks[0], *blocks[1]})
-    states = dict(zip(wanted, stacks[0](torch.cat(inputs), wanted), strict=True))
-    sizes = [len(x) for x in inputs]
-    split = {block: state.split(sizes) for block, state in states.items()}
-    return [[split[block][side] for block in blocks[side]] for side in range(2)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ret_lightning.data.layouts.m2kr import EvaluationSubset
+from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.errors import DataError
 from ret_lightning.report.judged import Judged, judge_run, parts
 from ret_lightning.report.run_folders import Run

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ret_lightning.config.build import build
 from ret_lightning.data.images.sources import ImageSource
-from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
+from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import decode_image
 from ret_lightning.report.comparison import PerQuery

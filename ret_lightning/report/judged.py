@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ret_lightning.data.layouts.m2kr import EvaluationSubset, distinct_ids
+from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.published_results import HEADLINE_MEANS, headline_metrics
 from ret_lightning.report.run_folders import Run

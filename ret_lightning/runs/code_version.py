@@ -7,8 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import TypedDict
 
-import ret_lightning
-
 SECONDS = 10  # git on a slow network file system; a run does not wait longer for a note on where it comes from
 
 
@@ -30,7 +28,7 @@ def code_version(package: Path | None = None) -> CodeVersion | None:
     Returns:
         None where the package is installed without a checkout, or git is missing or refuses.
     """
-    package = package or Path(ret_lightning.__file__).parent
+    package = package or Path(__file__).parents[1]
     try:
         # An installed package may lie inside a repository that is not its own: there it is not tracked.
         _git(package, "ls-files", "--error-unmatch", "__init__.py")

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 
 from ret_lightning.config.run_rules import unlogged_monitors
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.layouts.m2kr import Split
+from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
-from ret_lightning.runs.batch_limits import limited_batches
+from ret_lightning.evaluation.batch_limits import limited_batches
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:

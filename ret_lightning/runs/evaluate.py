@@ -19,12 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from ret_lightning import __version__
+from ret_lightning._version import __version__
 from ret_lightning.config.build import build
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.layouts.m2kr import EvaluationSubset, M2KRFiles, Split
+from ret_lightning.data.layouts.m2kr import M2KRFiles
 from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.data.types import EvaluationSubset, Split
 from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import UserError
 from ret_lightning.evaluation.callback import RetrievalEvaluation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from ret_lightning import __version__
+from ret_lightning._version import __version__
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.checkpoint.files import CONFIG_FILE, check_shard_size, storable_config
 from ret_lightning.models.checkpoint.hub import CARD_FILE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ret_lightning.data.layouts.m2kr import Split
+from ret_lightning.data.types import Split
 from ret_lightning.evaluation.callback import RetrievalEvaluation
 from ret_lightning.evaluation.metric_tables import metrics_tables
 from ret_lightning.runtime.run_layout import INTERVALS_FILE, RANKINGS_FOLDER, write_json

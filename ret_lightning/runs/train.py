@@ -25,6 +25,7 @@ from ret_lightning.runs.process import continuable, ended, failure_noted, quiete
 from ret_lightning.runs.results import write_results
 from ret_lightning.runs.resume.csv_rows import KEY as UNLOGGED_ROW
 from ret_lightning.runs.resume.csv_rows import UnloggedRow
+from ret_lightning.runs.resume.resume_checks import ResumedLearningRate, SameConfig
 from ret_lightning.runs.resume.same_run import last_whole_checkpoint
 from ret_lightning.runs.resume.takeover import Takeover, refuse_taken
 from ret_lightning.runtime.lock import alone_in, is_first_rank
@@ -37,7 +38,6 @@ from ret_lightning.runtime.run_layout import (
     write_json,
 )
 from ret_lightning.training.callbacks.cost import Cost
-from ret_lightning.training.callbacks.resume_checks import ResumedLearningRate, SameConfig
 from ret_lightning.training.callbacks.rng_states import RandomStates
 from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal
 from ret_lightning.training.checkpointing import selected_on

@@ -72,7 +72,7 @@ def _answer(
         texts = count_texts(retriever.query_tower.tokenizer, [config.query] if config.query else [])
         ids: list[str | None] = [None]
     else:
-        from ret_lightning.data.layouts.m2kr import distinct_ids
+        from ret_lightning.data.types import distinct_ids
         from ret_lightning.evaluation.encode_rows import encoded
 
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers, texts=texts)

@@ -24,8 +24,7 @@ from ret_lightning.evaluation.encode_rows import encoded
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
-from ret_lightning.retrieval.indexes.base import Index
-from ret_lightning.retrieval.indexes.serialization import index_like, settings_of
+from ret_lightning.retrieval.indexes.base import Index, index_like, settings_of
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import AnotherStore
 from ret_lightning.runtime.child_process import end_with
@@ -39,8 +38,8 @@ from ret_lightning.search.index_folder import (
     finish,
     read_manifest,
 )
-from ret_lightning.search.model_identity import ModelIdentity, open_model
-from ret_lightning.search.passages import Shown, read_passages
+from ret_lightning.search.model_identity import ModelIdentity, model_for
+from ret_lightning.search.passages import Shown, read_passages, refuse_known
 
 log = logging.getLogger(__name__)
 
@@ -67,36 +66,8 @@ def index_passages(config: DictConfig) -> None:
         passages = read_passages(config.passages)
         if before is not None:
             refuse_known(passages, before.embeddings.ids, config.passages)
-        retriever, model = model_for(config, None if before is None else before.model)
+        retriever, model = model_for(config.checkpoint, config.device, None if before is None else before.model)
         _build(folder, before, passages, retriever, model, config)
-
-
-def model_for(config: DictConfig, known: ModelIdentity | None) -> tuple[RetRetriever, ModelIdentity]:
-    """The model that encodes, on its device: of `checkpoint`, or else that of the index which is there already."""
-    device = device_named(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if known is not None:
-        return known.open(config.checkpoint, device), known
-    if config.checkpoint is None:
-        raise ConfigError(
-            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>",
-            code="checkpoint-not-given",
-        )
-    retriever, model = open_model(config.checkpoint)
-    return retriever.to(device), model
-
-
-def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
-    """Raises DataError where an id is in the index already."""
-    there = set(known)
-    twice = [passage for passage in passages if passage.passage_id in there]
-    if twice:
-        raise DataError(
-            f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
-            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only",
-            code="passages-indexed-already",
-            count=len(twice),
-            found=twice[0].passage_id,
-        )
 
 
 @contextmanager

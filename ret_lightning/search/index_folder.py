@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning import __version__
+from ret_lightning._version import __version__
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.indexes.serialization import sha256_of_file

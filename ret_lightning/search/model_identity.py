@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 
-from ret_lightning.errors import DataError, UserError
+from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.fingerprint import fingerprint, fingerprint_as
+from ret_lightning.models.precision import device_named
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,32 @@ def open_model(checkpoint: str) -> tuple[RetRetriever, ModelIdentity]:
     path = (file or Path(checkpoint).expanduser()).absolute()
     source = str(path) if path.exists() else checkpoint
     return retriever, ModelIdentity(source, "published" if file is None else "training", fingerprint(retriever))
+
+
+def model_for(
+    checkpoint: str | None, device: str | None, known: ModelIdentity | None
+) -> tuple[RetRetriever, ModelIdentity]:
+    """The model that encodes, on its device: of `checkpoint`, or else that of the index which is there already.
+
+    Args:
+        checkpoint: as in `open_model`; None: that of `known`.
+        device: its name; None: a GPU where there is one.
+        known: the model of an index; None for a new one.
+
+    Raises:
+        ConfigError: if there is neither a checkpoint nor a known model, or no such device.
+        UserError: if the checkpoint cannot be opened, or is of another model than the known one.
+    """
+    place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if known is not None:
+        return known.open(checkpoint, place), known
+    if checkpoint is None:
+        raise ConfigError(
+            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>",
+            code="checkpoint-not-given",
+        )
+    retriever, model = open_model(checkpoint)
+    return retriever.to(place), model
 
 
 def _opened(checkpoint: str) -> tuple[RetRetriever, Path | None]:

@@ -61,6 +61,20 @@ def read_passages(files: str) -> list[Passage]:
     return passages
 
 
+def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
+    """Raises DataError where an id is in the index already."""
+    there = set(known)
+    twice = [passage for passage in passages if passage.passage_id in there]
+    if twice:
+        raise DataError(
+            f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
+            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only",
+            code="passages-indexed-already",
+            count=len(twice),
+            found=twice[0].passage_id,
+        )
+
+
 def no_rows(files: RowFiles) -> DataError:
     """The error of files without a row."""
     return DataError(f"{files}: no rows", code="files-without-rows", paths=tuple(files.paths))

@@ -21,10 +21,9 @@ from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.evaluation.encode_rows import encoded
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
-from ret_lightning.search.build_index import model_for, refuse_known
 from ret_lightning.search.hits import Hit
-from ret_lightning.search.model_identity import ModelIdentity
-from ret_lightning.search.passages import read_passages
+from ret_lightning.search.model_identity import ModelIdentity, model_for
+from ret_lightning.search.passages import read_passages, refuse_known
 from ret_lightning.search.qdrant_connection import connected
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
             count=len(others),
             found=first,
         )
-    retriever, model = model_for(config, None if record is None else record.model)
+    retriever, model = model_for(config.checkpoint, config.device, None if record is None else record.model)
     ours = Record(model, before, False, uuid.uuid4().hex)
     if record is None:
         _create(client, name, retriever.passage_tower.output_size, ours)

@@ -21,7 +21,7 @@ from ret_lightning.data.bad_rows import Tally, parsed_rows
 from ret_lightning.data.checks.corpus_part import row_scans
 from ret_lightning.data.checks.row_scan import RowScan
 from ret_lightning.data.images.sources import image_source
-from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.readers.source_location import Place

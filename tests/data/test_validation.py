@@ -15,8 +15,8 @@ import pytest
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
-from ret_lightning.data.layouts.m2kr import distinct_ids
 from ret_lightning.data.sampling import subset_index
+from ret_lightning.data.types import distinct_ids
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from tests.data.folder import SUBSETS, query, write_folder, write_lines

@@ -10,7 +10,8 @@ from PIL import Image
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training.callbacks import example_figure
-from ret_lightning.training.callbacks.examples import Example, Examples, Shown, _table, examples_of
+from ret_lightning.training.callbacks.example_types import Example, Shown
+from ret_lightning.training.callbacks.examples import Examples, _table, examples_of
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
 from tests.training.test_evaluation import evaluate

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ret_lightning import RetrievalEvaluation
-from ret_lightning.data.layouts.m2kr import EvaluationSubset
+from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.callback import SubsetResult
 from ret_lightning.retrieval import ExactIndex, FaissIndex

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import UserError
-from ret_lightning.training.callbacks.resume_checks import ResumedLearningRate, SameConfig
+from ret_lightning.runs.resume.resume_checks import ResumedLearningRate, SameConfig
 from tests import processes
 from tests.commands.small import small_run
 from tests.data.folder import write_folder

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ret_lightning import RetrievalEvaluation
-from ret_lightning.data.layouts.m2kr import EvaluationSubset
+from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.distributed.barrier import PATIENCE, Meeting
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.embedding_sink import VectorsInMemory

@@ -24,9 +24,11 @@ from ret_lightning.data.checks.row_scan import (
 )
 from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.images.sources import ImageReader
-from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, SubsetNames, unreachable_queries
+from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.readers.source_location import BytePlace
+from ret_lightning.data.types import unreachable_queries
 from ret_lightning.errors import DataError
 from ret_lightning.inputs.cut_texts import cut_texts
 from ret_lightning.runtime.cpu_cores import usable_cores

@@ -12,7 +12,7 @@ from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.checks.check_report import SAMPLE
 from ret_lightning.data.checks.row_scan import Facts, Role, RowScan, SideCounts
 from ret_lightning.data.images.sources import ImageReader
-from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RawRow, RowFiles
 from ret_lightning.data.readers.source_location import BytePlace, Place, numbered
 

@@ -12,7 +12,7 @@ from ret_lightning.data.bad_rows import BadRow, Tally, UntoldPlace
 from ret_lightning.data.batch import text_hash
 from ret_lightning.data.images.archive_index import member_name
 from ret_lightning.data.images.sources import ImageReader
-from ret_lightning.data.layouts.m2kr import UNKNOWN, SubsetNames
+from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
 from ret_lightning.data.readers.fields import fields_of
 from ret_lightning.data.readers.row_files import RowFiles, Stretch
 from ret_lightning.data.readers.source_location import BytePlace, Place

@@ -5,32 +5,26 @@ from __future__ import annotations
 import glob
 import logging
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
 from ret_lightning.data.images.sources import ImageSource, image_source
 from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles, suffix_of
-from ret_lightning.data.readers.source_location import numbered
-from ret_lightning.data.rows import Passage, Place, Query, parse_passage, parse_query
+from ret_lightning.data.rows import Passage, Place, parse_passage, parse_query
+from ret_lightning.data.types import EvaluationSubset, Split, unreachable_queries
 from ret_lightning.errors import DataError
 
 log = logging.getLogger(__name__)
-
-Split = Literal["val", "test"]
-Source = Literal["val", "holdout", "test"]  # of queries: <subset>_val files, held-out training rows, test files
 
 # The eight test subsets of the paper, in its order.
 M2KR_SUBSETS = ("wit", "iglue", "kvqa", "oven", "llava", "infoseek", "evqa", "okvqa")
 # Subsets of M2KR that only have training rows.
 M2KR_TRAINING_SUBSETS = ("msmarco", "cc3m")
-# The subset of a training row that does not tell.
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -128,27 +122,6 @@ class M2KRFiles:
         )
 
 
-@dataclass(frozen=True)
-class EvaluationSubset:
-    """One subset of one split: what is asked and the pool that is searched.
-
-    Attributes:
-        name: of the subset.
-        split: `val` or `test`.
-        queries: in the order of the file.
-        pool: the passages, in the order of the file, ids unique.
-        unreachable: positions of the queries none of whose positives is in the pool; they count as misses.
-        source: where the queries come from.
-    """
-
-    name: str
-    split: Split
-    queries: list[Query]
-    pool: list[Passage]
-    unreachable: list[int]
-    source: Source = "test"
-
-
 def load_subset(
     files: M2KRFiles,
     name: str,
@@ -199,24 +172,6 @@ def load_subset(
     return EvaluationSubset(name, split, queries, pool, unreachable, source=queries_from or split)
 
 
-def unreachable_queries(positives: Iterable[Sequence[str]], pool_ids: Container[str]) -> list[int]:
-    """Positions of the queries none of whose positives is in the pool."""
-    return [i for i, ids in enumerate(positives) if not any(passage_id in pool_ids for passage_id in ids)]
-
-
-def warn_unreachable(subset: EvaluationSubset) -> None:
-    """Warns of queries none of whose positives is in the pool."""
-    if not subset.unreachable:
-        return
-    missing, queries = len(subset.unreachable), len(subset.queries)
-    first = subset.queries[subset.unreachable[0]]
-    log.warning(
-        "%s/%s: %d of %d queries have none of their passages in the pool and count as misses; the first: data_id %s at %s%s",
-        subset.split, subset.name, missing, queries, first.data_id, first.place,
-        "; do the ids of queries and passages match?" if missing == queries else "",
-    )  # fmt: skip
-
-
 def twice(passage: Passage, first: Place, subset: str) -> DataError:
     """The error of a passage whose id stands in the pool already, at `first`."""
     return DataError(
@@ -260,47 +215,3 @@ def sampled_pool(subset: EvaluationSubset, size: int, seed: int) -> EvaluationSu
     kept = positive.copy()
     kept[np.random.default_rng((seed, len(others))).choice(others, count, replace=False)] = True
     return replace(subset, pool=[subset.pool[row] for row in np.flatnonzero(kept)])
-
-
-def distinct_ids(queries: Sequence[Query]) -> list[str]:
-    """The data_id of each query; one that occurred before carries its line, since TREC files need distinct ids."""
-    first: set[str] = set()
-    repeated = [i for i, query in enumerate(queries) if query.data_id in first or first.add(query.data_id)]
-    # Numbered together: the line of a row that was read by its byte is counted from the beginning of its file.
-    places = dict(zip(repeated, numbered([queries[i].place for i in repeated]), strict=True))
-    seen: set[str] = set()
-    ids = []
-    for i, query in enumerate(queries):
-        name = query.data_id
-        while name in seen:  # more than once where several files have the same data_id in the same line
-            name += f"#line{places.get(i, query.place).line}"
-        ids.append(name)
-        seen.add(name)
-    return ids
-
-
-class SubsetNames:
-    """Which subset a training row belongs to: by its `subset` field, else by the beginning of its data_id.
-
-    Args:
-        known: the names to look for, in any case.
-    """
-
-    def __init__(self, known: Iterable[str]) -> None:
-        self.known = tuple(dict.fromkeys(known))
-        self._by_lower = {name.lower(): name for name in self.known}
-        self._longest_first = sorted(self._by_lower, key=len, reverse=True)
-
-    def __call__(self, subset: str | None, data_id: str) -> str:
-        """The name, from the row's two fields; one that is not known counts if the field says it.
-
-        Returns:
-            `unknown` where the row does not tell.
-        """
-        if subset is not None:
-            return self._by_lower.get(subset.lower(), subset)
-        lower_id = data_id.lower()
-        for lower in self._longest_first:
-            if lower_id.startswith(lower) and not lower_id[len(lower) : len(lower) + 1].isalnum():
-                return self._by_lower[lower]
-        return UNKNOWN

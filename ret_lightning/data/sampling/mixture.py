@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from ret_lightning.data.layouts.m2kr import UNKNOWN
+from ret_lightning.data.layouts.subset_names import UNKNOWN
 from ret_lightning.data.sampling.subset_index import RowSubsets
 from ret_lightning.errors import ConfigError, DataError
 

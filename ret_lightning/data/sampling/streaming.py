@@ -8,7 +8,7 @@ from itertools import chain, islice
 from random import Random
 from typing import TypeVar
 
-from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
 from ret_lightning.data.rows import subset_fields
 from ret_lightning.data.sampling.batch_samplers import BatchCutter, Draw, EpochBatches, Span

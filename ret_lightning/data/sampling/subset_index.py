@@ -17,7 +17,7 @@ import numpy as np
 
 from ret_lightning.data.bad_rows import UntoldPlace
 from ret_lightning.data.glyphs.corpus import default_cache_dir
-from ret_lightning.data.layouts.m2kr import SubsetNames
+from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.fields import Content, fields_of
 from ret_lightning.data.readers.row_files import RowFiles, Stretch
 from ret_lightning.data.readers.source_location import Place

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from ret_lightning.data.holdout import Holdout
-from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, UNKNOWN, SubsetNames
+from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS
+from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import subset_fields

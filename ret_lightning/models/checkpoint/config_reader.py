@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
@@ -27,9 +27,11 @@ from ret_lightning.models.checkpoint.config_fields import (
 )
 from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
-from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.subclasses import import_own_packages, subclasses
 from ret_lightning.models.tower import RetTower
+from ret_lightning.models.two_towers import TwoTowers
+
+Kind = TypeVar("Kind", bound=TwoTowers)
 
 _CELL_FIELDS = (
     "hidden_size", "num_queries", "num_attention_heads", "intermediate_size", "activation_fn", "use_tanh",
@@ -37,18 +39,19 @@ _CELL_FIELDS = (
 )  # fmt: skip
 
 
-def retriever_from_config(config: Mapping[str, Any], where: Path) -> RetRetriever:
+def retriever_from_config(config: Mapping[str, Any], where: Path, kind: type[Kind] = TwoTowers) -> Kind:
     """A retriever of random weights with the architecture of a config.
 
     Args:
         config: the content of a `config.json`; kept, so that saving writes the fields that are not ours as they are.
         where: its file, for messages.
+        kind: the class to build.
 
     Raises:
         UserError: naming file and field, if a field is missing or cannot be served.
     """
     try:
-        return _retriever(config, where)
+        return _retriever(config, where, kind)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         # A library refused sizes that are sound each for itself.
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -60,7 +63,7 @@ def retriever_from_config(config: Mapping[str, Any], where: Path) -> RetRetrieve
         ) from error
 
 
-def _retriever(config: Mapping[str, Any], where: Path) -> RetRetriever:
+def _retriever(config: Mapping[str, Any], where: Path, kind: type[Kind]) -> Kind:
     whole = Fields(config, where, "", WHOLE_DEFAULTS)
     query = whole.section("query_config", TOWER_DEFAULTS)
     query_tower = _tower(query, _stack(query, "text_config"), _stack(query, "vision_config"))
@@ -79,7 +82,7 @@ def _retriever(config: Mapping[str, Any], where: Path) -> RetRetriever:
         )
         sides.append((passage, passage_tower))
     _set_trained(sides)
-    retriever = RetRetriever(query_tower, sides[-1][1])
+    retriever = kind(query_tower, sides[-1][1])
     retriever.stored_config = copy.deepcopy(dict(config))
     return retriever
 

@@ -15,9 +15,9 @@ from ret_lightning.models.cell import RetCell
 from ret_lightning.models.checkpoint.config_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
 from ret_lightning.models.gates import Gate, LSTMGate
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS
-from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.subclasses import class_name, described_value, is_own, json_value
 from ret_lightning.models.tower import RetTower
+from ret_lightning.models.two_towers import TwoTowers
 
 # The settings of a backbone, beside its weights, that decide what it computes.
 _BACKBONE_SETTINGS = (
@@ -27,7 +27,7 @@ _BACKBONE_SETTINGS = (
 _CELL_SETTINGS = ("num_heads", "intermediate_size", "activation", "dropout", "attention_dropout")
 
 
-def config_of(retriever: RetRetriever) -> dict[str, Any]:
+def config_of(retriever: TwoTowers) -> dict[str, Any]:
     """The content of the `config.json` of a retriever; for one that was read and not changed, what was read.
 
     Raises:
@@ -65,7 +65,7 @@ def config_of(retriever: RetRetriever) -> dict[str, Any]:
     return config
 
 
-def architecture(retriever: RetRetriever) -> dict[str, Any]:
+def architecture(retriever: TwoTowers) -> dict[str, Any]:
     """What makes two retrievers the same function of their weights, by the names of the config groups' options.
 
     Values are JSON. Where the passage tower differs from the query tower, its value is under `passage.`.
@@ -73,7 +73,7 @@ def architecture(retriever: RetRetriever) -> dict[str, Any]:
     return _of_both_towers(retriever, _described)
 
 
-def former_architecture(retriever: RetRetriever) -> dict[str, Any]:
+def former_architecture(retriever: TwoTowers) -> dict[str, Any]:
     """What the first version of the fingerprints depended on: without settings that only parts of the user's own have.
 
     Raises:
@@ -82,7 +82,7 @@ def former_architecture(retriever: RetRetriever) -> dict[str, Any]:
     return _of_both_towers(retriever, _formerly_described)
 
 
-def own_modules(retriever: RetRetriever) -> list[str]:
+def own_modules(retriever: TwoTowers) -> list[str]:
     """The modules of a retriever's gates and backbones that are not of this package."""
     return sorted({m for tower in (retriever.query_tower, retriever.passage_tower) for m in _own_modules(tower)})
 
@@ -92,14 +92,14 @@ def _own_modules(tower: RetTower) -> list[str]:
     return sorted({type(part).__module__ for part in parts if is_own(part)} - {"__main__"})
 
 
-def _of_both_towers(retriever: RetRetriever, describe: Callable[[RetTower], dict[str, Any]]) -> dict[str, Any]:
+def _of_both_towers(retriever: TwoTowers, describe: Callable[[RetTower], dict[str, Any]]) -> dict[str, Any]:
     query, passage = retriever.query_tower, retriever.passage_tower
     described = describe(query) | {"model.share_towers": passage is query}
     other = {f"passage.{key}": value for key, value in describe(passage).items() if value != described.get(key)}
     return described | other
 
 
-def is_published_architecture(retriever: RetRetriever) -> bool:
+def is_published_architecture(retriever: TwoTowers) -> bool:
     """Whether the published classes can read what is saved of it."""
     return all(
         _tower_config(tower, {})["layer_strategy"] in PUBLISHED_PLANS

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.models.checkpoint.config_reader import retriever_from_config
+from ret_lightning.models.checkpoint.config_reader import Kind, retriever_from_config
 from ret_lightning.models.checkpoint.config_writer import architecture, config_of
 from ret_lightning.models.checkpoint.state_names import load_published_state, published_sides, published_state
 from ret_lightning.models.precision import device_named, dtype_named
-from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
@@ -29,12 +29,13 @@ CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX = "config.json", "model.safetensors", "
 
 
 def load_checkpoint(
+    kind: type[Kind],
     source: str | Path,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
-) -> RetRetriever:
-    """See `RetRetriever.from_pretrained`."""
+) -> Kind:
+    """See `RetRetriever.from_pretrained`; `kind` is the class to build."""
     dtype = None if dtype is None else dtype_named(dtype)
     device = None if device is None else device_named(device)
     folder = find_checkpoint(source, revision)
@@ -42,7 +43,7 @@ def load_checkpoint(
     # Tensors that are made within a caller's inference mode could never be trained.
     with torch.inference_mode(False):
         with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-            retriever = retriever_from_config(config, folder / CONFIG_FILE)
+            retriever = retriever_from_config(config, folder / CONFIG_FILE, kind)
         own = published_state(retriever)
         state = _without_copies(_read_weights(folder), own)
         check_fit(own, state, f"{folder}: the weights do not fit the config")
@@ -50,7 +51,7 @@ def load_checkpoint(
         return retriever.to(device=device, dtype=dtype).eval()
 
 
-def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Path) -> None:
+def load_weights(retriever: TwoTowers, source: TwoTowers, where: str | Path) -> None:
     """Gives a retriever the weights of another one of the same architecture; its dtypes and devices stay.
 
     What is trained of it, its dropout and the like stay as well. The backbones may come from different libraries.
@@ -82,7 +83,7 @@ def load_weights(retriever: RetRetriever, source: RetRetriever, where: str | Pat
         tower.vision_backbone.source = other_tower.vision_backbone.source
 
 
-def architecture_differences(retriever: RetRetriever, source: RetRetriever) -> dict[str, str]:
+def architecture_differences(retriever: TwoTowers, source: TwoTowers) -> dict[str, str]:
     """The settings in which a model differs from the one that its weights are to come from, each as a text."""
     here, there = architecture(retriever), architecture(source)
     both = {key: (_of(there, key), _of(here, key)) for key in here | there}
@@ -94,7 +95,7 @@ def _of(described: Mapping[str, Any], key: str) -> Any:
     return described[key] if key in described else described.get(key.removeprefix("passage."))
 
 
-def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
     """See `RetRetriever.save_pretrained`."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors import SafetensorError
@@ -133,7 +134,7 @@ def save_checkpoint(retriever: RetRetriever, folder: str | Path, max_shard_size:
         ) from error
 
 
-def storable_config(retriever: RetRetriever) -> dict[str, Any]:
+def storable_config(retriever: TwoTowers) -> dict[str, Any]:
     """The content of a retriever's `config.json`, from which the same architecture has been built once, without weights.
 
     Raises:

@@ -12,15 +12,15 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.checkpoint.config_writer import architecture, former_architecture
 from ret_lightning.models.checkpoint.state_names import published_state
-from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.subclasses import class_name
 from ret_lightning.models.tower import RetTower
+from ret_lightning.models.two_towers import TwoTowers
 
 VERSION = 2
 _PREFIX = f"v{VERSION}:"
 
 
-def fingerprint(retriever: RetRetriever) -> str:
+def fingerprint(retriever: TwoTowers) -> str:
     """`v2:` and 32 hexadecimal digits that change with any weight, with any setting of a part, and with the preprocessing.
 
     A training checkpoint and what ret-export writes of it have the same fingerprint.
@@ -33,7 +33,7 @@ def fingerprint(retriever: RetRetriever) -> str:
     return _PREFIX + _digest(preparation | architecture(retriever), _weights(retriever))
 
 
-def fingerprint_as(stored: str, retriever: RetRetriever) -> str:
+def fingerprint_as(stored: str, retriever: TwoTowers) -> str:
     """The fingerprint of a retriever in the version of a stored one, so that the two can be compared.
 
     Args:
@@ -44,7 +44,7 @@ def fingerprint_as(stored: str, retriever: RetRetriever) -> str:
     return fingerprint(retriever) if ":" in stored else _first_fingerprint(retriever)
 
 
-def _first_fingerprint(retriever: RetRetriever) -> str:
+def _first_fingerprint(retriever: TwoTowers) -> str:
     settings: dict[str, Any] = {
         f"{side}.{name}": value
         for side, tower in (("query", retriever.query_tower), ("passage", retriever.passage_tower))
@@ -69,7 +69,7 @@ def _own_preparation(tower: RetTower) -> dict[str, str]:
     return {name: class_name(part) for name, (part, kind) in parts.items() if type(part) is not kind}
 
 
-def _weights(retriever: RetRetriever) -> dict[str, torch.Tensor]:
+def _weights(retriever: TwoTowers) -> dict[str, torch.Tensor]:
     try:
         return published_state(retriever)
     except ConfigError:  # a backbone that the published layout has no place for

@@ -8,14 +8,14 @@ from pathlib import Path
 from ret_lightning.errors import UserError
 from ret_lightning.models.checkpoint.files import save_checkpoint, storable_config
 from ret_lightning.models.checkpoint.model_card import model_card
-from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.runtime.atomic_files import write_text
 
 CARD_FILE = "README.md"
 
 
 def push(
-    retriever: RetRetriever,
+    retriever: TwoTowers,
     repo_id: str,
     private: bool | None,
     revision: str | None,

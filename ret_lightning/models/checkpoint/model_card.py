@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ret_lightning.models.checkpoint.config_writer import architecture, is_published_architecture, own_modules
-from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.runtime.markdown import escape, fenced, paragraph
 
 
 def model_card(
-    retriever: RetRetriever,
+    retriever: TwoTowers,
     name: str,
     results: Sequence[tuple[str, Mapping[str, float]]] = (),
     notes: Sequence[str] = (),
@@ -46,7 +46,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(retriever: RetRetriever) -> str:
+def _front_matter(retriever: TwoTowers) -> str:
     tower = retriever.query_tower
     bases = sorted(
         {source for source in (tower.text_backbone.source, tower.vision_backbone.source) if _is_hub_id(source)}
@@ -61,7 +61,7 @@ def _is_hub_id(source: str) -> bool:
     return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
-def _about(retriever: RetRetriever) -> str:
+def _about(retriever: TwoTowers) -> str:
     tower = retriever.query_tower
     vectors = "one vector" if tower.pooled else f"{tower.cells[0].num_tokens} vectors"
     return (
@@ -72,7 +72,7 @@ def _about(retriever: RetRetriever) -> str:
     )
 
 
-def _loading(retriever: RetRetriever, name: str) -> str:
+def _loading(retriever: TwoTowers, name: str) -> str:
     code = f"""```python
 from ret_lightning import RetRetriever
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ret_lightning.models.checkpoint.state_names import published_sides, published_state
-from ret_lightning.models.retriever import RetRetriever
+from ret_lightning.models.two_towers import TwoTowers
 
 # Decided by the config and not learned: a checkpoint with other values does not override it.
 _SETTINGS = ("query_state_ids", "input_gate_bias_prior", "forget_gate_bias_prior")
@@ -33,7 +33,7 @@ class PartialLoad:
     unused: tuple[str, ...]
 
 
-def load_fitting_weights(retriever: RetRetriever, source: RetRetriever) -> PartialLoad:
+def load_fitting_weights(retriever: TwoTowers, source: TwoTowers) -> PartialLoad:
     """Copy the weights that fit: of the same name and shape, and of adapters those that read the same block.
 
     A layer is loaded as a whole or not at all, and so is a backbone.
@@ -85,7 +85,7 @@ def _layer(name: str) -> str:
     return f"{side}.{field}" if field in _BACKBONES else name if name.endswith(_START) else name.rpartition(".")[0]
 
 
-def _same_block(name: str, retriever: RetRetriever, source: RetRetriever) -> bool:
+def _same_block(name: str, retriever: TwoTowers, source: TwoTowers) -> bool:
     """Whether an adapter reads the same block of the backbone in both; true of everything else."""
     side, field, step = name.split(".")[:3]
     if field not in _ADAPTERS:

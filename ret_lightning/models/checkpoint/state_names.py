@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ret_lightning.models.backbones.base import BlockStack
-from ret_lightning.models.retriever import RetRetriever
 from ret_lightning.models.tower import RetTower
+from ret_lightning.models.two_towers import TwoTowers
 
 CELL_NAMES = {
     "positions": "query_state_ids",
@@ -47,7 +47,7 @@ TOWER_NAMES = {
 _BACKBONES = ("text_backbone", "vision_backbone")
 
 
-def published_state(retriever: RetRetriever) -> dict[str, Tensor]:
+def published_state(retriever: TwoTowers) -> dict[str, Tensor]:
     """Every tensor of a retriever by its published name: the live ones, or views of them."""
     state: dict[str, Tensor] = {}
     for side, tower in published_sides(retriever).items():
@@ -57,7 +57,7 @@ def published_state(retriever: RetRetriever) -> dict[str, Tensor]:
     return state
 
 
-def load_published_state(retriever: RetRetriever, state: Mapping[str, Tensor]) -> None:
+def load_published_state(retriever: TwoTowers, state: Mapping[str, Tensor]) -> None:
     """Makes the tensors of a whole published state the retriever's own, with their dtype, not copies of them."""
     for side, tower in published_sides(retriever).items():
         own = {ours: state[f"{side}.{published_name(ours, len(tower.cells))}"] for ours in _own_names(tower)}
@@ -67,7 +67,7 @@ def load_published_state(retriever: RetRetriever, state: Mapping[str, Tensor]) -
             stack.load_layout_state({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
 
 
-def published_sides(retriever: RetRetriever) -> dict[str, RetTower]:
+def published_sides(retriever: TwoTowers) -> dict[str, RetTower]:
     """`query_model` and, where it is another tower, `passage_model`."""
     sides = {"query_model": retriever.query_tower}
     if retriever.passage_tower is not retriever.query_tower:
@@ -104,7 +104,7 @@ def _own_names(tower: RetTower) -> list[str]:
     return [name for name in tower.state_dict() if not name.startswith(_BACKBONES)]
 
 
-def _stacks(retriever: RetRetriever, side: str) -> dict[str, BlockStack]:
+def _stacks(retriever: TwoTowers, side: str) -> dict[str, BlockStack]:
     """The backbones that stand under a side: on the passage side only those that the query tower does not have."""
     tower, query = published_sides(retriever)[side], retriever.query_tower
     stacks = {"text_model": tower.text_backbone, "vision_model": tower.vision_backbone}

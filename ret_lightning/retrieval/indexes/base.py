@@ -8,6 +8,7 @@ between two float32 numbers, and equal passages tie.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes import serialization
+from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, is_content, write_manifest
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -128,12 +129,9 @@ class Index(ABC):
             raise ValueError(f"{type(self).__name__}: build the index before saving it")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (
-            serialization.MANIFEST,
-            *(path.name for path in folder.iterdir() if serialization.is_content(path)),
-        ):
+        for name in (MANIFEST, *(path.name for path in folder.iterdir() if is_content(path))):
             (folder / name).unlink(missing_ok=True)
-        serialization.write_manifest(self, self._passages, self._save(folder), folder)
+        write_manifest(type(self).__name__, settings_of(self), self._passages, self._save(folder), folder)
 
     @staticmethod
     def load(
@@ -154,15 +152,23 @@ class Index(ABC):
         """
         folder = Path(folder)
         _check_passages(passages, "Index.load")
-        index, state = serialization.read_index(folder, passages, device, verify)
+        content = checked_manifest(folder, passages, verify)
         try:
-            index._restore(folder, passages, state)
+            index = index_like(content["kind"], content["settings"], device)
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{folder / MANIFEST}: {error}; build the index again",
+                code="saved-index-settings",
+                path=folder / MANIFEST,
+            ) from None
+        try:
+            index._restore(folder, passages, content["state"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{folder / serialization.MANIFEST}: its state is not that of a {type(index).__name__} ({error!r}); build the "
+                f"{folder / MANIFEST}: its state is not that of a {type(index).__name__} ({error!r}); build the "
                 "index again",
                 code="saved-index-state",
-                path=folder / serialization.MANIFEST,
+                path=folder / MANIFEST,
             ) from None
         index._passages = passages
         return index
@@ -181,6 +187,33 @@ class Index(ABC):
     @abstractmethod
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Queries on the index's device, top_k at most N -> rows (Nq, top_k) int64, scores (Nq, top_k) float32."""
+
+
+# Name to class; nothing else is made of what a file says.
+KINDS: dict[str, type[Index]] = {}
+
+
+def register(kind: type[Index]) -> type[Index]:
+    """Makes a class known by its name, so that an index of it can be saved and loaded."""
+    KINDS[kind.__name__] = kind
+    return kind
+
+
+def settings_of(index: Index) -> dict[str, Any]:
+    """What an index was made with, but for its device, which belongs to the machine."""
+    names = inspect.signature(type(index)).parameters
+    return {name: getattr(index, name) for name in names if name != "device"}
+
+
+def index_like(kind: str, settings: dict[str, Any], device: str | torch.device | None = None) -> Index:
+    """A new index, not built, of a kind and with the settings of `settings_of`.
+
+    Raises:
+        ValueError, TypeError: on another kind or unknown settings.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"index kind {kind!r} is not known, only {', '.join(sorted(KINDS))}")
+    return KINDS[kind](**settings, device=device)
 
 
 def at_least_one(index: Index, **settings: int | None) -> None:

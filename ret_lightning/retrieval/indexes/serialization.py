@@ -8,10 +8,8 @@ folder/maps.safetensors    the random maps of a `MuveraIndex`
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,43 +24,19 @@ from ret_lightning.runtime.atomic_files import whole_file, write_text
 if TYPE_CHECKING:
     import faiss
 
-    from ret_lightning.retrieval.indexes.base import Index
-
 FORMAT, MANIFEST = 1, "index.json"
 READ_BYTES = 1 << 24
 ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
 
-# Kind to the module of its class; nothing else is made of what a file says.
-KINDS = {
-    "ExactIndex": "ret_lightning.retrieval.indexes.exact",
-    "FaissIndex": "ret_lightning.retrieval.indexes.faiss_index",
-    "MuveraIndex": "ret_lightning.retrieval.indexes.muvera",
-}
 
-
-def settings_of(index: Index) -> dict[str, Any]:
-    """What an index was made with, but for its device, which belongs to the machine."""
-    names = inspect.signature(type(index)).parameters
-    return {name: getattr(index, name) for name in names if name != "device"}
-
-
-def index_like(kind: str, settings: dict[str, Any], device: str | torch.device | None = None) -> Index:
-    """A new index, not built, of a kind and with the settings of `settings_of`.
-
-    Raises:
-        ValueError, TypeError: on another kind or unknown settings.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"index kind {kind!r} is not known, only {', '.join(KINDS)}")
-    return getattr(import_module(KINDS[kind]), kind)(**settings, device=device)
-
-
-def write_manifest(index: Index, passages: Embeddings, state: dict[str, Any], folder: Path) -> None:
+def write_manifest(
+    kind: str, settings: dict[str, Any], passages: Embeddings, state: dict[str, Any], folder: Path
+) -> None:
     """Writes index.json, after the index's other files."""
     content = {
         "format": FORMAT,
-        "kind": type(index).__name__,
-        "settings": settings_of(index),
+        "kind": kind,
+        "settings": settings,
         "passages": list(passages.vectors.shape),
         "ids_sha256": _sha256_of_ids(passages.ids),
         "vectors_sha256": _sha256_of_some_vectors(passages),
@@ -93,10 +67,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read_index(
-    folder: Path, passages: Embeddings, device: str | torch.device | None, verify: bool
-) -> tuple[Index, dict[str, Any]]:
-    """An index with the settings of a saved one, and its state, after its files and the pool were compared with the manifest.
+def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[str, Any]:
+    """The content of index.json, after the index's files and the pool were compared with it.
 
     Raises:
         DataError: see `Index.load`.
@@ -122,14 +94,7 @@ def read_index(
             path=folder,
             difference=difference,
         )
-    try:
-        return index_like(content["kind"], content["settings"], device), content["state"]
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{folder / MANIFEST}: {error}; build the index again",
-            code="saved-index-settings",
-            path=folder / MANIFEST,
-        ) from None
+    return content
 
 
 def _difference(content: dict[str, Any], passages: Embeddings) -> str | None:

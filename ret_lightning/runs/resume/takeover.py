@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning import __version__
+from ret_lightning._version import __version__
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.code_version import code_version
 from ret_lightning.runtime.atomic_files import write_text

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ret_lightning.plotting.font_fallback import fit_font
 from ret_lightning.runtime.atomic_files import whole_file
-from ret_lightning.training.callbacks.examples import Example, Shown
+from ret_lightning.training.callbacks.example_types import Example, Shown
 
 # Pixels.
 CELL_WIDTH, CELL_HEIGHT, THUMBNAIL, GAP, HEADER = 190, 178, 96, 8, 28

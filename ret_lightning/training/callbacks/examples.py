@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
 
 from ret_lightning.data.images.sources import ImageSource
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.callback import RetrievalEvaluation, SubsetResult
 from ret_lightning.inputs import decode_image
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A query or a passage to look at.
-
-    Attributes:
-        text: what it says, perhaps nothing.
-        image: in RGB; None where it has none, or it cannot be read.
-        right: whether it is one of the query's positives; None for a query.
-    """
-
-    text: str
-    image: Image.Image | None
-    right: bool | None = None
-
-
-@dataclass(frozen=True)
-class Example:
-    """A query and what was retrieved for it.
-
-    Attributes:
-        subset: its name.
-        data_id: the query's.
-        query: itself.
-        gold: its first positive in the pool; None where the pool has none.
-        ranked: the best passages, best first.
-    """
-
-    subset: str
-    data_id: str
-    query: Shown
-    gold: Shown | None
-    ranked: list[Shown]
+from ret_lightning.training.callbacks.example_figure import draw
+from ret_lightning.training.callbacks.example_types import Example, Shown
 
 
 class Examples(Callback):
@@ -95,8 +60,6 @@ class Examples(Callback):
         images = trainer.datamodule.files.image_source()
         examples = list(examples_of(results.values(), images, self.per_subset, self.top_k))
         if self.folder is not None:
-            from ret_lightning.training.callbacks.example_figure import draw
-
             draw(examples, self.top_k, self.folder / f"{name}.png")
         for logger in loggers:
             columns, rows = _table(examples, self.top_k)

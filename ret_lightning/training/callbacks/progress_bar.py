@@ -11,7 +11,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from ret_lightning.data.layouts.m2kr import Split
+from ret_lightning.data.types import Split
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,77 @@
+"""Two towers over shared backbones: what a retriever computes, and all that checkpoints know of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ret_lightning.inputs import EncoderInput
+from ret_lightning.models.backbones.base import BlockStack
+from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.tower import RetTower, normalised
+
+
+class TwoTowers(nn.Module):
+    """A query tower and a passage tower; `RetRetriever` is what users work with.
+
+    Args:
+        query_tower: for queries.
+        passage_tower: for passages; the same object as `query_tower` for one tower on both sides.
+    """
+
+    def __init__(self, query_tower: RetTower, passage_tower: RetTower) -> None:
+        super().__init__()
+        self.query_tower = query_tower
+        self.passage_tower = passage_tower
+        # Of the checkpoint that it was read from; saving keeps the fields that are not ours.
+        self.stored_config: dict[str, Any] = {}
+
+    def forward(
+        self,
+        queries: EncoderInput,
+        passages: EncoderInput,
+        query_means: OpeningMeans | None = None,
+        passage_means: OpeningMeans | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encodes a training batch; a backbone that both towers share runs once over the rows of both.
+
+        Args:
+            queries: B_q rows.
+            passages: B_p rows.
+            query_means: if given, collects the query tower's gate openings.
+            passage_means: likewise.
+
+        Returns:
+            (B_q, k, d) and (B_p, k, d) vectors of length 1, float32; (B, d) where the towers pool.
+        """
+        towers, inputs = (self.query_tower, self.passage_tower), (queries, passages)
+        texts = [x.input_ids[x.text_rows] for x in inputs]
+        length = max(t.shape[1] for t in texts)
+        texts = [torch.nn.functional.pad(t, (0, length - t.shape[1])) for t in texts]
+        text = _states([t.text_backbone for t in towers], texts, [t.plan.text for t in towers])
+        # A text padded to the other side's length has states to spare; the tower reads only its own.
+        text = [[s[:, : x.input_ids.shape[1]] for s in states] for states, x in zip(text, inputs, strict=True)]
+        images = [x.pixel_values for x in inputs]
+        image = _states([t.vision_backbone for t in towers], images, [t.plan.vision for t in towers])
+        query = self.query_tower.recur(queries, text[0], image[0], query_means)
+        passage = self.passage_tower.recur(passages, text[1], image[1], passage_means)
+        return normalised(query), normalised(passage)
+
+    def encode(self, side: Literal["query", "passage"], inputs: EncoderInput) -> Tensor:
+        """(B, k, d) vectors of length 1, float32, of one side; (B, 1, d) where the tower pools."""
+        tower = self.query_tower if side == "query" else self.passage_tower
+        vectors = normalised(tower(inputs))
+        return vectors if vectors.dim() == 3 else vectors[:, None]
+
+
+def _states(stacks: list[BlockStack], inputs: list[Tensor], blocks: list[tuple[int, ...]]) -> list[list[Tensor]]:
+    """The states that each tower wants of its stack; two towers with one stack cost one pass over the rows of both."""
+    if stacks[0] is not stacks[1]:
+        return [stack(x, b) for stack, x, b in zip(stacks, inputs, blocks, strict=True)]
+    wanted = sorted({*blocks[0], *blocks[1]})
+    states = dict(zip(wanted, stacks[0](torch.cat(inputs), wanted), strict=True))
+    sizes = [len(x) for x in inputs]
+    split = {block: state.split(sizes) for block, state in states.items()}
+    return [[split[block][side] for block in blocks[side]] for side in range(2)]
