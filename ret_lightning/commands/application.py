@@ -40,7 +40,7 @@ from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, resul
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
 from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.child_process import use_default_start_method
-from ret_lightning.runtime.console import abandon_stdout
+from ret_lightning.runtime.console import abandon_stdout, quiet_libraries
 
 _VERSION_BASE = "1.3"
 
@@ -94,14 +94,12 @@ def run(
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
     hydra.version.setbase(_VERSION_BASE)
-    # A log that nobody reads any more, or that has no room, is no reason to print tracebacks.
-    logging.raiseExceptions = False
     # Tells of a cache of its own when an interrupted process ends.
     logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
     try:
         arguments = _arguments(verbatim)
         application = _Application(task, config_name, schema, prog, config_path, arguments, choose, base, ready)
-        with sigterm_raises():
+        with quiet_libraries(), sigterm_raises():
             code = application.answer()
     except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
         abandon_stdout()
@@ -290,7 +288,8 @@ class _Job:
         try:
             config = config if self.config is None else self.config
             expand_config(config)
-            result = self.task(config)
+            with quiet_libraries():
+                result = self.task(config)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
                 raise KeyboardInterrupt from None

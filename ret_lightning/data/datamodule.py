@@ -33,6 +33,7 @@ from ret_lightning.data.validation_plan import (
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
+from ret_lightning.runtime.fork_context import fork_context
 
 log = logging.getLogger(__name__)
 
@@ -318,7 +319,12 @@ class M2KRDataModule(LightningDataModule):
     def _loading(self) -> dict[str, Any]:
         """What all loaders have in common; the generator, so that making an iterator draws nothing from the global state."""
         generator = torch.Generator().manual_seed(self.seed)
-        return {"num_workers": self.num_workers, "pin_memory": self._on_gpu(), "generator": generator}
+        return {
+            "num_workers": self.num_workers,
+            "multiprocessing_context": fork_context() if self.num_workers else None,
+            "pin_memory": self._on_gpu(),
+            "generator": generator,
+        }
 
     def training_names(self, evaluated: Sequence[str]) -> SubsetNames:
         """What tells the subset of a training row.

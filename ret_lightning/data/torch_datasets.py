@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import ret_lightning.data.forking  # noqa: F401 -- before any loader forks its workers
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images.sources import ImageReader

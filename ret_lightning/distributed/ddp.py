@@ -20,12 +20,13 @@ from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from ret_lightning.distributed.rank_process import PARENT_VARIABLE, rank_command
+
 # How long the first rank may take to notice by itself that another one is gone, seconds.
 GRACE = 10.0
 
 # What the launcher tells a rank about itself and where the others are.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PARENT_VARIABLE = "RET_LIGHTNING_FIRST_RANK"  # the id of the process that starts the others
 
 
 class SameConfigDDP(DDPStrategy):
@@ -39,8 +40,30 @@ class SameConfigDDP(DDPStrategy):
     def __init__(self, config_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config_file = config_file
-        self.command = "train"  # ret-train or ret-evaluate: what the ranks, too, do with the config
-        self.resume = False  # whether the ranks, too, go on with what the run folder holds
+        self._function: Callable[..., Any] | None = None
+        self._options: tuple[str, ...] = ()
+
+    def ranks_run(self, function: Callable[..., Any], **options: bool) -> None:
+        """Sets what the other ranks run: this function, with the config of `config_file` and the options that are true."""
+        self._function = function
+        self._options = tuple(name for name, value in options.items() if value)
+
+    def rank_command(self) -> list[str]:
+        """The command line that starts another rank.
+
+        Raises:
+            RuntimeError: before `ranks_run`.
+        """
+        if self._function is None:
+            raise RuntimeError(
+                "SameConfigDDP: call ranks_run(function) before the trainer starts, to say what the ranks run"
+            )
+        return rank_command(self._function, self.config_file, self._options)
+
+    @property
+    def prog(self) -> str:
+        """The command's name, for messages."""
+        return "ret-lightning" if self._function is None else f"ret-{self._function.__name__}"
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own, not through DDP, which would have ranks exchange buffers in each batch of a validation, of which
@@ -91,10 +114,7 @@ class _Launcher(_SubprocessScriptLauncher):
             environment.main_port,
         )
         os.environ.update({name: str(value) for name, value in zip(RANK_VARIABLES, values, strict=True)})
-        command = [sys.executable, "-m", "ret_lightning.commands.rank", self.strategy.command]
-        command.append(self.strategy.config_file)
-        if self.strategy.resume:
-            command.append("resume")
+        command = self.strategy.rank_command()
         for local_rank in range(1, self.num_processes):
             own = {"LOCAL_RANK": str(local_rank), PARENT_VARIABLE: str(os.getpid())}
             self.procs.append(subprocess.Popen(command, env={**os.environ, **own}))
@@ -107,7 +127,7 @@ class _Launcher(_SubprocessScriptLauncher):
         time.sleep(2 * GRACE)
         if started:  # `end` empties the list
             print(
-                f"ret-{self.strategy.command}: another rank ended with an error, see above; giving up",
+                f"{self.strategy.prog}: another rank ended with an error, see above; giving up",
                 file=sys.stderr,
                 flush=True,
             )

@@ -15,6 +15,7 @@ from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import dtype_named
+from ret_lightning.runtime.fork_context import fork_context
 from ret_lightning.runtime.progress import progress_bar
 
 PLURAL = {"query": "queries", "passage": "passages"}
@@ -69,6 +70,7 @@ def encoded(
         batch_size=batch_size,
         collate_fn=Collator(tower.tokenizer, tower.image_transform.size).evaluation,
         num_workers=num_workers,
+        multiprocessing_context=fork_context() if num_workers else None,
         pin_memory=device.type == "cuda",
     )
     precision = torch.autocast(device.type, None if dtype is None else dtype_named(dtype), enabled=dtype is not None)

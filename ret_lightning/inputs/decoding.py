@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 import zlib
 from contextlib import suppress
 from functools import lru_cache
@@ -57,9 +56,6 @@ _TURNED = {
     8: Image.Transpose.ROTATE_90,
 }
 _STATES_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # names in a picture's `info`
-
-# Pillow warns of large images when it opens them; here they are refused by a limit of ours, right after.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(path: str | Path, least_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -124,7 +124,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.command = "evaluate"
+        trainer.strategy.ranks_run(evaluate)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, vectors):
         log_config(loggers, config)
         record_wandb_run(loggers, folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,24 @@ from ret_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Surrounds the work of a command, whose process is its own: what libraries would print beside its messages is left out.
+
+    Warning filters and `logging.raiseExceptions` are what they were afterwards.
+    """
+    before = logging.raiseExceptions
+    # A log that nobody reads any more, or that has no room, is no reason to print tracebacks.
+    logging.raiseExceptions = False
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images when it opens them; `decode_image` refuses them by a limit of ours.
+            warnings.filterwarnings("ignore", message="Image size .* exceeds limit of .* pixels")
+            yield
+    finally:
+        logging.raiseExceptions = before
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -32,6 +32,7 @@ from ret_lightning.data.types import unreachable_queries
 from ret_lightning.errors import DataError
 from ret_lightning.inputs.cut_texts import cut_texts
 from ret_lightning.runtime.cpu_cores import usable_cores
+from ret_lightning.runtime.fork_context import fork_context
 from ret_lightning.runtime.progress import progress_bar
 
 Images = Literal["decode", "exist", "none"]
@@ -166,7 +167,7 @@ class CorpusCheck:
         total = sum(size for part in self._parts for _, size in part.scans)
         hidden = {"disable": not self.progress, "delay": 2, "mininterval": 1}
         with (
-            ProcessPoolExecutor(self.workers) as pool,
+            ProcessPoolExecutor(self.workers, fork_context()) as pool,
             progress_bar(desc="rows", total=total, unit="B", unit_scale=True, **hidden) as row_bar,
             progress_bar(desc="images", total=0, unit="image", unit_scale=True, **hidden) as image_bar,
         ):

@@ -25,6 +25,7 @@ from ret_lightning.data.rows import parse_pair, subset_fields
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.runtime.cpu_cores import usable_cores
+from ret_lightning.runtime.fork_context import fork_context
 from ret_lightning.runtime.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _read_all(files: RowFiles, names: SubsetNames, stretches: Sequence[Stretch])
         return
     name = Path(str(files)).name
     with (
-        ProcessPoolExecutor(min(len(stretches), usable_cores())) as pool,
+        ProcessPoolExecutor(min(len(stretches), usable_cores()), fork_context()) as pool,
         progress_bar(total=len(stretches), desc=f"scanning subsets and passage ids of {name}", unit="part") as bar,
     ):
         try:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no fork, or ano
 GARBAGE = """
 import gc, os, sys
 from torch.utils.data import DataLoader
-import ret_lightning.data.torch_datasets
+from ret_lightning.runtime.fork_context import fork_context
 
 class Cycle:
     def __init__(self):
@@ -32,7 +32,7 @@ class Rows:
 parent = os.getpid()
 gc.disable()
 Cycle()
-list(DataLoader(Rows(), num_workers=1))
+list(DataLoader(Rows(), num_workers=1, multiprocessing_context=fork_context()))
 gc.collect()
 """
 
@@ -41,7 +41,7 @@ gc.collect()
 # between the last look and the fork, so one is allowed: of 2,000 without the module, five to six hang.
 NATIVE_THREADS = """
 import ctypes, os, signal, time
-import ret_lightning.data.forking
+from ret_lightning.runtime.fork_context import let_threads_pass
 
 pthread = ctypes.CDLL(None)
 
@@ -55,6 +55,7 @@ for _ in range(2000):
         thread = ctypes.c_ulong()
         if pthread.pthread_create(ctypes.byref(thread), None, into_python, None) == 0:
             pthread.pthread_detach(thread)
+    let_threads_pass()
     child = os.fork()
     if child == 0:
         os._exit(0)
