@@ -22,8 +22,8 @@ from measure import Measured, compare, synchronize
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ret_lightning.losses import maxsim
 from ret_lightning.models.precision import dtype_named
-from ret_lightning.ops import maxsim
 from ret_lightning.ops.maxsim_fused import refusal
 from ret_lightning.ops.onednn_linear import linear
 

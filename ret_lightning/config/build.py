@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ret_lightning.config.aliases import update_targets
 from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.targets import not_a_name, refusal, refusal_of
 from ret_lightning.errors import ConfigError, UserError
@@ -34,6 +35,7 @@ def build(node: DictConfig | ListConfig | None, *args: Any, **kwargs: Any) -> An
     """
     if node is None:
         return None
+    update_targets(node._get_root())
     key = str(node._get_full_key(None))
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target is None and (args or kwargs):

@@ -1,1 +1,5 @@
 """The data: rows, files, images, batches, and the Lightning data modules."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

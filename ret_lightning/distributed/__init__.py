@@ -1,1 +1,5 @@
 """Several processes as one: collectives, the barrier, and the DDP strategy."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

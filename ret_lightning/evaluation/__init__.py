@@ -1,1 +1,5 @@
 """Retrieval evaluation: rows encoded, indexed, searched and scored, subset by subset."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,7 +19,7 @@ from ret_lightning.models.gates import Gate
 from ret_lightning.models.layer_plans import Published, Recurrence
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
-from ret_lightning.ops import maxsim
+from ret_lightning.ops.maxsim import maxsim
 
 if TYPE_CHECKING:
     from typing_extensions import Self

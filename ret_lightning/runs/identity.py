@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.config.aliases import current_target
+
 # Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
 BESIDE_THE_RUN = (
     "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar",
@@ -66,4 +68,4 @@ def _leaves(value: Any, folder: str, key: str) -> Iterable[tuple[str, Any]]:
         return
     if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
         value = "${output_dir}" + value[len(folder) :]
-    yield key, value
+    yield key, current_target(value) if key.endswith("_target_") else value

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ret_lightning.ops import maxsim
+from ret_lightning.losses import maxsim
 
 BACKENDS = ["plain", "chunked"]
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ret_lightning.ops import maxsim, maxsim_fused
+from ret_lightning.losses import maxsim
+from ret_lightning.ops import maxsim_fused
 from ret_lightning.ops.maxsim_fused import refusal
 
 # What the library does before it launches a kernel for the first time needs a GPU: it times variants of it.
@@ -60,7 +61,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
 def test_auto_is_fused_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    from ret_lightning.ops import maxsim as function
+    from ret_lightning.losses import maxsim as function
 
     module = sys.modules[function.__module__]
     monkeypatch.setattr(module, "refusal", lambda query: None)

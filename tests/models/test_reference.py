@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ret_lightning import RetRetriever
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import ContrastiveLoss, maxsim
 from ret_lightning.models import EncoderInput
-from ret_lightning.ops import maxsim
 
 TOLERANCE = 1e-5  # relative to the largest magnitude of the tensor
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
-from ret_lightning.ops import maxsim
+from ret_lightning.losses import maxsim
 from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
 from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, horizontal
 from ret_lightning.training.callbacks.progress_bar import Progress

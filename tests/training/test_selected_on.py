@@ -16,7 +16,7 @@ CHECKPOINT = {"callbacks": {"checkpoint": {"monitor": "val/mean/recall@5"}}}
         ({}, CHECKPOINT | {"data": {"validation": "test"}}, "test"),
         ({}, CHECKPOINT | {"data": {"validation": "val"}}, "val"),
         ({}, CHECKPOINT | {"data": {"validation": "auto"}}, "unknown"),  # which files there were is not stored
-        ({}, CHECKPOINT | {"data": {"_target_": "ret_lightning.data.datamodule.GlyphsDataModule"}}, "val"),
+        ({}, CHECKPOINT | {"data": {"_target_": "ret_lightning.data.GlyphsDataModule"}}, "val"),
         ({}, CHECKPOINT | {"data": {"validation": "val"}, "test_with": "last"}, "last"),
         ({}, {"data": {"validation": "val"}, "callbacks": {"checkpoint": None}}, "last"),
     ],

@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TypeAlias
 
+from ret_lightning.config.aliases import current_target
 from ret_lightning.config.checker.config_errors import choices
 from ret_lightning.errors import ConfigError
 
@@ -53,7 +54,10 @@ class Module:
     @cached_property
     def tree(self) -> ast.Module:
         try:
-            return ast.parse(self.path.read_bytes()) if self.path else ast.Module(body=[], type_ignores=[])
+            tree = ast.parse(self.path.read_bytes()) if self.path else ast.Module(body=[], type_ignores=[])
+            if (stub := self._stub) is not None:
+                tree.body += ast.parse(stub.read_bytes()).body
+            return tree
         except SyntaxError as error:
             raise UnknownTarget(
                 f"{self.path}:{error.lineno} is broken Python: {error.msg}",
@@ -61,6 +65,14 @@ class Module:
                 path=self.path,
                 line=error.lineno,
             ) from error
+
+    @cached_property
+    def _stub(self) -> Path | None:
+        """The stub that lists the names of a package which imports them when they are asked for, as `lazy_loader` has it."""
+        if self.path is None or self.path.name != "__init__.py" or b"attach_stub" not in self.path.read_bytes():
+            return None
+        stub = self.path.with_suffix(".pyi")
+        return stub if stub.is_file() else None
 
     @cached_property
     def names(self) -> dict[str, ast.AST | Import]:
@@ -137,7 +149,7 @@ def locate(target: str) -> Found:
     Raises:
         UnknownTarget: a part of the name plainly does not exist.
     """
-    first, *rest = target.split(".")
+    first, *rest = current_target(target).split(".")
     if not all(part.isidentifier() for part in (first, *rest)):
         raise UnknownTarget(f"{target!r} is not a dotted name", code="target-not-dotted", found=target)
     if first in _LIBRARY:

@@ -1,1 +1,5 @@
 """Backbones: the states of their blocks, by transformers and by open_clip."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ret_lightning.config.aliases import current_target
 from ret_lightning.config.checker.config_changes import Base
 from ret_lightning.config.checker.config_errors import Wrong
 from ret_lightning.config.paths import make_paths_absolute
@@ -57,7 +58,7 @@ MAY_CHANGE = {
 _ALLOWED = tuple(key for keys in MAY_CHANGE.values() for key in keys)
 _OF_THE_COMMAND = ("resume", "output_dir")
 _RENAMED_TARGETS = {
-    "lightning.pytorch.callbacks.ModelCheckpoint": "ret_lightning.training.checkpointing.best_checkpoint.BestCheckpoint",
+    "lightning.pytorch.callbacks.ModelCheckpoint": "ret_lightning.training.checkpointing.BestCheckpoint",
 }
 # Nodes that repeat another one in the resolved config, as its interpolation said: a change of the one changes both.
 _SAME_AS = {"evaluation.index": "retrieval"}
@@ -203,5 +204,5 @@ def _renamed(value: Any) -> Any:
         return value
     renamed = {key: _renamed(item) for key, item in value.items()}
     if "_target_" in renamed:
-        renamed["_target_"] = _RENAMED_TARGETS.get(renamed["_target_"], renamed["_target_"])
+        renamed["_target_"] = _RENAMED_TARGETS.get(renamed["_target_"], current_target(renamed["_target_"]))
     return renamed

@@ -1,0 +1,1 @@
+from .ddp import SameConfigDDP as SameConfigDDP

@@ -1,0 +1,2 @@
+from .callback import RetrievalEvaluation as RetrievalEvaluation
+from .callback import SubsetResult as SubsetResult

@@ -1,0 +1,2 @@
+from .module import RetModule as RetModule
+from .schedule import WarmupCosine as WarmupCosine

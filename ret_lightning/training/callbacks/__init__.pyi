@@ -1,0 +1,12 @@
+from .bad_row_count import BadRowCount as BadRowCount
+from .cost import Cost as Cost
+from .curves import EvaluationCurves as EvaluationCurves
+from .curves import RecallCurves as RecallCurves
+from .examples import Examples as Examples
+from .gate_maps import GateMaps as GateMaps
+from .mixture_log import MixtureLog as MixtureLog
+from .progress_bar import Progress as Progress
+from .rng_states import RandomStates as RandomStates
+from .stop_on_signal import StopOnSignal as StopOnSignal
+from .text_lengths import TextLengths as TextLengths
+from .throughput import Throughput as Throughput
