@@ -44,9 +44,10 @@ test: $(READY)  ## the whole test suite, JOBS files at a time
 test-fast: $(READY)  ## the tests that take less than a few seconds
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-lint: $(READY)  ## check style and formatting
+lint: $(READY)  ## check style, formatting and the floors of the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(READY)  ## mend style and formatting
 	$(BIN)/ruff check --fix .

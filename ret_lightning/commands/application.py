@@ -34,7 +34,7 @@ from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
 from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict, check
-from ret_lightning.config.checker.config_errors import report
+from ret_lightning.config.config_errors import report
 from ret_lightning.config.home_folder import expand_config, expand_override
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line

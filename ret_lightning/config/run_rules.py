@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ret_lightning.config.checker.config_errors import Wrong, choices
+from ret_lightning.config.config_errors import Wrong, choices
 from ret_lightning.errors import ConfigError
 
 TOP = 10  # K of MRR and nDCG: retrieval/judging.py, which would bring torch along

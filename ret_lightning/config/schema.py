@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.checker.config_errors import Wrong, exclusive
+from ret_lightning.config.config_errors import Wrong, exclusive
 from ret_lightning.config.run_rules import (
     limits_are_valid,
     metrics_are_logged,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from ret_lightning.config.checker.config_errors import Wrong, exclusive
+from ret_lightning.config.config_errors import Wrong, exclusive
 from ret_lightning.errors import ConfigError
 
 UNNAMEABLE = '<>:"/\\|?*'  # what Qdrant takes in no name of a collection

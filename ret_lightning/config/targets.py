@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ret_lightning.config.checker.config_errors import nearest
+from ret_lightning.config.config_errors import nearest
 from ret_lightning.errors import ConfigError
 
 OWN_PACKAGES = "RET_LIGHTNING_TARGETS"  # the environment variable: names of packages, with commas between

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ret_lightning.data.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, M2KRFiles
 from ret_lightning.data.layouts.subset_names import UNKNOWN
 from ret_lightning.data.readers.fields import Content
@@ -15,6 +14,7 @@ from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import suffix_of
 from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.data.rows import Query, parse_pair
+from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.sampling.subset_index import row_subsets
 from ret_lightning.data.types import EvaluationSubset, Source, unreachable_queries
 from ret_lightning.errors import ConfigError, DataError

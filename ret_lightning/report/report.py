@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ret_lightning.config.checker.config_errors import choices
+from ret_lightning.config.config_errors import choices
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.report import tables
 from ret_lightning.report.comparison import PerQuery, Row, compare, per_query

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ret_lightning.config.checker.config_errors import choices
+from ret_lightning.config.config_errors import choices
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.run_folders import Run
 from ret_lightning.runs.identity import ABSENT, fingerprint, of_the_run, within

@@ -11,7 +11,7 @@ import pytest
 from hydra._internal.utils import create_config_search_path
 
 from ret_lightning.config.checker.config_check import Verdict, check
-from ret_lightning.config.checker.config_errors import Mistake, report
+from ret_lightning.config.config_errors import Mistake, report
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, split_code
 from tests.config.lab import write

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ret_lightning.data import holdout as holdout_file
-from ret_lightning.data.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.sampling import holdout as holdout_file
 from ret_lightning.data.sampling import subset_index
+from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.validation_plan import held_out_subset
 from ret_lightning.errors import ConfigError, DataError
 

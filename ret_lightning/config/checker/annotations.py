@@ -11,9 +11,9 @@ import ast
 from pathlib import PurePath
 from typing import Any
 
-from ret_lightning.config.checker.config_errors import choices, show
 from ret_lightning.config.checker.lookup import Class, Expression, Module, Outside, evaluate, linearize
 from ret_lightning.config.checker.signatures import Parameter, is_dataclass
+from ret_lightning.config.config_errors import choices, show
 from ret_lightning.errors import ConfigError
 
 _LISTS = {"list", "List", "Sequence", "MutableSequence", "Iterable", "Collection"}

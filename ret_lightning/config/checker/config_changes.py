@@ -10,8 +10,8 @@ from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.checker.config_check import Check, Verdict, distinct, prepare, without_hydra
-from ret_lightning.config.checker.config_errors import COMMAND_LINE, Mistake, Wrong
 from ret_lightning.config.checker.overrides import Setting, wrong_sweep
+from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, Wrong
 from ret_lightning.errors import ConfigError
 
 

@@ -31,7 +31,6 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ret_lightning.config.checker.annotations import dataclass_in, element_of, problem
 from ret_lightning.config.checker.composition import Composer, Composition
-from ret_lightning.config.checker.config_errors import COMMAND_LINE, Mistake, choices, nearest
 from ret_lightning.config.checker.lookup import Class, Expression, Function, UnknownTarget, locate
 from ret_lightning.config.checker.overrides import Setting, on_command_line, parse, variants, wrong_sweep
 from ret_lightning.config.checker.signatures import (
@@ -42,6 +41,7 @@ from ret_lightning.config.checker.signatures import (
     signature_of_type,
 )
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
+from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
 from ret_lightning.config.targets import not_a_name, refusal, refusal_of
 from ret_lightning.errors import ConfigError
 

@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
-from ret_lightning.config.checker.config_errors import COMMAND_LINE, Mistake
 from ret_lightning.config.checker.yaml_files import first_line
+from ret_lightning.config.config_errors import COMMAND_LINE, Mistake
 from ret_lightning.errors import ConfigError
 
 # A character that Hydra's grammar takes within quotes only, or for syntax of its own: not one of these.

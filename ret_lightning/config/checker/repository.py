@@ -11,8 +11,8 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.config_errors import Mistake, choices, nearest
 from ret_lightning.config.checker.yaml_files import Entry, path_in, read, what_is_broken
+from ret_lightning.config.config_errors import Mistake, choices, nearest
 from ret_lightning.errors import ConfigError
 
 

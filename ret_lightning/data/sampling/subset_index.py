@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from ret_lightning.data.bad_rows import UntoldPlace
-from ret_lightning.data.glyphs.corpus import default_cache_dir
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.fields import Content, fields_of
 from ret_lightning.data.readers.row_files import RowFiles, Stretch
@@ -24,6 +23,7 @@ from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import parse_pair, subset_fields
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file
+from ret_lightning.runtime.cache_dir import default_cache_dir
 from ret_lightning.runtime.cpu_cores import usable_cores
 from ret_lightning.runtime.fork_context import fork_context
 from ret_lightning.runtime.progress import progress_bar

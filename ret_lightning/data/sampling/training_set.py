@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from ret_lightning.data.holdout import Holdout
 from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS
 from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import subset_fields
 from ret_lightning.data.sampling.batch_samplers import EpochBatches, GlobalBatches
+from ret_lightning.data.sampling.holdout import Holdout
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture, check_factors, check_names
 from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches
 from ret_lightning.data.sampling.subset_index import RowSubsets, row_subsets

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.config.aliases import current_target
 from ret_lightning.config.checker.config_changes import Base
-from ret_lightning.config.checker.config_errors import Wrong
+from ret_lightning.config.config_errors import Wrong
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.identity import differences, flat, within
