@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 
 from ret_lightning.losses import maxsim
 from ret_lightning.models.precision import dtype_named
-from ret_lightning.ops.maxsim_fused import refusal
+from ret_lightning.ops.maxsim_fused import fused_refusal
 from ret_lightning.ops.onednn_linear import linear
 
 OPTIONS = {
@@ -94,7 +94,7 @@ def of_shape(
     if device.type == "cuda":
         if "plain" in functions:
             functions["plain, compiled"] = torch.compile(partial(maxsim, backend="plain"))
-        if refusal(query) is None:
+        if fused_refusal(query) is None:
             functions["fused"] = partial(maxsim, backend="fused")
     sides: dict[str, Callable[[], object]] = {}
     for name, function in functions.items():

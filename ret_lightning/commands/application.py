@@ -44,7 +44,7 @@ from ret_lightning.runtime.console import abandon_stdout, quiet_libraries
 
 _VERSION_BASE = "1.3"
 
-resolvers.register()  # here, since a launcher's worker process imports this module and no more before it composes a config
+resolvers.register_resolvers()  # here: a launcher's worker imports only this module before it composes a config
 
 
 # File names that the grammar takes in quotes only: of sweeps, `runs/gate+seed/gate=lstm+seed=1`, and in a home folder, `~/x`.

@@ -37,16 +37,16 @@ def main() -> None:
 
 def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
     """Of a sweep's jobs those that are not finished; none in a dry run, which lists them."""
-    from ret_lightning.runs.sweep_plan import plan, told
+    from ret_lightning.runs.sweep_plan import describe_plans, plan_jobs
 
-    plans = plan(jobs)
+    plans = plan_jobs(jobs)
     if jobs[0].config.dry_run:
-        from ret_lightning.report.planned import show
+        from ret_lightning.report.sweep_table import print_plans
 
-        if not show(plans):
+        if not print_plans(plans):
             raise UserError("not every model can be built, see the table", code="dry-run-unbuildable")
         return []
-    log.info(told(plans))
+    log.info(describe_plans(plans))
     if all(each.state == "finished" for each in plans):
         log.info("nothing is left to do; ret-report runs=%s compares the runs", jobs[0].folder.parent)
     return [each.job for each in plans if each.state != "finished"]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ret_lightning.config.aliases import update_targets
 from ret_lightning.config.checker.yaml_files import first_line
-from ret_lightning.config.targets import not_a_name, refusal, refusal_of
+from ret_lightning.config.targets import built_refusal, not_a_name, target_refusal
 from ret_lightning.errors import ConfigError, UserError
 
 
@@ -68,7 +68,7 @@ def _targets(node: Any, key: str) -> list[tuple[str, Any]]:
 def _refuse_unsafe(key: str, target: Any) -> None:
     if not isinstance(target, str):
         raise _at(key, not_a_name(target))
-    if (reason := refusal(target)) is not None:
+    if (reason := target_refusal(target)) is not None:
         raise _at(key, reason)
     try:
         found = _locate(target)
@@ -82,7 +82,7 @@ def _refuse_unsafe(key: str, target: Any) -> None:
     if not callable(found):
         raise ConfigError(f"{key}: {target} is no class or function", code="target-not-callable", key=key, found=target)
     module = str(getattr(found, "__module__", None))
-    if (reason := refusal_of(target, module, is_class=isinstance(found, type))) is not None:
+    if (reason := built_refusal(target, module, is_class=isinstance(found, type))) is not None:
         raise _at(key, reason)
 
 

@@ -61,7 +61,7 @@ def choices(name: Any, options: Iterable[Any]) -> str:
 
     All options where there are twelve or fewer, else the three that are spelt most like `name`.
     """
-    listed = list(dict.fromkeys(option if isinstance(option, str) else show(option) for option in options))
+    listed = list(dict.fromkeys(option if isinstance(option, str) else show_value(option) for option in options))
     if not listed:
         return ""
     if len(listed) <= 12:
@@ -73,7 +73,7 @@ def choices(name: Any, options: Iterable[Any]) -> str:
     return f"; nearest of {len(listed)}: {', '.join(nearest(str(name), listed, count=3, cutoff=0.0))}"
 
 
-def show(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A config value as YAML would write it, shortened to fit in a line."""
     if value is None:
         return "null"

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ret_lightning.config.sweep_names import job_names
 
 
-def register() -> None:
+def register_resolvers() -> None:
     """Makes them known to OmegaConf; again does no harm."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("unless_resumed", unless_resumed, replace=True)

@@ -41,7 +41,7 @@ def not_a_name(value: Any) -> ConfigError:
     return ConfigError(f"wants the dotted name of a class, got {value!r}", code="target-not-text", found=repr(value))
 
 
-def refusal(target: str) -> ConfigError | None:
+def target_refusal(target: str) -> ConfigError | None:
     """Why a config may not build this dotted name, or None where it may."""
     allowed = (_OURS, *_LIBRARY_PARTS, *own_packages())
     if is_in(target, allowed):
@@ -56,7 +56,7 @@ def refusal(target: str) -> ConfigError | None:
     )
 
 
-def refusal_of(target: str, module: str, *, is_class: bool) -> ConfigError | None:
+def built_refusal(target: str, module: str, *, is_class: bool) -> ConfigError | None:
     """Why a config may not build an allowed name, given the module that its object was written in."""
     if is_in(target, own_packages()):
         return None

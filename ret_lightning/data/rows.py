@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ret_lightning.data.readers.fields import Content, Fields, fields_of
+from ret_lightning.data.readers.fields import Content, RowFields, fields_of
 from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
 
@@ -157,7 +157,7 @@ def content_digest(rows: Sequence[Passage] | Sequence[Query]) -> str:
     return digest.hexdigest()
 
 
-def _query(row: Fields, judged: bool = True) -> Query:
+def _query(row: RowFields, judged: bool = True) -> Query:
     path, encoded = row.image("image_path", "image")
     query = Query(
         data_id=row.identifier("data_id"),
@@ -176,12 +176,12 @@ def _query(row: Fields, judged: bool = True) -> Query:
     return query
 
 
-def _passage(row: Fields) -> Passage:
+def _passage(row: RowFields) -> Passage:
     path, encoded = row.image("passage_image_path", "passage_image")
     return Passage(row.identifier("passage_id"), row.text("passage_text"), path, encoded, row.place)
 
 
-def _negatives(row: Fields) -> tuple[Passage, ...]:
+def _negatives(row: RowFields) -> tuple[Passage, ...]:
     """Read `negative_passages`, our extension: a list of objects with the fields of a passage row; null is left out."""
     key = "negative_passages"
     values = row.values.get(key) or []
@@ -193,7 +193,7 @@ def _negatives(row: Fields) -> tuple[Passage, ...]:
             continue
         if not isinstance(value, dict):
             raise row.wrong(f"{key}[{number}]", "an object with passage_id and passage_text", value)
-        negative = _passage(Fields(value, row.place))
+        negative = _passage(RowFields(value, row.place))
         if negative.text is None and negative.image is None:
             message = f"field {key}[{number}] is an empty passage: it has neither passage_text nor passage_image_path"
             raise row.error(message, "empty_row", code="empty-negative", key=f"{key}[{number}]")

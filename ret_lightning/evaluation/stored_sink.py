@@ -105,7 +105,7 @@ class StoredVectors:
         self._meeting = Meeting()
         self._find_folder()
         plans = [
-            (subset, side, rows[: limited(len(rows), batch_size, limit, f"{subset.split}/{subset.name} {side}")])
+            (subset, side, rows[: limited_rows(len(rows), batch_size, limit, f"{subset.split}/{subset.name} {side}")])
             for subset in subsets
             for side, rows in ((PASSAGES, subset.pool), (QUERIES, subset.queries))
         ]
@@ -282,7 +282,7 @@ class _StoredSubset(EncodedSubset):
         return loaded
 
 
-def limited(count: int, batch_size: int, limit: int | float | None, what: str = "rows") -> int:
+def limited_rows(count: int, batch_size: int, limit: int | float | None, what: str = "rows") -> int:
     """How many of so many rows a limit leaves: whole batches, whatever the number of ranks.
 
     Args:

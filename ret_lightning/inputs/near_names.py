@@ -95,12 +95,12 @@ def near_names(root: Path, asked: str) -> Near:
     if len(asked) > LONGEST_PATH:
         return Near()
     try:
-        return limited(lambda: _Search(root, name_key(asked, _SPELLING)).near())
+        return timed_search(lambda: _Search(root, name_key(asked, _SPELLING)).near())
     except (OSError, ValueError):  # a folder that cannot be listed, a null byte
         return Near()
 
 
-def limited(search: Callable[[], Near]) -> Near:
+def timed_search(search: Callable[[], Near]) -> Near:
     """The result of a search; an empty one after `MOST_SECONDS` of searches in this process."""
     global _seconds
     if _seconds > MOST_SECONDS:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.ops.maxsim_chunked import ChunkedMaxSim
-from ret_lightning.ops.maxsim_fused import fused_maxsim, refusal
+from ret_lightning.ops.maxsim_fused import fused_maxsim, fused_refusal
 
 Backend = Literal["auto", "plain", "chunked", "fused"]
 
@@ -53,7 +53,7 @@ def maxsim(
     if len(query) == 0 or len(passage) == 0:
         backend = "plain"  # of no rows; kernels are not made for that
     if backend == "auto":
-        backend = "chunked" if refusal(query) else "fused"
+        backend = "chunked" if fused_refusal(query) else "fused"
     if backend == "plain":
         return _plain(query, passage, query_mask, passage_mask)
     if backend == "chunked":

@@ -20,7 +20,7 @@ def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, pass
     Raises:
         ValueError: if the kernels cannot serve these inputs here.
     """
-    reason = refusal(query)
+    reason = fused_refusal(query)
     if reason is not None:
         raise ValueError(f"maxsim: backend fused {reason}; choose auto or chunked")
     from late_interaction_kernels import maxsim
@@ -29,7 +29,7 @@ def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, pass
     return maxsim(query, passage, query_mask, passage_mask, normalize=False, backward="lowmem")
 
 
-def refusal(query: Tensor) -> str | None:
+def fused_refusal(query: Tensor) -> str | None:
     """Why the kernels cannot serve such inputs, or None where they can."""
     if not query.is_cuda:
         return "needs tensors on a GPU"

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
-from ret_lightning.report.logged import GateMap
+from ret_lightning.report.training_logs import GateMap
 
 Scale: TypeAlias = Callable[[float], float]
 

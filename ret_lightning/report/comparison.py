@@ -9,7 +9,7 @@ import numpy as np
 
 from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.errors import DataError
-from ret_lightning.report.judged import Judged, judge_run, parts
+from ret_lightning.report.per_query_results import Judged, judge_run, mean_parts
 from ret_lightning.report.run_folders import Run
 from ret_lightning.report.statistics import Summary, difference_over_seeds, holm, randomisation_test, summarise
 from ret_lightning.report.variants import Variant
@@ -104,7 +104,7 @@ def compare(
 def _judged(run: Run, metric: str, data: Callable[[], Mapping[str, EvaluationSubset]]) -> dict[str, Judged]:
     return {
         subset: judge_run(run, subset, name, data().get(subset) if name.startswith("pseudo_recall") else None)
-        for subset, name in parts(metric, run.metrics).items()
+        for subset, name in mean_parts(metric, run.metrics).items()
     }
 
 

@@ -44,7 +44,7 @@ class TestedOn:
 
 
 @dataclass(frozen=True)
-class Shown:
+class GalleryItem:
     """A text with an image, of a query or a passage; `image` is a data URI, or None with the reason in `note`."""
 
     id: str
@@ -60,7 +60,7 @@ class Answer:
     variant: Variant
     mean: float
     by_seed: list[float]
-    first: Shown
+    first: GalleryItem
     right: bool
 
 
@@ -69,8 +69,8 @@ class Disagreement:
     """A query, what is right for it, and what each variant found."""
 
     subset: str
-    query: Shown
-    gold: Shown
+    query: GalleryItem
+    gold: GalleryItem
     answers: list[Answer]
 
 
@@ -145,12 +145,14 @@ class _Teller:
         self._rows: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._images: dict[str, tuple[str | None, str]] = {}
 
-    def query(self, subset: str, query: str) -> Shown:
+    def query(self, subset: str, query: str) -> GalleryItem:
         return self._shown(query, self._of(subset)[0].get(query))
 
-    def passage(self, subset: str, passage: str) -> Shown:
+    def passage(self, subset: str, passage: str) -> GalleryItem:
         return (
-            self._shown(passage, self._of(subset)[1].get(passage)) if passage else Shown("", "nothing found", None, "")
+            self._shown(passage, self._of(subset)[1].get(passage))
+            if passage
+            else GalleryItem("", "nothing found", None, "")
         )
 
     def known(self, subset: str, passages: Sequence[str]) -> str:
@@ -166,13 +168,13 @@ class _Teller:
             self._rows[subset] = queries, pool
         return self._rows[subset]
 
-    def _shown(self, name: str, row: Any) -> Shown:
+    def _shown(self, name: str, row: Any) -> GalleryItem:
         if row is None:
-            return Shown(name, "", None, "" if self.data.missing else "not in the data")
+            return GalleryItem(name, "", None, "" if self.data.missing else "not in the data")
         text = row.text or ""
         text = text if len(text) <= _LONGEST else text[:_LONGEST].rsplit(" ", 1)[0] + " …"
         image, note = self._image(row.image_path) if row.image_path else (None, "")
-        return Shown(name, text, image, note)
+        return GalleryItem(name, text, image, note)
 
     def _image(self, path: str) -> tuple[str | None, str]:
         if path not in self._images:

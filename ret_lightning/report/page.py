@@ -14,11 +14,11 @@ from ret_lightning.report import tables
 from ret_lightning.report.charts import COLOURS, Bar, Line, bar_chart, dash, heat_map, line_chart
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.gallery import Disagreement
-from ret_lightning.report.judged import parts
-from ret_lightning.report.logged import GateMap, Log, curve, gate_maps, speed
+from ret_lightning.report.per_query_results import mean_parts
 from ret_lightning.report.run_folders import Run, Unfinished
 from ret_lightning.report.statistics import Summary
-from ret_lightning.report.variants import Setting, Variant, shown
+from ret_lightning.report.training_logs import GateMap, Log, curve, logged_gate_maps, speed
+from ret_lightning.report.variants import Variant, VariedSetting, typed_value
 from ret_lightning.runs.identity import ABSENT
 from ret_lightning.training.checkpointing.selected_on import in_words
 
@@ -44,7 +44,7 @@ class Content:
     metric: str
     baseline: Variant
     rows: list[Row]
-    settings: list[Setting]
+    settings: list[VariedSetting]
     unfinished: list[Unfinished]
     logs: Mapping[str, Log]
     gallery: list[Disagreement]
@@ -140,7 +140,7 @@ def _by_subset(content: Content) -> tuple[list[str], list[list[str]]]:
     """Column names, and of each row `mean ± deviation` in each subset that the metric is a mean over."""
     columns: dict[str, None] = {}
     for run in content.runs:
-        columns |= {f"{subset}/{name}": None for subset, name in parts(content.metric, run.metrics).items()}
+        columns |= {f"{subset}/{name}": None for subset, name in mean_parts(content.metric, run.metrics).items()}
     if len(columns) < 2:
         return [], []
     lines = []
@@ -155,7 +155,7 @@ def _with_deviation(of: Summary) -> str:
 
 
 def _gates(variant: Variant, content: Content) -> list[GateMap]:
-    return gate_maps([content.logs[run.name] for run in variant.runs])
+    return logged_gate_maps([content.logs[run.name] for run in variant.runs])
 
 
 def _heat_map(variant: Variant, gates: GateMap) -> Markup:
@@ -206,7 +206,7 @@ def _memory(count: float) -> str:
 def _differences(content: Content) -> list[tuple[str, str, list[str]]]:
     """Every config key that differs: the setting that it belongs to, the key, its value in each variant."""
     return [
-        (setting.name, key, [shown(variant.config.get(key, ABSENT)) for variant in content.variants])
+        (setting.name, key, [typed_value(variant.config.get(key, ABSENT)) for variant in content.variants])
         for setting in content.settings
         for key in sorted(setting.keys)
     ]

@@ -12,10 +12,10 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.report import tables
 from ret_lightning.report.comparison import PerQuery, Row, compare, per_query
 from ret_lightning.report.gallery import disagreements, open_test_data
-from ret_lightning.report.logged import read_log
 from ret_lightning.report.page import Content, page
-from ret_lightning.report.picture import draw
+from ret_lightning.report.results_figure import draw_results
 from ret_lightning.report.run_folders import Run, find_runs
+from ret_lightning.report.training_logs import read_log
 from ret_lightning.report.variants import Variant, choose, group
 from ret_lightning.runtime.atomic_files import write_files
 from ret_lightning.training.checkpointing.selected_on import in_words
@@ -98,7 +98,7 @@ def write_report(
         "results.tex": tables.latex(rows, settings, metric, base, notes),
     }
     files = {name: text.encode() for name, text in texts.items()}
-    files |= {PICTURE_FILE: draw(content), PAGE_FILE: page(content).encode()}
+    files |= {PICTURE_FILE: draw_results(content), PAGE_FILE: page(content).encode()}
     try:
         write_files(output, files)
     except OSError as error:

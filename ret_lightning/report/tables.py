@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.statistics import Summary, summarise
-from ret_lightning.report.variants import Setting, Variant
-from ret_lightning.runtime.markdown import escape, one_line, paragraph
+from ret_lightning.report.variants import Variant, VariedSetting
+from ret_lightning.runtime.markdown import escape, markdown_line, paragraph
 
 NONE = "–"  # where one seed gives no deviation, and the baseline no difference
 
@@ -23,7 +23,7 @@ _LATEX = {
 }  # fmt: skip
 
 
-def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -> str:
+def results_csv(rows: Sequence[Row], settings: Sequence[VariedSetting], metric: str) -> str:
     """A line a variant, at full precision."""
     header = [
         *(setting.name for setting in settings), "metric", "seeds", "mean", "deviation", "low", "high", "difference",
@@ -54,7 +54,7 @@ def results_csv(rows: Sequence[Row], settings: Sequence[Setting], metric: str) -
     return _csv(header, lines)
 
 
-def runs_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
+def runs_csv(variants: Sequence[Variant], settings: Sequence[VariedSetting]) -> str:
     """A line a run: where it comes from, what it cost, all its metrics."""
     runs = [(variant, run) for variant in variants for run in variant.runs]
     metrics = sorted({metric for _, run in runs for metric in run.metrics})
@@ -89,7 +89,7 @@ def runs_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
     return _csv(header, lines)
 
 
-def metrics_csv(variants: Sequence[Variant], settings: Sequence[Setting]) -> str:
+def metrics_csv(variants: Sequence[Variant], settings: Sequence[VariedSetting]) -> str:
     """A line a variant and metric: its mean over seeds, and how sure that is."""
     header = [
         *(s.name for s in settings), "metric", "seeds", "mean", "deviation", "low", "high", "fingerprint", "selected_on",
@@ -115,7 +115,7 @@ def codes(variant: Variant) -> list[str]:
     return list(dict.fromkeys(run.code for run in variant.runs))
 
 
-def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, notes: Sequence[str]) -> str:
+def markdown(rows: Sequence[Row], settings: Sequence[VariedSetting], metric: str, notes: Sequence[str]) -> str:
     """A table with the notes below it."""
 
     header = [
@@ -139,7 +139,7 @@ def markdown(rows: Sequence[Row], settings: Sequence[Setting], metric: str, note
 
 
 def latex(
-    rows: Sequence[Row], settings: Sequence[Setting], metric: str, baseline: Variant, notes: Sequence[str]
+    rows: Sequence[Row], settings: Sequence[VariedSetting], metric: str, baseline: Variant, notes: Sequence[str]
 ) -> str:
     """A `table` environment that needs \\usepackage{booktabs}; the best mean is bold, the notes are comments."""
     names = _names(settings)
@@ -151,7 +151,7 @@ def latex(
         if row.summary.mean == best:
             cells[len(names) + 1] = rf"\textbf{{{cells[len(names) + 1]}}}"
         lines.append("    " + " & ".join(cells) + r" \\")
-    comments = [f"% {one_line(note)}" for note in notes]
+    comments = [f"% {markdown_line(note)}" for note in notes]
     return "\n".join(
         [
             *comments,
@@ -179,7 +179,7 @@ def tex(text: str) -> str:
 
     The result is valid in any text font. Scripts other than Latin need a font that has them, with XeLaTeX or LuaLaTeX.
     """
-    return "".join(_LATEX.get(c, c) for c in re.sub("-(?=-)", "-\0", one_line(text))).replace("\0", "{}")
+    return "".join(_LATEX.get(c, c) for c in re.sub("-(?=-)", "-\0", markdown_line(text))).replace("\0", "{}")
 
 
 def probability(p: float | None) -> str:
@@ -202,11 +202,11 @@ def signed_span(interval: tuple[float, float] | None) -> str:
     return NONE if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
 
 
-def _names(settings: Sequence[Setting]) -> list[str]:
+def _names(settings: Sequence[VariedSetting]) -> list[str]:
     return [setting.name for setting in settings] or ["variant"]
 
 
-def _cells(row: Row, settings: Sequence[Setting]) -> list[str]:
+def _cells(row: Row, settings: Sequence[VariedSetting]) -> list[str]:
     of = row.summary
     return [
         *([row.variant.values[setting.name] for setting in settings] or [row.variant.label]),

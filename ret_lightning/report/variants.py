@@ -12,7 +12,7 @@ from typing import Any
 from ret_lightning.config.config_errors import choices
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.run_folders import Run
-from ret_lightning.runs.identity import ABSENT, fingerprint, of_the_run, within
+from ret_lightning.runs.identity import ABSENT, config_fingerprint, of_the_run, within
 
 # Of the node `data`, and beside it, what decides which queries are asked of which pools.
 _OF_THE_DATASET = (
@@ -28,7 +28,7 @@ _OF_THE_DATASET = (
 
 
 @dataclass(frozen=True)
-class Setting:
+class VariedSetting:
     """A key of the config that varies.
 
     Attributes:
@@ -59,7 +59,7 @@ class Variant:
     runs: tuple[Run, ...]
 
 
-def group(runs: Sequence[Run]) -> tuple[list[Variant], list[Setting], list[str]]:
+def group(runs: Sequence[Run]) -> tuple[list[Variant], list[VariedSetting], list[str]]:
     """Runs put together by config, in the order of the first run of each.
 
     Returns:
@@ -73,7 +73,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Variant], list[Setting], list[str]]
     _one_dataset(runs, flat)
     together: dict[str, list[int]] = defaultdict(list)
     for i, config in enumerate(flat):
-        together[fingerprint(config)].append(i)
+        together[config_fingerprint(config)].append(i)
     remarks = []
     members: list[list[int]] = []
     for found in together.values():
@@ -100,12 +100,12 @@ def group(runs: Sequence[Run]) -> tuple[list[Variant], list[Setting], list[str]]
     return variants, settings, remarks
 
 
-def differing(runs: Sequence[Run]) -> tuple[list[Setting], list[dict[str, str]]]:
+def differing(runs: Sequence[Run]) -> tuple[list[VariedSetting], list[dict[str, str]]]:
     """What tells runs apart, seeds aside, and of each run the value of each setting."""
     return _settings(_flat_configs(runs), [run.choices for run in runs])
 
 
-def choose(variants: Sequence[Variant], settings: Sequence[Setting], wanted: str | None) -> Variant:
+def choose(variants: Sequence[Variant], settings: Sequence[VariedSetting], wanted: str | None) -> Variant:
     """The variant that some of its settings name, `gate=lstm` or `gate=lstm num_tokens=8`; without any, the first one.
 
     Raises:
@@ -147,7 +147,7 @@ def choose(variants: Sequence[Variant], settings: Sequence[Setting], wanted: str
     return fitting[0]
 
 
-def shown(value: Any) -> str:
+def typed_value(value: Any) -> str:
     """A config value as one would type it."""
     if value is ABSENT:
         return ABSENT
@@ -181,7 +181,7 @@ def _one_dataset(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> None
     parsed = [(json.loads(text), names) for text, names in asked.items()]
     differing = [key for key in _OF_THE_DATASET if len({json.dumps(known.get(key)) for known, _ in parsed}) > 1]
     told = "; ".join(
-        f"{', '.join(f'{key}={shown(known.get(key))}' for key in differing)}: {_listed(names)}"
+        f"{', '.join(f'{key}={typed_value(known.get(key))}' for key in differing)}: {_listed(names)}"
         for known, names in parsed
     )
     raise ConfigError(
@@ -198,11 +198,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def _settings(
     configs: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, str]]
-) -> tuple[list[Setting], list[dict[str, str]]]:
+) -> tuple[list[VariedSetting], list[dict[str, str]]]:
     """What tells configs apart, and of each config the value of each setting."""
     varying: dict[str, tuple[str, ...]] = {}  # key -> its value in each config
     for key in dict.fromkeys(key for config in configs for key in config):
-        values = tuple(shown(config.get(key, ABSENT)) for config in configs)
+        values = tuple(typed_value(config.get(key, ABSENT)) for config in configs)
         if len(set(values)) > 1:
             varying[key] = values
     order = list(varying)
@@ -235,7 +235,7 @@ def _settings(
 
     found = dict(sorted(found.items(), key=place))
     names = _short(list(found))
-    settings = [Setting(names[key], tuple(keys)) for key, (keys, _) in found.items()]
+    settings = [VariedSetting(names[key], tuple(keys)) for key, (keys, _) in found.items()]
     values = [{names[key]: _plain(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
     return settings, values
 
@@ -266,7 +266,9 @@ def _options(group: str, configs: Sequence[Mapping[str, Any]], chosen: Sequence[
     """Of each config the option of a group: as Hydra noted it, or, where notes are missing, the class that it builds."""
     if all(group in own for own in chosen):
         return tuple(own[group] for own in chosen)
-    return tuple(_plain(f"{group}._target_", shown(config.get(f"{group}._target_", ABSENT))) for config in configs)
+    return tuple(
+        _plain(f"{group}._target_", typed_value(config.get(f"{group}._target_", ABSENT))) for config in configs
+    )
 
 
 def _plain(key: str, value: str) -> str:

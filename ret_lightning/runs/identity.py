@@ -50,7 +50,7 @@ def within(key: str, nodes: Iterable[str]) -> bool:
     return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 
-def fingerprint(config: Mapping[str, Any]) -> str:
+def config_fingerprint(config: Mapping[str, Any]) -> str:
     """Of a flat config, the first 12 hexadecimal digits of a SHA-256."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 

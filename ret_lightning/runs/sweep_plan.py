@@ -10,7 +10,7 @@ from typing import Literal
 
 from ret_lightning.config.sweeping import PlannedJob, renamed
 from ret_lightning.errors import UserError
-from ret_lightning.runs.identity import fingerprint, of_the_run
+from ret_lightning.runs.identity import config_fingerprint, of_the_run
 from ret_lightning.runs.resume.resumed_config import stored_config
 from ret_lightning.runs.resume.takeover import has_checkpoint
 from ret_lightning.runtime.run_layout import CONFIG_FILE, FAILURE_FILE, METRICS_FILE, read_json
@@ -21,7 +21,7 @@ State = Literal["finished", "goes on", "new"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """What becomes of a job.
 
     Attributes:
@@ -35,7 +35,7 @@ class Plan:
     failed: str | None = None
 
 
-def plan(jobs: Sequence[PlannedJob]) -> list[Plan]:
+def plan_jobs(jobs: Sequence[PlannedJob]) -> list[JobPlan]:
     """Finds the run of each job among the folders of the sweep.
 
     Args:
@@ -47,17 +47,17 @@ def plan(jobs: Sequence[PlannedJob]) -> list[Plan]:
     there = _runs_in({job.folder.parent for job in jobs})
     plans = []
     for job in jobs:
-        print_ = fingerprint(of_the_run(job.config))
+        print_ = config_fingerprint(of_the_run(job.config))
         folder = there.get(print_)
         if folder is not None:
             job = renamed(job, folder)
         elif job.folder in there.values():
             job = renamed(job, job.folder.with_name(f"{job.name}-{print_[:6]}"))
-        plans.append(Plan(job, _state(job.folder), read_json(job.folder / FAILURE_FILE).get("error")))
+        plans.append(JobPlan(job, _state(job.folder), read_json(job.folder / FAILURE_FILE).get("error")))
     return plans
 
 
-def told(plans: Sequence[Plan]) -> str:
+def describe_plans(plans: Sequence[JobPlan]) -> str:
     """The plans in a line."""
     counts = {state: sum(p.state == state for p in plans) for state in ("finished", "goes on", "new")}
     words = {"finished": "finished already", "goes on": "to go on", "new": "to run"}
@@ -71,7 +71,7 @@ def _runs_in(sweeps: set[Path]) -> dict[str, Path]:
     for sweep in sweeps:
         for file in sorted(sweep.glob(f"*/{CONFIG_FILE}")):
             try:
-                key = fingerprint(of_the_run(stored_config(file.parent)))
+                key = config_fingerprint(of_the_run(stored_config(file.parent)))
             except UserError as error:
                 log.warning("passed over: %s", error)
                 continue

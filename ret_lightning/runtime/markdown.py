@@ -9,14 +9,14 @@ _INLINE = re.compile(r"[\\`*<>|~$&]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 _BLOCK = re.compile(r"^(\d*)([#+=.)\[-])")  # a heading, a list or a task, at the start of a paragraph
 
 
-def one_line(text: str) -> str:
+def markdown_line(text: str) -> str:
     """Join the lines of a text, and replace control characters."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def escape(text: str) -> str:
     """Escape a text for a table cell, or within a line; the result is one line."""
-    return _INLINE.sub(r"\\\g<0>", one_line(text))
+    return _INLINE.sub(r"\\\g<0>", markdown_line(text))
 
 
 def paragraph(text: str) -> str:

@@ -20,7 +20,7 @@ from ret_lightning.models.precision import device_named
 from ret_lightning.runtime.console import print_lines
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.model_identity import ModelIdentity
-from ret_lightning.search.output import json_lines, print_table, refuse_taken, write_lines
+from ret_lightning.search.output import json_lines, print_table, refuse_existing_output, write_lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,7 +54,7 @@ def answer(config: DictConfig) -> None:
     """
     # What can be wrong with a query, or with where its answer goes, is told before anything that takes long.
     if config.output is not None:
-        refuse_taken(Path(config.output), config.overwrite)
+        refuse_existing_output(Path(config.output), config.overwrite)
     image = None if config.image is None else open_image(config.image)
     rows = None if config.queries is None else _read_queries(config.queries)
     device = device_named(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))

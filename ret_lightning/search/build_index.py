@@ -35,11 +35,11 @@ from ret_lightning.search.index_folder import (
     SEARCH,
     VERSION,
     SearchFolder,
-    finish,
-    read_manifest,
+    finish_index,
+    read_search_manifest,
 )
 from ret_lightning.search.model_identity import ModelIdentity, model_for
-from ret_lightning.search.passages import Shown, read_passages, refuse_known
+from ret_lightning.search.passages import PassageRecord, read_passages, refuse_known
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _before(folder: Path, append: bool) -> SearchFolder | None:
     """The index that passages are added to; None for a new one."""
     if not append:
         if (folder / MANIFEST).exists():
-            count = read_manifest(folder).passages
+            count = read_search_manifest(folder).passages
             raise ConfigError(
                 f"index={folder}: holds an index of {count} passages; append=true adds to it, or choose another folder",
                 code="index-exists",
@@ -181,7 +181,9 @@ def _build(
     index.build(embeddings)
     index.save(at / SEARCH)
     shown = [] if before is None else list(before.shown)
-    finish(folder, version, model, [*shown, *(Shown(p.passage_id, p.text, p.image_path) for p in passages)])
+    finish_index(
+        folder, version, model, [*shown, *(PassageRecord(p.passage_id, p.text, p.image_path) for p in passages)]
+    )
     log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
 
 

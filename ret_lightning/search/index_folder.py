@@ -30,7 +30,7 @@ from ret_lightning.retrieval.store.store_plan import unknown_format
 from ret_lightning.runtime.atomic_files import write_text
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.model_identity import ModelIdentity
-from ret_lightning.search.passages import Shown, ShownPassages, write_shown
+from ret_lightning.search.passages import PassageRecord, PassageRecords, write_passage_records
 
 FORMAT, MANIFEST, LOCK = 1, "manifest.json", ".lock"
 EMBEDDINGS, SEARCH, PASSAGES = "embeddings", "search", "passages.arrow"
@@ -77,13 +77,13 @@ class SearchFolder:
         self.folder = Path(folder)
         self.short_queries = 0
         while True:
-            manifest = read_manifest(self.folder)
+            manifest = read_search_manifest(self.folder)
             try:
                 self._open(manifest, verify, device)
                 return
             except (DataError, OSError):
                 # Passages may have been added meanwhile, and the version that they were added to removed.
-                if read_manifest(self.folder).version == manifest.version:
+                if read_search_manifest(self.folder).version == manifest.version:
                     raise
 
     def _open(self, manifest: Manifest, verify: bool, device: str | torch.device | None) -> None:
@@ -100,7 +100,7 @@ class SearchFolder:
                 code="index-passages-changed",
                 path=at / PASSAGES,
             )
-        self.shown = ShownPassages(at / PASSAGES)
+        self.shown = PassageRecords(at / PASSAGES)
         try:
             store = EmbeddingStore.open(at / EMBEDDINGS, self.model.fingerprint, verify)
             self.index = Index.load(at / SEARCH, store.embeddings, device, verify)
@@ -148,7 +148,7 @@ class SearchFolder:
         ]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_search_manifest(folder: Path) -> Manifest:
     """The manifest of a finished index; raises DataError where there is none."""
     file = folder / MANIFEST
     if not file.is_file():
@@ -178,10 +178,10 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
-def finish(folder: Path, version: int, model: ModelIdentity, shown: list[Shown]) -> None:
+def finish_index(folder: Path, version: int, model: ModelIdentity, shown: list[PassageRecord]) -> None:
     """Makes a version, whose embeddings and index are there, the one that counts, and removes the others."""
     file = folder / f"v{version}" / PASSAGES
-    write_shown(file, shown)
+    write_passage_records(file, shown)
     manifest = Manifest(version, model, len(shown), sha256_of_file(file))
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
     for path in folder.iterdir():

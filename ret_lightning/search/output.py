@@ -21,7 +21,7 @@ def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]
             yield json.dumps(content | hit._asdict() | {"score": round(hit.score, 6)}, ensure_ascii=False)
 
 
-def refuse_taken(file: Path, overwrite: bool) -> None:
+def refuse_existing_output(file: Path, overwrite: bool) -> None:
     """Raises ConfigError where a file stands that may not go, or what can be no file."""
     if file.is_dir():
         raise ConfigError(f"output={file}: is a folder; name a file in it", code="output-is-folder", path=file)

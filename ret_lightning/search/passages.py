@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 ROWS_A_BATCH = 4096
 
 
-class Shown(NamedTuple):
+class PassageRecord(NamedTuple):
     """What a search shows of a passage: its id, its text, and its image's path as its row has it."""
 
     passage_id: str
@@ -80,18 +80,18 @@ def no_rows(files: RowFiles) -> DataError:
     return DataError(f"{files}: no rows", code="files-without-rows", paths=tuple(files.paths))
 
 
-def write_shown(file: Path, passages: Iterable[Shown]) -> None:
+def write_passage_records(file: Path, passages: Iterable[PassageRecord]) -> None:
     """Writes an Arrow file, whole or not at all."""
     import pyarrow
 
-    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in Shown._fields])
+    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in PassageRecord._fields])
     columns = zip(*passages, strict=True)
     table = pyarrow.table([pyarrow.array(column, pyarrow.large_string()) for column in columns], schema=schema)
     with whole_file(file) as unfinished, pyarrow.ipc.new_file(str(unfinished), schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=ROWS_A_BATCH)
 
 
-class ShownPassages(Sequence[Shown]):
+class PassageRecords(Sequence[PassageRecord]):
     """The rows of a file of `write_shown`; each is read when it is asked for.
 
     Raises:
@@ -116,11 +116,11 @@ class ShownPassages(Sequence[Shown]):
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Shown]:
+    def __iter__(self) -> Iterator[PassageRecord]:
         for batch in range(self._file.num_record_batches):
-            yield from map(Shown, *(column.to_pylist() for column in self._file.get_batch(batch).columns))
+            yield from map(PassageRecord, *(column.to_pylist() for column in self._file.get_batch(batch).columns))
 
-    def __getitem__(self, row: int) -> Shown:
+    def __getitem__(self, row: int) -> PassageRecord:
         batch, place = divmod(range(self._count)[row], ROWS_A_BATCH)
         columns = self._file.get_batch(batch).columns
-        return Shown(*(column[place].as_py() for column in columns))
+        return PassageRecord(*(column[place].as_py() for column in columns))

@@ -24,7 +24,7 @@ from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import EmbeddingStore, Index
 from ret_lightning.search import build_index, output
-from ret_lightning.search.index_folder import Manifest, SearchFolder, read_manifest
+from ret_lightning.search.index_folder import Manifest, SearchFolder, read_search_manifest
 from tests.commands.conftest import Trained, command
 from tests.data.folder import passage, query, write_lines
 from tests.retrieval.pools import maxsim_float64
@@ -246,7 +246,7 @@ def test_an_index_that_grows_while_it_is_opened_is_opened_again(
     growing = ["more.jsonl"]
 
     def late(folder: Path) -> Manifest:
-        manifest = read_manifest(folder)
+        manifest = read_search_manifest(folder)
         if growing:
             assert make(growing.pop(), "index=grown", "append=true") == 0
         return manifest

@@ -17,7 +17,7 @@ import pytest
 
 from ret_lightning.data.glyphs import corpus
 from ret_lightning.data.glyphs.corpus import default_cache_dir, prepare_glyphs
-from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_manifest
+from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_corpus_manifest
 from ret_lightning.errors import DataError
 from ret_lightning.runtime import progress
 
@@ -299,7 +299,7 @@ def folder(tmp_path: Path) -> Path:
     for path, content in CONTENTS.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    write_manifest(tmp_path, SETTINGS, {path: FileRecord.of(content) for path, content in CONTENTS.items()})
+    write_corpus_manifest(tmp_path, SETTINGS, {path: FileRecord.of(content) for path, content in CONTENTS.items()})
     return tmp_path
 
 

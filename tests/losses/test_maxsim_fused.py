@@ -11,7 +11,7 @@ import torch
 
 from ret_lightning.losses import maxsim
 from ret_lightning.ops import maxsim_fused
-from ret_lightning.ops.maxsim_fused import refusal
+from ret_lightning.ops.maxsim_fused import fused_refusal
 
 # What the library does before it launches a kernel for the first time needs a GPU: it times variants of it.
 INTERPRETED = """
@@ -51,12 +51,14 @@ def vectors(is_cuda: bool = True, dtype: torch.dtype = torch.bfloat16, width: in
 )
 def test_which_inputs_it_gets(query: SimpleNamespace, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maxsim_fused, "_is_installed", lambda: True)
-    assert refusal(query) == reason
+    assert fused_refusal(query) == reason
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maxsim_fused, "_is_installed", lambda: False)
-    assert refusal(vectors()) == "needs the package late-interaction-kernels: pip install 'ret_lightning[kernels]'"
+    assert (
+        fused_refusal(vectors()) == "needs the package late-interaction-kernels: pip install 'ret_lightning[kernels]'"
+    )
 
 
 def test_auto_is_fused_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ CLEAN = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False}
 @functools.cache
 def resolved(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """A config as ret-train composes it with output_dir=/made/here, and the choices that Hydra notes."""
-    resolvers.register()
+    resolvers.register_resolvers()
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=["output_dir=/made/here", *overrides], return_hydra_config=True)
     choices = OmegaConf.to_container(config.hydra.runtime.choices)

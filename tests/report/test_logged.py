@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.report.logged import Log, curve, gate_maps, read_log, speed
 from ret_lightning.report.run_folders import find_runs
+from ret_lightning.report.training_logs import Log, curve, logged_gate_maps, read_log, speed
 from tests.report.lab import make_run
 
 
@@ -23,7 +23,7 @@ def test_a_curve_counts_the_steps_behind_a_value(logs: list[Log]) -> None:
 
 
 def test_a_gate_map_averages_stretches_and_seeds(logs: list[Log]) -> None:
-    query, passage = gate_maps(logs, columns=4)
+    query, passage = logged_gate_maps(logs, columns=4)
     assert (query.side, query.rows, query.steps) == ("query", [("text", 0)], [5, 10, 15, 20])
     # step i was logged with i / 20, steps 0 to 4 in the first stretch
     assert query.values == [pytest.approx([0.1, 0.35, 0.6, 0.85])]
@@ -33,7 +33,7 @@ def test_a_gate_map_averages_stretches_and_seeds(logs: list[Log]) -> None:
 
 def test_fewer_steps_than_columns(logs: list[Log]) -> None:
     short = Log({"gate/query/text/step_00": [(1, 0.5), (3, 1.0)]})
-    (only,) = gate_maps([short])
+    (only,) = logged_gate_maps([short])
     assert (only.steps, only.values) == ([1, 3], [[0.5, 1.0]])
 
 
@@ -41,4 +41,4 @@ def test_a_run_without_a_log_has_no_curves(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "run/csv/metrics.csv").unlink()
     log = read_log(find_runs(tmp_path)[0][0])
-    assert (log.series, curve(log, "mean/recall@5"), speed(log), gate_maps([log])) == ({}, [], None, [])
+    assert (log.series, curve(log, "mean/recall@5"), speed(log), logged_gate_maps([log])) == ({}, [], None, [])

@@ -10,7 +10,7 @@ from PIL import Image
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training.callbacks import example_figure
-from ret_lightning.training.callbacks.example_types import Example, Shown
+from ret_lightning.training.callbacks.example_types import Example, ExampleItem
 from ret_lightning.training.callbacks.examples import Examples, _table, examples_of
 from tests.data.folder import SUBSETS
 from tests.training.conftest import make_data, make_module
@@ -51,8 +51,10 @@ def test_each_validation_of_an_epoch_has_its_picture(root: Path, tmp_path: Path)
 
 def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:
     black = Image.new("RGB", (10, 40))
-    example = Example("s", "1", Shown("q", black), None, [Shown("a", None, True), Shown("b " * 300, black, False)])
-    example_figure.draw([example], 2, tmp_path / "p.png")
+    example = Example(
+        "s", "1", ExampleItem("q", black), None, [ExampleItem("a", None, True), ExampleItem("b " * 300, black, False)]
+    )
+    example_figure.draw_examples([example], 2, tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         top = 2 * example_figure.HEADER
         left = [example_figure.GAP + column * example_figure.CELL_WIDTH for column in range(4)]
@@ -63,8 +65,8 @@ def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:
 
 def test_the_table_has_a_column_a_rank(monkeypatch) -> None:
     monkeypatch.setattr("wandb.Image", lambda image: ("image", image.size))
-    shown = Shown("text", Image.new("RGB", (4, 3)))
-    ranked = [Shown("a", None, False), Shown("b", shown.image, True)]
+    shown = ExampleItem("text", Image.new("RGB", (4, 3)))
+    ranked = [ExampleItem("a", None, False), ExampleItem("b", shown.image, True)]
     columns, rows = _table([Example("s", "1", shown, None, ranked)], 3)
     assert dict(zip(columns, rows[0], strict=True)) == {
         "subset": "s", "data_id": "1", "query": "text", "query image": ("image", (4, 3)),

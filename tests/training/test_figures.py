@@ -10,7 +10,7 @@ import pytest
 
 from ret_lightning.plotting.literal_figure import literal_figure
 from ret_lightning.training.callbacks import gate_maps
-from ret_lightning.training.callbacks.curves import draw_subsets, finish
+from ret_lightning.training.callbacks.curves import draw_subsets, finish_axes
 
 # Text that mathtext refuses or reads as a formula, that a legend leaves out, and that no font has.
 NAMES = ["$$", "a$x_1$b", "$\\frac$", "_private", "%", "\\", "\U0010fffd", "東京", "<b>&amp;"]
@@ -27,7 +27,7 @@ def test_names_are_drawn_literally(name: str, usetex: bool, tmp_path: Path) -> N
             draw_subsets(axes, points, "recall")
             axes.set_yticks([0], [name])
             axes.set(title=name, xlabel=name)
-            finish(axes, points)
+            finish_axes(axes, points)
             figure.savefig(tmp_path / "figure.png")
             shown = [text.get_text() for text in axes.get_legend().get_texts()]
     assert shown == [name, "mean"]
@@ -35,5 +35,5 @@ def test_names_are_drawn_literally(name: str, usetex: bool, tmp_path: Path) -> N
 
 
 def test_gate_maps_draw_names_literally(tmp_path: Path) -> None:
-    gate_maps.draw({"$$": {"$x$": [0.25, 0.75]}}, tmp_path / "gates.png")
+    gate_maps.draw_gate_maps({"$$": {"$x$": [0.25, 0.75]}}, tmp_path / "gates.png")
     assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")

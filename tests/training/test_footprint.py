@@ -16,7 +16,7 @@ from ret_lightning.training.module import RetModule
 
 
 def config(*overrides: str) -> DictConfig:
-    resolvers.register()
+    resolvers.register_resolvers()
     setup_globals()
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         return compose("train", overrides=["output_dir=unused", "data.batch_size=4", *overrides])

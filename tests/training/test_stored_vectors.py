@@ -20,7 +20,7 @@ from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.distributed.barrier import PATIENCE, Meeting
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.embedding_sink import VectorsInMemory
-from ret_lightning.evaluation.stored_sink import StoredVectors, limited
+from ret_lightning.evaluation.stored_sink import StoredVectors, limited_rows
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
 from tests.training.conftest import make_module
 
@@ -276,10 +276,10 @@ def test_what_another_model_or_pool_left_is_refused(tmp_path: Path, other: dict,
 
 
 def test_a_limit_is_in_whole_batches_of_all_ranks_together(tmp_path: Path) -> None:
-    assert [limited(23, 4, limit) for limit in (None, 1, 5, 6, 99, 1.0, 0.5)] == [23, 4, 20, 23, 23, 23, 12]
-    assert limited(0, 4, 1.0) == 0
+    assert [limited_rows(23, 4, limit) for limit in (None, 1, 5, 6, 99, 1.0, 0.5)] == [23, 4, 20, 23, 23, 23, 12]
+    assert limited_rows(0, 4, 1.0) == 0
     with pytest.raises(ConfigError) as error:
-        limited(23, 4, 0.1)
+        limited_rows(23, 4, 0.1)
     assert (error.value.code, error.value.batches) == ("limit-leaves-no-batch", 6)
     assert stored(tmp_path).begin(subsets(), BATCH, 1) == [[[0]], [[0, 1]], [[0, 1, 2, 3]], [[0, 1, 2, 3]]]
 

@@ -11,9 +11,9 @@ import ast
 from pathlib import PurePath
 from typing import Any
 
-from ret_lightning.config.checker.lookup import Class, Expression, Module, Outside, evaluate, linearize
+from ret_lightning.config.checker.lookup import Class, Expression, Module, Outside, linearize, resolve_expression
 from ret_lightning.config.checker.signatures import Parameter, is_dataclass
-from ret_lightning.config.config_errors import choices, show
+from ret_lightning.config.config_errors import choices, show_value
 from ret_lightning.errors import ConfigError
 
 _LISTS = {"list", "List", "Sequence", "MutableSequence", "Iterable", "Collection"}
@@ -46,10 +46,10 @@ def problem(parameter: Parameter, value: Any) -> ConfigError | None:
     elif len(_classes(annotation.node, annotation.module)) == len(_members(annotation.node, annotation.module)):
         hint = "; it takes a mapping with a _target_"
     return ConfigError(
-        f"wants {expected}, got {show(value)}{hint}",
+        f"wants {expected}, got {show_value(value)}{hint}",
         code="value-of-wrong-type",
         expected=expected,
-        found=show(value),
+        found=show_value(value),
         allowed=tuple(literals),
     )
 
@@ -142,7 +142,7 @@ def _head(node: ast.expr, module: Module) -> tuple[str, list[ast.expr], Any]:
     arguments: list[ast.expr] = []
     if isinstance(node, ast.Subscript):
         arguments = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
-    found = evaluate(node, module) if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) else None
+    found = resolve_expression(node, module) if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) else None
     return (found.name.rpartition(".")[2] if isinstance(found, Outside) else ""), arguments, found
 
 

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ret_lightning.config.checker.overrides import Setting
+from ret_lightning.config.checker.overrides import ParsedOverride
 from ret_lightning.config.checker.repository import ConfigFile, Repository, place_of
 from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
@@ -52,8 +52,8 @@ class Composition:
 
     config: DictConfig | None = None
     files: list[ConfigFile] = field(default_factory=list)
-    overrides: list[Setting] = field(default_factory=list)
-    refused: list[tuple[Setting, ConfigError]] = field(default_factory=list)
+    overrides: list[ParsedOverride] = field(default_factory=list)
+    refused: list[tuple[ParsedOverride, ConfigError]] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     unsure: set[tuple[str, ...]] = field(default_factory=set)
     whole: bool = True
@@ -66,14 +66,14 @@ class Composer:
         hydra.errors.HydraException: the folder of the configs is not there, or `hydra.searchpath` is no list of folders.
     """
 
-    def __init__(self, search_path: ConfigSearchPath, config_name: str, overrides: Sequence[Setting]) -> None:
+    def __init__(self, search_path: ConfigSearchPath, config_name: str, overrides: Sequence[ParsedOverride]) -> None:
         self.config_name = config_name
         self.loader = ConfigLoaderImpl(search_path)
         self.loader.ensure_main_config_source_available()
         self.repository = Repository(self.loader.repository)
         self.loader._process_config_searchpath(config_name, list(overrides), self.repository)
 
-    def compose(self, overrides: Sequence[Setting], *, multirun: bool) -> Composition:
+    def compose(self, overrides: Sequence[ParsedOverride], *, multirun: bool) -> Composition:
         """The config that these overrides give; none of them is a sweep."""
         result = Composition()
         if not self.repository.config_exists(self.config_name):
@@ -104,7 +104,9 @@ class Composer:
         self._complete(config, overrides, choice)
         return result
 
-    def _compose_changing(self, added: Setting, overrides: Sequence[Setting], multirun: bool) -> Composition:
+    def _compose_changing(
+        self, added: ParsedOverride, overrides: Sequence[ParsedOverride], multirun: bool
+    ) -> Composition:
         """Go on as if a choice that was added to a defaults list which has the group already had been a change of it."""
         changed = copy.copy(added)
         changed.type = OverrideType.CHANGE
@@ -116,7 +118,7 @@ class Composer:
         result.mistakes.insert(0, Mistake(added.source, key, wrong))
         return result
 
-    def _usable(self, override: Setting, result: Composition) -> Setting | None:
+    def _usable(self, override: ParsedOverride, result: Composition) -> ParsedOverride | None:
         """The override, with a misspelt option replaced by the nearest; None where there is nothing to go on with."""
         group, key = override.key_or_group, override.get_key_element().lstrip("+~")
         value = override.value()
@@ -150,7 +152,7 @@ class Composer:
             return False
         return name == "???" or "${" in name or self.repository.config_exists(f"{group}/{name}")
 
-    def _note_unused(self, choice: Overrides, overrides: Sequence[Setting], result: Composition) -> None:
+    def _note_unused(self, choice: Overrides, overrides: Sequence[ParsedOverride], result: Composition) -> None:
         """Choices for groups that the defaults list does not have."""
         typed = {override.get_key_element().lstrip("+~"): override for override in overrides}
         known = sorted(key for key in choice.known_choices if not key.startswith("hydra/"))
@@ -201,7 +203,7 @@ class Composer:
                 reason = ConfigError(first_line(error.__cause__ or error), code="override-refused")
                 result.refused.append((override, reason))
 
-    def _complete(self, config: DictConfig, overrides: Sequence[Setting], choice: Overrides) -> None:
+    def _complete(self, config: DictConfig, overrides: Sequence[ParsedOverride], choice: Overrides) -> None:
         """Fill in what Hydra knows of a job, so that interpolations of `hydra` resolve as they will in the job."""
         hydra = config.hydra
         of_task = [override for override in overrides if not override.is_hydra_override()]
@@ -239,7 +241,7 @@ class Composer:
         return Mistake(source, key, wrong)
 
 
-def _behind_interpolation(override: Setting, config: DictConfig) -> ConfigError | None:
+def _behind_interpolation(override: ParsedOverride, config: DictConfig) -> ConfigError | None:
     """Why a key below an interpolation cannot be set: Hydra would put a mapping with that one key in its place."""
     *above, _ = override.path
     node: Any = config
@@ -255,7 +257,7 @@ def _behind_interpolation(override: Setting, config: DictConfig) -> ConfigError 
     return None
 
 
-def _added_twice(error: Exception, overrides: Sequence[Setting]) -> Setting | None:
+def _added_twice(error: Exception, overrides: Sequence[ParsedOverride]) -> ParsedOverride | None:
     """The override that Hydra means when it says that a group is in the defaults list twice."""
     said = re.match(r"Multiple values for (\S+)\.|(\S+) appears more than once in the final defaults list", str(error))
     keys = said.groups() if said else ()

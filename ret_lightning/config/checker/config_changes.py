@@ -10,7 +10,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.checker.config_check import Check, Verdict, distinct, prepare, without_hydra
-from ret_lightning.config.checker.overrides import Setting, wrong_sweep
+from ret_lightning.config.checker.overrides import ParsedOverride, wrong_sweep
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, Wrong
 from ret_lightning.errors import ConfigError
 
@@ -89,7 +89,7 @@ def check_changes(
     return Verdict(distinct([*mistakes, *found]), multirun=False, config=config)
 
 
-def _source(key: str, overrides: Sequence[Setting]) -> str:
+def _source(key: str, overrides: Sequence[ParsedOverride]) -> str:
     """Which override set a key: the one with the longest path to it, of equal ones the last."""
     setters = [each for each in overrides if f"{key}.".startswith(f"{each.key_or_group}.")]
     return (

@@ -32,7 +32,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from ret_lightning.config.checker.annotations import dataclass_in, element_of, problem
 from ret_lightning.config.checker.composition import Composer, Composition
 from ret_lightning.config.checker.lookup import Class, Expression, Function, UnknownTarget, locate
-from ret_lightning.config.checker.overrides import Setting, on_command_line, parse, variants, wrong_sweep
+from ret_lightning.config.checker.overrides import ParsedOverride, on_command_line, parse, variants, wrong_sweep
 from ret_lightning.config.checker.signatures import (
     Parameter,
     Signature,
@@ -42,7 +42,7 @@ from ret_lightning.config.checker.signatures import (
 )
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
-from ret_lightning.config.targets import not_a_name, refusal, refusal_of
+from ret_lightning.config.targets import built_refusal, not_a_name, target_refusal
 from ret_lightning.errors import ConfigError
 
 Keys = tuple[str, ...]  # a key's place in the config
@@ -112,7 +112,7 @@ def check(
 
 def prepare(
     search_path: ConfigSearchPath, config_name: str, overrides: Sequence[str], schema: type
-) -> tuple[Signature, Composer | None, list[Setting], list[Mistake]]:
+) -> tuple[Signature, Composer | None, list[ParsedOverride], list[Mistake]]:
     """What a check starts from: the schema's keys, a composer, the overrides that can be read, and the mistakes so far."""
     setup_globals()
     root = signature_of_type(schema)
@@ -142,7 +142,7 @@ def distinct(mistakes: Iterable[Mistake]) -> list[Mistake]:
     return list(found.values())
 
 
-def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[Setting], list[Mistake]]:
+def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[ParsedOverride], list[Mistake]]:
     """What the sweeper's own parameters (`hydra.sweeper.params`) set, where the command line does not."""
     params = OmegaConf.select(composition.config, "hydra.sweeper.params") or {}
     sources: dict[Keys, str] = {}
@@ -198,7 +198,7 @@ class Check:
             entry = Entry({part: entry}, entry.source)
         self._mapping(entry, (), self.plain, None)
 
-    def _hold_override(self, override: Setting) -> None:
+    def _hold_override(self, override: ParsedOverride) -> None:
         before = len(self.mistakes)
         path = override.path
         if not override.is_delete() and not override.is_hydra_override():
@@ -208,7 +208,7 @@ class Check:
                 if refused is override:
                     self._add(path, override.source, self._refused(override, path, reason))
 
-    def _refused(self, override: Setting, path: Keys, reason: ConfigError) -> ConfigError:
+    def _refused(self, override: ParsedOverride, path: Keys, reason: ConfigError) -> ConfigError:
         """Why Hydra would not apply an override to a key that its owner knows."""
         node: Any = OmegaConf.to_container(self.composition.config, resolve=False)
         if override.is_delete() and OmegaConf.select(self.composition.config, override.key_or_group) is None:
@@ -376,19 +376,19 @@ class Check:
 def _known_signature(target: str) -> Signature | None:
     """A target's signature; None also for one that is refused or unknown, which is told where it is set."""
     try:
-        return signature_of(target) if refusal(target) is None else None
+        return signature_of(target) if target_refusal(target) is None else None
     except UnknownTarget:
         return None
 
 
 def _wrong_target(target: str) -> ConfigError | None:
     """What is wrong with a `_target_`, or None where it is right or nobody can tell."""
-    if (reason := refusal(target)) is not None:
+    if (reason := target_refusal(target)) is not None:
         return reason
     try:
         found = locate(target)
     except UnknownTarget as error:
         return error
     if isinstance(found, Class | Function):
-        return refusal_of(target, found.module.name, is_class=isinstance(found, Class))
+        return built_refusal(target, found.module.name, is_class=isinstance(found, Class))
     return None

@@ -182,17 +182,17 @@ def find_module(name: str) -> Module | None:
     return None
 
 
-def evaluate(node: ast.expr, module: Module, seen: frozenset[tuple[str, str]] = frozenset()) -> Found:
+def resolve_expression(node: ast.expr, module: Module, seen: frozenset[tuple[str, str]] = frozenset()) -> Found:
     """What a name, a dotted name or a subscripted one in a module's source stands for; None where it cannot be told."""
     try:
         if isinstance(node, ast.Subscript):
-            return evaluate(node.value, module, seen)
+            return resolve_expression(node.value, module, seen)
         if isinstance(node, ast.Name) and node.id not in module.names and hasattr(builtins, node.id):
             return Outside(f"builtins.{node.id}")
         if isinstance(node, ast.Name):
             return member(module, node.id, seen)
         if isinstance(node, ast.Attribute):
-            return member(evaluate(node.value, module, seen), node.attr)
+            return member(resolve_expression(node.value, module, seen), node.attr)
     except UnknownTarget:
         pass
     return None
@@ -260,7 +260,7 @@ def _bound(module: Module, binding: ast.AST | Import, seen: frozenset[tuple[str,
     if isinstance(binding, FunctionNode):
         return Function(module, binding)
     if isinstance(binding, ast.Name | ast.Attribute):
-        return evaluate(binding, module, seen) or Expression(module, binding)
+        return resolve_expression(binding, module, seen) or Expression(module, binding)
     return Expression(module, binding)
 
 
@@ -327,7 +327,7 @@ def _class_names(class_: Class) -> dict[str, ast.AST | Import]:
 
 @cache
 def _bases(class_: Class) -> list[Class | Outside | None]:
-    found = [evaluate(base, class_.module) for base in class_.node.bases]
+    found = [resolve_expression(base, class_.module) for base in class_.node.bases]
     known = [base if isinstance(base, Class | Outside) and base != class_ else None for base in found]
     lines = [[base, *_bases(base)] if isinstance(base, Class) else [base] for base in known] + [known]
     order: list[Class | Outside | None] = []

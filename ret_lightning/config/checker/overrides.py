@@ -21,7 +21,7 @@ _ITEM = re.compile(r"[^\[\]{},:]+")  # of a list or mapping
 
 
 @dataclass
-class Setting(Override):
+class ParsedOverride(Override):
     """An override of Hydra's that knows where it was written."""
 
     source: str = ""
@@ -32,14 +32,14 @@ class Setting(Override):
         return tuple(re.split(r"[.\[]", self.key_or_group.replace("]", "")))
 
 
-def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[Setting], list[Mistake]]:
+def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[ParsedOverride], list[Mistake]]:
     """The overrides that can be read, and a mistake for each that cannot; each line with its source."""
     parser = OverridesParser.create()
-    settings: list[Setting] = []
+    settings: list[ParsedOverride] = []
     mistakes: list[Mistake] = []
     for line, source in zip(lines, sources, strict=True):
         try:
-            settings += [Setting(**vars(override), source=source) for override in parser.parse_overrides([line])]
+            settings += [ParsedOverride(**vars(override), source=source) for override in parser.parse_overrides([line])]
         except HydraException as error:
             mistakes.append(Mistake(source, line.partition("=")[0].lstrip("+~"), _unreadable(line, error)))
     return settings, mistakes
@@ -86,7 +86,7 @@ def on_command_line(line: str) -> str:
     return f"{COMMAND_LINE}{line}"
 
 
-def variants(overrides: Sequence[Setting]) -> Iterator[list[Setting]]:
+def variants(overrides: Sequence[ParsedOverride]) -> Iterator[list[ParsedOverride]]:
     """The overrides with each sweep at its first value, then once for each further value of each sweep."""
     values = [_values(override) for override in overrides]
     yield [inner[0] for inner in values if inner]
@@ -95,7 +95,7 @@ def variants(overrides: Sequence[Setting]) -> Iterator[list[Setting]]:
             yield [value if at == place else others[0] for at, others in enumerate(values) if others]
 
 
-def wrong_sweep(override: Setting, *, multirun: bool) -> Mistake | None:
+def wrong_sweep(override: ParsedOverride, *, multirun: bool) -> Mistake | None:
     """Why an override may not sweep, or None where it may or does not."""
     if not override.is_sweep_override():
         return None
@@ -114,7 +114,7 @@ def wrong_sweep(override: Setting, *, multirun: bool) -> Mistake | None:
     return Mistake(override.source, key, error)
 
 
-def _values(override: Setting) -> list[Setting]:
+def _values(override: ParsedOverride) -> list[ParsedOverride]:
     """A sweep's values: all choices, the first of a range; the override itself where it is no sweep."""
     if not override.is_sweep_override():
         return [override]

@@ -11,7 +11,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.yaml_files import Entry, path_in, read, what_is_broken
+from ret_lightning.config.checker.yaml_files import Entry, path_in, read_yaml, what_is_broken
 from ret_lightning.config.config_errors import Mistake, choices, nearest
 from ret_lightning.errors import ConfigError
 
@@ -114,7 +114,7 @@ class Repository(CachingConfigRepository):
             return self.delegate.load_config(config_path)
         try:
             result = self.delegate.load_config(config_path)
-            content = read(path)
+            content = read_yaml(path)
             if not isinstance(content.value, dict):
                 raise ValueError("a config holds keys and values")
             self._contents[config_path] = content

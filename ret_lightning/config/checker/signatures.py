@@ -23,11 +23,11 @@ from ret_lightning.config.checker.lookup import (
     FunctionNode,
     Module,
     Outside,
-    evaluate,
     find_module,
     linearize,
     locate,
     member,
+    resolve_expression,
 )
 
 # Decorators that leave a function's parameters as written; one of ours or of another library must call `wraps`.
@@ -111,7 +111,7 @@ def is_dataclass(class_: Class) -> bool:
 
 
 def _function_signature(function: Function) -> Signature | None:
-    kinds = {evaluate(decorator, function.module) for decorator in function.node.decorator_list}
+    kinds = {resolve_expression(decorator, function.module) for decorator in function.node.decorator_list}
     bound = function.owner is not None and Outside("builtins.classmethod") in kinds
     return _parameters(function.node, function.module, skip_first=bound)
 
@@ -144,7 +144,7 @@ def _named(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:
 
 
 def _keeps_parameters(decorator: ast.expr, module: Module) -> bool:
-    found = evaluate(decorator.func if isinstance(decorator, ast.Call) else decorator, module)
+    found = resolve_expression(decorator.func if isinstance(decorator, ast.Call) else decorator, module)
     if isinstance(found, Outside):
         return found.name in _HARMLESS
     if isinstance(found, Class):  # torch.no_grad and its like: a class whose call wraps a function
@@ -159,7 +159,7 @@ def _dataclass_options(class_: Class) -> dict[str, bool]:
     """The keywords of the class's `@dataclass`, with `init` filled in; empty where it is none."""
     for decorator in class_.node.decorator_list:
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if evaluate(called, class_.module) == Outside("dataclasses.dataclass"):
+        if resolve_expression(called, class_.module) == Outside("dataclasses.dataclass"):
             keywords = decorator.keywords if isinstance(decorator, ast.Call) else []
             given = {word.arg: word.value.value for word in keywords if isinstance(word.value, ast.Constant)}
             return {"init": True, **given}
@@ -179,11 +179,13 @@ def _fields(class_: Class) -> Signature | None:
         for node in entry.node.body:
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
                 continue
-            kind = evaluate(node.annotation, entry.module)
+            kind = resolve_expression(node.annotation, entry.module)
             if kind in (Outside("typing.ClassVar"), Outside("dataclasses.KW_ONLY")):
                 continue
             default, options = node.value, None
-            if isinstance(default, ast.Call) and evaluate(default.func, entry.module) == Outside("dataclasses.field"):
+            if isinstance(default, ast.Call) and resolve_expression(default.func, entry.module) == Outside(
+                "dataclasses.field"
+            ):
                 options = {word.arg: word.value for word in default.keywords}
                 default = options.get("default") or options.get("default_factory")
                 if "init" in options and not getattr(options["init"], "value", True):

@@ -58,18 +58,18 @@ def path_in(source: ConfigSource, config_path: str) -> Path | None:
     return folder / f"{config_path.removesuffix('.yaml')}.yaml"
 
 
-def shown(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """A path as its user would open it: relative where it lies below the working directory."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def read(path: Path) -> Entry:
+def read_yaml(path: Path) -> Entry:
     """A YAML file's entries, its scalars read as Hydra reads them. The file is one that Hydra could load."""
     loader = get_yaml_loader()(path.read_text(encoding="utf-8"))
     try:
         node = loader.get_single_node()
-        return Entry({}, shown(path)) if node is None else _entry(loader, node, shown(path), 0)
+        return Entry({}, relative_path(path)) if node is None else _entry(loader, node, relative_path(path), 0)
     finally:
         loader.dispose()
 
@@ -81,18 +81,18 @@ def what_is_broken(path: Path, error: Exception) -> tuple[str, ConfigError]:
         reason = error.problem or error.context or "cannot be read"
         if reason.startswith("found duplicate key"):
             reason = f"{reason.removeprefix('found ')}, which the same mapping has above"
-        place = shown(path) if mark is None else f"{shown(path)}:{_line(mark)}"
+        place = relative_path(path) if mark is None else f"{relative_path(path)}:{_line(mark)}"
         return place, ConfigError(f"broken YAML: {reason}", code="broken-yaml", path=path, reason=reason)
     if isinstance(error, UnicodeDecodeError):
-        return shown(path), ConfigError("not a text file in UTF-8", code="config-not-utf8", path=path)
+        return relative_path(path), ConfigError("not a text file in UTF-8", code="config-not-utf8", path=path)
     if isinstance(error, GrammarParseError):
-        for keys, entry in read(path).walk():
+        for keys, entry in read_yaml(path).walk():
             if isinstance(entry.value, str) and not _parses(entry.value):
                 key = ".".join(keys)
                 text = f"{key}: cannot be read as an interpolation: {entry.value}"
                 wrong = ConfigError(text, code="interpolation-unreadable", path=path, key=key, found=entry.value)
                 return entry.source, wrong
-    return shown(path), ConfigError(first_line(error), code="config-unreadable", path=path)
+    return relative_path(path), ConfigError(first_line(error), code="config-unreadable", path=path)
 
 
 def first_line(error: BaseException) -> str:

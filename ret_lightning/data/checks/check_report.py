@@ -94,7 +94,7 @@ class CheckReport:
     def add_tally(self, findings: list[Finding], where: str, tally: Tally) -> None:
         """A finding a kind."""
         for kind, count in sorted(tally.kinds.items()):
-            self.add(findings, where, kind, told(tally.first.get(kind, [])), count)
+            self.add(findings, where, kind, row_messages(tally.first.get(kind, [])), count)
 
     def add_side(self, part: str, subset: str, counts: SideCounts, is_cut: Callable[[list[str]], float] | None) -> None:
         """One more row of the table."""
@@ -133,7 +133,7 @@ class CheckReport:
         )
 
 
-def told(rows: Iterable[BadRow]) -> list[str]:
+def row_messages(rows: Iterable[BadRow]) -> list[str]:
     """Their messages, with lines; a file that several of them stand in is read once to count them."""
     rows = list(rows)
     return [

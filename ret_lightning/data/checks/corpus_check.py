@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from ret_lightning.data.bad_rows import SHOWN, BadRow
-from ret_lightning.data.checks.check_report import CheckReport, told
+from ret_lightning.data.checks.check_report import CheckReport, row_messages
 from ret_lightning.data.checks.corpus_part import CorpusPart, repeated, row_scans
 from ret_lightning.data.checks.row_scan import (
     NO_IMAGE,
@@ -210,7 +210,7 @@ class CorpusCheck:
     def _tell_rows(self, part: CorpusPart) -> None:
         report = self.report
         broken = [facts.broken for facts in part.facts if facts.broken]
-        report.add(report.problems, part.name, "broken_file", told(broken))
+        report.add(report.problems, part.name, "broken_file", row_messages(broken))
         rows = part.tally("rows")
         report.add_tally(report.problems, part.name, rows)
         if rows.rows == rows.bad and not broken:
@@ -275,7 +275,7 @@ class CorpusCheck:
                     f" of {self.report.images} images ({len(keys) / self.report.images:.2%})",
                 )
             summary = f"{share}, named in {uses} {'place' if uses == 1 else 'places'} of the rows"
-            self.report.add(findings, "images", kind, told(rows[:SHOWN]), len(keys), summary)
+            self.report.add(findings, "images", kind, row_messages(rows[:SHOWN]), len(keys), summary)
 
     def _tell_leaks(self) -> None:
         """Queries of evaluation that stand in training, too."""

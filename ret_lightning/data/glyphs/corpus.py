@@ -44,7 +44,7 @@ from ret_lightning.data.glyphs.fonts import (
     font_split,
     image_path,
 )
-from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_manifest
+from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_corpus_manifest
 from ret_lightning.data.glyphs.passage_texts import CHARACTERS
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.runtime.cache_dir import default_cache_dir
@@ -185,7 +185,7 @@ def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) ->
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_bytes(content)
             files[path] = FileRecord.of(content)
-        write_manifest(partial, settings, files)
+        write_corpus_manifest(partial, settings, files)
         if root.exists():  # a folder with content cannot be replaced in one step
             _remove(stale)
             root.replace(stale)

@@ -27,7 +27,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(folder: Path, settings: Mapping[str, Any], files: Mapping[str, FileRecord]) -> None:
+def write_corpus_manifest(folder: Path, settings: Mapping[str, Any], files: Mapping[str, FileRecord]) -> None:
     """Writes `folder/manifest.json`: the last file to be written, so that a folder without it is unfinished.
 
     Args:

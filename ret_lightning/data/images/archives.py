@@ -34,7 +34,7 @@ from ret_lightning.data.images.archive_members import (
     tar_link,
 )
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.near_names import LONGEST_PATH, MOST_NAMED, Near, limited, name_key, tails
+from ret_lightning.inputs.near_names import LONGEST_PATH, MOST_NAMED, Near, name_key, tails, timed_search
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".7z", ".rar")
@@ -123,7 +123,7 @@ class ImageArchives:
         if len(path) > LONGEST_PATH:
             return Near()
         try:
-            return limited(lambda: self._near_names(name_key(path)))
+            return timed_search(lambda: self._near_names(name_key(path)))
         except _BROKEN_MEMBER:
             return Near()
 

@@ -20,7 +20,7 @@ from ret_lightning.errors import DataError
 Content = bytes | str | dict[str, Any]
 
 
-def fields_of(content: Content, place: Place | BytePlace) -> Fields:
+def fields_of(content: Content, place: Place | BytePlace) -> RowFields:
     """Parse a row.
 
     Args:
@@ -44,12 +44,12 @@ def fields_of(content: Content, place: Place | BytePlace) -> Fields:
     except (ValueError, RecursionError) as error:
         raise row_error(place, f"not JSON: {error}", "bad_json", code="not-json") from None
     if not isinstance(values, dict):
-        message = f"a row must be a JSON object, this line is {shown(values)}"
+        message = f"a row must be a JSON object, this line is {describe_value(values)}"
         raise row_error(place, message, "wrong_type", code="row-not-object", found=values)
-    return Fields(values, place)
+    return RowFields(values, place)
 
 
-class Fields:
+class RowFields:
     """The fields of one row.
 
     Args:
@@ -125,7 +125,7 @@ class Fields:
         for answer in value if isinstance(value, list) else [value]:
             if isinstance(answer, dict):
                 if "wikidata" not in answer:
-                    message = f"field {name}: an answer that is an object needs the key wikidata, got {shown(answer)}"
+                    message = f"field {name}: an answer that is an object needs the key wikidata, got {describe_value(answer)}"
                     raise self.error(message, "missing_field", code="answer-without-wikidata", key=name, found=answer)
                 answer = answer["wikidata"]
             if answer is None:
@@ -143,7 +143,7 @@ class Fields:
 
     def wrong(self, name: str, allowed: str, value: Any) -> DataError:
         """Make the error of a field of a wrong type."""
-        message = f"field {name} must be {allowed}, got {shown(value)}"
+        message = f"field {name} must be {allowed}, got {describe_value(value)}"
         return self.error(message, "wrong_type", code="field-type", key=name, found=value, allowed=allowed)
 
     def _path(self, name: str, value: str | None) -> str | None:
@@ -190,7 +190,7 @@ def row_error(place: Place | BytePlace, message: str, kind: str, *, code: str, *
     return DataError(f"{place}: {message}", kind, code=code, **where, **values)
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Describe a value for a message: its type and its beginning."""
     if value is None:
         return "null"

@@ -59,7 +59,7 @@ WHOLE_DEFAULTS = {"share_query_passage_models": False, "share_text_models": True
 EXTENSION_DEFAULTS = {"cell_per_step": False, "share_cells": False, "image_reduce": False, "modules": []}
 
 
-class Fields:
+class ConfigFields:
     """Fields of one section of a config.
 
     Args:
@@ -124,14 +124,14 @@ class Fields:
             raise self.error(name, message, code="checkpoint-field-choice", found=value, allowed=tuple(choices))
         return value
 
-    def section(self, name: str, defaults: Mapping[str, Any]) -> Fields:
+    def section(self, name: str, defaults: Mapping[str, Any]) -> ConfigFields:
         """A section inside this one."""
-        return Fields(self.get(name, Mapping), self.where, f"{self.path}{name}.", defaults)
+        return ConfigFields(self.get(name, Mapping), self.where, f"{self.path}{name}.", defaults)
 
-    def extension(self, known: tuple[str, ...]) -> Fields:
+    def extension(self, known: tuple[str, ...]) -> ConfigFields:
         """Our section, empty where there is none; a field of it that nobody knows would mean another model."""
         if EXTENSION not in self.config:
-            return Fields({}, self.where, f"{self.path}{EXTENSION}.", EXTENSION_DEFAULTS)
+            return ConfigFields({}, self.where, f"{self.path}{EXTENSION}.", EXTENSION_DEFAULTS)
         section = self.section(EXTENSION, EXTENSION_DEFAULTS)
         for name in section.config:
             if name not in known:
@@ -145,7 +145,7 @@ class Fields:
         return UserError(f"{self.where}: field {key} {message}", code=code, path=self.where, key=key, **values)
 
 
-def modules_of(extension: Fields) -> tuple[str, ...]:
+def modules_of(extension: ConfigFields) -> tuple[str, ...]:
     """The modules that a tower's extension names."""
     modules = extension.get("modules", list)
     if not all(isinstance(module, str) for module in modules):

@@ -20,7 +20,7 @@ from ret_lightning.models.checkpoint.config_fields import (
     TOWER_EXTENSION,
     WHOLE_DEFAULTS,
     WHOLE_EXTENSION,
-    Fields,
+    ConfigFields,
     modules_of,
     text_positions,
     vision_size,
@@ -64,7 +64,7 @@ def retriever_from_config(config: Mapping[str, Any], where: Path, kind: type[Kin
 
 
 def _retriever(config: Mapping[str, Any], where: Path, kind: type[Kind]) -> Kind:
-    whole = Fields(config, where, "", WHOLE_DEFAULTS)
+    whole = ConfigFields(config, where, "", WHOLE_DEFAULTS)
     query = whole.section("query_config", TOWER_DEFAULTS)
     query_tower = _tower(query, _stack(query, "text_config"), _stack(query, "vision_config"))
     sides = [(query, query_tower)]
@@ -87,7 +87,7 @@ def _retriever(config: Mapping[str, Any], where: Path, kind: type[Kind]) -> Kind
     return retriever
 
 
-def _tower(config: Fields, text: BlockStack, vision: BlockStack, cells: list[RetCell] | None = None) -> RetTower:
+def _tower(config: ConfigFields, text: BlockStack, vision: BlockStack, cells: list[RetCell] | None = None) -> RetTower:
     extension, plan = config.extension(TOWER_EXTENSION), _plan(config)
     backbone = Backbone(
         text,
@@ -107,7 +107,7 @@ def _tower(config: Fields, text: BlockStack, vision: BlockStack, cells: list[Ret
         return RetTower(backbone, plan, cells or _cells(config, plan), size, config.flag("use_pooler_features"))
 
 
-def _plan(config: Fields) -> LayerPlan:
+def _plan(config: ConfigFields) -> LayerPlan:
     extension = config.extension(TOWER_EXTENSION)
     if "layers" not in extension:
         return PUBLISHED_PLANS[config.choice("layer_strategy", PUBLISHED_PLANS)]
@@ -120,7 +120,7 @@ def _plan(config: Fields) -> LayerPlan:
     return LayerPlan(*map(tuple, blocks))
 
 
-def _cells(config: Fields, plan: LayerPlan) -> list[RetCell]:
+def _cells(config: ConfigFields, plan: LayerPlan) -> list[RetCell]:
     hidden_size = config.count("hidden_size")
     extension = config.extension(TOWER_EXTENSION)
     config.defaults = {
@@ -155,7 +155,7 @@ def _cells(config: Fields, plan: LayerPlan) -> list[RetCell]:
     return [cell() for _ in range(plan.steps if extension.flag("cell_per_step") else 1)]
 
 
-def _check_same_cells(query: Fields, passage: Fields) -> None:
+def _check_same_cells(query: ConfigFields, passage: ConfigFields) -> None:
     """One cell for both towers cannot be described in two ways."""
     ours, theirs = (config.extension(TOWER_EXTENSION).config for config in (query, passage))
     for name in _CELL_FIELDS:
@@ -166,12 +166,12 @@ def _check_same_cells(query: Fields, passage: Fields) -> None:
             raise _other_cell(passage, f"{EXTENSION}.{name}")
 
 
-def _other_cell(passage: Fields, name: str) -> UserError:
+def _other_cell(passage: ConfigFields, name: str) -> UserError:
     message = f"differs from that of query_config, but {EXTENSION}.share_cells is set"
     return passage.error(name, message, code="checkpoint-cells-differ")
 
 
-def _set_trained(sides: list[tuple[Fields, RetTower]]) -> None:
+def _set_trained(sides: list[tuple[ConfigFields, RetTower]]) -> None:
     """What is trained of each stack, up to the last block that either tower uses; of a shared one the query side says it."""
     for field, stack_of, blocks_of in (
         ("is_text_frozen", attrgetter("text_backbone"), attrgetter("plan.text")),
@@ -186,7 +186,7 @@ def _set_trained(sides: list[tuple[Fields, RetTower]]) -> None:
                 done.append(stack)
 
 
-def _stack(config: Fields, field: str) -> BlockStack:
+def _stack(config: ConfigFields, field: str) -> BlockStack:
     from ret_lightning.models.backbones import clip_transformers  # noqa: F401  the stacks that the published models have
 
     sizes = config.section(field, {})
@@ -215,7 +215,7 @@ def _stack_classes() -> dict[str, type[BlockStack]]:
 
 
 @contextmanager
-def _located(config: Fields) -> Iterator[None]:
+def _located(config: ConfigFields) -> Iterator[None]:
     """Says of a mistake that a part complains of, in which section of which file it is."""
     try:
         yield

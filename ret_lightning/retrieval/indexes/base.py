@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, is_content, write_manifest
+from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, is_content, write_index_manifest
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -131,7 +131,7 @@ class Index(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (MANIFEST, *(path.name for path in folder.iterdir() if is_content(path))):
             (folder / name).unlink(missing_ok=True)
-        write_manifest(type(self).__name__, settings_of(self), self._passages, self._save(folder), folder)
+        write_index_manifest(type(self).__name__, settings_of(self), self._passages, self._save(folder), folder)
 
     @staticmethod
     def load(
@@ -193,7 +193,7 @@ class Index(ABC):
 KINDS: dict[str, type[Index]] = {}
 
 
-def register(kind: type[Index]) -> type[Index]:
+def register_index(kind: type[Index]) -> type[Index]:
     """Makes a class known by its name, so that an index of it can be saved and loaded."""
     KINDS[kind.__name__] = kind
     return kind

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.indexes.base import at_least_one, register
+from ret_lightning.retrieval.indexes.base import at_least_one, register_index
 from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.indexes.faiss_build import (
     MOST_HITS_ON_A_GPU,
@@ -48,7 +48,7 @@ MOST_BITS = 16  # of a number in a code: FAISS trains 2^bits centroids
 TOKENS_FILE = "tokens.faiss"
 
 
-@register
+@register_index
 class FaissIndex(CandidateIndex):
     """Ranks the passages that a FAISS index of token vectors proposes, by their exact MaxSim scores.
 

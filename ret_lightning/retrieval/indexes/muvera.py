@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.base import at_least_one, register
+from ret_lightning.retrieval.indexes.base import at_least_one, register_index
 from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
 from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_probes, filled_in
@@ -33,7 +33,7 @@ MOST_NUMBERS = 1 << 20  # of an encoding: 4 MiB a passage
 TRAINED_ON = 8192
 
 
-@register
+@register_index
 class MuveraIndex(CandidateIndex):
     """Ranks the passages whose fixed-dimensional encodings are nearest to the query's, by their exact MaxSim scores.
 

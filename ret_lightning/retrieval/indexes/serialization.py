@@ -29,7 +29,7 @@ READ_BYTES = 1 << 24
 ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
 
 
-def write_manifest(
+def write_index_manifest(
     kind: str, settings: dict[str, Any], passages: Embeddings, state: dict[str, Any], folder: Path
 ) -> None:
     """Writes index.json, after the index's other files."""
@@ -46,7 +46,7 @@ def write_manifest(
     write_text(folder / MANIFEST, json.dumps(content, indent=1))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_index_manifest(folder: Path) -> dict[str, Any]:
     """The content of index.json, its files not looked at; raises DataError where there is none, or another format's."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[s
     Raises:
         DataError: see `Index.load`.
     """
-    content = read_manifest(folder)
+    content = read_index_manifest(folder)
     for name, wanted in content["files"].items():
         path = folder / Path(name).name
         if not path.is_file():

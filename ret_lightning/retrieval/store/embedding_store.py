@@ -39,10 +39,10 @@ from ret_lightning.retrieval.store.store_plan import (
     SUMS,
     StorePlan,
     check_same,
-    note,
+    note_file,
     provisional_rows,
-    read_json,
     read_plan,
+    read_store_json,
     sha256,
     sha256_of_part,
     write_note,
@@ -157,7 +157,7 @@ class EmbeddingStore:
         if not (folder / MANIFEST).exists():
             if (folder / PLAN).exists():
                 plan = read_plan(folder, PLAN)
-                missing = sum(not note(folder, part).exists() for part in range(plan.parts))
+                missing = sum(not note_file(folder, part).exists() for part in range(plan.parts))
                 raise DataError(
                     f"{folder}: the store is not finished, {missing} of {plan.parts} parts are missing; "
                     "run the encoding again, it goes on where it stopped",
@@ -169,7 +169,7 @@ class EmbeddingStore:
             raise DataError(
                 f"{folder}: no store of embeddings, it has no {MANIFEST}", code="store-missing", path=folder
             )
-        plan, sums = read_plan(folder, MANIFEST), read_json(folder / MANIFEST).get(SUMS)
+        plan, sums = read_plan(folder, MANIFEST), read_store_json(folder / MANIFEST).get(SUMS)
         if fingerprint is not None and plan.fingerprint != fingerprint:
             raise DataError(
                 f"{folder}: the store is of checkpoint {plan.fingerprint!r}, not of {fingerprint!r}; encode it again in "
@@ -254,7 +254,7 @@ class StoreInProgress:
                         first=rows.start,
                         last=rows.stop - 1,
                     )
-            sums = [read_json(note(self.folder, part))["sha256"] for part in range(self.plan.parts)]
+            sums = [read_store_json(note_file(self.folder, part))["sha256"] for part in range(self.plan.parts)]
             again = [row for part in range(self.plan.parts) for row in provisional_rows(self.folder, part)]
             manifest = {**asdict(self.plan), SUMS: sums} | ({PROVISIONAL: again} if again else {})
             write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
@@ -265,7 +265,7 @@ class StoreInProgress:
     def _complete(self, part: int) -> bool:
         """Whether a part is there as its note says; a note that is broken, or of other rows, counts as none."""
         try:
-            wanted = json.loads(note(self.folder, part).read_text(encoding="utf-8"))["sha256"]
+            wanted = json.loads(note_file(self.folder, part).read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return sha256_of_part(self.folder, self.plan, part) == wanted
@@ -373,7 +373,7 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
 
 def _unfinish(folder: Path, plan: StorePlan) -> bool:
     """Makes a finished store with provisional rows one in progress again; gives whether it had any."""
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_store_json(folder / MANIFEST)
     again, sums = manifest.get(PROVISIONAL), manifest.get(SUMS)
     if not again or not isinstance(sums, list) or len(sums) != plan.parts:
         return False

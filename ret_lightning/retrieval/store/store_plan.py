@@ -98,7 +98,7 @@ def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
 
 def read_plan(folder: Path, name: str) -> StorePlan:
     """The plan in `plan.json` or the manifest; raises DataError if the file is not one."""
-    content = read_json(folder / name)
+    content = read_store_json(folder / name)
     for key in (SUMS, PROVISIONAL):
         content.pop(key, None)
     if content.get("format") != FORMAT:
@@ -130,7 +130,7 @@ def unknown_format(path: Path, found: Any, known: int) -> DataError:
     )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_store_json(file: Path) -> dict[str, Any]:
     """A JSON object; raises DataError if the file holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def note(folder: Path, part: int) -> Path:
+def note_file(folder: Path, part: int) -> Path:
     """The file that says that a part is complete, and its checksum."""
     return folder / PARTS / f"{part:06d}.json"
 
@@ -153,12 +153,12 @@ def note(folder: Path, part: int) -> Path:
 def write_note(folder: Path, part: int, checksum: str, provisional: Sequence[int] = ()) -> None:
     """Says that a part is complete."""
     content = {"sha256": checksum} | ({PROVISIONAL: list(provisional)} if provisional else {})
-    write_text(note(folder, part), json.dumps(content))
+    write_text(note_file(folder, part), json.dumps(content))
 
 
 def provisional_rows(folder: Path, part: int) -> list[int]:
     """Those of the rows of a part that is complete which its note says so of."""
-    return read_json(note(folder, part)).get(PROVISIONAL, [])
+    return read_store_json(note_file(folder, part)).get(PROVISIONAL, [])
 
 
 def sha256(content: bytes) -> str:

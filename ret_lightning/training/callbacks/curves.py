@@ -91,7 +91,7 @@ class RecallCurves(Curves):
         random = sum(result.random_recall[self.at] for result in results.values()) / len(results)
         axes.axhline(random, color="grey", linestyle="--", linewidth=1, label="random ranking")
         axes.set(ylabel=f"Recall@{self.at}", ylim=(0, 1.02), title=f"Recall@{self.at} on the validation queries")
-        finish(axes, points)
+        finish_axes(axes, points)
 
 
 class EvaluationCurves(Curves):
@@ -121,12 +121,12 @@ class EvaluationCurves(Curves):
             )
         seconds.set(ylabel="seconds", title="Time of a validation")
         seconds.set_ylim(bottom=0)
-        finish(seconds, points)
+        finish_axes(seconds, points)
         for axes in others:
             draw_subsets(axes, points, "agreement")
             axes.set(ylabel="agreement@10", title="Agreement with exact search")
             axes.set_ylim(bottom=min(axes.get_ylim()[0], 0.9), top=1.005)  # a narrower range would make much of nothing
-            finish(axes, points)
+            finish_axes(axes, points)
 
 
 def draw_subsets(axes: Axes, points: Sequence[Point], key: str) -> None:
@@ -153,7 +153,7 @@ def horizontal(points: Sequence[Point]) -> tuple[list[float], str]:
     return [point["step"] for point in points], "step"
 
 
-def finish(axes: Axes, points: Sequence[Point]) -> None:
+def finish_axes(axes: Axes, points: Sequence[Point]) -> None:
     """What all plots have in common."""
     across, label = horizontal(points)
     axes.set_xlabel(label)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ret_lightning.plotting.font_fallback import fit_font
 from ret_lightning.runtime.atomic_files import whole_file
-from ret_lightning.training.callbacks.example_types import Example, Shown
+from ret_lightning.training.callbacks.example_types import Example, ExampleItem
 
 # Pixels.
 CELL_WIDTH, CELL_HEIGHT, THUMBNAIL, GAP, HEADER = 190, 178, 96, 8, 28
@@ -20,7 +20,7 @@ LINES = 5  # of text under a picture
 MORE = " ..."
 
 
-def draw(examples: Sequence[Example], top_k: int, file: Path) -> None:
+def draw_examples(examples: Sequence[Example], top_k: int, file: Path) -> None:
     """Writes the picture.
 
     Args:
@@ -48,7 +48,7 @@ def _cell(
     picture: Image.Image,
     pen: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    shown: Shown | None,
+    shown: ExampleItem | None,
 ) -> None:
     left, top = corner
     if shown is None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExampleItem:
     """A query or a passage to look at.
 
     Attributes:
@@ -36,6 +36,6 @@ class Example:
 
     subset: str
     data_id: str
-    query: Shown
-    gold: Shown | None
-    ranked: list[Shown]
+    query: ExampleItem
+    gold: ExampleItem | None
+    ranked: list[ExampleItem]

@@ -15,8 +15,8 @@ from ret_lightning.data.rows import Passage
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.callback import RetrievalEvaluation, SubsetResult
 from ret_lightning.inputs import decode_image
-from ret_lightning.training.callbacks.example_figure import draw
-from ret_lightning.training.callbacks.example_types import Example, Shown
+from ret_lightning.training.callbacks.example_figure import draw_examples
+from ret_lightning.training.callbacks.example_types import Example, ExampleItem
 
 
 class Examples(Callback):
@@ -60,7 +60,7 @@ class Examples(Callback):
         images = trainer.datamodule.files.image_source()
         examples = list(examples_of(results.values(), images, self.per_subset, self.top_k))
         if self.folder is not None:
-            draw(examples, self.top_k, self.folder / f"{name}.png")
+            draw_examples(examples, self.top_k, self.folder / f"{name}.png")
         for logger in loggers:
             columns, rows = _table(examples, self.top_k)
             logger.log_table(f"{split}/examples", columns=columns, data=rows)
@@ -74,15 +74,15 @@ def examples_of(results: Iterable[SubsetResult], images: ImageSource, per_subset
         for position in (i * len(result.query_rows) // count for i in range(count)):
             query = queries[result.query_rows[position]]
 
-            def shown(passage: Passage, positives: tuple[str, ...] = query.passage_ids) -> Shown:
+            def shown(passage: Passage, positives: tuple[str, ...] = query.passage_ids) -> ExampleItem:
                 text = f"{passage.passage_id}: {passage.text or '(image only)'}"
-                return Shown(text[:300], _image(passage.image, images), passage.passage_id in positives)
+                return ExampleItem(text[:300], _image(passage.image, images), passage.passage_id in positives)
 
             gold = next((p for p in pool if p.passage_id in query.passage_ids), None)
             yield Example(
                 result.subset.name,
                 query.data_id,
-                Shown(query.text or "", _image(query.image, images)),
+                ExampleItem(query.text or "", _image(query.image, images)),
                 None if gold is None else shown(gold),
                 [shown(pool[row]) for row in result.pool_rows(position)[:top_k]],
             )
@@ -92,7 +92,7 @@ def _table(examples: list[Example], top_k: int) -> tuple[list[str], list[list[An
     """Columns and rows of a W&B table; `+` stands before a right passage, `-` before a wrong one."""
     import wandb
 
-    def picture(shown: Shown | None) -> Any:
+    def picture(shown: ExampleItem | None) -> Any:
         return None if shown is None or shown.image is None else wandb.Image(shown.image)
 
     ranks = range(1, top_k + 1)

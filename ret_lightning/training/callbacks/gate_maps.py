@@ -31,7 +31,7 @@ class GateMaps(Callback):
         maps = gate_maps({name: float(value) for name, value in trainer.callback_metrics.items()})
         if trainer.sanity_checking or not trainer.is_global_zero or not maps:
             return
-        draw(maps, self.file)
+        draw_gate_maps(maps, self.file)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("gates", [str(self.file)], step=trainer.global_step)
@@ -49,7 +49,7 @@ def gate_maps(metrics: Mapping[str, float]) -> Maps:
     }
 
 
-def draw(maps: Maps, file: Path) -> None:
+def draw_gate_maps(maps: Maps, file: Path) -> None:
     """Writes one heat map a side: rows are forget, text and image, columns the steps.
 
     Args:

@@ -37,7 +37,7 @@ class Judged:
     best: list[str]
 
 
-def parts(metric: str, metrics: Mapping[str, float]) -> dict[str, str]:
+def mean_parts(metric: str, metrics: Mapping[str, float]) -> dict[str, str]:
     """The subsets that a metric is a mean over, each with the metric that it takes of it.
 
     Args:

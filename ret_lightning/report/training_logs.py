@@ -71,7 +71,7 @@ class GateMap:
     values: list[list[float | None]]
 
 
-def gate_maps(logs: Sequence[Log], columns: int = 12) -> list[GateMap]:
+def logged_gate_maps(logs: Sequence[Log], columns: int = 12) -> list[GateMap]:
     """A map a side; none where no gate was logged.
 
     Args:

@@ -11,7 +11,7 @@ from ret_lightning.report.page import Content, bars, curves
 _WIDTH = 32  # characters of a label's line
 
 
-def draw(content: Content) -> bytes:
+def draw_results(content: Content) -> bytes:
     """Draw each variant's mean, its 95 % interval over seeds and each seed, and the curves of the runs that logged any.
 
     The same content gives the same bytes.

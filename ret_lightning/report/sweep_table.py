@@ -12,13 +12,13 @@ from ret_lightning.errors import UserError
 from ret_lightning.report.run_folders import Run, furthest_step
 from ret_lightning.report.variants import differing
 from ret_lightning.runs.memory_estimate import Footprint, footprint
-from ret_lightning.runs.sweep_plan import Plan, told
+from ret_lightning.runs.sweep_plan import JobPlan, describe_plans
 from ret_lightning.runtime.console import console, printing
 
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "total")
 
 
-def show(plans: Sequence[Plan]) -> bool:
+def print_plans(plans: Sequence[JobPlan]) -> bool:
     """Prints a row a job, and what the figures leave out; whether every model can be built.
 
     Nothing is written anywhere.
@@ -59,7 +59,7 @@ def show(plans: Sequence[Plan]) -> bool:
     shown = console(soft_wrap=False) if os.isatty(1) else console(width=200)
     found = [needed for needed in known.values() if isinstance(needed, Footprint)]
     with printing():
-        shown.print(told(plans) if several else "one job", soft_wrap=True, highlight=False)
+        shown.print(describe_plans(plans) if several else "one job", soft_wrap=True, highlight=False)
         shown.print(table)
         if found:
             shown.print(_assumed(found), soft_wrap=True, highlight=False)
@@ -67,14 +67,14 @@ def show(plans: Sequence[Plan]) -> bool:
     return len(found) == len(known)
 
 
-def _footprint(plan: Plan) -> Footprint | str:
+def _footprint(plan: JobPlan) -> Footprint | str:
     try:
         return footprint(plan.job.config)
     except UserError as error:
         return error.message
 
 
-def _state(plan: Plan) -> str:
+def _state(plan: JobPlan) -> str:
     step = furthest_step(plan.job.folder) if plan.state == "goes on" else None
     state = f"goes on from step {step}" if step else plan.state
     return f"{state}; failed: {plan.failed}" if plan.failed and plan.state != "finished" else state
