@@ -17,11 +17,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wa
 import pytest
 from hypothesis import settings
 
+from tests.support.paths import REFERENCE
+
 # The same examples every time, and none judged by the clock.
 settings.register_profile("ret_lightning", deadline=None, derandomize=True)
 settings.load_profile("ret_lightning")
-
-REFERENCE = Path(__file__).parent / "data" / "reference"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,9 +12,8 @@ from omegaconf import OmegaConf
 
 from ret_lightning.commands.application import _quoted
 from ret_lightning.config.targets import OWN_PACKAGES
-from tests.config.lab import write
-
-ROOT = Path(__file__).parents[2]
+from tests.support.config_folder import write
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def command(tmp_path):
     def run(*arguments: str, files: dict[str, str | bytes] | None = None, **environment: str):
         folder = write(tmp_path / "conf", files)
         return subprocess.run(
-            [sys.executable, "-m", "tests.commands.lab_command", *arguments],
+            [sys.executable, "-m", "tests.support.small_command", *arguments],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -62,7 +60,7 @@ def test_mistakes_stop_everything_and_are_all_printed(command, tmp_path) -> None
         "ret-lab: 3 mistakes in the config:",
         "  command line: gate@model.gate=lsmt: gate has no option lsmt; did you mean lstm? choices: lstm, none"
         " [unknown-option]",
-        "  conf/experiment/demo.yaml:3: trainer.max_epoch: tests.config.parts.Trainer has no parameter max_epoch;"
+        "  conf/experiment/demo.yaml:3: trainer.max_epoch: tests.support.config_targets.Trainer has no parameter max_epoch;"
         " did you mean max_epochs? choices: max_epochs, max_steps, callbacks [unknown-parameter]",
         "  command line: seed=one: wants int, got 'one' [value-of-wrong-type]",
     ]
@@ -192,7 +190,7 @@ def test_configs_of_the_users_own_folder_are_used_and_checked(command, tmp_path)
 
 
 def test_configs_in_a_package_are_found_and_named_by_their_files(command, tmp_path) -> None:
-    write(tmp_path / "lab_configs", {"trainer/cpu": "_target_: tests.config.parts.Trainer\nmax_epoch: 3"})
+    write(tmp_path / "lab_configs", {"trainer/cpu": "_target_: tests.support.config_targets.Trainer\nmax_epoch: 3"})
     (tmp_path / "lab_configs" / "__init__.py").touch()
     done = command(CONF="pkg://lab_configs", PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert done.returncode == 2

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.commands.small import finished_run, small_run
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import finished_run, small_run
 
 pytestmark = pytest.mark.slow  # each trains for some seconds
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from tests.commands.conftest import Trained, command
-from tests.commands.small import small_run
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import small_run
 
 Call = Callable[..., int]
 

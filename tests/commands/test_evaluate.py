@@ -17,8 +17,8 @@ from ret_lightning.ops import onednn_linear
 from ret_lightning.retrieval import read_qrels, read_run
 from ret_lightning.training.checkpointing.load import _of_both
 from tests.commands.conftest import Trained, command, one_thread
-from tests.data.folder import SUBSETS
-from tests.processes import module, run
+from tests.support.m2kr_folder import SUBSETS
+from tests.support.processes import module, run
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
 

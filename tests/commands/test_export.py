@@ -19,7 +19,7 @@ from ret_lightning.runs.initial_model import initial_retriever
 from ret_lightning.training.checkpointing.load import build_untrained, open_retriever
 from tests.commands.conftest import command
 from tests.commands.test_train import m2kr, ret_train
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
 

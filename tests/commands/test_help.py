@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-CONF = Path(__file__).parents[2] / "conf"
+from tests.support.paths import CONF
+
 COMMANDS = ["train", "evaluate", "index", "check"]
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ret_lightning.retrieval import read_qrels
-from tests.commands.small import finished_run, small_run
-from tests.data.folder import SUBSETS, write_folder
+from tests.support.m2kr_folder import SUBSETS, write_folder
+from tests.support.small_runs import finished_run, small_run
 
 pytestmark = pytest.mark.slow  # each trains for some seconds
 

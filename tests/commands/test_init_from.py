@@ -15,7 +15,7 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.runs.identity import flat
 from ret_lightning.runs.initial_model import initial_retriever
 from tests.commands.conftest import Trained
-from tests.commands.small import small_run
+from tests.support.small_runs import small_run
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
 

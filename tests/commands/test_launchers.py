@@ -10,12 +10,12 @@ import yaml
 
 from ret_lightning.config.targets import OWN_PACKAGES
 from tests.commands.test_sweep import sweep, written
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
 
 pytestmark = pytest.mark.slow
 
 RANKS = ("trainer=ddp_cpu", "data.batch_size=4")
-SPY = "+callbacks.spy={_target_:tests.commands.spy.Spy,folder:${output_dir}}"
+SPY = "+callbacks.spy={_target_:tests.support.recording_callbacks.Spy,folder:${output_dir}}"
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import split_code
-from tests import processes
-from tests.commands.small import small_run
-from tests.data.folder import write_folder
+from tests.support import processes
+from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import small_run
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import processes
 from tests.commands.test_train import m2kr, ret_train
-from tests.data.folder import write_folder
+from tests.support import processes
+from tests.support.m2kr_folder import write_folder
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from ret_lightning.runtime.lock import alone_in
-from tests.commands.small import finished_run, small_run
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import finished_run, small_run
 
 Call = Callable[..., int]
 LOG = "ret-train.log"  # a failure is noted there; nothing else may change

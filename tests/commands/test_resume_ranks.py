@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.commands.spy import course, rows_by_epoch
 from tests.commands.test_train import m2kr, ret_train
-from tests.data.folder import number_questions, write_folder
+from tests.support.m2kr_folder import number_questions, write_folder
+from tests.support.recording_callbacks import course, rows_by_epoch
 
 pytestmark = pytest.mark.slow
 
-SPY = "+callbacks.course={_target_:tests.commands.spy.Course,folder:${output_dir}}"
+SPY = "+callbacks.course={_target_:tests.support.recording_callbacks.Course,folder:${output_dir}}"
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,20 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests import slurm
-from tests.commands.small import small_run
-from tests.commands.test_train import ROOT
-from tests.data.folder import write_folder
+from tests.support import slurm_cluster
+from tests.support.m2kr_folder import write_folder
+from tests.support.paths import ROOT
+from tests.support.small_runs import small_run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[slurm.Cluster]:
-    if reason := slurm.missing():
+def cluster() -> Iterator[slurm_cluster.Cluster]:
+    if reason := slurm_cluster.missing():
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        made = slurm.Cluster(Path(folder))
+        made = slurm_cluster.Cluster(Path(folder))
         yield made
         made.stop()
 
@@ -38,7 +38,7 @@ def last_step(run: Path) -> int:
         return -1
 
 
-def test_a_signalled_job_is_queued_again_and_resumes(cluster: slurm.Cluster, tmp_path: Path) -> None:
+def test_a_signalled_job_is_queued_again_and_resumes(cluster: slurm_cluster.Cluster, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "job.log"
     options = small_run(
         write_folder(tmp_path / "m2kr"), run, "trainer=slurm", "trainer.accelerator=cpu", "trainer.devices=2",
@@ -62,10 +62,10 @@ def test_a_signalled_job_is_queued_again_and_resumes(cluster: slurm.Cluster, tmp
 
         return check
 
-    slurm.wait_until(reached(lambda: last_step(run) >= 2), "the job did not begin to train", details)
+    slurm_cluster.wait_until(reached(lambda: last_step(run) >= 2), "the job did not begin to train", details)
     cluster.run("scancel", "--signal=USR1", job)
-    slurm.wait_until(reached(lambda: cluster.restarts(job) == 1), "the job was not queued again", details)
-    slurm.wait_until(reached(lambda: cluster.state(job) == "COMPLETED"), "the job did not end", details)
+    slurm_cluster.wait_until(reached(lambda: cluster.restarts(job) == 1), "the job was not queued again", details)
+    slurm_cluster.wait_until(reached(lambda: cluster.state(job) == "COMPLETED"), "the job did not end", details)
     said = log.read_text()
     assert said.count("resuming from") == 1, said
     assert (run / "metrics.json").exists()

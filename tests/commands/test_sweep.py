@@ -12,7 +12,7 @@ import yaml
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.report.run_folders import find_runs
 from tests.commands.test_train import m2kr, ret_train
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_ranks_of_a_sweep_share_one_config_and_one_folder(root: Path, tmp_path: 
         "trainer=ddp_cpu",
         "data.batch_size=4",
         "optimizer.lr='${oc.decode:${now:0.00%f}}'",
-        "+callbacks.spy={_target_:tests.commands.spy.Spy,folder:${output_dir}}",
+        "+callbacks.spy={_target_:tests.support.recording_callbacks.Spy,folder:${output_dir}}",
         f"output_dir={tmp_path / 'sweep'}",
         environment={OWN_PACKAGES: "tests"},
     )

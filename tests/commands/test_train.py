@@ -14,10 +14,10 @@ import torch
 import yaml
 
 from ret_lightning.retrieval import read_run
-from tests import processes
-from tests.data.folder import SUBSETS, query, write_folder, write_lines
+from tests.support import processes
+from tests.support.m2kr_folder import SUBSETS, query, write_folder, write_lines
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "model.num_tokens=4",
     "model.hidden_size=64",

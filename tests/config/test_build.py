@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from ret_lightning.config.build import build
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, DataError
-from tests.config import parts
+from tests.support import config_targets
 
-PARTS = "tests.config.parts"
+PARTS = "tests.support.config_targets"
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def test_a_node_is_built_after_what_is_nested_in_it() -> None:
         }
     )
     model = build(config.model)
-    assert type(model) is parts.Model
-    assert type(model.gate) is parts.Gate
+    assert type(model) is config_targets.Model
+    assert type(model.gate) is config_targets.Gate
     assert (model.gate.hidden, model.width) == (5, 3)
 
 
@@ -46,8 +46,8 @@ def test_named_and_listed_sets_of_targets() -> None:
     gate = {"_target_": f"{PARTS}.Gate", "hidden": 1}
     named = build(OmegaConf.create({"first": gate, "none": None, "number": 3}))
     assert type(named) is dict
-    assert [type(value) for value in named.values()] == [parts.Gate, type(None), int]
-    assert [type(item) for item in build(OmegaConf.create([gate, gate]))] == [parts.Gate, parts.Gate]
+    assert [type(value) for value in named.values()] == [config_targets.Gate, type(None), int]
+    assert [type(item) for item in build(OmegaConf.create([gate, gate]))] == [config_targets.Gate, config_targets.Gate]
     assert build(OmegaConf.create({})) == {}
     assert build(None) is None
 

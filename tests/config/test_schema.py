@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from ret_lightning.config.schema import RANGES, TrainConfig
 from ret_lightning.errors import ConfigError
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.support.paths import CONF
 
 
 def mistakes(*overrides: str) -> dict[str, ConfigError]:

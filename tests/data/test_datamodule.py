@@ -17,7 +17,7 @@ from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform, open_image
-from tests.data.folder import PASSAGES, passage, query, write_folder, write_lines
+from tests.support.m2kr_folder import PASSAGES, passage, query, write_folder, write_lines
 
 TRAIN = "jsonl/m2kr/train/m2kr_up_train.jsonl"
 

@@ -14,7 +14,7 @@ from ret_lightning.data.readers.arrow_copy import arrow_copy
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.sampling.subset_index import row_subsets
 from ret_lightning.errors import DataError
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "experiments/benchmarks"
+from tests.support.paths import EXPERIMENTS
+
+SCRIPTS = EXPERIMENTS / "benchmarks"
 RUNS = {
     "loader.py": (["rows=300", "pictures=24", "side=48", "batch=8"], 2 + 6 + 2 + 2 + 2 + 2),
     "encode_missing_modalities.py": (["backbone=tiny", "rows=2", "repeats=1"], 2 + 7),

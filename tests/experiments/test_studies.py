@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+from tests.support.paths import EXPERIMENTS
+
 STUDIES = sorted(file.parent.name for file in EXPERIMENTS.glob("*/study.yaml"))
 
 

@@ -13,7 +13,7 @@ from ret_lightning.data.images.sources import image_source
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import near_names, open_image
 from ret_lightning.inputs.near_names import difference
-from tests.data.archives import error_of, write_tar, write_zip
+from tests.support.archives import error_of, write_tar, write_zip
 
 FILES = ["sub/Deep Folder/1.jpg", "sub/10.jpeg", normalize("NFC", "ü/é.png"), normalize("NFD", "ö.webp"), "100%25.PNG"]
 

@@ -26,8 +26,9 @@ from ret_lightning.models.gates import (
     gate_named,
 )
 from ret_lightning.models.states import ModalityStates
+from tests.support.paths import CONF
 
-CONF = Path(__file__).parents[2] / "conf" / "gate"
+GATES = CONF / "gate"
 N, K, H, HEADS = 4, 3, 16, 2
 GATES = {
     "lstm": LSTMGate,
@@ -253,7 +254,7 @@ def test_a_gate_is_found_and_rebuilt_by_its_name(name: str) -> None:
 
 
 def test_every_gate_has_a_config_of_its_name() -> None:
-    configs = {file.stem: yaml.safe_load(file.read_text()) for file in CONF.glob("*.yaml")}
+    configs = {file.stem: yaml.safe_load(file.read_text()) for file in GATES.glob("*.yaml")}
     assert configs.keys() == GATES.keys()
     for name, config in configs.items():
         assert config == {

@@ -9,7 +9,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +25,7 @@ assert torch.allclose(passage_vectors.norm(dim=2), torch.ones(183, tower.start.s
 """
 GATES = """
 import torch
+from tests.support.paths import NOTEBOOKS
 
 assert set(openings) == {"forget", "text", "image"}
 assert all(bool(((o >= 0) & (o <= 1)).all()) for o in openings.values())

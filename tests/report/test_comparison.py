@@ -14,8 +14,8 @@ from ret_lightning.report.comparison import PerQuery, compare, per_query
 from ret_lightning.report.per_query_results import mean_parts
 from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.variants import group
-from tests.data.folder import PASSAGES
-from tests.report.lab import SUBSETS, make_run
+from tests.support.m2kr_folder import PASSAGES
+from tests.support.report_runs import SUBSETS, make_run
 
 
 def compared(folder: Path, metric: str = "mean/recall@5"):

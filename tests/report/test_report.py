@@ -24,8 +24,8 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.report import tables
 from ret_lightning.report.report import FILES, write_report
 from ret_lightning.runtime.markdown import escape
-from tests.data.folder import write_folder
-from tests.report.lab import CLEAN, SUBSETS, make_run, metrics
+from tests.support.m2kr_folder import write_folder
+from tests.support.report_runs import CLEAN, SUBSETS, make_run, metrics
 
 VOID = {"meta", "link", "input", "img", "br"}
 # Elements of SVG that are written without an end tag.

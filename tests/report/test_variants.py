@@ -8,7 +8,7 @@ import pytest
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.variants import choose, group
-from tests.report.lab import make_run
+from tests.support.report_runs import make_run
 
 
 def grouped(folder: Path):

@@ -14,7 +14,7 @@ from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import LSTMGate, build_retriever
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.training.schedule import WarmupCosine
-from tests.data.folder import write_folder
+from tests.support.m2kr_folder import write_folder
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**TEXT, "image_size": 16, "patch_size": 8}

@@ -54,7 +54,7 @@ PASSAGE_FONT = "DejaVuSans"  # draws the passages' images, for all splits
 # These are the code points that all of them draw as Unicode means them.
 _COMPUTER_MODERN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#%&()+?@[]")
 # Closer to some training font's drawing of the same character than any two characters of the corpus are to each other
-# (`tests/data/test_glyphs_fonts.py` measures both).
+# (`tests/data/glyphs/test_fonts.py` measures both).
 LIKE_TRAINING = {
     "DejaVuSansMono-Bold": "¶¹²³",
     "DejaVuSerif-Bold": "#+¶±≠",

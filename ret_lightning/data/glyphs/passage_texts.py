@@ -3,7 +3,7 @@
 No two of the characters look alike in any of the fonts, since an image is all that a query shows. That is why these are
 missing: `l` (an `I` in sans serif), Greek and Cyrillic letters drawn as Latin ones, U+00B5 (a Greek mu), the small
 Cyrillic i (an italic `u`), Shcha (a Sha with a small tail), the mathematical doubles of Delta and Sigma.
-`tests/data/test_glyphs_fonts.py` measures it. Zhe is missing because its widest drawing would not fit the image, and Å
+`tests/data/glyphs/test_fonts.py` measures it. Zhe is missing because its widest drawing would not fit the image, and Å
 because its tallest would not.
 """
 

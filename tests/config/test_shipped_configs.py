@@ -1,0 +1,185 @@
+"""Every YAML file that is shipped: it says how to run it, composes without a mistake, and builds."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from tests.support.paths import CONF, ROOT
+
+FILES = sorted(CONF.rglob("*.yaml"))
+# The primary configs of other commands than ret-train, with some of their keys.
+COMMANDS = {
+    "check": {"data", "images"},
+    "evaluate": {"checkpoint", "output_dir", "split"},
+    "export": {"checkpoint", "output"},
+    "index": {"checkpoint", "passages", "index"},
+    "report": {"runs", "output"},
+    "search": {"index", "query", "image", "queries"},
+}
+TRAINING_FILES = [
+    file
+    for file in FILES
+    if file.relative_to(CONF).with_suffix("").as_posix() not in COMMANDS and file.relative_to(CONF).parts[0] != "hydra"
+]
+# What a file needs before it can be used; the rest of them need nothing.
+NO_DATA, LAYERS = ["data.root=/nowhere"], ["recurrence.text=[0]", "recurrence.vision=[0]"]
+NEEDS = {
+    "data/m2kr": NO_DATA,
+    "data/m2kr_recipe": NO_DATA,
+    "recurrence/explicit": LAYERS,
+    **{f"experiment/{name}": NO_DATA for name in ("ret_vit_l", "ret_vit_h", "ret_vit_g", "ret2_like")},
+}
+
+
+def overrides(file: Path) -> list[str]:
+    """The command line that chooses a file."""
+    name = file.relative_to(CONF).with_suffix("").as_posix()
+    return [] if name == "train" else [name.replace("/", "="), *NEEDS.get(name, [])]
+
+
+def composed(extra: list[str]) -> DictConfig:
+    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
+        config = compose("train", overrides=extra, return_hydra_config=True)
+    config.hydra.runtime.output_dir = "/nowhere"
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    config.output_dir = "/nowhere"
+    return config
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(CONF).as_posix())
+def test_the_header_shows_a_command_that_is_right(file: Path, tmp_path: Path) -> None:
+    """The first command of the header is checked by the command itself, through `--cfg job`, which runs nothing."""
+    name = file.relative_to(CONF).with_suffix("").as_posix()
+    command = name if name in COMMANDS else "train"
+    header = file.read_text().split("\n\n")[0]
+    commands = re.findall(rf"^#   .*?(ret-{command}.*)$", header, re.MULTILINE)
+    assert commands, "the header must show a command"
+    words = shlex.split(commands[0].split("   ")[0])[1:]
+    options = [w for w in words if w != "-m"]
+    if "-m" not in words:
+        options = ["--cfg", "job", *options]
+        run = subprocess.run(
+            [sys.executable, "-m", f"ret_lightning.commands.{command}", *options],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert run.returncode == 0, run.stderr
+        shown = yaml.safe_load(run.stdout)
+        assert shown["seed"] == 42 if command == "train" else set(shown) > COMMANDS[command]
+
+
+@pytest.mark.parametrize("file", TRAINING_FILES, ids=lambda f: f.relative_to(CONF).as_posix())
+def test_what_it_names_is_built(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning
+    import torch
+
+    from ret_lightning.config.build import build
+    from ret_lightning.models import RetRetriever
+
+    config = composed(overrides(file))
+    config.output_dir = str(tmp_path)
+    config.backbone.pretrained = None
+    with torch.device("meta"):  # full-size backbones take no memory there
+        assert isinstance(build(config.model), RetRetriever)
+    assert isinstance(build(config.data), lightning.LightningDataModule)
+    assert isinstance(build(config.evaluation), lightning.Callback)
+    callbacks = [build(node) for node in config.callbacks.values()]
+    for name in ("loss", "scheduler"):
+        assert build(config[name]) is not None
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    assert isinstance(build(config.optimizer)([parameter]), torch.optim.Optimizer)
+    loggers = [build(node) for node in config.logger.values()]
+    if config.trainer.accelerator == "gpu":
+        config.trainer.accelerator = "cpu"  # there may be no GPU here; the rest of the node is what is tried
+        config.trainer.devices = 1
+        config.trainer.num_nodes = 1
+    assert isinstance(build(config.trainer, logger=loggers or False, callbacks=callbacks), lightning.Trainer)
+
+
+def options_of(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("backbone", options_of("backbone"))
+def test_every_backbone_goes_with_every_gate_and_recurrence(backbone: str) -> None:
+    import torch
+
+    from ret_lightning.config.build import build
+    from ret_lightning.models.gates import gate_named
+
+    made = None
+    for gate in options_of("gate"):
+        for recurrence in options_of("recurrence"):
+            needs = NEEDS.get(f"recurrence/{recurrence}", [])
+            config = composed(
+                [
+                    f"backbone={backbone}",
+                    f"gate={gate}",
+                    f"recurrence={recurrence}",
+                    "model=ret",
+                    "init_from=null",
+                    *needs,
+                ]
+            )
+            config.backbone.pretrained = None
+            with torch.device("meta"):
+                made = made or build(config.backbone)  # seconds, for the large ones
+                node = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+                del node.backbone
+                retriever = build(node, backbone=made)
+            tower = retriever.query_tower
+            assert type(tower.cells[0].gate) is gate_named(gate)
+            assert len(tower.text_adapters) == tower.plan.steps
+            expected = {
+                "last": 1, "first_middle_last": 3, "evenly": 2, "explicit": 1,
+                "published": {"tiny": 2, "openclip_vit_g": 16}.get(backbone, 12),
+            }  # fmt: skip
+            assert tower.plan.steps == expected[recurrence]
+
+
+def test_the_groups_are_those_of_the_design() -> None:
+    groups = {p.name for p in CONF.iterdir() if p.is_dir() and not p.name.startswith("_")}
+    assert groups >= {
+        "backbone", "recurrence", "gate", "loss", "data", "retrieval", "optimizer", "scheduler", "trainer", "logger",
+        "callbacks", "experiment", "debug",
+    }  # fmt: skip
+
+
+def test_every_option_of_the_model_is_a_key_of_its_config() -> None:
+    """`model.x=y` is refused for keys that the file does not have."""
+    import inspect
+
+    from ret_lightning.models import build_retriever
+
+    keys = yaml.safe_load((CONF / "model/ret.yaml").read_text()).keys() - {"_target_"}
+    assert keys == set(inspect.signature(build_retriever).parameters)
+
+
+def test_every_package_and_config_is_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    setuptools = pytest.importorskip("setuptools")
+    found: dict[str, list[str]] = {}
+    monkeypatch.setattr(setuptools, "setup", found.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    package = ROOT / "ret_lightning"
+    folders = [package, *(p for p in package.rglob("*") if p.is_dir() and any(p.glob("*.py")))]
+    on_disk = {".".join(("ret_lightning", *p.relative_to(package).parts)) for p in folders}
+    assert set(found["packages"]) == on_disk | {"ret_lightning.conf"}
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    depth = max(len(f.relative_to(CONF).parts) for f in FILES)
+    assert depth <= len(data["ret_lightning.conf"])  # a pattern a depth
+    others = {p.name for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others <= {*data["*"], *data["ret_lightning.report"]}

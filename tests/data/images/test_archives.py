@@ -1,0 +1,284 @@
+"""Images from tar and zip archives: the bytes that went in, in any process, and refusals in one line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import os
+import pickle
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ret_lightning.data.images import archive_index
+from ret_lightning.data.images.archive_index import index_files
+from ret_lightning.data.images.archives import OPEN_ARCHIVES, ImageArchives
+from ret_lightning.errors import DataError
+from tests.support.archives import error_of, write_tar, write_zip
+
+LONG = "d" * 90 + "/" + "é" * 120 + ".jpg"  # more than a tar header's 100 characters
+MEMBERS = {f"sub/{i}.jpg": bytes([i]) * (i * 37) for i in range(1, 40)} | {
+    LONG: b"long",
+    "empty.jpg": b"",
+    "ü ñ.jpg": b"u",
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/ret_lightning/image_archives"
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_members_are_read_in_place(tmp_path: Path, form: int) -> None:
+    members = {name: content for name, content in MEMBERS.items() if name != LONG or form != tarfile.USTAR_FORMAT}
+    archives = ImageArchives([write_tar(tmp_path / "images.tar", members, form)])
+    assert len(archives) == len(members)
+    assert {name: archives.read(name) for name in members} == members
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_members_are_read_in_place(tmp_path: Path, method: int) -> None:
+    archives = ImageArchives([write_zip(tmp_path / "images.ZIP", MEMBERS, method)])
+    assert {name: archives.read(name) for name in MEMBERS} == MEMBERS
+
+
+def test_a_zip_that_was_written_as_a_stream(tmp_path: Path) -> None:
+    """Its local headers do not tell the sizes; they follow the contents."""
+
+    class Stream(io.RawIOBase):
+        def __init__(self) -> None:
+            self.content = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, content) -> int:
+            self.content += bytes(content)
+            return len(content)
+
+    stream = Stream()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in MEMBERS.items():
+            archive.writestr(name, content)
+    (tmp_path / "images.zip").write_bytes(stream.content)
+    archives = ImageArchives([tmp_path / "images.zip"])
+    assert {name: archives.read(name) for name in MEMBERS} == MEMBERS
+
+
+def test_every_spelling_of_a_path_finds_its_member(tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/1.jpg").write_bytes(b"one")
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(folder, ".")
+        assert "./sub/1.jpg" in archive.getnames()
+    archives = ImageArchives([tmp_path / "images.tar"])
+    for path in ("sub/1.jpg", "./sub/1.jpg", "sub//1.jpg", "other/../sub/1.jpg"):
+        assert archives.read(path) == b"one"
+    assert len(archives) == 1
+    assert error_of(archives.read, "sub").code == "archive-image-missing"
+
+
+def test_of_equal_names_the_last_in_an_archive_and_the_first_archive_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tar(tmp_path / "b.tar", {"x.jpg": b"old", "y.jpg": b"y"})
+    write_tar(tmp_path / "b.tar", {"./x.jpg": b"new"}, mode="a")
+    with tarfile.open(tmp_path / "b.tar") as archive:
+        assert archive.extractfile(archive.getmember("./x.jpg")).read() == b"new"
+    write_zip(tmp_path / "a.zip", {"x.jpg": b"other", "z.jpg": b"z"})
+    with caplog.at_level(logging.WARNING):
+        archives = ImageArchives([tmp_path / "b.tar", tmp_path / "a.zip"])
+    assert [archives.read(name) for name in ("x.jpg", "y.jpg", "z.jpg")] == [b"new", b"y", b"z"]
+    assert len(archives) == 3
+    assert (
+        f"1 names occur in several image archives, of which the first counts; one of them is in {tmp_path}/b.tar"
+        in caplog.text
+    )
+    assert ImageArchives([tmp_path / "a.zip", tmp_path / "b.tar"]).read("x.jpg") == b"other"
+
+
+def test_more_archives_than_are_kept_open_are_read_by_threads_at_once(tmp_path: Path) -> None:
+    count = OPEN_ARCHIVES + 20
+    archives = ImageArchives([write_tar(tmp_path / f"{i}.tar", {f"{i}.jpg": str(i).encode()}) for i in range(count)])
+    names = [str(i) for i in np.random.default_rng(0).integers(0, count, 2000)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda name: archives.read(f"{name}.jpg"), names)) == [n.encode() for n in names]
+    opened = [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link).startswith(str(tmp_path))]
+    assert len(opened) <= OPEN_ARCHIVES + 9  # the index is mapped, and threads may overshoot by one each
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_archives_are_read_in_other_processes(tmp_path: Path, method: str) -> None:
+    archives = ImageArchives(
+        [write_tar(tmp_path / "a.tar", MEMBERS), write_zip(tmp_path / "b.zip", {"zip.jpg": b"zip"})]
+    )
+    assert archives.read("zip.jpg") == b"zip"  # opens a file, whose position a forked process shares
+    names = [*MEMBERS, "zip.jpg"] * 20
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        read = pool.map(archives.read, names, chunksize=7)
+    assert read == [(MEMBERS | {"zip.jpg": b"zip"})[name] for name in names]
+    assert len(pickle.dumps(archives)) < 1000
+
+
+# The index.
+
+
+def test_the_index_is_made_once_and_again_when_an_archive_changes(tmp_path: Path, cache: Path) -> None:
+    archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
+    first = index_files([archive])[0]
+    made = first.stat().st_mtime_ns
+    assert index_files([archive])[0] == first
+    assert first.stat().st_mtime_ns == made
+    write_tar(archive, {"a.jpg": b"A", "b.jpg": b"b"})
+    assert ImageArchives([archive]).read("a.jpg") == b"A"
+    assert not first.exists()
+    changed = index_files([archive])[0]
+    os.utime(archive, ns=(0, 0))
+    assert index_files([archive])[0] != changed
+    assert len(list(cache.glob("*.npy"))) == 2
+    assert not [path for path in cache.iterdir() if path.suffix not in (".npy", ".lock")]
+
+
+def test_an_index_of_another_version_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
+    monkeypatch.setattr(archive_index, "VERSION", archive_index.VERSION - 1)
+    old = index_files([archive])
+    for file in old:
+        file.write_bytes(b"an array of other columns")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert ImageArchives([archive]).read("a.jpg") == b"a"
+    assert not set(old) & set(index_files([archive]))
+
+
+def test_half_an_index_is_made_again(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
+    for file in index_files([archive]):
+        file.unlink()
+        assert error_of(ImageArchives([archive]).read, "A.jpg").near == ("a.jpg",)
+
+
+def test_an_index_takes_40_bytes_a_member_and_is_mapped(tmp_path: Path) -> None:
+    members = {f"sub/{i}.jpg": b"" for i in range(1000)}
+    archives = ImageArchives([write_zip(tmp_path / "images.zip", members)])
+    index, near = (file.stat().st_size for file in archives._index_files)
+    assert index < 40 * 1000 + 200
+    assert near < 32 * 1000 + 200
+    assert isinstance(archives._index.base, np.memmap)
+    assert isinstance(archives._near.base, np.memmap)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    error = error_of(ImageArchives, [archive])
+    assert (error.code, error.reason) == ("archive-cache-not-written", "Not a directory")
+
+
+# Refusals.
+
+
+def test_a_truncated_or_wrong_archive_is_refused(tmp_path: Path) -> None:
+    contents = {f"{i}.jpg": np.random.default_rng(i).bytes(3000) for i in range(9)}
+    for write, name in ((write_tar, "a.tar"), (write_zip, "a.zip")):
+        whole = write(tmp_path / name, contents).read_bytes()
+        for cut in (0, 10, 600, len(whole) // 2):
+            torn = tmp_path / f"torn{cut}{name}"
+            torn.write_bytes(whole[:cut])
+            error = error_of(ImageArchives, [torn])
+            assert error.kind == "broken_archive"
+            assert (error.code, error.path) == ("archive-broken", str(torn))
+    (tmp_path / "gzip.tar").write_bytes(write_tar(tmp_path / "b.tar.gz", contents, mode="w:gz").read_bytes())
+    for name, code in (
+        ("gzip.tar", "archive-broken"),
+        ("b.tar.gz", "archive-compressed"),
+        ("none.tar", "archive-missing"),
+        ("a.rar", "archive-compressed"),
+        ("a.iso", "archive-suffix-unknown"),
+    ):
+        assert error_of(ImageArchives, [tmp_path / name]).code == code
+    assert error_of(ImageArchives, [tmp_path / "A.tar"]).near == (str(tmp_path / "a.tar"),)
+    write_tar(tmp_path / "nothing.tar", {})
+    assert error_of(ImageArchives, [tmp_path / "nothing.tar"]).code == "archive-empty"
+    write_zip(tmp_path / "bz.zip", contents, zipfile.ZIP_BZIP2)
+    assert "'0.jpg' is compressed by bzip2" in error_of(ImageArchives, [tmp_path / "bz.zip"]).reason
+
+
+def test_a_tar_that_ends_between_two_members_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_tar(tmp_path / "whole.tar", {f"{i}.jpg": bytes(512) for i in range(4)}, tarfile.USTAR_FORMAT)
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[: 2 * 1024])
+    with caplog.at_level(logging.WARNING):
+        assert len(ImageArchives([whole])) == 4
+        assert not caplog.messages
+        assert len(ImageArchives([tmp_path / "cut.tar"])) == 2
+    message = (
+        f"image archive {tmp_path}/cut.tar: a tar ends with two empty blocks and this one does not; was it cut off?"
+    )
+    assert caplog.messages == [message]
+
+
+def test_an_archive_that_changes_under_a_reader(tmp_path: Path) -> None:
+    for write, name, options in ((write_tar, "a.tar", {}), (write_zip, "a.zip", {"method": zipfile.ZIP_DEFLATED})):
+        archives = ImageArchives([write(tmp_path / name, {"a.jpg": bytes(range(256)) * 40}, **options)])
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:60])
+        error = error_of(archives.read, "a.jpg")
+        assert error.kind == "unreadable_image"
+        assert (error.code, error.path) == ("archive-member-broken", str(tmp_path / name))
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        content = write_zip(tmp_path / "a.zip", {"a.jpg": bytes(range(256)) * 40}, method).read_bytes()
+        archives = ImageArchives([tmp_path / "a.zip"])
+        assert archives.read("a.jpg") == bytes(range(256)) * 40
+        (tmp_path / "a.zip").write_bytes(content[:45] + bytes(100) + content[145:])
+        assert error_of(archives.read, "a.jpg").kind == "unreadable_image"
+    archives = ImageArchives([tmp_path / "a.zip"])
+    (tmp_path / "a.zip").unlink()
+    assert error_of(archives.read, "a.jpg").kind == "unreadable_image"
+
+
+def test_a_name_that_is_nowhere(tmp_path: Path) -> None:
+    archives = ImageArchives(
+        [write_tar(tmp_path / "a.tar", {"a.jpg": b"a"}), write_tar(tmp_path / "b.tar", {"b": b"b"})]
+    )
+    for name in ("c.jpg", "c/d.jpg", "\ud800.jpg"):
+        error = error_of(archives.read, name)
+        assert (error.kind, error.code, error.image, error.near) == ("missing_image", "archive-image-missing", name, ())
+        assert error.message == f"image {name!r} is not in {tmp_path}/a.tar nor in 1 other archives"
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 20_000), st.binary(min_size=1, max_size=6)), max_size=5),
+    st.floats(0, 1),
+)
+def test_broken_archives_are_read_or_a_data_error(tmp_path: Path, tar: bool, changes, share: float) -> None:
+    path = (
+        write_tar(tmp_path / "a.tar", MEMBERS) if tar else write_zip(tmp_path / "a.zip", MEMBERS, zipfile.ZIP_DEFLATED)
+    )
+    data = bytearray(path.read_bytes())
+    for position, new in changes:
+        position %= len(data)
+        data[position : position + len(new)] = new
+    path.write_bytes(data[: round(share * len(data))] if share > 0.7 else data)
+    try:
+        archives = ImageArchives([path])
+    except DataError as error:
+        assert error.kind == "broken_archive"
+        return
+    for name in MEMBERS:
+        try:
+            archives.read(name)
+        except DataError as error:
+            assert error.kind in ("missing_image", "unreadable_image", "path_outside")

@@ -1,0 +1,124 @@
+"""Labels of a training batch: subset and passage id, all ids of a query, one per passage."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ret_lightning import M2KRDataModule
+from ret_lightning.data.batch import TrainingBatch, label
+from ret_lightning.data.torch_datasets import Collator, TrainingItem
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, Item
+from ret_lightning.losses import PADDING
+from tests.data.test_datamodule import TRAIN
+from tests.support.m2kr_folder import write_folder, write_lines
+
+TEXT = Item("text", None)
+
+
+def row(data_id: str, passage_id: object, **fields: object) -> dict:
+    return {"data_id": data_id, "question": data_id, "passage_id": passage_id, "passage_text": "text", **fields}
+
+
+def batch_of(folder: Path, rows: list[dict], **options: object) -> TrainingBatch:
+    """The rows as one batch, in any order."""
+    root = write_folder(folder)
+    write_lines(root / TRAIN, rows)
+    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=len(rows), **options)
+    data.setup("fit")
+    return next(iter(data.train_dataloader()))
+
+
+def by_subset(batch: TrainingBatch) -> dict[str, list[int]]:
+    """The labels of the query of each subset, without padding."""
+    rows = zip(batch.subsets, batch.labels.tolist(), strict=True)
+    return {subset: [label for label in labels if label != PADDING] for subset, labels in rows}
+
+
+@pytest.mark.parametrize("reading", ["indexed", "streaming"])
+def test_query_has_all_ids_and_passage_its_own(tmp_path: Path, reading: str) -> None:
+    negatives = [{"passage_id": name, "passage_text": "no"} for name in ("p2", "p9")]
+    rows = [
+        row("wit_0", ["p1", "p2", 3], negative_passages=negatives),
+        row("evqa_0", "p2"),
+        row("okvqa_0", ["p4", "p1"]),
+    ]
+    batch = batch_of(tmp_path, rows, reading=reading)
+    assert batch.labels.shape == (3, 3)
+    assert by_subset(batch) == {
+        "wit": [label("wit", name) for name in ("p1", "p2", "3")],
+        "evqa": [label("evqa", "p2")],
+        "okvqa": [label("okvqa", name) for name in ("p4", "p1")],
+    }
+    firsts = {"wit": "p1", "evqa": "p2", "okvqa": "p4"}
+    expected = [label(subset, firsts[subset]) for subset in batch.subsets]
+    assert batch.passage_labels.tolist() == [*expected, label("wit", "p2"), label("wit", "p9")]
+
+
+@pytest.mark.parametrize("ids", [(12, "12"), ("12", 12.0), (["12", "a"], "12")])
+def test_equal_ids_of_two_subsets_are_different_labels(tmp_path: Path, ids: tuple) -> None:
+    batch = batch_of(tmp_path, [row("wit_0", ids[0]), row("okvqa_0", ids[1])])
+    found = by_subset(batch)
+    assert (found["wit"][0], found["okvqa"][0]) == (label("wit", "12"), label("okvqa", "12"))
+    assert not set(found["wit"]) & set(found["okvqa"])
+
+
+def test_shared_ids_are_one_label_in_all_subsets(tmp_path: Path) -> None:
+    rows = [
+        row("wit_0", ["12", "a"], negative_passages=[{"passage_id": "b", "passage_text": "no"}]),
+        row("okvqa_0", 12),
+    ]
+    batch = batch_of(tmp_path, rows, shared_passage_ids=True)
+    found = by_subset(batch)
+    assert found["wit"][0] == found["okvqa"][0]
+    assert len({*found["wit"], *batch.passage_labels.tolist()}) == 3
+
+
+def test_rows_without_subset_share_one(tmp_path: Path) -> None:
+    batch = batch_of(tmp_path, [row("a0", "p"), row("b0", "p"), row("wit_0", "p", subset="WIT")])
+    unknown = [labels for subset, labels in zip(batch.subsets, batch.labels.tolist(), strict=True) if subset != "wit"]
+    assert unknown == [[label("unknown", "p")]] * 2
+    assert by_subset(batch)["wit"] == [label("wit", "p")]
+
+
+def test_label_of_parts_that_join_to_the_same_text() -> None:
+    parts = ["", "1", "2", "12", "1:", ":1", "1:1", "2:1", "\0", "a", "aa"]
+    pairs = list(product(parts, parts))
+    assert len({label(*pair) for pair in pairs}) == len(pairs)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_label_is_never_padding(subset: str, passage_id: str) -> None:
+    assert 0 <= label(subset, passage_id) < 2**63
+
+
+def item(*labels: int, negatives: tuple[int, ...] = ()) -> TrainingItem:
+    passage_labels = (labels[0], *negatives)
+    return TrainingItem(TEXT, (TEXT,) * len(passage_labels), labels, passage_labels, "wit")
+
+
+@pytest.mark.parametrize(
+    ("items", "labels", "passage_labels"),
+    [
+        ([item(7), item(8)], [[7], [8]], [7, 8]),
+        (
+            [item(7, 1, 2, negatives=(5,)), item(8, 9)],
+            [[7, 1, 2], [8, 9, PADDING]],
+            [7, 8, 5],
+        ),
+        ([], [], []),
+    ],
+)
+def test_collated_labels(items: list[TrainingItem], labels: list, passage_labels: list) -> None:
+    batch = Collator(ClipTokenizer(), 16).training(items)
+    assert (batch.labels.dtype, batch.labels.dim(), batch.labels.tolist()) == (torch.int64, 2, labels)
+    assert batch.passage_labels.tolist() == passage_labels
+    assert len(batch) == len(items)
+    moved = batch.to("meta")
+    assert (moved.labels.shape, moved.passage_labels.shape) == (batch.labels.shape, batch.passage_labels.shape)
+    assert {tensor.device.type for tensor in (moved.labels, moved.passage_labels, moved.queries.input_ids)} == {"meta"}

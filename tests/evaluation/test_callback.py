@@ -1,0 +1,317 @@
+"""Retrieval through Lightning's loops, against encoding and ranking everything by hand."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytrec_eval
+import torch
+from lightning import Trainer
+from PIL import Image
+
+from ret_lightning import RetrievalEvaluation
+from ret_lightning.errors import ConfigError
+from ret_lightning.losses import maxsim
+from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
+from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, horizontal
+from ret_lightning.training.callbacks.progress_bar import Progress
+from tests.support.m2kr_folder import SUBSETS
+from tests.training.conftest import make_data, make_module
+from tests.training.test_module import OPTIONS
+
+
+def evaluate(root: Path, evaluation: RetrievalEvaluation, **options) -> tuple[Trainer, dict[str, float]]:
+    module = make_module()
+    trainer = Trainer(**OPTIONS, logger=False, callbacks=[evaluation, *options.pop("callbacks", [])], **options)
+    (logged,) = [trainer.test(module, datamodule=make_data(root, eval_batch_size=5), verbose=False)[0]]
+    return trainer, logged
+
+
+def by_hand(root: Path) -> dict[str, float]:
+    """Each metric from the definitions, with loops."""
+    module = make_module().eval()
+    data = make_data(root)
+    data.prepare_data()
+    data.setup("test")
+    metrics: dict[str, float] = {}
+    with torch.no_grad():
+        loaders = data.test_dataloader()
+        for subset, pool, queries in zip(data.evaluation_subsets("test"), loaders[0::2], loaders[1::2], strict=True):
+            passages = torch.cat([module.retriever.encode("passage", b.inputs) for b in pool])
+            query = torch.cat([module.retriever.encode("query", b.inputs) for b in queries])
+            scores = maxsim(query, passages, backend="plain")
+            for k in (1, 3):
+                hits, answered, found, shares = 0, 0, 0, 0.0
+                for row, asked in enumerate(subset.queries):
+                    best = [subset.pool[i] for i in scores[row].argsort(descending=True).tolist()[:k]]
+                    hits += any(p.passage_id in asked.passage_ids for p in best)
+                    shares += sum(p.passage_id in asked.passage_ids for p in best) / len(set(asked.passage_ids))
+                    wanted = [a.strip().casefold() for a in asked.answers]
+                    answered += bool(wanted)
+                    found += any(w in (p.text or "").casefold() for w in wanted for p in best)
+                metrics[f"{subset.name}/recall@{k}"] = hits / len(subset.queries)
+                metrics[f"{subset.name}/fractional_recall@{k}"] = shares / len(subset.queries)
+                if answered:
+                    metrics[f"{subset.name}/pseudo_recall@{k}"] = found / answered
+            reciprocal, gained = 0.0, 0.0
+            for row, asked in enumerate(subset.queries):
+                order = scores[row].argsort(descending=True).tolist()[:10]
+                ranks = [n for n, i in enumerate(order, start=1) if subset.pool[i].passage_id in asked.passage_ids]
+                reciprocal += 1 / ranks[0] if ranks else 0
+                # Of two positives one is missing from the pool, and counts for the ideal all the same.
+                ideal = 1 + 1 / math.log2(3) if len(asked.passage_ids) == 2 else 1
+                gained += sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
+            metrics[f"{subset.name}/mrr@10"] = reciprocal / len(subset.queries)
+            metrics[f"{subset.name}/ndcg@10"] = gained / len(subset.queries)
+    return metrics
+
+
+@pytest.mark.parametrize("index", [ExactIndex(), FaissIndex(candidates=12)])
+def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
+    evaluation = RetrievalEvaluation(index, recall_at=[1, 3], ranked=12)
+    _, logged = evaluate(root, evaluation)
+    expected = by_hand(root)
+    flat = evaluation.flat_metrics("test")
+    assert {n: v for n, v in flat.items() if not n.startswith("mean/")} == pytest.approx(expected)
+    assert {"okvqa/pseudo_recall@1", "infoseek/pseudo_recall@3"} <= set(flat)
+    assert "wit/pseudo_recall@1" not in flat
+    for k in (1, 3):
+        recalls = [v for n, v in expected.items() if n.endswith(f"/recall@{k}")]
+        assert flat[f"mean/recall@{k}"] == pytest.approx(sum(recalls) / len(recalls))
+    for metric in ("mrr@10", "ndcg@10"):
+        assert flat[f"mean/{metric}"] == pytest.approx(sum(expected[f"{name}/{metric}"] for name in SUBSETS) / 4)
+    ends = {n for n in logged if n.endswith(("/low", "/high"))}
+    assert {f"test/{n}": v for n, v in flat.items()} == pytest.approx(
+        {n: v for n, v in logged.items() if not n.startswith(("test/seconds/", "test/index/")) and n not in ends},
+        abs=1e-6,
+    )
+    assert ends == set()  # the headline metrics, at 5 and 10, are not among these
+    timed = ["encode", "build", "search", *(["agreement"] if index.approximate else [])]
+    assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in timed}
+
+
+def test_an_approximate_index_is_measured_beside_the_recall(root: Path) -> None:
+    """An index that proposes ten passages of twelve: what it loses is logged, and is what exact search ranks there."""
+    found = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), recall_at=[1, 3], ranked=10, agreement_sample=4)
+    _, logged = evaluate(root, found)
+    best = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10, agreement_sample=4)
+    _, without = evaluate(root, best)
+    assert not any(name.startswith("test/index/") for name in without)
+    means = []
+    for name, result in found.results["test"].items():
+        exact = best.results["test"][name]
+        drawn = draw_sample(len(result.query_rows), 4, 0).tolist()
+        shared = [
+            len(set(result.ranking.rows[row].tolist()) & set(exact.ranking.rows[row].tolist())) / 10 for row in drawn
+        ]
+        assert logged[f"test/index/{name}/agreement@10"] == pytest.approx(sum(shared) / len(drawn))
+        assert {"recall_cost@1", "recall_cost@3"} < set(result.agreement)
+        means.append(sum(shared) / len(drawn))
+    assert logged["test/index/agreement@10"] == pytest.approx(sum(means) / len(means))
+    assert 0 < sum(means) / len(means) < 1
+    for k in (1, 3):  # the sample is all queries here
+        costs = [exact - own for exact, own in zip(*(recalls(e, k) for e in (best, found)), strict=True)]
+        everything = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), [1, 3], ranked=10, agreement_sample=1000)
+        _, logged_all = evaluate(root, everything)
+        assert logged_all[f"test/index/recall_cost@{k}"] == pytest.approx(sum(costs) / len(costs), abs=1e-6)
+
+
+def recalls(evaluation: RetrievalEvaluation, k: int) -> list[float]:
+    return [result.metrics[f"recall@{k}"] for result in evaluation.results["test"].values()]
+
+
+def test_headline_metrics_have_means_and_intervals(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5, 10], ranked=10)
+    _, logged = evaluate(root, evaluation)
+    results, flat = evaluation.results["test"], evaluation.flat_metrics("test")
+    assert {name: result.headline for name, result in results.items()} == {
+        "wit": ["recall@10"],
+        "infoseek": ["recall@5", "pseudo_recall@5"],
+        "evqa": ["recall@5"],  # its rows have no answers here
+        "okvqa": ["recall@5", "pseudo_recall@5"],
+    }
+    recalls = [flat[key] for key in ("wit/recall@10", "infoseek/recall@5", "evqa/recall@5", "okvqa/recall@5")]
+    assert flat["mean/headline_recall"] == pytest.approx(sum(recalls) / 4)
+    pseudo = [flat[f"{name}/pseudo_recall@5"] for name in ("infoseek", "okvqa")]
+    assert flat["mean/headline_pseudo_recall"] == pytest.approx(sum(pseudo) / 2)
+    bounds = evaluation.flat_intervals("test")
+    assert set(bounds) == set(flat)
+    assert all(low <= flat[key] <= high for key, (low, high) in bounds.items())
+    low, high = bounds["okvqa/recall@5"]
+    assert 0.2 < high - low < 0.6  # twelve queries: 1.96 * 2 * sqrt(p (1 - p) / 12)
+    shown = {f"{name}/{metric}" for name, result in results.items() for metric in result.headline}
+    shown |= {"mean/headline_recall", "mean/headline_pseudo_recall"}
+    assert {n for n in logged if n.endswith("/low")} == {f"test/{key}/low" for key in shown}
+    for key in shown:
+        assert (logged[f"test/{key}/low"], logged[f"test/{key}/high"]) == pytest.approx(bounds[key], abs=1e-6)
+
+
+def test_the_files_give_trec_eval_the_same_metrics(root: Path, tmp_path: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=500)
+    evaluate(root, evaluation)
+    evaluation.write_rankings("test", tmp_path / "rankings")
+    for name, result in evaluation.results["test"].items():
+        run_file, qrels_file = (tmp_path / "rankings" / f"{name}.{kind}" for kind in ("trec", "qrels"))
+        run, right = read_run(run_file), read_qrels(qrels_file)
+        assert list(run) == list(right) == [query.data_id for query in result.subset.queries]
+        assert right == {query.data_id: query.passage_ids for query in result.subset.queries}
+        assert all(len(ranked) == 12 for ranked in run.values())
+        with run_file.open() as scored, qrels_file.open() as judged:
+            evaluator = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(judged), {"success.1,3", "ndcg_cut.10"})
+            theirs = evaluator.evaluate(pytrec_eval.parse_run(scored))
+        for measure, metric in {"success_1": "recall@1", "success_3": "recall@3", "ndcg_cut_10": "ndcg@10"}.items():
+            mean = sum(values[measure] for values in theirs.values()) / len(theirs)
+            assert result.metrics[metric] == pytest.approx(mean, rel=1e-12)
+
+
+def test_random_recall_stands_beside(root: Path) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=10)
+    evaluate(root, evaluation)
+    assert evaluation.results["test"]["wit"].random_recall == pytest.approx({1: 1 / 12, 5: 5 / 12})
+
+
+def test_limited_batches_rank_what_was_encoded_and_say_so(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
+    evaluate(root, evaluation, limit_test_batches=1)
+    result = evaluation.results["test"]["okvqa"]
+    assert result.query_rows == result.indexed_rows == list(range(5))
+    assert result.pool_rows(0)
+    assert set(result.pool_rows(0)) == set(range(5))
+    assert "test/okvqa: only 5 of 12 passages were encoded (trainer.limit_test_batches)" in caplog.text
+
+
+def test_rows_that_come_twice_count_once(root: Path) -> None:
+    """As when a sampler repeats rows to even out the ranks."""
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=12)
+    original = evaluation.on_test_batch_end
+
+    def twice(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        for _ in range(2):
+            original(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    evaluation.on_test_batch_end = twice
+    evaluate(root, evaluation)
+    assert {n: v for n, v in evaluation.flat_metrics("test").items() if "mean" not in n} == pytest.approx(by_hand(root))
+
+
+def test_curves_are_drawn_and_go_on_after_a_resume(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "pictures" / "recall.png"
+    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10), RecallCurves(str(file))
+    trainer = Trainer(**OPTIONS, logger=False, max_epochs=2, callbacks=[evaluation, curves])
+    with caplog.at_level(logging.INFO):
+        trainer.fit(make_module(), datamodule=make_data(root))
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in file.parent.iterdir()] == ["recall.png"]
+    state = curves.state_dict()
+    assert [point["epoch"] for point in state["points"]] == [1, 2]
+    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].items()}
+    assert state["points"][1]["recall"] == recall  # of the largest K, since there is no recall@5
+    assert set(recall) == {"wit", "infoseek", "evqa", "okvqa"}
+    other = RecallCurves(str(file))
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    assert "epoch 2, step 6: recall@3" in caplog.text
+
+
+def test_the_picture_of_an_evaluation_has_its_times_and_the_agreement(root: Path, tmp_path: Path) -> None:
+    points, sizes = [], []
+    for index in (FaissIndex("Flat"), ExactIndex()):
+        file = tmp_path / f"{type(index).__name__}.png"
+        evaluation, curves = RetrievalEvaluation(index, recall_at=[5], ranked=10), EvaluationCurves(str(file))
+        options = {**OPTIONS, "val_check_interval": 0.5, "limit_train_batches": 2, "max_epochs": 1}
+        trainer = Trainer(**options, logger=False, callbacks=[evaluation, curves])
+        trainer.fit(make_module(), datamodule=make_data(root))
+        points.append(curves.state_dict()["points"])
+        with Image.open(file) as picture:
+            sizes.append(picture.size)
+    parts = {"encode", "build", "search"}
+    for drawn, names in zip(points, (parts | {"agreement"}, parts), strict=True):
+        assert horizontal(drawn) == ([1, 2], "step")  # two in an epoch
+        assert all(set(point["seconds"]) == names for point in drawn)
+        assert all(0 < point["seconds"]["encode"] < 60 for point in drawn)
+    assert points[0][0]["agreement"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
+    assert points[1][0]["agreement"] == {}
+    assert sizes[0][1] > sizes[1][1]  # a plot more
+
+
+def test_an_index_searches_on_the_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = SimpleNamespace(device=torch.device("cuda", 1))
+    open_, chosen = RetrievalEvaluation(FaissIndex()), RetrievalEvaluation(ExactIndex(device="cpu"))
+    for evaluation in (open_, chosen):
+        evaluation.on_validation_epoch_start(SimpleNamespace(), model)
+    assert (open_.index.device, chosen.index.device) == (torch.device("cuda", 1), torch.device("cpu"))
+    on_cpu = RetrievalEvaluation(ExactIndex())
+    on_cpu.on_test_epoch_start(SimpleNamespace(), SimpleNamespace(device=torch.device("cpu")))
+    assert on_cpu.index.device is None
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.ranked=50 is less than the largest K of evaluation\.recall_at, .*, 100"
+    ):
+        RetrievalEvaluation(ExactIndex(), recall_at=[100], ranked=50)
+    with pytest.raises(ConfigError, match=r"evaluation\.ranked=5 is less than .* MRR@10 and nDCG@10, 10"):
+        RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=5)
+    with pytest.raises(ConfigError, match=r"evaluation\.agreement_sample=-1 is below 0"):
+        RetrievalEvaluation(ExactIndex(), agreement_sample=-1)
+    with pytest.raises(ConfigError, match="needs at least one K"):
+        RetrievalEvaluation(ExactIndex(), recall_at=[])
+    with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):
+        RetrievalEvaluation.of(Trainer(**OPTIONS, logger=False))
+
+
+def test_a_log_file_tells_how_far_encoding_is(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # a file, though the tests may run on a terminal
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
+    shown = {**OPTIONS, "enable_progress_bar": True}
+    trainer = Trainer(**shown, logger=False, callbacks=[evaluation, Progress(seconds=0)])
+    with caplog.at_level(logging.INFO):
+        trainer.test(make_module(), datamodule=make_data(root, eval_batch_size=5), verbose=False)
+    told = [line for line in caplog.messages if line.startswith("encoding ")]
+    assert len(told) == 2 * 3 * len(SUBSETS)  # twelve rows in batches of five
+    assert told[0] == "encoding passages of wit: batch 1 of 3 on this rank"
+    assert told[-1] == "encoding queries of okvqa: batch 3 of 3 on this rank"
+
+
+def test_passages_are_scored_in_half_precision_and_queries_are_not(root: Path) -> None:
+    """As ret-search scores them, whose passages come from a store."""
+    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=12)
+    trainer, _ = evaluate(root, evaluation)
+    module, result = make_module().eval(), evaluation.results["test"]["wit"]
+    loaders = trainer.datamodule.test_dataloader()
+    with torch.no_grad():
+        pool = torch.cat([module.retriever.encode("passage", batch.inputs) for batch in loaders[0]])
+        asked = torch.cat([module.retriever.encode("query", batch.inputs) for batch in loaders[1]])
+    expected = maxsim(asked.double(), pool.half().double(), backend="plain").float()
+    got = torch.empty_like(expected).scatter_(1, result.ranking.rows, result.ranking.scores)
+    assert torch.equal(got, expected)
+    assert not torch.equal(got, maxsim(asked.double(), pool.double(), backend="plain").float())
+
+
+def test_the_sanity_check_tries_the_evaluation_and_logs_nothing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tried = []
+
+    class Tried(ExactIndex):
+        def search(self, queries, top_k):
+            tried.append(len(queries))
+            return super().search(queries, top_k)
+
+    evaluation = RetrievalEvaluation(Tried(), recall_at=[1], ranked=10)
+    options = {**OPTIONS, "num_sanity_val_steps": 1, "max_steps": 1, "limit_val_batches": 2}
+    trainer = Trainer(**options, logger=False, callbacks=[evaluation])
+    trainer.fit(make_module(), datamodule=make_data(root, eval_batch_size=5))
+    assert tried == [5] * len(SUBSETS)  # one batch of each queries file; of the single step no validation is due
+    assert evaluation.results == {}
+    assert not any(name.startswith("val/") for name in trainer.callback_metrics)
+    assert "were encoded" not in caplog.text

@@ -1,0 +1,103 @@
+"""A backbone of somebody else: one file against the interface, and everything else works with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ret_lightning import RetRetriever
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.models import Backbone, BlockStack, LSTMGate, build_retriever
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.layer_plans import Evenly
+from tests.models.checkpoint.test_files import assert_same_function
+from tests.models.test_retriever import batch
+
+
+class HashedText(BlockStack):
+    """Blocks of linear maps over embedded token ids: all that the interface asks for, and no more."""
+
+    def __init__(self, width: int = 12, num_blocks: int = 3) -> None:
+        super().__init__()
+        self.width, self.num_blocks = width, num_blocks
+        self.embedding = nn.Embedding(100, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(num_blocks))
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.embedding(inputs)
+
+    def run_block(self, index: int, states: Tensor) -> Tensor:
+        return states + torch.tanh(self.layers[index](states))
+
+    def block(self, index: int) -> nn.Module:
+        return self.layers[index]
+
+    def embedding_parameters(self) -> Sequence[nn.Parameter]:
+        return list(self.embedding.parameters())
+
+
+class StoredText(HashedText):
+    """The same, with what it takes to be saved."""
+
+    model_type = "tests_stored_text"
+
+    def layout_config(self) -> dict[str, Any]:
+        return {"model_type": self.model_type, "width": self.width, "num_blocks": self.num_blocks}
+
+    @classmethod
+    def from_layout_config(cls, config: Mapping[str, Any]) -> StoredText:
+        return cls(config["width"], config["num_blocks"])
+
+    def layout_state(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
+    def load_layout_state(self, state: Mapping[str, Tensor]) -> None:
+        self.load_state_dict(state, assign=True)
+
+
+def make(text: BlockStack, **options) -> RetRetriever:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = clip_backbone(vision={**sizes, "image_size": 16, "patch_size": 8}, text=sizes).vision
+    backbone = Backbone(text, vision, ClipTokenizer(), ImageTransform(16))
+    sizes = {"num_tokens": 4, "hidden_size": 32, "num_heads": 2, "output_size": 8}
+    return build_retriever(backbone, LSTMGate, recurrence=Evenly(2), **sizes, **options)
+
+
+def test_it_trains_without_knowing_of_anything_else() -> None:
+    retriever = make(HashedText(), train_text=1)
+    query, passage = retriever.train()(batch([1, 0, 1], [1, 1, 0]), batch([1, 1, 1], [0, 0, 1], seed=1))
+    (query[:, :, None] * passage[:, None]).square().sum().backward()
+    text = retriever.query_tower.text_backbone
+    assert [i for i in range(3) if text.layers[i].weight.grad is not None] == [2]
+    assert text.embedding.weight.grad is None
+
+
+def test_it_is_saved_once_it_says_how(tmp_path: Path) -> None:
+    retriever = make(StoredText()).eval()
+    retriever.save_pretrained(tmp_path)
+    again = RetRetriever.from_pretrained(tmp_path)
+    assert type(again.query_tower.text_backbone) is StoredText
+    assert_same_function(again, retriever)
+
+
+def test_it_is_not_saved_before() -> None:
+    with pytest.raises(
+        ConfigError, match=r"HashedText does not say how it is stored in a checkpoint \(layout_config\)"
+    ):
+        make(HashedText()).save_pretrained("never")
+    assert not Path("never").exists()
+
+
+def test_a_checkpoint_whose_backbone_is_not_imported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(StoredText()).save_pretrained(tmp_path)
+    monkeypatch.delattr(StoredText, "model_type")
+    with pytest.raises(UserError) as raised:
+        RetRetriever.from_pretrained(tmp_path)
+    assert (raised.value.code, raised.value.found) == ("checkpoint-backbone-unknown", "tests_stored_text")
+    assert "import tests.models.backbones.test_base first" in raised.value.message

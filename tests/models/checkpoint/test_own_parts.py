@@ -1,0 +1,356 @@
+"""Parts of the user's own: a checkpoint restores them with all their settings, or they are refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import torch
+from torch import Tensor
+
+from ret_lightning import RetRetriever
+from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.models import Gate, LSTMGate, Openings, RetCell
+from ret_lightning.models.checkpoint.files import load_weights
+from ret_lightning.models.checkpoint.fingerprint import fingerprint, fingerprint_as
+from ret_lightning.models.gates import NoGate
+from ret_lightning.models.layer_plans import Evenly
+from ret_lightning.search.model_identity import ModelIdentity, open_model
+from tests.models.backbones.test_base import StoredText
+from tests.models.backbones.test_base import make as make_with_text
+from tests.models.checkpoint.test_files import BY_NAME, assert_same_function
+
+Make = Callable[..., RetRetriever]
+
+
+class SharpGate(LSTMGate):
+    """Further settings."""
+
+    name = "tests_sharp"
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_bias: float = 0.0,
+        forget_bias: float = 0.0,
+        tanh: bool = False,
+        sharpness: float = 1.0,
+        powers: Any = (1, 2),
+    ) -> None:
+        super().__init__(hidden_size, input_bias, forget_bias, tanh)
+        self.sharpness = sharpness
+
+    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
+        found = super().openings(text, image, text_mask, image_mask)
+        return Openings(found.forget**self.sharpness, found.text, found.image)
+
+
+class PlainGate(NoGate):
+    """No settings at all."""
+
+    name = "tests_plain"
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+
+
+class OneBiasGate(LSTMGate):
+    """Fewer settings, one by another name, with a transformed value."""
+
+    name = "tests_one_bias"
+
+    def __init__(self, hidden_size: int, *, closed: float = 0.0) -> None:
+        super().__init__(hidden_size, input_bias=-closed, forget_bias=closed)
+
+
+class ShiftedGate(LSTMGate):
+    """The usual settings, passed on with other values."""
+
+    name = "tests_shifted"
+
+    def __init__(self, hidden_size: int, input_bias: float = 0.0, forget_bias: float = 0.0, tanh: bool = False) -> None:
+        super().__init__(hidden_size, input_bias - 1, forget_bias + 1, tanh)
+
+
+class KeywordsGate(SharpGate):
+    """Settings without names of their own."""
+
+    name = "tests_keywords"
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+
+
+class NamelessGate(SharpGate):
+    pass
+
+
+GATES = {
+    "further settings": partial(SharpGate, sharpness=20, tanh=True),
+    "further settings by position": lambda width: SharpGate(width, 0.5, 0.0, False, 3.0, [4]),
+    "nested settings": partial(SharpGate, powers={"a": [1, None], "b": "x"}),
+    "no settings": PlainGate,
+    "fewer settings": partial(OneBiasGate, closed=2.0),
+    "changed settings": partial(ShiftedGate, input_bias=0.5),
+    "keyword arguments": partial(KeywordsGate, sharpness=4.0),
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"share_cells": True}, {"cell_per_step": True}], ids=["", "shared", "per step"]
+)
+@pytest.mark.parametrize("gate", GATES.values(), ids=GATES.keys())
+def test_settings_of_a_gate_are_restored(make_retriever: Make, tmp_path: Path, gate, options: dict) -> None:
+    retriever = make_retriever(gate=gate, **options).eval()
+    retriever.save_pretrained(tmp_path)
+    again = RetRetriever.from_pretrained(tmp_path)
+    for tower, other in ((retriever.query_tower, again.query_tower), (retriever.passage_tower, again.passage_tower)):
+        for cell, restored in zip(tower.cells, other.cells, strict=True):
+            assert type(restored.gate) is type(cell.gate)
+            assert restored.gate.settings == json.loads(json.dumps(cell.gate.settings))
+    assert_same_function(again, retriever)
+    assert fingerprint(again) == fingerprint(retriever)
+
+
+def test_gates_of_earlier_exports_are_restored(make_retriever: Make, tmp_path: Path) -> None:
+    """Which stored the three usual settings alone, and no modules."""
+    make_retriever(gate=partial(SharpGate, forget_bias=0.5)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for side in ("query_config", "passage_config"):
+        del config[side]["ret_lightning"]["gate_settings"], config[side]["ret_lightning"]["modules"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    gate = RetRetriever.from_pretrained(tmp_path).query_tower.cells[0].gate
+    assert gate.settings == {"input_bias": 0.0, "forget_bias": 0.5, "tanh": False, "sharpness": 1.0, "powers": (1, 2)}
+
+
+@pytest.mark.parametrize("gate", [SharpGate, NamelessGate])
+def test_weights_of_another_setting_are_refused(make_retriever: Make, gate: type[Gate]) -> None:
+    target, source = make_retriever(gate=gate), make_retriever(gate=partial(gate, sharpness=20))
+    with pytest.raises(ConfigError) as raised:
+        load_weights(target, source, "init_from=x")
+    assert raised.value.code == "checkpoint-other-architecture"
+    assert raised.value.differences == ("gate.sharpness=20 there and 1.0 here",)
+    assert fingerprint(target) != fingerprint(_with_weights_of(target, source))
+
+
+def _with_weights_of(target: RetRetriever, source: RetRetriever) -> RetRetriever:
+    source.load_state_dict(target.state_dict())
+    return source
+
+
+class OwnCell(RetCell):
+    pass
+
+
+class NamelessText(StoredText):
+    pass
+
+
+class OwnTokenizer(ClipTokenizer):
+    pass
+
+
+class OwnTransform(ImageTransform):
+    pass
+
+
+class ArgumentsGate(LSTMGate):
+    name = "tests_arguments"
+
+    def __init__(self, hidden_size: int, *rest: float) -> None:
+        super().__init__(hidden_size, *rest)
+
+
+class FirstSettingGate(LSTMGate):
+    """Cannot be built as a checkpoint builds gates, with the width alone in front."""
+
+    name = "tests_first_setting"
+
+    def __init__(self, sharpness: float, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+
+
+class ForgetfulGate(LSTMGate):
+    """Another number of parameters each time that it is built."""
+
+    name = "tests_forgetful"
+    built = 0
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        type(self).built += 1
+        self.extra = torch.nn.Linear(self.built, 1)
+
+
+def _own_cell(retriever: RetRetriever) -> None:
+    retriever.passage_tower.cells[0].__class__ = OwnCell
+
+
+def _other_gate_in_one_step(retriever: RetRetriever) -> None:
+    retriever.query_tower.cells[1].gate = LSTMGate(32, forget_bias=1.0)
+
+
+def _other_cell_in_one_step(retriever: RetRetriever) -> None:
+    retriever.query_tower.cells[1].activation = "relu"
+
+
+def _replaced(name: str, part: object) -> Callable[[RetRetriever], None]:
+    return lambda retriever: setattr(retriever.passage_tower, name, part)
+
+
+def _with_gate(gate: Callable[[int], Gate]) -> Callable[[RetRetriever], None]:
+    return lambda retriever: [
+        setattr(tower.cells[0], "gate", gate(32)) for tower in (retriever.query_tower, retriever.passage_tower)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "found"),
+    [
+        (_replaced("tokenizer", OwnTokenizer(20)), "part-not-storable", "OwnTokenizer"),
+        (_replaced("tokenizer", lambda texts: None), "part-not-storable", "function"),
+        (_replaced("image_transform", OwnTransform(16)), "part-not-storable", "OwnTransform"),
+        (_own_cell, "part-not-storable", "OwnCell"),
+        (_other_cell_in_one_step, "cells-of-steps-differ", "relu"),
+        (_replaced("text_backbone", NamelessText(16, 4)), "backbone-without-name", "NamelessText"),
+        (_other_gate_in_one_step, "cells-of-steps-differ", "forget_bias"),
+        (_with_gate(NamelessGate), "gate-without-name", ""),
+        (_with_gate(partial(SharpGate, powers=torch.ones(2))), "gate-setting-not-storable", "tensor"),
+        (_with_gate(lambda width: ArgumentsGate(width, 0.5)), "gate-settings-unknown", ""),
+        (_with_gate(partial(FirstSettingGate, 2.0)), "checkpoint-not-readable-again", ""),
+        (_with_gate(ForgetfulGate), "checkpoint-read-differently", ""),
+    ],
+)
+def test_what_cannot_be_restored_is_refused(
+    make_retriever: Make, tmp_path: Path, change, code: str, found: str
+) -> None:
+    make_retriever().save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    retriever = make_retriever(
+        cell_per_step=change in (_other_gate_in_one_step, _other_cell_in_one_step), recurrence=Evenly(2)
+    )
+    change(retriever)
+    with pytest.raises(ConfigError) as raised:
+        retriever.save_pretrained(tmp_path)
+    assert raised.value.code == code
+    assert found in str(raised.value.values.get("found", ""))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    fingerprint(retriever)  # vectors of such a model can be indexed all the same
+
+
+def test_settings_of_the_image_transform_are_restored(make_retriever: Make, tmp_path: Path) -> None:
+    retriever = make_retriever().eval()
+    usual = fingerprint(retriever)
+    for tower in (retriever.query_tower, retriever.passage_tower):
+        tower.image_transform = ImageTransform(16, reduce=True)
+    assert fingerprint(retriever) != usual
+    retriever.save_pretrained(tmp_path)
+    again = RetRetriever.from_pretrained(tmp_path)
+    assert again.passage_tower.image_transform.reduce
+    assert fingerprint(again) == fingerprint(retriever)
+
+
+def test_every_setting_of_a_backbone_is_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    retriever = make_with_text(StoredText())
+    usual = fingerprint(retriever)
+    settings = StoredText.layout_config
+    monkeypatch.setattr(StoredText, "layout_config", lambda self: {**settings(self), "slope": 2})
+    assert fingerprint(retriever) != usual
+
+
+SOURCE = """
+from ret_lightning.models import LSTMGate
+
+class Mine(LSTMGate):
+    name = {package!r}
+
+    def __init__(self, hidden_size, slope=1.0):
+        super().__init__(hidden_size)
+        self.slope = slope
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package that has a gate of the same name in its module `parts`; not imported."""
+    name = f"tests_{uuid4().hex}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "parts.py").write_text(SOURCE.format(package=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+@pytest.fixture
+def exported(make_retriever: Make, package: str, tmp_path: Path) -> Path:
+    """A model with the gate of the package."""
+    gate = import_module(f"{package}.parts").Mine
+    make_retriever(gate=partial(gate, slope=3.0)).save_pretrained(tmp_path / "model")
+    gate.name = ""  # the class is found no more
+    for module in (package, f"{package}.parts"):
+        del sys.modules[module]
+    return tmp_path / "model"
+
+
+def test_packages_of_the_user_are_imported(exported: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OWN_PACKAGES, package)
+    gate = RetRetriever.from_pretrained(exported).query_tower.cells[0].gate
+    assert (type(gate).__module__, gate.slope) == (f"{package}.parts", 3.0)
+
+
+@pytest.mark.parametrize("others", ["", "tests_another,", "{}_too,"])
+def test_no_other_package_is_imported(
+    exported: Path, package: str, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    others = others.format(package)
+    monkeypatch.setenv(OWN_PACKAGES, others)
+    with pytest.raises(UserError) as raised:
+        RetRetriever.from_pretrained(exported)
+    assert (raised.value.code, raised.value.found) == ("gate-name-unknown", package)
+    assert f"{OWN_PACKAGES}={others}{package}," in raised.value.message
+    assert package not in sys.modules
+
+
+def test_a_package_that_cannot_be_imported_is_reported(
+    exported: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OWN_PACKAGES, package)
+    (exported.parent / package / "parts.py").write_text("1 / 0")
+    with pytest.raises(UserError) as raised:
+        RetRetriever.from_pretrained(exported)
+    assert f"importing {package}.parts failed (ZeroDivisionError: division by zero)" in raised.value.message
+
+
+# Of the first version, computed when there was no other.
+FIRST_FINGERPRINTS = {
+    "untied_backbones": "f6fa6c9c89db6fd43edfd75835cc7636",
+    "two_kinds_of_tower": "25a53c237cfe630d97568d057de32ab4",
+    "clip_vit_b_relu_tanh_priors": "da1d24177aa6033324c76bc39de1284a",
+    "clip_vit_b_pooled_shared": "2f6d9f3949ffd04b94d04b7562590e48",
+}
+
+
+@pytest.mark.parametrize(("name", "first"), FIRST_FINGERPRINTS.items())
+def test_models_of_older_indexes_are_recognised(name: str, first: str) -> None:
+    source = str(BY_NAME[name])
+    assert isinstance(ModelIdentity(source, "published", first).open(), RetRetriever)
+    other = "0" * 32
+    with pytest.raises(UserError) as raised:
+        ModelIdentity(source, "published", other).open()
+    assert (raised.value.code, raised.value.found, raised.value.expected) == ("index-other-checkpoint", first, other)
+
+
+def test_fingerprints_have_a_version() -> None:
+    retriever, model = open_model(str(BY_NAME["clip_vit_l"]))
+    assert model.fingerprint == fingerprint_as(model.fingerprint, retriever) == fingerprint(retriever)
+    assert model.fingerprint.startswith("v2:")
+    assert isinstance(model.open(), RetRetriever)

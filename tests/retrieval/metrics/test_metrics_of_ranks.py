@@ -1,0 +1,65 @@
+"""Metrics of three gloo processes against those of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.retrieval.metrics.test_per_query import judged
+from tests.retrieval.metrics.test_rank_metrics import METRICS, random_hits, updated
+from tests.support.plain_metrics import make_case
+
+WORLD = 3
+# Each rank's share of nine queries; they have some in common, and in the second scenario two have none.
+SHARES = (([0, 1, 2, 3, 4, 8], [4, 5, 6, 7, 8], [2]), ([], [0, 1, 2, 3, 4, 5, 6, 7, 8], []))
+
+
+def cases():
+    return [make_case(), make_case(queries=1)]  # of the second, two ranks have no query to judge
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    hits, found = random_hits(9, share=0.2), []
+    for shares in SHARES:
+        for make in METRICS:
+            own = torch.tensor(shares[rank], dtype=torch.int64)
+            metric = updated(make(queries=9), own, hits[own])
+            values = metric.by_query()
+            found.append((metric.compute(), values, int(metric.values[:, 0].isnan().sum())))
+    torch.save((found, [judged(case) for case in cases()]), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
+    """What each of the processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_rank, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.slow
+def test_metrics_of_several_ranks_are_those_of_one(ranks: list[tuple]) -> None:
+    hits = random_hits(9, share=0.2)
+    alone = [updated(make(queries=9), torch.arange(9), hits) for make in METRICS] * len(SHARES)
+    for rank, (found, _) in enumerate(ranks):
+        assert [computed for computed, _, _ in found] == [metric.compute() for metric in alone]
+        for metric, (_, values, _) in zip(alone, found, strict=True):
+            assert all(torch.equal(values[name], own) for name, own in metric.by_query().items())
+        # After it each rank goes on with its own rows.
+        expected = [9 - len(shares[rank]) for shares in SHARES for _ in METRICS]
+        assert [missing for _, _, missing in found] == expected
+
+
+@pytest.mark.slow
+def test_several_ranks_judge_as_one_does(ranks: list[tuple]) -> None:
+    for _, found in ranks:
+        for case, results in zip(cases(), found, strict=True):
+            alone = judged(case)
+            assert list(results) == list(alone)
+            for metric, values in alone.items():
+                assert torch.equal(results[metric].nan_to_num(-1), values.nan_to_num(-1)), metric

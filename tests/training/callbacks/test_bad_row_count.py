@@ -1,0 +1,213 @@
+"""Training and evaluation over broken rows: what is left is trained on as if there were nothing else, and all is counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, Trainer, seed_everything
+
+from ret_lightning import M2KRDataModule
+from ret_lightning.data.bad_rows import BadRow, Tally
+from ret_lightning.data.readers.source_location import Place
+from ret_lightning.distributed.collectives import world_size
+from ret_lightning.errors import DataError
+from ret_lightning.training.callbacks import bad_row_count
+from ret_lightning.training.callbacks.bad_row_count import BadRowCount
+from ret_lightning.training.schedule import WarmupCosine
+from tests.data.test_datamodule import TRAIN
+from tests.support.m2kr_folder import SUBSETS
+from tests.training.conftest import make_data, make_module
+from tests.training.test_module import OPTIONS
+
+SKIP = {"on_bad_row": "skip", "max_bad_fraction": 0.5}
+
+
+class Steps(Callback):
+    """The gradients and weights of each step, and which rows were left out."""
+
+    def __init__(self) -> None:
+        self.gradients, self.weights, self.states, self.bad = [], [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.weights.append([p.detach().clone() for p in pl_module.parameters()])
+        self.states.append([s["step"].item() for s in trainer.optimizers[0].state.values()])
+        self.bad.append([row.kind for row in batch.bad_rows])
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.gradients.append([p.grad.clone() for p in pl_module.parameters() if p.requires_grad])
+
+
+def fit(root: Path, data: dict | None = None, **options) -> tuple[Steps, Trainer]:
+    seed_everything(1, verbose=False)
+    steps = Steps()
+    trainer = Trainer(
+        **{**OPTIONS, "logger": False, "limit_val_batches": 0, "max_epochs": 1, "callbacks": [steps], **options}
+    )
+    module = make_module()
+    module.schedule = WarmupCosine(horizon_steps=100)
+    trainer.fit(module, datamodule=make_data(root, **{**SKIP, **(data or {})}))
+    return steps, trainer
+
+
+def spoil(root: Path, rows: dict[int, str]) -> None:
+    """Puts these lines, by their numbers from 0, in the place of those of the training file."""
+    file = root / TRAIN
+    lines = file.read_text().splitlines()
+    for number, line in rows.items():
+        lines[number] = line
+    file.write_text("\n".join(lines) + "\n")
+
+
+def without_image(root: Path, number: int) -> str:
+    row = json.loads((root / TRAIN).read_text().splitlines()[number])
+    return json.dumps(row | {"image_path": "sub/nowhere.png"})
+
+
+@pytest.mark.parametrize("reading", ["indexed", "streaming"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_kinds_are_counted_logged_and_shown(
+    root: Path, caplog: pytest.LogCaptureFixture, reading: str, workers: int
+) -> None:
+    spoil(root, {3: "{", 5: "[]", 7: '{"data_id": 1}', 9: without_image(root, 9), 11: "nonsense"})
+    with caplog.at_level(logging.WARNING):
+        steps, trainer = fit(root, {"reading": reading, "num_workers": workers}, max_epochs=2, log_every_n_steps=1)
+    counts = {"bad_json": 4, "wrong_type": 2, "missing_field": 2, "missing_image": 2}  # two epochs
+    assert {n.removeprefix("data/bad_rows/"): v for n, v in trainer.logged_metrics.items() if "bad_rows" in n} == counts
+    assert sum(len(bad) for bad in steps.bad) == 10
+    shown = [r.getMessage() for r in caplog.records if "left out of training" in r.getMessage()]
+    assert len(shown) == len(set(shown)) == 5  # each row once
+    assert any(f"{root / TRAIN}:10 (subset wit): image" in line and "[missing_image]" in line for line in shown)
+    assert any(f"{root / TRAIN}:4: not JSON" in line for line in shown)
+
+
+def test_only_the_first_few_of_a_kind_are_shown(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spoil(root, dict.fromkeys(range(10), "{"))
+    with caplog.at_level(logging.WARNING):
+        fit(root)
+    assert len([r for r in caplog.records if "left out of training" in r.getMessage()]) == 5
+
+
+def test_what_is_left_trains_as_if_it_were_alone(root: Path) -> None:
+    """The other batches are the same, and a batch's gradients are those of a batch of its good rows."""
+    whole = make_data(root)
+    whole.prepare_data()
+    whole.setup()
+    order = [draw.row for batch in whole.train_dataloader().batch_sampler for draw in batch]
+    spoil(root, {order[1]: "{", order[6]: "nonsense"})  # two of the eight of the first batch
+    data = make_data(root, **SKIP)
+    data.prepare_data()
+    data.setup()
+    batches, expected = list(data.train_dataloader()), list(whole.train_dataloader())
+    kept = [0, 2, 3, 4, 5, 7]
+    assert batches[0].labels.tolist() == expected[0].labels[kept].tolist()
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(batches[1:], expected[1:], strict=True))
+    module = make_module()
+    query, passage = module.retriever(batches[0].queries, batches[0].passages)
+    alone = module.retriever(expected[0].queries, expected[0].passages)
+    torch.testing.assert_close(query, alone[0][kept])
+    torch.testing.assert_close(passage, alone[1][kept])
+
+
+def test_a_step_without_a_good_row_changes_nothing(root: Path) -> None:
+    data = make_data(root)
+    data.prepare_data()
+    data.setup()
+    second = list(data.train_dataloader().batch_sampler)[1]
+    spoil(root, {draw.row: "{" for draw in second})
+    steps, trainer = fit(root, {"max_bad_fraction": 0.9})
+    assert [len(bad) for bad in steps.bad] == [0, 8, 0]
+    assert trainer.global_step == 3
+    assert all(torch.equal(a, b) for a, b in zip(steps.weights[0], steps.weights[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(steps.weights[1], steps.weights[2], strict=True))
+    assert [set(states) for states in steps.states] == [{1.0}, {1.0}, {2.0}]  # AdamW has seen two steps
+    assert all(float(g.abs().max()) == 0 for g in steps.gradients[1])
+
+
+def test_too_many_end_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(root, {3: "{", 5: "[]"})
+    with pytest.raises(
+        DataError, match=r"training rows: 2 of 24 rows \(1 bad_json, 1 wrong_type\) are bad, more than "
+    ):
+        fit(root, {"max_bad_fraction": 0.08})
+    fit(root, {"max_bad_fraction": 0.09})
+    spoil(root, dict.fromkeys(range(12), "{"))
+    monkeypatch.setattr(bad_row_count, "JUDGED_FROM", 8)  # before the epoch is over
+    with pytest.raises(DataError, match=r"of (8|16) rows .* are bad"):
+        fit(root, {"max_bad_fraction": 0.3})
+
+
+def test_the_counts_go_on_after_a_resumption(root: Path, tmp_path: Path) -> None:
+    spoil(root, {3: "{", 5: "[]"})
+    _, trainer = fit(root, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = Trainer(**{**OPTIONS, "logger": False, "limit_val_batches": 0, "max_epochs": 2})
+    again.fit(make_module(), datamodule=make_data(root, **SKIP), ckpt_path=str(tmp_path / "a.ckpt"), weights_only=True)
+    count = next(c for c in again.callbacks if isinstance(c, BadRowCount))
+    assert count.state_dict() == {"rows": 48, "kinds": {"bad_json": 2, "wrong_type": 2}}
+
+
+def test_without_skipping_a_bad_row_ends_the_run(root: Path) -> None:
+    spoil(root, {3: "{"})
+    with pytest.raises(DataError) as error:
+        fit(root, {"on_bad_row": "raise"})
+    assert (error.value.code, error.value.path, error.value.line) == ("not-json", root / TRAIN, 4)
+
+
+def test_evaluation_keeps_rows_whose_image_is_gone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "images/m2kr/images/sub/5.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        fit(root, limit_val_batches=1.0, max_epochs=2)
+    told = [r.getMessage() for r in caplog.records if "go without" in r.getMessage()]
+    # Queries and pools of four subsets, once each; wit's passage 5 has no image.
+    assert {line.split(" cannot")[0] for line in told} == {
+        f"{name}: the images of the val {side}: 1 of 12 rows (1 missing_image)"
+        for name in SUBSETS
+        for side in ("queries", "passages")
+        if (name, side) != ("wit", "passages")
+    }
+    assert len(told) == 7
+    with pytest.raises(DataError, match=r"\w+: the images of the val (passages|queries): 1 of 12 rows .* more than"):
+        fit(root, {"max_bad_fraction": 0.05}, limit_val_batches=1.0)
+
+
+@pytest.mark.parametrize(("rank", "counted"), [(0, 12), (500, 0)])
+def test_a_row_for_a_rank_without_any_is_not_counted(
+    root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, counted: int
+) -> None:
+    tallies, over_ranks = [], bad_row_count._over_ranks
+    monkeypatch.setattr(bad_row_count, "_over_ranks", lambda tally, _: tallies.append(tally) or over_ranks(tally, _))
+    monkeypatch.setattr(M2KRDataModule, "_rank_and_world", lambda self: (rank, 1000))
+    seen = []
+    for split in ("val", "test"):
+        trainer = Trainer(**OPTIONS, logger=False)
+        module, data = make_module(), make_data(root, **SKIP)
+        monkeypatch.setattr(module, "validation_step", lambda batch, *_: seen.append(len(batch)))
+        (trainer.validate if split == "val" else trainer.test)(module, datamodule=data, verbose=False)
+    assert sum(seen) == 2 * (counted or 1)
+    assert [tally.rows for tally in tallies] == 2 * [counted, *[0] * (2 * len(SUBSETS) - 1)]
+
+
+def test_ranks_count_together(tmp_path: Path) -> None:
+    counts = torch.multiprocessing.get_context("fork").SimpleQueue()
+    torch.multiprocessing.start_processes(_count, (str(tmp_path / "store"), counts), nprocs=2, start_method="fork")
+    found = [counts.get() for _ in range(2)]
+    assert found[0] == found[1] == (20, {"bad_json": 4, "missing_image": 1}, ["0", "1"])
+
+
+def _count(rank: int, store: str, counts) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    assert world_size() == 2
+    tally = Tally(10)
+    for _ in range(2):
+        tally.add(BadRow("bad_json", str(rank), Place(Path("x"), 1)))
+    if rank:
+        tally.add(BadRow("missing_image", "gone", Place(Path("x"), 1)))
+    whole = bad_row_count._over_ranks(tally, torch.device("cpu"))
+    assert bad_row_count._over_ranks(Tally(3 + rank), torch.device("cpu")) == Tally(7)
+    counts.put((whole.rows, dict(whole.kinds), [row.text for row in whole.first["bad_json"]]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
