@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 # Before anything reads them.
@@ -17,7 +19,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: more threads only wa
 import pytest
 from hypothesis import settings
 
+from tests.support.m2kr_folder import write_folder
 from tests.support.paths import REFERENCE
+from tests.support.small_runs import Trained, command, m2kr, ret_train
 
 # The same examples every time, and none judged by the clock.
 settings.register_profile("ret_lightning", deadline=None, derandomize=True)
@@ -62,3 +66,36 @@ def glyphs_root() -> Path:
 def reference(request: pytest.FixtureRequest) -> Path:
     """Each folder of reference data: a checkpoint in the published layout, and what the published code computes with it."""
     return REFERENCE / request.param
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A corpus of 24 training rows."""
+    return write_folder(tmp_path / "m2kr", training_rows=24)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    made = Trained(write_folder(folder / "m2kr"), folder / "run", folder / "exported")
+    done = ret_train(*m2kr(made.root, f"output_dir={made.run}", "trainer.max_epochs=1"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = command("export", f"checkpoint={made.run}", f"output={made.exported}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Runs a command in this process, which saves the seconds of another one's imports, and gives its exit code."""
+
+    def run(name: str, *options: object) -> int:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"ret-{name}", *map(str, options)])
+        try:
+            import_module(f"ret_lightning.commands.{name}").main()
+        except SystemExit as error:
+            return int(error.code or 0)
+        return 0
+
+    return run

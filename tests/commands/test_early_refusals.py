@@ -10,9 +10,8 @@ import pytest
 import torch
 import yaml
 
-from tests.commands.conftest import Trained, command
 from tests.support.m2kr_folder import write_folder
-from tests.support.small_runs import small_run
+from tests.support.small_runs import Trained, command, small_run
 
 Call = Callable[..., int]
 

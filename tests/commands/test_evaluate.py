@@ -16,20 +16,11 @@ from ret_lightning.models import RetRetriever
 from ret_lightning.ops import onednn_linear
 from ret_lightning.retrieval import read_qrels, read_run
 from ret_lightning.training.checkpointing.load import _of_both
-from tests.commands.conftest import Trained, command, one_thread
 from tests.support.m2kr_folder import SUBSETS
 from tests.support.processes import module, run
+from tests.support.small_runs import Trained, contents, evaluate, one_thread
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
-
-
-def evaluate(trained: Trained, *options: str, cwd: Path):
-    return command("evaluate", f"data.root={trained.root}", "data.num_workers=0", *options, cwd=cwd)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = [folder / "metrics.json", folder / "intervals.json", *sorted((folder / "rankings").iterdir())]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")

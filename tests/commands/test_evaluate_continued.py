@@ -23,10 +23,9 @@ from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store.embedding_store import StoreWriter
 from ret_lightning.runtime.lock import alone_in
-from tests.commands.conftest import Trained, one_thread
-from tests.commands.test_evaluate import contents, evaluate
 from tests.support import processes
 from tests.support.m2kr_folder import PASSAGES, SUBSETS, passage, query
+from tests.support.small_runs import Trained, contents, evaluate, one_thread
 
 pytestmark = [
     pytest.mark.slow,

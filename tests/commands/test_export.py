@@ -17,16 +17,9 @@ from ret_lightning.models import EncoderInput
 from ret_lightning.runs.export import export
 from ret_lightning.runs.initial_model import initial_retriever
 from ret_lightning.training.checkpointing.load import build_untrained, open_retriever
-from tests.commands.conftest import command
-from tests.commands.test_train import m2kr, ret_train
-from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import command, m2kr, ret_train
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
 
 
 @pytest.fixture(scope="module")

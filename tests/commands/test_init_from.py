@@ -14,8 +14,7 @@ from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.runs.identity import flat
 from ret_lightning.runs.initial_model import initial_retriever
-from tests.commands.conftest import Trained
-from tests.support.small_runs import small_run
+from tests.support.small_runs import Trained, small_run
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
 

@@ -9,18 +9,12 @@ import pytest
 import yaml
 
 from ret_lightning.config.targets import OWN_PACKAGES
-from tests.commands.test_sweep import sweep, written
-from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import sweep, written
 
 pytestmark = pytest.mark.slow
 
 RANKS = ("trainer=ddp_cpu", "data.batch_size=4")
 SPY = "+callbacks.spy={_target_:tests.support.recording_callbacks.Spy,folder:${output_dir}}"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
 
 
 def one_tree(folder: Path, names: set[str]) -> list[dict]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.test_train import m2kr, ret_train
 from tests.support import processes
 from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import m2kr, ret_train
 
 pytestmark = pytest.mark.slow
 

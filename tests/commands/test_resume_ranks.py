@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas
 import pytest
 
-from tests.commands.test_train import m2kr, ret_train
 from tests.support.m2kr_folder import number_questions, write_folder
 from tests.support.recording_callbacks import course, rows_by_epoch
+from tests.support.small_runs import m2kr, ret_train
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,25 +10,9 @@ import yaml
 
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.report.run_folders import find_runs
-from tests.commands.test_train import m2kr, ret_train
-from tests.support.m2kr_folder import write_folder
+from tests.support.small_runs import m2kr, ret_train, sweep, written
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
-
-
-def sweep(root: Path, folder: Path, *options: str, **more: dict) -> subprocess.CompletedProcess[str]:
-    short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.subsets=[okvqa]"]
-    return ret_train("-m", *m2kr(root, *short), *options, cwd=folder, **more)
-
-
-def written(folder: Path) -> dict[str, int]:
-    """Of each run of a sweep, when its metrics were written."""
-    return {file.parent.name: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")}
 
 
 def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas
@@ -14,43 +12,8 @@ import torch
 import yaml
 
 from ret_lightning.retrieval import read_run
-from tests.support import processes
 from tests.support.m2kr_folder import SUBSETS, query, write_folder, write_lines
-from tests.support.paths import ROOT
-
-SMALL = [
-    "model.num_tokens=4",
-    "model.hidden_size=64",
-    "model.num_heads=2",
-    "model.output_size=16",
-    "backbone.text.num_hidden_layers=2",
-    "backbone.vision.num_hidden_layers=2",
-    "backbone.text.hidden_size=32",
-    "backbone.text.intermediate_size=64",
-    "backbone.vision.patch_size=20",
-]
-
-
-def ret_train(
-    *options: str, cwd: Path, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return processes.run(
-        processes.module("ret_lightning.commands.train", *options),
-        cwd,
-        {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-    )
-
-
-def m2kr(root: Path, *options: str) -> list[str]:
-    return [
-        "data=m2kr", f"data.root={root}", "data.num_workers=0", "data.batch_size=8", "logger=csv", "trainer.max_epochs=2",
-        "trainer.log_every_n_steps=1", "scheduler.warmup_steps=1", *SMALL, *options,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("corpus") / "m2kr")
+from tests.support.small_runs import SMALL, m2kr, ret_train
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from ret_lightning.data.batch import TrainingBatch, label
 from ret_lightning.data.torch_datasets import Collator, TrainingItem
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Item
 from ret_lightning.losses import PADDING
-from tests.data.test_datamodule import TRAIN
-from tests.support.m2kr_folder import write_folder, write_lines
+from tests.support.m2kr_folder import TRAIN, write_folder, write_lines
 
 TEXT = Item("text", None)
 

@@ -17,9 +17,7 @@ from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform, open_image
-from tests.support.m2kr_folder import PASSAGES, passage, query, write_folder, write_lines
-
-TRAIN = "jsonl/m2kr/train/m2kr_up_train.jsonl"
+from tests.support.m2kr_folder import PASSAGES, TRAIN, passage, query, read, write_folder, write_lines
 
 
 def module(root: Path, **options) -> M2KRDataModule:
@@ -34,10 +32,6 @@ def module(root: Path, **options) -> M2KRDataModule:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "m2kr")
-
-
-def read(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_training_batches_are_the_rows(root: Path) -> None:

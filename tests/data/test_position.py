@@ -21,7 +21,7 @@ from ret_lightning.data.sampling.batch_samplers import Draw, EpochBatches, Globa
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture
 from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches
 from ret_lightning.data.sampling.subset_index import RowSubsets
-from tests.data.readers.test_row_files import write
+from tests.support.row_files import write
 
 NAMES = ("wit", "okvqa", "evqa")
 EPOCH = 2

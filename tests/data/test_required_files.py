@@ -11,8 +11,7 @@ from ret_lightning import M2KRDataModule
 from ret_lightning.data import datamodule
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from tests.data.test_datamodule import TRAIN, read
-from tests.support.m2kr_folder import PASSAGES, query, write_folder, write_lines
+from tests.support.m2kr_folder import PASSAGES, TRAIN, query, read, write_folder, write_lines
 
 JSONL = "jsonl/m2kr"
 

@@ -19,9 +19,8 @@ from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.types import distinct_ids
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from tests.data.sampling.test_training_set import READINGS, uniform
-from tests.data.test_datamodule import TRAIN, read
-from tests.support.m2kr_folder import SUBSETS, query, write_folder, write_lines
+from tests.support.m2kr_folder import SUBSETS, TRAIN, query, read, write_folder, write_lines
+from tests.support.row_files import READINGS, uniform
 
 MOST = {"holdout_rows": 6, "holdout_fraction": 0.1}
 

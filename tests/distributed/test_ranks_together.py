@@ -21,8 +21,7 @@ from ret_lightning.data.batch import TrainingBatch
 from ret_lightning.losses import PADDING, ContrastiveLoss
 from ret_lightning.models import EncoderInput
 from ret_lightning.training.schedule import WarmupCosine
-from tests.models.test_retriever import batch
-from tests.models.test_variants import make
+from tests.support.tiny_models import batch, make
 
 # How many pairs of each step's batch a rank has: the second is uneven, of the third a rank has none, since all its rows were
 # bad, of the fourth nobody has any.

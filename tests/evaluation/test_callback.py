@@ -22,15 +22,7 @@ from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qr
 from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, horizontal
 from ret_lightning.training.callbacks.progress_bar import Progress
 from tests.support.m2kr_folder import SUBSETS
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
-
-
-def evaluate(root: Path, evaluation: RetrievalEvaluation, **options) -> tuple[Trainer, dict[str, float]]:
-    module = make_module()
-    trainer = Trainer(**OPTIONS, logger=False, callbacks=[evaluation, *options.pop("callbacks", [])], **options)
-    (logged,) = [trainer.test(module, datamodule=make_data(root, eval_batch_size=5), verbose=False)[0]]
-    return trainer, logged
+from tests.support.tiny_training import OPTIONS, evaluate, make_data, make_module
 
 
 def by_hand(root: Path) -> dict[str, float]:

@@ -11,8 +11,7 @@ from ret_lightning import RetrievalEvaluation
 from ret_lightning.evaluation.metric_tables import metrics_tables, print_tables, published_table
 from ret_lightning.evaluation.published_results import COLUMNS, PUBLISHED, headline_metrics
 from ret_lightning.retrieval import ExactIndex
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
+from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
 @pytest.fixture

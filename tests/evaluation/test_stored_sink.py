@@ -22,7 +22,7 @@ from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.embedding_sink import VectorsInMemory
 from ret_lightning.evaluation.stored_sink import StoredVectors, limited_rows
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
-from tests.training.conftest import make_module
+from tests.support.tiny_training import make_module
 
 WORLD = 3
 SIZES = {"small": (1, 2), "large": (23, 11)}  # passages, queries

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import decode_image, rgb_image
-from tests.inputs.test_decoding import encoded, kind_of, picture
+from tests.support.pictures import encoded, kind_of, picture
 
 PICTURE = picture(24, 18)
 TURNED = PICTURE.transpose(Image.Transpose.ROTATE_270)  # as orientation 6 asks for

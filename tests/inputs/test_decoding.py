@@ -16,18 +16,7 @@ from PIL import Image
 
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import decode_image, open_image, rgb_image
-
-
-def picture(width: int, height: int) -> Image.Image:
-    random = np.random.default_rng(0)
-    small = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, form: str, **options) -> bytes:
-    file = BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
+from tests.support.pictures import encoded, kind_of, picture
 
 
 def png(pixels: np.ndarray, size: tuple[int, int] | None = None) -> bytes:
@@ -43,14 +32,6 @@ def png(pixels: np.ndarray, size: tuple[int, int] | None = None) -> bytes:
     header = said[0].to_bytes(4, "big") + said[1].to_bytes(4, "big") + bytes([16, colour, 0, 0, 0])
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def kind_of(data: bytes, **options) -> str:
-    with pytest.raises(DataError) as error:
-        decode_image(data, "some.jpg", **options)
-    assert "\n" not in str(error.value)
-    assert str(error.value).startswith("image some.jpg ")
-    return error.value.kind
 
 
 # Modes.

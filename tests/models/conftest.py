@@ -8,23 +8,7 @@ import pytest
 
 from ret_lightning.models import LSTMGate, RetRetriever, build_retriever
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
-
-TEXT = {
-    "vocab_size": 100,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 20,
-}
-VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 48,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 8,
-}
+from tests.support.tiny_models import TEXT, VISION
 
 
 @pytest.fixture

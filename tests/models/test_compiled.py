@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ret_lightning.models.compiled import compile_blocks
-from tests.models.test_gradient_cache import NO_DROPOUT, PASSAGES, QUERIES
+from tests.support.tiny_models import NO_DROPOUT, PASSAGES, QUERIES
 
 
 @pytest.mark.slow

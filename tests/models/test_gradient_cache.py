@@ -9,12 +9,9 @@ from torch import Tensor
 from ret_lightning.losses import PADDING, ContrastiveLoss
 from ret_lightning.models import EncoderInput, OpeningMeans, RetRetriever
 from ret_lightning.models.gradient_cache import encode_in_pieces
-from tests.models.test_retriever import batch
+from tests.support.tiny_models import NO_DROPOUT, PASSAGES, QUERIES, batch
 
 LABELS = torch.tensor([[0, 3], [1, PADDING], [0, 4], [2, PADDING], [3, PADDING], [4, 1], [5, 9]])
-QUERIES = batch([1, 1, 0, 1, 1, 1, 0], [1, 0, 1, 0, 0, 1, 1])
-PASSAGES = batch([1, 0, 1, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0, 0], length=5, seed=1)
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
 def gradients(retriever: RetRetriever, size: int | None, precision: torch.dtype | None = None) -> dict[str, Tensor]:

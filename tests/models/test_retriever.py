@@ -12,18 +12,7 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import BlockStack, EncoderInput, OpeningMeans, RetRetriever
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.models.layer_plans import Explicit, Last
-from tests.models.conftest import TEXT, VISION
-
-
-def batch(has_text: list[int], has_image: list[int], length: int = 7, seed: int = 0) -> EncoderInput:
-    random = torch.Generator().manual_seed(seed)
-    count = len(has_text)
-    ids = torch.randint(1, 99, (count, length), generator=random)
-    lengths = torch.randint(2, length + 1, (count, 1), generator=random)
-    pixels = torch.randn(count, 3, 16, 16, generator=random)
-    return EncoderInput.dense(
-        ids, torch.arange(length)[None] < lengths, pixels, torch.tensor(has_text), torch.tensor(has_image)
-    )
+from tests.support.tiny_models import TEXT, VISION, batch
 
 
 class Counter:

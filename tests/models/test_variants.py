@@ -11,13 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from ret_lightning.models import EncoderInput, RetRetriever, build_retriever
-from ret_lightning.models.backbones.clip_transformers import clip_backbone
-from ret_lightning.models.gates import gate_named
+from ret_lightning.models import EncoderInput
 from ret_lightning.models.gradient_cache import encode_in_pieces
 from ret_lightning.models.layer_plans import Evenly, Explicit, FirstMiddleLast, Last
-from tests.models.conftest import TEXT, VISION
-from tests.models.test_retriever import batch
+from tests.support.tiny_models import batch, make
 
 GATES = ("lstm", "no_forget", "no_input", "none", "coupled", "scalar", "constant")
 SHARING = {
@@ -29,22 +26,6 @@ SHARING = {
 }
 TRAINED = {"frozen": (False, False), "all": (True, True), "last blocks": (1, 2), "text only": (True, False)}
 PLANS = (Last(), Evenly(2), FirstMiddleLast(), Explicit([0, 1], [0, 2]))
-
-
-def make(gate: str, sharing: dict, trained: tuple[bool | int, bool | int], recurrence=None, **options) -> RetRetriever:
-    return build_retriever(
-        clip_backbone(text=TEXT, vision=VISION),
-        gate=gate_named(gate),
-        recurrence=recurrence or Explicit([0, 1], [0, 2]),
-        num_tokens=4,
-        hidden_size=32,
-        num_heads=2,
-        output_size=8,
-        train_text=trained[0],
-        train_vision=trained[1],
-        **sharing,
-        **options,
-    )
 
 
 def loss(retriever: nn.Module, queries: EncoderInput, passages: EncoderInput) -> torch.Tensor:

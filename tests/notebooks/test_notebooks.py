@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.support.paths import NOTEBOOKS
+
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +27,6 @@ assert torch.allclose(passage_vectors.norm(dim=2), torch.ones(183, tower.start.s
 """
 GATES = """
 import torch
-from tests.support.paths import NOTEBOOKS
 
 assert set(openings) == {"forget", "text", "image"}
 assert all(bool(((o >= 0) & (o <= 1)).all()) for o in openings.values())

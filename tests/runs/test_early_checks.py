@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.runs import early_checks
 from ret_lightning.runs.early_checks import check_devices, prepare_and_check
-from tests.training.conftest import make_data
+from tests.support.tiny_training import make_data
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import EmbeddingStore, Index
 from ret_lightning.search import build_index, output
 from ret_lightning.search.index_folder import Manifest, SearchFolder, read_search_manifest
-from tests.commands.conftest import Trained, command
 from tests.support.m2kr_folder import passage, query, write_lines
 from tests.support.random_pools import maxsim_float64
+from tests.support.small_runs import Trained, command
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
 

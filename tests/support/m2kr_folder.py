@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+TRAIN = "jsonl/m2kr/train/m2kr_up_train.jsonl"
 SUBSETS = ("okvqa", "wit", "infoseek", "evqa")
 PASSAGES = 12
+
+
+def read(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def write_folder(root: Path, subsets: Sequence[str] = SUBSETS, seed: int = 0, training_rows: int = 40) -> Path:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
-from ret_lightning.retrieval import Ranking
+from ret_lightning.retrieval import (
+    FractionalRecallAtK,
+    MRRAtK,
+    NDCGAtK,
+    PseudoRecallAtK,
+    QueryMetric,
+    Ranking,
+    RecallAtK,
+    judge,
+)
 
+METRICS = [
+    partial(RecallAtK, [1, 5]),
+    partial(PseudoRecallAtK, [5, 1, 5]),
+    partial(MRRAtK, [3, 10]),
+    partial(NDCGAtK, [3, 10]),
+    partial(FractionalRecallAtK, [3, 10]),
+]
 KS = (1, 2, 3, 5, 10, 50)
 
 
@@ -26,6 +43,20 @@ class Case:
     @property
     def query_ids(self) -> list[str]:
         return [f"query {i}" for i in range(len(self.positives))]
+
+
+def random_hits(queries: int, width: int = 10, share: float = 0.1, seed: int = 0) -> torch.Tensor:
+    return torch.rand(queries, width, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def updated(metric: QueryMetric, queries: torch.Tensor, hits: torch.Tensor) -> QueryMetric:
+    more = [hits.sum(dim=1) + 1] if isinstance(metric, NDCGAtK | FractionalRecallAtK) else []
+    metric.update(queries, hits, *more)
+    return metric
+
+
+def judged(case: Case, **options) -> dict[str, torch.Tensor]:
+    return judge(case.ranking, case.ids, case.positives, KS, case.texts, case.answers, **options)
 
 
 def make_case(queries: int = 60, pool: int = 80, width: int = 60, seed: int = 0) -> Case:

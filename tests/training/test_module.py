@@ -8,31 +8,13 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning import RetModule
 from ret_lightning.training.callbacks.throughput import Throughput
 from ret_lightning.training.module import parameter_groups
 from ret_lightning.training.schedule import WarmupCosine
-from tests.training.conftest import make_data, make_module
-
-OPTIONS = {
-    "accelerator": "cpu",
-    "devices": 1,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-}
-
-
-def fit(root: Path, module: RetModule, **options) -> Trainer:
-    seed_everything(1, verbose=False)
-    trainer = Trainer(**{**OPTIONS, "logger": False, "limit_val_batches": 0, "max_epochs": 2, **options})
-    trainer.fit(module, datamodule=make_data(root))
-    return trainer
+from tests.support.tiny_training import fit, make_data, make_module
 
 
 def test_parameter_groups_hold_every_trainable_parameter_once() -> None:

@@ -11,8 +11,7 @@ from lightning import Callback
 from ret_lightning import RetModule
 from ret_lightning.errors import UserError
 from ret_lightning.training.module import SKIPPED_IN_A_ROW
-from tests.training.conftest import make_module
-from tests.training.test_module import fit
+from tests.support.tiny_training import fit, make_module
 
 
 class Poison(Callback):

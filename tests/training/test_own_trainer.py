@@ -10,8 +10,7 @@ from lightning import Trainer
 
 from ret_lightning import RetModule, RetRetriever, RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
+from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 FIT = {"logger": False, "max_steps": 1, "num_sanity_val_steps": 1, "limit_val_batches": 1, "log_every_n_steps": 1}
 

@@ -19,10 +19,10 @@ from ret_lightning.errors import ConfigError, Stopped
 from ret_lightning.training.callbacks.rng_states import KEY, RandomStates
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
-from tests.runs.resume.test_interrupted_runs import CutOff, PowerCut, fit
+from tests.support.interrupted_runs import CutOff, PowerCut, fit
 from tests.support.m2kr_folder import number_questions, write_folder
 from tests.support.recording_callbacks import Course, course, rows_by_epoch
-from tests.training.conftest import make_data
+from tests.support.tiny_training import make_data
 
 ROWS = 24
 EPOCHS = 2

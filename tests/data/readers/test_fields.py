@@ -27,8 +27,7 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.retrieval.metrics.relevance import has_answers
 from ret_lightning.search.answer import _read_queries
 from ret_lightning.search.passages import read_passages
-from tests.data.test_datamodule import TRAIN, read
-from tests.support.m2kr_folder import write_folder
+from tests.support.m2kr_folder import TRAIN, read, write_folder
 
 PLACE = Place(Path("rows.jsonl"), 7)
 PARSERS = (parse_query, parse_pair, parse_passage)

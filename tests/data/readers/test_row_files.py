@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 
 import pyarrow
@@ -17,31 +16,7 @@ from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles, Stretch
 from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
-
-ROWS = [
-    {"data_id": f"wit_{i}", "question": "é" * (i % 7), "passage_id": [f"p{i}", "q"], "answer": None} for i in range(300)
-]
-
-
-def write(path: Path, rows: list[dict] = ROWS) -> Path:
-    """Rows in the kind that the suffix says."""
-    if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=70)
-        return path
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    if path.suffix == ".gz":
-        path.write_bytes(
-            gzip.compress(text[:1000]) + gzip.compress(text[1000:])
-        )  # two members, as `cat a.gz b.gz` makes
-    elif path.suffix == ".zst":
-        path.write_bytes(pyarrow.Codec("zstd").compress(text, asbytes=True))
-    else:
-        path.write_bytes(text)
-    return path
-
-
-def parsed(content) -> dict:
-    return content if isinstance(content, dict) else json.loads(content)
+from tests.support.row_files import ROWS, parsed, write
 
 
 def by_stretches(files: RowFiles) -> list[tuple[dict, Place | BytePlace]]:

@@ -17,7 +17,7 @@ from ret_lightning.data.sampling.batch_samplers import Draw
 from ret_lightning.data.sampling.mixture import Mixture
 from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches, interleaved, shuffled
 from ret_lightning.errors import DataError
-from tests.data.readers.test_row_files import parsed, write
+from tests.support.row_files import parsed, write
 
 NAMES = ("wit", "okvqa", "evqa")
 ROWS = [{"data_id": f"{NAMES[i % 3]}_{i}", "question": "?" * (i % 11)} for i in range(200)]

@@ -19,10 +19,8 @@ from ret_lightning.data.position import Position, Span
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform
 from ret_lightning.losses import PADDING
-from tests.data.test_datamodule import TRAIN, read
-from tests.support.m2kr_folder import PASSAGES, write_folder, write_lines
-
-READINGS = ("indexed", "streaming")
+from tests.support.m2kr_folder import PASSAGES, TRAIN, read, write_folder, write_lines
+from tests.support.row_files import READINGS, uniform
 
 
 @pytest.fixture
@@ -124,19 +122,6 @@ def test_every_kind_of_file_is_the_plain_one(root: Path, reading: str, kind: str
         (name, PASSAGES, PASSAGES) for name in ("wit", "infoseek", "evqa", "okvqa")
     ]
     assert subsets[1].queries[0].answers == ("word0", "unheard of")
-
-
-def uniform(row: dict) -> dict:
-    """A row whose columns have one type each, as parquet wants it."""
-    row = {name: value for name, value in row.items() if name != "extra"}
-    for name in ("data_id", "passage_id"):
-        if name in row and not isinstance(row[name], list):
-            row[name] = str(row[name])
-    if isinstance(row.get("passage_id"), str) and "data_id" in row:
-        row["passage_id"] = [row["passage_id"]]
-    if row.get("answer"):
-        row["answer"] = [answer["wikidata"] if isinstance(answer, dict) else answer for answer in row["answer"]]
-    return row
 
 
 @pytest.mark.parametrize("reading", READINGS)

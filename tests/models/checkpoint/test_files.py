@@ -19,11 +19,8 @@ from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.models.checkpoint.files import load_weights
 from ret_lightning.models.gates import Gate, LSTMGate, gate_named
 from ret_lightning.models.layer_plans import Evenly, FirstMiddleLast, Last
-from tests.models.test_retriever import batch
-from tests.support.paths import ASSETS
+from tests.support.tiny_models import BY_NAME, PUBLISHED, assert_same_function, batch
 
-PUBLISHED = [*sorted(ASSETS.glob("reference/*/checkpoint")), *sorted(ASSETS.glob("published/*/checkpoint"))]
-BY_NAME = {folder.parent.name: folder for folder in PUBLISHED}
 GATES = ("lstm", "no_forget", "no_input", "none", "coupled", "scalar", "constant")
 
 
@@ -33,13 +30,6 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in b)
-
-
-def assert_same_function(a: RetRetriever, b: RetRetriever) -> None:
-    queries, passages = batch([1, 0, 1, 1], [1, 1, 0, 1]), batch([1, 1, 0, 1], [0, 1, 1, 1], length=5, seed=1)
-    with torch.no_grad():
-        for ours, theirs in zip(a(queries, passages), b(queries, passages), strict=True):
-            assert torch.equal(ours, theirs)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from ret_lightning import RetRetriever
 from ret_lightning.errors import UserError
 from ret_lightning.models.checkpoint.model_card import model_card
-from tests.models.checkpoint.test_files import BY_NAME
+from tests.support.tiny_models import BY_NAME
 
 
 class FakeHub:

@@ -25,9 +25,9 @@ from ret_lightning.models.checkpoint.fingerprint import fingerprint, fingerprint
 from ret_lightning.models.gates import NoGate
 from ret_lightning.models.layer_plans import Evenly
 from ret_lightning.search.model_identity import ModelIdentity, open_model
-from tests.models.backbones.test_base import StoredText
-from tests.models.backbones.test_base import make as make_with_text
-from tests.models.checkpoint.test_files import BY_NAME, assert_same_function
+from tests.support.hashed_text import StoredText
+from tests.support.hashed_text import make as make_with_text
+from tests.support.tiny_models import BY_NAME, assert_same_function
 
 Make = Callable[..., RetRetriever]
 

@@ -15,7 +15,7 @@ from ret_lightning.models.checkpoint.partial_loading import load_fitting_weights
 from ret_lightning.models.checkpoint.state_names import published_state
 from ret_lightning.models.gates import CoupledGate, LSTMGate
 from ret_lightning.models.layer_plans import Explicit
-from tests.models.conftest import TEXT, VISION
+from tests.support.tiny_models import TEXT, VISION
 
 Make = Callable[..., RetRetriever]
 BOTH = ("query_model", "passage_model")

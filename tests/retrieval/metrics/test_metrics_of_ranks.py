@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.retrieval.metrics.test_per_query import judged
-from tests.retrieval.metrics.test_rank_metrics import METRICS, random_hits, updated
-from tests.support.plain_metrics import make_case
+from tests.support.plain_metrics import METRICS, judged, make_case, random_hits, updated
 
 WORLD = 3
 # Each rank's share of nine queries; they have some in common, and in the second scenario two have none.

@@ -21,11 +21,7 @@ from ret_lightning.retrieval import (
     write_qrels,
     write_run,
 )
-from tests.support.plain_metrics import KS, Case, by_definition, make_case
-
-
-def judged(case: Case, **options) -> dict[str, torch.Tensor]:
-    return judge(case.ranking, case.ids, case.positives, KS, case.texts, case.answers, **options)
+from tests.support.plain_metrics import KS, by_definition, judged, make_case
 
 
 @pytest.mark.parametrize("seed", range(3))

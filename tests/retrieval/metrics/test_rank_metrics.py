@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -14,31 +13,12 @@ from ret_lightning.retrieval import (
     MRRAtK,
     NDCGAtK,
     PseudoRecallAtK,
-    QueryMetric,
     RecallAtK,
     count_positives,
     positive_hits,
     random_recall,
 )
-
-
-def random_hits(queries: int, width: int = 10, share: float = 0.1, seed: int = 0) -> torch.Tensor:
-    return torch.rand(queries, width, generator=torch.Generator().manual_seed(seed)) < share
-
-
-def updated(metric: QueryMetric, queries: torch.Tensor, hits: torch.Tensor) -> QueryMetric:
-    more = [hits.sum(dim=1) + 1] if isinstance(metric, NDCGAtK | FractionalRecallAtK) else []
-    metric.update(queries, hits, *more)
-    return metric
-
-
-METRICS = [
-    partial(RecallAtK, [1, 5]),
-    partial(PseudoRecallAtK, [5, 1, 5]),
-    partial(MRRAtK, [3, 10]),
-    partial(NDCGAtK, [3, 10]),
-    partial(FractionalRecallAtK, [3, 10]),
-]
+from tests.support.plain_metrics import METRICS, random_hits, updated
 
 
 def test_recall_is_a_hit_rate() -> None:

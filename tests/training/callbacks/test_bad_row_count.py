@@ -18,10 +18,8 @@ from ret_lightning.errors import DataError
 from ret_lightning.training.callbacks import bad_row_count
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.schedule import WarmupCosine
-from tests.data.test_datamodule import TRAIN
-from tests.support.m2kr_folder import SUBSETS
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
+from tests.support.m2kr_folder import SUBSETS, TRAIN
+from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 SKIP = {"on_bad_row": "skip", "max_bad_fraction": 0.5}
 

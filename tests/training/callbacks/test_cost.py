@@ -11,8 +11,7 @@ from lightning import Callback, Trainer
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training.callbacks.cost import Cost
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
+from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
 class Sleeps(Callback):

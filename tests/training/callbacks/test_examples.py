@@ -12,10 +12,8 @@ from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training.callbacks import example_figure
 from ret_lightning.training.callbacks.example_types import Example, ExampleItem
 from ret_lightning.training.callbacks.examples import Examples, _table, examples_of
-from tests.evaluation.test_callback import evaluate
 from tests.support.m2kr_folder import SUBSETS
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
+from tests.support.tiny_training import OPTIONS, evaluate, make_data, make_module
 
 
 def test_pictures_of_the_same_queries_after_every_evaluation(root: Path, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training.callbacks import gate_maps
 from ret_lightning.training.callbacks.gate_maps import GateMaps
-from tests.training.conftest import make_module
-from tests.training.test_module import fit
+from tests.support.tiny_training import fit, make_module
 
 
 def test_names_are_sorted_into_sides_kinds_and_steps() -> None:

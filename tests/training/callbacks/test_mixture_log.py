@@ -16,8 +16,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.training.callbacks.mixture_log import MixtureLog
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
-from tests.training.conftest import make_data, make_module
-from tests.training.test_module import OPTIONS
+from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
 def fit(

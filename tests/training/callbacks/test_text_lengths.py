@@ -13,8 +13,7 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.retrieval import ExactIndex
 from ret_lightning.training.callbacks import text_lengths
 from tests.support.m2kr_folder import PASSAGES, SUBSETS
-from tests.training.conftest import make_module
-from tests.training.test_module import OPTIONS
+from tests.support.tiny_training import OPTIONS, make_module
 
 
 @pytest.mark.parametrize("first", [2, 100])

@@ -16,7 +16,7 @@ from ret_lightning import RetModule
 from ret_lightning.errors import UserError
 from ret_lightning.runs.resume.same_run import last_whole_checkpoint
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, read_checkpoint, repair_checkpoints
-from tests.training.conftest import make_module
+from tests.support.tiny_training import make_module
 
 
 def checkpoint(module: RetModule, step: int = 1) -> dict:

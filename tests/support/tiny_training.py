@@ -5,19 +5,41 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
+from lightning import Trainer, seed_everything
 
-from ret_lightning import M2KRDataModule, RetModule
+from ret_lightning import M2KRDataModule, RetModule, RetrievalEvaluation
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import LSTMGate, build_retriever
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.training.schedule import WarmupCosine
-from tests.support.m2kr_folder import write_folder
 
+OPTIONS = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {**TEXT, "image_size": 16, "patch_size": 8}
+
+
+def evaluate(root: Path, evaluation: RetrievalEvaluation, **options) -> tuple[Trainer, dict[str, float]]:
+    module = make_module()
+    trainer = Trainer(**OPTIONS, logger=False, callbacks=[evaluation, *options.pop("callbacks", [])], **options)
+    (logged,) = [trainer.test(module, datamodule=make_data(root, eval_batch_size=5), verbose=False)[0]]
+    return trainer, logged
+
+
+def fit(root: Path, module: RetModule, **options) -> Trainer:
+    seed_everything(1, verbose=False)
+    trainer = Trainer(**{**OPTIONS, "logger": False, "limit_val_batches": 0, "max_epochs": 2, **options})
+    trainer.fit(module, datamodule=make_data(root))
+    return trainer
 
 
 def make_module(train_backbones: bool = True, **options) -> RetModule:
@@ -42,8 +64,3 @@ def make_data(root: Path, **options) -> M2KRDataModule:
     return M2KRDataModule(
         root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, "validation": "test", **options}
     )
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "m2kr", training_rows=24)

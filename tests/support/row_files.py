@@ -1,0 +1,48 @@
+"""Files of rows in every kind that can be read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+
+READINGS = ("indexed", "streaming")
+ROWS = [
+    {"data_id": f"wit_{i}", "question": "é" * (i % 7), "passage_id": [f"p{i}", "q"], "answer": None} for i in range(300)
+]
+
+
+def uniform(row: dict) -> dict:
+    """A row whose columns have one type each, as parquet wants it."""
+    row = {name: value for name, value in row.items() if name != "extra"}
+    for name in ("data_id", "passage_id"):
+        if name in row and not isinstance(row[name], list):
+            row[name] = str(row[name])
+    if isinstance(row.get("passage_id"), str) and "data_id" in row:
+        row["passage_id"] = [row["passage_id"]]
+    if row.get("answer"):
+        row["answer"] = [answer["wikidata"] if isinstance(answer, dict) else answer for answer in row["answer"]]
+    return row
+
+
+def write(path: Path, rows: list[dict] = ROWS) -> Path:
+    """Rows in the kind that the suffix says."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=70)
+        return path
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if path.suffix == ".gz":
+        path.write_bytes(
+            gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+        )  # two members, as `cat a.gz b.gz` makes
+    elif path.suffix == ".zst":
+        path.write_bytes(pyarrow.Codec("zstd").compress(text, asbytes=True))
+    else:
+        path.write_bytes(text)
+    return path
+
+
+def parsed(content) -> dict:
+    return content if isinstance(content, dict) else json.loads(content)
