@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from ret_lightning.config.config_errors import Wrong, choices
 from ret_lightning.errors import ConfigError
 
-TOP = 10  # K of MRR and nDCG: retrieval/judging.py, which would bring torch along
+TOP = 10  # K of MRR and nDCG: retrieval/metrics/per_query.py, which would bring torch along
 
 _PACKAGES = ("ret_lightning.", "lightning.")  # whose callbacks log no metric that is unknown here
 _MEANS = ("headline_recall", "headline_pseudo_recall")

@@ -36,7 +36,7 @@ def encoded(
     Args:
         retriever: in eval mode, on the device to encode on.
         rows: queries, or passages.
-        image_root: a folder or an archive of images, see `data.images.image_source`.
+        image_root: a folder or an archive of images, see `data.images.sources.image_source`.
         batch_size: rows a pass of the model.
         num_workers: processes that decode images while the model runs; 0: this one does it.
         dtype: what to compute in (autocast); None: float32, or as the weights are.

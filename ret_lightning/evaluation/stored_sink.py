@@ -119,7 +119,7 @@ class StoredVectors:
                 shutil.rmtree(self.folder / subset.name / INDEX, ignore_errors=True)
         ranks = world_size()
         self._files = [
-            # As `data.sampling.dealt` does it, each file begins with another rank.
+            # As `data.sampling.batch_samplers.dealt` does it, each file begins with another rank.
             _File(
                 store, store.finished, store.writer((rank() - number) % ranks, ranks, partial(still_imageless, number))
             )
@@ -146,7 +146,7 @@ class StoredVectors:
         file = self._files[loader]
         expected = file.writer.rows[file.taken : file.taken + len(rows)]
         if not expected:
-            return  # a row that is there already, for a rank that has nothing to do: see `data.sampling.never_idle`
+            return  # a row that is there already, for a rank that has nothing to do: see `batch_samplers.never_idle`
         if rows.tolist() != expected:
             raise RuntimeError(f"{file.store.folder}: rows {rows.tolist()} came where {expected} were due")
         finite = vectors.isfinite().flatten(1).all(dim=1).tolist()

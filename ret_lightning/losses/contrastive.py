@@ -75,7 +75,7 @@ class ContrastiveLoss(nn.Module):
         temperature: the scores are divided by it; 1, the published setting, leaves them in [-k, k].
         learn_temperature: whether the temperature is trained, as its logarithm, from this value on.
         backend: of MaxSim.
-        micro_batch: largest number of pairs that training encodes at once, see `models.pieces`; None: the whole batch.
+        micro_batch: largest number of pairs that training encodes at once, see `models.gradient_cache`; None: the whole batch.
 
     Attributes:
         check_finite: whether features that are not finite raise an error; otherwise they make the loss NaN.

@@ -57,7 +57,7 @@ class RetRetriever(TwoTowers):
             ConfigError: if an option cannot be served.
             UserError: if the tower's tokenizer or image transform does not fit its backbone.
 
-        `models.encoding.encode_pairs` has the details.
+        `models.encode_pairs.encode_pairs` has the details.
         """
         return encode_pairs(self, "query", pairs, batch_size, device, dtype, progress, num_workers)
 
@@ -76,7 +76,7 @@ class RetRetriever(TwoTowers):
     def gate_openings(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """`forget`, `text` and `image` to (N, steps, k) openings in [0, 1] of N pairs, means over the channels.
 
-        `models.encoding.gate_openings` has the details.
+        `models.encode_pairs.gate_openings` has the details.
         """
         return gate_openings(self, side, pairs)
 

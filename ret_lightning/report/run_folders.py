@@ -59,7 +59,7 @@ class Run:
 
     @property
     def selected_on(self) -> str:
-        """The queries that its checkpoint was chosen on, see `training.selected_on`."""
+        """The queries that its checkpoint was chosen on, see `training.checkpointing.selected_on`."""
         return selected_on.of_run(self.origin, self.config)
 
     @property

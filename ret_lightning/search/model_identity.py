@@ -21,7 +21,7 @@ class ModelIdentity:
     Attributes:
         source: the checkpoint: an absolute path, or a hub id.
         kind: `training` (of ret-train) or `published` (layout).
-        fingerprint: see `models.fingerprint`.
+        fingerprint: see `models.checkpoint.fingerprint`.
     """
 
     source: str

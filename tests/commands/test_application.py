@@ -44,7 +44,7 @@ def test_a_right_config_runs_the_task(command, tmp_path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "task seed=1 gate=NoGate" in done.stdout
     assert (tmp_path / "runs" / "run" / ".hydra" / "config.yaml").exists()
-    assert (tmp_path / "runs" / "run" / "lab_command.log").exists()
+    assert (tmp_path / "runs" / "run" / "small_command.log").exists()
 
 
 def test_mistakes_stop_everything_and_are_all_printed(command, tmp_path) -> None:

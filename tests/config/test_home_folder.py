@@ -43,18 +43,18 @@ def test_input_path_is_expanded(
 @pytest.mark.parametrize(
     ("command", "function", "options"),
     [
-        ("export", "training.export.export", ['checkpoint="~/made"', 'output="~/made"']),
+        ("export", "runs.export.export", ['checkpoint="~/made"', 'output="~/made"']),
         (
             "evaluate",
-            "training.standalone.evaluate",
+            "runs.evaluate.evaluate",
             ['checkpoint="~/made"', 'output_dir="~/made"', "data.root=~/made"],
         ),
         (
             "index",
-            "search.building.index_passages",
+            "search.build_index.index_passages",
             ["checkpoint=x", "passages=~/made", 'index="~/made"', "image_root=~/made"],
         ),
-        ("search", "search.answering.answer", ["index=~/made", "output='~/made'", "query=~/x", "image=~/made"]),
+        ("search", "search.answer.answer", ["index=~/made", "output='~/made'", "query=~/x", "image=~/made"]),
         ("report", "report.report.write_report", ['runs="~/made"', "output=~/made"]),
     ],
 )

@@ -75,7 +75,7 @@ def test_a_run_is_read_by_score_whatever_its_ranks_and_lines_say(tmp_path):
 
 
 def test_equal_scores_are_read_by_the_bytes_of_the_id_last_first(tmp_path):
-    """As trec_eval does, which has single precision; test_judging.py compares with itself."""
+    """As trec_eval does, which has single precision; test_per_query.py compares with itself."""
     path = tmp_path / "run.trec"
     path.write_text(
         "".join(f"q Q0 {name} 1 {score} t\n" for name, score in zip("aBé", [1.00000000001, 1, 1], strict=True))

@@ -35,4 +35,4 @@ def test_nothing_else_asks_the_system() -> None:
     found = subprocess.run(
         ["grep", "-rl", "--include=*.py", "sched_getaffinity", package], capture_output=True, text=True, check=True
     )
-    assert [os.path.basename(path) for path in found.stdout.split()] == ["cores.py"]
+    assert [os.path.basename(path) for path in found.stdout.split()] == ["cpu_cores.py"]

@@ -165,7 +165,7 @@ class Backbone:
         vision: states of pixels.
         tokenizer: texts to ids and mask.
         image_transform: an RGB image to pixels.
-        published_plan: name of the layer plan that ReT was published with on this backbone, if it was (see layers.py).
+        published_plan: name of the layer plan that ReT was published with on this backbone, if it was (see layer_plans.py).
     """
 
     text: BlockStack

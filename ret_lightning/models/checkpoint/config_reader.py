@@ -1,4 +1,4 @@
-"""From a checkpoint's `config.json` to a retriever of that architecture; see published_fields.py for the extension."""
+"""From a checkpoint's `config.json` to a retriever of that architecture; see config_fields.py for the extension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a retriever to a checkpoint's `config.json`; see published_fields.py for the extension."""
+"""From a retriever to a checkpoint's `config.json`; see config_fields.py for the extension."""
 
 from __future__ import annotations
 

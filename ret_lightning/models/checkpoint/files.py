@@ -1,6 +1,6 @@
 """Checkpoints on disk and on the hub: a `config.json` and `model.safetensors`, as transformers 4.45 wrote them for ReT.
 
-The config is read by published_reading.py and written by published_writing.py, the tensors' names are in published_names.py.
+The config is read by config_reader.py and written by config_writer.py, the tensors' names are in state_names.py.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ GATE = "_target_: tests.support.config_targets.Gate\n"
             "trainer/cpu",
             "_target_: tests.support.config_targets.Trainr",
             ":1: trainer._target_",
-            "no class Trainr in tests.config",
+            "no class Trainr in tests.support.config_targets",
         ),
         (
             "gate/lstm",

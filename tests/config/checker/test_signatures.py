@@ -120,7 +120,10 @@ def test_what_only_running_code_can_tell_is_left_open(target: str) -> None:
             "no from_siz in the class tests.support.config_targets.Made; did you mean from_size? choices: ",
         ),
         (f"{PARTS}.folder.deep", "folder in tests.support.config_targets is a function and has nothing inside"),
-        ("tests.config.prats.Gate", "no module or function prats in tests.config; did you mean parts? choices: "),
+        (
+            "tests.support.config_targts.Gate",
+            "no module or function config_targts in tests.support; did you mean config_targets",
+        ),
         ("lightning.pytorch.loggers.WanbLogger", "did you mean WandbLogger? choices: CometLogger, CSVLogger, "),
         ("torch.optim.AdmW", "no class AdmW in torch.optim; did you mean AdamW"),
         ("no_such_package.Gate", "no package no_such_package is installed"),

@@ -175,7 +175,7 @@ def test_no_split_shows_another_splits_fonts(root: Path):
 
 
 def test_no_held_out_query_repeats_a_training_drawing(root: Path):
-    """Pixel for pixel, of any character; test_glyphs_fonts.py looks for the merely alike."""
+    """Pixel for pixel, of any character; test_fonts.py looks for the merely alike."""
     shown = {_pixels(root, path) for path in {row["image_path"] for row in _train(root)}}
     for split in ("val", "test"):
         for path in {row["image_path"] for row in _all_queries(root, split)}:

@@ -1,6 +1,6 @@
 """Ranks that agree on a signal, and asking SLURM to queue a job again.
 
-What signals do to a whole run is tried in test_resumption.py.
+What signals do to a whole run is tried in test_interrupted_runs.py.
 """
 
 from __future__ import annotations

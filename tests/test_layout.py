@@ -1,0 +1,86 @@
+"""The layout of the package: names that a stranger can guess, small folders and files, tests that mirror it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ret_lightning.config.aliases import ALIASES
+from ret_lightning.config.checker.lookup import Class, Function, locate
+from tests.support.paths import CONF, ROOT
+
+PACKAGE = ROOT / "ret_lightning"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+STUBS = sorted(PACKAGE.rglob("__init__.pyi"))
+
+# A console script has the name of the function or package that it calls.
+COMMANDS = {path.stem for path in (PACKAGE / "commands").glob("*.py")}
+MOST_MODULES, MOST_LINES = 14, 402
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_no_two_modules_share_a_name() -> None:
+    shared = Counter(path.stem for path in MODULES if path.parent.name != "commands")
+    assert {name for name, count in shared.items() if count > 1} <= {"base"}
+    folders = {path.name for path in PACKAGE.rglob("*") if path.is_dir()}
+    assert not folders & {path.stem for path in MODULES} - COMMANDS
+
+
+def test_folders_and_files_are_small() -> None:
+    sizes = Counter(path.parent for path in MODULES)
+    assert {relative(folder): size for folder, size in sizes.items() if size > MOST_MODULES} == {}
+    lines = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_public_names_have_one_meaning() -> None:
+    defined = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    )
+    # `main` of each command; `train` and the like are private in commands.
+    assert {name for name, count in defined.items() if count > 1} == {"main"}
+
+
+@pytest.mark.parametrize("stub", STUBS, ids=lambda path: relative(path.parent))
+def test_exported_names_can_be_imported(stub: Path) -> None:
+    package = importlib.import_module(".".join(stub.parent.relative_to(ROOT).parts))
+    names = [alias.asname for node in ast.parse(stub.read_text()).body for alias in node.names]
+    assert sorted(package.__all__) == sorted(names)
+    for name in names:
+        assert getattr(package, name) is not None
+
+
+def targets(node: object) -> list[str]:
+    """Every `_target_` in the content of a YAML file."""
+    if isinstance(node, list):
+        return [target for item in node for target in targets(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["_target_"]] if "_target_" in node else []
+    return own + [target for value in node.values() for target in targets(value)]
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix())
+def test_configs_name_packages(file: Path) -> None:
+    for target in targets(yaml.safe_load(file.read_text(encoding="utf-8"))):
+        if target.startswith("ret_lightning."):
+            folder = ROOT.joinpath(*target.split(".")[:-1])
+            assert folder.is_dir(), f"{target} names a module"
+
+
+@pytest.mark.parametrize("old", sorted(ALIASES))
+def test_earlier_names_are_found(old: str) -> None:
+    assert isinstance(locate(old), Class | Function)
+    package, _, name = ALIASES[old].rpartition(".")
+    assert getattr(importlib.import_module(package), name).__name__ == name
