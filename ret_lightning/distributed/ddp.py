@@ -114,10 +114,9 @@ class _Launcher(_SubprocessScriptLauncher):
             environment.main_port,
         )
         os.environ.update({name: str(value) for name, value in zip(RANK_VARIABLES, values, strict=True)})
-        command = self.strategy.rank_command()
         for local_rank in range(1, self.num_processes):
             own = {"LOCAL_RANK": str(local_rank), PARENT_VARIABLE: str(os.getpid())}
-            self.procs.append(subprocess.Popen(command, env={**os.environ, **own}))
+            self.procs.append(subprocess.Popen(self.strategy.rank_command(), env={**os.environ, **own}))
 
     def _watch(self) -> None:
         """Ends this process where it waits for a rank that is gone and does not notice."""

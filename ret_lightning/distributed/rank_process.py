@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from ret_lightning.errors import UserError
 from ret_lightning.runtime.child_process import end_with
 from ret_lightning.runtime.console import quiet_libraries
@@ -37,6 +35,8 @@ def rank_command(function: Callable[..., Any], config_file: str | Path, options:
 
 def main() -> None:
     """Runs the function of the command line as the rank that the environment names."""
+    from omegaconf import OmegaConf  # only ranks need it: DDP in a program of one's own works without Hydra
+
     target, file, *options = sys.argv[1:]
     module, name = target.split(":")
     # A rank may work for long without a collective, so it would not notice that the first one was killed, and would

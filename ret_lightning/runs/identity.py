@@ -18,14 +18,16 @@ BESIDE_THE_RUN = (
 
 ABSENT = "absent"
 
-# Keys that later versions added, with the value that a config without them means: both are the same run.
-ADDED = {
+# Keys that not every version writes, with the value that a config without them means: both are the same run.
+OPTIONAL = {
     "init_partial": False,
     "data.shared_passage_ids": False,
     "data.holdout_rows": 1000,
     "data.holdout_fraction": 0.02,
     "retrieval.exact_fallback": True,
     "evaluation.index.exact_fallback": True,
+    "callbacks.checkpoint.save_last": False,
+    "callbacks.checkpoint.enable_version_counter": False,
 }
 
 
@@ -37,7 +39,7 @@ def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """
     content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     leaves = dict(_leaves(content, str(content["output_dir"]), ""))
-    return {key: value for key, value in leaves.items() if key not in ADDED or value != ADDED[key]}
+    return {key: value for key, value in leaves.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 
 
 def of_the_run(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
