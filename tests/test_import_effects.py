@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# One process imports the package, to learn which libraries it brings. Another one imports these libraries, and then the package,
+# One process imports the package, to learn which libraries it brings. Another one imports these, and then the package,
 # and compares its state before and after.
 MODULES = """
 import importlib, json, os, pathlib, sys

@@ -76,7 +76,7 @@ def folder_to_resume(overrides: Sequence[str]) -> Path | None:
 
 
 def resumed_base(overrides: Sequence[str]) -> Base | None:
-    """The stored config that a command line's overrides apply to, see `config.checker.config_changes`; None unless it resumes a folder.
+    """The stored config that a command line's overrides apply to, see `config_changes.py`; None unless it resumes a folder.
 
     Raises:
         ConfigError: if the folder holds no run, or the command line contradicts itself.

@@ -196,7 +196,7 @@ def load_trained(file: Path) -> Trained:
 
 
 def chosen_on(file: Path) -> str:
-    """The queries that a checkpoint was chosen on, see `training.checkpointing.selected_on`; `unknown` unless it is its run's best."""
+    """The queries that a checkpoint was chosen on, see selected_on.py; `unknown` unless it is its run's best."""
     run = file.resolve().parent.parent
     best = best_checkpoint(run) if (run / CONFIG_FILE).is_file() else None
     if best is None or best[0].file.resolve() != file.resolve():
