@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from ret_lightning.config.run_rules import unlogged_monitors
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.runs import early_checks
 from ret_lightning.runs.early_checks import check_devices, prepare_and_check
@@ -100,6 +101,13 @@ def test_monitor_of_the_data(root: Path, monitor: str, code: str | None) -> None
     with pytest.raises(ConfigError) as error:
         check(root, monitor=monitor)
     assert (error.value.code, error.value.key) == (code, "callbacks.checkpoint.monitor")
+
+
+def test_monitor_suggests_whole_names() -> None:
+    callbacks = {"checkpoint": {"_target_": "ret_lightning.x", "monitor": "val/okvqa/recall@7"}}
+    ((_, error),) = unlogged_monitors(callbacks, (1, 5), ["okvqa"])
+    assert error.code == "monitor-not-computed"
+    assert "did you mean val/okvqa/recall@5?" in error.message
 
 
 def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, monkeypatch) -> None:
