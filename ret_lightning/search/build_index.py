@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -28,6 +28,7 @@ from ret_lightning.retrieval.indexes.base import Index, index_like, settings_of
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import AnotherStore
 from ret_lightning.runtime.child_process import end_with
+from ret_lightning.runtime.console import quiet_libraries
 from ret_lightning.search.index_folder import (
     EMBEDDINGS,
     LOCK,
@@ -211,7 +212,7 @@ def _begun(share: _Share) -> StoreInProgress:
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
     # With their parent the lock on the folder is gone.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -220,6 +221,12 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown()
+
+
+def _start(parent: int) -> None:
+    """Begins a process of the pool; it is quiet until it ends."""
+    end_with(parent)
+    ExitStack().enter_context(quiet_libraries())
 
 
 @dataclass(frozen=True)
