@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from ret_lightning.runtime.run_layout import write_json
+from ret_lightning.training.checkpointing.best_checkpoint import BestCheckpoint
 from ret_lightning.training.checkpointing.load import chosen_on
 from ret_lightning.training.checkpointing.selection import SCORES, best_checkpoint, selected_checkpoint
 
@@ -147,3 +152,13 @@ def test_choice_of_an_exported_model(tmp_path: Path, recorded: str | None, expec
 def test_choice_of_a_hub_id(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     monkeypatch.chdir(run)
     assert chosen_on(Path("owner/name")) == "unknown"
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_missing_metric_before_the_first_validation(run: Path, validated: bool) -> None:
+    callback = BestCheckpoint(str(run / "checkpoints"), monitor=RECALL)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(val_loop=SimpleNamespace(_has_run=validated)))
+    raises = pytest.raises(MisconfigurationException) if validated else nullcontext()
+    with warnings.catch_warnings(), raises:
+        warnings.simplefilter("error")
+        callback._save_topk_checkpoint(SimpleNamespace(fit_loop=loop), {"step": torch.tensor(1)})
