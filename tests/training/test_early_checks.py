@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from ret_lightning.config.run_rules import unlogged_monitors
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.models import LSTMGate
 from ret_lightning.runs import early_checks
-from ret_lightning.runs.early_checks import check_devices, prepare_and_check
-from tests.training.conftest import make_data
+from ret_lightning.runs.early_checks import check_devices, prepare_and_check, warn_if_not_storable
+from tests.training.conftest import make_data, make_module
 
 
 @pytest.mark.parametrize(
@@ -119,3 +120,17 @@ def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, 
     with pytest.raises(DataError) as error:
         check(root)
     assert (error.value.code, error.value.line) == ("not-json", 13)
+
+
+class NamelessGate(LSTMGate):
+    pass
+
+
+@pytest.mark.parametrize(("gate", "code"), [(LSTMGate, None), (NamelessGate, "gate-without-name")])
+def test_model_that_cannot_be_exported_is_reported(
+    gate: type[LSTMGate], code: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    retriever = make_module().retriever
+    retriever.passage_tower.cells[0].gate = gate(32)
+    warn_if_not_storable(retriever)
+    assert [f"[{code}]" in message for message in caplog.messages] == ([] if code is None else [True])
