@@ -68,10 +68,9 @@ def copied(value: Any) -> Any:
 
 
 def call_with_copies(factory: Callable[..., T], *args: Any) -> T:
-    """The result of a factory; of a `functools.partial`, which keeps its arguments, with copies of these."""
-    if type(factory) is partial:
-        return factory.func(*copied(factory.args), *args, **copied(factory.keywords))
-    return factory(*args)
+    """The result of a factory; of a `functools.partial`, which keeps its keyword arguments, with copies of these."""
+    keywords = copied(factory.keywords) if isinstance(factory, partial) else {}
+    return factory(*args, **keywords)
 
 
 def json_value(value: Any) -> Any:

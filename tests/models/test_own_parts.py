@@ -13,9 +13,11 @@ from uuid import uuid4
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ret_lightning import RetRetriever
+from ret_lightning.config.build import build
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
@@ -117,14 +119,20 @@ class PoppingGate(LSTMGate):
 
 
 @pytest.mark.parametrize("options", [{}, {"cell_per_step": True, "recurrence": Evenly(3)}], ids=["", "per step"])
-@pytest.mark.parametrize("by", ["class", "function"])
-def test_gates_that_change_their_settings(make_retriever: Make, tmp_path: Path, options: dict, by: str) -> None:
+@pytest.mark.parametrize("by", ["class", "function", "config"])
+def test_gates_that_change_their_settings(
+    make_retriever: Make, tmp_path: Path, options: dict, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"levels": [1.0, 2.0, 3.0], "nested": {"a": [4.0, 5.0]}}
 
     def made(width: int, **settings: Any) -> PoppingGate:
         return PoppingGate(width, **settings)
 
-    retriever = make_retriever(gate=partial(PoppingGate if by == "class" else made, **settings), **options).eval()
+    gate: Any = partial(PoppingGate if by == "class" else made, **settings)
+    if by == "config":  # where Hydra makes a class of its own
+        monkeypatch.setenv(OWN_PACKAGES, "tests")
+        gate = build(OmegaConf.create({"_target_": f"{__name__}.PoppingGate", "_partial_": True, **settings}))
+    retriever = make_retriever(gate=gate, **options).eval()
     retriever.save_pretrained(tmp_path)
     for each in (retriever, RetRetriever.from_pretrained(tmp_path)):
         gates = [cell.gate for tower in (each.query_tower, each.passage_tower) for cell in tower.cells]
