@@ -93,7 +93,7 @@ def _unlogged(
             *(f"train/{name}" for name in _TRAIN),
             *(f"val/mean/{m}" for m in (*recalls, *pseudo, *ranks, *_MEANS)),
         ]
-        yield _not_computed(monitor, monitor, allowed)
+        yield _not_computed(monitor, allowed)
         return
     if subsets is not None and scope not in (*subsets, "mean", "seconds"):
         scopes = ("mean", *subsets)
@@ -109,12 +109,12 @@ def _unlogged(
     if scope == "seconds":
         metrics = list(_SECONDS)
     if metric not in metrics:
-        yield _not_computed(monitor, metric, metrics)
+        yield _not_computed(monitor, [f"val/{scope}/{each}" for each in metrics])
 
 
-def _not_computed(monitor: str, name: str, allowed: Sequence[str]) -> ConfigError:
+def _not_computed(monitor: str, allowed: Sequence[str]) -> ConfigError:
     return ConfigError(
-        f"{monitor} is not computed{choices(name, allowed)}; evaluation.recall_at sets the K of recall",
+        f"{monitor} is not computed{choices(monitor, allowed)}; evaluation.recall_at sets the K of recall",
         code="monitor-not-computed",
         found=monitor,
         allowed=tuple(allowed),

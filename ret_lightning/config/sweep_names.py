@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 JOINT = "+"  # between settings: safe in file names and shells, no separator of Hydra's
 
 _LONGEST_VALUE = 32  # characters
-_LONG_NUMBER = re.compile(r"-?\d*\.\d{6,}(e-?\d+)?")  # as samplers draw them
+_LONG_NUMBER = re.compile(r"-?\d*\.\d{6,}(e[+-]?\d+)?")  # as samplers draw them
+_POSITIVE_EXPONENT = re.compile(r"(?<=[\d.]e)\+(?=\d)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![^,])-?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan)(?![^,])", re.IGNORECASE)  # of a list
 _UNSAFE = re.compile(r"[^\w.=,@%-]+")
 
 
@@ -64,12 +66,25 @@ def _value(text: str) -> str:
     if _LONG_NUMBER.fullmatch(text):
         text = f"{float(text):.6g}"
     cleaned = _clean(text.strip("'\""))
-    return cleaned if len(cleaned) <= _LONGEST_VALUE else cleaned[-_LONGEST_VALUE:].lstrip(".,-")
+    start = max(0, len(cleaned) - _LONGEST_VALUE)
+    for number in _NUMBER.finditer(cleaned):
+        if number.start() < start < number.end():  # the rest of a number would be another number
+            start = number.end()
+    return _stripped(cleaned[start:], ".,-") if start else cleaned
 
 
 def _clean(text: str) -> str:
-    """Without what is special in paths and shells: `[a,b]` is `a,b`, `models/a b` is `models-a-b`."""
-    return _UNSAFE.sub("-", re.sub(r"[\[\]{}\"']", "", text)).strip("-.")
+    """Without what is special in paths and shells: `[a,b]` is `a,b`, `models/a b` is `models-a-b`, `1e+35` is `1e35`."""
+    text = re.sub(r"[\[\]{}\"']", "", text)
+    text = _POSITIVE_EXPONENT.sub("", text)  # as a dash, it would be the exponent's sign
+    return _stripped(_UNSAFE.sub("-", text), "-.").rstrip("-.")
+
+
+def _stripped(text: str, characters: str) -> str:
+    """Without these characters at the beginning, except the sign and the point of a number."""
+    while text and text[0] in characters and not _NUMBER.match(text):
+        text = text[1:]
+    return text
 
 
 def _digits(job: Mapping[str, str]) -> str:

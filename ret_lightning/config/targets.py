@@ -11,6 +11,8 @@ that are listed, so that a module which one of them happens to have imported ope
 from __future__ import annotations
 
 import os
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 from ret_lightning.config.config_errors import nearest
@@ -43,16 +45,22 @@ def not_a_name(value: Any) -> ConfigError:
 
 def target_refusal(target: str) -> ConfigError | None:
     """Why a config may not build this dotted name, or None where it may."""
-    allowed = (_OURS, *_LIBRARY_PARTS, *own_packages())
-    if is_in(target, allowed):
+    own = own_packages()
+    if is_in(target, (_OURS, *_LIBRARY_PARTS, *own)):
         return None
+    missing = tuple(name for name in own if not _is_installed(name))
+    allowed = (_OURS, *_LIBRARY_PARTS, *(name for name in own if name not in missing))
     meant = nearest(target.rpartition(".")[0], _LIBRARY_PARTS, cutoff=0.85)
     hint = f"did you mean {meant[0]}.{target.rpartition('.')[2]}?" if meant else f"choices: {', '.join(allowed)}"
+    own_hint = f"to allow a package of your own: {OWN_PACKAGES}=<its name>"
+    if missing:
+        own_hint += f"; {OWN_PACKAGES} names {', '.join(missing)}, which cannot be found"
     return ConfigError(
-        f"a config may not build {target}; {hint} (to allow a package of your own: {OWN_PACKAGES}=<its name>)",
+        f"a config may not build {target}; {hint} ({own_hint})",
         code="target-not-allowed",
         found=target,
         allowed=allowed,
+        missing=missing,
     )
 
 
@@ -79,6 +87,15 @@ def built_refusal(target: str, module: str, *, is_class: bool) -> ConfigError | 
 def own_packages() -> tuple[str, ...]:
     """The packages that the user named in RET_LIGHTNING_TARGETS."""
     return tuple(filter(None, (name.strip() for name in os.environ.get(OWN_PACKAGES, "").split(","))))
+
+
+def _is_installed(package: str) -> bool:
+    """Whether the first part of a dotted name can be found; nothing is imported for it."""
+    first = package.partition(".")[0]
+    try:
+        return first in sys.modules or find_spec(first) is not None
+    except ValueError:  # an empty name
+        return False
 
 
 def is_in(target: str, places: tuple[str, ...]) -> bool:

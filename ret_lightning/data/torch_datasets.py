@@ -125,7 +125,7 @@ class EvaluationRows(Dataset):
     Args:
         rows: the queries, or the pool.
         read_image: as it is, without augmentation.
-        subset: name, for messages.
+        subset: name, for messages; empty where there is none.
         on_bad_row: what to do with a row whose image cannot be read: `raise` its error, or let the row go without it, so that
             the metrics are over the same rows, whatever the state of the images.
     """

@@ -241,6 +241,6 @@ def _unreadable(called: str, error: Exception) -> DataError:
 
 
 def _shown(name: object) -> str:
-    """A name on one line: those in archives and rows may hold anything."""
+    """A name on one line, quoted where spaces at its ends would not show: those in archives and rows may hold anything."""
     text = str(name)
-    return text if text.isprintable() else repr(text)
+    return text if text.isprintable() and text == text.strip() else repr(text)

@@ -25,6 +25,7 @@ _STEPS: dict[str, Callable[[str], str]] = {
     "percent-encoding": unquote,
     "backslashes": lambda name: name.replace("\\", "/"),
     "slashes": lambda name: posixpath.normpath(name).lstrip("/"),
+    "leading or trailing spaces": lambda name: "/".join(part.strip() for part in name.split("/")),
     "suffix": lambda name: _without_suffix(name),
     "letter case": str.casefold,
     "Unicode normalisation": lambda name: normalize("NFC", name),
@@ -85,8 +86,9 @@ def difference(asked: str, found: str) -> str:
 def near_names(root: Path, asked: str) -> Near:
     """Files below a folder whose path is spelled nearly like one that does not exist.
 
-    Spellings differ in letter case, Unicode normalisation, backslashes, percent-encoding, the suffix of an image, or leading
-    folders that one of them lacks. Only folders on the path and the root are listed, up to `MOST_LISTED` names together.
+    Spellings differ in letter case, Unicode normalisation, backslashes, percent-encoding, leading or trailing spaces, the
+    suffix of an image, or leading folders that one of them lacks. Only folders on the path and the root are listed, up to
+    `MOST_LISTED` names together.
 
     Args:
         root: the folder.

@@ -11,6 +11,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models.attention import Attention
 from ret_lightning.models.gates import Gate, Openings
 from ret_lightning.models.states import ModalityStates
+from ret_lightning.models.subclasses import class_name
 from ret_lightning.ops.onednn_linear import Linear
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -55,6 +56,13 @@ class RetCell(nn.Module):
         activation: Literal["gelu", "relu"] = "gelu",
     ) -> None:
         super().__init__()
+        if not isinstance(gate, Gate):
+            raise ConfigError(
+                f"gate: {class_name(gate)} is no subclass of ret_lightning.models.Gate; derive the class from it, and give the "
+                "group `gate` the class itself with _partial_: true",
+                code="gate-of-wrong-type",
+                found=class_name(gate),
+            )
         self.num_tokens = num_tokens
         self.hidden_size = hidden_size
         self.num_heads = num_heads
@@ -115,7 +123,10 @@ class RetCell(nn.Module):
         h_text = _read(self.text_attention, z, text, self.text_norm(text.values))
         h_image = _read(self.image_attention, z, image, self.image_norm(image.values))
         openings = self.gate.openings(h_text, h_image, text.present, image.present)
+        _check_openings(self.gate, openings, state.shape)
         mixed = self.gate.mix(residual, h_text, h_image, openings)
+        if mixed.shape != state.shape:
+            raise _wrong_shape(self.gate, "mix: the new state", mixed, state.shape, "gate-state-shape")
         return mixed + self.mlp(self.mlp_norm(mixed)), openings
 
 
@@ -129,6 +140,35 @@ class UnusedNorm(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.ones(hidden_size))
         self.register_buffer("bias", torch.zeros(hidden_size))
+
+
+def _check_openings(gate: Gate, openings: Openings, shape: torch.Size) -> None:
+    """Raises ConfigError unless a gate, perhaps of the user's own, returned openings that fit states of a shape."""
+    if not isinstance(openings, Openings):
+        raise ConfigError(
+            f"gate: {class_name(gate)}.openings returned a {type(openings).__name__}; expected Openings",
+            code="gate-without-openings",
+            gate=class_name(gate),
+            found=type(openings).__name__,
+        )
+    for name in ("forget", "text", "image"):
+        opening = getattr(openings, name)
+        fits = isinstance(opening, Tensor) and opening.dim() == 3
+        # The full size first: under torch.compile no guard is needed where it is the same symbol.
+        if not fits or not all(opening.shape[at] == shape[at] or opening.shape[at] == 1 for at in range(3)):
+            raise _wrong_shape(gate, f"openings: {name}", opening, shape, "gate-opening-shape")
+
+
+def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, code: str) -> ConfigError:
+    of_found = f"has the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"is a {type(found).__name__}"
+    allowed = ", or 1 in place of any of the three" if "opening" in code else ""
+    return ConfigError(
+        f"gate: {class_name(gate)}.{what} {of_found}; expected (N, k, H) = {tuple(shape)}{allowed}",
+        code=code,
+        gate=class_name(gate),
+        found=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
+        expected=tuple(shape),
+    )
 
 
 def _read(attention: Attention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:

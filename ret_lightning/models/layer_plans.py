@@ -35,6 +35,15 @@ class LayerPlan:
                 vision=tuple(self.vision),
             )
         for name, blocks, count in (("text", self.text, text_blocks), ("vision", self.vision, vision_blocks)):
+            if wrong := [b for b in blocks if type(b) is not int]:
+                raise ConfigError(
+                    f"recurrence: {name} block {wrong[0]!r} is a {type(wrong[0]).__name__}; blocks of a plan are whole numbers "
+                    f"(int) from 0 to {count - 1}",
+                    code="plan-blocks-not-int",
+                    side=name,
+                    found=tuple(wrong),
+                    most=count - 1,
+                )
             outside = [b for b in blocks if not 0 <= b < count]
             if outside:
                 raise ConfigError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.backbones.base import Backbone
@@ -16,7 +16,8 @@ from ret_lightning.models.checkpoint.files import load_checkpoint, save_checkpoi
 from ret_lightning.models.checkpoint.hub import push
 from ret_lightning.models.encode_pairs import Pair, encode_pairs, gate_openings
 from ret_lightning.models.gates import Gate
-from ret_lightning.models.layer_plans import Published, Recurrence
+from ret_lightning.models.layer_plans import LayerPlan, Published, Recurrence
+from ret_lightning.models.subclasses import call_with_copies, class_name
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.ops.maxsim import maxsim
@@ -176,7 +177,7 @@ def build_retriever(
 
     Args:
         backbone: shared by both towers.
-        gate: makes a gate from a width H; called once a cell.
+        gate: makes a gate from a width H; called once a cell, with copies of the lists and mappings of a `functools.partial`.
         recurrence: which blocks feed which step; None: the plan published for the backbone.
         num_tokens: k, vectors a row.
         hidden_size: H, the width of the state.
@@ -196,9 +197,16 @@ def build_retriever(
     Raises:
         ConfigError: if the options do not fit each other or the backbone.
     """
-    plan = (recurrence or Published()).plan(
-        backbone.text.num_blocks, backbone.vision.num_blocks, backbone.published_plan
-    )
+    blocks = backbone.text.num_blocks, backbone.vision.num_blocks
+    plan = (recurrence or Published()).plan(*blocks, backbone.published_plan)
+    if not isinstance(plan, LayerPlan):
+        raise ConfigError(
+            f"recurrence: {class_name(recurrence)}.plan returned {plan!r:.100}; expected a LayerPlan",
+            code="plan-of-wrong-type",
+            recurrence=class_name(recurrence),
+            found=type(plan).__name__,
+        )
+    plan.check(*blocks)
     for name, stack, trained, used in (
         ("train_text", backbone.text, train_text, plan.text),
         ("train_vision", backbone.vision, train_vision, plan.vision),
@@ -208,6 +216,13 @@ def build_retriever(
         except ConfigError as error:
             message = f"model.{name}={trained}: {error.message}"
             raise ConfigError(message, code=error.code, **{**error.values, "key": f"model.{name}"}) from error
+    if isinstance(gate, nn.Module) or not callable(gate):
+        raise ConfigError(
+            f"gate: got a {class_name(gate)}; expected a function that makes a gate from its width: in the group `gate`, set "
+            "_partial_: true",
+            code="gate-not-a-factory",
+            found=class_name(gate),
+        )
     if num_heads is None and hidden_size % 64:
         raise ConfigError(
             f"model.hidden_size={hidden_size} is not a multiple of 64, so the number of heads has no default: "
@@ -219,7 +234,7 @@ def build_retriever(
     def cells() -> list[RetCell]:
         return [
             RetCell(
-                gate=gate(hidden_size),
+                gate=call_with_copies(gate, hidden_size),
                 hidden_size=hidden_size,
                 num_tokens=num_tokens,
                 num_heads=num_heads or hidden_size // 64,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -34,7 +35,8 @@ def constructor_settings(part: object, args: Sequence[Any], kwargs: Mapping[str,
         kwargs: keyword arguments of the call.
 
     Returns:
-        None if the constructor does not take the arguments, or if some of them have no name (`*args`).
+        None if the constructor does not take the arguments, or if some of them have no name (`*args`). Lists and mappings are
+        copies: the constructor may change its arguments.
     """
     signature = inspect.signature(type(part).__init__)
     try:
@@ -53,7 +55,22 @@ def constructor_settings(part: object, args: Sequence[Any], kwargs: Mapping[str,
             settings |= bound.arguments[name]
         elif name != width:
             settings[name] = bound.arguments[name]
-    return settings
+    return copied(settings)
+
+
+def copied(value: Any) -> Any:
+    """A value whose lists, tuples, sets and mappings are copies at any depth; other objects are the same ones."""
+    if type(value) is dict:
+        return {key: copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(copied, value))
+    return value
+
+
+def call_with_copies(factory: Callable[..., T], *args: Any) -> T:
+    """The result of a factory; of a `functools.partial`, which keeps its keyword arguments, with copies of these."""
+    keywords = copied(factory.keywords) if isinstance(factory, partial) else {}
+    return factory(*args, **keywords)
 
 
 def json_value(value: Any) -> Any:
@@ -66,7 +83,9 @@ def json_value(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [json_value(item) for item in value]
-    if isinstance(value, dict) and all(type(key) is str for key in value):
+    if isinstance(value, dict):
+        if other := [key for key in value if type(key) is not str]:
+            raise TypeError(f"{other[0]!r} is a key of a mapping, and keys must be texts")
         return {key: json_value(item) for key, item in value.items()}
     raise TypeError(f"{type(value).__name__} is not JSON")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbones.base import Backbone
+from ret_lightning.models.backbones.base import Backbone, states_of
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gate_activations import OpeningMeans, RowOpenings
 from ret_lightning.models.layer_plans import LayerPlan
@@ -76,8 +76,8 @@ class RetTower(nn.Module):
         Returns:
             (B, k, d), or (B, d) where `pooled`; not normalised.
         """
-        text = self.text_backbone(inputs.input_ids[inputs.text_rows], self.plan.text)
-        image = self.vision_backbone(inputs.pixel_values, self.plan.vision)
+        text = states_of(self.text_backbone, inputs.input_ids[inputs.text_rows], self.plan.text)
+        image = states_of(self.vision_backbone, inputs.pixel_values, self.plan.vision)
         return self.recur(inputs, text, image, means)
 
     def recur(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbones.base import BlockStack
+from ret_lightning.models.backbones.base import BlockStack, states_of
 from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.tower import RetTower, normalised
 
@@ -69,9 +69,9 @@ class TwoTowers(nn.Module):
 def _states(stacks: list[BlockStack], inputs: list[Tensor], blocks: list[tuple[int, ...]]) -> list[list[Tensor]]:
     """The states that each tower wants of its stack; two towers with one stack cost one pass over the rows of both."""
     if stacks[0] is not stacks[1]:
-        return [stack(x, b) for stack, x, b in zip(stacks, inputs, blocks, strict=True)]
+        return [states_of(stack, x, b) for stack, x, b in zip(stacks, inputs, blocks, strict=True)]
     wanted = sorted({*blocks[0], *blocks[1]})
-    states = dict(zip(wanted, stacks[0](torch.cat(inputs), wanted), strict=True))
+    states = dict(zip(wanted, states_of(stacks[0], torch.cat(inputs), wanted), strict=True))
     sizes = [len(x) for x in inputs]
     split = {block: state.split(sizes) for block, state in states.items()}
     return [[split[block][side] for block in blocks[side]] for side in range(2)]

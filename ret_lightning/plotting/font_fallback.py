@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import matplotlib
 from PIL import ImageFont
 
+log = logging.getLogger(__name__)
+
 _SUBSTITUTES = "\ufffd?"  # for a character that no font has: the first of these that the chosen font has
 _BLANKS = frozenset(map(ord, " \n\t"))
+_reported = False
 # Fonts that draw a box or nothing for every character; matplotlib 3.11 ships the first one.
 _WITHOUT_GLYPHS = ("lastresort", "adobeblank", "unicodebmpfallback")
 
@@ -36,6 +40,8 @@ def fit_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
             best, fewest = file, missing
         if not fewest:
             break
+    if fewest:
+        _report_missing(wanted.difference(_characters(_usual()), *map(_characters, _installed())))
     known = _characters(best) | _BLANKS
     substitute = next((c for c in _SUBSTITUTES if ord(c) in known), " ")
     return "".join(c if ord(c) in known else substitute for c in text), ImageFont.truetype(best, size)
@@ -57,7 +63,22 @@ def families_for(texts: Iterable[str]) -> list[str]:
             missing -= _characters(file)
         if not missing:
             break
+    _report_missing(missing)
     return families
+
+
+def _report_missing(characters: frozenset[int]) -> None:
+    """Log characters that no installed font has, once per process."""
+    global _reported
+    if _reported or not characters:
+        return
+    _reported = True
+    first, more = min(characters), len(characters) - 1
+    log.warning(
+        "no installed font has the character %s (U+%04X)%s: figures show a box in its place; install a font that has it, such "
+        "as Noto Sans CJK",
+        *(repr(chr(first))[1:-1], first, f" and {more} more" if more else ""),
+    )
 
 
 def _usual() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from ret_lightning.data.datamodule import M2KRDataModule
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.batch_limits import limited_batches
+from ret_lightning.models.checkpoint.config_writer import config_of
+from ret_lightning.models.two_towers import TwoTowers
+
+log = logging.getLogger(__name__)
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:
@@ -57,6 +62,14 @@ def _devices_wanted(devices: Any) -> int:
     if isinstance(devices, int):
         return devices
     return max((int(device) + 1 for device in devices or ()), default=0)
+
+
+def warn_if_not_storable(retriever: TwoTowers) -> None:
+    """Warn if `ret-export` will refuse the model; training and evaluation work with any objects as settings."""
+    try:
+        config_of(retriever)
+    except ConfigError as error:
+        log.warning("ret-export and save_pretrained will refuse this model; training is not affected: %s", error)
 
 
 def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictConfig) -> None:

@@ -323,7 +323,7 @@ def _finish(
     folder, split = Path(config.output_dir), config.split
     results = evaluation.results[split]
     checkpoint = Path(config.checkpoint)
-    chosen = chosen_on(checkpoint) if checkpoint.is_file() else selected_on.UNKNOWN
+    chosen = chosen_on(checkpoint)
     metrics, tables = write_results(
         evaluation, split, folder, f"checkpoint: {checkpoint}, {selected_on.in_words(chosen)}"
     )

@@ -13,7 +13,7 @@ from ret_lightning.models.checkpoint.files import CONFIG_FILE, check_shard_size,
 from ret_lightning.models.checkpoint.hub import CARD_FILE
 from ret_lightning.models.checkpoint.model_card import model_card
 from ret_lightning.runtime.atomic_files import write_text
-from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER
+from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, ORIGIN_FILE, write_json
 from ret_lightning.training.checkpointing import selected_on
 from ret_lightning.training.checkpointing.load import Trained, chosen_on, load_trained, training_checkpoint
 
@@ -24,6 +24,8 @@ def export(
     checkpoint: str | Path, output: str | Path, overwrite: bool = False, max_shard_size: int | str = "5GB"
 ) -> None:
     """Writes the model of a training checkpoint as `RetRetriever.from_pretrained` and the published code read it.
+
+    `origin.json` records where the weights come from, for evaluations of the folder.
 
     Args:
         checkpoint: a training checkpoint, or a run folder: its best one, or the last where none was scored.
@@ -61,7 +63,9 @@ def export(
     trained = load_trained(file)
     storable_config(trained.retriever)  # a refusal leaves no card behind
     # The weights come last: a folder that has them is whole.
+    origin = {"checkpoint": str(file), "step": trained.step, selected_on.KEY: chosen_on(file), "version": __version__}
     try:
+        write_json(output / ORIGIN_FILE, origin)
         write_text(output / CARD_FILE, _card(trained, output.resolve().name))
     except OSError as error:
         raise UserError(

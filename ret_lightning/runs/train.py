@@ -18,7 +18,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.callback import RetrievalEvaluation
 from ret_lightning.evaluation.metric_tables import print_tables
 from ret_lightning.models.compiled import compile_blocks
-from ret_lightning.runs.early_checks import check_devices, prepare_and_check
+from ret_lightning.runs.early_checks import check_devices, prepare_and_check, warn_if_not_storable
 from ret_lightning.runs.initial_model import initial_retriever
 from ret_lightning.runs.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
 from ret_lightning.runs.process import continuable, ended, failure_noted, quieten, wandb_files_in
@@ -120,6 +120,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         compile_blocks(module.retriever)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
         if is_first_rank():  # before any logger or rank starts
+            warn_if_not_storable(module.retriever)
             prepare_and_check(data, trainer, config)
         log_config(loggers, config)
         record_wandb_run(loggers, folder)

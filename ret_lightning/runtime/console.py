@@ -29,6 +29,8 @@ def quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             # Pillow warns of large images when it opens them; `decode_image` refuses them by a limit of ours.
             warnings.filterwarnings("ignore", message="Image size .* exceeds limit of .* pixels")
+            # It also warns of broken metadata, which does not matter where the pixels can be decoded.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
         logging.raiseExceptions = before

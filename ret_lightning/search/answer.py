@@ -73,8 +73,9 @@ def _answer(
         ids: list[str | None] = [None]
     else:
         from ret_lightning.data.types import distinct_ids
-        from ret_lightning.evaluation.encode_rows import encoded
+        from ret_lightning.evaluation.encode_rows import check_images, encoded
 
+        check_images(rows, config.image_root)
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers, texts=texts)
         ids = [*distinct_ids(rows)]
     answers = _counted(pool, _answers(pool, vectors, ids, config.top_k), len(ids), config.top_k)

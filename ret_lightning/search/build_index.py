@@ -8,10 +8,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,14 +21,17 @@ from omegaconf import DictConfig
 from ret_lightning.config.build import build
 from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.evaluation.encode_rows import encoded
+from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.indexes.base import Index, index_like, settings_of
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
-from ret_lightning.retrieval.store.store_plan import AnotherStore
+from ret_lightning.retrieval.store.store_plan import MANIFEST as STORE_MANIFEST
+from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
 from ret_lightning.runtime.child_process import end_with
+from ret_lightning.runtime.console import quiet_libraries
+from ret_lightning.search.changed_rows import DIGESTS, drop_changed, write_digests
 from ret_lightning.search.index_folder import (
     EMBEDDINGS,
     LOCK,
@@ -66,6 +70,7 @@ def index_passages(config: DictConfig) -> None:
         passages = read_passages(config.passages)
         if before is not None:
             refuse_known(passages, before.embeddings.ids, config.passages)
+        check_images(passages, config.image_root)
         retriever, model = model_for(config.checkpoint, config.device, None if before is None else before.model)
         _build(folder, before, passages, retriever, model, config)
 
@@ -184,25 +189,38 @@ def _build(
     finish_index(
         folder, version, model, [*shown, *(PassageRecord(p.passage_id, p.text, p.image_path) for p in passages)]
     )
+    (at / DIGESTS).unlink(missing_ok=True)
     log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
 
 
 def _begun(share: _Share) -> StoreInProgress:
     """The store of `share`; raises DataError where an interrupted run began another one that is not to be discarded."""
+    version = share.folder.parent
+    if not any((share.folder / name).exists() for name in (STORE_MANIFEST, PLAN)):
+        write_digests(version, share.passages)
     try:
         return share.store()
     except AnotherStore as error:
         if share.config.discard:
-            shutil.rmtree(share.folder.parent)
-            log.info("%s, of an interrupted run, removed", share.folder.parent)
+            shutil.rmtree(version)
+            log.info("%s, of an interrupted run, removed", version)
+            write_digests(version, share.passages)
             return share.store()
-        changed = error.difference.startswith(CONTENT)
-        difference = "other texts or image paths than it has now" if changed else error.difference
+        edited = error.difference.startswith(CONTENT)
+        changed = (
+            drop_changed(version, share.folder, share.first_new, share.passages, share.made_with) if edited else None
+        )
+        if changed is not None:
+            log.info(
+                "%d passages were edited since %s was begun; the parts with them are encoded again", changed, version
+            )
+            return share.store()
+        difference = "other texts or image paths than it has now" if edited else error.difference
         raise DataError(
-            f"passages={share.config.passages}: an interrupted run began {share.folder.parent} with {difference}; run it again "
-            "as it was begun, or remove what it wrote by discard=true",
+            f"passages={share.config.passages}: an interrupted run began {version} with {difference}; finish it with the "
+            "passages and options that it began with (append=true adds others then), or encode all again with discard=true",
             code="index-begun-otherwise",
-            path=share.folder.parent,
+            path=version,
             difference=difference,
         ) from None
 
@@ -211,7 +229,7 @@ def _begun(share: _Share) -> StoreInProgress:
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
     # With their parent the lock on the folder is gone.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -220,6 +238,12 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown()
+
+
+def _start(parent: int) -> None:
+    """Begins a process of the pool; it is quiet until it ends."""
+    end_with(parent)
+    ExitStack().enter_context(quiet_libraries())
 
 
 @dataclass(frozen=True)
@@ -237,9 +261,18 @@ class _Share:
 
     def store(self) -> StoreInProgress:
         """New, or one that was interrupted."""
-        # Of the content, too: what an interrupted run encoded would otherwise be paired with texts that were edited since.
-        made_with = {"dtype": self.config.dtype, CONTENT: self.content}
-        return EmbeddingStore.create(self.folder, self.ids, self.shape, self.model.fingerprint, made_with)
+        return EmbeddingStore.create(self.folder, self.ids, self.shape, self.model.fingerprint, self.made_with)
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What decides the vectors besides the model and the ids."""
+        # The content, too: what an interrupted run encoded would otherwise be paired with texts that were edited since.
+        return {"dtype": self.config.dtype, CONTENT: self.content}
+
+    @property
+    def first_new(self) -> int:
+        """The row of the first passage that is not of the index that is added to."""
+        return len(self.ids) - len(self.passages)
 
     def write(
         self,
@@ -259,7 +292,7 @@ class _Share:
         if before is None and self.added_to is not None:
             before = SearchFolder(self.added_to, verify=False)
         writer = self.store().writer(rank, config.processes)
-        first_new = len(self.ids) - len(self.passages)
+        first_new = self.first_new
         copied = torch.tensor([row for row in writer.rows if row < first_new], dtype=torch.int64)
         new = [self.passages[row - first_new] for row in writer.rows if row >= first_new]
         for rows in copied.split(COPIED) if len(copied) else ():

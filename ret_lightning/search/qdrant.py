@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.evaluation.encode_rows import encoded
+from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.cut_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
 from ret_lightning.search.hits import Hit
@@ -134,6 +134,7 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
     if before:
         of_points = list(zip(ids, passages, strict=True))
         refuse_known(passages, _known(client, name, of_points, unfinished), config.passages)
+    check_images(passages, config.image_root)
     others = unfinished.keys() - set(ids)
     if others and not config.discard:
         first = unfinished[min(others, key=lambda point: unfinished[point]["row"])]["passage_id"]

@@ -85,6 +85,9 @@ def test_every_table_says_on_which_rows_the_checkpoint_was_chosen(
     assert selected_on(tmp_path / "out") == "holdout"
     assert call("export", f"checkpoint={runs / 'one'}", f"output={tmp_path / 'model'}") == 0
     assert words in (tmp_path / "model" / "README.md").read_text()
+    evaluated = tmp_path / "exported"
+    assert call("evaluate", f"checkpoint={tmp_path / 'model'}", f"data.root={root}", f"output_dir={evaluated}") == 0
+    assert selected_on(evaluated) == "holdout"
     assert call("report", f"runs={runs}", f"output={tmp_path / 'report'}") == 0
     assert words in (tmp_path / "report" / "results.md").read_text()
     with (tmp_path / "report" / "results.csv").open() as file:

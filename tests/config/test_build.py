@@ -21,6 +21,15 @@ def _own_parts(monkeypatch) -> None:
     monkeypatch.setenv(OWN_PACKAGES, "other, tests")
 
 
+def test_missing_package_of_the_user_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OWN_PACKAGES, "tests_typo,tests.config,tests_typo.parts")
+    with pytest.raises(ConfigError) as raised:
+        build(OmegaConf.create({"_target_": f"tests.{PARTS}"}))
+    assert (raised.value.code, raised.value.missing) == ("target-not-allowed", ("tests_typo", "tests_typo.parts"))
+    assert "tests.config" in raised.value.allowed
+    assert "tests_typo" not in raised.value.allowed
+
+
 def test_a_node_is_built_after_what_is_nested_in_it() -> None:
     config = OmegaConf.create(
         {

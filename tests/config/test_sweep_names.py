@@ -52,3 +52,33 @@ def test_names_are_unique_and_fit_for_a_folder(seed: int) -> None:
 def test_drawn_numbers_are_rounded() -> None:
     assert job_names([{"lr": "0.0016080027893567786"}]) == ["lr=0.001608"]
     assert job_name(["optimizer.lr", "seed"], ["optimizer.lr=0.25", "trainer=cpu", "seed=3"]) == "lr=0.25+seed=3"
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("1e+35", "1e35"),
+        ("1e-35", "1e-35"),
+        ("1.5E+20", "1.5E20"),
+        ("-1", "-1"),
+        ("-0.25", "-0.25"),
+        (".5", ".5"),
+        ("-inf", "-inf"),
+        ("[-1,1e+20,-1e-20]", "-1,1e20,-1e-20"),
+        ("{a:-1e+20}", "a--1e20"),
+        ("-2345678.12345678", "-2.34568e06"),
+        (f"[{'1234567890,' * 3}1.5e+20]", "1234567890,1234567890,1.5e20"),
+        (f"[{'1234567890,' * 2}-234567890,5]", "1234567890,-234567890,5"),
+        ("/runs/lr=1e+20/-5", "runs-lr=1e20--5"),
+    ],
+)
+def test_numbers_keep_their_value(value: str, name: str) -> None:
+    assert job_names([{"key": value}]) == [f"key={name}"]
+
+
+def test_different_numbers_have_different_names() -> None:
+    values = ["1e-20", "1e+20", "-1e-20", "-1e+20", "[1e+20]", "[-1e+20,1]", "[1e+20,1]"]
+    names = [name.removeprefix("key=") for name in job_names([{"key": value} for value in values])]
+    assert names[1:4] == ["1e20-" + names[1][5:], "-1e-20", "-1e20"]
+    assert names[0] == "1e-20"
+    assert names[5:] == ["-1e20,1", "1e20,1"]

@@ -99,6 +99,7 @@ def test_a_passage_and_a_pair() -> None:
         (changed(question=5), "field-type", {"key": "question", "found": 5}),
         (changed(image_path=["a.png"]), "field-type", {"key": "image_path", "found": ["a.png"]}),
         (changed(image_path="/etc/passwd"), "path-outside", {"key": "image_path", "found": "/etc/passwd"}),
+        (changed(image_path="a\0.png"), "path-null-character", {"key": "image_path", "found": "a\0.png"}),
         (changed(image_path="a/../../b.png"), "path-outside", {"key": "image_path", "found": "a/../../b.png"}),
         (changed(answer=[{"label": "x"}]), "answer-without-wikidata", {"key": "answer", "found": {"label": "x"}}),
         (changed(answer=[["x"]]), "field-type", {"key": "answer", "found": ["x"]}),
@@ -156,6 +157,15 @@ def test_images_that_stand_in_the_row() -> None:
     only = parse_query({"data_id": 1, "passage_id": 2, "image": b"picture"}, PLACE)
     assert (only.text, only.image) == (None, b"picture")
     assert "picture" not in repr(only)
+
+
+@pytest.mark.parametrize(
+    ("path", "read"), [(" a.png ", " a.png "), ("\u3000a.png", "\u3000a.png"), ("  ", None), ("", None)]
+)
+def test_image_paths_are_not_stripped(path: str, read: str | None) -> None:
+    assert parse_query({**GOOD, "image_path": path}, PLACE).image == read
+    in_row = {"bytes": None, "path": path}
+    assert parse_query({**GOOD, "image_path": None, "image": in_row}, PLACE).image == read
 
 
 @pytest.mark.parametrize(

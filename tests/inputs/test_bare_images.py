@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import decode_image, rgb_image
+from ret_lightning.runtime.console import quiet_libraries
 from tests.support.pictures import encoded, kind_of, picture
 
 PICTURE = picture(24, 18)
@@ -325,3 +327,15 @@ def test_a_picture_is_turned_once(save: Callable[[bytes], bytes]) -> None:
     assert rgb_image(turned).size == TURNED.size
     opened = Image.open(BytesIO(save(b"no TIFF header")))
     assert rgb_image(opened).size == PICTURE.size
+
+
+def test_commands_are_quiet_about_metadata() -> None:
+    data = png(BROKEN_CHUNKS["EXIF with an offset beyond its end"])
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        decode_image(data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet_libraries():
+            equal(data, PICTURE)
+            warnings.warn("not of Pillow", stacklevel=1)
+    assert [str(each.message) for each in caught] == ["not of Pillow"]

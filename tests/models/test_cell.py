@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.models import LSTMGate, RetCell
+from ret_lightning.models import LSTMGate, Openings, RetCell
 from ret_lightning.models.cell import sinusoidal_table
 from ret_lightning.models.states import ModalityStates
 
@@ -114,3 +116,62 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         RetCell(LSTMGate(H), H, K, 3, H)
     with pytest.raises(ConfigError, match=r"num_tokens=17 is more than model\.hidden_size=16"):
         RetCell(LSTMGate(H), H, 17, HEADS, H)
+
+
+class GateOfTheUser(LSTMGate):
+    def __init__(self, width: int, change: Callable[[Openings], object], mixed: slice = slice(None)) -> None:
+        super().__init__(width)
+        self.change, self.mixed = change, mixed
+
+    def openings(self, *inputs: Tensor) -> object:
+        return self.change(super().openings(*inputs))
+
+    def mix(self, *inputs: object) -> Tensor:
+        return super().mix(*inputs)[:, self.mixed]
+
+
+def step(cell: RetCell, rows: int) -> None:
+    def states() -> ModalityStates:
+        return ModalityStates(torch.randn(rows, 6, H), torch.arange(rows), torch.ones(rows, 1, 1))
+
+    with torch.no_grad():
+        cell(torch.randn(rows, K, H), states(), states())
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("gate", "code", "found"),
+    [
+        (lambda o: Openings(o.forget.repeat(1, 1, 3), o.text, o.image), "gate-opening-shape", (N, K, 3 * H)),
+        (lambda o: Openings(o.forget, o.text.mean(-1), o.image), "gate-opening-shape", (N, K)),
+        (lambda o: Openings(o.forget, o.text, o.image[:2]), "gate-opening-shape", (2, K, H)),
+        (lambda o: Openings(1.0, o.text, o.image), "gate-opening-shape", "float"),
+        (lambda o: (o.forget, o.text, o.image), "gate-without-openings", "tuple"),
+        (lambda o: None, "gate-without-openings", "NoneType"),
+        (slice(2), "gate-state-shape", (N, 2, H)),
+    ],
+)
+def test_gate_of_the_user_is_checked(gate: Any, code: str, found: object, compiled: bool) -> None:
+    change = gate if callable(gate) else lambda openings: openings
+    own = GateOfTheUser(H, change, gate if isinstance(gate, slice) else slice(None))
+    cell = RetCell(own, H, K, HEADS, H).eval()
+    if compiled:
+        cell.compile(dynamic=True, backend="eager")
+    with pytest.raises(ConfigError) as raised:
+        step(cell, N)
+    assert (raised.value.code, raised.value.found) == (code, found)
+    assert raised.value.gate.endswith("GateOfTheUser")
+
+
+@pytest.mark.slow
+def test_checks_break_no_compiled_graph() -> None:
+    cell = RetCell(LSTMGate(H), H, K, HEADS, H).eval()
+    cell.compile(dynamic=True, fullgraph=True, backend="eager")
+    for rows in (N, N + 1):
+        step(cell, rows)
+
+
+def test_gate_of_another_class_is_refused() -> None:
+    with pytest.raises(ConfigError) as raised:
+        RetCell(torch.nn.Linear(H, H), H, K, HEADS, H)
+    assert raised.value.code == "gate-of-wrong-type"

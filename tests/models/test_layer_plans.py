@@ -13,6 +13,7 @@ from ret_lightning.models.layer_plans import (
     Last,
     LayerPlan,
     Published,
+    Recurrence,
 )
 
 
@@ -63,3 +64,29 @@ def test_a_plan_that_does_not_fit(rule, message) -> None:
 def test_an_unknown_published_plan() -> None:
     with pytest.raises(ConfigError, match="unknown plan 'clip_vit_x'; choices: clip_vit_b, clip_vit_l"):
         Published().plan(4, 6, "clip_vit_x")
+
+
+class PlanOfTheUser(Recurrence):
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+    def plan(self, text_blocks: int, vision_blocks: int, published_plan: str | None = None) -> object:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("plan", "code"),
+    [
+        (((0,), (0,)), "plan-of-wrong-type"),
+        (None, "plan-of-wrong-type"),
+        (LayerPlan((), ()), "plan-sides-differ"),
+        (LayerPlan((0, 1), (0,)), "plan-sides-differ"),
+        (LayerPlan((0,), (99,)), "plan-blocks-missing"),
+        (LayerPlan((0,), (1.0,)), "plan-blocks-not-int"),
+        (LayerPlan(("0",), (1,)), "plan-blocks-not-int"),
+    ],
+)
+def test_plan_of_the_user_is_checked(make_retriever, plan: object, code: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make_retriever(recurrence=PlanOfTheUser(plan))
+    assert raised.value.code == code

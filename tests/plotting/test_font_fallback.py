@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -43,6 +44,19 @@ def test_missing_character_is_replaced_alone(text: str, drawn: str | None, font:
     found, chosen = fit_font(text, 11)
     assert found == (drawn or text)
     assert chosen.getname()[0] == font
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("draw", [lambda text: fit_font(text, 11), lambda text: families_for([text])])
+def test_missing_character_is_reported_once(
+    draw: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(font_fallback, "_reported", False)
+    draw(f"{ONLY_STIX} of it")
+    assert not caplog.messages
+    for _ in range(2):
+        draw(f"a {NO_FONT} b")
+    assert ["U+10FFFD" in message for message in caplog.messages] == [True]
 
 
 def test_fonts_without_glyphs_are_ignored() -> None:

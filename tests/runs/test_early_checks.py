@@ -9,10 +9,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from ret_lightning.config.run_rules import unlogged_monitors
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.models import LSTMGate
 from ret_lightning.runs import early_checks
-from ret_lightning.runs.early_checks import check_devices, prepare_and_check
-from tests.support.tiny_training import make_data
+from ret_lightning.runs.early_checks import check_devices, prepare_and_check, warn_if_not_storable
+from tests.support.tiny_training import make_data, make_module
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,13 @@ def test_monitor_of_the_data(root: Path, monitor: str, code: str | None) -> None
     assert (error.value.code, error.value.key) == (code, "callbacks.checkpoint.monitor")
 
 
+def test_monitor_suggests_whole_names() -> None:
+    callbacks = {"checkpoint": {"_target_": "ret_lightning.x", "monitor": "val/okvqa/recall@7"}}
+    ((_, error),) = unlogged_monitors(callbacks, (1, 5), ["okvqa"])
+    assert error.code == "monitor-not-computed"
+    assert "did you mean val/okvqa/recall@5?" in error.message
+
+
 def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, monkeypatch) -> None:
     file = root / "jsonl/m2kr/test/evqa_test_m2kr.jsonl"
     file.write_text(file.read_text() + "{\n")
@@ -111,3 +120,17 @@ def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, 
     with pytest.raises(DataError) as error:
         check(root)
     assert (error.value.code, error.value.line) == ("not-json", 13)
+
+
+class NamelessGate(LSTMGate):
+    pass
+
+
+@pytest.mark.parametrize(("gate", "code"), [(LSTMGate, None), (NamelessGate, "gate-without-name")])
+def test_model_that_cannot_be_exported_is_reported(
+    gate: type[LSTMGate], code: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    retriever = make_module().retriever
+    retriever.passage_tower.cells[0].gate = gate(32)
+    warn_if_not_storable(retriever)
+    assert [f"[{code}]" in message for message in caplog.messages] == ([] if code is None else [True])

@@ -308,7 +308,7 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
     assert "index=cut: the index is not finished; run ret-index again" in capsys.readouterr().err
     assert make("first.jsonl", *options) == 1
     assert (
-        "an interrupted run began cut/v1 with count 12, not 7; run it again as it was begun" in capsys.readouterr().err
+        "an interrupted run began cut/v1 with count 12, not 7; finish it with the passages" in capsys.readouterr().err
     )
     assert make("all.jsonl", *options) == 0
     assert counts == [12, 8]
@@ -317,7 +317,7 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
 
 @pytest.mark.parametrize("field", ["passage_text", "passage_image_path"])
 @pytest.mark.parametrize("append", [False, True])
-def test_passages_that_were_edited_after_an_interruption_are_told(
+def test_passages_edited_after_an_interruption_are_encoded_again(
     append, field, trained: Trained, make, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     options = [f"checkpoint={trained.exported}", "index=cut"]
@@ -328,20 +328,52 @@ def test_passages_that_were_edited_after_an_interruption_are_told(
     rows = [passage(NAME, i) for i in range(FIRST)]
     write_lines(edited, rows)
     with monkeypatch.context() as patched:
-        patched.setattr(build_index, "finish", interrupted)  # all is encoded by then
+        patched.setattr(build_index, "finish_index", interrupted)  # all is encoded by then
         assert make(edited, *options) == 130
     capsys.readouterr()
     rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]
     write_lines(edited, rows)
-    assert make(edited, *options) == 1
-    said = capsys.readouterr().err
-    version = f"cut/v{1 + append}"
-    assert (
-        f"passages={edited}: an interrupted run began {version} with other texts or image paths than it has now" in said
+    counts = []
+    original = build_index.encoded
+    monkeypatch.setattr(
+        build_index, "encoded", lambda model, rows, *more: (counts.append(len(rows)), original(model, rows, *more))[1]
     )
-    assert len(said.splitlines()) == 1
-    assert make(edited, *options, "discard=true") == 0
+    assert make(edited, *options) == 0
+    assert counts == [1]  # a part has one row here
+    assert "1 passages were edited since" in "".join(capsys.readouterr())
     assert list(SearchFolder(tmp_path / "cut").shown)[-FIRST].text == rows[0]["passage_text"]
+    assert not list(tmp_path.glob("cut/*/row_digests.npy"))
+    assert make(edited, f"checkpoint={trained.exported}", "index=other") == 0
+    found, expected = (SearchFolder(tmp_path / name).embeddings.vectors[-FIRST:] for name in ("cut", "other"))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_missing_image_is_found_before_encoding(append, trained: Trained, make, tmp_path: Path, capsys) -> None:
+    options = [f"checkpoint={trained.exported}", "index=new", "batch_size=1"]
+    if append:
+        assert make("more.jsonl", *options) == 0
+        options.append("append=true")
+    before = {file: file.read_bytes() for file in tmp_path.glob("new/**/*") if file.is_file()}
+    rows = [passage(NAME, i) for i in range(FIRST)]
+    path, last = rows[1]["passage_image_path"], rows[-1]
+    rows[-1] = last | {"passage_image_path": path.upper()}
+    rows[-2] = rows[-2] | {"passage_image_path": "gone.png"}
+    file = tmp_path / "rows.jsonl"
+    write_lines(file, rows)
+    capsys.readouterr()
+    assert make(file, *options) == 1
+    said = capsys.readouterr().err
+    assert f"{file}:{FIRST - 1}: image" in said
+    assert "1 more of" in said
+    assert "[image-missing]" in said
+    assert len(said.splitlines()) == 1
+    assert {file: file.read_bytes() for file in tmp_path.glob("new/**/*") if file.is_file()} == before
+    write_lines(file, [*rows[:-2], last | {"passage_image_path": path.upper()}])
+    assert make(file, *options) == 1
+    assert f"near match: '{path}'" in capsys.readouterr().err
+    write_lines(file, [*rows[:-2], last])
+    assert make(file, *options) == 0
 
 
 def interrupted(*_: object, **__: object) -> None:
@@ -357,10 +389,13 @@ def test_several_processes_make_the_same_index(trained: Trained, index: Path, fi
     # Two of the five passages to add belong to one rank; a broken image of another's is told as ever.
     lost = files / "more.jsonl"
     broken = tmp_path / "broken.jsonl"
-    broken.write_text(lost.read_text().replace("evqa_11", "evqa_99").replace("sub/", "nowhere/"))
+    broken.write_text(lost.read_text().replace("evqa_11", "evqa_99").replace("sub/", "torn/"))
+    (images(trained) / "torn").mkdir()
+    for image in (images(trained) / "sub").iterdir():
+        (images(trained) / "torn" / image.name).write_bytes(image.read_bytes()[:40])
     failed = command("index", f"passages={broken}", "append=true", *common, cwd=tmp_path)
     assert failed.returncode == 1
-    assert "nowhere/" in failed.stderr
+    assert "torn/" in failed.stderr
     assert "Traceback" not in failed.stderr
     shutil.rmtree(tmp_path / "shared/v2")
     done = command("index", f"passages={lost}", "append=true", *common, cwd=tmp_path)
@@ -492,7 +527,7 @@ def test_mistakes_of_a_search_are_one_line(options, code, message, index, files,
             [passage(NAME, 1)],
             ["image_root=nowhere"],
             1,
-            "p.jsonl:1 (subset passages): image folder nowhere does not exist",
+            "p.jsonl:1: image folder nowhere does not exist",
         ),
         ([passage(NAME, 1)], ["append=true"], 1, "index=new holds no finished index to add to"),
         ([passage(NAME, 1)], ["passages=gone-*.jsonl"], 1, "passages=gone-*.jsonl matches no file"),
@@ -683,7 +718,7 @@ def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
 
 @needs_qdrant
 def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
-    trained: Trained, make, call, tmp_path: Path, capsys
+    trained: Trained, make, call, tmp_path: Path, capsys, cut_off
 ) -> None:
     store = ("qdrant=store", "collection=corpus")
     assert make("first.jsonl", f"checkpoint={trained.run}", *store) == 0
@@ -696,12 +731,15 @@ def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
     before = answers()
     assert len(before) == FIRST
     rows = [passage(NAME, i) for i in range(FIRST, ALL)]
-    broken, mended = tmp_path / "broken.jsonl", tmp_path / "mended.jsonl"
-    write_lines(broken, [*rows[:4], rows[4] | {"passage_image_path": "gone.png"}])
+    more, mended = tmp_path / "more.jsonl", tmp_path / "mended.jsonl"
+    write_lines(more, [*rows[:4], rows[4] | {"passage_image_path": "gone.png"}])
     write_lines(mended, rows[1:])
     add = (*store, "append=true", "batch_size=1")
-    assert make(broken, *add) == 1
+    assert make(more, *add) == 1  # before anything is encoded
     assert "gone.png" in capsys.readouterr().err
+    write_lines(more, rows)
+    with cut_off(4):
+        assert make(more, *add) == 130
     assert answers() == before
     assert make("first.jsonl", *add) == 1  # none of them twice, in the part that is not whole either
     assert "7 of 7 passages are in the index already" in capsys.readouterr().err

@@ -298,7 +298,8 @@ class Check:
     def _unknown(self, path: Keys, source: str, owner: str, signature: Signature) -> None:
         key, known = path[-1], tuple(signature.parameters)
         if owner:
-            text = f"{owner} has no parameter {key}{choices(key, known)}"
+            remedy = "" if source.startswith(COMMAND_LINE) else self._remedy(path)
+            text = f"{owner} has no parameter {key}{choices(key, known)}{remedy}"
             wrong = ConfigError(text, code="unknown-parameter", owner=owner, found=key, allowed=known)
         else:
             typed = source.startswith(COMMAND_LINE)
@@ -306,6 +307,16 @@ class Check:
             text = f"no such key{' or group' if typed else ''}: {key}{choices(key, options)}"
             wrong = ConfigError(text, code="unknown-key", found=key, allowed=options)
         self._add(path, source, wrong)
+
+    def _remedy(self, path: Keys) -> str:
+        """How to remove a key of a file whose owner the command line replaced; empty where it did not."""
+        target = (*path[:-1], "_target_")
+        if not any(override.path == target and not override.is_delete() for override in self.composition.overrides):
+            return ""
+        return (
+            f"; the command line replaces the _target_ that the file sets it for: remove it with '~{'.'.join(path)}', or "
+            "choose a config file of your own with the keys of the new one only"
+        )
 
     def _finish(self, everything: DictConfig, complete: bool) -> None:
         """Look at the config as a whole: what is missing, what interpolations come to, what does not go together."""

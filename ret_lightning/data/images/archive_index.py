@@ -38,9 +38,9 @@ from ret_lightning.runtime.cache_dir import default_cache_dir
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 from ret_lightning.runtime.progress import progress_bar
 
-VERSION = 2  # to be raised by every change of what an index holds
+VERSION = 3  # to be raised by every change of what an index holds
 ROWS = 5
-FLAGS = 16
+FLAGS = 32
 POSITIONS = 1 << 20  # most archives; leaves 16 TB for the offset in each
 LARGEST = (1 << 32) - 1  # bytes of a member; what is larger is no image and is left out
 
@@ -85,8 +85,24 @@ def path_inside(path: str, root: str | Path, near: Callable[[str], Near]) -> str
             image=path,
             near=found.names,
         )
-    if "\0" in name or name == ".":
+    if "\0" in name:
+        raise DataError(
+            f"image path {path!r} holds a null character, which no file name can",
+            "missing_image",
+            code="image-path-null-character",
+            image=path,
+        )
+    if name == ".":
         raise DataError(f"image path {path!r} names no file", "missing_image", code="image-path-empty", image=path)
+    if path.endswith(("/", "/.")):
+        found = near(path)
+        raise DataError(
+            f"image path {path!r} names a folder, since it ends in {path[path.rindex('/') :]!r}{found.hint(path)}",
+            "missing_image",
+            code="image-path-of-folder",
+            image=path,
+            near=found.names,
+        )
     return name
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 # How a member is read. LINK and SPARSE of a tar, and AMBIGUOUS, need the member's header; see `Member.offset`.
-DEFLATED, LINK, SPARSE, AMBIGUOUS = 1, 2, 4, 8
+# UNSUPPORTED ones of a zip cannot be read in place: they are encrypted, or compressed by another method than deflate.
+DEFLATED, LINK, SPARSE, AMBIGUOUS, UNSUPPORTED = 1, 2, 4, 8, 16
 
 _UTF8_NAME = 0x800  # flag of a zip's member
 _UNICODE_PATH = 0x7075  # id of Info-ZIP's extra field
-_LOCAL_HEADER = struct.Struct("<4s2xH18xHH")  # signature, flags, lengths of name and extra field
+_ENCRYPTED = 1  # likewise
+_LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # signature, flags, method, lengths of name and extra field
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Member(NamedTuple):
         offset: of a tar's regular file, the byte at which the content begins; else `header`.
         size: bytes that the content takes in the archive; of an ambiguous member the header of the other one.
         crc: of a zip, the content's CRC-32.
-        flags: `DEFLATED`, `LINK`, `SPARSE`, `AMBIGUOUS`, or several of them added.
+        flags: `DEFLATED`, `LINK`, `SPARSE`, `AMBIGUOUS`, `UNSUPPORTED`, or several of them added.
         hard_link: the name of the member that a hard link is for.
     """
 
@@ -65,6 +67,15 @@ def raw_zip_name(path: Path, header: int) -> bytes:
     """The name of a zip's member as it is stored, undecoded."""
     with path.open("rb") as file:
         return _local_header(file, header)[0]
+
+
+def unsupported_reason(path: Path, header: int) -> str:
+    """Why a member with the flag `UNSUPPORTED` cannot be read in place: `encrypted` or `compressed by bzip2`."""
+    with path.open("rb") as file:
+        _, flags, method, *_ = _LOCAL_HEADER.unpack(_local_header_begins(file, header))
+    if flags & _ENCRYPTED:
+        return "encrypted"
+    return f"compressed by {zipfile.compressor_names.get(method, f'method {method}')}"
 
 
 def tar_link(path: Path, header: int) -> tuple[str, bool]:
@@ -133,13 +144,6 @@ def _zip_members(path: Path) -> Iterator[Member]:
                 continue
             raw = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8_NAME else "cp437")
             name, header = _zip_name(raw, member.flag_bits, member.extra), member.header_offset
-            if member.flag_bits & 1:
-                raise zipfile.BadZipFile(f"{name!r} is encrypted")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                method = zipfile.compressor_names.get(member.compress_type, f"method {member.compress_type}")
-                raise zipfile.BadZipFile(
-                    f"{name!r} is compressed by {method}; only stored and deflated ones are read in place"
-                )
             if not name.isascii():
                 first, first_header = seen.setdefault(name, (raw, header))
                 if raw != first:
@@ -148,19 +152,25 @@ def _zip_members(path: Path) -> Iterator[Member]:
                 if name in ambiguous:
                     continue
             flags = DEFLATED * (member.compress_type == zipfile.ZIP_DEFLATED)
-            if stat.S_ISLNK(member.external_attr >> 16) and member.create_system in (3, 19):  # Unix, macOS
+            if member.flag_bits & _ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                flags = UNSUPPORTED
+            elif stat.S_ISLNK(member.external_attr >> 16) and member.create_system in (3, 19):  # Unix, macOS
                 flags += LINK
             yield Member(name, header, header, member.compress_size, member.CRC, flags)
 
 
 def _local_header(file: BinaryIO, header: int) -> tuple[bytes, int, bytes]:
     """Raw name, flags and extra field."""
+    _, flags, _, name, extra = _LOCAL_HEADER.unpack(_local_header_begins(file, header))
+    return file.read(name), flags, file.read(extra)
+
+
+def _local_header_begins(file: BinaryIO, header: int) -> bytes:
     file.seek(header)
     begins = file.read(_LOCAL_HEADER.size)
     if not begins.startswith(b"PK\3\4"):
         raise ValueError("there is no member where one is expected")
-    _, flags, name, extra = _LOCAL_HEADER.unpack(begins)
-    return file.read(name), flags, file.read(extra)
+    return begins
 
 
 def _zip_name(raw: bytes, flags: int, extra: bytes) -> str:

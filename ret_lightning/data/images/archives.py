@@ -28,10 +28,12 @@ from ret_lightning.data.images.archive_members import (
     DEFLATED,
     LINK,
     SPARSE,
+    UNSUPPORTED,
     raw_zip_name,
     sparse_content,
     stored_name,
     tar_link,
+    unsupported_reason,
 )
 from ret_lightning.errors import DataError
 from ret_lightning.inputs.near_names import LONGEST_PATH, MOST_NAMED, Near, name_key, tails, timed_search
@@ -145,6 +147,8 @@ class ImageArchives:
             if member is not None and not member.flags & LINK:
                 if member.flags & AMBIGUOUS:
                     raise _ambiguous(name, member)
+                if member.flags & UNSUPPORTED:
+                    raise _unsupported(name, member)
                 return name, member
             rest = ""
             if member is None and len(name) <= LONGEST_PATH:  # a folder on the path may be a link
@@ -224,8 +228,9 @@ class ImageArchives:
         )
 
     def _named(self) -> str:
-        others = "" if len(self.archives) == 1 else f" nor in {len(self.archives) - 1} other archives"
-        return f"{self.archives[0]}{others}"
+        others = len(self.archives) - 1
+        more = f" or {others} other archive{'s' * (others > 1)}" if others else ""
+        return f"{self.archives[0]}{more}"
 
     def _open(self) -> None:
         self._index, self._near = (np.load(file, mmap_mode="r").view(np.ndarray) for file in self._index_files)
@@ -272,6 +277,22 @@ def _broken(name: str, member: _Indexed, error: Exception) -> DataError:
         image=name,
         path=str(member.archive),
         reason=reason,
+    )
+
+
+def _unsupported(name: str, member: _Indexed) -> DataError:
+    try:
+        found = unsupported_reason(member.archive, member.offset)
+    except _BROKEN_MEMBER as error:
+        return _broken(name, member, error)
+    return DataError(
+        f"image {name!r} in {member.archive} is {found}; only stored and deflated members without a password are read in "
+        "place: unpack the archive, and pack it again by zip -0 -r, or as a .tar",
+        "unreadable_image",
+        code="archive-member-unsupported",
+        image=name,
+        path=str(member.archive),
+        found=found,
     )
 
 

@@ -119,7 +119,7 @@ class ImageReader:
         Args:
             image: a path, or an encoded image that came in the row.
             place: of the row, for messages.
-            subset: of the row, for messages.
+            subset: of the row, for messages; empty where there is none.
             augment: a change before the transform.
 
         Returns:
@@ -135,7 +135,7 @@ class ImageReader:
                 data, name = image, "in the row"
             picture = decode_image(data, name, getattr(self.transform, "least_side", None), self.max_pixels)
         except DataError as error:
-            message = f"{place} (subset {subset}): {error.message}"
+            message = f"{place}{f' (subset {subset})' if subset else ''}: {error.message}"
             raise DataError(message, error.kind, code=error.code, **error.values) from error
         return self.transform(augment(picture) if augment else picture)
 

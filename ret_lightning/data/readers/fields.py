@@ -71,21 +71,20 @@ class RowFields:
         return self._encodable(name, value.strip()) or None
 
     def image(self, path_name: str, bytes_name: str) -> tuple[str | None, bytes | None]:
-        """Read an image's path below the image folder, or where that is missing the encoded image itself.
+        """Read an image's path below the image folder, or where that is missing or blank the encoded image itself.
 
+        A path is taken as it is: file names may begin and end with spaces.
         The second field may hold bytes, base64 text (in JSON), or an object with `bytes` and `path`, as `datasets` writes
         its images; it is not read where the first one names a file.
         """
-        path = self._path(path_name, self.text(path_name))
-        value = self.values.get(bytes_name)
+        path, value = self._path(path_name, self.values.get(path_name)), self.values.get(bytes_name)
         if path is not None or value is None:
             return path, None
         if isinstance(value, dict):
             if value.get("bytes") is None:
-                path = value.get("path")
-                if path is not None and not isinstance(path, str):
-                    raise self.wrong(bytes_name, "an object whose path is a string", value)
-                return self._path(bytes_name, path or None), None
+                return self._path(
+                    bytes_name, value.get("path"), "an object whose path is a string or null", value
+                ), None
             value = value["bytes"]
         if isinstance(value, str):
             try:
@@ -146,13 +145,21 @@ class RowFields:
         message = f"field {name} must be {allowed}, got {describe_value(value)}"
         return self.error(message, "wrong_type", code="field-type", key=name, found=value, allowed=allowed)
 
-    def _path(self, name: str, value: str | None) -> str | None:
-        if value is not None:
-            path = PurePosixPath(value)
-            if path.is_absolute() or ".." in path.parts or "\0" in value:
-                message = f"field {name}: {value!r} leads out of the image folder"
-                raise self.error(message, "path_outside", code="path-outside", key=name, found=value)
-        return value
+    def _path(self, name: str, value: Any, allowed: str = "a string or null", found: Any = None) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.wrong(name, allowed, value if found is None else found)
+        if not value.strip():
+            return None
+        if "\0" in value:
+            message = f"field {name}: {value!r} holds a null character, which no file name can"
+            raise self.error(message, "missing_image", code="path-null-character", key=name, found=value)
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts:
+            message = f"field {name}: {value!r} leads out of the image folder"
+            raise self.error(message, "path_outside", code="path-outside", key=name, found=value)
+        return self._encodable(name, value)
 
     def _encodable(self, name: str, text: str) -> str:
         # JSON can spell half a surrogate pair, which no UTF-8 file, tokenizer or hash takes.

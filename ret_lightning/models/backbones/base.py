@@ -175,6 +175,39 @@ class Backbone:
     published_plan: str | None = None
 
 
+def states_of(stack: BlockStack, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+    """The states of the blocks named, see `BlockStack.forward`.
+
+    Raises:
+        ConfigError: if a backbone of the user's own returns another number of states, or states of another shape.
+    """
+    states = stack(inputs, blocks)
+    # Pixels may become any number of states, token ids one each.
+    length = inputs.shape[1] if inputs.dim() == 2 and len(inputs) else None
+    expected = (len(inputs), length or "L", stack.width)
+    name = type(stack).__name__
+    if len(states) != len(blocks):
+        raise ConfigError(
+            f"backbone: {name} returned {len(states)} states for {len(blocks)} blocks; expected one for each",
+            code="backbone-states-missing",
+            backbone=name,
+            found=len(states),
+            expected=len(blocks),
+        )
+    for block, state in zip(blocks, states, strict=True):
+        shape = tuple(state.shape)
+        if len(shape) != 3 or shape[::2] != expected[::2] or length not in (None, shape[1]):
+            raise ConfigError(
+                f"backbone: {name} returned states of the shape {shape} for block {block}; expected (n, L, width) = "
+                f"({', '.join(map(str, expected))})",
+                code="backbone-states-shape",
+                backbone=name,
+                found=shape,
+                expected=expected,
+            )
+    return states
+
+
 def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
     """Raises TokenError where token ids (n, L) do not fit a text backbone; ids on a GPU are not looked at."""
     if input_ids.shape[1] > positions:

@@ -283,8 +283,8 @@ def _gate_settings(gate: Gate) -> dict[str, Any]:
             json_value(value)
         except TypeError as error:
             raise ConfigError(
-                f"gate.{name}={value!r} of {class_name(gate)} cannot be stored in a checkpoint ({error}); use a number, a "
-                "text, a list or a mapping",
+                f"gate.{name}={value!r} of {class_name(gate)} cannot be stored in a checkpoint ({error}); use numbers, "
+                "texts, lists, and mappings whose keys are texts",
                 code="gate-setting-not-storable",
                 key=f"gate.{name}",
                 found=repr(value),

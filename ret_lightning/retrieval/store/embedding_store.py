@@ -45,6 +45,7 @@ from ret_lightning.retrieval.store.store_plan import (
     read_store_json,
     sha256,
     sha256_of_part,
+    unfinish,
     write_note,
 )
 from ret_lightning.runtime.atomic_files import write_text
@@ -120,7 +121,7 @@ class EmbeddingStore:
             before = read_plan(folder, found[0])
             plan = replace(plan, part_rows=before.part_rows)
             check_same(folder, before, plan)
-            if found[0] == MANIFEST and _unfinish(folder, plan):
+            if found[0] == MANIFEST and unfinish(folder, plan):
                 found.remove(MANIFEST)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -369,20 +370,6 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))
     return _MappedEmbeddings(ids, vectors, mapped, opened)
-
-
-def _unfinish(folder: Path, plan: StorePlan) -> bool:
-    """Makes a finished store with provisional rows one in progress again; gives whether it had any."""
-    manifest = read_store_json(folder / MANIFEST)
-    again, sums = manifest.get(PROVISIONAL), manifest.get(SUMS)
-    if not again or not isinstance(sums, list) or len(sums) != plan.parts:
-        return False
-    (folder / PARTS).mkdir(exist_ok=True)
-    for part, checksum in enumerate(sums):
-        write_note(folder, part, checksum, [row for row in again if row in plan.rows(part)])
-    write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
-    (folder / MANIFEST).unlink(missing_ok=True)  # last of all: until then the store is finished
-    return True
 
 
 def _ids_are(folder: Path, plan: StorePlan) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,56 @@ def write_note(folder: Path, part: int, checksum: str, provisional: Sequence[int
 def provisional_rows(folder: Path, part: int) -> list[int]:
     """Those of the rows of a part that is complete which its note says so of."""
     return read_store_json(note_file(folder, part)).get(PROVISIONAL, [])
+
+
+def unfinish(folder: Path, plan: StorePlan) -> bool:
+    """Make a finished store with provisional rows one in progress again; returns whether it had any."""
+    manifest = read_store_json(folder / MANIFEST)
+    if not manifest.get(PROVISIONAL) or not _has_sums(manifest, plan):
+        return False
+    _reopen(folder, plan, manifest)
+    return True
+
+
+def drop_rows(folder: Path, rows: Iterable[int]) -> None:
+    """Have rows of a store, finished or not, written again, by whole parts.
+
+    Args:
+        folder: of the store.
+        rows: positions in the ids.
+    """
+    finished = (folder / MANIFEST).exists()
+    plan = read_plan(folder, MANIFEST if finished else PLAN)
+    parts = {row // plan.part_rows for row in rows}
+    if finished:
+        manifest = read_store_json(folder / MANIFEST)
+        _reopen(folder, plan, manifest, parts if _has_sums(manifest, plan) else range(plan.parts))
+    for part in parts:
+        note_file(folder, part).unlink(missing_ok=True)
+
+
+def change_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Have the plan of a store in progress state how its vectors are made now."""
+    plan = replace(read_plan(folder, PLAN), config=json.loads(json.dumps(config)))
+    write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
+
+
+def _has_sums(manifest: Mapping[str, Any], plan: StorePlan) -> bool:
+    sums = manifest.get(SUMS)
+    return isinstance(sums, list) and len(sums) == plan.parts
+
+
+def _reopen(folder: Path, plan: StorePlan, manifest: Mapping[str, Any], without: Collection[int] = ()) -> None:
+    """Replace a manifest by the notes of its parts, except some, and the plan."""
+    (folder / PARTS).mkdir(exist_ok=True)
+    again = manifest.get(PROVISIONAL, [])
+    for part in range(plan.parts):
+        if part in without:
+            note_file(folder, part).unlink(missing_ok=True)
+        else:
+            write_note(folder, part, manifest[SUMS][part], [row for row in again if row in plan.rows(part)])
+    write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
+    (folder / MANIFEST).unlink(missing_ok=True)  # last of all: until then the store is finished
 
 
 def sha256(content: bytes) -> str:

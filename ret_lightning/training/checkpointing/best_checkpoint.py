@@ -159,6 +159,11 @@ class BestCheckpoint(ModelCheckpoint):
         taken = file in self.best_k_models and self.save_top_k != 1
         return f"{file.removesuffix('.ckpt')}_step_{int(metrics['step']):08d}.ckpt" if taken else file
 
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # Lightning's warning of a missing metric refers to code; before the first validation there is none to miss.
+        if self.monitor in monitor_candidates or trainer.fit_loop.epoch_loop.val_loop._has_run:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self._saving = True
         try:

@@ -20,7 +20,12 @@ from ret_lightning.models.checkpoint.files import not_a_folder
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training.checkpointing import selected_on
 from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
-from ret_lightning.training.checkpointing.selection import Selected, best_checkpoint, selected_checkpoint
+from ret_lightning.training.checkpointing.selection import (
+    LAST_CHECKPOINT,
+    Selected,
+    best_checkpoint,
+    selected_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -195,14 +200,28 @@ def load_trained(file: Path) -> Trained:
     )
 
 
-def chosen_on(file: Path) -> str:
-    """The queries that a checkpoint was chosen on, see selected_on.py; `unknown` unless it is its run's best."""
-    run = file.resolve().parent.parent
-    best = best_checkpoint(run) if (run / CONFIG_FILE).is_file() else None
-    if best is None or best[0].file.resolve() != file.resolve():
+def chosen_on(checkpoint: Path) -> str:
+    """The queries that a checkpoint was chosen on, as `selected_on` defines the values.
+
+    Args:
+        checkpoint: a training checkpoint, or the folder of an exported model.
+
+    Returns:
+        `last` for the last checkpoint of a run; `unknown` for one that is neither the best nor the last of its run.
+    """
+    if checkpoint.is_dir():
+        return str(read_json(checkpoint / ORIGIN_FILE).get(selected_on.KEY, selected_on.UNKNOWN))
+    run = checkpoint.resolve().parent.parent
+    if not (checkpoint.is_file() and (run / CONFIG_FILE).is_file()):
         return selected_on.UNKNOWN
+    best = best_checkpoint(run)
+    if best is None or best[0].file.resolve() != checkpoint.resolve():
+        return selected_on.LAST if checkpoint.name == LAST_CHECKPOINT else selected_on.UNKNOWN
+    origin = read_json(run / ORIGIN_FILE)
+    if origin.get(selected_on.KEY) == selected_on.LAST:  # of the weights that the run tested, not of its best ones
+        del origin[selected_on.KEY]
     config = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
-    return selected_on.of_run(read_json(run / ORIGIN_FILE), {**config, "test_with": "best"})
+    return selected_on.of_run(origin, {**config, "test_with": "best"})
 
 
 def build_untrained(config: DictConfig) -> RetRetriever:

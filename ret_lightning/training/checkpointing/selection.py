@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SCORES = "scores"  # the key in a checkpoint that BestCheckpoint wrote: metric to value, of these very weights
 MODES = ("max", "min")
-_LAST = "last.ckpt"
+LAST_CHECKPOINT = "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def selected_checkpoint(run: Path) -> Selected | None:
         candidate, monitor = best
         reason = f"best by {monitor}: {candidate.scores[monitor]:.4f}"
         return Selected(candidate.file, candidate.step, reason, is_best=True)
-    last = run / CHECKPOINTS_FOLDER / _LAST
+    last = run / CHECKPOINTS_FOLDER / LAST_CHECKPOINT
     if not last.is_file():
         return None
     return Selected(

@@ -160,6 +160,22 @@ def test_mistake_has_code_and_values(lab, override: str, code: str, values: dict
     assert mistake.error.values.items() >= values.items()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "remedies"),
+    [
+        (["trainer._target_=tests.config.parts.Stopper", "+trainer.monitor=x"], ["~trainer.max_epochs"]),
+        (["model.gate._target_=tests.config.parts.Stopper", "+model.gate.monitor=x"], ["~model.gate.hidden"]),
+        (["trainer._target_=tests.config.parts.Trainer", "+trainer.lr=3"], [""]),  # typed with the target
+    ],
+)
+def test_replaced_target_names_keys_to_remove(lab, overrides: list[str], remedies: list[str]) -> None:
+    mistakes = lab.verdict(*overrides).mistakes
+    assert [mistake.code for mistake in mistakes] == ["unknown-parameter"] * len(remedies)
+    for mistake, remedy in zip(mistakes, remedies, strict=True):
+        assert (f"remove it with '{remedy}'" in str(mistake)) == bool(remedy)
+    assert not lab.verdict(*overrides, *filter(None, remedies)).mistakes or not all(remedies)
+
+
 EXPERIMENT = "# @package _global_\n"
 
 

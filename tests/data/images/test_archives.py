@@ -211,8 +211,40 @@ def test_a_truncated_or_wrong_archive_is_refused(tmp_path: Path) -> None:
     assert error_of(ImageArchives, [tmp_path / "A.tar"]).near == (str(tmp_path / "a.tar"),)
     write_tar(tmp_path / "nothing.tar", {})
     assert error_of(ImageArchives, [tmp_path / "nothing.tar"]).code == "archive-empty"
-    write_zip(tmp_path / "bz.zip", contents, zipfile.ZIP_BZIP2)
-    assert "'0.jpg' is compressed by bzip2" in error_of(ImageArchives, [tmp_path / "bz.zip"]).reason
+
+
+def encrypt(path: Path, name: str) -> None:
+    """Set the flag of an encrypted member in both headers of it."""
+    content = bytearray(path.read_bytes())
+    for signature, flags, begin in ((b"PK\3\4", 6, 30), (b"PK\1\2", 8, 46)):
+        at = next(
+            at
+            for at in range(len(content))
+            if content[at : at + 4] == signature and content[at + begin :].startswith(name.encode())
+        )
+        content[at + flags] |= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [
+        (zipfile.ZIP_BZIP2, "compressed by bzip2"),
+        (zipfile.ZIP_LZMA, "compressed by lzma"),
+        (zipfile.ZIP_STORED, "encrypted"),
+    ],
+)
+def test_unsupported_member_is_refused_alone(tmp_path: Path, method: int, found: str) -> None:
+    path = write_zip(tmp_path / "a.zip", {"a.jpg": b"a", "b.jpg": b"b"})
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("other.jpg", b"c")
+    if method == zipfile.ZIP_STORED:
+        encrypt(path, "other.jpg")
+    archives = ImageArchives([path, write_tar(tmp_path / "b.tar", {"c.jpg": b"c"})])
+    assert [archives.read(name) for name in ("a.jpg", "b.jpg", "c.jpg")] == [b"a", b"b", b"c"]
+    for action in (archives.read, archives.find):
+        error = error_of(action, "other.jpg")
+        assert (error.code, error.found, error.path) == ("archive-member-unsupported", found, str(path))
 
 
 def test_a_tar_that_ends_between_two_members_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -248,13 +280,14 @@ def test_an_archive_that_changes_under_a_reader(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_nowhere(tmp_path: Path) -> None:
-    archives = ImageArchives(
-        [write_tar(tmp_path / "a.tar", {"a.jpg": b"a"}), write_tar(tmp_path / "b.tar", {"b": b"b"})]
-    )
+    paths = [write_tar(tmp_path / f"{name}.tar", {f"{name}.jpg": b""}) for name in "ab"]
+    for count, others in ((1, ""), (2, " or 1 other archive"), (3, " or 2 other archives")):
+        error = error_of(ImageArchives([*paths, *paths][:count]).find, "c.jpg")
+        assert error.message == f"image 'c.jpg' is not in {tmp_path}/a.tar{others}"
+    archives = ImageArchives(paths)
     for name in ("c.jpg", "c/d.jpg", "\ud800.jpg"):
         error = error_of(archives.read, name)
         assert (error.kind, error.code, error.image, error.near) == ("missing_image", "archive-image-missing", name, ())
-        assert error.message == f"image {name!r} is not in {tmp_path}/a.tar nor in 1 other archives"
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

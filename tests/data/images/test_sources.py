@@ -61,8 +61,31 @@ def test_paths_within_a_folder(tmp_path: Path) -> None:
     assert source.read("linked/../..a.jpg") == b"dots"
     assert error_of(source.read, "none.jpg").kind == "missing_image"
     assert error_of(source.read, "linked").kind == "unreadable_image"
-    for path in ("", ".", "a\0.jpg"):
-        assert error_of(source.read, path).kind == "missing_image"
+    for path, code in (("", "image-path-empty"), (".", "image-path-empty"), ("a\0.jpg", "image-path-null-character")):
+        error = error_of(source.read, path)
+        assert (error.kind, error.code) == ("missing_image", code)
+
+
+def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    members = {" lead.png": b"lead", "sub/trail.png ": b"trail", "plain.png": b"plain"}
+    (tmp_path / "images/sub").mkdir(parents=True)
+    for name, content in members.items():
+        (tmp_path / "images" / name).write_bytes(content)
+    archives = [write_tar(tmp_path / "a.tar", members)], [write_zip(tmp_path / "a.zip", members)]
+    for source in (ImageFolder(tmp_path / "images"), *map(ImageArchives, archives)):
+        assert [source.read(name) for name in members] == list(members.values())
+        for asked, near, code in (
+            ("lead.png", " lead.png", "missing"),
+            ("sub/trail.png", "sub/trail.png ", "missing"),
+            ("plain.png ", "plain.png", "missing"),
+            (" sub/trail.png ", "sub/trail.png ", "missing"),
+            ("plain.png/", "plain.png", "image-path-of-folder"),
+            ("plain.png/.", "plain.png", "image-path-of-folder"),
+        ):
+            for action in (source.read, source.find):
+                error = error_of(action, asked)
+                assert (error.kind, error.near) == ("missing_image", (near,)), asked
+                assert error.code.endswith(code)
 
 
 # Names in a config.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.models import LSTMGate, build_retriever
+from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from tests.support.hashed_text import HashedText, StoredText, make
 from tests.support.tiny_models import assert_same_function, batch
 
@@ -43,4 +48,45 @@ def test_a_checkpoint_whose_backbone_is_not_imported_says_so(tmp_path: Path, mon
     with pytest.raises(UserError) as raised:
         RetRetriever.from_pretrained(tmp_path)
     assert (raised.value.code, raised.value.found) == ("checkpoint-backbone-unknown", "tests_stored_text")
-    assert "import tests.models.backbones.test_base first" in raised.value.message
+    assert "import tests.support.hashed_text first" in raised.value.message
+
+
+class ChangedText(HashedText):
+    change: Callable[[Tensor], Tensor]
+
+    def run_block(self, index: int, states: Tensor) -> Tensor:
+        return type(self).change(super().run_block(index, states)) if index == 2 else super().run_block(index, states)
+
+
+class FewerStates(HashedText):
+    def forward(self, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        return super().forward(inputs, blocks)[1:]
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one tower", "both towers"])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda states: states[..., :-1], "backbone-states-shape"),
+        (lambda states: states[:, 1:], "backbone-states-shape"),
+        (lambda states: states[1:], "backbone-states-shape"),
+        (lambda states: states.mean(1), "backbone-states-shape"),
+        (None, "backbone-states-missing"),
+    ],
+)
+def test_states_of_the_user_are_checked(change: Any, code: str, alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChangedText, "change", staticmethod(change), raising=False)
+    retriever = make(FewerStates() if change is None else ChangedText())
+    rows = batch([1, 1, 1], [1, 1, 0])
+    with pytest.raises(ConfigError) as raised:
+        retriever.query_tower(rows) if alone else retriever(rows, batch([1, 0, 1], [1, 1, 1], seed=1))
+    assert raised.value.code == code
+    assert raised.value.backbone in ("ChangedText", "FewerStates")
+
+
+@pytest.mark.parametrize("gate", [LSTMGate(32), None])
+def test_gate_that_is_no_factory_is_refused(gate: Any) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    with pytest.raises(ConfigError) as raised:
+        build_retriever(clip_backbone(text=sizes, vision={**sizes, "image_size": 16, "patch_size": 8}), gate)
+    assert raised.value.code == "gate-not-a-factory"

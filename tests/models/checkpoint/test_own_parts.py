@@ -13,9 +13,11 @@ from uuid import uuid4
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ret_lightning import RetRetriever
+from ret_lightning.config.build import build
 from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
@@ -103,6 +105,40 @@ GATES = {
     "changed settings": partial(ShiftedGate, input_bias=0.5),
     "keyword arguments": partial(KeywordsGate, sharpness=4.0),
 }
+
+
+class PoppingGate(LSTMGate):
+    """Changes what it is given."""
+
+    name = "tests_popping"
+
+    def __init__(self, hidden_size: int, levels: list[float], nested: dict[str, list[float]]) -> None:
+        super().__init__(hidden_size)
+        self.first = levels.pop(0), nested["a"].pop(0)
+        nested["b"] = []
+
+
+@pytest.mark.parametrize("options", [{}, {"cell_per_step": True, "recurrence": Evenly(3)}], ids=["", "per step"])
+@pytest.mark.parametrize("by", ["class", "function", "config"])
+def test_gates_that_change_their_settings(
+    make_retriever: Make, tmp_path: Path, options: dict, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"levels": [1.0, 2.0, 3.0], "nested": {"a": [4.0, 5.0]}}
+
+    def made(width: int, **settings: Any) -> PoppingGate:
+        return PoppingGate(width, **settings)
+
+    gate: Any = partial(PoppingGate if by == "class" else made, **settings)
+    if by == "config":  # where Hydra makes a class of its own
+        monkeypatch.setenv(OWN_PACKAGES, "tests")
+        gate = build(OmegaConf.create({"_target_": f"{__name__}.PoppingGate", "_partial_": True, **settings}))
+    retriever = make_retriever(gate=gate, **options).eval()
+    retriever.save_pretrained(tmp_path)
+    for each in (retriever, RetRetriever.from_pretrained(tmp_path)):
+        gates = [cell.gate for tower in (each.query_tower, each.passage_tower) for cell in tower.cells]
+        assert [gate.first for gate in gates] == [(1.0, 4.0)] * len(gates)
+        assert [gate.settings for gate in gates] == [settings] * len(gates)
+    assert settings == {"levels": [1.0, 2.0, 3.0], "nested": {"a": [4.0, 5.0]}}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +261,7 @@ def _with_gate(gate: Callable[[int], Gate]) -> Callable[[RetRetriever], None]:
         (_other_gate_in_one_step, "cells-of-steps-differ", "forget_bias"),
         (_with_gate(NamelessGate), "gate-without-name", ""),
         (_with_gate(partial(SharpGate, powers=torch.ones(2))), "gate-setting-not-storable", "tensor"),
+        (_with_gate(partial(SharpGate, powers={1: 2})), "gate-setting-not-storable", "{1: 2}"),
         (_with_gate(lambda width: ArgumentsGate(width, 0.5)), "gate-settings-unknown", ""),
         (_with_gate(partial(FirstSettingGate, 2.0)), "checkpoint-not-readable-again", ""),
         (_with_gate(ForgetfulGate), "checkpoint-read-differently", ""),

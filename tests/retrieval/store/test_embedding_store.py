@@ -14,6 +14,7 @@ import torch
 
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval import EmbeddingStore, ExactIndex, FaissIndex
+from ret_lightning.retrieval.store.store_plan import PLAN, change_config, drop_rows
 from tests.support.paths import ROOT
 from tests.support.random_pools import brute_force, clustered, embeddings
 
@@ -177,6 +178,25 @@ def test_ids_that_were_damaged_before_the_end_are_written_again(tmp_path):
     flip(tmp_path / "ids.json", 4)
     assert create(tmp_path).finish().embeddings.ids == tuple(f"p{row}" for row in range(25))
     assert EmbeddingStore.open(tmp_path).embeddings.ids[24] == "p24"
+
+
+@pytest.mark.parametrize("stop", [None, 14], ids=["all written", "interrupted"])
+@pytest.mark.parametrize("finish", [False, True])
+def test_dropped_rows_are_written_again(tmp_path, stop, finish):
+    unfinished = create(tmp_path)
+    encode(unfinished, stop=stop)
+    if finish and stop is None:
+        unfinished.finish()
+    drop_rows(tmp_path, [1, 9, 10])  # of the first and the third part of four rows
+    for file in (PLAN, "parts"):
+        assert (tmp_path / file).exists()
+    change_config(tmp_path, {"model": "n"})
+    again = create(tmp_path, config={"model": "n"})
+    assert encode(again) == [*range(4), *range(8, 25 if stop else 12)]
+    assert torch.equal(again.finish().embeddings.vectors, rows(25).half())
+    with pytest.raises(DataError) as raised:
+        create(tmp_path)
+    assert raised.value.code == "store-of-another-plan"
 
 
 def test_a_finished_store_is_left_as_it_is(tmp_path):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
+from ret_lightning.runtime.run_layout import write_json
+from ret_lightning.training.checkpointing.best_checkpoint import BestCheckpoint
+from ret_lightning.training.checkpointing.load import chosen_on
 from ret_lightning.training.checkpointing.selection import SCORES, best_checkpoint, selected_checkpoint
 
 RECALL, MRR = "val/mean/recall@5", "val/mean/mrr@10"
@@ -109,3 +116,49 @@ def test_overwritten_checkpoint_of_earlier_version_has_its_own_score(tmp_path: P
     record = {"ret_lightning": {"validation": {RECALL: 0.7}}}
     write_checkpoint(run, "best.ckpt", 20, **lightning_state("/x/best.ckpt", 0.8), **record)
     assert best_checkpoint(run)[0].scores[RECALL] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded", "expected"),
+    [
+        ("last.ckpt", "val", "last"),
+        ("last.ckpt", "last", "last"),
+        ("last.ckpt", None, "last"),
+        ("best_step_00000010.ckpt", "holdout", "holdout"),
+        ("best_step_00000010.ckpt", "last", "unknown"),  # the run tested its last weights
+        ("best_step_00000005.ckpt", "val", "unknown"),
+    ],
+)
+def test_choice_of_a_checkpoint(run: Path, name: str, recorded: str | None, expected: str) -> None:
+    write_json(run / "origin.json", {} if recorded is None else {"selected_on": recorded})
+    assert chosen_on(run / "checkpoints" / name) == expected
+
+
+def test_choice_without_scored_checkpoints(tmp_path: Path) -> None:
+    write_config(tmp_path / "run", None)
+    write_checkpoint(tmp_path / "run", "last.ckpt", 20)
+    assert chosen_on(selected_checkpoint(tmp_path / "run").file) == "last"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"), [("last", "last"), ("val+holdout", "val+holdout"), (None, "unknown")]
+)
+def test_choice_of_an_exported_model(tmp_path: Path, recorded: str | None, expected: str) -> None:
+    if recorded is not None:
+        write_json(tmp_path / "origin.json", {"selected_on": recorded})
+    assert chosen_on(tmp_path) == expected
+
+
+def test_choice_of_a_hub_id(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    monkeypatch.chdir(run)
+    assert chosen_on(Path("owner/name")) == "unknown"
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_missing_metric_before_the_first_validation(run: Path, validated: bool) -> None:
+    callback = BestCheckpoint(str(run / "checkpoints"), monitor=RECALL)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(val_loop=SimpleNamespace(_has_run=validated)))
+    raises = pytest.raises(MisconfigurationException) if validated else nullcontext()
+    with warnings.catch_warnings(), raises:
+        warnings.simplefilter("error")
+        callback._save_topk_checkpoint(SimpleNamespace(fit_loop=loop), {"step": torch.tensor(1)})
