@@ -20,7 +20,7 @@ STUBS = sorted(PACKAGE.rglob("__init__.pyi"))
 
 # A console script has the name of the function or package that it calls.
 COMMANDS = {path.stem for path in (PACKAGE / "commands").glob("*.py")}
-MOST_MODULES, MOST_LINES = 14, 402
+MOST_MODULES, MOST_LINES = 14, 410
 
 
 def relative(path: Path) -> str:

@@ -251,7 +251,7 @@ def test_an_index_that_grows_while_it_is_opened_is_opened_again(
             assert make(growing.pop(), "index=grown", "append=true") == 0
         return manifest
 
-    monkeypatch.setattr("ret_lightning.search.index_folder.read_manifest", late)
+    monkeypatch.setattr("ret_lightning.search.index_folder.read_search_manifest", late)
     opened = SearchFolder(tmp_path / "grown")
     assert (opened.version, len(opened)) == (2, 12)
 
