@@ -28,7 +28,7 @@ from ret_lightning.models.gates import (
 from ret_lightning.models.states import ModalityStates
 from tests.support.paths import CONF
 
-GATES = CONF / "gate"
+CONFIGS = CONF / "gate"
 N, K, H, HEADS = 4, 3, 16, 2
 GATES = {
     "lstm": LSTMGate,
@@ -254,11 +254,11 @@ def test_a_gate_is_found_and_rebuilt_by_its_name(name: str) -> None:
 
 
 def test_every_gate_has_a_config_of_its_name() -> None:
-    configs = {file.stem: yaml.safe_load(file.read_text()) for file in GATES.glob("*.yaml")}
+    configs = {file.stem: yaml.safe_load(file.read_text()) for file in CONFIGS.glob("*.yaml")}
     assert configs.keys() == GATES.keys()
     for name, config in configs.items():
         assert config == {
-            "_target_": f"ret_lightning.models.gates.{GATES[name].__name__}",
+            "_target_": f"ret_lightning.models.{GATES[name].__name__}",
             "_partial_": True,
             "input_bias": 0.0,
             "forget_bias": 0.0,

@@ -163,9 +163,9 @@ def test_mistake_has_code_and_values(lab, override: str, code: str, values: dict
 @pytest.mark.parametrize(
     ("overrides", "remedies"),
     [
-        (["trainer._target_=tests.config.parts.Stopper", "+trainer.monitor=x"], ["~trainer.max_epochs"]),
-        (["model.gate._target_=tests.config.parts.Stopper", "+model.gate.monitor=x"], ["~model.gate.hidden"]),
-        (["trainer._target_=tests.config.parts.Trainer", "+trainer.lr=3"], [""]),  # typed with the target
+        (["trainer._target_=tests.support.config_targets.Stopper", "+trainer.monitor=x"], ["~trainer.max_epochs"]),
+        (["model.gate._target_=tests.support.config_targets.Stopper", "+model.gate.monitor=x"], ["~model.gate.hidden"]),
+        (["trainer._target_=tests.support.config_targets.Trainer", "+trainer.lr=3"], [""]),  # typed with the target
     ],
 )
 def test_replaced_target_names_keys_to_remove(lab, overrides: list[str], remedies: list[str]) -> None:

@@ -61,10 +61,7 @@ def test_relative_root_of_earlier_versions(run: Path, tmp_path: Path, monkeypatc
 
 
 def test_stored_config_names_todays_classes(run: Path) -> None:
-    assert (
-        stored_config(run).callbacks.checkpoint._target_
-        == "ret_lightning.training.checkpointing.BestCheckpoint"
-    )
+    assert stored_config(run).callbacks.checkpoint._target_ == "ret_lightning.training.checkpointing.BestCheckpoint"
 
 
 @pytest.mark.parametrize(
