@@ -66,7 +66,7 @@ def test_auto_is_fused_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> Non
     from ret_lightning.losses import maxsim as function
 
     module = sys.modules[function.__module__]
-    monkeypatch.setattr(module, "refusal", lambda query: None)
+    monkeypatch.setattr(module, "fused_refusal", lambda query: None)
     monkeypatch.setattr(module, "fused_maxsim", lambda *inputs: called.append(inputs) or "scores")
     query, passage = torch.randn(2, 3, 4), torch.randn(5, 6, 4)
     mask = torch.ones(5, 6, dtype=torch.bool)
