@@ -166,7 +166,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch):
 def test_a_failure_half_way_leaves_the_damaged_corpus_as_it_was(root: Path, monkeypatch):
     (root / PNG).unlink()
     before = _contents(root)
-    monkeypatch.setattr(corpus, "write_manifest", _fail)  # all but the manifest is written by then
+    monkeypatch.setattr(corpus, "write_corpus_manifest", _fail)  # all but the manifest is written by then
     with pytest.raises(ZeroDivisionError):
         prepare_glyphs(root.parent, workers=1, progress=False)
     assert _contents(root) == before

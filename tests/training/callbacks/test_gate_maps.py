@@ -25,7 +25,7 @@ def test_names_are_sorted_into_sides_kinds_and_steps() -> None:
 def test_a_run_draws_what_it_logged_last(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     draw = gate_maps.draw_gate_maps
-    monkeypatch.setattr(gate_maps, "draw", lambda maps, file: (drawn.append(maps), draw(maps, file)))
+    monkeypatch.setattr(gate_maps, "draw_gate_maps", lambda maps, file: (drawn.append(maps), draw(maps, file)))
     logger = CSVLogger(tmp_path, name="csv", version="")
     callbacks = [RetrievalEvaluation(ExactIndex(), [1], ranked=10), GateMaps(str(tmp_path / "pictures" / "gates.png"))]
     fit(root, make_module(), callbacks=callbacks, logger=logger, log_every_n_steps=1, limit_val_batches=1.0)
