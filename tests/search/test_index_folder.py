@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -158,9 +159,12 @@ def test_folders_without_a_readable_manifest(content: str | None, code: str, tmp
     assert caught.value.code == "index-folder-missing"
 
 
-def test_number_of_passages_is_checked(tmp_path: Path, vectors: torch.Tensor) -> None:
-    records = make_version(tmp_path, 1, 3, vectors)
-    finish_index(tmp_path, 1, MODEL, records[:2])
+@pytest.mark.parametrize(("records", "noted"), [(2, 2), (3, 2)])
+def test_number_of_passages_is_checked(tmp_path: Path, vectors: torch.Tensor, records: int, noted: int) -> None:
+    finish_index(tmp_path, 1, MODEL, make_version(tmp_path, 1, 3, vectors)[:records])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"passages": noted}))
     with pytest.raises(DataError) as caught:
         SearchFolder(tmp_path)
-    assert (caught.value.code, caught.value.passages, caught.value.embeddings) == ("index-counts-differ", 2, 3)
+    found = caught.value
+    assert (found.code, found.passages, found.embeddings, found.expected) == ("index-counts-differ", records, 3, noted)

@@ -238,7 +238,8 @@ def test_of_equal_passages_qdrant_too_gives_the_first(
 
 
 @needs_qdrant
-def test_collection_ranks_by_maxsim_and_equal_scores_by_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, -1])
+def test_collection_ranks_by_maxsim_and_equal_scores_by_row(tmp_path: Path, step: int) -> None:
     from qdrant_client import QdrantClient
 
     from ret_lightning.search import qdrant
@@ -250,7 +251,7 @@ def test_collection_ranks_by_maxsim_and_equal_scores_by_row(tmp_path: Path) -> N
     record = qdrant.Record(ModelIdentity("/models/a", "published", "v2:abc"), 6, True, "run")
     client = QdrantClient(":memory:")
     qdrant._create(client, "corpus", 8, record)
-    qdrant._upsert(client, "corpus", rows[::-1])
+    qdrant._upsert(client, "corpus", rows[::step])
     collection = qdrant.QdrantCollection(client, "corpus")
     assert (len(collection), collection.model) == (6, record.model)
     queries = torch.nn.functional.normalize(torch.randn(4, 2, 8), dim=-1)
