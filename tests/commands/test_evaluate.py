@@ -11,11 +11,8 @@ import pandas
 import pytest
 import yaml
 
-from ret_lightning.errors import ConfigError
-from ret_lightning.models import RetRetriever
 from ret_lightning.ops import onednn_linear
 from ret_lightning.retrieval import read_qrels, read_run
-from ret_lightning.training.checkpointing.load import _of_both
 from tests.support.m2kr_folder import SUBSETS
 from tests.support.processes import module, run
 from tests.support.small_runs import Trained, contents, evaluate, one_thread
@@ -184,18 +181,6 @@ def test_an_unfinished_runs_folder_is_not_written_into(trained: Trained, tmp_pat
     assert call("evaluate", *options) == 2
     assert "[folder-holds-training-run]" in capsys.readouterr().err
     assert (tmp_path / "run/config.yaml").read_text() == "mine"
-
-
-def test_towers_that_prepare_images_apart_are_told(trained: Trained) -> None:
-    from ret_lightning.inputs import ImageTransform
-
-    retriever = RetRetriever.from_pretrained(trained.exported)
-    assert _of_both(retriever, "x", "image_transform", ("size", "mean", "std")).size == 40
-    retriever.passage_tower.image_transform = ImageTransform(48, (0.15,) * 3, (0.3,) * 3)
-    with pytest.raises(
-        ConfigError, match=r"checkpoint=x: the query tower's image_transform has size=40 and the passage .* 48"
-    ):
-        _of_both(retriever, "x", "image_transform", ("size", "mean", "std"))
 
 
 @pytest.mark.parametrize(("reader", "code"), [("head -1", 0), (None, 1)])

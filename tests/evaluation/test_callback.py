@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +10,11 @@ import pytest
 import pytrec_eval
 import torch
 from lightning import Trainer
-from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
 from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
-from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, horizontal
-from ret_lightning.training.callbacks.progress_bar import Progress
 from tests.support.m2kr_folder import SUBSETS
 from tests.support.tiny_training import OPTIONS, evaluate, make_data, make_module
 
@@ -192,48 +186,6 @@ def test_rows_that_come_twice_count_once(root: Path) -> None:
     assert {n: v for n, v in evaluation.flat_metrics("test").items() if "mean" not in n} == pytest.approx(by_hand(root))
 
 
-def test_curves_are_drawn_and_go_on_after_a_resume(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = tmp_path / "pictures" / "recall.png"
-    evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10), RecallCurves(str(file))
-    trainer = Trainer(**OPTIONS, logger=False, max_epochs=2, callbacks=[evaluation, curves])
-    with caplog.at_level(logging.INFO):
-        trainer.fit(make_module(), datamodule=make_data(root))
-    assert file.read_bytes().startswith(b"\x89PNG")
-    assert [p.name for p in file.parent.iterdir()] == ["recall.png"]
-    state = curves.state_dict()
-    assert [point["epoch"] for point in state["points"]] == [1, 2]
-    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].items()}
-    assert state["points"][1]["recall"] == recall  # of the largest K, since there is no recall@5
-    assert set(recall) == {"wit", "infoseek", "evqa", "okvqa"}
-    other = RecallCurves(str(file))
-    other.load_state_dict(state)
-    assert other.state_dict() == state
-    assert "epoch 2, step 6: recall@3" in caplog.text
-
-
-def test_the_picture_of_an_evaluation_has_its_times_and_the_agreement(root: Path, tmp_path: Path) -> None:
-    points, sizes = [], []
-    for index in (FaissIndex("Flat"), ExactIndex()):
-        file = tmp_path / f"{type(index).__name__}.png"
-        evaluation, curves = RetrievalEvaluation(index, recall_at=[5], ranked=10), EvaluationCurves(str(file))
-        options = {**OPTIONS, "val_check_interval": 0.5, "limit_train_batches": 2, "max_epochs": 1}
-        trainer = Trainer(**options, logger=False, callbacks=[evaluation, curves])
-        trainer.fit(make_module(), datamodule=make_data(root))
-        points.append(curves.state_dict()["points"])
-        with Image.open(file) as picture:
-            sizes.append(picture.size)
-    parts = {"encode", "build", "search"}
-    for drawn, names in zip(points, (parts | {"agreement"}, parts), strict=True):
-        assert horizontal(drawn) == ([1, 2], "step")  # two in an epoch
-        assert all(set(point["seconds"]) == names for point in drawn)
-        assert all(0 < point["seconds"]["encode"] < 60 for point in drawn)
-    assert points[0][0]["agreement"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
-    assert points[1][0]["agreement"] == {}
-    assert sizes[0][1] > sizes[1][1]  # a plot more
-
-
 def test_an_index_searches_on_the_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = SimpleNamespace(device=torch.device("cuda", 1))
@@ -259,21 +211,6 @@ def test_settings_that_contradict_are_refused() -> None:
         RetrievalEvaluation(ExactIndex(), recall_at=[])
     with pytest.raises(ConfigError, match="needs a RetrievalEvaluation"):
         RetrievalEvaluation.of(Trainer(**OPTIONS, logger=False))
-
-
-def test_a_log_file_tells_how_far_encoding_is(
-    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())  # a file, though the tests may run on a terminal
-    evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
-    shown = {**OPTIONS, "enable_progress_bar": True}
-    trainer = Trainer(**shown, logger=False, callbacks=[evaluation, Progress(seconds=0)])
-    with caplog.at_level(logging.INFO):
-        trainer.test(make_module(), datamodule=make_data(root, eval_batch_size=5), verbose=False)
-    told = [line for line in caplog.messages if line.startswith("encoding ")]
-    assert len(told) == 2 * 3 * len(SUBSETS)  # twelve rows in batches of five
-    assert told[0] == "encoding passages of wit: batch 1 of 3 on this rank"
-    assert told[-1] == "encoding queries of okvqa: batch 3 of 3 on this rank"
 
 
 def test_passages_are_scored_in_half_precision_and_queries_are_not(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +20,9 @@ def make_retriever() -> Callable[..., RetRetriever]:
         return build_retriever(clip_backbone(text=TEXT, vision=VISION), gate=gate, **options)
 
     return make
+
+
+@pytest.fixture
+def denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PermissionError:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "hub/models--a--b"))

@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from ret_lightning.losses import maxsim
+from tests.support.maxsim_loops import by_loops, tensors
 
 BACKENDS = ["plain", "chunked"]
-
-
-def by_loops(query: Tensor, passage: Tensor, query_mask: Tensor | None = None, passage_mask: Tensor | None = None):
-    scores = torch.zeros(len(query), len(passage), dtype=torch.float64)
-    for a in range(len(query)):
-        for b in range(len(passage)):
-            for i in range(query.shape[1]):
-                if query_mask is not None and not query_mask[a, i]:
-                    continue
-                products = [
-                    float(query[a, i].double() @ passage[b, j].double())
-                    for j in range(passage.shape[1])
-                    if passage_mask is None or passage_mask[b, j]
-                ]
-                scores[a, b] += max(products)
-    return scores
-
-
-def tensors(n_query=5, len_query=3, n_passage=4, len_passage=6, width=8, dtype=torch.float64) -> tuple[Tensor, Tensor]:
-    return torch.randn(n_query, len_query, width, dtype=dtype), torch.randn(n_passage, len_passage, width, dtype=dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -68,31 +48,6 @@ def test_the_first_of_equal_vectors_gets_the_gradient(backend: str) -> None:
     passage = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]], requires_grad=True)
     maxsim(query, passage, backend=backend).sum().backward()
     assert passage.grad.tolist() == [[[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]]
-
-
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    query, passage = (x.requires_grad_() for x in tensors(7, 3, 11, 5))
-    weight = torch.randn(7, 11, dtype=torch.float64)
-    expected = maxsim(query, passage, backend="plain")
-    expected_gradients = torch.autograd.grad(expected, (query, passage), weight)
-    for elements in (1, 40, 100, 1000):
-        for block in ("BLOCK_ELEMENTS", "BACKWARD_ELEMENTS"):
-            monkeypatch.setattr(f"ret_lightning.ops.maxsim_chunked.{block}", elements)
-        got = maxsim(query, passage, backend="chunked")
-        torch.testing.assert_close(got, expected)
-        for ours, theirs in zip(torch.autograd.grad(got, (query, passage), weight), expected_gradients, strict=True):
-            torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("count", [255, 256, 300])
-def test_passages_of_more_vectors_than_a_byte_counts(count: int) -> None:
-    query, passage = (x.requires_grad_() for x in tensors(3, 4, 5, count))
-    weight = torch.randn(3, 5, dtype=torch.float64)
-    expected = torch.autograd.grad(maxsim(query, passage, backend="plain"), (query, passage), weight)
-    ours = torch.autograd.grad(maxsim(query, passage, backend="chunked"), (query, passage), weight)
-    for one, other in zip(ours, expected, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -137,43 +92,6 @@ def test_no_rows_at_all(backend: str, shape: tuple[int, ...]) -> None:
     assert scores.shape == (shape[0], shape[2])
     for gradient, side in zip(torch.autograd.grad(scores.sum(), (query, passage)), (query, passage), strict=True):
         assert torch.equal(gradient, torch.zeros_like(side))
-
-
-def test_twice_the_same_bit_for_bit() -> None:
-    query, passage = (x.float().requires_grad_() for x in tensors(40, 8, 30, 8))
-    runs = [
-        (maxsim(query, passage), *torch.autograd.grad(maxsim(query, passage).sum(), (query, passage))) for _ in range(2)
-    ]
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
-    query, passage = (torch.nn.functional.normalize(x, dim=-1).to(dtype) for x in tensors(4, 32, 4, 32, 16))
-    scores = maxsim(query, passage, backend="chunked")
-    assert scores.dtype == torch.float32
-    # Products of two half-precision numbers are exact in float32; nothing is rounded to half precision on the way.
-    torch.testing.assert_close(scores.double(), by_loops(query, passage), rtol=0, atol=1e-5)
-
-
-def test_no_tensor_of_all_similarities_exists() -> None:
-    """The largest tensor that the forward and backward passes make is far below Nq x Np x Lq x Lp elements."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            if isinstance(out, Tensor) and out.layout == torch.strided:
-                largest = max(largest, out.numel())
-            return out
-
-    query, passage = (torch.randn(192, 32, 16, requires_grad=True) for _ in range(2))
-    with Watch():
-        maxsim(query, passage).sum().backward()
-    assert 0 < largest <= 1 << 23 < 192 * 192 * 32 * 32 / 4
 
 
 @pytest.mark.parametrize(

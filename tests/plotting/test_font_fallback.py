@@ -11,7 +11,6 @@ from matplotlib.ft2font import FT2Font
 
 from ret_lightning.plotting import font_fallback
 from ret_lightning.plotting.font_fallback import families_for, fit_font
-from ret_lightning.training.callbacks.example_figure import LINES, _lines
 
 FOLDER = Path(matplotlib.get_data_path()) / "fonts/ttf"
 
@@ -74,25 +73,3 @@ def test_families_cover_each_character() -> None:
 def test_removed_font_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(font_fallback, "_installed", lambda: ("/gone.ttf",))
     assert fit_font(NO_FONT, 11)[1].getname()[0] == "DejaVu Sans"
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ("a few words", True),
-        ("many words that go on and on " * 8, False),
-        ("東京の塔とその歴史についての長い文章" * 6, False),
-        ("W" * 200, False),
-        ("one_word_that_is_much_longer_than_a_line_of_a_cell and then more", True),
-        ("", True),
-    ],
-)
-def test_lines_are_no_wider_than_they_may_be_and_lose_nothing_before_the_end(text: str, whole: bool) -> None:
-    text, font = fit_font(text, 11)
-    lines = _lines(text, font, 170)
-    assert len(lines) <= LINES
-    assert all(font.getlength(line) <= 170 for line in lines)
-    shown = "".join(lines).replace(" ", "").removesuffix("...")
-    assert text.replace(" ", "").startswith(shown)
-    assert whole == (shown == text.replace(" ", ""))
-    assert whole != (bool(lines) and lines[-1].endswith(" ..."))

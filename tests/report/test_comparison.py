@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ret_lightning.report.comparison import PerQuery, compare, per_query
-from ret_lightning.report.per_query_results import mean_parts
 from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.variants import group
 from tests.support.m2kr_folder import PASSAGES
@@ -22,17 +21,6 @@ def compared(folder: Path, metric: str = "mean/recall@5"):
     variants, _, _ = group(find_runs(folder)[0])
     queries = per_query(variants, metric, dict)
     return compare(variants, variants[0], metric, queries), queries
-
-
-def test_a_mean_is_over_the_subsets_that_have_the_metric() -> None:
-    metrics = dict.fromkeys(
-        ["wit/recall@5", "wit/recall@10", "okvqa/recall@5", "okvqa/pseudo_recall@5", "mean/recall@5"], 0.5
-    )
-    assert mean_parts("wit/recall@10", metrics) == {"wit": "recall@10"}
-    assert mean_parts("mean/recall@5", metrics) == {"wit": "recall@5", "okvqa": "recall@5"}
-    assert mean_parts("mean/pseudo_recall@5", metrics) == {"okvqa": "pseudo_recall@5"}
-    assert mean_parts("mean/headline_recall", metrics) == {"wit": "recall@10", "okvqa": "recall@5"}
-    assert mean_parts("mean/headline_pseudo_recall", metrics) == {"okvqa": "pseudo_recall@5"}
 
 
 @pytest.mark.parametrize("metric", ["mean/recall@5", "mean/mrr@10", "okvqa/recall@1", "mean/headline_recall"])

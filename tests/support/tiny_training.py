@@ -64,3 +64,9 @@ def make_data(root: Path, **options) -> M2KRDataModule:
     return M2KRDataModule(
         root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, "validation": "test", **options}
     )
+
+
+def checkpoint(module: RetModule, step: int = 1) -> dict:
+    content = {"epoch": 0, "global_step": step, "state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    return content

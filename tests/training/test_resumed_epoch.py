@@ -16,7 +16,7 @@ import torch
 from lightning import Callback
 
 from ret_lightning.errors import ConfigError, Stopped
-from ret_lightning.training.callbacks.rng_states import KEY, RandomStates
+from ret_lightning.training.callbacks.rng_states import KEY
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
 from tests.support.interrupted_runs import CutOff, PowerCut, fit
@@ -216,16 +216,6 @@ def test_checkpoint_kept_at_the_end_of_an_epoch(root: Path, tmp_path: Path) -> N
     fit(root, folder, Course(str(folder)), batch_size=8, max_epochs=2)
     assert {epoch: counts.total() for epoch, counts in rows_by_epoch(folder).items()} == {1: ROWS}
     assert validations(folder) == {1: 1}
-
-
-@pytest.mark.parametrize(("before", "ranks"), [(1, 3), (3, 1), (2, 2)])
-def test_random_states_of_another_number_of_ranks(before: int, ranks: int) -> None:
-    states = [f"state {rank}" for rank in range(before)]
-    for rank in range(ranks):
-        callback = RandomStates()
-        trainer = type("Trainer", (), {"global_rank": rank, "world_size": ranks})
-        callback.on_load_checkpoint(trainer, None, {KEY: states})
-        assert callback._restored == f"state {rank % before}"
 
 
 def test_position_follows_the_batch_size_of_the_module(root: Path) -> None:

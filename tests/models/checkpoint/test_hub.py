@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import UserError
-from ret_lightning.models.checkpoint.model_card import model_card
 from tests.support.tiny_models import BY_NAME
 
 
@@ -94,22 +92,3 @@ def test_a_hub_out_of_reach_is_one_line() -> None:
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=r"^not a name: cannot be pushed to the hub \("):
         retriever.push_to_hub("not a name")
-
-
-def test_the_card() -> None:
-    retriever = RetRetriever.from_pretrained(BY_NAME["clip_vit_l"])
-    retriever.query_tower.text_backbone.source = "openai/clip"
-    retriever.query_tower.vision_backbone.source = "/data/clip"
-    metrics = {"wit/recall@10": 0.25, "wit/recall@5": 0.125, "mean/recall@5": 0.5, "evqa/pseudo_recall@5": 1.0}
-    card = model_card(retriever, "here", results=[("Results", metrics), ("Nothing", {})])
-    front = yaml.safe_load(card.split("---")[1])
-    assert front["library_name"] == "ret_lightning"
-    assert front["base_model"] == ["openai/clip"]
-    assert "| subset | recall@5 | recall@10 | pseudo_recall@5 |" in card
-    assert "| evqa |  |  | 1.0000 |\n| wit | 0.1250 | 0.2500 |  |\n| mean | 0.5000 |  |  |" in card
-    assert "Nothing" not in card
-    both = model_card(retriever, "here", results=[("Results", {**metrics, "mean/headline_recall": 0.75})])
-    assert "| subset | recall@5 | recall@10 | pseudo_recall@5 |" in both
-    assert "| mean | 0.5000 |  |  |\n\nheadline recall: 0.7500" in both
-    assert "the published code reads it as well" in card
-    assert "| recurrence.vision | [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22] |" in card

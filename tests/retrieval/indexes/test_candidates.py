@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ret_lightning.retrieval import ExactIndex, FaissIndex, Index, MuveraIndex, measure_agreement, search_replicated
+from ret_lightning.retrieval import ExactIndex, FaissIndex, Index, MuveraIndex, measure_agreement
 from tests.support.random_pools import clustered
 
 # One vector of four hits per query: fewer than ten passages, whatever the pool.
@@ -100,12 +100,3 @@ def test_recall_loss_without_fallback_is_measured() -> None:
         == unaided["recall_cost_without_fallback@5"]
         == pytest.approx(measured["recall_cost_without_fallback@5"])
     )
-
-
-def test_replicated_search_keeps_the_count() -> None:
-    queries, passages = clustered(300, 30, k=2)
-    index = built(FaissIndex(**FEW_HITS), passages)
-    ranking = search_replicated(index, queries, 10, torch.device("cpu"))
-    assert ranking.short.all()
-    assert (ranking.rows >= 0).all()
-    assert (search_replicated(index, queries, 10, torch.device("cpu"), fallback=False).rows < 0).any()

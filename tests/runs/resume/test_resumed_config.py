@@ -10,32 +10,6 @@ from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.resume.resumed_config import folder_to_resume, refuse_finished, resumed_base, stored_config
-from ret_lightning.runs.resume.same_run import same_run
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder that was moved since: its config names the former place."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    config = {
-        "seed": 1,
-        "output_dir": "/old/run",
-        "resume": None,
-        "data": {"root": "/data", "batch_size": 8, "num_workers": 0},
-        "retrieval": {"_target_": "x.Index", "nprobe": 4},
-        "evaluation": {"index": {"_target_": "x.Index", "nprobe": 4}},
-        "trainer": {"max_epochs": 3, "strategy": {"config_file": "/old/run/config.yaml"}},
-        "callbacks": {
-            "checkpoint": {
-                "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
-                "dirpath": "/old/run/checkpoints",
-            },
-            "other": "/old/running",
-        },
-    }
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-    return folder
 
 
 def test_stored_config_follows_its_folder(run: Path) -> None:
@@ -135,13 +109,3 @@ def test_finished_run_needs_a_change(run: Path) -> None:
     assert caught.value.code == "resume-finished"
     config.trainer.max_epochs = 20
     refuse_finished(run, config)
-
-
-def test_auto_needs_the_same_config(run: Path, tmp_path: Path) -> None:
-    config = stored_config(run)
-    assert same_run(run, config)
-    assert not same_run(tmp_path / "new", config)
-    config.trainer.max_epochs = 5
-    with pytest.raises(ConfigError) as caught:
-        same_run(run, config)
-    assert (caught.value.code, caught.value.keys) == ("folder-holds-other-run", ("trainer.max_epochs",))

@@ -47,20 +47,6 @@ def test_each_validation_of_an_epoch_has_its_picture(root: Path, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == names
 
 
-def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:
-    black = Image.new("RGB", (10, 40))
-    example = Example(
-        "s", "1", ExampleItem("q", black), None, [ExampleItem("a", None, True), ExampleItem("b " * 300, black, False)]
-    )
-    example_figure.draw_examples([example], 2, tmp_path / "p.png")
-    with Image.open(tmp_path / "p.png") as picture:
-        top = 2 * example_figure.HEADER
-        left = [example_figure.GAP + column * example_figure.CELL_WIDTH for column in range(4)]
-        colours = ["#" + bytes(picture.getpixel((x, top + 60))).hex() for x in left]
-    assert colours[0] == example_figure.NEUTRAL
-    assert colours[2:] == [example_figure.RIGHT, example_figure.WRONG]
-
-
 def test_the_table_has_a_column_a_rank(monkeypatch) -> None:
     monkeypatch.setattr("wandb.Image", lambda image: ("image", image.size))
     shown = ExampleItem("text", Image.new("RGB", (4, 3)))

@@ -14,15 +14,8 @@ from safetensors.torch import load_file
 
 from ret_lightning import RetModule
 from ret_lightning.errors import UserError
-from ret_lightning.runs.resume.same_run import last_whole_checkpoint
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, read_checkpoint, repair_checkpoints
-from tests.support.tiny_training import make_module
-
-
-def checkpoint(module: RetModule, step: int = 1) -> dict:
-    content = {"epoch": 0, "global_step": step, "state_dict": module.state_dict()}
-    module.on_save_checkpoint(content)
-    return content
+from tests.support.tiny_training import checkpoint, make_module
 
 
 @pytest.fixture
@@ -150,21 +143,6 @@ def test_really_full_disk_is_reported(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the traceback holds the file open
-
-
-def test_a_torn_checkpoint_is_never_taken_for_a_whole_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    module, folder = make_module(), tmp_path / "checkpoints"
-    for step, name in ((1, "best"), (2, "last"), (2, "step_00000002")):
-        RunCheckpointIO().save_checkpoint(checkpoint(module, step), folder / f"{name}.ckpt")
-    assert last_whole_checkpoint(tmp_path) == folder / "last.ckpt"  # of two of one step
-    whole = (folder / "last.ckpt").read_bytes()
-    (folder / "step_00000002.ckpt").unlink()
-    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
-        (folder / "last.ckpt").write_bytes(whole[:length])
-        assert last_whole_checkpoint(tmp_path) == folder / "best.ckpt"
-    assert "passed over" in caplog.text
-    (folder / "best.ckpt").write_text("nonsense")
-    assert last_whole_checkpoint(tmp_path) is None
 
 
 def test_repair_removes_temporary_files(tmp_path: Path) -> None:

@@ -11,26 +11,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
 
 from ret_lightning.runtime.run_layout import write_json
 from ret_lightning.training.checkpointing.best_checkpoint import BestCheckpoint
 from ret_lightning.training.checkpointing.load import chosen_on
-from ret_lightning.training.checkpointing.selection import SCORES, best_checkpoint, selected_checkpoint
-
-RECALL, MRR = "val/mean/recall@5", "val/mean/mrr@10"
-
-
-def write_config(run: Path, monitor: str | None = RECALL, mode: str = "max") -> None:
-    run.mkdir(exist_ok=True)
-    callback = None if monitor is None else {"monitor": monitor, "mode": mode}
-    OmegaConf.save(OmegaConf.create({"callbacks": {"checkpoint": callback}}), run / "config.yaml")
-
-
-def write_checkpoint(run: Path, name: str, step: int, scores: dict[str, float] | None = None, **more: object) -> None:
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    content = {"state_dict": {}, "epoch": 0, "global_step": step, **({SCORES: scores} if scores else {}), **more}
-    torch.save(content, run / "checkpoints" / name)
+from ret_lightning.training.checkpointing.selection import best_checkpoint, selected_checkpoint
+from tests.support.scored_checkpoints import MRR, RECALL, write_checkpoint, write_config
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""Exchangeable parts: the settings that they were built with, and how their classes are found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.models import LSTMGate
+from ret_lightning.models.subclasses import (
+    class_name,
+    constructor_settings,
+    described_value,
+    import_own_packages,
+    is_own,
+    json_value,
+    subclasses,
+)
+
+
+class Parent:
+    pass
+
+
+class Child(Parent):
+    def __init__(self, width: int, bias: float = 0.5, *, tanh: bool = False) -> None:
+        pass
+
+
+class Grandchild(Child):
+    def __init__(self, sharpness: float, hidden_size: int, **more: Any) -> None:
+        pass
+
+
+class Nameless(Parent):
+    def __init__(self, width: int, *rest: float) -> None:
+        pass
+
+
+def test_subclasses_of_any_depth() -> None:
+    assert set(subclasses(Parent)) == {Child, Grandchild, Nameless}
+    assert list(subclasses(Grandchild)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "kwargs", "settings"),
+    [
+        (Child, (8,), {}, {"bias": 0.5, "tanh": False}),
+        (Child, (8, 1.0), {"tanh": True}, {"bias": 1.0, "tanh": True}),
+        (Child, (), {"width": 8, "bias": 2.0}, {"bias": 2.0, "tanh": False}),
+        (Grandchild, (3.0,), {"hidden_size": 8, "depth": 2}, {"sharpness": 3.0, "depth": 2}),
+        (Nameless, (8,), {}, {}),
+        (Nameless, (8, 0.1), {}, None),  # an argument without a name
+        (Child, (8, 1.0, 2.0), {}, None),  # which the constructor refuses
+        (Child, (8,), {"slope": 1}, None),
+    ],
+)
+def test_constructor_settings(kind: type, args: tuple, kwargs: dict, settings: dict | None) -> None:
+    assert constructor_settings(kind.__new__(kind), args, kwargs) == settings
+
+
+def test_json_value_is_what_json_reads_again() -> None:
+    value = {"a": (1, 2.5, None), "b": [True, {"c": "x"}]}
+    assert json_value(value) == json.loads(json.dumps(value)) == {"a": [1, 2.5, None], "b": [True, {"c": "x"}]}
+    for refused in ({1: "a"}, {"a": {1, 2}}, object()):
+        with pytest.raises(TypeError, match="is not JSON"):
+            json_value(refused)
+
+
+def test_described_value_is_equal_in_every_process() -> None:
+    assert described_value((1, "a")) == [1, "a"]
+    assert described_value(json.dumps) == "json.dumps"
+    assert described_value(Child) == f"{__name__}.Child"
+    one, other = described_value(partial(json.dumps, object())), described_value(partial(json.dumps, object()))
+    assert one == other
+    assert "0x" not in one
+
+
+def test_names_of_classes_and_whose_they_are() -> None:
+    assert (class_name(LSTMGate(4)), is_own(LSTMGate(4))) == ("ret_lightning.models.gates.LSTMGate", False)
+    assert (class_name(Parent()), is_own(Parent())) == (f"{__name__}.Parent", True)
+
+
+def test_only_packages_of_the_user_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed, other, broken = (f"tests_{uuid4().hex}" for _ in range(3))
+    for name in (allowed, other):
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / f"{broken}.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(OWN_PACKAGES, f"{allowed},{broken}")
+    reported = import_own_packages([f"{other}", allowed])
+    assert allowed in sys.modules
+    assert other not in sys.modules
+    assert f"importing {broken} failed (RuntimeError: no licence)" in reported
+    assert f"import {other} first, or set {OWN_PACKAGES}={allowed},{broken},{other}" in reported

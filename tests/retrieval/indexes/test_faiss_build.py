@@ -1,0 +1,101 @@
+"""FAISS indexes of factory strings: their settings, training points, and devices."""
+
+from __future__ import annotations
+
+import faiss
+import pytest
+import torch
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.retrieval import FaissIndex
+from ret_lightning.retrieval.indexes import faiss_index as faiss_module
+from ret_lightning.retrieval.indexes.faiss_build import goes_on_gpu, is_on_gpu
+from tests.support.random_pools import clustered
+
+
+def test_settings_reach_faiss():
+    _, passages = clustered(1300, 1)
+    index = FaissIndex("IVF{cells},{pq}", cells=50, probes=7, codes=4, bits=6, sample=5000)
+    index.build(passages)
+    ivf = faiss.downcast_index(index._tokens)
+    assert (ivf.nlist, ivf.nprobe, ivf.pq.M, ivf.pq.nbits) == (50, 7, 4, 6)
+    index = FaissIndex("HNSW{links}_SQ8", links=8)
+    index.build(passages)
+    assert index._tokens.hnsw.nb_neighbors(1) == 8
+    index = FaissIndex("IVF{cells},{pq}")
+    index.build(passages)
+    assert isinstance(faiss.downcast_index(index._tokens), faiss.IndexIVFPQFastScan)
+
+
+def test_the_sample_is_drawn_by_the_seed():
+    _, passages = clustered(1300, 1)
+
+    def centroids(seed: int):
+        index = FaissIndex("IVF16,SQ8", sample=500, seed=seed)
+        index.build(passages)
+        return faiss.downcast_index(index._tokens).quantizer.reconstruct_n(0, 16).tolist()
+
+    assert centroids(0) == centroids(0) != centroids(1)
+
+
+@pytest.mark.parametrize("factory", ["IVF8,PQ4x5", "PQ4x5", "OPQ4,IVF8,PQ4x5"])
+def test_codes_are_not_trained_for_a_search_that_is_not_used(factory):
+    """FAISS's factory would, and takes many times longer."""
+    index = FaissIndex(factory)
+    index.build(clustered(400, 1)[1])
+    own = faiss.try_extract_index_ivf(index._tokens)
+    own = faiss.downcast_index(own if own is not None else index._tokens)
+    assert not own.do_polysemous_training
+    assert faiss.index_factory(32, "IVF8,PQ4x5").do_polysemous_training
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device", "gpus", "expected"),
+    [
+        (None, "cpu", 2, False),
+        (None, "cuda", 2, True),
+        (None, "cuda", 0, False),
+        (True, "cpu", 1, True),
+        (False, "cuda", 1, False),
+    ],
+)
+def test_codes_are_those_of_where_faiss_searches(gpu, device, gpus, expected, monkeypatch):
+    """faiss-cpu beside a model on a GPU keeps the codes that a CPU scans fastest."""
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    recipes = []
+    monkeypatch.setattr(faiss_module, "build_faiss", lambda recipe, *_: recipes.append(recipe))
+    FaissIndex("IVF{cells},{pq}", gpu=gpu, device=device)._build_proposals(clustered(2000, 1, k=8)[1])
+    assert goes_on_gpu(gpu, torch.device(device)) is expected
+    assert recipes[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 3), ("cuda:1", 1)])
+def test_a_rank_builds_on_its_own_gpu(device, number, monkeypatch):
+    used = []
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda _, at, index: used.append(at) or index, raising=False)
+    FaissIndex("IVF16,SQ8", device=device)._build_proposals(clustered(300, 1)[1])
+    assert used == [number]
+
+
+def test_an_index_behind_a_transform_is_seen_to_be_on_a_gpu(monkeypatch):
+    class GpuIndexFlat:
+        pass
+
+    inner = faiss.index_factory(32, "OPQ8,IVF4,Flat")
+    assert isinstance(inner, faiss.IndexPreTransform)
+    assert not is_on_gpu(inner)
+    assert not is_on_gpu(faiss.IndexFlatIP(4))
+    assert is_on_gpu(GpuIndexFlat())
+    monkeypatch.setattr(faiss, "downcast_index", lambda index: GpuIndexFlat())
+    assert is_on_gpu(inner)
+
+
+def test_a_gpu_that_faiss_does_not_have_is_told():
+    with pytest.raises(ConfigError, match=r"index: gpu=true, and this FAISS has no GPU; install faiss-gpu"):
+        FaissIndex("IVF16,SQ8", gpu=True).build(clustered(300, 1)[1])

@@ -1,0 +1,13 @@
+"""The config of a small trained run."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from tests.support.small_runs import Trained
+
+
+@pytest.fixture
+def config(trained: Trained) -> DictConfig:
+    return OmegaConf.load(trained.run / "config.yaml")

@@ -1,0 +1,43 @@
+"""The score that a search over settings optimises, and where the tested weights were selected on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from ret_lightning.errors import ConfigError
+from ret_lightning.runs.train import _selected_on, best_validation
+from ret_lightning.training.checkpointing import selected_on
+from tests.support.scored_checkpoints import RECALL, write_checkpoint, write_config
+
+
+def test_search_optimises_the_monitored_score_of_the_best_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for mode, score in (("max", 0.8), ("min", 0.5)):
+        write_config(run, RECALL, mode)
+        for step, recall in ((5, 0.5), (10, 0.8)):
+            write_checkpoint(run, f"best_step_{step}.ckpt", step, {RECALL: recall, "val/mean/mrr@10": 0.9})
+        assert best_validation(run) == score
+
+
+def test_search_needs_a_score(tmp_path: Path) -> None:
+    write_config(tmp_path / "run")
+    write_checkpoint(tmp_path / "run", "last.ckpt", 20)
+    with pytest.raises(ConfigError) as caught:
+        best_validation(tmp_path / "run")
+    assert caught.value.code == "search-without-score"
+
+
+@pytest.mark.parametrize(("best", "test_with"), [(None, "best"), ("checkpoint", "last")])
+def test_last_weights_are_selected_on_nothing(best: str | None, test_with: str) -> None:
+    assert _selected_on(None, best, OmegaConf.create({"test_with": test_with})) == selected_on.LAST
+
+
+def test_best_weights_are_selected_on_the_validation_queries() -> None:
+    data = SimpleNamespace(evaluation_subsets=lambda split: [SimpleNamespace(source={"val": "holdout"}[split])])
+    found = _selected_on(data, "checkpoint", OmegaConf.create({"test_with": "best"}))
+    assert found == selected_on.of_sources(["holdout"])
+    assert found != selected_on.of_sources(["test"])

@@ -1,0 +1,56 @@
+"""A corpus of twelve passages to index and search, what a search of it finds, and damage to its files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ret_lightning import RetRetriever
+from tests.support.m2kr_folder import passage
+from tests.support.random_pools import maxsim_float64
+from tests.support.small_runs import Trained
+
+needs_qdrant = pytest.mark.skipif(
+    importlib.util.find_spec("qdrant_client") is None, reason="the extra qdrant is not installed"
+)
+
+FIRST, ALL = 7, 12  # passages of first.jsonl, and of all.jsonl
+NAME = "evqa"
+
+
+def images(trained: Trained) -> Path:
+    return trained.root / "images/m2kr/images"
+
+
+def read(lines: str) -> list[dict]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def interrupted(*_: object, **__: object) -> None:
+    """As by Ctrl-C; a signal would not reach a test that runs in a process of xdist's."""
+    raise KeyboardInterrupt
+
+
+def brute_force(trained: Trained, pairs: list) -> tuple[np.ndarray, list[list[str]]]:
+    """Scores and ids, best first, of the corpus for pairs of text and image, by the library's own encoding."""
+    retriever = RetRetriever.from_pretrained(trained.exported)
+    rows = [passage(NAME, i) for i in range(ALL)]
+    pool = [(r["passage_text"], r["passage_image_path"] and images(trained) / r["passage_image_path"]) for r in rows]
+    vectors = retriever.encode_passages(pool).half()
+    scores = maxsim_float64(retriever.encode_queries(pairs), vectors)
+    order = (-scores).argsort(axis=1, kind="stable")
+    return np.take_along_axis(scores, order, 1), [[rows[i]["passage_id"] for i in line] for line in order]

@@ -1,0 +1,124 @@
+"""Training checkpoints opened as models."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ret_lightning import RetModule
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.models import RetRetriever
+from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO
+from ret_lightning.training.checkpointing.load import (
+    RecordInCheckpoint,
+    _of_both,
+    build_untrained,
+    chosen_on,
+    load_trained,
+    training_checkpoint,
+)
+from ret_lightning.training.schedule import WarmupCosine
+from tests.support.report_runs import resolved
+from tests.support.scored_checkpoints import RECALL, write_checkpoint, write_config
+from tests.support.small_runs import SMALL, Trained
+from tests.support.tiny_training import checkpoint
+
+
+@pytest.mark.slow  # needs a run of ret-train
+def test_towers_that_prepare_images_apart_are_told(trained: Trained) -> None:
+    from ret_lightning.inputs import ImageTransform
+
+    retriever = RetRetriever.from_pretrained(trained.exported)
+    assert _of_both(retriever, "x", "image_transform", ("size", "mean", "std")).size == 40
+    retriever.passage_tower.image_transform = ImageTransform(48, (0.15,) * 3, (0.3,) * 3)
+    with pytest.raises(
+        ConfigError, match=r"checkpoint=x: the query tower's image_transform has size=40 and the passage .* 48"
+    ):
+        _of_both(retriever, "x", "image_transform", ("size", "mean", "std"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetRetriever, Path]:
+    """A small model of a real config, and a checkpoint of it in a run folder, as ret-train writes it."""
+    config, _ = resolved(("data=m2kr", "data.root=/nowhere", "logger=csv", *SMALL))
+    config = OmegaConf.create(config)
+    retriever = build_untrained(config)
+    retriever.query_tower.text_backbone.source = "owner/clip"
+    module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
+    trainer = SimpleNamespace(
+        callback_metrics={"val/wit/recall@5": torch.tensor(0.25), "train/loss": torch.tensor(2.0)}
+    )
+    content = checkpoint(module, step=7)
+    RecordInCheckpoint(config).on_save_checkpoint(trainer, module, content)
+    run = tmp_path_factory.mktemp("run")
+    RunCheckpointIO().save_checkpoint(content, run / "checkpoints/last.ckpt")
+    return retriever.eval(), run
+
+
+def test_loaded_model_is_the_saved_one(saved: tuple[RetRetriever, Path]) -> None:
+    retriever, run = saved
+    trained = load_trained(run / "checkpoints/last.ckpt")
+    state, own = retriever.state_dict(), trained.retriever.state_dict()
+    assert state.keys() == own.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
+    assert not trained.retriever.training
+    assert (trained.step, trained.validation, trained.test) == (7, {"wit/recall@5": 0.25}, {})
+    assert trained.retriever.query_tower.text_backbone.source == "owner/clip"
+
+
+@pytest.mark.parametrize(("step", "test"), [(7, {"wit/recall@5": 0.5}), (8, {})])
+def test_test_metrics_are_of_the_same_step(saved: tuple, tmp_path: Path, step: int, test: dict) -> None:
+    run = Path(shutil.copytree(saved[1], tmp_path / "run"))
+    (run / "metrics.json").write_text(json.dumps({"wit/recall@5": 0.5}))
+    (run / "origin.json").write_text(json.dumps({"tested_step": step}))
+    assert load_trained(run / "checkpoints/last.ckpt").test == test
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(saved: tuple, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(saved[1], tmp_path / "run"))
+    file = run / "checkpoints/last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["ret_lightning"]["config"]["model"]["num_tokens"] = 5
+    torch.save(content, file)
+    with pytest.raises(UserError) as caught:
+        load_trained(file)
+    assert (caught.value.code, caught.value.path) == ("checkpoint-weights-mismatch", str(file))
+
+
+def test_checkpoint_of_another_program_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "epoch": 0, "global_step": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError) as caught:
+        load_trained(tmp_path / "other.ckpt")
+    assert caught.value.code == "checkpoint-without-record"
+
+
+def test_sources_of_a_checkpoint(saved: tuple, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = saved[1] / "checkpoints/last.ckpt"
+    (tmp_path / "link.ckpt").symlink_to(file)
+    with caplog.at_level(logging.INFO):
+        assert training_checkpoint(tmp_path / "link.ckpt", option="init_from") == file.resolve()
+    assert f"init_from: {file.resolve()}, step 7 (as named)" in caplog.text
+    assert training_checkpoint("") is None
+    assert training_checkpoint(tmp_path / "nowhere") is None
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError) as caught:
+        training_checkpoint(tmp_path / "model.safetensors")
+    assert caught.value.code == "checkpoint-not-a-folder"
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("best_step_10.ckpt", "holdout"), ("last.ckpt", selected_on.UNKNOWN)])
+def test_only_the_best_checkpoint_was_chosen(tmp_path: Path, name: str, chosen: str) -> None:
+    write_config(tmp_path)
+    write_checkpoint(tmp_path, "best_step_10.ckpt", 10, {RECALL: 0.8})
+    write_checkpoint(tmp_path, "last.ckpt", 20)
+    (tmp_path / "origin.json").write_text(json.dumps({selected_on.KEY: "holdout"}))
+    assert chosen_on(tmp_path / "checkpoints" / name) == chosen
