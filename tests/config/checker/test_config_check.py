@@ -10,9 +10,9 @@ import pytest
 from hydra._internal.utils import create_config_search_path
 
 from ret_lightning.config.checker.config_check import Verdict, check
-from ret_lightning.config.config_errors import Mistake, report
+from ret_lightning.config.config_errors import Mistake
 from ret_lightning.config.targets import OWN_PACKAGES
-from ret_lightning.errors import ConfigError, split_code
+from ret_lightning.errors import split_code
 from tests.support.config_folder import write
 from tests.support.config_targets import Schema
 from tests.support.paths import ROOT
@@ -176,7 +176,7 @@ GATE = "_target_: tests.support.config_targets.Gate\n"
             "trainer/cpu",
             "_target_: tests.support.config_targets.Trainr",
             ":1: trainer._target_",
-            "no class Trainr in tests.config",
+            "no class Trainr in tests.support.config_targets",
         ),
         (
             "gate/lstm",
@@ -400,19 +400,6 @@ def test_a_folder_that_is_not_there(tmp_path) -> None:
     verdict = check(create_config_search_path(f"file://{tmp_path}/nowhere"), "train", [], Schema)
     (told,) = map(str, verdict.mistakes)
     assert f"{tmp_path}/nowhere" in told
-
-
-def test_the_report_counts() -> None:
-    mistakes = [
-        Mistake("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
-        Mistake("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
-    ]
-    assert report(mistakes, "ret-train") == (
-        "ret-train: 2 mistakes in the config:\n"
-        "  conf/a.yaml:1: a.b: is wrong [wrong-value]\n"
-        "  command line: +a=1: is wrong too [wrong-again]"
-    )
-    assert report(mistakes[:1], "ret-train").startswith("ret-train: 1 mistake in the config:\n")
 
 
 def test_nothing_heavy_is_imported(tmp_path) -> None:
