@@ -27,6 +27,13 @@ def test_other_targets_keep_their_name(name: object) -> None:
     assert current_target(name) == name
 
 
+@pytest.mark.parametrize("old", ALIASES)
+def test_earlier_name_keeps_its_last_part(old: str) -> None:
+    new = current_target(old)
+    assert new != old
+    assert new.rpartition(".")[2] == old.rpartition(".")[2]
+
+
 def test_targets_are_updated_at_any_depth() -> None:
     old, new = "ret_lightning.models.gates.LSTMGate", "ret_lightning.models.LSTMGate"
     config = OmegaConf.create(

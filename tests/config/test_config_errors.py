@@ -36,7 +36,7 @@ def test_key_is_printed_unless_the_override_begins_with_it(source: str, key: str
 
 
 def test_nearest_ignores_case_and_keeps_the_spelling() -> None:
-    assert nearest("LSTM_gate", ["NoGate", "LstmGate", "ScalarGate"]) == ["LstmGate"]
+    assert nearest("lstm", ["NONE", "LSTM", "SCALAR"]) == ["LSTM"]
     assert nearest("xyz", ["NoGate", "LstmGate"]) == []
 
 

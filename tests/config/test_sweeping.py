@@ -80,9 +80,16 @@ def test_only_chosen_jobs_run(tmp_path: Path) -> None:
     assert results == [(f"{tmp_path}/runs/sweep/elsewhere", 5, 2)]
 
 
-def test_failed_job_raises_its_error(tmp_path: Path) -> None:
+def test_failed_job_raises_its_error_before_the_next_batch(tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    def task(config: DictConfig) -> float:
+        ran.append(config.seed)
+        return 1 / (config.seed - 2)
+
     with pytest.raises(ZeroDivisionError):
-        sweep(tmp_path, "seed=2,1", task=lambda config: 1 // (config.seed - 2))
+        sweep(tmp_path, "seed=3,2,1", "hydra.sweeper.max_batch_size=1", task=task)
+    assert ran == [3, 2]
 
 
 def test_renamed_job_keeps_the_original(tmp_path: Path) -> None:

@@ -29,8 +29,14 @@ def gather(number: int) -> dict:
     gathered = gather_rows(own, row_counts(own))
     loss(gathered, number).backward()
     still = gather_rows(torch.full((1,), number), [1, 1, 1])
-    expanded = rows_of(number).requires_grad_()
+    expanded, strided = rows_of(number).requires_grad_(), rows_of(number).requires_grad_()
     gather_rows(expanded, COUNTS).sum().backward()  # its gradient is not dense memory
+    whole = gather_rows(strided, COUNTS)
+    weights = torch.arange(whole.numel(), dtype=whole.dtype).view_as(whole)
+    if number == 1:  # the gradient has other strides than those of the other ranks
+        (whole.transpose(0, 1) * weights.transpose(0, 1).contiguous()).sum().backward()
+    else:
+        (whole * weights).sum().backward()
     return {
         "place": (rank(), world_size()),
         "sizes": gather_sizes([number, 10 * number], torch.device("cpu")),
@@ -38,6 +44,7 @@ def gather(number: int) -> dict:
         "gradient": own.grad,
         "still": still.tolist(),
         "ones": expanded.grad,
+        "weights": strided.grad,
     }
 
 
@@ -53,6 +60,8 @@ def test_ranks_gather_rows_and_gradients(tmp_path: Path) -> None:
         torch.testing.assert_close(of_rank["gradient"], whole.grad[start : start + COUNTS[number]])
         assert of_rank["still"] == [0, 1, 2]
         assert torch.equal(of_rank["ones"], torch.full((COUNTS[number], 2, 4), 3.0, dtype=torch.float64))
+        weights = torch.arange(whole.numel(), dtype=torch.float64).view_as(whole)
+        assert torch.equal(of_rank["weights"], 3 * weights[start : start + COUNTS[number]])
 
 
 @pytest.mark.parametrize("count", [0, 4])

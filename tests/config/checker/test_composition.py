@@ -10,8 +10,10 @@ from hydra._internal.utils import create_config_search_path
 from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.composition import Composer, Composition
+from ret_lightning.config.checker.config_check import check
 from ret_lightning.config.checker.overrides import on_command_line, parse
-from tests.support.config_folder import write
+from tests.support.config_folder import line_of, write
+from tests.support.config_targets import Schema
 
 
 @pytest.fixture
@@ -125,3 +127,30 @@ def test_composer_is_used_again(folder: Path) -> None:
     for overrides in (["seed=3"], ["gate@model.gate=none"], []):
         parsed, _ = parse(overrides, overrides)
         assert own_keys(composer.compose(parsed, multirun=False)) == by_hydra(folder, *overrides)
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
+def test_a_key_below_an_interpolation_is_set_where_it_leads(lab, prefix: str) -> None:
+    """Hydra would put a mapping with that one key in the interpolation's place, and what is built would be gone."""
+    files = {"logger/csv": "csv: ${logger.other}\nother: {_target_: tests.support.config_targets.Log, save_dir: x}"}
+    override = f"{prefix}logger.csv.save_dir" + ("" if prefix == "~" else "=y")
+    (told,) = lab(override, files=files)
+    assert told == f"command line: {override}: logger.csv is ${{logger.other}}; set logger.other.save_dir in its place"
+    assert lab("logger.other.save_dir=y", files=files) == []
+
+
+def test_files_of_a_group_may_build_on_each_other(lab) -> None:
+    files = {"model/wide": "defaults:\n  - small\nwidth: 99", "model/wider": "defaults:\n  - wide\nwidht: 199"}
+    assert lab("model=wide", files=files) == []
+    (told,) = lab("model=wider", files=files)
+    assert told.startswith(
+        "conf/model/wider.yaml:3: model.widht: tests.support.config_targets.Model has no parameter widht;"
+    )
+
+
+def test_an_unknown_primary_config_names_the_others(tmp_path) -> None:
+    hydra.version.setbase("1.3")
+    folder = write(tmp_path / "conf")
+    verdict = check(create_config_search_path(f"file://{folder}"), "trian", [], Schema)
+    (told,) = map(line_of, verdict.mistakes)
+    assert told == "command line: --config-name trian: no config has this name; did you mean train? choices: train"

@@ -112,3 +112,17 @@ def test_dropped_file_leaves_nothing(folder: Path) -> None:
 def test_place_of_a_group() -> None:
     assert place_of(None, "model/gate") == ("model", "gate")
     assert place_of("model.inner", "gate") == ("model", "inner")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"\xff\xfe\x00", "conf/experiment/demo.yaml: not a text file in UTF-8"),
+        (b"- 1\n", "conf/experiment/demo.yaml: a config holds keys and values"),
+        (b"words\n", "conf/experiment/demo.yaml: a config holds keys and values"),
+        (b"seed: 3\n", "conf/experiment/demo.yaml: experiment: the file's keys would go below this one"),
+    ],
+)
+def test_a_file_that_is_no_such_config(lab, content: bytes, line: str) -> None:
+    (told,) = lab("experiment=demo", files={"experiment/demo": content})
+    assert told.startswith(line)

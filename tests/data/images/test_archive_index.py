@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tarfile
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from ret_lightning.data.images import archive_index
-from ret_lightning.data.images.archive_index import index_files
+from ret_lightning.data.images.archive_index import index_files, member_name, name_hash, path_inside
 from ret_lightning.data.images.archives import ImageArchives
 from ret_lightning.errors import DataError
+from ret_lightning.inputs.near_names import Near
 from tests.support.archives import error_of, write_tar, write_zip
 
 
@@ -96,3 +98,40 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     error = error_of(ImageArchives, [archive])
     assert (error.code, error.reason) == ("archive-cache-not-written", "Not a directory")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("./a//b.jpg", "a/b.jpg"),
+        ("a/x/../b.jpg", "a/b.jpg"),
+        ("/a/b.jpg", "a/b.jpg"),
+        ("", "."),
+    ],
+)
+def test_spellings_of_a_path_are_one_name(path: str, name: str) -> None:
+    assert member_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("../b.jpg", "image-path-outside"),
+        ("a/../../b.jpg", "image-path-outside"),
+        ("/a/b.jpg", "image-path-outside"),
+        ("..", "image-path-outside"),
+        ("a/..", "image-path-empty"),
+        ("a\0.jpg", "image-path-empty"),
+    ],
+)
+def test_path_that_leaves_the_root_is_refused(path: str, code: str) -> None:
+    error = error_of(path_inside, path, "images", lambda _: Near(()))
+    assert (error.code, error.image) == (code, path)
+    assert path_inside("..a/b.jpg", "images", lambda _: Near(())) == "..a/b.jpg"
+
+
+def test_hash_of_a_name_is_its_blake2b() -> None:
+    digest = hashlib.blake2b("ü/b.jpg".encode(), digest_size=16).digest()
+    assert name_hash("ü/b.jpg") == (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
+    assert name_hash("\udcff.jpg") != name_hash("?.jpg")  # bytes that are no UTF-8

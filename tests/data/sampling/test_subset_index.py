@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers import row_files
+from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.sampling.holdout import HoldoutLimits, hold_out
-from ret_lightning.data.sampling.subset_index import row_subsets
+from ret_lightning.data.sampling.subset_index import id_hash, row_ids, row_subsets
 from ret_lightning.errors import DataError
 from tests.support.row_files import jsonl_files, training_row
 
@@ -95,3 +98,22 @@ def test_files_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         again = hold_out(files, NAMES, NAMES, HoldoutLimits())
         assert subset_index.row_subsets(files, NAMES).counts == {"wit": 50}
     assert again.locations == first.locations
+
+
+def test_ids_and_locations_of_rows(tmp_path: Path) -> None:
+    rows = [training_row(i, NAMES[i % 2], [f"p{i}", "both"][: 1 + i % 2]) for i in range(6)]
+    files = RowFiles([jsonl_files(tmp_path / f"{n}.jsonl", part).paths[0] for n, part in enumerate((["{"], rows))])
+    found = row_ids(files, NAMES)
+    assert found.counts.tolist() == [0, 1, 2, 1, 2, 1, 2]  # a bad row has none
+    texts = [f"{NAMES[i % 2]}\0{name}".encode() for i, row in enumerate(rows) for name in row["passage_id"]]
+    hashes = [int(hashlib.blake2b(text, digest_size=8).hexdigest(), 16) for text in texts]
+    assert found.hashes.tolist() == hashes
+    starts = np.cumsum([1, *(len(json.dumps(row)) + 1 for row in rows)])  # after the blank line
+    assert found.locations(np.array([0, 1, 6, 3])) == [(0, 1), (1, 1), (1, starts[5]), (1, starts[2])]
+    assert found.file_ends.tolist() == [1, 7]
+
+
+def test_id_of_another_subset_is_another() -> None:
+    assert id_hash("wit", "1") != id_hash("okvqa", "1")
+    assert id_hash("wit", "a") == id_hash("wit", "a") != id_hash("wita", "")
+    assert id_hash("wit", "\udcff") < 2**64  # not UTF-8
