@@ -73,10 +73,10 @@ def test_facts_of_queries(tmp_path: Path) -> None:
 
 def test_facts_of_a_pool(tmp_path: Path) -> None:
     rows = [passage("okvqa", 1), passage("okvqa", 2) | {"passage_id": "two"}, passage("okvqa", 3)]
-    rows.append({"passage_id": "none", "passage_text": None, "passage_image_path": None})
+    rows.append({"passage_id": 9, "passage_text": None, "passage_image_path": None})
     facts = scanned(tmp_path / "a.jsonl", rows, "pool", "okvqa", sampled=False)
-    assert facts.passage_ids == ["1", "two", "3", "none"]
-    assert facts.number_ids == 2
+    assert facts.passage_ids == ["1", "two", "3", "9"]
+    assert facts.number_ids == 3
     assert {path: place.line for path, _, place in facts.paths.values()} == {"sub/1.png": 1, "sub/2.png": 2}
     assert facts.problems.kinds == {"empty_text": 1}
     assert facts.problems.first["empty_text"][0].message.startswith(f"{tmp_path}/a.jsonl:4: ")
