@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from ret_lightning.config.resolvers import job_name
 from ret_lightning.config.sweep_names import job_names, sweep_name
 
 
@@ -51,7 +50,6 @@ def test_names_are_unique_and_fit_for_a_folder(seed: int) -> None:
 
 def test_drawn_numbers_are_rounded() -> None:
     assert job_names([{"lr": "0.0016080027893567786"}]) == ["lr=0.001608"]
-    assert job_name(["optimizer.lr", "seed"], ["optimizer.lr=0.25", "trainer=cpu", "seed=3"]) == "lr=0.25+seed=3"
 
 
 @pytest.mark.parametrize(

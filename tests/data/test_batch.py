@@ -6,18 +6,14 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import TrainingBatch, label
-from ret_lightning.data.torch_datasets import Collator, TrainingItem
-from ret_lightning.inputs import ClipTokenizer, ImageTransform, Item
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import PADDING
 from tests.support.m2kr_folder import TRAIN, write_folder, write_lines
-
-TEXT = Item("text", None)
 
 
 def row(data_id: str, passage_id: object, **fields: object) -> dict:
@@ -94,30 +90,3 @@ def test_label_of_parts_that_join_to_the_same_text() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 def test_label_is_never_padding(subset: str, passage_id: str) -> None:
     assert 0 <= label(subset, passage_id) < 2**63
-
-
-def item(*labels: int, negatives: tuple[int, ...] = ()) -> TrainingItem:
-    passage_labels = (labels[0], *negatives)
-    return TrainingItem(TEXT, (TEXT,) * len(passage_labels), labels, passage_labels, "wit")
-
-
-@pytest.mark.parametrize(
-    ("items", "labels", "passage_labels"),
-    [
-        ([item(7), item(8)], [[7], [8]], [7, 8]),
-        (
-            [item(7, 1, 2, negatives=(5,)), item(8, 9)],
-            [[7, 1, 2], [8, 9, PADDING]],
-            [7, 8, 5],
-        ),
-        ([], [], []),
-    ],
-)
-def test_collated_labels(items: list[TrainingItem], labels: list, passage_labels: list) -> None:
-    batch = Collator(ClipTokenizer(), 16).training(items)
-    assert (batch.labels.dtype, batch.labels.dim(), batch.labels.tolist()) == (torch.int64, 2, labels)
-    assert batch.passage_labels.tolist() == passage_labels
-    assert len(batch) == len(items)
-    moved = batch.to("meta")
-    assert (moved.labels.shape, moved.passage_labels.shape) == (batch.labels.shape, batch.passage_labels.shape)
-    assert {tensor.device.type for tensor in (moved.labels, moved.passage_labels, moved.queries.input_ids)} == {"meta"}

@@ -12,9 +12,6 @@ from PIL import Image
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import label
-from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
-from ret_lightning.data.readers.indexed_rows import IndexedRows
-from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform, open_image
 from tests.support.m2kr_folder import PASSAGES, TRAIN, passage, query, read, write_folder, write_lines
@@ -123,25 +120,6 @@ def test_val_or_test_takes_the_test_queries_where_there_is_no_file(
     assert error.value.path.endswith("val/wit_val.jsonl")
 
 
-def test_older_copies_keep_all_json_lines_in_one_folder(root: Path) -> None:
-    flat = root / "all"
-    flat.mkdir()
-    for file in sorted((root / "jsonl").rglob("*.jsonl")):
-        file.rename(flat / file.name)
-    folders = dict.fromkeys(("train_folder", "val_folder", "test_folder", "passages_folder"), "all")
-    data = module(root, **folders)
-    assert [s.name for s in data.evaluation_subsets("test")] == ["wit", "infoseek", "evqa", "okvqa"]
-
-
-def test_blank_lines_and_a_byte_order_mark_are_passed_over(root: Path) -> None:
-    lines = (root / TRAIN).read_text().splitlines()
-    (root / TRAIN).write_text("\ufeff" + "\n\n".join(lines) + "\n\n", encoding="utf-8")
-    rows = IndexedRows(RowFiles([root / TRAIN]))
-    assert [content.decode() for content, _ in rows] == lines
-    assert [place.line for _, place in rows] == list(range(1, 80, 2))
-    assert [rows[i] for i in range(len(rows))] == list(rows)
-
-
 def test_unreachable_queries_are_counted_and_reported(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [query("wit", i) for i in range(4)]
     rows[1]["passage_id"] = "nowhere"
@@ -222,57 +200,3 @@ def test_an_unreadable_image_names_file_row_and_subset(root: Path, workers: int)
         list(wit_queries)
     Image.new("RGB", (3, 3)).save(root / "images/m2kr/images/sub/2.png")
     assert len(list(data.test_dataloader()[1])) == 1
-
-
-def test_the_glyphs_corpus_is_read_by_the_same_reader(glyphs_root: Path) -> None:
-    tokenizer, transform = ClipTokenizer(), ImageTransform(40)
-    own = GlyphsDataModule(tokenizer, transform, batch_size=16, seed=5)
-    own.prepare_data()
-    own.setup("fit")
-    other = M2KRDataModule(glyphs_root, tokenizer, transform, batch_size=16, seed=5, shared_passage_ids=True)
-    other.setup("fit")
-    assert own.files.root == glyphs_root
-    assert len(own.evaluation_subsets("val")) >= 6
-    for a, b in zip(own.train_dataloader(), other.train_dataloader(), strict=True):
-        assert torch.equal(a.queries.pixel_values, b.queries.pixel_values)
-        assert torch.equal(a.labels, b.labels)
-        break
-
-
-@pytest.mark.parametrize(("limit", "count"), [(None, 3), (2, 2), (0, 0)])
-def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: int | None, count: int) -> None:
-    root = write_folder(tmp_path, training_rows=4)
-    file = root / "jsonl/m2kr/train/m2kr_up_train.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    rows[1]["negative_passages"] = [{"passage_id": f"n{i}", "passage_text": f"Negative {i}."} for i in range(3)]
-    write_lines(file, rows)
-    data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, validation="test")
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    assert len(batch) == len(batch.queries) == 4
-    assert len(batch.passages) == len(batch.passage_labels) == 4 + count
-    assert batch.passage_labels[:4].tolist() == batch.labels[:, 0].tolist()
-    subset = rows[1]["data_id"].split("_")[0].lower()
-    assert set(batch.passage_labels[4:].tolist()) <= {label(subset, f"n{i}") for i in range(3)}
-    again = M2KRDataModule(
-        root, ClipTokenizer(), ImageTransform(16), batch_size=4, negatives=limit, validation="test", num_workers=1
-    )
-    again.setup("fit")
-    assert torch.equal(next(iter(again.train_dataloader())).passage_labels, batch.passage_labels)
-
-
-def test_validation_may_search_a_smaller_pool_that_holds_all_positives(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "m2kr")
-    for size, left in ((1, None), (PASSAGES - 2, PASSAGES - 2), (PASSAGES, PASSAGES), (500, PASSAGES)):
-        pools = []
-        for _ in range(2):
-            data = module(root, limit=4, validation_pool=size)
-            (subset,) = [s for s in data.evaluation_subsets("val") if s.name == "wit"]
-            (whole,) = [s for s in data.evaluation_subsets("test") if s.name == "wit"]
-            pools.append([passage.passage_id for passage in subset.pool])
-        wanted = {passage_id for query in subset.queries for passage_id in query.passage_ids}
-        everything = [passage.passage_id for passage in whole.pool]
-        assert len(everything) == PASSAGES
-        assert pools[0] == pools[1] == [p for p in everything if p in set(pools[0])]
-        assert wanted & set(everything) <= set(pools[0])
-        assert len(pools[0]) == (left or len(wanted & set(everything)))

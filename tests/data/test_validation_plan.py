@@ -14,7 +14,6 @@ import pyarrow.parquet
 import pytest
 
 from ret_lightning import M2KRDataModule
-from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
 from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.types import distinct_ids
 from ret_lightning.errors import ConfigError, DataError
@@ -260,11 +259,3 @@ def test_ids_are_told_apart_by_line(root: Path) -> None:
         for name, query_ in zip(others, subset.queries[1:], strict=True):
             row = json.loads(lines[int(name.removeprefix("wit_1#line")) - 1])
             assert (ids_of(row), row["image_path"]) == (set(query_.passage_ids), query_.image_path)
-
-
-def test_glyphs_validate_on_their_own_files(glyphs_root: Path) -> None:
-    data = GlyphsDataModule(ClipTokenizer(), ImageTransform(40), batch_size=16)
-    data.prepare_data()
-    data.setup("fit")
-    assert set(data.validated_on.values()) == {"val"}
-    assert data.validation_plan().holdout is None

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.evaluation.metric_tables import metrics_tables, print_tables, published_table
-from ret_lightning.evaluation.published_results import COLUMNS, PUBLISHED, headline_metrics
+from ret_lightning.evaluation.published_results import COLUMNS
 from ret_lightning.retrieval import ExactIndex
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
@@ -111,30 +111,3 @@ def test_nothing_is_wrapped_or_cut_when_all_of_the_paper_is_there(capsys: pytest
     assert "…" not in printed
     (line,) = (line for line in printed.splitlines() if "a model of mine" in line)
     assert re.findall(r"\d\.\d+", line) == ["0.123"] * 11
-
-
-def test_a_published_row_has_a_value_for_each_column() -> None:
-    assert len(COLUMNS) == 11
-    assert {len(values) for values in PUBLISHED.values()} == {11}
-    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["okvqa", "pseudo_recall@5"] == 0.638
-    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["llava", "recall@1"] == 0.792
-
-
-@pytest.mark.parametrize(
-    ("subset", "expected"),
-    [
-        ("wit", ["recall@10"]),
-        ("iglue", ["recall@1"]),
-        ("kvqa", ["recall@5"]),
-        ("oven", ["recall@5"]),
-        ("llava", ["recall@1"]),
-        ("infoseek", ["recall@5", "pseudo_recall@5"]),
-        ("evqa", ["recall@5", "pseudo_recall@5"]),
-        ("okvqa", ["recall@5", "pseudo_recall@5"]),
-        ("my own", ["recall@5", "pseudo_recall@5"]),
-    ],
-)
-def test_the_headline_metrics_of_the_paper(subset: str, expected: list[str]) -> None:
-    computed = [f"{name}@{k}" for name in ("recall", "pseudo_recall") for k in (1, 2, 3, 5, 10)]
-    assert headline_metrics(subset, computed) == expected
-    assert headline_metrics(subset, ["recall@3"]) == []

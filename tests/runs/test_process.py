@@ -1,60 +1,59 @@
-"""One process a run folder."""
+"""What a run says where the machine fails it: a line, and how to go on."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from ret_lightning.errors import UserError
-from ret_lightning.runtime.lock import LOCK_FILE, alone_in
-
-HOLD = """
-import sys
-from pathlib import Path
-from ret_lightning.runtime.lock import alone_in
-with alone_in(Path(sys.argv[1])):
-    print("there", flush=True)
-    sys.stdin.read()
-"""
+from ret_lightning.runs.process import continuable
 
 
-def test_a_second_process_is_kept_out_until_the_first_one_is_gone(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert first.stdout.readline() == "there\n"
-    with pytest.raises(UserError, match="another process is at work there"), alone_in(folder):
-        pytest.fail("two in one folder")
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    with alone_in(folder):
-        pass
-    assert list(folder.iterdir()) == []
+class Killed(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+        return index
 
 
-def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path: Path, monkeypatch) -> None:
-    """A process may open the file before the one that holds it removes it, and lock it after that."""
-    flock, calls = fcntl.flock, []
-
-    def late(file, operation: int) -> None:
-        if not calls:
-            (tmp_path / LOCK_FILE).unlink()
-        calls.append(file)
-        flock(file, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with alone_in(tmp_path):
-        assert len(calls) == 2
-        with pytest.raises(UserError, match="another process is at work there"), alone_in(tmp_path):
-            pytest.fail("two in one folder")
+def test_killed_worker_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught, continuable(tmp_path):
+        list(DataLoader(Killed(), num_workers=1))
+    assert (caught.value.code, caught.value.folder) == ("loader-worker-killed", str(tmp_path))
 
 
-def test_other_folders_are_free(tmp_path: Path) -> None:
-    with alone_in(tmp_path / "one"), alone_in(tmp_path / "two"):
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+@pytest.mark.parametrize("resumable", [False, True])
+def test_full_disk_is_reported(tmp_path: Path, resumable: bool) -> None:
+    file = tmp_path / "csv" / "metrics.csv"
+    if resumable:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(UserError) as caught, continuable(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    assert (caught.value.code, caught.value.path) == ("disk-full", str(file))
+    assert (f"ret-train resume={tmp_path}" in str(caught.value)) == resumable  # only where there is something to resume
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
+    for error in (RuntimeError("a bug"), OSError(errno.EACCES, "Permission denied")):
+        with pytest.raises(type(error)) as raised, continuable(tmp_path):
+            raise error
+        assert raised.value is error
+
+
+def test_after_a_mistake_it_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for there in (False, True):
+        if there:
+            (tmp_path / "checkpoints").mkdir()
+            (tmp_path / "checkpoints" / "last.ckpt").touch()
+        with pytest.raises(UserError), continuable(tmp_path):
+            raise UserError("a broken row")
+        assert (f"ret-train resume={tmp_path}" in caplog.text) == there

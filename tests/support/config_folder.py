@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ret_lightning.config.config_errors import Mistake
+from ret_lightning.errors import split_code
+
 FILES = {
     "train": """
         defaults:
@@ -68,6 +71,13 @@ def write(folder: Path, changes: Mapping[str, str | bytes] | None = None) -> Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else _dedented(content).encode())
     return folder
+
+
+def line_of(mistake: Mistake) -> str:
+    """The line of a mistake without its code."""
+    line, code = split_code(str(mistake))
+    assert code == mistake.code
+    return line
 
 
 def _dedented(text: str) -> str:

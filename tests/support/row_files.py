@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
+
+from ret_lightning.data.readers.row_files import RowFiles
 
 READINGS = ("indexed", "streaming")
 ROWS = [
@@ -46,3 +49,14 @@ def write(path: Path, rows: list[dict] = ROWS) -> Path:
 
 def parsed(content) -> dict:
     return content if isinstance(content, dict) else json.loads(content)
+
+
+def training_row(number: int, subset: str, ids: list[str]) -> dict:
+    """A training row that has only texts."""
+    return {"data_id": f"{subset}_{number}", "question": f"q{number}?", "passage_id": ids, "passage_text": f"{ids[0]}."}
+
+
+def jsonl_files(path: Path, rows: Sequence[dict | str]) -> RowFiles:
+    """A JSON Lines file of rows, after a blank line; strings are written as they are."""
+    path.write_text("\n" + "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+    return RowFiles([path])

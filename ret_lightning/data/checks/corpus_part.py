@@ -74,7 +74,9 @@ def row_scans(
     every = max(1, len(stretches) // sampled_parts)
     of_file = np.bincount([stretch.file for stretch in stretches])
     for number, stretch in enumerate(stretches):
-        size = stretch.stop - stretch.start or files.paths[stretch.file].stat().st_size // int(of_file[stretch.file])
+        # Of a plain file the limits are bytes; another file is taken to be cut into equal parts.
+        share = files.paths[stretch.file].stat().st_size // int(of_file[stretch.file])
+        size = stretch.stop - stretch.start if stretch.stop else share
         yield RowScan(files, stretch, role, subset, reader, number % every == 0), size
 
 

@@ -5,41 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import hydra
 import pytest
 from hydra._internal.utils import create_config_search_path
 
-from ret_lightning.config.checker.config_check import Verdict, check
-from ret_lightning.config.config_errors import Mistake, report
+from ret_lightning.config.checker.config_check import check
 from ret_lightning.config.targets import OWN_PACKAGES
-from ret_lightning.errors import ConfigError, split_code
-from tests.support.config_folder import write
+from tests.support.config_folder import line_of, write
 from tests.support.config_targets import Schema
 from tests.support.paths import ROOT
-
-
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """Check a folder of configs: `lab("seed=3", files={...})` returns the lines of the mistakes, without their codes."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(OWN_PACKAGES, "tests")
-    hydra.version.setbase("1.3")
-
-    def run(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> list[str]:
-        return [_line(mistake) for mistake in verdict(*overrides, files=files, **options).mistakes]
-
-    def verdict(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> Verdict:
-        folder = write(tmp_path / "conf", files)
-        return check(create_config_search_path(f"file://{folder}"), "train", overrides, Schema, **options)
-
-    run.verdict = verdict
-    return run
-
-
-def _line(mistake: Mistake) -> str:
-    line, code = split_code(str(mistake))
-    assert code == mistake.code
-    return line
 
 
 @pytest.mark.parametrize(
@@ -261,20 +234,6 @@ def test_a_mistake_in_an_experiment(lab, content: str, place: str, text: str) ->
     assert told[1:] == (["conf/experiment/demo.yaml:2: trainer: wants a mapping, got [1]"] if "[1]" in content else [])
 
 
-@pytest.mark.parametrize(
-    ("content", "line"),
-    [
-        (b"\xff\xfe\x00", "conf/experiment/demo.yaml: not a text file in UTF-8"),
-        (b"- 1\n", "conf/experiment/demo.yaml: a config holds keys and values"),
-        (b"words\n", "conf/experiment/demo.yaml: a config holds keys and values"),
-        (b"seed: 3\n", "conf/experiment/demo.yaml: experiment: the file's keys would go below this one"),
-    ],
-)
-def test_a_file_that_is_no_such_config(lab, content: bytes, line: str) -> None:
-    (told,) = lab("experiment=demo", files={"experiment/demo": content})
-    assert told.startswith(line)
-
-
 def test_a_value_that_another_file_replaces_is_checked_all_the_same(lab) -> None:
     told = lab("experiment=demo", "trainer.max_epochs=1", files={"trainer/cpu": "max_epochs: two\nmax_steps: x"})
     assert told == []  # nothing says what the node builds, so nobody knows its keys
@@ -356,7 +315,7 @@ def test_the_config_itself_may_ask_for_a_sweep(lab) -> None:
         + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,two\n      model.gate.hidden: 1\n"
     )
     verdict = lab.verdict("experiment=demo", files={"experiment/demo": study})
-    assert list(map(_line, verdict.mistakes)) == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
+    assert list(map(line_of, verdict.mistakes)) == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
     assert verdict.multirun
     assert not lab.verdict(files={"experiment/demo": study}).multirun
     assert lab("experiment=demo", "seed=3", files={"experiment/demo": study}) == []
@@ -380,55 +339,15 @@ def test_missing_values_are_told_only_of_a_config_that_is_to_run(lab) -> None:
     assert lab(*overrides, files=files, complete=False) == []
 
 
-@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
-def test_a_key_below_an_interpolation_is_set_where_it_leads(lab, prefix: str) -> None:
-    """Hydra would put a mapping with that one key in the interpolation's place, and what is built would be gone."""
-    files = {"logger/csv": "csv: ${logger.other}\nother: {_target_: tests.support.config_targets.Log, save_dir: x}"}
-    override = f"{prefix}logger.csv.save_dir" + ("" if prefix == "~" else "=y")
-    (told,) = lab(override, files=files)
-    assert told == f"command line: {override}: logger.csv is ${{logger.other}}; set logger.other.save_dir in its place"
-    assert lab("logger.other.save_dir=y", files=files) == []
-
-
-def test_files_of_a_group_may_build_on_each_other(lab) -> None:
-    files = {"model/wide": "defaults:\n  - small\nwidth: 99", "model/wider": "defaults:\n  - wide\nwidht: 199"}
-    assert lab("model=wide", files=files) == []
-    (told,) = lab("model=wider", files=files)
-    assert told.startswith(
-        "conf/model/wider.yaml:3: model.widht: tests.support.config_targets.Model has no parameter widht;"
-    )
-
-
 def test_the_schema_says_which_keys_there_must_be(lab) -> None:
     (told,) = lab("~logger")
     assert told == "conf/train.yaml: logger: the command needs logger, and nothing sets it"
-
-
-def test_an_unknown_primary_config_names_the_others(tmp_path) -> None:
-    hydra.version.setbase("1.3")
-    folder = write(tmp_path / "conf")
-    verdict = check(create_config_search_path(f"file://{folder}"), "trian", [], Schema)
-    (told,) = map(_line, verdict.mistakes)
-    assert told == "command line: --config-name trian: no config has this name; did you mean train? choices: train"
 
 
 def test_a_folder_that_is_not_there(tmp_path) -> None:
     verdict = check(create_config_search_path(f"file://{tmp_path}/nowhere"), "train", [], Schema)
     (told,) = map(str, verdict.mistakes)
     assert f"{tmp_path}/nowhere" in told
-
-
-def test_the_report_counts() -> None:
-    mistakes = [
-        Mistake("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
-        Mistake("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
-    ]
-    assert report(mistakes, "ret-train") == (
-        "ret-train: 2 mistakes in the config:\n"
-        "  conf/a.yaml:1: a.b: is wrong [wrong-value]\n"
-        "  command line: +a=1: is wrong too [wrong-again]"
-    )
-    assert report(mistakes[:1], "ret-train").startswith("ret-train: 1 mistake in the config:\n")
 
 
 def test_nothing_heavy_is_imported(tmp_path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ret_lightning.config.checker.lookup import UnknownTarget
 from ret_lightning.config.checker.signatures import signature_of, signature_of_type
 from tests.support import config_targets
 
@@ -105,42 +104,6 @@ def test_a_schema_that_is_imported_is_read_from_its_source() -> None:
 )
 def test_what_only_running_code_can_tell_is_left_open(target: str) -> None:
     assert signature_of(target) is None
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        (f"{PARTS}.Gat", "no class Gat in tests.support.config_targets; did you mean Gate"),
-        (
-            f"{PARTS}.positionl",
-            "no function positionl in tests.support.config_targets; did you mean positional? choices: ",
-        ),
-        (
-            f"{PARTS}.Made.from_siz",
-            "no from_siz in the class tests.support.config_targets.Made; did you mean from_size? choices: ",
-        ),
-        (f"{PARTS}.folder.deep", "folder in tests.support.config_targets is a function and has nothing inside"),
-        (
-            "tests.support.config_targts.Gate",
-            "no module or function config_targts in tests.support; did you mean config_targets",
-        ),
-        ("lightning.pytorch.loggers.WanbLogger", "did you mean WandbLogger? choices: CometLogger, CSVLogger, "),
-        ("torch.optim.AdmW", "no class AdmW in torch.optim; did you mean AdamW"),
-        ("no_such_package.Gate", "no package no_such_package is installed"),
-        ("a..b", "'a..b' is not a dotted name"),
-    ],
-)
-def test_a_name_that_does_not_exist_is_said_with_the_nearest(target: str, message: str) -> None:
-    with pytest.raises(UnknownTarget) as raised:
-        signature_of(target)
-    assert message in str(raised.value)
-
-
-def test_broken_python_is_said_with_its_line(tmp_path, monkeypatch) -> None:
-    (tmp_path / "broken_part.py").write_text("x = 1\nclass Gate(:\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UnknownTarget, match=r"broken_part\.py:2 is broken Python"):
-        signature_of("broken_part.Gate")
 
 
 def test_nothing_is_imported_by_reading(tmp_path, monkeypatch) -> None:

@@ -22,8 +22,8 @@ from ret_lightning.data.glyphs.corpus import (
     font_split,
     prepare_glyphs,
 )
-from ret_lightning.data.glyphs.subsets import QUERY_CAP, check_coverage
-from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.data.glyphs.subsets import QUERY_CAP
+from ret_lightning.errors import ConfigError
 
 TEXT_AND_IMAGE = {"look", "base", "codepoint", "value"}
 WITHOUT_QUESTION = {"name", "look"}
@@ -305,21 +305,6 @@ def test_images_of_another_size_show_the_same_at_another_scale(tmp_path: Path, i
             assert image.size == (image_size, image_size)
             found = [edge / image_size for edge in image.getbbox()]
             assert found == pytest.approx([edge / 40 for edge in at_40.getbbox()], abs=1.1 / min(image_size, 40))
-
-
-def test_coverage_names_a_character_that_too_few_fonts_draw():
-    drawn = {font: set(CHARACTERS) for fonts in font_split().values() for font in fonts}
-    check_coverage(drawn)
-    for font in font_split()["train"][:6]:
-        drawn[font].remove("½")
-    with pytest.raises(DataError, match=r"^U\+00BD is drawn by 7 train fonts where the glyphs corpus needs 8"):
-        check_coverage(drawn)
-    for font in font_split()["train"]:
-        drawn[font].add("½")
-    for font in font_split()["test"]:
-        drawn[font].remove("½")
-    with pytest.raises(DataError, match=r"^U\+00BD is drawn by 0 test fonts where the glyphs corpus needs 1"):
-        check_coverage(drawn)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -17,9 +16,10 @@ import pytest
 
 from ret_lightning.data.glyphs import corpus
 from ret_lightning.data.glyphs.corpus import default_cache_dir, prepare_glyphs
-from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_corpus_manifest
+from ret_lightning.data.glyphs.manifest import digest
 from ret_lightning.errors import DataError
 from ret_lightning.runtime import progress
+from tests.support.damage import rewrite
 
 JSONL = "jsonl/m2kr/val/name_val.jsonl"
 PNG = "images/m2kr/images/DejaVuSans/U+0041.png"
@@ -101,16 +101,6 @@ def _delete(path: str) -> Callable[[Path], None]:
     return lambda root: (root / path).unlink()
 
 
-def _rewrite(path: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def damage(root: Path) -> None:
-        before = (root / path).read_bytes()
-        after = change(before)
-        assert after != before
-        (root / path).write_bytes(after)
-
-    return damage
-
-
 def _replace_by_a_file(root: Path) -> None:
     shutil.rmtree(root)
     root.write_text("not a folder")
@@ -124,9 +114,9 @@ def _same_length(content: bytes) -> bytes:
     ("harm", "words"),
     [
         (_delete(JSONL), f"{JSONL} is missing"),
-        (_rewrite(PNG, _same_length), f"{PNG} was altered"),
+        (rewrite(PNG, _same_length), f"{PNG} was altered"),
         (_delete("manifest.json"), "manifest.json is missing"),
-        (_rewrite("manifest.json", lambda old: old[: len(old) // 2]), "manifest.json is broken"),
+        (rewrite("manifest.json", lambda old: old[: len(old) // 2]), "manifest.json is broken"),
         (_replace_by_a_file, "manifest.json cannot be read (Not a directory)"),
     ],
     ids=["deleted rows", "altered byte", "no manifest", "torn manifest", "no folder"],
@@ -289,63 +279,9 @@ def test_importing_the_corpus_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-CONTENTS = {"a": b"", "b/c/d": b"12345", "ü/U+0041.png": bytes(range(256))}
-SETTINGS = {"seed": 0, "nested": {"list": [1, "x"], "none": None}}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A small folder with its manifest: several levels, an empty file, a name that is not ASCII."""
-    for path, content in CONTENTS.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes(content)
-    write_corpus_manifest(tmp_path, SETTINGS, {path: FileRecord.of(content) for path, content in CONTENTS.items()})
-    return tmp_path
-
-
-def _with_other_settings(content: bytes) -> bytes:
-    """A manifest that is right in itself, of a folder made with another seed."""
-    manifest = json.loads(content)
-    manifest["settings"]["seed"] = 7
-    manifest["digest"] = digest({"settings": manifest["settings"], "files": manifest["files"]})
-    return json.dumps(manifest).encode()
-
-
-def _without_a_file(content: bytes) -> bytes:
-    manifest = json.loads(content)
-    del manifest["files"]["b/c/d"]
-    return json.dumps(manifest).encode()
-
-
-def test_a_manifest_finds_its_folder_whole(folder: Path):
-    assert find_fault(folder, SETTINGS) is None
-    assert find_fault(folder, {**SETTINGS, "seed": 1}) == "manifest.json is of other settings"
-    assert find_fault(folder / "nowhere", SETTINGS) == "manifest.json is missing"
-
-
-@pytest.mark.parametrize("path", CONTENTS)
-def test_a_manifest_misses_any_file(folder: Path, path: str):
-    (folder / path).unlink()
-    assert find_fault(folder, SETTINGS) == f"{path} is missing"
-    (folder / path).mkdir()
-    assert find_fault(folder, SETTINGS) == f"{path} cannot be read (Is a directory)"
-
-
-@pytest.mark.parametrize(
-    ("path", "change", "fault"),
-    [
-        ("b/c/d", lambda _: b"12346", "b/c/d was altered"),
-        ("b/c/d", lambda _: b"", "b/c/d has 0 bytes where 5 were written"),
-        ("a", lambda _: b"x", "a has 1 bytes where 0 were written"),
-        ("manifest.json", lambda _: b"", "manifest.json is broken"),
-        ("manifest.json", lambda _: b"[]", "manifest.json is broken"),
-        ("manifest.json", lambda _: b"{}", "manifest.json is broken"),
-        ("manifest.json", lambda _: b"\xff\xfe\x00", "manifest.json is broken"),
-        ("manifest.json", lambda old: old[:-20], "manifest.json is broken"),
-        ("manifest.json", _without_a_file, "manifest.json was altered"),
-        ("manifest.json", _with_other_settings, "manifest.json is of other settings"),
-    ],
-)
-def test_a_manifest_notices_any_change(folder: Path, path: str, change: Callable[[bytes], bytes], fault: str):
-    _rewrite(path, change)(folder)
-    assert find_fault(folder, SETTINGS) == fault
+def test_glyphs_name_option_and_variable(blocked: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare_glyphs(cache_dir=blocked)
+    assert caught.value.code == "glyph-cache-not-written"
+    assert "data.cache_dir" in caught.value.message
+    assert "XDG_CACHE_HOME" in caught.value.message

@@ -18,11 +18,6 @@ from tests.support.archives import error_of, write_tar
 HARD, SYMBOLIC = tarfile.LNKTYPE, tarfile.SYMTYPE
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Files, and links of every kind to them."""

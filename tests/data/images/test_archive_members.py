@@ -19,11 +19,6 @@ from tests.support.archives import error_of
 UTF8_FLAG = 0x800
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 class Raw(NamedTuple):
     """A stored member: its name undecoded, content, flags, extra field."""
 

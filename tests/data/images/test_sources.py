@@ -18,12 +18,6 @@ from tests.support.archives import error_of, write_tar, write_zip
 from tests.support.m2kr_folder import write_folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/ret_lightning/image_archives"
-
-
 @pytest.mark.parametrize(
     "path", ["../a.jpg", "..", "sub/../../a.jpg", "/etc/passwd", "/a.jpg", "./../a.jpg", "//a.jpg"]
 )

@@ -56,13 +56,6 @@ def test_a_single_first_row_has_no_byte_order_mark(tmp_path: Path) -> None:
     assert [row.content for row in RowFiles([tmp_path / "a.jsonl"]).at(0, [0])] == [b'{"a": 1}']
 
 
-def test_places_read_like_those_of_other_tools(tmp_path: Path) -> None:
-    text = write(tmp_path / "a.jsonl")
-    offset = text.read_bytes().index(b"wit_5") - len('{"data_id": "')
-    assert str(BytePlace(text, offset)) == str(Place(text, 6)) == f"{text}:6"
-    assert str(Place(Path("a.parquet"), 6)) == "a.parquet, row 6"
-
-
 lines = st.lists(
     st.sampled_from(
         ["", " ", "{}", '{"a": "é\u2028"}', '{"b": "' + "x" * 50 + '"}', '{"c": "\U0001f600\x85"}', "broken \t"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -13,30 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers import row_files
-from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.sampling import holdout as holdout_file
-from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.validation_plan import held_out_subset
-from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.errors import ConfigError
+from tests.support.row_files import jsonl_files, training_row
 
 NAMES = ("wit", "okvqa")
 
 
-def row(number: int, subset: str, ids: list[str]) -> dict:
-    return {"data_id": f"{subset}_{number}", "question": f"q{number}?", "passage_id": ids, "passage_text": f"{ids[0]}."}
-
-
-def write(path: Path, rows: list[dict | str]) -> RowFiles:
-    path.write_text("\n" + "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
-    return RowFiles([path])
-
-
 def chosen(rows: list[dict | str], limits: HoldoutLimits, names: tuple[str, ...] = NAMES) -> Holdout:
     with tempfile.TemporaryDirectory() as folder:
-        return hold_out(write(Path(folder) / "train.jsonl", rows), NAMES, names, limits)
+        return hold_out(jsonl_files(Path(folder) / "train.jsonl", rows), NAMES, names, limits)
 
 
 def held_ids(rows: list[dict], found: Holdout, name: str) -> set[str]:
@@ -46,7 +33,7 @@ def held_ids(rows: list[dict], found: Holdout, name: str) -> set[str]:
 ids = st.integers(0, 25).map(lambda i: f"p{i}")
 corpora = st.lists(
     st.tuples(st.sampled_from([*NAMES, "unknown"]), st.lists(ids, min_size=1, max_size=4, unique=True)), max_size=60
-).map(lambda rows: [row(i, *parts) for i, parts in enumerate(rows)])
+).map(lambda rows: [training_row(i, *parts) for i, parts in enumerate(rows)])
 limits = st.builds(HoldoutLimits, st.integers(1, 12), st.floats(0.01, 0.6), st.one_of(st.none(), st.integers(1, 20)))
 
 
@@ -126,7 +113,7 @@ def test_pools_hold_the_positives_and_training_passages(rows: list[dict], limits
 @given(st.lists(st.integers(0, 30), max_size=150), st.integers(1, 10), st.floats(0.01, 0.5))
 def test_rows_with_one_id_follow_the_documented_rule(numbers: list[int], most: int, fraction: float) -> None:
     """Ids in the order of blake2b of subset and id, as long as their rows fit."""
-    rows = [row(i, "wit", [f"p{n}"]) for i, n in enumerate(numbers)]
+    rows = [training_row(i, "wit", [f"p{n}"]) for i, n in enumerate(numbers)]
     count = Counter(r["passage_id"][0] for r in rows)
     order = sorted(count, key=lambda p: hashlib.blake2b(f"wit\0{p}".encode(), digest_size=8).digest())
     left, expected = min(most, int(fraction * len(rows))), set()
@@ -144,7 +131,9 @@ def test_rows_with_one_id_follow_the_documented_rule(numbers: list[int], most: i
 
 
 def test_defaults_take_two_percent_and_at_most_a_thousand_rows() -> None:
-    rows = [row(i, "wit", [f"p{i}"]) for i in range(60_000)] + [row(i, "okvqa", [f"p{i}"]) for i in range(500)]
+    rows = [training_row(i, "wit", [f"p{i}"]) for i in range(60_000)] + [
+        training_row(i, "okvqa", [f"p{i}"]) for i in range(500)
+    ]
     found = chosen(rows, HoldoutLimits())
     assert {name: (len(of.held_out), len(of.passages)) for name, of in found.subsets.items()} == {
         "wit": (1000, 2000), "okvqa": (10, 500),
@@ -152,7 +141,7 @@ def test_defaults_take_two_percent_and_at_most_a_thousand_rows() -> None:
 
 
 def test_subsets_do_not_share_ids() -> None:
-    rows = [row(i, name, [f"p{i}"]) for name in NAMES for i in range(100)]
+    rows = [training_row(i, name, [f"p{i}"]) for name in NAMES for i in range(100)]
     found = chosen(rows, HoldoutLimits(fraction=0.1))
     held = {name: held_ids(rows, found, name) for name in NAMES}
     assert held["wit"] != held["okvqa"]
@@ -162,14 +151,14 @@ def test_subsets_do_not_share_ids() -> None:
 def test_rows_with_many_ids_validate_too() -> None:
     """Held-out ids alone would leave hardly any row all of whose ids are held out."""
     random = np.random.default_rng(0)
-    rows = [row(i, "wit", [f"p{n}" for n in random.choice(3000, 5, replace=False)]) for i in range(2000)]
+    rows = [training_row(i, "wit", [f"p{n}" for n in random.choice(3000, 5, replace=False)]) for i in range(2000)]
     of = chosen(rows, HoldoutLimits()).subsets["wit"]
     assert len(of.held_out) >= 2
     assert len(of.held_out) + len(of.left_out) <= 40
 
 
 def test_a_hub_id_costs_no_time() -> None:
-    rows = [row(i, "wit", ["hub", f"p{i}"]) for i in range(20_000)] + [row(20_000, "wit", ["alone"])]
+    rows = [training_row(i, "wit", ["hub", f"p{i}"]) for i in range(20_000)] + [training_row(20_000, "wit", ["alone"])]
     of = chosen(rows, HoldoutLimits()).subsets["wit"]
     assert of.held_out.tolist() == [20_000]
 
@@ -178,10 +167,10 @@ def test_a_hub_id_costs_no_time() -> None:
     ("rows", "reason"),
     [
         ([], "no training rows"),
-        ([row(0, "okvqa", ["a"])], "no training rows"),
-        ([row(i, "wit", ["a"]) for i in range(5)], "its 5 training rows have one and the same passage id"),
-        ([row(i, "wit", ["ab"[i % 2]]) for i in range(100)], "each takes more than data.holdout_rows=10 rows"),
-        ([row(i, "wit", ["a", "b"]) for i in range(3)], "or all of them"),
+        ([training_row(0, "okvqa", ["a"])], "no training rows"),
+        ([training_row(i, "wit", ["a"]) for i in range(5)], "its 5 training rows have one and the same passage id"),
+        ([training_row(i, "wit", ["ab"[i % 2]]) for i in range(100)], "each takes more than data.holdout_rows=10 rows"),
+        ([training_row(i, "wit", ["a", "b"]) for i in range(3)], "or all of them"),
         (["{", '{"data_id": "wit_1", "passage_id": "a"}'], "no training rows"),
     ],
 )
@@ -192,7 +181,7 @@ def test_what_cannot_be_held_out_has_a_reason(rows: list, reason: str) -> None:
 
 
 def test_a_bad_row_is_never_held_out() -> None:
-    rows: list = [row(i, "wit", [f"p{i}"]) for i in range(4)]
+    rows: list = [training_row(i, "wit", [f"p{i}"]) for i in range(4)]
     rows[2] |= {"image_path": "../outside.png"}
     found = chosen([*rows, "{broken"], HoldoutLimits(rows=4, fraction=0.9))
     assert found.subsets["wit"].rows == 3
@@ -214,8 +203,8 @@ def test_limits_out_of_range(options: dict, code: str) -> None:
 
 
 def test_repeated_rows_validate_once(tmp_path: Path) -> None:
-    rows = [row(i % 20, "wit", [f"p{i % 20}"]) for i in range(60)]
-    files = write(tmp_path / "train.jsonl", rows)
+    rows = [training_row(i % 20, "wit", [f"p{i % 20}"]) for i in range(60)]
+    files = jsonl_files(tmp_path / "train.jsonl", rows)
     found = hold_out(files, NAMES, ["wit"], HoldoutLimits(fraction=0.2))
     subset = held_out_subset(found, "wit")
     assert len(found.subsets["wit"].held_out) == 12
@@ -225,43 +214,9 @@ def test_repeated_rows_validate_once(tmp_path: Path) -> None:
     assert {q.instruction for q in held_out_subset(found, "wit", instruction="Find:").queries} == {"Find:"}
 
 
-def test_processes_scan_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row(i, NAMES[i * i % 2], [f"p{i * 7 % 900}", f"p{i}"][: 1 + i % 2]) for i in range(5000)]
-    files = write(tmp_path / "train.jsonl", rows)
-    alone = subset_index._scan(files, SubsetNames(NAMES))
-    monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
-    together = subset_index._scan(files, SubsetNames(NAMES))
-    assert alone.keys() == together.keys()
-    for name, array in alone.items():
-        assert np.array_equal(array, together[name])
-        assert array.dtype == together[name].dtype
-
-
-def test_a_killed_scan_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 100)
-    files = write(tmp_path / "train.jsonl", [row(i, "wit", ["a"]) for i in range(50)])
-    monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
-    monkeypatch.setattr(subset_index, "_values", lambda content: os._exit(9))
-    with pytest.raises(DataError) as error:
-        subset_index._scan(files, SubsetNames(NAMES))
-    assert error.value.code == "scan-process-killed"
-
-
-def test_files_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = write(tmp_path / "train.jsonl", [row(i, "wit", [f"p{i}"]) for i in range(50)])
-    first = hold_out(files, NAMES, NAMES, HoldoutLimits())
-    with monkeypatch.context() as patch:
-        patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
-        again = hold_out(files, NAMES, NAMES, HoldoutLimits())
-        assert subset_index.row_subsets(files, NAMES).counts == {"wit": 50}
-    assert again.locations == first.locations
-
-
 @pytest.mark.parametrize("pool", [None, 5])
 def test_pools_are_of_the_documented_size(pool: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holdout_file, "DISTRACTORS", 20)
-    rows = [row(i, "wit", [f"p{i}"]) for i in range(100)]
+    rows = [training_row(i, "wit", [f"p{i}"]) for i in range(100)]
     of = chosen(rows, HoldoutLimits(pool=pool)).subsets["wit"]
     assert len(of.passages) == (2 + 20 if pool is None else 5)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.sampling.mixture import Mixture, check_factors, check_names
-from ret_lightning.data.sampling.subset_index import row_subsets
 from ret_lightning.data.sampling.training_set import TrainingChoice, TrainingSet
 from ret_lightning.errors import ConfigError, DataError
+from tests.support.row_files import jsonl_files
 
 
 def test_copies_of_one_row() -> None:
@@ -77,48 +74,11 @@ def test_choices_out_of_range(options: dict, code: str) -> None:
     assert error.value.found in options.values()
 
 
-def write(path: Path, rows: list) -> RowFiles:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return RowFiles([path])
-
-
-ROWS = [
-    {"data_id": "OKVQA_1"},
-    {"data_id": "wit-2"},
-    {"data_id": "x", "subset": "WIT"},
-    {"data_id": 3},
-    "{",
-    {"data_id": "okvqa_b"},
-]
-
-
-def test_the_subset_of_each_row_is_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = write(tmp_path / "a.jsonl", ROWS)
-    found = row_subsets(files, ["wit", "okvqa"])
-    assert [found.names[code] for code in found.codes] == ["okvqa", "wit", "wit", "unknown", "unknown", "okvqa"]
-    assert found.counts == {"okvqa": 2, "wit": 2, "unknown": 2}
-    with monkeypatch.context() as patch:
-        patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
-        again = row_subsets(files, ["wit", "okvqa"])
-    assert again.names == found.names
-    assert again.codes.tolist() == found.codes.tolist()
-    assert row_subsets(files, ["wit"]).counts == {"unknown": 4, "wit": 2}
-    write(tmp_path / "a.jsonl", ROWS[:2])
-    assert row_subsets(files, ["wit", "okvqa"]).counts == {"okvqa": 1, "wit": 1}
-
-
-def test_a_cache_that_cannot_be_written_only_costs_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(subset_index, "default_cache_dir", lambda: tmp_path / "file")
-    assert row_subsets(write(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
-    assert "cannot be written" in caplog.text
-
-
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
 def test_names_that_only_training_rows_know(tmp_path: Path, reading: str, caplog: pytest.LogCaptureFixture) -> None:
-    files = write(tmp_path / "a.jsonl", [{"data_id": "1", "subset": "birds"}, {"data_id": "2", "subset": "wit"}] * 4)
+    files = jsonl_files(
+        tmp_path / "a.jsonl", [{"data_id": "1", "subset": "birds"}, {"data_id": "2", "subset": "wit"}] * 4
+    )
 
     def training(**options) -> TrainingSet:
         return TrainingSet(files, TrainingChoice(reading=reading, **options), ["wit"], {})

@@ -1,0 +1,30 @@
+"""The check of a small folder of configs."""
+
+from __future__ import annotations
+
+import hydra
+import pytest
+from hydra._internal.utils import create_config_search_path
+
+from ret_lightning.config.checker.config_check import Verdict, check
+from ret_lightning.config.targets import OWN_PACKAGES
+from tests.support.config_folder import line_of, write
+from tests.support.config_targets import Schema
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Check a folder of configs: `lab("seed=3", files={...})` returns the lines of the mistakes, without their codes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OWN_PACKAGES, "tests")
+    hydra.version.setbase("1.3")
+
+    def run(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> list[str]:
+        return [line_of(mistake) for mistake in verdict(*overrides, files=files, **options).mistakes]
+
+    def verdict(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> Verdict:
+        folder = write(tmp_path / "conf", files)
+        return check(create_config_search_path(f"file://{folder}"), "train", overrides, Schema, **options)
+
+    run.verdict = verdict
+    return run

@@ -1,0 +1,85 @@
+"""Changes of a stored config on a command line: what they give, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra._internal.utils import create_config_search_path
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning.config.checker.config_changes import Base, check_changes
+from ret_lightning.config.checker.config_check import Verdict
+from ret_lightning.config.config_errors import Wrong
+from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.errors import ConfigError
+from tests.support.config_folder import write
+from tests.support.config_targets import Schema
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+    """The composed config of a run, with values of its own, and without a key that came later."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OWN_PACKAGES, "tests")
+    with hydra.initialize_config_dir(str(write(tmp_path / "conf")), version_base="1.3"):
+        config = OmegaConf.create(OmegaConf.to_container(hydra.compose("train", ["seed=5", "model.width=32"])))
+    del config.logger
+    return config
+
+
+def changed(stored: DictConfig, *overrides: str, multirun: bool = False) -> Verdict:
+    def refused(before: DictConfig, after: DictConfig) -> Iterable[Wrong]:
+        if before.model != after.model:
+            yield "model.width", ConfigError("may not change", code="frozen")
+
+    base = Base(stored, Path("runs/old/config.yaml"), ("resume",), refused)
+    search_path = create_config_search_path(f"file://{Path.cwd() / 'conf'}")
+    return check_changes(base, search_path, "train", overrides, Schema, multirun=multirun)
+
+
+def told(verdict: Verdict) -> list[tuple[str, str, str]]:
+    return [(mistake.source, mistake.key, mistake.code) for mistake in verdict.mistakes]
+
+
+def test_stored_values_stay_but_for_the_changes(stored: DictConfig) -> None:
+    before = OmegaConf.to_container(stored)
+    verdict = changed(stored, "resume=runs/old", "trainer.max_epochs=9", "optimizer.lr=0.5")
+    assert told(verdict) == []
+    expected = OmegaConf.to_container(stored)
+    expected["trainer"]["max_epochs"], expected["optimizer"]["lr"] = 9, 0.5
+    found = OmegaConf.to_container(verdict.config)
+    assert found.pop("logger").keys() == {"csv"}  # a key that the stored config lacks has its default
+    assert found == expected
+    assert (found["seed"], found["model"]["width"]) == (5, 32)
+    assert OmegaConf.to_container(stored) == before
+
+
+def test_group_is_composed_anew(stored: DictConfig) -> None:
+    (Path("conf/trainer/gpu.yaml")).write_text("_target_: tests.support.config_targets.Trainer\nmax_epochs: 4\n")
+    verdict = changed(stored, "trainer=gpu")
+    assert told(verdict) == []
+    assert OmegaConf.to_container(verdict.config.trainer) == {
+        "_target_": "tests.support.config_targets.Trainer",
+        "max_epochs": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "code"),
+    [
+        ("model.width=8", "model.width", "frozen"),
+        ("experiment=demo", "experiment", "stored-config-group"),
+        ("trainer.max_epoch=3", "trainer.max_epoch", "unknown-parameter"),
+        ("trainer.max_epochs=x", "trainer.max_epochs", "value-of-wrong-type"),
+    ],
+)
+def test_refused_change_names_its_override(stored: DictConfig, override: str, key: str, code: str) -> None:
+    assert told(changed(stored, override)) == [(f"command line: {override}", key, code)]
+
+
+def test_sweep_of_a_stored_config_is_refused(stored: DictConfig) -> None:
+    assert [code for *_, code in told(changed(stored, multirun=True))] == ["stored-config-multirun"]
+    assert len(told(changed(stored, "seed=1,2"))) == 1

@@ -1,0 +1,128 @@
+"""The configs that Hydra finds, and what becomes of those that it cannot load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from omegaconf import OmegaConf
+
+from ret_lightning.config.checker.repository import Repository, place_of
+from tests.support.config_folder import FILES, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    hydra.version.setbase("1.3")
+    return write(tmp_path / "conf")
+
+
+def repository(folder: Path) -> Repository:
+    return Repository(ConfigLoaderImpl(create_config_search_path(f"file://{folder}")).repository)
+
+
+def told(found: Repository) -> list[tuple[str, str, str]]:
+    return [(mistake.source, mistake.key, mistake.code) for mistake in found.mistakes]
+
+
+def test_groups_and_options_are_the_folders_and_files(folder: Path) -> None:
+    found = repository(folder)
+    assert set(found.groups()) == {path.partition("/")[0] for path in FILES if "/" in path}
+    assert found.options("gate") == sorted(path.stem for path in (folder / "gate").iterdir())
+    assert found.options("") == ["train"]
+    assert found.options("nowhere") == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_sound_file_is_loaded_as_it_is(folder: Path, name: str) -> None:
+    found = repository(folder)
+    expected = OmegaConf.load(folder / f"{name}.yaml")
+    expected.pop("defaults", None)
+    assert found.load_config(name).config == expected
+    assert (found.mistakes, found.whole) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "code"),
+    [
+        ("hidden: [1\n", "conf/gate/lstm.yaml:2", "broken-yaml"),
+        ("hidden: 1\nhidden: 2\n", "conf/gate/lstm.yaml:2", "broken-yaml"),
+        ("- 1\n", "conf/gate/lstm.yaml", "config-unreadable"),
+        ("hidden: ${a\n", "conf/gate/lstm.yaml:1", "interpolation-unreadable"),
+    ],
+)
+def test_broken_file_counts_as_empty(folder: Path, content: str, place: str, code: str) -> None:
+    (folder / "gate/lstm.yaml").write_text(content)
+    found = repository(folder)
+    for _ in range(2):  # read once, so that there is one mistake
+        assert found.load_config("gate/lstm").config == {}
+    assert told(found) == [(place, "", code)]
+    assert not found.whole
+
+
+@pytest.mark.parametrize(
+    ("entry", "defaults", "code", "whole"),
+    [
+        ("- gate@model.gate: lst", [("gate", "lstm")], "unknown-option", True),
+        ("- gate@model.gate: zzz", [], "unknown-option", False),
+        ("- gaet@model.gate: lstm", [], "unknown-group", False),
+        ("- gate/zzz", [], "unknown-config", False),
+        ("- optional gate@model.gate: zzz", [("gate", "zzz")], None, True),
+        ("- gate@model.gate: ???", [("gate", "???")], None, True),
+    ],
+)
+def test_wrong_entry_of_a_defaults_list(
+    folder: Path, entry: str, defaults: list, code: str | None, whole: bool
+) -> None:
+    (folder / "train.yaml").write_text(f"defaults:\n  - _self_\n  {entry}\n")
+    found = repository(folder)
+    loaded = found.load_config("train").defaults_list
+    assert [(each.group.lstrip("/"), each.value) for each in loaded if not each.is_self()] == defaults
+    assert told(found) == ([] if code is None else [("conf/train.yaml:3", "defaults", code)])
+    assert found.whole == whole
+
+
+def test_sources_of_keys_and_of_defaults(folder: Path) -> None:
+    found = repository(folder)
+    found.load_config("train")
+    lines = (folder / "train.yaml").read_text().splitlines()
+    line = {text.strip(): number for number, text in enumerate(lines, 1)}
+    assert found.source_of("train", "seed") == f"conf/train.yaml:{line['seed: 1']}"
+    assert found.source_of("train", "hydra.sweep.dir") == f"conf/train.yaml:{line['dir: ${output_dir}/sweep']}"
+    assert found.source_of("train", "nowhere") == "conf/train.yaml"
+    assert found.source_of_default("train", "gate@model.gate") == f"conf/train.yaml:{line['- gate@model.gate: lstm']}"
+    assert found.source_of("not/loaded") == "not/loaded"
+
+
+def test_dropped_file_leaves_nothing(folder: Path) -> None:
+    found = repository(folder)
+    assert found.drop("train", hydra_only=True)
+    assert "hydra" not in found.load_config("train").config
+    assert found.whole
+    assert not found.drop("train", hydra_only=True)
+    assert found.drop("train", hydra_only=False)
+    assert found.load_config("train").config == {}
+    assert not found.whole
+
+
+def test_place_of_a_group() -> None:
+    assert place_of(None, "model/gate") == ("model", "gate")
+    assert place_of("model.inner", "gate") == ("model", "inner")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"\xff\xfe\x00", "conf/experiment/demo.yaml: not a text file in UTF-8"),
+        (b"- 1\n", "conf/experiment/demo.yaml: a config holds keys and values"),
+        (b"words\n", "conf/experiment/demo.yaml: a config holds keys and values"),
+        (b"seed: 3\n", "conf/experiment/demo.yaml: experiment: the file's keys would go below this one"),
+    ],
+)
+def test_a_file_that_is_no_such_config(lab, content: bytes, line: str) -> None:
+    (told,) = lab("experiment=demo", files={"experiment/demo": content})
+    assert told.startswith(line)

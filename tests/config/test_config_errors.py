@@ -1,0 +1,69 @@
+"""Config errors as a command prints them, and suggestions for misspelt names."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from ret_lightning.config.config_errors import Mistake, choices, nearest, report, show_value
+from ret_lightning.errors import ConfigError
+
+
+def test_the_report_counts() -> None:
+    mistakes = [
+        Mistake("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
+        Mistake("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
+    ]
+    assert report(mistakes, "ret-train") == (
+        "ret-train: 2 mistakes in the config:\n"
+        "  conf/a.yaml:1: a.b: is wrong [wrong-value]\n"
+        "  command line: +a=1: is wrong too [wrong-again]"
+    )
+    assert report(mistakes[:1], "ret-train").startswith("ret-train: 1 mistake in the config:\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "line"),
+    [
+        ("conf/gate/lstm.yaml:4", "model.gate.size", "conf/gate/lstm.yaml:4: model.gate.size: is wrong [wrong]"),
+        ("conf/train.yaml", "", "conf/train.yaml: is wrong [wrong]"),
+        ("command line: ++seed=x", "seed", "command line: ++seed=x: is wrong [wrong]"),
+        ("command line: seeds=x", "seed", "command line: seeds=x: seed: is wrong [wrong]"),
+    ],
+)
+def test_key_is_printed_unless_the_override_begins_with_it(source: str, key: str, line: str) -> None:
+    assert str(Mistake(source, key, ConfigError("is wrong", code="wrong"))) == line
+
+
+def test_nearest_ignores_case_and_keeps_the_spelling() -> None:
+    assert nearest("lstm", ["NONE", "LSTM", "SCALAR"]) == ["LSTM"]
+    assert nearest("xyz", ["NoGate", "LstmGate"]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("okvq", ["wit", "okvqa", "wit"], "; did you mean okvqa? choices: wit, okvqa"),
+        ("zzz", ["wit", None, True], "; choices: wit, null, true"),
+        ("x", [], ""),
+        ("option7", [f"option{i}" for i in range(20)], "; did you mean option7 or option17 or option9?"),
+    ],
+)
+def test_choices_lists_few_options_and_the_nearest_of_many(name: str, options: list, text: str) -> None:
+    assert choices(name, options) == text
+
+
+def test_choices_of_many_names_three_though_none_is_near() -> None:
+    text = choices("q", [f"option{i}" for i in range(13)])
+    assert text.startswith("; nearest of 13: ")
+    assert len(text.partition(": ")[2].split(", ")) == 3
+
+
+@pytest.mark.parametrize("value", [None, True, False, 3, -0.5])
+def test_value_is_shown_as_yaml_reads_it(value: object) -> None:
+    assert yaml.safe_load(show_value(value)) == value
+
+
+def test_long_value_is_shortened() -> None:
+    assert show_value("a" * 58) == repr("a" * 58)
+    assert show_value("a" * 59) == "'" + "a" * 56 + "..."

@@ -1,0 +1,46 @@
+"""The resolvers, through OmegaConf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from ret_lightning.config.resolvers import job_name, register_resolvers
+from tests.support.paths import ROOT
+
+
+def resolved(value: str, **keys: object) -> object:
+    register_resolvers()
+    return OmegaConf.create({"value": value, **keys}).value
+
+
+@pytest.mark.parametrize(
+    ("resume", "folder", "value"), [(None, "runs/new", "x"), ("auto", "runs/new", "x"), ("runs/old", "runs/old", None)]
+)
+def test_resumed_run_keeps_its_folder(resume: str | None, folder: str, value: str | None) -> None:
+    assert resolved("${run_folder:${resume},runs/new}", resume=resume) == folder
+    assert resolved("${unless_resumed:${resume},x}", resume=resume) == value
+
+
+def test_product_follows_the_other_setting() -> None:
+    assert resolved("${product:1e-6,${size}}", size=64) == pytest.approx(6.4e-5)
+    assert resolved("${product:2,3,0.5}") == 3.0
+
+
+@pytest.mark.parametrize("group", ["gate", "experiment"])
+def test_options_are_the_files_of_a_group(group: str) -> None:
+    names = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+    assert len(names) > 1
+    assert resolved(f"${{options:{group}}}") == ", ".join(names)
+
+
+def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolved("${expand_home:${path}}", path="~/runs") == f"{tmp_path}/runs"
+    assert resolved("${expand_home:runs}") == "runs"
+
+
+def test_job_is_named_by_the_keys_that_vary() -> None:
+    assert job_name(["optimizer.lr", "seed"], ["optimizer.lr=0.25", "trainer=cpu", "seed=3"]) == "lr=0.25+seed=3"

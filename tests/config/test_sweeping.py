@@ -1,0 +1,104 @@
+"""Sweeps, through Hydra in this process: which jobs are planned, and which of them run in which folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ret_lightning.config.sweeping import Choose, PlannedJob, all_jobs, renamed, results_of, start_sweep
+from tests.support.config_folder import write
+
+
+@pytest.fixture(autouse=True)
+def _empty_hydra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+    GlobalHydra.instance().clear()
+
+
+def settings_of_job(config: DictConfig) -> tuple[str, int, int]:
+    return HydraConfig.get().runtime.output_dir, config.seed, config.trainer.max_epochs
+
+
+def sweep(
+    tmp_path: Path, *overrides: str, choose: Choose = all_jobs, task: Callable[[DictConfig], Any] = settings_of_job
+) -> tuple[list[PlannedJob], list[Any]]:
+    """The planned jobs, and what those that ran returned."""
+    hydra.version.setbase("1.3")
+    planned: list[PlannedJob] = []
+
+    def noted(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:
+        planned.extend(jobs)
+        return choose(jobs)
+
+    folder = write(tmp_path / "conf")
+    app = Hydra.create_main_hydra2("train", create_config_search_path(f"file://{folder}"))
+    quiet = ["hydra.mode=MULTIRUN", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    batches = start_sweep(app, "train", task, [*overrides, *quiet], noted)
+    return planned, [job.return_value for job in results_of(batches)]
+
+
+def test_each_job_is_planned_with_its_config_and_folder(tmp_path: Path) -> None:
+    planned, _ = sweep(tmp_path, "seed=1,2", "model.width=16", "gate@model.gate=lstm,none", choose=lambda jobs: [])
+    assert [(job.config.seed, job.choices["gate@model.gate"]) for job in planned] == [
+        (1, "lstm"), (1, "none"), (2, "lstm"), (2, "none"),
+    ]  # fmt: skip
+    assert [job.varies for job in planned[1:3]] == [
+        {"seed": "1", "gate@model.gate": "none"},
+        {"seed": "2", "gate@model.gate": "lstm"},
+    ]
+    for job in planned:
+        assert job.config.model.width == 16
+        assert job.config.output_dir == str(job.folder) == f"{tmp_path}/runs/sweep/{job.name}"
+        assert "hydra" not in job.config
+        assert set(job.overrides) >= {"model.width=16", f"seed={job.config.seed}"}
+    assert len({job.name for job in planned}) == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_jobs_run_with_the_planned_values_in_the_planned_folders(tmp_path: Path) -> None:
+    planned, results = sweep(tmp_path, "seed=3,4", "trainer.max_epochs=5")
+    assert results == [(str(job.folder), seed, 5) for job, seed in zip(planned, (3, 4), strict=True)]
+    assert OmegaConf.load(tmp_path / "runs/sweep/multirun.yaml").trainer.max_epochs == 5
+
+
+def test_only_chosen_jobs_run(tmp_path: Path) -> None:
+    def last_elsewhere(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+        return [renamed(jobs[-1], jobs[-1].folder.with_name("elsewhere"))]
+
+    planned, results = sweep(tmp_path, "seed=3,4,5", choose=last_elsewhere)
+    assert len(planned) == 3
+    assert results == [(f"{tmp_path}/runs/sweep/elsewhere", 5, 2)]
+
+
+def test_failed_job_raises_its_error_before_the_next_batch(tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    def task(config: DictConfig) -> float:
+        ran.append(config.seed)
+        return 1 / (config.seed - 2)
+
+    with pytest.raises(ZeroDivisionError):
+        sweep(tmp_path, "seed=3,2,1", "hydra.sweeper.max_batch_size=1", task=task)
+    assert ran == [3, 2]
+
+
+def test_renamed_job_keeps_the_original(tmp_path: Path) -> None:
+    (job, *_), _ = sweep(tmp_path, "seed=1,2", choose=lambda jobs: [])
+    moved = renamed(job, tmp_path / "other")
+    assert (moved.name, moved.folder, moved.config.output_dir) == ("other", tmp_path / "other", f"{tmp_path}/other")
+    assert job.config.output_dir == str(job.folder) != moved.config.output_dir
+
+
+@pytest.mark.parametrize("results", [None, [], [[]], [[0.1, 0.2]]])
+def test_other_return_values_hold_no_results(results: Any) -> None:
+    assert results_of(results) == []

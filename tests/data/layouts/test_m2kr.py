@@ -1,0 +1,122 @@
+"""The ReT-M2KR layout: which file holds what, and the subsets that are read from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ret_lightning import M2KRDataModule
+from ret_lightning.data.layouts.m2kr import M2KRFiles, load_subset, sampled_pool
+from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.rows import Passage, Query
+from ret_lightning.data.types import EvaluationSubset
+from ret_lightning.errors import DataError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from tests.support.m2kr_folder import PASSAGES, query, read, write_folder, write_lines
+from tests.support.row_files import ROWS, write
+
+
+def module(root: Path, **options) -> M2KRDataModule:
+    data = M2KRDataModule(
+        root, ClipTokenizer(), ImageTransform(16), **{"batch_size": 8, "validation": "test", **options}
+    )
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_older_copies_keep_all_json_lines_in_one_folder(root: Path) -> None:
+    flat = root / "all"
+    flat.mkdir()
+    for file in sorted((root / "jsonl").rglob("*.jsonl")):
+        file.rename(flat / file.name)
+    folders = dict.fromkeys(("train_folder", "val_folder", "test_folder", "passages_folder"), "all")
+    data = module(root, **folders)
+    assert [s.name for s in data.evaluation_subsets("test")] == ["wit", "infoseek", "evqa", "okvqa"]
+
+
+def test_validation_may_search_a_smaller_pool_that_holds_all_positives(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m2kr")
+    for size, left in ((1, None), (PASSAGES - 2, PASSAGES - 2), (PASSAGES, PASSAGES), (500, PASSAGES)):
+        pools = []
+        for _ in range(2):
+            data = module(root, limit=4, validation_pool=size)
+            (subset,) = [s for s in data.evaluation_subsets("val") if s.name == "wit"]
+            (whole,) = [s for s in data.evaluation_subsets("test") if s.name == "wit"]
+            pools.append([passage.passage_id for passage in subset.pool])
+        wanted = {passage_id for query in subset.queries for passage_id in query.passage_ids}
+        everything = [passage.passage_id for passage in whole.pool]
+        assert len(everything) == PASSAGES
+        assert pools[0] == pools[1] == [p for p in everything if p in set(pools[0])]
+        assert wanted & set(everything) <= set(pools[0])
+        assert len(pools[0]) == (left or len(wanted & set(everything)))
+
+
+def test_subsets_and_pools_are_those_with_files(root: Path) -> None:
+    tests, pools = root / "jsonl/m2kr/test", root / "jsonl/m2kr/passages"
+    for name in ("birds_test.jsonl.gz", "apes_test_m2kr.parquet", "odd_passages_test.jsonl", "notes.txt", "x_test.csv"):
+        (tests / name).write_text("{}")
+    (pools / "birds_passages_test.parquet").write_text("")
+    files = M2KRFiles(root)
+    assert files.subsets() == ["wit", "infoseek", "evqa", "okvqa", "apes", "birds"]  # the paper's order, then by name
+    assert files.pools() == ["birds", "evqa", "infoseek", "okvqa", "wit"]
+
+
+def test_first_suffix_is_taken(root: Path) -> None:
+    folder = root / "jsonl/m2kr/test"
+    other = write(folder / "wit_test.jsonl.gz", ROWS)
+    assert [path.name for path in M2KRFiles(root).query_files("wit", "test").paths] == ["wit_test.jsonl"]
+    (folder / "wit_test.jsonl").unlink()
+    assert M2KRFiles(root).query_files("wit", "test").paths == (other,)
+    assert [path.name for path in M2KRFiles(root).query_files("evqa", "test").paths] == ["evqa_test_m2kr.jsonl"]
+
+
+def test_validation_is_a_file_of_its_own(root: Path) -> None:
+    files = M2KRFiles(root)
+    assert not files.has_validation("wit")
+    write_lines(root / "jsonl/m2kr/val/wit_val.jsonl", [query("wit", 2)])
+    assert files.has_validation("wit")
+    assert [q.data_id for q in load_subset(files, "wit", "val").queries] == ["2"]
+    assert load_subset(files, "wit", "val", "test").source == "test"
+
+
+@pytest.mark.parametrize(("folder", "code"), [("nowhere", "missing-data-root"), (".", "missing-corpus-file")])
+def test_missing_files_are_named(tmp_path: Path, folder: str, code: str) -> None:
+    for open_files in (lambda files: files.training_files(), lambda files: files.passage_files("wit")):
+        with pytest.raises(DataError) as error:
+            open_files(M2KRFiles(tmp_path / folder))
+        assert error.value.code == code
+
+
+def test_repeated_passage_is_an_error_or_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = root / "jsonl/m2kr/passages/wit_passages_test.jsonl"
+    rows = read(file)
+    write_lines(file, [*rows, rows[3] | {"passage_text": "another text"}])
+    with pytest.raises(DataError) as error:
+        load_subset(M2KRFiles(root), "wit", "test")
+    assert (error.value.code, error.value.passage_id, error.value.first_line) == ("duplicate-passage-id", "wit_3", 4)
+    pool = load_subset(M2KRFiles(root), "wit", "test", on_bad_row="skip", max_bad_fraction=0.1).pool
+    assert [passage.passage_id for passage in pool] == [f"wit_{i}" for i in range(PASSAGES)]
+    assert pool[3].text == rows[3]["passage_text"]
+    assert f"{file}:{PASSAGES + 1}" in caplog.text
+
+
+def test_limit_and_instruction_leave_the_pool_whole(root: Path) -> None:
+    subset = load_subset(M2KRFiles(root), "okvqa", "test", instruction="Find:", limit=3)
+    assert [q.data_id for q in subset.queries] == [f"okvqa_test_{i}" for i in range(3)]
+    assert {q.instruction for q in subset.queries} == {"Find:"}
+    assert len(subset.pool) == PASSAGES
+
+
+def test_sampled_pool_depends_on_its_seed() -> None:
+    place = Place(Path("a.jsonl"), 1)
+    pool = [Passage(f"p{i}", "text", None, None, place) for i in range(200)]
+    queries = [Query(f"q{i}", None, "q?", None, None, (f"p{i}",), (), None, place) for i in (5, 150)]
+    subset = EvaluationSubset("wit", "val", queries, pool, [])
+    samples = [[p.passage_id for p in sampled_pool(subset, 40, seed).pool] for seed in (0, 0, 1)]
+    assert samples[0] == samples[1] != samples[2]
+    for sample in samples:
+        assert len(sample) == 40
+        assert {"p5", "p150"} <= set(sample)
+        assert sample == sorted(sample, key=lambda name: int(name[1:]))

@@ -1,0 +1,120 @@
+"""Encoded vectors in memory: rows in order, each once, on one rank and on several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ret_lightning.data.types import EvaluationSubset
+from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.evaluation.embedding_sink import EncodedSubset, VectorsInMemory
+from ret_lightning.retrieval import ExactIndex
+from tests.support.ranks import on_ranks
+
+CPU = torch.device("cpu")
+SUBSET = EvaluationSubset("wit", "test", [], [SimpleNamespace(passage_id=f"p{row}") for row in range(9)], [])
+
+
+def vectors_of(rows: list[int], loader: int = 0) -> torch.Tensor:
+    """(n, 2, 4) float32, another for each row."""
+    return torch.stack([torch.randn(2, 4, generator=torch.Generator().manual_seed(100 * loader + row)) for row in rows])
+
+
+def collected(*batches: tuple[int, list[int]]) -> VectorsInMemory:
+    sink = VectorsInMemory()
+    sink.start()
+    for loader, rows in batches:
+        sink.add(loader, torch.tensor(rows), vectors_of(rows, loader))
+    sink.complete()
+    return sink
+
+
+def test_rows_are_sorted_and_counted_once() -> None:
+    found = collected((0, [4, 2]), (1, [3]), (0, [7, 2, 0]), (1, [1, 3])).subset(0, SUBSET, CPU)
+    assert found.pool_rows.tolist() == [0, 2, 4, 7]
+    assert found.share.ids == ("p0", "p2", "p4", "p7")
+    assert found.positions.tolist() == [0, 1, 2, 3]
+    assert torch.equal(found.share.vectors, vectors_of([0, 2, 4, 7]).half())
+    assert found.query_rows.tolist() == [1, 3]
+    assert torch.equal(found.queries, vectors_of([1, 3], 1))  # queries stay in float32
+
+
+def test_subsets_do_not_mix() -> None:
+    sink = collected((0, [1]), (2, [5]), (3, [0]), (1, [2]))
+    other = sink.subset(1, SUBSET, CPU)
+    assert (other.pool_rows.tolist(), other.query_rows.tolist()) == ([5], [0])
+    assert torch.equal(other.queries, vectors_of([0], 3))
+    assert sink.subset(0, SUBSET, CPU).pool_rows.tolist() == [1]
+
+
+def test_start_forgets_the_last_evaluation() -> None:
+    sink = collected((0, [1, 2]), (1, [0]))
+    sink.add(0, torch.tensor([3]), torch.full((1, 2, 4), torch.nan))
+    sink.start()
+    sink.add(0, torch.tensor([5]), vectors_of([5]))
+    assert sink.subset(0, SUBSET, CPU).pool_rows.tolist() == [5]
+
+
+@pytest.mark.parametrize(("loader", "side"), [(0, "pool"), (1, "queries")])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_vectors_that_are_not_finite_name_their_row(loader: int, side: str, value: float) -> None:
+    sink = collected((0, [1]), (1, [1]))
+    broken = vectors_of([6, 4, 2], loader)
+    broken[:2, 1, 2] = value
+    sink.add(loader, torch.tensor([6, 4, 2]), broken)
+    with pytest.raises(DataError) as error:
+        sink.subset(0, SUBSET, CPU)
+    assert (error.value.code, error.value.rows, error.value.row) == ("vectors-not-finite", 2, 4)
+    assert error.value.message.startswith(f"test/wit, {side}: ")
+
+
+def test_value_beyond_half_precision_is_not_finite_in_a_passage_only() -> None:
+    sink = VectorsInMemory()
+    sink.add(1, torch.tensor([0]), torch.full((1, 2, 4), 1e6))
+    sink.add(0, torch.tensor([0]), torch.ones(1, 2, 4))
+    assert sink.subset(0, SUBSET, CPU).queries.max() == 1e6
+    sink.add(0, torch.tensor([0]), torch.full((1, 2, 4), 1e6))
+    with pytest.raises(DataError):
+        sink.subset(0, SUBSET, CPU)
+
+
+def test_pool_without_a_passage_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        collected((1, [0])).subset(0, SUBSET, CPU)
+    assert (error.value.code, error.value.subset) == ("no-passage-encoded", "wit")
+
+
+def contents(found: EncodedSubset) -> dict:
+    index = found.index_of_all(ExactIndex())
+    ranking = index.search(found.queries, top_k=3)
+    return {
+        "pool": found.pool_rows.tolist(),
+        "queries": (found.query_rows.tolist(), found.queries),
+        "ranking": ranking.rows.tolist(),
+        "share": (found.positions.tolist(), found.share.ids, found.share.vectors),
+    }
+
+
+def padded(number: int) -> dict:
+    """Ranks that encode every other row; row 0 comes on both, as a padded sampler deals it out."""
+    batches = [[(0, [0, 2, 4]), (0, [6]), (1, [0])], [(0, [3, 1]), (0, [0]), (1, [1, 0])]][number]
+    return contents(collected(*batches).subset(0, SUBSET, CPU))
+
+
+def test_ranks_together_have_each_row_once(tmp_path: Path) -> None:
+    alone = contents(collected((0, [0, 1, 2, 3, 4, 6]), (1, [0, 1])).subset(0, SUBSET, CPU))
+    ranks = on_ranks(padded, 2, tmp_path)
+    for of_rank in ranks:
+        assert of_rank["pool"] == alone["pool"] == [0, 1, 2, 3, 4, 6]
+        assert of_rank["queries"][0] == alone["queries"][0] == [0, 1]
+        assert torch.equal(of_rank["queries"][1], alone["queries"][1])
+        assert of_rank["ranking"] == alone["ranking"]
+    shares = [of_rank["share"] for of_rank in ranks]
+    assert sorted(shares[0][0] + shares[1][0]) == list(range(6))
+    for positions, ids, vectors in shares:
+        rows = [alone["pool"][position] for position in positions]
+        assert ids == tuple(f"p{row}" for row in rows)
+        assert torch.equal(vectors, vectors_of(rows).half())

@@ -1,0 +1,107 @@
+"""Rows to vectors, against the tower on one row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ret_lightning import RetRetriever
+from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.rows import Passage, Query
+from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.evaluation.encode_rows import encoded
+from ret_lightning.inputs import Item, encoder_input
+from ret_lightning.inputs.cut_texts import TextCount
+from tests.support.tiny_training import make_module
+
+
+@pytest.fixture(scope="module")
+def retriever() -> RetRetriever:
+    return make_module().retriever.eval()
+
+
+@pytest.fixture
+def passages(tmp_path: Path) -> list[Passage]:
+    """Texts, images and both."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    for number in range(2):
+        Image.fromarray(pixels[number]).save(tmp_path / f"{number}.png")
+    contents = [("a fact", None), ("another, longer fact", "0.png"), (None, "1.png"), ("x", None), ("y z", None)]
+    return [
+        Passage(f"p{i}", text, image, None, Place(Path("a.jsonl"), i + 1)) for i, (text, image) in enumerate(contents)
+    ]
+
+
+def by_itself(retriever: RetRetriever, side: str, row: Passage | Query, folder: Path) -> torch.Tensor:
+    tower = getattr(retriever, f"{side}_tower")
+    pixels = None
+    if row.image_path is not None:
+        with Image.open(folder / row.image_path) as image:
+            pixels = tower.image_transform(image.convert("RGB"))
+    inputs = encoder_input([Item(row.text, pixels)], tower.tokenizer, tower.image_transform.size)
+    with torch.inference_mode():
+        return retriever.encode(side, inputs)[0]
+
+
+def test_vectors_are_those_of_each_row_in_order(
+    retriever: RetRetriever, passages: list[Passage], tmp_path: Path
+) -> None:
+    batches = list(encoded(retriever, passages, str(tmp_path), 2, 0, bar=False))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    vectors = torch.cat(batches)
+    expected = torch.stack([by_itself(retriever, "passage", row, tmp_path) for row in passages])
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors.norm(dim=2), torch.ones(5, vectors.shape[1]))
+
+
+def test_queries_pass_through_their_own_tower(retriever: RetRetriever, tmp_path: Path) -> None:
+    query = Query("q", "Find:", "what?", None, None, (), (), None, Place(Path("q.jsonl"), 1))
+    (vectors,) = encoded(retriever, [query], None, 8, 0, bar=False)
+    torch.testing.assert_close(vectors[0], by_itself(retriever, "query", query, tmp_path), atol=1e-5, rtol=0)
+
+
+def test_texts_are_counted(retriever: RetRetriever) -> None:
+    texts = TextCount()
+    place = Place(Path("a.jsonl"), 1)
+    rows = [Passage(f"p{i}", text, None, None, place) for i, text in enumerate(("short", "word " * 100, "x"))]
+    list(encoded(retriever, rows, None, 2, 0, bar=False, texts=texts))
+    assert (texts.texts, texts.cut, texts.limit) == (3, 1, 77)
+
+
+def test_no_rows_give_no_batch(retriever: RetRetriever) -> None:
+    assert list(encoded(retriever, [], None, 2, 0)) == []
+
+
+def test_images_need_a_root(retriever: RetRetriever, passages: list[Passage]) -> None:
+    with pytest.raises(ConfigError) as error:
+        next(encoded(retriever, passages, None, 2, 0))
+    assert (error.value.code, error.value.line, error.value.found) == ("image-root-not-given", 2, "0.png")
+
+
+def test_missing_image_is_raised(retriever: RetRetriever, passages: list[Passage], tmp_path: Path) -> None:
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(DataError) as error:
+        list(encoded(retriever, passages, str(tmp_path), 8, 0, bar=False))
+    assert error.value.kind == "missing_image"
+    assert "a.jsonl:3" in error.value.message
+
+
+def test_row_of_vectors_that_are_not_finite_is_named(passages: list[Passage], tmp_path: Path, monkeypatch) -> None:
+    retriever = make_module().retriever.eval()
+    encode = retriever.encode
+
+    def broken(side: str, inputs: object) -> torch.Tensor:
+        vectors = encode(side, inputs).clone()
+        if len(inputs.image_rows) == 1 and 0 in inputs.image_rows.tolist():  # the second batch
+            vectors[1, 0, 0] = torch.nan
+        return vectors
+
+    monkeypatch.setattr(retriever, "encode", broken)
+    with pytest.raises(DataError) as error:
+        list(encoded(retriever, passages, str(tmp_path), 2, 0, dtype="bfloat16", bar=False))
+    assert (error.value.code, error.value.line) == ("row-vectors-not-finite", 4)
+    assert "dtype=bfloat16" in error.value.message

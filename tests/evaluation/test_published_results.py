@@ -1,0 +1,34 @@
+"""The published results and the metrics that the paper reports of each subset."""
+
+from __future__ import annotations
+
+import pytest
+
+from ret_lightning.evaluation.published_results import COLUMNS, PUBLISHED, headline_metrics
+
+
+def test_a_published_row_has_a_value_for_each_column() -> None:
+    assert len(COLUMNS) == 11
+    assert {len(values) for values in PUBLISHED.values()} == {11}
+    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["okvqa", "pseudo_recall@5"] == 0.638
+    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["llava", "recall@1"] == 0.792
+
+
+@pytest.mark.parametrize(
+    ("subset", "expected"),
+    [
+        ("wit", ["recall@10"]),
+        ("iglue", ["recall@1"]),
+        ("kvqa", ["recall@5"]),
+        ("oven", ["recall@5"]),
+        ("llava", ["recall@1"]),
+        ("infoseek", ["recall@5", "pseudo_recall@5"]),
+        ("evqa", ["recall@5", "pseudo_recall@5"]),
+        ("okvqa", ["recall@5", "pseudo_recall@5"]),
+        ("my own", ["recall@5", "pseudo_recall@5"]),
+    ],
+)
+def test_the_headline_metrics_of_the_paper(subset: str, expected: list[str]) -> None:
+    computed = [f"{name}@{k}" for name in ("recall", "pseudo_recall") for k in (1, 2, 3, 5, 10)]
+    assert headline_metrics(subset, computed) == expected
+    assert headline_metrics(subset, ["recall@3"]) == []
