@@ -54,7 +54,7 @@ from ret_lightning.distributed.barrier import Meeting
 from ret_lightning.inputs import ClipTokenizer
 from ret_lightning.losses import ContrastiveLoss, maxsim
 from ret_lightning.models import RetRetriever
-from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.retrieval import Embeddings, ExactIndex, judge, search_sharded
 
 OPTIONS = {"only": "", "limit": "400"}

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from ret_lightning.losses import ContrastiveLoss
-from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.models.gradient_cache import encode_in_pieces
 
 KERNELS = {"attention": ("flash", "fmha"), "matmul": ("gemm", "cutlass", "nvjet", "xmma")}

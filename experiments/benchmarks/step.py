@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
-from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.models.precision import dtype_named
 from ret_lightning.ops import onednn_linear
 

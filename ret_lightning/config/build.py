@@ -10,9 +10,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ret_lightning.config.aliases import update_targets
+from ret_lightning.config.allowed_targets import built_refusal, not_a_name, target_refusal
 from ret_lightning.config.checker.yaml_files import first_line
-from ret_lightning.config.targets import built_refusal, not_a_name, target_refusal
+from ret_lightning.config.target_aliases import update_targets
 from ret_lightning.errors import ConfigError, UserError
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.inputs.truncated_texts import TextCount
 
 
 @dataclass(frozen=True)

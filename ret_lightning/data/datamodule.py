@@ -12,11 +12,11 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ret_lightning.data.bad_rows import OnBadRow
+from ret_lightning.data.epoch_position import Position
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KRFiles, load_subset, sampled_pool
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.position import Position
 from ret_lightning.data.required_files import Needed, check_required_files
 from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
 from ret_lightning.data.sampling.holdout import HoldoutLimits

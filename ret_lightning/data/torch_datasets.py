@@ -21,7 +21,7 @@ from ret_lightning.data.rows import BytePlace, Content, Passage, Place, Query, p
 from ret_lightning.data.sampling.batch_samplers import Draw
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
-from ret_lightning.inputs.cut_texts import TextCount, count_cut
+from ret_lightning.inputs.truncated_texts import TextCount, count_cut
 from ret_lightning.losses import PADDING
 
 

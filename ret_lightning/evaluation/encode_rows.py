@@ -14,7 +14,7 @@ from ret_lightning.data.images.sources import ImageReader, ImageSource, image_so
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import dtype_named
 from ret_lightning.runtime.fork_context import fork_context

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.bare_images import bare_images
 from ret_lightning.inputs.near_names import near_file, near_names
+from ret_lightning.inputs.strip_metadata import bare_images
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 # Pillow's own limit. Beyond twice as many pixels Pillow refuses by itself.

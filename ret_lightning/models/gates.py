@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.models.subclasses import constructor_settings, import_own_packages, subclasses
+from ret_lightning.models.exchangeable_parts import constructor_settings, import_own_packages, subclasses
 from ret_lightning.ops.onednn_linear import Linear
 
 

@@ -15,9 +15,9 @@ from ret_lightning.models.cell import RetCell
 from ret_lightning.models.checkpoint.files import load_checkpoint, save_checkpoint
 from ret_lightning.models.checkpoint.hub import push
 from ret_lightning.models.encode_pairs import Pair, encode_pairs, gate_openings
+from ret_lightning.models.exchangeable_parts import call_with_copies, class_name
 from ret_lightning.models.gates import Gate
 from ret_lightning.models.layer_plans import LayerPlan, Published, Recurrence
-from ret_lightning.models.subclasses import call_with_copies, class_name
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.ops.maxsim import maxsim

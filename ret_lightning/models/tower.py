@@ -12,7 +12,7 @@ from ret_lightning.models.backbones.base import Backbone, states_of
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gate_activations import OpeningMeans, RowOpenings
 from ret_lightning.models.layer_plans import LayerPlan
-from ret_lightning.models.states import ModalityStates
+from ret_lightning.models.modality_states import ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
 
 

@@ -13,14 +13,14 @@ from markupsafe import Markup
 from ret_lightning.report import tables
 from ret_lightning.report.charts import COLOURS, Bar, Line, bar_chart, dash, heat_map, line_chart
 from ret_lightning.report.comparison import Row
-from ret_lightning.report.gallery import Disagreement
+from ret_lightning.report.disagreements import Disagreement
 from ret_lightning.report.per_query_results import mean_parts
 from ret_lightning.report.run_folders import Run, Unfinished
 from ret_lightning.report.statistics import Summary
 from ret_lightning.report.training_logs import GateMap, Log, curve, logged_gate_maps, speed
 from ret_lightning.report.variants import Variant, VariedSetting, typed_value
 from ret_lightning.runs.identity import ABSENT
-from ret_lightning.training.checkpointing.selected_on import in_words
+from ret_lightning.training.checkpointing.selection_queries import in_words
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from ret_lightning.config.config_errors import choices
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.report import tables
 from ret_lightning.report.comparison import PerQuery, Row, compare, per_query
-from ret_lightning.report.gallery import disagreements, open_test_data
+from ret_lightning.report.disagreements import disagreements, open_test_data
 from ret_lightning.report.page import Content, page
 from ret_lightning.report.results_figure import draw_results
 from ret_lightning.report.run_folders import Run, find_runs
 from ret_lightning.report.training_logs import read_log
 from ret_lightning.report.variants import Variant, choose, group
 from ret_lightning.runtime.atomic_files import write_files
-from ret_lightning.training.checkpointing.selected_on import in_words
+from ret_lightning.training.checkpointing.selection_queries import in_words
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from io import BytesIO
 
-from ret_lightning.plotting.literal_figure import literal_figure
+from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.report.page import Content, bars, curves
 
 _WIDTH = 32  # characters of a label's line

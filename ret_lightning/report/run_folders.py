@@ -24,7 +24,7 @@ from ret_lightning.runtime.run_layout import (
     METRICS_FILE,
     ORIGIN_FILE,
 )
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 
 # A config.yaml without these is not ret-train's: W&B and others write files of that name too.
 _KEYS_OF_A_RUN = ("seed", "output_dir", "data", "model", "trainer")
@@ -60,7 +60,7 @@ class Run:
     @property
     def selected_on(self) -> str:
         """The queries that its checkpoint was chosen on, see `training.checkpointing.selected_on`."""
-        return selected_on.of_run(self.origin, self.config)
+        return selection_queries.of_run(self.origin, self.config)
 
     @property
     def code(self) -> str:

@@ -57,7 +57,7 @@ from ret_lightning.runtime.run_layout import (
 )
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.callbacks.progress_bar import Progress
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
 from ret_lightning.training.checkpointing.load import RECORD, chosen_on, opened, training_checkpoint
 from ret_lightning.training.module import RetModule
@@ -325,12 +325,12 @@ def _finish(
     checkpoint = Path(config.checkpoint)
     chosen = chosen_on(checkpoint)
     metrics, tables = write_results(
-        evaluation, split, folder, f"checkpoint: {checkpoint}, {selected_on.in_words(chosen)}"
+        evaluation, split, folder, f"checkpoint: {checkpoint}, {selection_queries.in_words(chosen)}"
     )
     log_tables(loggers, tables)
     origin: dict[str, Any] = {
         "checkpoint": config.checkpoint,
-        selected_on.KEY: chosen,
+        selection_queries.KEY: chosen,
         "split": split,
         "version": __version__,
     }

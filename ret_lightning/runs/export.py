@@ -14,7 +14,7 @@ from ret_lightning.models.checkpoint.hub import CARD_FILE
 from ret_lightning.models.checkpoint.model_card import model_card
 from ret_lightning.runtime.atomic_files import write_text
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, ORIGIN_FILE, write_json
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.load import Trained, chosen_on, load_trained, training_checkpoint
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,12 @@ def export(
     trained = load_trained(file)
     storable_config(trained.retriever)  # a refusal leaves no card behind
     # The weights come last: a folder that has them is whole.
-    origin = {"checkpoint": str(file), "step": trained.step, selected_on.KEY: chosen_on(file), "version": __version__}
+    origin = {
+        "checkpoint": str(file),
+        "step": trained.step,
+        selection_queries.KEY: chosen_on(file),
+        "version": __version__,
+    }
     try:
         write_json(output / ORIGIN_FILE, origin)
         write_text(output / CARD_FILE, _card(trained, output.resolve().name))
@@ -83,7 +88,7 @@ def _card(trained: Trained, name: str) -> str:
         "step": trained.step,
         "seed": config["seed"],
         "data": config["data"]["_target_"].rpartition(".")[2],
-        "checkpoint choice": selected_on.in_words(chosen_on(trained.file)),
+        "checkpoint choice": selection_queries.in_words(chosen_on(trained.file)),
         "ret_lightning": f"{trained.version}, exported with {__version__}",
     }
     notes = [] if trained.test else ["The run has no test metrics of these weights."]

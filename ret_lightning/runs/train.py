@@ -17,7 +17,7 @@ from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.callback import RetrievalEvaluation
 from ret_lightning.evaluation.metric_tables import print_tables
-from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.runs.early_checks import check_devices, prepare_and_check, warn_if_not_storable
 from ret_lightning.runs.initial_model import initial_retriever
 from ret_lightning.runs.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
@@ -40,7 +40,7 @@ from ret_lightning.runtime.run_layout import (
 from ret_lightning.training.callbacks.cost import Cost
 from ret_lightning.training.callbacks.rng_states import RandomStates
 from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, repair_checkpoints, stored_checkpoint
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.checkpointing.load import RecordInCheckpoint, build_untrained
@@ -133,7 +133,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
             origin = {
                 **read_json(folder / ORIGIN_FILE),
                 "best": scores,
-                selected_on.KEY: _selected_on(data, best, config),
+                selection_queries.KEY: _selected_on(data, best, config),
             }
             write_json(folder / ORIGIN_FILE, origin)
         if trainer.interrupted or config.test_with == "none":
@@ -159,8 +159,8 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
 def _selected_on(data: LightningDataModule, best: object, config: DictConfig) -> str:
     """Where the queries are from that decided which weights are tested."""
     if not best or config.test_with != "best":
-        return selected_on.LAST
-    return selected_on.of_sources(subset.source for subset in data.evaluation_subsets("val"))
+        return selection_queries.LAST
+    return selection_queries.of_sources(subset.source for subset in data.evaluation_subsets("val"))
 
 
 def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | None]:
@@ -202,7 +202,7 @@ def best_validation(folder: Path) -> float:
 def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> tuple[dict[str, float], list[Table]]:
-    chosen = selected_on.in_words(read_json(folder / ORIGIN_FILE)[selected_on.KEY])
+    chosen = selection_queries.in_words(read_json(folder / ORIGIN_FILE)[selection_queries.KEY])
     metrics, tables = write_results(evaluation, "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
     write_json(folder / COST_FILE, cost.measured())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import open_image
-from ret_lightning.inputs.cut_texts import TextCount, count_texts
+from ret_lightning.inputs.truncated_texts import TextCount, count_texts
 from ret_lightning.models.precision import device_named
 from ret_lightning.runtime.console import print_lines
 from ret_lightning.search.hits import Hit

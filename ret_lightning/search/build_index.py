@@ -22,7 +22,7 @@ from ret_lightning.config.build import build
 from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.evaluation.encode_rows import check_images, encoded
-from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval.indexes.base import Index, index_like, settings_of

@@ -19,7 +19,7 @@ from torch import Tensor
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.evaluation.encode_rows import check_images, encoded
-from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.model_identity import ModelIdentity, model_for

@@ -13,7 +13,7 @@ from lightning.pytorch.loops.progress import _Progress
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.position import Span
+from ret_lightning.data.epoch_position import Span
 from ret_lightning.data.sampling.batch_samplers import EpochBatches
 from ret_lightning.data.sampling.streaming import StreamedBatches
 from ret_lightning.errors import ConfigError

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from ret_lightning.commands.application import _quoted
-from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from tests.support.config_folder import write
 from tests.support.paths import ROOT
 

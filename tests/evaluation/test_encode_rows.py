@@ -15,7 +15,7 @@ from ret_lightning.data.rows import Passage, Query
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.encode_rows import encoded
 from ret_lightning.inputs import Item, encoder_input
-from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.inputs.truncated_texts import TextCount
 from tests.support.tiny_training import make_module
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.models import EncoderInput, LSTMGate, RetRetriever, RetTower, build_retriever, encode_pairs
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
+from ret_lightning.models.exchangeable_parts import subclasses
 from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import Gate
-from ret_lightning.models.subclasses import subclasses
 from ret_lightning.ops import onednn_linear
 
 NARROW = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}

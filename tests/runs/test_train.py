@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.train import _selected_on, best_validation
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 from tests.support.scored_checkpoints import RECALL, write_checkpoint, write_config
 
 
@@ -33,11 +33,11 @@ def test_search_needs_a_score(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("best", "test_with"), [(None, "best"), ("checkpoint", "last")])
 def test_last_weights_are_selected_on_nothing(best: str | None, test_with: str) -> None:
-    assert _selected_on(None, best, OmegaConf.create({"test_with": test_with})) == selected_on.LAST
+    assert _selected_on(None, best, OmegaConf.create({"test_with": test_with})) == selection_queries.LAST
 
 
 def test_best_weights_are_selected_on_the_validation_queries() -> None:
     data = SimpleNamespace(evaluation_subsets=lambda split: [SimpleNamespace(source={"val": "holdout"}[split])])
     found = _selected_on(data, "checkpoint", OmegaConf.create({"test_with": "best"}))
-    assert found == selected_on.of_sources(["holdout"])
-    assert found != selected_on.of_sources(["test"])
+    assert found == selection_queries.of_sources(["holdout"])
+    assert found != selection_queries.of_sources(["test"])

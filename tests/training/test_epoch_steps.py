@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ret_lightning.data.position import Position, Span
+from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.sampling.batch_samplers import GlobalBatches
 from ret_lightning.training.epoch_steps import EpochSteps, lay_out
 from ret_lightning.training.schedule import WarmupCosine

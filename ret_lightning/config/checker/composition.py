@@ -27,8 +27,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ret_lightning.config.checker.config_repository import ConfigFile, Repository, place_of
 from ret_lightning.config.checker.overrides import ParsedOverride
-from ret_lightning.config.checker.repository import ConfigFile, Repository, place_of
 from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
 from ret_lightning.errors import ConfigError

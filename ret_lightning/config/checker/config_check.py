@@ -29,6 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from ret_lightning.config.allowed_targets import built_refusal, not_a_name, target_refusal
 from ret_lightning.config.checker.annotations import dataclass_in, element_of, problem
 from ret_lightning.config.checker.composition import Composer, Composition
 from ret_lightning.config.checker.lookup import Class, Expression, Function, UnknownTarget, locate
@@ -42,7 +43,6 @@ from ret_lightning.config.checker.signatures import (
 )
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
-from ret_lightning.config.targets import built_refusal, not_a_name, target_refusal
 from ret_lightning.errors import ConfigError
 
 Keys = tuple[str, ...]  # a key's place in the config

@@ -17,8 +17,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TypeAlias
 
-from ret_lightning.config.aliases import current_target
 from ret_lightning.config.config_errors import choices
+from ret_lightning.config.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef

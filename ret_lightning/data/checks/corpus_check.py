@@ -30,7 +30,7 @@ from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.readers.source_location import BytePlace
 from ret_lightning.data.types import unreachable_queries
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.cut_texts import cut_texts
+from ret_lightning.inputs.truncated_texts import cut_texts
 from ret_lightning.runtime.cpu_cores import usable_cores
 from ret_lightning.runtime.fork_context import fork_context
 from ret_lightning.runtime.progress import progress_bar

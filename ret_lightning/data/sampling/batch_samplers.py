@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import Sampler
 
-from ret_lightning.data.position import Position, Span
+from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.readers.row_files import RawRow
 from ret_lightning.data.sampling.mixture import RowMixture
 

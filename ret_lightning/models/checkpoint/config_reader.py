@@ -25,9 +25,9 @@ from ret_lightning.models.checkpoint.config_fields import (
     text_positions,
     vision_size,
 )
+from ret_lightning.models.exchangeable_parts import import_own_packages, subclasses
 from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
-from ret_lightning.models.subclasses import import_own_packages, subclasses
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 

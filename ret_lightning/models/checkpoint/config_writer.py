@@ -13,9 +13,9 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.backbones.base import BlockStack
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.checkpoint.config_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
+from ret_lightning.models.exchangeable_parts import class_name, described_value, is_own, json_value
 from ret_lightning.models.gates import Gate, LSTMGate
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS
-from ret_lightning.models.subclasses import class_name, described_value, is_own, json_value
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 

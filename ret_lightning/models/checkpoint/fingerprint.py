@@ -12,7 +12,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.checkpoint.config_writer import architecture, former_architecture
 from ret_lightning.models.checkpoint.state_names import published_state
-from ret_lightning.models.subclasses import class_name
+from ret_lightning.models.exchangeable_parts import class_name
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 

@@ -15,7 +15,7 @@ from ret_lightning.retrieval.indexes.base import at_least_one, register_index
 from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
 from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_probes, filled_in
-from ret_lightning.retrieval.indexes.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.indexes.muvera_encoding import FixedDimensionalEncoding
 from ret_lightning.retrieval.indexes.serialization import read_faiss, write_faiss
 from ret_lightning.retrieval.store.embeddings import Embeddings
 from ret_lightning.runtime.atomic_files import whole_file

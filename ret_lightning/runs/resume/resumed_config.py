@@ -19,10 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ret_lightning.config.aliases import current_target
 from ret_lightning.config.checker.config_changes import Base
 from ret_lightning.config.config_errors import Wrong
 from ret_lightning.config.paths import make_paths_absolute
+from ret_lightning.config.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.identity import differences, flat, within
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE

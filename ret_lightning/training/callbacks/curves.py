@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.evaluation.callback import RetrievalEvaluation, SubsetResult
-from ret_lightning.plotting.literal_figure import literal_figure
+from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.runtime.atomic_files import whole_file
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from ret_lightning.plotting.literal_figure import literal_figure
+from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.runtime.atomic_files import whole_file
 
 NAME = re.compile(r"gate/(?P<side>\w+)/(?P<kind>\w+)/step_(?P<step>\d+)")

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
 from ret_lightning.distributed.collectives import gather_sizes
-from ret_lightning.inputs.cut_texts import TextCount
+from ret_lightning.inputs.truncated_texts import TextCount
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from ret_lightning.inputs import ImageTransform, Tokenizer
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.files import not_a_folder
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
 from ret_lightning.training.checkpointing.selection import (
     LAST_CHECKPOINT,
@@ -210,18 +210,20 @@ def chosen_on(checkpoint: Path) -> str:
         `last` for the last checkpoint of a run; `unknown` for one that is neither the best nor the last of its run.
     """
     if checkpoint.is_dir():
-        return str(read_json(checkpoint / ORIGIN_FILE).get(selected_on.KEY, selected_on.UNKNOWN))
+        return str(read_json(checkpoint / ORIGIN_FILE).get(selection_queries.KEY, selection_queries.UNKNOWN))
     run = checkpoint.resolve().parent.parent
     if not (checkpoint.is_file() and (run / CONFIG_FILE).is_file()):
-        return selected_on.UNKNOWN
+        return selection_queries.UNKNOWN
     best = best_checkpoint(run)
     if best is None or best[0].file.resolve() != checkpoint.resolve():
-        return selected_on.LAST if checkpoint.name == LAST_CHECKPOINT else selected_on.UNKNOWN
+        return selection_queries.LAST if checkpoint.name == LAST_CHECKPOINT else selection_queries.UNKNOWN
     origin = read_json(run / ORIGIN_FILE)
-    if origin.get(selected_on.KEY) == selected_on.LAST:  # of the weights that the run tested, not of its best ones
-        del origin[selected_on.KEY]
+    if (
+        origin.get(selection_queries.KEY) == selection_queries.LAST
+    ):  # of the weights that the run tested, not of its best ones
+        del origin[selection_queries.KEY]
     config = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
-    return selected_on.of_run(origin, {**config, "test_with": "best"})
+    return selection_queries.of_run(origin, {**config, "test_with": "best"})
 
 
 def build_untrained(config: DictConfig) -> RetRetriever:

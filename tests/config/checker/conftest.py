@@ -6,8 +6,8 @@ import hydra
 import pytest
 from hydra._internal.utils import create_config_search_path
 
+from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_check import Verdict, check
-from ret_lightning.config.targets import OWN_PACKAGES
 from tests.support.config_folder import line_of, write
 from tests.support.config_targets import Schema
 

@@ -10,10 +10,10 @@ import pytest
 from hydra._internal.utils import create_config_search_path
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict
 from ret_lightning.config.config_errors import Wrong
-from ret_lightning.config.targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError
 from tests.support.config_folder import write
 from tests.support.config_targets import Schema

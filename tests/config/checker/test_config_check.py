@@ -8,8 +8,8 @@ import sys
 import pytest
 from hydra._internal.utils import create_config_search_path
 
+from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_check import check
-from ret_lightning.config.targets import OWN_PACKAGES
 from tests.support.config_folder import line_of, write
 from tests.support.config_targets import Schema
 from tests.support.paths import ROOT

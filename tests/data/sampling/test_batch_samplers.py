@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ret_lightning.data.position import Position, Span
+from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.sampling.batch_samplers import (
     BatchCutter,
     Draw,

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
+from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.position import Position, Span
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles
 from ret_lightning.data.sampling.batch_samplers import Draw

@@ -15,7 +15,7 @@ import torch
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.data.position import Position, Span
+from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ClipTokenizer, ImageTransform
 from ret_lightning.losses import PADDING

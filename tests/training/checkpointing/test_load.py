@@ -16,7 +16,7 @@ from ret_lightning import RetModule
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
-from ret_lightning.training.checkpointing import selected_on
+from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO
 from ret_lightning.training.checkpointing.load import (
     RecordInCheckpoint,
@@ -115,10 +115,12 @@ def test_sources_of_a_checkpoint(saved: tuple, tmp_path: Path, caplog: pytest.Lo
     assert caught.value.code == "checkpoint-not-a-folder"
 
 
-@pytest.mark.parametrize(("name", "chosen"), [("best_step_10.ckpt", "holdout"), ("last.ckpt", selected_on.UNKNOWN)])
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("best_step_10.ckpt", "holdout"), ("last.ckpt", selection_queries.UNKNOWN)]
+)
 def test_only_the_best_checkpoint_was_chosen(tmp_path: Path, name: str, chosen: str) -> None:
     write_config(tmp_path)
     write_checkpoint(tmp_path, "best_step_10.ckpt", 10, {RECALL: 0.8})
     write_checkpoint(tmp_path, "last.ckpt", 20)
-    (tmp_path / "origin.json").write_text(json.dumps({selected_on.KEY: "holdout"}))
+    (tmp_path / "origin.json").write_text(json.dumps({selection_queries.KEY: "holdout"}))
     assert chosen_on(tmp_path / "checkpoints" / name) == chosen

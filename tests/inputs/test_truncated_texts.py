@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.inputs import ClipTokenizer, Item, encoder_input
-from ret_lightning.inputs.cut_texts import TextCount, count_cut, count_texts, cut_texts
+from ret_lightning.inputs.truncated_texts import TextCount, count_cut, count_texts, cut_texts
 
 TEXTS = ["", "a", "a b", "a b c", "a b c d e f"]  # with start and end: 2, 3, 4, 5 and 8 tokens
 

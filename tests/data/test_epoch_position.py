@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.position import Position, Span
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.sampling.batch_samplers import Draw, EpochBatches, GlobalBatches

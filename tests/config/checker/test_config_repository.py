@@ -10,7 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.repository import Repository, place_of
+from ret_lightning.config.checker.config_repository import Repository, place_of
 from tests.support.config_folder import FILES, write
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ret_lightning.models.compiled import compile_blocks
+from ret_lightning.models.compile_blocks import compile_blocks
 from tests.support.tiny_models import NO_DROPOUT, PASSAGES, QUERIES
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
-from ret_lightning.config.targets import OWN_PACKAGES, is_in, own_packages
+from ret_lightning.config.allowed_targets import OWN_PACKAGES, is_in, own_packages
 
 T = TypeVar("T")
 _PACKAGE = __name__.partition(".")[0]

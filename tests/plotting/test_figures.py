@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from ret_lightning.plotting.literal_figure import literal_figure
+from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.training.callbacks import gate_maps
 from ret_lightning.training.callbacks.curves import draw_subsets, finish_axes
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ret_lightning.retrieval.indexes.fixed_dimensional import FixedDimensionalEncoding
+from ret_lightning.retrieval.indexes.muvera_encoding import FixedDimensionalEncoding
 from tests.support.random_pools import clustered, maxsim_float64
 
 

@@ -1,7 +1,7 @@
 """Kills a run at random moments, resumes it until it is done, and compares its weights with those of an undisturbed run.
 
-    python experiments/surviving/kill_and_resume.py kills=20 seed=0
-    python experiments/surviving/kill_and_resume.py kills=20 seed=1 trainer=ddp_cpu data.num_workers=1
+    python experiments/fault_tolerance/kill_and_resume.py kills=20 seed=0
+    python experiments/fault_tolerance/kill_and_resume.py kills=20 seed=1 trainer=ddp_cpu data.num_workers=1
 
 Options of its own: kills, seed (of the moments), folder (a new one by default). All others go to ret-train. Each run trains the
 small model on the glyphs corpus for 240 steps with dropout, writes a checkpoint after every step (so that many kills fall into

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ret_lightning.report import gallery
+from ret_lightning.report import disagreements as gallery
 from ret_lightning.report.comparison import per_query
-from ret_lightning.report.gallery import SIDE, disagreements, thumbnail
+from ret_lightning.report.disagreements import SIDE, disagreements, thumbnail
 from ret_lightning.report.report import write_report
 from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.variants import group

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from ret_lightning.config.targets import OWN_PACKAGES
+from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.models import LSTMGate
-from ret_lightning.models.subclasses import (
+from ret_lightning.models.exchangeable_parts import (
     class_name,
     constructor_settings,
     described_value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ret_lightning.models.states import ModalityStates
+from ret_lightning.models.modality_states import ModalityStates
 
 
 @pytest.mark.parametrize(("rows", "complete"), [([0, 1, 2], True), ([0, 2], False), ([], False)])

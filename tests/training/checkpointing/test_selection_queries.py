@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ret_lightning.training.checkpointing.selected_on import in_words, of_run, of_sources
+from ret_lightning.training.checkpointing.selection_queries import in_words, of_run, of_sources
 
 CHECKPOINT = {"callbacks": {"checkpoint": {"monitor": "val/mean/recall@5"}}}
 

@@ -9,7 +9,7 @@ import torch
 import torchmetrics
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ret_lightning.config.targets import OWN_PACKAGES, built_refusal, is_in, own_packages, target_refusal
+from ret_lightning.config.allowed_targets import OWN_PACKAGES, built_refusal, is_in, own_packages, target_refusal
 
 
 @pytest.fixture(autouse=True)
