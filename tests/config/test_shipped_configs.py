@@ -57,7 +57,9 @@ def composed(extra: list[str]) -> DictConfig:
     return config
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(CONF).as_posix())
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f != CONF / "hydra/command.yaml"], ids=lambda f: f.relative_to(CONF).as_posix()
+)
 def test_the_header_shows_a_command_that_is_right(file: Path, tmp_path: Path) -> None:
     """The first command of the header is checked by the command itself, through `--cfg job`, which runs nothing."""
     name = file.relative_to(CONF).with_suffix("").as_posix()
