@@ -241,11 +241,13 @@ def test_more_pixels_than_the_limit_are_refused_before_decoding() -> None:
     assert kind_of(png(row, (10_000, 9_000)), max_pixels=100_000_000) == "truncated_image"  # allowed, and has no pixels
 
 
-def test_pillows_own_warning_of_large_images_is_not_seen(tmp_path: Path) -> None:
+def test_pillows_own_warning_of_large_images_is_not_seen_in_commands(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(png(np.zeros((1, 1, 1), dtype=np.uint16), (10_000, 9_000)))
     script = (
         "from ret_lightning.inputs import open_image\nfrom ret_lightning.errors import DataError\n"
-        "try:\n    open_image('large.png')\nexcept DataError as error:\n    print(error.kind)"
+        "from ret_lightning.runtime.console import quiet_libraries\n"
+        "with quiet_libraries():\n"
+        "    try:\n        open_image('large.png')\n    except DataError as error:\n        print(error.kind)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("image_too_large\n", "")

@@ -181,7 +181,7 @@ class Schema:
 
     @staticmethod
     def check(config: DictConfig) -> Iterable[tuple[str, ConfigError]]:
-        if config.trainer.max_epochs == 13:
+        if config.trainer.get("max_epochs") == 13:
             yield (
                 "trainer.max_epochs",
                 ConfigError("13 epochs bring bad luck; take 14", code="unlucky-epochs", found=13),
