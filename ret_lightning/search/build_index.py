@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -171,7 +171,7 @@ def _build(
         texts = share.write(0, retriever, before)
     else:
         with _processes(config.processes - 1) as pool:
-            others = [pool.submit(share.write, rank) for rank in range(1, config.processes)]
+            others = [pool.submit(_write, share, rank) for rank in range(1, config.processes)]
             texts = share.write(0, retriever, before, others)
             for other in others:
                 texts.add(other.result())
@@ -229,7 +229,7 @@ def _begun(share: _Share) -> StoreInProgress:
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
     # With their parent the lock on the folder is gone.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -240,10 +240,10 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown()
 
 
-def _start(parent: int) -> None:
-    """Begins a process of the pool; it is quiet until it ends."""
-    end_with(parent)
-    ExitStack().enter_context(quiet_libraries())
+def _write(share: _Share, rank: int) -> TextCount:
+    """What another process of the pool does."""
+    with quiet_libraries():  # of its own, since it does not inherit what the command has set
+        return share.write(rank)
 
 
 @dataclass(frozen=True)
