@@ -13,8 +13,8 @@ from tests.support.config_targets import Schema
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """Check a folder of configs: `lab("seed=3", files={...})` returns the lines of the mistakes, without their codes."""
+def check_folder(tmp_path, monkeypatch):
+    """Check a folder of configs: `check_folder("seed=3", files={...})` returns the lines of the mistakes, without their codes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_PACKAGES, "tests")
     hydra.version.setbase("1.3")

@@ -130,19 +130,19 @@ def test_composer_is_used_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
-def test_a_key_below_an_interpolation_is_set_where_it_leads(lab, prefix: str) -> None:
+def test_a_key_below_an_interpolation_is_set_where_it_leads(check_folder, prefix: str) -> None:
     """Hydra would put a mapping with that one key in the interpolation's place, and what is built would be gone."""
     files = {"logger/csv": "csv: ${logger.other}\nother: {_target_: tests.support.config_targets.Log, save_dir: x}"}
     override = f"{prefix}logger.csv.save_dir" + ("" if prefix == "~" else "=y")
-    (told,) = lab(override, files=files)
+    (told,) = check_folder(override, files=files)
     assert told == f"command line: {override}: logger.csv is ${{logger.other}}; set logger.other.save_dir in its place"
-    assert lab("logger.other.save_dir=y", files=files) == []
+    assert check_folder("logger.other.save_dir=y", files=files) == []
 
 
-def test_files_of_a_group_may_build_on_each_other(lab) -> None:
+def test_files_of_a_group_may_build_on_each_other(check_folder) -> None:
     files = {"model/wide": "defaults:\n  - small\nwidth: 99", "model/wider": "defaults:\n  - wide\nwidht: 199"}
-    assert lab("model=wide", files=files) == []
-    (told,) = lab("model=wider", files=files)
+    assert check_folder("model=wide", files=files) == []
+    (told,) = check_folder("model=wider", files=files)
     assert told.startswith(
         "conf/model/wider.yaml:3: model.widht: tests.support.config_targets.Model has no parameter widht;"
     )

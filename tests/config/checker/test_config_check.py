@@ -34,8 +34,8 @@ from tests.support.paths import ROOT
         ("output_dir=${hydra:runtime.cwd}/${hydra:job.name}/${now:%Y}",),
     ],
 )
-def test_a_right_config_has_no_mistakes(lab, overrides) -> None:
-    assert lab(*overrides) == []
+def test_a_right_config_has_no_mistakes(check_folder, overrides) -> None:
+    assert check_folder(*overrides) == []
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_right_config_has_no_mistakes(lab, overrides) -> None:
         ("hydra/launcher=sumbitit", "hydra/launcher has no option sumbitit;"),
     ],
 )
-def test_a_mistake_on_the_command_line(lab, overrides: str, line: str) -> None:
-    (told,) = lab(overrides)
+def test_a_mistake_on_the_command_line(check_folder, overrides: str, line: str) -> None:
+    (told,) = check_folder(overrides)
     assert told.startswith(f"command line: {overrides}: ")
     assert line in told
 
@@ -127,8 +127,8 @@ def test_a_mistake_on_the_command_line(lab, overrides: str, line: str) -> None:
         ("trainer.max_epochs=13", "unlucky-epochs", {"found": 13}),  # of the schema
     ],
 )
-def test_mistake_has_code_and_values(lab, override: str, code: str, values: dict) -> None:
-    (mistake,) = lab.verdict(override).mistakes
+def test_mistake_has_code_and_values(check_folder, override: str, code: str, values: dict) -> None:
+    (mistake,) = check_folder.verdict(override).mistakes
     assert mistake.code == code
     assert mistake.error.values.items() >= values.items()
 
@@ -141,12 +141,12 @@ def test_mistake_has_code_and_values(lab, override: str, code: str, values: dict
         (["trainer._target_=tests.support.config_targets.Trainer", "+trainer.lr=3"], [""]),  # typed with the target
     ],
 )
-def test_replaced_target_names_keys_to_remove(lab, overrides: list[str], remedies: list[str]) -> None:
-    mistakes = lab.verdict(*overrides).mistakes
+def test_replaced_target_names_keys_to_remove(check_folder, overrides: list[str], remedies: list[str]) -> None:
+    mistakes = check_folder.verdict(*overrides).mistakes
     assert [mistake.code for mistake in mistakes] == ["unknown-parameter"] * len(remedies)
     for mistake, remedy in zip(mistakes, remedies, strict=True):
         assert (f"remove it with '{remedy}'" in str(mistake)) == bool(remedy)
-    assert not lab.verdict(*overrides, *filter(None, remedies)).mistakes or not all(remedies)
+    assert not check_folder.verdict(*overrides, *filter(None, remedies)).mistakes or not all(remedies)
 
 
 EXPERIMENT = "# @package _global_\n"
@@ -189,8 +189,8 @@ GATE = "_target_: tests.support.config_targets.Gate\n"
         ("train", "seed: [1", ":2", "broken YAML: expected ',' or ']'"),
     ],
 )
-def test_a_mistake_in_a_file(lab, file: str, content: str, place: str, text: str) -> None:
-    (told,) = lab(files={file: content})
+def test_a_mistake_in_a_file(check_folder, file: str, content: str, place: str, text: str) -> None:
+    (told,) = check_folder(files={file: content})
     assert told.startswith(f"conf/{file}.yaml{place}: ")
     assert text in told
 
@@ -227,17 +227,19 @@ def test_a_mistake_in_a_file(lab, file: str, content: str, place: str, text: str
         ("hydra:\n  run:\n    dri: x", ":4: hydra.run.dri", "Key 'dri' not in 'RunDir'"),
     ],
 )
-def test_a_mistake_in_an_experiment(lab, content: str, place: str, text: str) -> None:
-    told = lab("experiment=demo", files={"experiment/demo": EXPERIMENT + content})
+def test_a_mistake_in_an_experiment(check_folder, content: str, place: str, text: str) -> None:
+    told = check_folder("experiment=demo", files={"experiment/demo": EXPERIMENT + content})
     assert told[0].startswith(f"conf/experiment/demo.yaml{place}: ")
     assert text in told[0]
     assert told[1:] == (["conf/experiment/demo.yaml:2: trainer: wants a mapping, got [1]"] if "[1]" in content else [])
 
 
-def test_a_value_that_another_file_replaces_is_checked_all_the_same(lab) -> None:
-    told = lab("experiment=demo", "trainer.max_epochs=1", files={"trainer/cpu": "max_epochs: two\nmax_steps: x"})
+def test_a_value_that_another_file_replaces_is_checked_all_the_same(check_folder) -> None:
+    told = check_folder(
+        "experiment=demo", "trainer.max_epochs=1", files={"trainer/cpu": "max_epochs: two\nmax_steps: x"}
+    )
     assert told == []  # nothing says what the node builds, so nobody knows its keys
-    told = lab(
+    told = check_folder(
         "experiment=demo",
         files={
             "trainer/cpu": "max_epochs: two",
@@ -248,8 +250,8 @@ def test_a_value_that_another_file_replaces_is_checked_all_the_same(lab) -> None
     assert told == ["conf/trainer/cpu.yaml:1: trainer.max_epochs: wants int or null, got 'two'"]
 
 
-def test_all_mistakes_come_at_once_each_with_its_place(lab) -> None:
-    told = lab(
+def test_all_mistakes_come_at_once_each_with_its_place(check_folder) -> None:
+    told = check_folder(
         "experiment=dmeo",
         "gate@model.gate=nune",
         "trainer.max_epoch=3",
@@ -279,68 +281,70 @@ def test_all_mistakes_come_at_once_each_with_its_place(lab) -> None:
     )
 
 
-def test_what_a_mistake_leaves_out_causes_no_others(lab) -> None:
+def test_what_a_mistake_leaves_out_causes_no_others(check_folder) -> None:
     """With no option chosen for the gate, nothing can be said about its keys, nor about what refers to them."""
-    (told,) = lab("gate@model.gate=zzz", "model.gate.depth=3", "model.name=${model.gate.depth}")
+    (told,) = check_folder("gate@model.gate=zzz", "model.gate.depth=3", "model.name=${model.gate.depth}")
     assert "gate has no option zzz" in told
-    (told,) = lab("trainer.max_epochs=3", files={"trainer/cpu": "max_epochs: {"})
+    (told,) = check_folder("trainer.max_epochs=3", files={"trainer/cpu": "max_epochs: {"})
     assert "conf/trainer/cpu.yaml:2: broken YAML" in told
-    (told,) = lab("output_dir=3")  # logger.csv.save_dir refers to it
+    (told,) = check_folder("output_dir=3")  # logger.csv.save_dir refers to it
     assert told.startswith("command line: output_dir=3: ")
 
 
-def test_every_value_of_a_sweep_is_checked(lab) -> None:
-    told = lab("gate@model.gate=lstm,none,nun", "seed=1,two,3", "optimizer.lr=1,2", "sede=range(1,3)", multirun=True)
+def test_every_value_of_a_sweep_is_checked(check_folder) -> None:
+    told = check_folder(
+        "gate@model.gate=lstm,none,nun", "seed=1,two,3", "optimizer.lr=1,2", "sede=range(1,3)", multirun=True
+    )
     assert len(told) == 3
     assert told[0].startswith("command line: sede=1: no such key or group: sede")
     assert "command line: gate@model.gate=nun: gate has no option nun" in told[1] + told[2]
     assert "command line: seed=two: wants int, got 'two'" in told[1] + told[2]
 
 
-def test_an_override_that_only_one_choice_of_a_sweep_takes(lab) -> None:
-    (told,) = lab("gate@model.gate=lstm,none", "+model.gate.prior=1.0", multirun=True)
+def test_an_override_that_only_one_choice_of_a_sweep_takes(check_folder) -> None:
+    (told,) = check_folder("gate@model.gate=lstm,none", "+model.gate.prior=1.0", multirun=True)
     assert told.startswith(
         "command line: +model.gate.prior=1.0: tests.support.config_targets.NoGate has no parameter prior"
     )
 
 
-def test_a_right_sweep_has_no_mistakes(lab) -> None:
+def test_a_right_sweep_has_no_mistakes(check_folder) -> None:
     overrides = ("gate@model.gate=glob(*)", "seed=range(1,9)", "optimizer.lr=choice(1e-3,1e-4)", "+trainer.max_steps=3")
-    assert lab(*overrides, "~model.width", multirun=True) == []
+    assert check_folder(*overrides, "~model.width", multirun=True) == []
 
 
-def test_the_config_itself_may_ask_for_a_sweep(lab) -> None:
+def test_the_config_itself_may_ask_for_a_sweep(check_folder) -> None:
     study = (
         EXPERIMENT
         + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,two\n      model.gate.hidden: 1\n"
     )
-    verdict = lab.verdict("experiment=demo", files={"experiment/demo": study})
+    verdict = check_folder.verdict("experiment=demo", files={"experiment/demo": study})
     assert list(map(line_of, verdict.mistakes)) == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
     assert verdict.multirun
-    assert not lab.verdict(files={"experiment/demo": study}).multirun
-    assert lab("experiment=demo", "seed=3", files={"experiment/demo": study}) == []
+    assert not check_folder.verdict(files={"experiment/demo": study}).multirun
+    assert check_folder("experiment=demo", "seed=3", files={"experiment/demo": study}) == []
 
 
-def test_sweeping_hydra_itself_is_refused(lab) -> None:
-    told = lab("hydra.verbose=true,false", multirun=True)
+def test_sweeping_hydra_itself_is_refused(check_folder) -> None:
+    told = check_folder("hydra.verbose=true,false", multirun=True)
     assert told == ["command line: hydra.verbose=true,false: Hydra's own settings cannot be swept"]
 
 
-def test_missing_values_are_told_only_of_a_config_that_is_to_run(lab) -> None:
+def test_missing_values_are_told_only_of_a_config_that_is_to_run(check_folder) -> None:
     files = {
         "logger/csv": "csv: {_target_: tests.support.config_targets.Log}",
         "model/small": "_target_: tests.support.config_targets.Model",
     }
     overrides = ("trainer.max_epochs=???", "resume=${trainer.max_epochs}", "optimizer.lr=???")
-    assert [line.split(": ")[1] for line in lab(*overrides, files=files)] == [
+    assert [line.split(": ")[1] for line in check_folder(*overrides, files=files)] == [
         "trainer.max_epochs=???",
         "logger.csv.save_dir",
     ]
-    assert lab(*overrides, files=files, complete=False) == []
+    assert check_folder(*overrides, files=files, complete=False) == []
 
 
-def test_the_schema_says_which_keys_there_must_be(lab) -> None:
-    (told,) = lab("~logger")
+def test_the_schema_says_which_keys_there_must_be(check_folder) -> None:
+    (told,) = check_folder("~logger")
     assert told == "conf/train.yaml: logger: the command needs logger, and nothing sets it"
 
 

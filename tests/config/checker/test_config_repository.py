@@ -123,6 +123,6 @@ def test_place_of_a_group() -> None:
         (b"seed: 3\n", "conf/experiment/demo.yaml: experiment: the file's keys would go below this one"),
     ],
 )
-def test_a_file_that_is_no_such_config(lab, content: bytes, line: str) -> None:
-    (told,) = lab("experiment=demo", files={"experiment/demo": content})
+def test_a_file_that_is_no_such_config(check_folder, content: bytes, line: str) -> None:
+    (told,) = check_folder("experiment=demo", files={"experiment/demo": content})
     assert told.startswith(line)
