@@ -14,7 +14,7 @@ from tests.support.config_targets import Schema
 
 @pytest.fixture
 def check_folder(tmp_path, monkeypatch):
-    """Check a folder of configs: `check_folder("seed=3", files={...})` returns the lines of the mistakes, without their codes."""
+    """`check_folder("seed=3", files={...})` checks a folder of configs and returns the lines of the mistakes, without codes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_PACKAGES, "tests")
     hydra.version.setbase("1.3")
