@@ -167,7 +167,7 @@ def test_processes_that_ask_at_once_share_one_corpus(pristine: Path, tmp_path: P
     code = """
         import logging
         import sys
-        from ret_lightning import progress
+        from ret_lightning.runtime import progress
         from ret_lightning.data.glyphs.corpus import prepare_glyphs
         if __name__ == "__main__":
             logging.basicConfig(level=logging.INFO)

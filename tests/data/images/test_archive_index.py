@@ -122,7 +122,7 @@ def test_spellings_of_a_path_are_one_name(path: str, name: str) -> None:
         ("/a/b.jpg", "image-path-outside"),
         ("..", "image-path-outside"),
         ("a/..", "image-path-empty"),
-        ("a\0.jpg", "image-path-empty"),
+        ("a\0.jpg", "image-path-null-character"),
     ],
 )
 def test_path_that_leaves_the_root_is_refused(path: str, code: str) -> None:
