@@ -147,7 +147,7 @@ def _fail(*_: object) -> None:
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(corpus.glyph_rows, "training_rows", _fail)  # the images are drawn by then
+    monkeypatch.setattr(corpus.subsets, "training_rows", _fail)  # the images are drawn by then
     with pytest.raises(ZeroDivisionError):
         prepare_glyphs(tmp_path, workers=1, progress=False)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
