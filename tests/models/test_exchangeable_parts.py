@@ -68,8 +68,8 @@ def test_constructor_settings(kind: type, args: tuple, kwargs: dict, settings: d
 def test_json_value_is_what_json_reads_again() -> None:
     value = {"a": (1, 2.5, None), "b": [True, {"c": "x"}]}
     assert json_value(value) == json.loads(json.dumps(value)) == {"a": [1, 2.5, None], "b": [True, {"c": "x"}]}
-    for refused in ({1: "a"}, {"a": {1, 2}}, object()):
-        with pytest.raises(TypeError, match="is not JSON"):
+    for refused, why in (({1: "a"}, "keys must be texts"), ({"a": {1, 2}}, "is not JSON"), (object(), "is not JSON")):
+        with pytest.raises(TypeError, match=why):
             json_value(refused)
 
 

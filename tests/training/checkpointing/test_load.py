@@ -115,9 +115,7 @@ def test_sources_of_a_checkpoint(saved: tuple, tmp_path: Path, caplog: pytest.Lo
     assert caught.value.code == "checkpoint-not-a-folder"
 
 
-@pytest.mark.parametrize(
-    ("name", "chosen"), [("best_step_10.ckpt", "holdout"), ("last.ckpt", selection_queries.UNKNOWN)]
-)
+@pytest.mark.parametrize(("name", "chosen"), [("best_step_10.ckpt", "holdout"), ("last.ckpt", selection_queries.LAST)])
 def test_only_the_best_checkpoint_was_chosen(tmp_path: Path, name: str, chosen: str) -> None:
     write_config(tmp_path)
     write_checkpoint(tmp_path, "best_step_10.ckpt", 10, {RECALL: 0.8})
