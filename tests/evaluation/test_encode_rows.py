@@ -13,7 +13,7 @@ from ret_lightning import RetRetriever
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.evaluation.encode_rows import encoded
+from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs import Item, encoder_input
 from ret_lightning.inputs.truncated_texts import TextCount
 from tests.support.tiny_training import make_module
@@ -76,10 +76,21 @@ def test_no_rows_give_no_batch(retriever: RetRetriever) -> None:
     assert list(encoded(retriever, [], None, 2, 0)) == []
 
 
-def test_images_need_a_root(retriever: RetRetriever, passages: list[Passage]) -> None:
+def test_images_need_a_root(passages: list[Passage]) -> None:
     with pytest.raises(ConfigError) as error:
-        next(encoded(retriever, passages, None, 2, 0))
+        check_images(passages, None)
     assert (error.value.code, error.value.line, error.value.found) == ("image-root-not-given", 2, "0.png")
+
+
+def test_missing_images_are_counted_before_encoding(passages: list[Passage], tmp_path: Path) -> None:
+    check_images(passages, str(tmp_path))
+    named = [passage for passage in passages if passage.image_path is not None]
+    for passage in named:
+        (tmp_path / passage.image_path).unlink()
+    with pytest.raises(DataError) as error:
+        check_images(passages, str(tmp_path))
+    assert (error.value.code, error.value.missing) == ("image-missing", len({p.image_path for p in named}))
+    assert str(named[0].place) in error.value.message
 
 
 def test_missing_image_is_raised(retriever: RetRetriever, passages: list[Passage], tmp_path: Path) -> None:
