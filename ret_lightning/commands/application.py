@@ -12,8 +12,10 @@ from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from unittest import mock
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import (
     create_automatic_config_search_path,
@@ -24,6 +26,7 @@ from hydra._internal.utils import (
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
@@ -194,7 +197,11 @@ class _Application:
         return self._run(multirun, base, verdict.config)
 
     def _leave_to_hydra(self) -> None:
-        hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)(self.task)()
+        # Hydra lists the groups of a help page from a copy of all configs that it has read, one copy per group.
+        with mock.patch.object(ConfigLoaderImpl, "get_group_options", _group_options):
+            hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)(
+                self.task
+            )()
 
     def _caller(self) -> tuple[str | None, str | None]:
         return detect_calling_file_or_module_from_task_function(self.task)
@@ -311,6 +318,12 @@ class _Job:
             result = Failure(line, error.exit_code if user_error else 1)
         self.running = False
         return result
+
+
+def _group_options(
+    loader: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any, **__: Any
+) -> list[str]:
+    return loader.repository.get_group_options(group_name, results_filter)
 
 
 def _exit_code(error: BaseException) -> int:
