@@ -197,11 +197,13 @@ class _Application:
         return self._run(multirun, base, verdict.config)
 
     def _leave_to_hydra(self) -> None:
+        answer = hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)
+        if not self.arguments.help:
+            answer(self.task)()
+            return
         # Hydra lists the groups of a help page from a copy of all configs that it has read, one copy per group.
         with mock.patch.object(ConfigLoaderImpl, "get_group_options", _group_options):
-            hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)(
-                self.task
-            )()
+            answer(self.task)()
 
     def _caller(self) -> tuple[str | None, str | None]:
         return detect_calling_file_or_module_from_task_function(self.task)
@@ -295,7 +297,7 @@ class _Job:
         try:
             config = config if self.config is None else self.config
             expand_config(config)
-            with quiet_libraries():
+            with quiet_libraries():  # the worker of a launcher does not run under `run`
                 result = self.task(config)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
@@ -321,8 +323,9 @@ class _Job:
 
 
 def _group_options(
-    loader: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG, *_: Any, **__: Any
+    loader: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG
 ) -> list[str]:
+    """The options of a config group, as Hydra finds them for a help page."""
     return loader.repository.get_group_options(group_name, results_filter)
 
 

@@ -50,7 +50,7 @@ def current_target(name: Any) -> Any:
 
 
 def update_targets(config: DictConfig | ListConfig) -> None:
-    """Replaces the earlier names of `_target_`s in a config, at any depth and in place; interpolations stay as they are."""
+    """Replace the earlier names of `_target_`s in a config, at any depth and in place; interpolations are not resolved."""
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return
     for key in list(config) if isinstance(config, DictConfig) else range(len(config)):

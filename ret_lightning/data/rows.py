@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ret_lightning.data.readers.fields import Content, RowFields, fields_of
 from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.errors import DataError
@@ -152,9 +154,19 @@ def content_digest(rows: Sequence[Passage] | Sequence[Query]) -> str:
     """Hash all texts, and the paths or bytes of all images; image files are not read."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
-        image = hashlib.blake2b(row.image).hexdigest() if isinstance(row.image, bytes) else row.image
-        digest.update(json.dumps([row.text, image]).encode())
+        digest.update(_content(row))
     return digest.hexdigest()
+
+
+def row_digests(rows: Sequence[Passage] | Sequence[Query]) -> np.ndarray:
+    """Hash each row as `content_digest` hashes all of them: (rows,) uint64."""
+    digests = [hashlib.blake2b(_content(row), digest_size=8).digest() for row in rows]
+    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+
+
+def _content(row: Passage | Query) -> bytes:
+    image = hashlib.blake2b(row.image).hexdigest() if isinstance(row.image, bytes) else row.image
+    return json.dumps([row.text, image]).encode()
 
 
 def _query(row: RowFields, judged: bool = True) -> Query:

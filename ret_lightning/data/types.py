@@ -1,4 +1,4 @@
-"""What the parts of the data share: an evaluation subset, its split, and where its queries come from."""
+"""Types that the parts of the data share: an evaluation subset, its split, and the source of its queries."""
 
 from __future__ import annotations
 

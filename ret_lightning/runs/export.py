@@ -63,15 +63,16 @@ def export(
     trained = load_trained(file)
     storable_config(trained.retriever)  # a refusal leaves no card behind
     # The weights come last: a folder that has them is whole.
+    chosen = chosen_on(file)
     origin = {
         "checkpoint": str(file),
         "step": trained.step,
-        selection_queries.KEY: chosen_on(file),
+        selection_queries.KEY: chosen,
         "version": __version__,
     }
     try:
         write_json(output / ORIGIN_FILE, origin)
-        write_text(output / CARD_FILE, _card(trained, output.resolve().name))
+        write_text(output / CARD_FILE, _card(trained, output.resolve().name, chosen))
     except OSError as error:
         raise UserError(
             f"output={output}: cannot be written ({error.strerror})", code="export-not-writable", path=str(output)
@@ -80,7 +81,7 @@ def export(
     log.info("%s: the model of %s, step %d", output, file, trained.step)
 
 
-def _card(trained: Trained, name: str) -> str:
+def _card(trained: Trained, name: str, chosen: str) -> str:
     config = trained.config
     origin = {
         "checkpoint": trained.file,
@@ -88,7 +89,7 @@ def _card(trained: Trained, name: str) -> str:
         "step": trained.step,
         "seed": config["seed"],
         "data": config["data"]["_target_"].rpartition(".")[2],
-        "checkpoint choice": selection_queries.in_words(chosen_on(trained.file)),
+        "checkpoint choice": selection_queries.in_words(chosen),
         "ret_lightning": f"{trained.version}, exported with {__version__}",
     }
     notes = [] if trained.test else ["The run has no test metrics of these weights."]

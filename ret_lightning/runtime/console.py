@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Surrounds the work of a command, whose process is its own: what libraries would print beside its messages is left out.
+    """Suppress what libraries print in addition to the messages of a command, which owns its process.
 
-    Warning filters and `logging.raiseExceptions` are what they were afterwards.
+    Warning filters and `logging.raiseExceptions` are restored afterwards.
     """
     before = logging.raiseExceptions
     # A log that nobody reads any more, or that has no room, is no reason to print tracebacks.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ret_lightning.data.rows import Passage
+from ret_lightning.data.rows import Passage, row_digests
 from ret_lightning.retrieval.store.store_plan import change_config, drop_rows
 from ret_lightning.runtime.atomic_files import whole_file
 
@@ -18,10 +16,10 @@ DIGESTS = "row_digests.npy"  # in the folder of a version while it is made: (row
 
 
 def write_digests(folder: Path, passages: Sequence[Passage]) -> None:
-    """Store what tells later whether a passage has changed: a digest of its text, and of its image's path or bytes."""
+    """Store a digest of each passage, by which `drop_changed` finds those that were edited."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / DIGESTS) as unfinished, unfinished.open("wb") as file:
-        np.save(file, _digests(passages))
+        np.save(file, row_digests(passages))
 
 
 def drop_changed(
@@ -43,7 +41,7 @@ def drop_changed(
         before = np.load(folder / DIGESTS)
     except (OSError, ValueError):  # of an earlier version, or not whole
         return None
-    now = _digests(passages)
+    now = row_digests(passages)
     if before.shape != now.shape:
         return None
     changed = np.flatnonzero(before != now)
@@ -52,12 +50,3 @@ def drop_changed(
     write_digests(folder, passages)
     change_config(store, config)
     return len(changed)
-
-
-def _digests(passages: Sequence[Passage]) -> np.ndarray:
-    digests = np.empty(len(passages), dtype=np.uint64)
-    for row, passage in enumerate(passages):
-        image = hashlib.blake2b(passage.image).hexdigest() if isinstance(passage.image, bytes) else passage.image
-        digest = hashlib.blake2b(json.dumps([passage.text, image]).encode(), digest_size=8).digest()
-        digests[row] = int.from_bytes(digest, "little")
-    return digests

@@ -22,6 +22,7 @@ from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.embedding_sink import VectorsInMemory
 from ret_lightning.evaluation.stored_sink import StoredVectors, limited_rows
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
+from tests.support.damage import flip
 from tests.support.tiny_training import make_module
 
 WORLD = 3
@@ -173,12 +174,6 @@ def test_an_index_that_was_left_over_is_deleted(tmp_path: Path) -> None:
     assert (tmp_path / "large" / "index").exists()
     stored(tmp_path).begin(subsets(), BATCH)
     assert not (tmp_path / "large" / "index").exists()
-
-
-def flip(file: Path, place: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[place] ^= 1
-    file.write_bytes(content)
 
 
 def test_a_torn_part_is_encoded_again(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from ret_lightning.search.index_folder import (
 )
 from ret_lightning.search.model_identity import ModelIdentity
 from ret_lightning.search.passages import PassageRecord
+from tests.support.damage import flip
 from tests.support.random_pools import maxsim_float64
-from tests.support.search_corpus import ALL, cut, flip
+from tests.support.search_corpus import ALL, cut
 from tests.support.small_runs import Trained
 
 needs_run = pytest.mark.slow  # of ret-train, which all of them share

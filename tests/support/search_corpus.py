@@ -30,12 +30,6 @@ def read(lines: str) -> list[dict]:
     return [json.loads(line) for line in lines.splitlines()]
 
 
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 

@@ -54,9 +54,12 @@ class Module:
     @cached_property
     def tree(self) -> ast.Module:
         try:
-            tree = ast.parse(self.path.read_bytes()) if self.path else ast.Module(body=[], type_ignores=[])
-            if (stub := self._stub) is not None:
-                tree.body += ast.parse(stub.read_bytes()).body
+            source = self.path.read_bytes() if self.path else b""
+            tree = ast.parse(source)
+            if b"attach_stub" in source and (stub := self.path.with_suffix(".pyi")).is_file():
+                tree.body += ast.parse(
+                    stub.read_bytes()
+                ).body  # the names that `lazy_loader` imports when they are asked for
             return tree
         except SyntaxError as error:
             raise UnknownTarget(
@@ -65,14 +68,6 @@ class Module:
                 path=self.path,
                 line=error.lineno,
             ) from error
-
-    @cached_property
-    def _stub(self) -> Path | None:
-        """The stub that lists the names of a package which imports them when they are asked for, as `lazy_loader` has it."""
-        if self.path is None or self.path.name != "__init__.py" or b"attach_stub" not in self.path.read_bytes():
-            return None
-        stub = self.path.with_suffix(".pyi")
-        return stub if stub.is_file() else None
 
     @cached_property
     def names(self) -> dict[str, ast.AST | Import]:

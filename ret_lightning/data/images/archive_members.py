@@ -18,7 +18,7 @@ DEFLATED, LINK, SPARSE, AMBIGUOUS, UNSUPPORTED = 1, 2, 4, 8, 16
 
 _UTF8_NAME = 0x800  # flag of a zip's member
 _UNICODE_PATH = 0x7075  # id of Info-ZIP's extra field
-_ENCRYPTED = 1  # likewise
+_ENCRYPTED = 1  # flag of a zip's member
 _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # signature, flags, method, lengths of name and extra field
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def raw_zip_name(path: Path, header: int) -> bytes:
 def unsupported_reason(path: Path, header: int) -> str:
     """Why a member with the flag `UNSUPPORTED` cannot be read in place: `encrypted` or `compressed by bzip2`."""
     with path.open("rb") as file:
-        _, flags, method, *_ = _LOCAL_HEADER.unpack(_local_header_begins(file, header))
+        _, flags, method, *_ = _LOCAL_HEADER.unpack(_fixed_local_header(file, header))
     if flags & _ENCRYPTED:
         return "encrypted"
     return f"compressed by {zipfile.compressor_names.get(method, f'method {method}')}"
@@ -161,11 +161,11 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 def _local_header(file: BinaryIO, header: int) -> tuple[bytes, int, bytes]:
     """Raw name, flags and extra field."""
-    _, flags, _, name, extra = _LOCAL_HEADER.unpack(_local_header_begins(file, header))
+    _, flags, _, name, extra = _LOCAL_HEADER.unpack(_fixed_local_header(file, header))
     return file.read(name), flags, file.read(extra)
 
 
-def _local_header_begins(file: BinaryIO, header: int) -> bytes:
+def _fixed_local_header(file: BinaryIO, header: int) -> bytes:
     file.seek(header)
     begins = file.read(_LOCAL_HEADER.size)
     if not begins.startswith(b"PK\3\4"):

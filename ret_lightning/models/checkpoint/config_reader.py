@@ -31,7 +31,7 @@ from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 
-Kind = TypeVar("Kind", bound=TwoTowers)
+RetrieverT = TypeVar("RetrieverT", bound=TwoTowers)
 
 _CELL_FIELDS = (
     "hidden_size", "num_queries", "num_attention_heads", "intermediate_size", "activation_fn", "use_tanh",
@@ -39,19 +39,21 @@ _CELL_FIELDS = (
 )  # fmt: skip
 
 
-def retriever_from_config(config: Mapping[str, Any], where: Path, kind: type[Kind] = TwoTowers) -> Kind:
+def retriever_from_config(
+    config: Mapping[str, Any], where: Path, retriever_class: type[RetrieverT] = TwoTowers
+) -> RetrieverT:
     """A retriever of random weights with the architecture of a config.
 
     Args:
         config: the content of a `config.json`; kept, so that saving writes the fields that are not ours as they are.
         where: its file, for messages.
-        kind: the class to build.
+        retriever_class: `RetRetriever`, or a class derived from `TwoTowers`.
 
     Raises:
         UserError: naming file and field, if a field is missing or cannot be served.
     """
     try:
-        return _retriever(config, where, kind)
+        return _retriever(config, where, retriever_class)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         # A library refused sizes that are sound each for itself.
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -63,7 +65,7 @@ def retriever_from_config(config: Mapping[str, Any], where: Path, kind: type[Kin
         ) from error
 
 
-def _retriever(config: Mapping[str, Any], where: Path, kind: type[Kind]) -> Kind:
+def _retriever(config: Mapping[str, Any], where: Path, retriever_class: type[RetrieverT]) -> RetrieverT:
     whole = ConfigFields(config, where, "", WHOLE_DEFAULTS)
     query = whole.section("query_config", TOWER_DEFAULTS)
     query_tower = _tower(query, _stack(query, "text_config"), _stack(query, "vision_config"))
@@ -82,7 +84,7 @@ def _retriever(config: Mapping[str, Any], where: Path, kind: type[Kind]) -> Kind
         )
         sides.append((passage, passage_tower))
     _set_trained(sides)
-    retriever = kind(query_tower, sides[-1][1])
+    retriever = retriever_class(query_tower, sides[-1][1])
     retriever.stored_config = copy.deepcopy(dict(config))
     return retriever
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.models.checkpoint.config_reader import Kind, retriever_from_config
+from ret_lightning.models.checkpoint.config_reader import RetrieverT, retriever_from_config
 from ret_lightning.models.checkpoint.config_writer import architecture, config_of
 from ret_lightning.models.checkpoint.state_names import load_published_state, published_sides, published_state
 from ret_lightning.models.precision import device_named, dtype_named
@@ -29,13 +29,13 @@ CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX = "config.json", "model.safetensors", "
 
 
 def load_checkpoint(
-    kind: type[Kind],
+    retriever_class: type[RetrieverT],
     source: str | Path,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
-) -> Kind:
-    """See `RetRetriever.from_pretrained`; `kind` is the class to build."""
+) -> RetrieverT:
+    """See `RetRetriever.from_pretrained`; `retriever_class` is the class to build."""
     dtype = None if dtype is None else dtype_named(dtype)
     device = None if device is None else device_named(device)
     folder = find_checkpoint(source, revision)
@@ -43,7 +43,7 @@ def load_checkpoint(
     # Tensors that are made within a caller's inference mode could never be trained.
     with torch.inference_mode(False):
         with torch.device("meta"):  # no time and memory for random weights that are replaced at once
-            retriever = retriever_from_config(config, folder / CONFIG_FILE, kind)
+            retriever = retriever_from_config(config, folder / CONFIG_FILE, retriever_class)
         own = published_state(retriever)
         state = _without_copies(_read_weights(folder), own)
         check_fit(own, state, f"{folder}: the weights do not fit the config")

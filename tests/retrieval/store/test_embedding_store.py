@@ -15,6 +15,7 @@ import torch
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval import EmbeddingStore, ExactIndex, FaissIndex
 from ret_lightning.retrieval.store.store_plan import PLAN, change_config, drop_rows
+from tests.support.damage import flip
 from tests.support.paths import ROOT
 from tests.support.random_pools import brute_force, clustered, embeddings
 
@@ -134,14 +135,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     assert encode(create(tmp_path)) == list(range(8, 25))
     assert torch.equal(create(tmp_path).finish().embeddings.vectors, rows(25).half())
-
-
-def flip(file: Path, place: int) -> None:
-    with open(file, "r+b") as opened:
-        opened.seek(place)
-        byte = opened.read(1)[0]
-        opened.seek(place)
-        opened.write(bytes([byte ^ 1]))
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "note", "foreign note"])

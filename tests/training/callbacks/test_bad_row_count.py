@@ -19,6 +19,7 @@ from ret_lightning.training.callbacks import bad_row_count
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.schedule import WarmupCosine
 from tests.support.m2kr_folder import SUBSETS, TRAIN
+from tests.support.ranks import on_ranks
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 SKIP = {"on_bad_row": "skip", "max_bad_fraction": 0.5}
@@ -190,14 +191,11 @@ def test_a_row_for_a_rank_without_any_is_not_counted(
 
 
 def test_ranks_count_together(tmp_path: Path) -> None:
-    counts = torch.multiprocessing.get_context("fork").SimpleQueue()
-    torch.multiprocessing.start_processes(_count, (str(tmp_path / "store"), counts), nprocs=2, start_method="fork")
-    found = [counts.get() for _ in range(2)]
+    found = on_ranks(_count, 2, tmp_path)
     assert found[0] == found[1] == (20, {"bad_json": 4, "missing_image": 1}, ["0", "1"])
 
 
-def _count(rank: int, store: str, counts) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+def _count(rank: int) -> tuple[int, dict[str, int], list[str]]:
     assert world_size() == 2
     tally = Tally(10)
     for _ in range(2):
@@ -206,6 +204,4 @@ def _count(rank: int, store: str, counts) -> None:
         tally.add(BadRow("missing_image", "gone", Place(Path("x"), 1)))
     whole = bad_row_count._over_ranks(tally, torch.device("cpu"))
     assert bad_row_count._over_ranks(Tally(3 + rank), torch.device("cpu")) == Tally(7)
-    counts.put((whole.rows, dict(whole.kinds), [row.text for row in whole.first["bad_json"]]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return whole.rows, dict(whole.kinds), [row.text for row in whole.first["bad_json"]]

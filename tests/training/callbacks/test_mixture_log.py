@@ -16,6 +16,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.training.callbacks.mixture_log import MixtureLog
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
+from tests.support.ranks import on_ranks
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
@@ -82,18 +83,13 @@ def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
     )
     assert callback._rows == Counter()
     assert trainer.logged_metrics["mixture/wit"] == pytest.approx(0.25)
-    counts = torch.multiprocessing.get_context("fork").SimpleQueue()
-    torch.multiprocessing.start_processes(_count, (str(tmp_path / "store"), counts), nprocs=2, start_method="fork")
-    assert {tuple(sorted(counts.get().items())) for _ in range(2)} == {(("okvqa", 1), ("wit", 5))}
+    assert {tuple(sorted(counts.items())) for counts in on_ranks(_count, 2, tmp_path)} == {(("okvqa", 1), ("wit", 5))}
 
 
-def _count(rank: int, store: str, counts) -> None:
+def _count(rank: int) -> dict[str, int]:
     from ret_lightning.training.callbacks.mixture_log import _over_ranks
 
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
-    counts.put(dict(_over_ranks(Counter({"wit": 2 + rank}) if rank else Counter({"wit": 2, "okvqa": 1}))))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    return dict(_over_ranks(Counter({"wit": 2 + rank}) if rank else Counter({"wit": 2, "okvqa": 1})))
 
 
 def test_a_stream_trains_as_long_as_it_should(root: Path) -> None:

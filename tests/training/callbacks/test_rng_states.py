@@ -28,7 +28,7 @@ def drawn() -> list[float]:
 
 
 def test_restored_state_draws_the_same_again(tmp_path: Path) -> None:
-    """Through a checkpoint that is read with `weights_only`, and in the midst of a pair of normal numbers."""
+    """Through a checkpoint that is read with `weights_only`, and between the two normal numbers of a pair."""
     drawn()
     torch.save(random_state(torch.device("cpu")), tmp_path / "state.pt")
     expected = [drawn() for _ in range(3)]
