@@ -37,6 +37,7 @@ class TrainConfig:
     init_from: str | None
     init_partial: bool
     backbone_learning_rate_scale: float
+    micro_batch: int | None
     compile: bool
     on_nonfinite: Literal["stop", "skip"]
     data: Any
@@ -225,7 +226,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("image_share", 0, 1),
     ("workers", 1, None),
     ("processes", 1, None),
-    ("loss.micro_batch", 1, None),
+    ("micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),
     ("model.num_heads", 1, None),

@@ -18,6 +18,7 @@ from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KRFiles, load_subset, sampled_pool
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.required_files import Needed, check_required_files
+from ret_lightning.data.rows import ExtraColumns
 from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
 from ret_lightning.data.sampling.holdout import HoldoutLimits
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
@@ -64,6 +65,8 @@ class M2KRDataModule(LightningDataModule):
         num_workers: loader processes a rank; 0: load in the main process.
         augmentation: of training images; None: none.
         negatives: most that are taken of the `negative_passages` of a training row; None: all.
+        columns: fields of training rows, each a number or a list of numbers, that the loss receives: `EncodedBatch.extra`.
+        passage_columns: fields with a number per passage of a training row, likewise; see `rows.ExtraColumns`.
         shared_passage_ids: whether the subsets take their passages from one corpus, where an id names the same passage in all
             of them: it is then a positive of every query of a batch that names it. Otherwise equal ids of two subsets are two
             passages, each a negative of the other's query.
@@ -124,6 +127,8 @@ class M2KRDataModule(LightningDataModule):
         seed: int = 0,
         on_bad_row: OnBadRow = "raise",
         max_bad_fraction: float = 0.01,
+        columns: Sequence[str] = (),
+        passage_columns: Sequence[str] = (),
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -160,7 +165,14 @@ class M2KRDataModule(LightningDataModule):
         self.files = M2KRFiles(
             Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
         )
-        self.collate = Collator(tokenizer, image_transform.size)
+        if twice := {*columns} & {*passage_columns}:
+            raise ConfigError(
+                f"data.columns and data.passage_columns both name {', '.join(sorted(twice))}; name a field in one of them",
+                code="column-named-twice",
+                found=tuple(sorted(twice)),
+            )
+        self.extra_columns = ExtraColumns(tuple(columns), tuple(passage_columns))
+        self.collate = Collator(tokenizer, image_transform.size, self.extra_columns)
         self.image_transform = image_transform
         self.subset_names = None if subsets is None else list(subsets)
         self.choice = TrainingChoice(
@@ -256,7 +268,7 @@ class M2KRDataModule(LightningDataModule):
         """Batches of training pairs, this rank's share."""
         rows = TrainingRows(
             self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
-            self.seed, self.on_bad_row, self.shared_passage_ids,
+            self.seed, self.on_bad_row, self.shared_passage_ids, self.extra_columns,
         )  # fmt: skip
         batches = self._train.batches(self.batch_size, *self._rank_and_world())
         # At the time of the first call Lightning has not restored its count of epochs.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ __all__ = [
     "CONTENT",
     "BytePlace",
     "Content",
+    "ExtraColumns",
     "Passage",
     "Place",
     "Query",
@@ -98,12 +100,37 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class ExtraColumns:
+    """The names of fields of a training row that are read for the loss.
+
+    Attributes:
+        row: each a number or a list of numbers that belongs to the row, a weight for example.
+        passage: each a number per passage, a teacher's score for example: either the row's field is the positive's number, and
+            each object of `negative_passages` has one of its own, or the row's field is a list of all of them, the positive's
+            first.
+    """
+
+    row: tuple[str, ...] = ()
+    passage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainingPair:
-    """A training row: a query with one positive passage, and the negatives that the row names, mostly none."""
+    """A training row: a query with one positive passage, and the negatives that the row names, mostly none.
+
+    Attributes:
+        query: of the row.
+        passage: the positive.
+        negatives: of the row.
+        columns: by name, the row's `ExtraColumns.row`; NaN for null.
+        passage_columns: by name, the row's `ExtraColumns.passage`: of the positive and each of the negatives; NaN for null.
+    """
 
     query: Query
     passage: Passage
     negatives: tuple[Passage, ...] = ()
+    columns: Mapping[str, float | tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    passage_columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 def parse_query(content: Content, place: Place | BytePlace, judged: bool = True) -> Query:
@@ -125,7 +152,7 @@ def parse_passage(content: Content, place: Place | BytePlace) -> Passage:
     return _passage(fields_of(content, place))
 
 
-def parse_pair(content: Content, place: Place | BytePlace) -> TrainingPair:
+def parse_pair(content: Content, place: Place | BytePlace, extra: ExtraColumns | None = None) -> TrainingPair:
     """Parse a row of a training file: a query, its positive and its negatives; raises as `parse_query` does."""
     row = fields_of(content, place)
     query = _query(row)
@@ -134,7 +161,15 @@ def parse_pair(content: Content, place: Place | BytePlace) -> TrainingPair:
     if text is None and path is None and encoded is None:
         message = "an empty passage: the row has neither passage_text nor passage_image_path"
         raise row.error(message, "empty_row", code="empty-passage")
-    return TrainingPair(query, Passage(query.passage_ids[0], text, path, encoded, place), _negatives(row))
+    passage = Passage(query.passage_ids[0], text, path, encoded, place)
+    negatives = [(number, value) for number, value in enumerate(_listed_negatives(row)) if value is not None]
+    return TrainingPair(
+        query,
+        passage,
+        tuple(_negative(row, *each) for each in negatives),
+        {name: row.numbers(name) for name in extra.row} if extra else {},
+        {name: _by_passage(row, name, negatives) for name in extra.passage} if extra else {},
+    )
 
 
 def subset_fields(content: Content) -> tuple[str | None, str]:
@@ -193,21 +228,41 @@ def _passage(row: RowFields) -> Passage:
     return Passage(row.identifier("passage_id"), row.text("passage_text"), path, encoded, row.place)
 
 
-def _negatives(row: RowFields) -> tuple[Passage, ...]:
-    """Read `negative_passages`, our extension: a list of objects with the fields of a passage row; null is left out."""
-    key = "negative_passages"
-    values = row.values.get(key) or []
+def _listed_negatives(row: RowFields) -> list[Any]:
+    """Read `negative_passages`, our extension: a list of objects with the fields of a passage row; null stands for none."""
+    values = row.values.get("negative_passages") or []
     if not isinstance(values, list):
-        raise row.wrong(key, "a list of passages or null", values)
-    negatives = []
-    for number, value in enumerate(values):
-        if value is None:
-            continue
-        if not isinstance(value, dict):
-            raise row.wrong(f"{key}[{number}]", "an object with passage_id and passage_text", value)
-        negative = _passage(RowFields(value, row.place))
-        if negative.text is None and negative.image is None:
-            message = f"field {key}[{number}] is an empty passage: it has neither passage_text nor passage_image_path"
-            raise row.error(message, "empty_row", code="empty-negative", key=f"{key}[{number}]")
-        negatives.append(negative)
-    return tuple(negatives)
+        raise row.wrong("negative_passages", "a list of passages or null", values)
+    return values
+
+
+def _negative(row: RowFields, number: int, value: Any) -> Passage:
+    key = f"negative_passages[{number}]"
+    if not isinstance(value, dict):
+        raise row.wrong(key, "an object with passage_id and passage_text", value)
+    negative = _passage(RowFields(value, row.place))
+    if negative.text is None and negative.image is None:
+        message = f"field {key} is an empty passage: it has neither passage_text nor passage_image_path"
+        raise row.error(message, "empty_row", code="empty-negative", key=key)
+    return negative
+
+
+def _by_passage(row: RowFields, name: str, negatives: Sequence[tuple[int, dict[str, Any]]]) -> tuple[float, ...]:
+    """Read a column of passages: the positive's number and each negative's; `negatives` with their position in the row."""
+    value = row.numbers(name)
+    if not isinstance(value, tuple):
+        return (value, *(_number_of_negative(row, name, *each) for each in negatives))
+    listed = 1 + len(_listed_negatives(row))
+    if len(value) != listed:
+        message = f"field {name} has {len(value)} numbers for {listed} passages: one for the positive and each negative"
+        raise row.error(
+            message, "wrong_type", code="passage-column-length", key=name, found=len(value), expected=listed
+        )
+    return (value[0], *(value[1 + number] for number, _ in negatives))
+
+
+def _number_of_negative(row: RowFields, name: str, number: int, value: dict[str, Any]) -> float:
+    found = RowFields(value, row.place).numbers(name)
+    if isinstance(found, tuple):
+        raise row.wrong(f"negative_passages[{number}].{name}", "a number or null", value[name])
+    return found

@@ -21,7 +21,10 @@ ABSENT = "absent"
 # Keys that not every version writes, with the value that a config without them means: both are the same run.
 OPTIONAL = {
     "init_partial": False,
+    "micro_batch": None,
     "data.shared_passage_ids": False,
+    "data.columns": [],
+    "data.passage_columns": [],
     "data.holdout_rows": 1000,
     "data.holdout_fraction": 0.02,
     "retrieval.exact_fallback": True,

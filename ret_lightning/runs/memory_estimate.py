@@ -27,7 +27,7 @@ class Footprint:
         weights: bytes of all parameters and buffers.
         gradients: bytes, of the trained ones.
         optimizer: bytes of the optimiser's state after a step.
-        activations: bytes that the backward pass of a batch (or of a piece, with `loss.micro_batch`) reads, all rows with
+        activations: bytes that the backward pass of a batch (or of a micro-batch) reads, all rows with
             a text of full length and an image, dropout as configured, with the vectors of the global batch and the
             winners of MaxSim. Half of float32's where `trainer.precision` is a 16-bit one. What PyTorch keeps beside
             (its allocator, workspaces, the CUDA context) is not counted.
@@ -64,7 +64,7 @@ def footprint(config: DictConfig) -> Footprint:
     parameters = list(retriever.parameters())
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     batch, ranks = config.data.batch_size, _ranks(config)
-    rows = min(batch, config.loss.micro_batch or batch)
+    rows = min(batch, config.micro_batch or batch)
     probe, vectors = kept_activations(retriever, _inputs(config, _PROBE_ROWS))
     activations = probe * rows // _PROBE_ROWS
     if "16" in str(config.trainer.precision):
