@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.data.bad_rows import BadRow
+from ret_lightning.data.types import Side
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.inputs.truncated_texts import TextCount
 
@@ -61,21 +62,27 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """B rows of one side to encode.
+    """B rows of one side of a subset to encode.
 
     Attributes:
         inputs: B rows.
         rows: (B,) int64, their positions in the subset's queries or pool.
+        subset: name; empty where there is none.
+        side: `query` or `passage`, which decides the tower.
         bad_images: rows that go without their image, since it cannot be read.
         imageless: the positions of these, as in `rows`.
         texts: of the rows, and how many of them the tokenizer cut.
+        is_repeated: whether the rows are another rank's, repeated for a rank without any (see `never_idle`).
     """
 
     inputs: EncoderInput
     rows: Tensor
+    subset: str
+    side: Side
     bad_images: tuple[BadRow, ...] = ()
     imageless: tuple[int, ...] = ()
     texts: TextCount = field(default_factory=TextCount)
+    is_repeated: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)

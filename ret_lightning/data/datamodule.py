@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from ret_lightning.data.bad_rows import OnBadRow
@@ -17,13 +17,14 @@ from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KRFiles, load_subset, sampled_pool
 from ret_lightning.data.layouts.subset_names import SubsetNames
+from ret_lightning.data.loaders import evaluation_loader, row_loader
 from ret_lightning.data.required_files import Needed, check_required_files
 from ret_lightning.data.rows import ExtraColumns
 from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
 from ret_lightning.data.sampling.holdout import HoldoutLimits
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
-from ret_lightning.data.types import EvaluationSubset, Source, Split, warn_unreachable
+from ret_lightning.data.types import SIDES, EvaluationSubset, Source, Split, warn_unreachable
 from ret_lightning.data.validation_plan import (
     Validation,
     ValidationPlan,
@@ -34,7 +35,6 @@ from ret_lightning.data.validation_plan import (
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
-from ret_lightning.runtime.fork_context import fork_context
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,6 @@ class M2KRDataModule(LightningDataModule):
         self.position = Position()  # where the checkpoint that training resumes from was written
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
         self._plan: ValidationPlan | None = None
-        self.idle: dict[Split, bool] = {}  # whether this rank has no row of a split, but for the one of `never_idle`
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
 
     def check_files(self, needed: Collection[Needed]) -> list[str] | None:
@@ -218,7 +217,9 @@ class M2KRDataModule(LightningDataModule):
         return names
 
     def prepare_data(self) -> None:
-        """On one process per machine: fills the caches that the others read (Arrow copy, scan of the rows, image archives)."""
+        """On one process per machine: fill the caches that training reads (Arrow copy, scan of the rows, image archives)."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return  # an evaluation leaves training rows alone, be they there or not
         self.check_files(("train",))
         self._training_set().batches(self.batch_size)
 
@@ -274,13 +275,7 @@ class M2KRDataModule(LightningDataModule):
         # At the time of the first call Lightning has not restored its count of epochs.
         batches.set_epoch(max(self.position.epoch, self.trainer.current_epoch if self.trainer else 0))
         batches.resume(self.position)
-        return DataLoader(
-            rows,
-            batch_sampler=batches,
-            collate_fn=self.collate.training,
-            persistent_workers=self.num_workers > 0,
-            **self._loading(),
-        )
+        return row_loader(rows, batches, self.collate.training, persistent_workers=True, **self._loading())
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and what it served; see `Position`."""
@@ -293,50 +288,45 @@ class M2KRDataModule(LightningDataModule):
         self.position = Position.of_state(state_dict, self._rank_and_world()[1], self.batch_size)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Two loaders a subset, its pool and then its queries; each row on one rank, but see `never_idle`."""
+        """A loader for each side of each subset, see `evaluation_rows`; each row on one rank, but see `never_idle`."""
         return self.evaluation_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader]:
-        """As `val_dataloader`, for the test split."""
+        """A loader for each side of each subset of the test split, see `val_dataloader`."""
         return self.evaluation_loaders("test")
 
-    def evaluation_loaders(self, split: Split, batches: list[list[list[int]]] | None = None) -> list[DataLoader]:
-        """The loaders of a split, two a subset, its pool and then its queries.
-
-        Args:
-            split: one that is set up.
-            batches: of each loader the batches of this rank, each a list of rows; None: this rank's share of all.
-        """
+    def evaluation_loaders(self, split: Split) -> list[DataLoader]:
+        """The loaders of a split that is set up, of the batches that `choose_batches` gives this rank."""
         files = self.evaluation_rows(split)
-        if batches is None:
-            batches = dealt([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
-        self.idle[split] = not any(batches)
+        batches = self.choose_batches(files)
+        idle = not any(batches)
         return [
-            DataLoader(rows, batch_sampler=own, collate_fn=self.collate.evaluation, **self._loading())
+            evaluation_loader(rows, own, self.collate, is_repeated=idle, **self._loading())
             for rows, own in zip(files, never_idle(batches), strict=True)
         ]
 
+    def choose_batches(self, files: Sequence[EvaluationRows]) -> list[list[list[int]]]:
+        """The batches of this rank, of each file a list of lists of rows: its share of all rows.
+
+        An evaluation that continues replaces this by `StoredVectors.begin`, which leaves out what is encoded already.
+        """
+        return dealt([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
+
     def evaluation_rows(self, split: Split) -> list[EvaluationRows]:
-        """What the loaders of a split read from, likewise two a subset."""
+        """What the loaders of a split read from: of each subset the pool, and then the queries."""
         read_image = self._read_image()
         return [
-            EvaluationRows(rows, read_image, subset.name, self.on_bad_row)
+            EvaluationRows(subset.rows(side), read_image, subset.name, side, self.on_bad_row)
             for subset in self._evaluation[split]
-            for rows in (subset.pool, subset.queries)
+            for side in SIDES
         ]
 
     def _read_image(self) -> ImageReader:
         return ImageReader(self.files.image_source(), self.image_transform, self.max_image_pixels)
 
     def _loading(self) -> dict[str, Any]:
-        """What all loaders have in common; the generator, so that making an iterator draws nothing from the global state."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return {
-            "num_workers": self.num_workers,
-            "multiprocessing_context": fork_context() if self.num_workers else None,
-            "pin_memory": self._on_gpu(),
-            "generator": generator,
-        }
+        """What all loaders have in common."""
+        return {"num_workers": self.num_workers, "pin_memory": self._on_gpu(), "seed": self.seed}
 
     def training_names(self, evaluated: Sequence[str]) -> SubsetNames:
         """What tells the subset of a training row.

@@ -39,7 +39,7 @@ __all__ = [
 
 CONTENT = "texts and images"  # name of `content_digest` in the config of a store
 
-_NO_PLACE = Place(Path(), 0)  # for errors that nobody reads
+_NO_PLACE = Place(Path("<python>"), 0)  # of rows that come from no file
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class Query:
         passage_ids: the positives, as strings; at least one, unless the row was read without them.
         answers: for pseudo recall; empty where the row has none.
         subset: the row's `subset` field; None where the row has none.
-        place: of the row.
+        place: of the row, for messages.
     """
 
     data_id: str
-    instruction: str | None
-    question: str | None
-    image_path: str | None
-    image_bytes: bytes | None = dataclasses.field(repr=False)
-    passage_ids: tuple[str, ...]
-    answers: tuple[str, ...]
-    subset: str | None
-    place: Place | BytePlace
+    instruction: str | None = None
+    question: str | None = None
+    image_path: str | None = None
+    image_bytes: bytes | None = dataclasses.field(default=None, repr=False)
+    passage_ids: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    subset: str | None = None
+    place: Place | BytePlace = _NO_PLACE
 
     @property
     def text(self) -> str | None:
@@ -88,10 +88,10 @@ class Passage:
     """A passage row; text, image path and image bytes are None where it has none."""
 
     passage_id: str
-    text: str | None
-    image_path: str | None
-    image_bytes: bytes | None = dataclasses.field(repr=False)
-    place: Place | BytePlace
+    text: str | None = None
+    image_path: str | None = None
+    image_bytes: bytes | None = dataclasses.field(default=None, repr=False)
+    place: Place | BytePlace = _NO_PLACE
 
     @property
     def image(self) -> str | bytes | None:

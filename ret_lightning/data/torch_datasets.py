@@ -21,6 +21,7 @@ from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import BytePlace, Content, ExtraColumns, Passage, Place, Query, parse_pair
 from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.types import Side
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
 from ret_lightning.inputs.truncated_texts import TextCount, count_cut
@@ -140,7 +141,8 @@ class EvaluationRows(Dataset):
     Args:
         rows: the queries, or the pool.
         read_image: as it is, without augmentation.
-        subset: name, for messages; empty where there is none.
+        subset: name; empty where there is none.
+        side: `query` or `passage`.
         on_bad_row: what to do with a row whose image cannot be read: `raise` its error, or let the row go without it, so that
             the metrics are over the same rows, whatever the state of the images.
     """
@@ -150,11 +152,13 @@ class EvaluationRows(Dataset):
         rows: Sequence[Query] | Sequence[Passage],
         read_image: ImageReader,
         subset: str,
+        side: Side,
         on_bad_row: OnBadRow = "raise",
     ) -> None:
         self.rows = rows
         self.read_image = read_image
         self.subset = subset
+        self.side: Side = side
         self.on_bad_row = on_bad_row
 
     def __len__(self) -> int:
@@ -211,16 +215,21 @@ class Collator:
             texts,
         )
 
-    def evaluation(self, rows: Sequence[tuple[Item, int, BadRow | None]]) -> EvaluationBatch:
-        """B queries or passages to a batch."""
+    def evaluation(
+        self, rows: Sequence[tuple[Item, int, BadRow | None]], subset: str, side: Side, is_repeated: bool = False
+    ) -> EvaluationBatch:
+        """Collate B queries or passages of `EvaluationRows`; the last arguments go into the batch as they are."""
         items, indices, bad = zip(*rows, strict=True)
         inputs, texts = self._inputs(items, by_itself=True)
         return EvaluationBatch(
             inputs,
             torch.tensor(indices, dtype=torch.int64),
+            subset,
+            side,
             tuple(row for row in bad if row is not None),
             tuple(index for index, row in zip(indices, bad, strict=True) if row is not None),
             texts,
+            is_repeated,
         )
 
     def _inputs(self, items: Sequence[Item], by_itself: bool = False) -> tuple[EncoderInput, TextCount]:

@@ -16,7 +16,7 @@ from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.data.rows import Query, parse_pair
 from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.sampling.subset_index import row_subsets
-from ret_lightning.data.types import EvaluationSubset, Source, unreachable_queries
+from ret_lightning.data.types import EvaluationSubset, Source
 from ret_lightning.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -156,8 +156,7 @@ def held_out_subset(
     if instruction is not None:
         queries = [query.instructed(instruction) for query in queries]
     pool = [pairs[row].passage for row in found.passages.tolist()]
-    unreachable = unreachable_queries([query.passage_ids for query in queries], {p.passage_id for p in pool})
-    return EvaluationSubset(name, "val", queries, pool, unreachable, source="holdout")
+    return EvaluationSubset(name, "val", queries, pool, source="holdout")
 
 
 def _contents(holdout: Holdout, rows: Sequence[int], indexed: bool) -> Iterator[tuple[Content, Place | BytePlace]]:

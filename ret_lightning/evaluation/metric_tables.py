@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from ret_lightning.evaluation.callback import SubsetResult
+from ret_lightning.evaluation.evaluation_result import EvaluationResult, SubsetResult
 from ret_lightning.evaluation.published_results import COLUMNS, HEADLINE_MEANS, PUBLISHED
 from ret_lightning.runtime.console import console, printing
 
@@ -17,11 +17,7 @@ SHORT = {"recall": "R", "pseudo_recall": "PR", "fractional_recall": "FR", "mrr":
 
 
 def metrics_tables(
-    results: Mapping[str, SubsetResult],
-    metrics: Mapping[str, float],
-    bounds: Mapping[str, tuple[float, float]],
-    split: str,
-    note: str = "",
+    result: EvaluationResult, bounds: Mapping[str, tuple[float, float]], split: str, note: str = ""
 ) -> list[Table]:
     """What to report first, then all metrics.
 
@@ -31,12 +27,12 @@ def metrics_tables(
     recall@K where it differs from recall@K, and pseudo recall@K where subsets have answers; headline metrics carry a star.
 
     Args:
-        results: subset names to results.
-        metrics: `RetrievalEvaluation.flat_metrics` of them.
-        bounds: `RetrievalEvaluation.flat_intervals` of them.
+        result: of the evaluation.
+        bounds: its `intervals`.
         split: for the titles.
         note: below each table: which weights the metrics are of.
     """
+    results, metrics = result.subsets, result.metrics
     at = sorted(next(iter(results.values())).random_recall)
     recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
     tables = [_headline(results, metrics, bounds, split)]

@@ -204,7 +204,7 @@ def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> tuple[dict[str, float], list[Table]]:
     chosen = selection_queries.in_words(read_json(folder / ORIGIN_FILE)[selection_queries.KEY])
-    metrics, tables = write_results(evaluation, "test", folder, f"checkpoint: step {step}, {chosen}")
+    metrics, tables = write_results(evaluation.results["test"], "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})

@@ -72,8 +72,9 @@ def _answer(
         texts = count_texts(retriever.query_tower.tokenizer, [config.query] if config.query else [])
         ids: list[str | None] = [None]
     else:
+        from ret_lightning.data.images.missing_images import check_images
         from ret_lightning.data.types import distinct_ids
-        from ret_lightning.evaluation.encode_rows import check_images, encoded
+        from ret_lightning.search.encoded_rows import encoded
 
         check_images(rows, config.image_root)
         vectors = encoded(retriever, rows, config.image_root, config.batch_size, config.num_workers, texts=texts)

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from ret_lightning.config.build import build
+from ret_lightning.data.images.missing_images import check_images
 from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
@@ -32,6 +32,7 @@ from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
 from ret_lightning.runtime.child_process import end_with
 from ret_lightning.runtime.console import quiet_libraries
 from ret_lightning.search.changed_rows import DIGESTS, drop_changed, write_digests
+from ret_lightning.search.encoded_rows import encoded
 from ret_lightning.search.index_folder import (
     EMBEDDINGS,
     LOCK,

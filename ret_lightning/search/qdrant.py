@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from torch import Tensor
 
+from ret_lightning.data.images.missing_images import check_images
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
+from ret_lightning.search.encoded_rows import encoded
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.model_identity import ModelIdentity, model_for
 from ret_lightning.search.passages import read_passages, refuse_known

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from lightning import Callback, LightningModule
+from lightning import Callback
 from torch import Tensor, nn
 
-from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
+from ret_lightning.data.batch import TrainingBatch
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.encoding_module import EncodingModule
 from ret_lightning.losses.base import NONFINITE_REMEDY, EncodedBatch, RetrievalLoss
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
 from ret_lightning.models.gradient_cache import encode_in_micro_batches
@@ -30,8 +30,8 @@ EPOCH_STEPS = "epoch_steps"  # key of a checkpoint
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient, after which there is no hope
 
 
-class RetModule(LightningModule):
-    """Trains a retriever on pairs, and encodes the rows of the evaluation loaders (see `RetrievalEvaluation`).
+class RetModule(EncodingModule):
+    """Trains a retriever on pairs, and encodes the rows of evaluation loaders as `EncodingModule` does.
 
     Logs, every `log_every_n_steps`: `train/loss`, the metrics of the loss as `train/<name>` (see `ContrastiveLoss`),
     `train/learning_rate`, `train/gradient_norm` (before clipping), and `gate/<side>/<forget|text|image>/step_<n>`, the mean
@@ -66,7 +66,7 @@ class RetModule(LightningModule):
         on_nonfinite: Literal["stop", "skip"] = "stop",
         micro_batch: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(retriever)
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(
                 f"micro_batch={micro_batch} must be at least 1; null encodes the batch at once",
@@ -74,7 +74,6 @@ class RetModule(LightningModule):
                 key="micro_batch",
                 found=micro_batch,
             )
-        self.retriever = retriever
         self.loss = loss
         self.make_optimizer = optimizer
         self.schedule = scheduler
@@ -85,7 +84,6 @@ class RetModule(LightningModule):
         self._skipped_in_a_row = 0
         self._resumed_step = 0
         self._epoch_steps: EpochSteps | None = None  # None: each step counts as one
-        self._warned_of_no_evaluation = False
         self._pairs = 0  # of this step, which may be of several batches
 
     def configure_callbacks(self) -> list[Callback]:
@@ -95,19 +93,6 @@ class RetModule(LightningModule):
     def on_fit_start(self) -> None:
         """Sets training mode: Lightning trains a module in the mode that it is in, so without dropout in eval mode."""
         self.train()
-
-    def on_validation_start(self) -> None:
-        """Warns where nothing evaluates the vectors."""
-        evaluated = any(isinstance(callback, RetrievalEvaluation) for callback in self.trainer.callbacks)
-        if not evaluated and not self._warned_of_no_evaluation and self.trainer.is_global_zero:
-            self._warned_of_no_evaluation = True
-            log.warning(
-                "the trainer has no RetrievalEvaluation callback, so %s computes no metrics; add "
-                "Trainer(callbacks=[RetrievalEvaluation(ExactIndex())])",
-                "the test" if self.trainer.testing else "the validation",
-            )
-
-    on_test_start = on_validation_start
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
@@ -130,14 +115,6 @@ class RetModule(LightningModule):
                 gates = {f"gate/{side}/{name}/step_{step:02d}": v for (step, name), v in mean.means().items()}
                 self.log_dict(gates, rank_zero_only=True, batch_size=rows)
         return output.loss
-
-    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """(B, k, d) vectors of the rows; the loaders alternate between a subset's pool and its queries."""
-        return self.retriever.encode("passage" if dataloader_idx % 2 == 0 else "query", batch.inputs)
-
-    def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """As `validation_step`."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the norm of all gradients before they are clipped: logs it, and stops or skips where it is not finite.

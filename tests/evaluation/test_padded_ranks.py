@@ -12,9 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ret_lightning import RetrievalEvaluation
+from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.errors import DataError
-from ret_lightning.evaluation.callback import SubsetResult
+from ret_lightning.evaluation import SubsetResult
 from ret_lightning.retrieval import ExactIndex, FaissIndex
 
 WORLD = 3
@@ -26,7 +27,7 @@ INDEXES = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3, hits=3
 def subset(pool: int, queries: int) -> EvaluationSubset:
     passages = [SimpleNamespace(passage_id=f"p{row}", text=None) for row in range(pool)]
     asked = [SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row % pool}",), answers=()) for row in range(queries)]
-    return EvaluationSubset("made", "test", asked, passages, [])
+    return EvaluationSubset("made", "test", asked, passages)
 
 
 def vectors(rows: int, seed: int) -> torch.Tensor:
@@ -48,13 +49,13 @@ def evaluated(
     trainer = SimpleNamespace(datamodule=data, sanity_checking=False, is_global_zero=False)
     module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
     evaluation.on_test_epoch_start(trainer, module)
-    for loader, (rows, encoded) in enumerate(((pool, vectors(pool, 1)), (queries, vectors(queries, 2)))):
+    for side, rows, encoded in (("passage", pool, vectors(pool, 1)), ("query", queries, vectors(queries, 2))):
         own = shares(rows, rank, world)
-        if broken is not None and loader == 0:
+        if broken is not None and side == "passage":
             encoded[broken, 0, 0] = torch.nan
-        evaluation.on_test_batch_end(trainer, module, encoded[own], SimpleNamespace(rows=own, imageless=()), 0, loader)
+        evaluation.on_test_batch_end(trainer, module, encoded[own], EvaluationBatch(None, own, "made", side), 0)
     evaluation.on_test_epoch_end(trainer, module)
-    return evaluation.results["test"]["made"]
+    return evaluation.results["test"].subsets["made"]
 
 
 def contents(result: SubsetResult) -> tuple:

@@ -16,7 +16,7 @@ from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
 from ret_lightning.data.images.sources import ImageSource, image_source
 from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles, suffix_of
 from ret_lightning.data.rows import Passage, Place, parse_passage, parse_query
-from ret_lightning.data.types import EvaluationSubset, Split, unreachable_queries
+from ret_lightning.data.types import EvaluationSubset, Split
 from ret_lightning.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -166,10 +166,7 @@ def load_subset(
             path=str(empty),
             subset=name,
         )
-    unreachable = unreachable_queries(
-        [query.passage_ids for query in queries], {passage.passage_id for passage in pool}
-    )
-    return EvaluationSubset(name, split, queries, pool, unreachable, source=queries_from or split)
+    return EvaluationSubset(name, split, queries, pool, source=queries_from or split)
 
 
 def twice(passage: Passage, first: Place, subset: str) -> DataError:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ret_lightning.evaluation.callback import RetrievalEvaluation, SubsetResult
+from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.evaluation_result import SubsetResult
 from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.runtime.atomic_files import whole_file
 
@@ -43,9 +44,10 @@ class Curves(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a point to each curve."""
-        results = RetrievalEvaluation.of(trainer).results.get("val")
-        if trainer.sanity_checking or results is None:
+        result = RetrievalEvaluation.of(trainer).results.get("val")
+        if trainer.sanity_checking or result is None:
             return
+        results = result.subsets
         epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
         at = {"epoch": float(epoch), "step": float(trainer.global_step)}
         self._points.append(at | self.point(trainer, results))
@@ -80,7 +82,7 @@ class RecallCurves(Curves):
     def point(self, trainer: Trainer, results: Results) -> Point:
         """The recall of each subset, in [0, 1]."""
         if self.at is None:
-            computed = RetrievalEvaluation.of(trainer).recall_at
+            computed = RetrievalEvaluation.of(trainer).evaluator.recall_at
             self.at = 5 if 5 in computed else computed[-1]
         return {"recall": {name: result.metrics[f"recall@{self.at}"] for name, result in results.items()}}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning._version import __version__
 from ret_lightning.config.build import build
-from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ImageTransform, Tokenizer
+from ret_lightning.errors import UserError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.files import not_a_folder
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
@@ -97,40 +95,6 @@ def open_retriever(source: str | Path) -> RetRetriever:
 def open_file(file: Path) -> RetRetriever:
     """The retriever of a training checkpoint, in eval mode, on the CPU; raises as `load_trained`."""
     return load_trained(file).retriever
-
-
-@lru_cache(maxsize=1)
-def opened(checkpoint: str) -> RetRetriever:
-    """As `open_retriever`; the same object when the same is asked for again."""
-    file = Path(checkpoint).expanduser()
-    return open_file(file) if file.is_file() else open_retriever(checkpoint)
-
-
-def tokenizer_of(checkpoint: str) -> Tokenizer:
-    """The tokenizer of a checkpoint's towers, for configs; raises ConfigError where each tower has another one."""
-    retriever = opened(checkpoint)
-    return _of_both(retriever, checkpoint, "tokenizer", ("max_length",))
-
-
-def image_transform_of(checkpoint: str) -> ImageTransform:
-    """The image transform of a checkpoint's towers, as `tokenizer_of`."""
-    retriever = opened(checkpoint)
-    return _of_both(retriever, checkpoint, "image_transform", ("size", "mean", "std", "reduce"))
-
-
-def _of_both(retriever: RetRetriever, checkpoint: str, name: str, settings: tuple[str, ...]) -> Any:
-    query, passage = (getattr(tower, name) for tower in (retriever.query_tower, retriever.passage_tower))
-    for setting in settings if query is not passage else ():
-        values = getattr(query, setting, None), getattr(passage, setting, None)
-        if values[0] != values[1]:
-            raise ConfigError(
-                f"checkpoint={checkpoint}: the query tower's {name} has {setting}={values[0]} and the passage tower's "
-                f"{values[1]}; an evaluation prepares both sides alike",
-                code="towers-prepared-differently",
-                key=setting,
-                found=values,
-            )
-    return query
 
 
 def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path | None:

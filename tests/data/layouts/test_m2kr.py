@@ -113,7 +113,7 @@ def test_sampled_pool_depends_on_its_seed() -> None:
     place = Place(Path("a.jsonl"), 1)
     pool = [Passage(f"p{i}", "text", None, None, place) for i in range(200)]
     queries = [Query(f"q{i}", None, "q?", None, None, (f"p{i}",), (), None, place) for i in (5, 150)]
-    subset = EvaluationSubset("wit", "val", queries, pool, [])
+    subset = EvaluationSubset("wit", "val", queries, pool)
     samples = [[p.passage_id for p in sampled_pool(subset, 40, seed).pool] for seed in (0, 0, 1)]
     assert samples[0] == samples[1] != samples[2]
     for sample in samples:

@@ -29,7 +29,7 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     assert [p.name for p in file.parent.iterdir()] == ["recall.png"]
     state = curves.state_dict()
     assert [point["epoch"] for point in state["points"]] == [1, 2]
-    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].items()}
+    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].subsets.items()}
     assert state["points"][1]["recall"] == recall  # of the largest K, since there is no recall@5
     assert set(recall) == {"wit", "infoseek", "evqa", "okvqa"}
     other = RecallCurves(str(file))
