@@ -1,10 +1,10 @@
-"""The Lightning data module of ReT-M2KR, or of any folder in its layout."""
+"""The Lightning data module of any corpus: training pairs, and queries and candidate pools of the evaluation subsets."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
@@ -15,7 +15,7 @@ from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.epoch_position import Position
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KRFiles, load_subset, sampled_pool
+from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.loaders import evaluation_loader, row_loader
 from ret_lightning.data.required_files import Needed, check_required_files
@@ -23,6 +23,7 @@ from ret_lightning.data.rows import ExtraColumns
 from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
 from ret_lightning.data.sampling.holdout import HoldoutLimits
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
+from ret_lightning.data.subset_loading import load_subset, sampled_pool
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.types import SIDES, EvaluationSubset, Source, Split, warn_unreachable
 from ret_lightning.data.validation_plan import (
@@ -39,14 +40,16 @@ from ret_lightning.inputs.decoding import MAX_PIXELS
 log = logging.getLogger(__name__)
 
 
-class M2KRDataModule(LightningDataModule):
-    """Training pairs, and queries and pools of the evaluation subsets, from a folder in the ReT-M2KR layout.
+class RetrievalDataModule(LightningDataModule):
+    """Training pairs, and queries and pools of the evaluation subsets, of a corpus in any layout.
 
     Its loaders shard themselves over the ranks (each training row once an epoch, each evaluation row on one rank), so the
     Trainer wants `use_distributed_sampler=False`, as every config of the group `trainer` has it.
 
+    A subclass that fixes the layout takes these arguments as `**options`, and shows them in its signature.
+
     Args:
-        root: the folder that holds `jsonl` and `images`.
+        layout: where the corpus is stored, and how its rows are read.
         tokenizer: the backbone's.
         image_transform: the backbone's.
         subsets: names of the subsets to train and evaluate on; None: all that have a test file, and every training row.
@@ -78,15 +81,7 @@ class M2KRDataModule(LightningDataModule):
             pool, or with a holdout the positives and 1,000 others. Recall in a smaller pool is higher.
         holdout_rows: training rows per subset that a holdout takes out of training at most.
         holdout_fraction: the same as a share of the subset's rows; the smaller of the two limits holds.
-        train_folder: where the training file is, relative to `root`; likewise the next four. Older copies keep all
-            JSON Lines in one folder.
-        val_folder: of validation queries.
-        test_folder: of test queries.
-        passages_folder: of pools.
-        image_folder: what image paths are relative to: a folder, a tar or zip archive, a pattern that archives match, or a
-            list of these two; see `image_source`.
         max_image_pixels: images that have more are refused before they are decoded.
-        train_file: name of the training file, a pattern with `*`, or a list of them.
         seed: of the order of the rows, of fractions of the mixture, of instructions and of the augmentation.
         on_bad_row: what to do with a row that cannot be used: `raise` an error, or `skip` it: training rows, and lines of
             evaluation files, are left out and counted by kind; queries and passages whose image cannot be read go without it.
@@ -96,7 +91,7 @@ class M2KRDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | Path,
+        layout: Layout,
         tokenizer: Tokenizer,
         image_transform: ImageTransform,
         subsets: Sequence[str] | None = None,
@@ -117,13 +112,7 @@ class M2KRDataModule(LightningDataModule):
         validation_pool: int | None = None,
         holdout_rows: int = 1_000,
         holdout_fraction: float = 0.02,
-        train_folder: str = "jsonl/m2kr/train",
-        val_folder: str = "jsonl/m2kr/val",
-        test_folder: str = "jsonl/m2kr/test",
-        passages_folder: str = "jsonl/m2kr/passages",
-        image_folder: str | Sequence[str] = "images/m2kr/images",
         max_image_pixels: int = MAX_PIXELS,
-        train_file: str | Sequence[str] = "m2kr_up_train.jsonl",
         seed: int = 0,
         on_bad_row: OnBadRow = "raise",
         max_bad_fraction: float = 0.01,
@@ -162,9 +151,7 @@ class M2KRDataModule(LightningDataModule):
                 found=max_bad_fraction,
             )
         check_validation(validation)
-        self.files = M2KRFiles(
-            Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
-        )
+        self.layout = layout
         if twice := {*columns} & {*passage_columns}:
             raise ConfigError(
                 f"data.columns and data.passage_columns both name {', '.join(sorted(twice))}; name a field in one of them",
@@ -198,6 +185,10 @@ class M2KRDataModule(LightningDataModule):
         self._plan: ValidationPlan | None = None
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _with_passed_on_options(cls)
+
     def check_files(self, needed: Collection[Needed]) -> list[str] | None:
         """Find the files and folders of the corpus before they are read, scanned or copied; index image archives.
 
@@ -205,21 +196,24 @@ class M2KRDataModule(LightningDataModule):
             needed: `train`, and of `val` and `test` those that are evaluated.
 
         Returns:
-            The subsets with evaluation files; None if they are not known yet.
+            The subsets with evaluation files; None if they are not known yet, as `Layout.prepare` makes them.
 
         Raises:
             DataError: naming the first that is missing or cannot be read.
         """
+        if self.layout.is_generated:
+            return None
         # What the other settings validate on follows from the training files.
         validated = {"val": ["val"], "test": ["test"], "val_or_test": ["test"]}.get(self.validation, [])
         names = self._names()
-        check_required_files(self.files, names, {*needed} - {"val"} | {*(validated if "val" in needed else [])})
+        check_required_files(self.layout, names, {*needed} - {"val"} | {*(validated if "val" in needed else [])})
         return names
 
     def prepare_data(self) -> None:
         """On one process per machine: fill the caches that training reads (Arrow copy, scan of the rows, image archives)."""
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return  # an evaluation leaves training rows alone, be they there or not
+        self.layout.prepare()
         self.check_files(("train",))
         self._training_set().batches(self.batch_size)
 
@@ -229,6 +223,7 @@ class M2KRDataModule(LightningDataModule):
         Raises:
             DataError: naming the first file that is missing, or file, line and field of the first mistake.
         """
+        self.layout.prepare()
         if stage in (None, "fit") and self._train is None:
             self._train = self._training_set()
             log.info("training: %s", self._train)
@@ -260,7 +255,7 @@ class M2KRDataModule(LightningDataModule):
         """
         if self._plan is None:
             self._plan = plan_validation(
-                self.files, self._names(), self.subset_names or (), self.validation, self.holdout_limits
+                self.layout, self._names(), self.subset_names or (), self.validation, self.holdout_limits
             )
             self._plan.log()
         return self._plan
@@ -269,7 +264,7 @@ class M2KRDataModule(LightningDataModule):
         """Batches of training pairs, this rank's share."""
         rows = TrainingRows(
             self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
-            self.seed, self.on_bad_row, self.shared_passage_ids, self.extra_columns,
+            self.seed, self.on_bad_row, self.shared_passage_ids, self.extra_columns, self.layout.parser,
         )  # fmt: skip
         batches = self._train.batches(self.batch_size, *self._rank_and_world())
         # At the time of the first call Lightning has not restored its count of epochs.
@@ -322,11 +317,12 @@ class M2KRDataModule(LightningDataModule):
         ]
 
     def _read_image(self) -> ImageReader:
-        return ImageReader(self.files.image_source(), self.image_transform, self.max_image_pixels)
+        return ImageReader(self.layout.image_source(), self.image_transform, self.max_image_pixels)
 
     def _loading(self) -> dict[str, Any]:
         """What all loaders have in common."""
-        return {"num_workers": self.num_workers, "pin_memory": self._on_gpu(), "seed": self.seed}
+        on_gpu = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.num_workers, "pin_memory": on_gpu, "seed": self.seed}
 
     def training_names(self, evaluated: Sequence[str]) -> SubsetNames:
         """What tells the subset of a training row.
@@ -342,10 +338,12 @@ class M2KRDataModule(LightningDataModule):
 
     def _training_set(self, evaluated: Sequence[str] | None = None) -> TrainingSet:
         named = dict.fromkeys(self.instructions.subsets, "data.instructions")
-        files = self.files.training_files()
-        if evaluated is not None:
-            return TrainingSet(files, self.choice, evaluated, named, self.seed)
-        return TrainingSet(files, self.choice, self._names(), named, self.seed, self.validation_plan().holdout)
+        files = self.layout.training_files()
+        holdout = None if evaluated is not None else self.validation_plan().holdout
+        return TrainingSet(
+            files, self.choice, self._names() if evaluated is None else evaluated, named, self.seed, holdout,
+            self.layout.known_subsets(), self.layout.parser,
+        )  # fmt: skip
 
     def _load(self, split: Split) -> None:
         if split in self._evaluation:
@@ -360,27 +358,22 @@ class M2KRDataModule(LightningDataModule):
             subset = held_out_subset(plan.holdout, name, instruction, limit, self.choice.reading == "indexed")
         else:
             subset = load_subset(
-                self.files, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction
+                self.layout, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction
             )
             if split == "val" and self.validation_pool is not None and len(subset.pool) > self.validation_pool:
                 note += f", sampled from {len(subset.pool)} (data.validation_pool)"
                 subset = sampled_pool(subset, self.validation_pool, self.seed)
-        log.info(
-            "%s/%s: %d queries, %d passages%s",
-            split,
-            name,
-            len(subset.queries),
-            len(subset.pool),
-            note if split == "val" else "",
-        )
+        sizes, shown = (len(subset.queries), len(subset.pool)), note if split == "val" else ""
+        log.info("%s/%s: %d queries, %d passages%s", split, name, *sizes, shown)
         warn_unreachable(subset)
         return subset
 
     def _names(self) -> list[str]:
-        found = self.files.subsets()
+        found = self.layout.subsets()
         if self.subset_names is None:
             if not found:
-                self.files.query_files(M2KR_SUBSETS[0], "test")  # says which file is looked for
+                first = self.layout.evaluated_subsets[:1] or self.layout.pools()[:1] or ["any"]
+                self.layout.query_files(first[0], "test")  # reports which file is looked for
             return found
         if not self.subset_names:
             raise ConfigError(
@@ -389,8 +382,8 @@ class M2KRDataModule(LightningDataModule):
         for name in self.subset_names:
             if found and name not in found:
                 raise DataError(
-                    f"{self.files.root / self.files.test / name}_test.jsonl: no such file for data.subsets={name}; "
-                    f"there are: {', '.join(found)}",
+                    f"data.subsets={name}: {self.layout.root} has no test queries of that subset; there are: "
+                    f"{', '.join(found)}",
                     code="subset-without-test-file",
                     subset=name,
                     allowed=tuple(found),
@@ -400,5 +393,15 @@ class M2KRDataModule(LightningDataModule):
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _on_gpu(self) -> bool:
-        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+
+def _with_passed_on_options(cls: type[RetrievalDataModule]) -> inspect.Signature:
+    """The signature of a subclass, with the arguments of `RetrievalDataModule` that it takes as `**options`."""
+    own = inspect.signature(cls.__init__, eval_str=True)
+    parameters = [p for name, p in own.parameters.items() if name != "self"]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return own.replace(parameters=parameters)
+    shown = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    names = {"self", "layout", *(p.name for p in shown)}
+    base = inspect.signature(RetrievalDataModule.__init__, eval_str=True).parameters
+    shown += [p.replace(kind=p.KEYWORD_ONLY) for name, p in base.items() if name not in names]
+    return own.replace(parameters=shown)

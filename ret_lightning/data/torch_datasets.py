@@ -19,7 +19,7 @@ from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.rows import BytePlace, Content, ExtraColumns, Passage, Place, Query, parse_pair
+from ret_lightning.data.rows import M2KR_ROWS, BytePlace, Content, ExtraColumns, Passage, Place, Query, RowParser
 from ret_lightning.data.sampling.batch_samplers import Draw
 from ret_lightning.data.types import Side
 from ret_lightning.errors import DataError
@@ -67,6 +67,7 @@ class TrainingRows(Dataset):
         on_bad_row: what to do with a row that cannot be used: `raise` its error, or give a `BadRow` in its place.
         shared_passage_ids: whether one id names the same passage in every subset; else it names one in each.
         extra: columns of the rows that the loss reads.
+        parser: of the rows.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class TrainingRows(Dataset):
         on_bad_row: OnBadRow = "raise",
         shared_passage_ids: bool = False,
         extra: ExtraColumns | None = None,
+        parser: RowParser = M2KR_ROWS,
     ) -> None:
         self.rows = rows
         self.read_image = read_image
@@ -92,6 +94,7 @@ class TrainingRows(Dataset):
         self.on_bad_row = on_bad_row
         self.shared_passage_ids = shared_passage_ids
         self.extra = extra
+        self.parser = parser
 
     def __getitem__(self, draw: Draw) -> TrainingItem | BadRow:
         """The row of a draw."""
@@ -104,7 +107,7 @@ class TrainingRows(Dataset):
             return BadRow.of(error, place)  # as an exception, it would come out of a worker without its kind
 
     def _read(self, content: Content, place: Place | BytePlace | UntoldPlace, draw: Draw) -> TrainingItem:
-        pair = parse_pair(content, place, self.extra)
+        pair = self.parser.parse_pair(content, place, self.extra)
         subset = self.names(pair.query.subset, pair.query.data_id)
         # Seeded by what the row is, not by who reads it: any number of workers or ranks draws the same.
         random = np.random.default_rng((self.seed, *draw.identity()))

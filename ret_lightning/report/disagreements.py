@@ -83,7 +83,7 @@ def open_test_data(run: Run) -> TestedOn:
         module = build(OmegaConf.create({"data": {**node, **dict.fromkeys(prepared)}}).data, **prepared)
         module.setup("test")
         subsets = {subset.name: subset for subset in module.evaluation_subsets("test")}
-        return TestedOn(subsets, module.files.image_source(), "")
+        return TestedOn(subsets, module.layout.image_source(), "")
     except UserError as error:
         reason = " ".join(error.message.split())
         log.warning("texts and images are left out: %s", reason)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ret_lightning._version import __version__
 from ret_lightning.config.build import build
-from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.types import Split
 from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import ConfigError, UserError
@@ -92,7 +92,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     path = Path(config.checkpoint).expanduser()
     retriever = open_file(path) if path.is_file() else open_retriever(config.checkpoint)
-    data: M2KRDataModule = build(config.data, **_preparation(retriever, config.checkpoint))
+    data: RetrievalDataModule = build(config.data, **_preparation(retriever, config.checkpoint))
     if is_first_rank():
         data.check_files((config.split,))
     sink = StoredSink(folder / EMBEDDINGS_FOLDER, retriever, config.split, _made_with(config, data))
@@ -155,9 +155,9 @@ def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
     return prepared
 
 
-def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
+def _made_with(config: DictConfig, data: RetrievalDataModule) -> dict[str, Any]:
     """What decides the vectors besides the model and the rows."""
-    images = data.files.images
+    images = data.layout.images
     return {
         "trainer.precision": str(config.trainer.get("precision")),
         "data.image_folder": images if isinstance(images, str) else list(images),
@@ -165,7 +165,7 @@ def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
     }
 
 
-def _warn_of_training_rows(data: M2KRDataModule, config: DictConfig) -> None:
+def _warn_of_training_rows(data: RetrievalDataModule, config: DictConfig) -> None:
     """Warn if the queries are held-out training rows that the checkpoint may have been trained on."""
     if config.split != "val" or "holdout" not in data.validated_on.values():
         return

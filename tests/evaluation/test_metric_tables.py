@@ -9,9 +9,9 @@ from lightning import Trainer
 from rich.table import Table
 
 from ret_lightning import RetrievalEvaluation
+from ret_lightning.data.layouts.m2kr import M2KR_PUBLISHED
 from ret_lightning.evaluation import EvaluationResult
 from ret_lightning.evaluation.metric_tables import metrics_tables, print_tables, published_table
-from ret_lightning.evaluation.published_results import COLUMNS
 from ret_lightning.retrieval import ExactIndex
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
@@ -109,8 +109,8 @@ def test_the_papers_table_has_a_row_of_this_run(evaluation: RetrievalEvaluation)
 
 
 def test_nothing_is_wrapped_or_cut_when_all_of_the_paper_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in COLUMNS}
-    print_tables([published_table(metrics, "a model of mine")])
+    metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in M2KR_PUBLISHED.metrics}
+    print_tables([published_table(M2KR_PUBLISHED, metrics, "a model of mine")])
     printed = capsys.readouterr().out
     assert "PreFLMR ViT-L (text-only passages)" in printed
     assert "…" not in printed

@@ -43,7 +43,7 @@ MAY_CHANGE = {
     ),
     "where the data is": (
         "data.root", "data.train_folder", "data.val_folder", "data.test_folder", "data.passages_folder",
-        "data.image_folder", "data.cache_dir",
+        "data.image_folder", "data.cache_dir", "data.layout.root", "data.layout.cache_dir",
     ),
     "loading": (
         "data.num_workers", "data.generation_workers", "data.eval_batch_size", "data.on_bad_row", "data.max_bad_fraction",

@@ -58,7 +58,7 @@ class Examples(Callback):
         result = RetrievalEvaluation.of(trainer).results.get(split)
         if result is None or not trainer.is_global_zero or not (loggers or self.folder):
             return
-        images = trainer.datamodule.files.image_source()
+        images = trainer.datamodule.layout.image_source()
         examples = list(examples_of(result.subsets.values(), images, self.per_subset, self.top_k))
         if self.folder is not None:
             draw_examples(examples, self.top_k, self.folder / f"{name}.png")

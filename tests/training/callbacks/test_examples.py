@@ -24,7 +24,7 @@ def test_pictures_of_the_same_queries_after_every_evaluation(root: Path, tmp_pat
         assert picture.width == 4 * example_figure.CELL_WIDTH + example_figure.GAP
         each = example_figure.CELL_HEIGHT + example_figure.HEADER
         assert picture.height == example_figure.HEADER + 3 * len(SUBSETS) * each
-    images = trainer.datamodule.files.image_source()
+    images = trainer.datamodule.layout.image_source()
     examples = list(examples_of(evaluation.results["test"].subsets.values(), images, 3, 2))
     assert [e.subset for e in examples] == [name for name in evaluation.results["test"].subsets for _ in range(3)]
     for example in examples:
