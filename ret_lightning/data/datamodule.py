@@ -50,7 +50,7 @@ class RetrievalDataModule(LightningDataModule):
 
     Args:
         layout: where the corpus is stored, and how its rows are read.
-        tokenizer: the backbone's.
+        tokenizer: the backbone's; None, as `image_transform`, where rows are read and no loader is made.
         image_transform: the backbone's.
         subsets: names of the subsets to train and evaluate on; None: all that have a test file, and every training row.
         repeat: how often a training row comes in an epoch, by subset: 0 leaves a subset out, 0.5 takes another random half
@@ -92,8 +92,8 @@ class RetrievalDataModule(LightningDataModule):
     def __init__(
         self,
         layout: Layout,
-        tokenizer: Tokenizer,
-        image_transform: ImageTransform,
+        tokenizer: Tokenizer | None,
+        image_transform: ImageTransform | None,
         subsets: Sequence[str] | None = None,
         repeat: Mapping[str, float] | None = None,
         weights: Mapping[str, float] | None = None,
@@ -159,7 +159,7 @@ class RetrievalDataModule(LightningDataModule):
                 found=tuple(sorted(twice)),
             )
         self.extra_columns = ExtraColumns(tuple(columns), tuple(passage_columns))
-        self.collate = Collator(tokenizer, image_transform.size, self.extra_columns)
+        self.tokenizer = tokenizer
         self.image_transform = image_transform
         self.subset_names = None if subsets is None else list(subsets)
         self.choice = TrainingChoice(
@@ -188,6 +188,11 @@ class RetrievalDataModule(LightningDataModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__signature__ = _with_passed_on_options(cls)
+
+    @property
+    def collate(self) -> Collator:
+        """Makes batches of rows."""
+        return Collator(self.tokenizer, self.image_transform.size, self.extra_columns)
 
     def check_files(self, needed: Collection[Needed]) -> list[str] | None:
         """Find the files and folders of the corpus before they are read, scanned or copied; index image archives.
@@ -376,9 +381,8 @@ class RetrievalDataModule(LightningDataModule):
                 self.layout.query_files(first[0], "test")  # reports which file is looked for
             return found
         if not self.subset_names:
-            raise ConfigError(
-                "data.subsets is empty; name at least one subset, or set null for all", code="no-subset-named"
-            )
+            message = "data.subsets is empty; name at least one subset, or set null for all"
+            raise ConfigError(message, code="no-subset-named")
         for name in self.subset_names:
             if found and name not in found:
                 raise DataError(

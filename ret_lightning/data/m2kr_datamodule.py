@@ -31,8 +31,8 @@ class M2KRDataModule(RetrievalDataModule):
     def __init__(
         self,
         root: str | Path,
-        tokenizer: Tokenizer,
-        image_transform: ImageTransform,
+        tokenizer: Tokenizer | None,
+        image_transform: ImageTransform | None,
         train_folder: str = "jsonl/m2kr/train",
         val_folder: str = "jsonl/m2kr/val",
         test_folder: str = "jsonl/m2kr/test",

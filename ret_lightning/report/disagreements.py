@@ -17,7 +17,7 @@ from ret_lightning.config.build import build
 from ret_lightning.data.images.sources import ImageSource
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError, UserError
-from ret_lightning.inputs import ImageTransform, decode_image
+from ret_lightning.inputs import decode_image
 from ret_lightning.report.comparison import PerQuery
 from ret_lightning.report.run_folders import Run
 from ret_lightning.report.variants import Variant
@@ -77,10 +77,10 @@ class Disagreement:
 def open_test_data(run: Run) -> TestedOn:
     """The test split, by the data node of a run's config."""
     try:
-        # What would prepare texts and images for a model is not needed here; an evaluation's config has none.
         node = run.config["data"]
-        prepared = {k: v for k, v in (("tokenizer", None), ("image_transform", ImageTransform())) if k in node}
-        module = build(OmegaConf.create({"data": {**node, **dict.fromkeys(prepared)}}).data, **prepared)
+        # Rows are read, and no loader is made.
+        unneeded = {key: None for key in ("tokenizer", "image_transform") if key in node}
+        module = build(OmegaConf.create({"data": {**node, **unneeded}}).data)
         module.setup("test")
         subsets = {subset.name: subset for subset in module.evaluation_subsets("test")}
         return TestedOn(subsets, module.layout.image_source(), "")

@@ -303,7 +303,7 @@ class CorpusCheck:
 
     def _share_cut(self) -> Callable[[list[str]], float] | None:
         """What tells the share of texts that the tokenizer cuts; None for one that does not tell its limit."""
-        tokenizer = self.data.collate.tokenizer
+        tokenizer = self.data.tokenizer
         if not hasattr(tokenizer, "max_length"):
             return None
         return lambda texts: sum(cut_texts(tokenizer, texts)) / len(texts)

@@ -55,8 +55,8 @@ class GlyphsDataModule(RetrievalDataModule):
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
-        image_transform: ImageTransform,
+        tokenizer: Tokenizer | None,
+        image_transform: ImageTransform | None,
         cache_dir: str | None = None,
         corpus_image_size: int = 40,
         corpus_seed: int = 0,

@@ -126,6 +126,8 @@ def test_own_layout_trains_and_evaluates_as_m2kr_does(
         shared = [option for option in shared if not option.startswith("data.root=")]
         assert call("train", "--config-dir", configs, *where, *shared, "data.subsets=[vases,coins]") == 0
         metrics.append(json.loads((run / "metrics.json").read_text()))
+        if reading == "streaming":
+            continue
         evaluated = tmp_path / f"{name}-evaluated"
         assert call(
             "evaluate", "--config-dir", configs, *where, f"checkpoint={run}", f"output_dir={evaluated}",
