@@ -30,7 +30,7 @@ def test_missing_images_are_counted_before_encoding(passages: list[Passage], tmp
     check_images(passages, str(tmp_path))
     named = [passage for passage in passages if passage.image_path is not None]
     for passage in named:
-        (tmp_path / passage.image_path).unlink()
+        (tmp_path / passage.image_path).unlink(missing_ok=True)
     with pytest.raises(DataError) as error:
         check_images(passages, str(tmp_path))
     assert (error.value.code, error.value.missing) == ("image-missing", len({p.image_path for p in named}))
