@@ -46,7 +46,7 @@ def test_input_path_is_expanded(
         ("export", "runs.export.export", ['checkpoint="~/made"', 'output="~/made"']),
         (
             "evaluate",
-            "runs.evaluate.evaluate",
+            "runs.evaluation_run.run_evaluation",
             ['checkpoint="~/made"', 'output_dir="~/made"', "data.root=~/made"],
         ),
         (

@@ -396,7 +396,7 @@ def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
     alone = {name: evaluated(None, index()) for name, index in INDEXES.items()}
     every = stored(tmp_path / "alone")
     encode(every)
-    every.complete()
+    complete(every)
     for name in INDEXES:
         assert all(same(rank[name]["results"], alone[name]) for rank in ranks)
         assert files(tmp_path / name) == files(tmp_path / "alone")  # the index is gone, too

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 _PICTURES = ("recall_curves.png", "examples/test.png")  # where to look first; conf/callbacks/default.yaml
 
 
-def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
+def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """Train, evaluate after every epoch, test, and leave everything in the run folder.
 
     Args:
@@ -104,7 +104,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     plugins = [RunCheckpointIO(on_saved=takeover.commit)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(train, resume=resume)
+        trainer.strategy.ranks_run(run_training, resume=resume)
         trainer.strategy.config_file = str(takeover.config_file)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)

@@ -60,7 +60,7 @@ from ret_lightning.training.checkpointing.load import RECORD, chosen_on, open_fi
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig) -> dict[str, float]:
+def run_evaluation(config: DictConfig) -> dict[str, float]:
     """Encodes pools and queries, ranks, and leaves metrics, rankings and timings in a folder.
 
     It uses the batches and the callback of ret-train's own test, hence the metrics are the same. The vectors are on disk
@@ -116,7 +116,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     data.choose_batches = partial(sink.begin, batch_size=data.eval_batch_size, limit=getattr(trainer, limit))
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(evaluate)
+        trainer.strategy.ranks_run(run_evaluation)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, sink):
         log_config(loggers, config)
         record_wandb_run(loggers, folder)
