@@ -1,7 +1,6 @@
 """The model: backbones, the recurrent cell with its gates, towers, the retriever, and the published checkpoint layout."""
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbones import clip_backbone, open_clip_backbone
 from ret_lightning.models.backbones.base import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gate_activations import OpeningMeans
@@ -56,8 +55,6 @@ __all__ = [
     "RetTower",
     "ScalarGate",
     "build_retriever",
-    "clip_backbone",
     "gate_named",
     "normalised",
-    "open_clip_backbone",
 ]
