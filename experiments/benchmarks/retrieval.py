@@ -149,7 +149,7 @@ def tune(index: Index, settings: Settings) -> None:
     if isinstance(index, FaissIndex) and "IVF" in index.factory:
         import faiss
 
-        ivf = faiss.extract_index_ivf(index._tokens)  # probes of an index that stands are changed here only
+        ivf = faiss.extract_index_ivf(index._faiss)  # probes of an index that stands are changed here only
         ivf.nprobe = min(settings.get("probes") or automatic_probes(ivf.nlist), ivf.nlist)
 
 

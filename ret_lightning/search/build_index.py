@@ -25,7 +25,7 @@ from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
-from ret_lightning.retrieval.indexes.base import Index, index_like, settings_of
+from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import MANIFEST as STORE_MANIFEST
 from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
@@ -178,11 +178,7 @@ def _build(
     texts.warn(log, "passage texts")
     embeddings = store.finish().embeddings
     # What is added to keeps its kind and settings, whatever the group `retrieval` says by default.
-    index: Index = (
-        build(config.retrieval)
-        if before is None
-        else index_like(type(before.index).__name__, settings_of(before.index), config.retrieval.get("device"))
-    )
+    index: Index = build(config.retrieval) if before is None else before.index.clone(config.retrieval.get("device"))
     index.build(embeddings)
     index.save(at / SEARCH)
     shown = [] if before is None else list(before.shown)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.indexes.base import at_least_one, register_index
-from ret_lightning.retrieval.indexes.candidates import CandidateIndex
+from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import (
     MOST_HITS_ON_A_GPU,
     PASSAGES_A_BLOCK,
@@ -26,6 +25,7 @@ from ret_lightning.retrieval.indexes.faiss_build import (
     goes_on_gpu,
     is_on_gpu,
 )
+from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
 from ret_lightning.retrieval.indexes.faiss_defaults import (
     SMALLEST_TRAINED,
     automatic_cells,
@@ -34,22 +34,16 @@ from ret_lightning.retrieval.indexes.faiss_defaults import (
     automatic_sample,
     filled_in,
 )
-from ret_lightning.retrieval.indexes.serialization import read_faiss, write_faiss
 from ret_lightning.retrieval.store.embeddings import Embeddings
-
-if TYPE_CHECKING:
-    import faiss
 
 log = logging.getLogger(__name__)
 
 # Hits at a time: 2^20 of them with their sorting are about 50 MiB.
 BLOCK_ELEMENTS = 1 << 20
 MOST_BITS = 16  # of a number in a code: FAISS trains 2^bits centroids
-TOKENS_FILE = "tokens.faiss"
 
 
-@register_index
-class FaissIndex(CandidateIndex):
+class FaissIndex(FaissCandidates):
     """Ranks the passages that a FAISS index of token vectors proposes, by their exact MaxSim scores.
 
     A query's candidates are the passages that its vectors hit, best first by the sum over the query's vectors of the best
@@ -93,9 +87,10 @@ class FaissIndex(CandidateIndex):
         exact_fallback: see `CandidateIndex`.
 
     Raises:
-        ConfigError: if a number is below 1. `build` raises it if FAISS refuses the factory string, if the index needs more
-            vectors than the pool has, or if a setting is given that the factory string has no place for.
+        ConfigError: see `FaissCandidates`.
     """
+
+    file = "tokens.faiss"
 
     def __init__(
         self,
@@ -113,19 +108,12 @@ class FaissIndex(CandidateIndex):
         device: str | torch.device | None = None,
         exact_fallback: bool = True,
     ) -> None:
-        super().__init__(candidates, device, exact_fallback)
-        at_least_one(self, hits=hits, cells=cells, probes=probes, codes=codes, bits=bits, links=links, sample=sample)
-        self.factory = factory
+        super().__init__(factory, candidates, cells, probes, sample, seed, gpu, device, exact_fallback)
+        at_least_one(self, hits=hits, codes=codes, bits=bits, links=links)
         self.hits = hits
-        self.cells = cells
-        self.probes = probes
         self.codes = codes
         self.bits = bits
         self.links = links
-        self.sample = sample
-        self.seed = seed
-        self.gpu = gpu
-        self._tokens: faiss.Index | None = None
 
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
@@ -133,13 +121,13 @@ class FaissIndex(CandidateIndex):
         on_gpu = goes_on_gpu(self.gpu, device)
         recipe = self._recipe(len(passages) * k, width, on_gpu)
         if recipe.factory == "Flat" and recipe.probes is None and not on_gpu and not passages.vectors.is_cuda:
-            self._tokens = _PoolsOwnTokens(passages)
+            self._faiss = _PoolsOwnTokens(passages)
             return
 
         def tokens(vectors: Tensor) -> Tensor:
             return vectors.flatten(0, 1).to("cpu", torch.float32).contiguous()
 
-        self._tokens = build_faiss(recipe, passages, width, k, tokens, device)
+        self._faiss = build_faiss(recipe, passages, width, k, tokens, device)
 
     def _recipe(self, count: int, width: int, on_gpu: bool) -> Recipe:
         cells = self.cells or automatic_cells(count)
@@ -179,26 +167,25 @@ class FaissIndex(CandidateIndex):
             )
         return Recipe("FaissIndex", factory, probes, sample, self.seed, self.gpu)
 
-    def _clear_proposals(self) -> None:
-        self._tokens = None
-
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
-        if isinstance(self._tokens, _PoolsOwnTokens):
+        if isinstance(self._faiss, _PoolsOwnTokens):
             return {}
-        write_faiss(self._tokens, folder / TOKENS_FILE)
-        return {"tokens": TOKENS_FILE}
+        return super()._save_proposals(folder) | {"tokens": self.file}
 
     def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
-        self._tokens = read_faiss(folder / TOKENS_FILE) if "tokens" in state else _PoolsOwnTokens(passages)
+        if "tokens" in state:
+            super()._restore_proposals(folder, passages, state)
+        else:
+            self._faiss = _PoolsOwnTokens(passages)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         n_passages, k = self._passages.vectors.shape[:2]
         hits = min(self.hits or 2 * count, n_passages * k)
-        if is_on_gpu(self._tokens):
+        if is_on_gpu(self._faiss):
             hits = min(hits, MOST_HITS_ON_A_GPU)
         candidates, found = [], []
         for block in queries.cpu().split(max(1, BLOCK_ELEMENTS // (queries.shape[1] * hits))):
-            scores, tokens = self._tokens.search(block.flatten(0, 1).contiguous().numpy(), hits)
+            scores, tokens = self._faiss.search(block.flatten(0, 1).contiguous().numpy(), hits)
             best, number = best_candidates(scores, tokens // k, len(block), count)  # FAISS's -1, for none, stays -1
             candidates.append(torch.from_numpy(best))
             found.append(torch.from_numpy(number))

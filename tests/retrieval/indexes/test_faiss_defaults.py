@@ -71,7 +71,7 @@ def test_shipped_indexes_agree_with_exact_on_a_pool_that_is_large_enough_to_trai
     found, best = (one.search(queries, 10).rows.tolist() for one in (index, exact))
     assert sum(len(set(a) & set(b)) for a, b in zip(found, best, strict=True)) >= 0.98 * 400
     if factory != "Flat":
-        assert isinstance(index._tokens, faiss.Index)  # not the pool's own vectors, as for fewer passages
+        assert isinstance(index._faiss, faiss.Index)  # not the pool's own vectors, as for fewer passages
 
 
 @pytest.mark.parametrize("factory", SHIPPED)
@@ -110,11 +110,11 @@ def test_the_flat_index_holds_no_vectors_and_finds_what_faiss_does():
     for block in (7, 2048):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(faiss_module, "PASSAGES_A_BLOCK", block)
-            scores, tokens = index._tokens.search(vectors, 100)
+            scores, tokens = index._faiss.search(vectors, 100)
         expected_scores, expected = flat.search(vectors, 100)
         torch.testing.assert_close(torch.from_numpy(scores), torch.from_numpy(expected_scores))
         assert (tokens == expected).mean() > 0.999
-    assert not isinstance(index._tokens, faiss.Index)
+    assert not isinstance(index._faiss, faiss.Index)
 
 
 def test_a_gpu_that_finds_fewer_than_candidates_are_asked_for(monkeypatch):

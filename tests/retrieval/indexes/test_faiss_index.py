@@ -187,7 +187,7 @@ def test_automatic_probes_follow_the_number_of_cells():
     for cells, probes in ((1, 1), (4, 4), (16, 8), (64, 16), (100, 20), (101, 21)):
         index = FaissIndex(f"IVF{cells},Flat")
         index.build(passages)
-        assert faiss.try_extract_index_ivf(index._tokens).nprobe == probes
+        assert faiss.try_extract_index_ivf(index._faiss).nprobe == probes
 
 
 @pytest.mark.parametrize(
