@@ -35,7 +35,7 @@ from ret_lightning.retrieval import (
     write_qrels,
     write_run,
 )
-from ret_lightning.retrieval.metrics.agreement import FALLBACK_SHARE, short_share, without_fallback
+from ret_lightning.retrieval.metrics.ann_recall import FALLBACK_SHARE, short_share, without_fallback
 from ret_lightning.retrieval.metrics.per_query import TOP
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from .indexes.base import Index as Index
 from .indexes.exact import ExactIndex as ExactIndex
 from .indexes.faiss_index import FaissIndex as FaissIndex
 from .indexes.muvera import MuveraIndex as MuveraIndex
-from .metrics.agreement import compare_rankings as compare_rankings
-from .metrics.agreement import draw_sample as draw_sample
-from .metrics.agreement import measure_agreement as measure_agreement
+from .metrics.ann_recall import compare_rankings as compare_rankings
+from .metrics.ann_recall import draw_sample as draw_sample
+from .metrics.ann_recall import measure_ann_recall as measure_ann_recall
 from .metrics.bootstrap import intervals as intervals
 from .metrics.per_query import judge as judge
 from .metrics.rank_metrics import FractionalRecallAtK as FractionalRecallAtK

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.config.own_packages import import_own_packages
+from ret_lightning.config.renamed_keys import current_settings
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, write_saved_index
 from ret_lightning.retrieval.ranking import Ranking
@@ -47,6 +48,8 @@ class Index(ABC):
         approximate: whether a ranking can differ from `ExactIndex`'s.
         shardable: whether each of several ranks may build the index of its own shard of the pool only, because the merged
             rankings of the shards are the ranking of the pool.
+        renamed_settings: earlier names of the constructor's arguments, each with today's, so that indexes saved by earlier
+            versions can be loaded.
 
     Raises:
         ConfigError: if the device is not available, or has no float64, which passages are ordered in.
@@ -54,6 +57,7 @@ class Index(ABC):
 
     approximate: ClassVar[bool] = True
     shardable: ClassVar[bool] = False
+    renamed_settings: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -246,6 +250,7 @@ def index_like(kind: str, settings: dict[str, Any], device: str | torch.device |
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r} is not known, only {', '.join(sorted(KINDS))}")
     cls = KINDS[kind]
+    settings = current_settings(settings, cls.renamed_settings)
     return cls(**settings, **({"device": device} if "device" in inspect.signature(cls).parameters else {}))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ret_lightning.config.renamed_keys import FAISS_KEYS
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.candidates import CandidateIndex
@@ -23,9 +24,9 @@ class FaissCandidates(CandidateIndex):
     Args:
         factory: FAISS index factory string; see the subclass for its places.
         candidates: see `CandidateIndex`.
-        cells: of an inverted file; None for automatic.
-        probes: cells to search; None for automatic.
-        sample: vectors to train on; None for automatic.
+        nlist: inverted lists (IVF); None for automatic.
+        nprobe: inverted lists to search; None for automatic.
+        training_points: vectors to train on; None for automatic.
         seed: of the random numbers that the index is made with.
         gpu: whether FAISS runs on a GPU; None: if `device` is one, faiss-gpu is installed and it has the index.
         device: where exact scores are made, see `Index`.
@@ -37,25 +38,26 @@ class FaissCandidates(CandidateIndex):
     """
 
     file: ClassVar[str]
+    renamed_settings = FAISS_KEYS
 
     def __init__(
         self,
         factory: str,
         candidates: int | None,
-        cells: int | None,
-        probes: int | None,
-        sample: int | None,
+        nlist: int | None,
+        nprobe: int | None,
+        training_points: int | None,
         seed: int,
         gpu: bool | None,
         device: str | torch.device | None,
         exact_fallback: bool,
     ) -> None:
         super().__init__(candidates, device, exact_fallback)
-        at_least_one(self, cells=cells, probes=probes, sample=sample)
+        at_least_one(self, nlist=nlist, nprobe=nprobe, training_points=training_points)
         self.factory = factory
-        self.cells = cells
-        self.probes = probes
-        self.sample = sample
+        self.nlist = nlist
+        self.nprobe = nprobe
+        self.training_points = training_points
         self.seed = seed
         self.gpu = gpu
         self._faiss: faiss.Index | None = None

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ret_lightning.config.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
 from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_probes, filled_in
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nlist, automatic_nprobe, filled_in
 from ret_lightning.retrieval.indexes.muvera_encoding import FixedDimensionalEncoding
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -22,9 +23,9 @@ log = logging.getLogger(__name__)
 
 PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
 MAPS_FILE = "maps.safetensors"
-SMALLEST_WITH_CELLS = 4096
+SMALLEST_WITH_LISTS = 4096
 MOST_NUMBERS = 1 << 20  # of an encoding: 4 MiB a passage
-# Encodings to train cells on: each has thousands of numbers.
+# Encodings to train k-means on: each has thousands of numbers.
 TRAINED_ON = 8192
 
 
@@ -34,15 +35,15 @@ class MuveraIndex(FaissCandidates):
     One search a query instead of one a query vector. See `FixedDimensionalEncoding` for the encoding.
 
     Args:
-        factory: FAISS index factory string for the encodings, with the place `{cells}` if it has cells.
+        factory: FAISS index factory string for the encodings, with the place `{nlist}` if it has inverted lists.
         candidates: passages a query whose exact scores are made; see `CandidateIndex`.
         repetitions: how often space is cut anew.
         hyperplanes: b, for 2^b parts of space. None: so many that a part holds four of a passage's vectors on average.
         projection: dimensions that a part's mean is projected to; at most d are of use.
-        cells: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
-        probes: cells to search. None: a quarter of the cells, at least 32: encodings spread over cells more than vectors do.
-        sample: encodings to train on.
-        seed: of the hyperplanes, the signs, the sample and k-means.
+        nlist: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
+        nprobe: inverted lists to search. None: nlist / 4, at least 32: encodings spread over more lists than vectors do.
+        training_points: encodings to train on.
+        seed: of the hyperplanes, the signs, the training points and k-means.
         gpu: as in `FaissIndex`.
         device: where exact scores are made, see `Index`.
         exact_fallback: see `CandidateIndex`.
@@ -53,22 +54,23 @@ class MuveraIndex(FaissCandidates):
 
     file = "encodings.faiss"
 
+    @accept_renamed(FAISS_KEYS)
     def __init__(
         self,
-        factory: str = "IVF{cells},SQ8",
+        factory: str = "IVF{nlist},SQ8",
         candidates: int | None = None,
         repetitions: int = 20,
         hyperplanes: int | None = None,
         projection: int = 16,
-        cells: int | None = None,
-        probes: int | None = None,
-        sample: int | None = None,
+        nlist: int | None = None,
+        nprobe: int | None = None,
+        training_points: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
         device: str | torch.device | None = None,
         exact_fallback: bool = True,
     ) -> None:
-        super().__init__(factory, candidates, cells, probes, sample, seed, gpu, device, exact_fallback)
+        super().__init__(factory, candidates, nlist, nprobe, training_points, seed, gpu, device, exact_fallback)
         at_least_one(self, repetitions=repetitions, hyperplanes=hyperplanes, projection=projection)
         numbers = repetitions * 2 ** (hyperplanes or 1) * projection
         if numbers > MOST_NUMBERS:
@@ -100,15 +102,15 @@ class MuveraIndex(FaissCandidates):
         self._faiss, self._encoding = build_faiss(recipe, passages, encoding.width, 1, encode, device), encoding
 
     def _recipe(self, count: int) -> Recipe:
-        cells = self.cells or automatic_cells(count)
-        factory = filled_in(self.factory, {"cells": cells}, {"cells": self.cells})
-        probes = self.probes
+        nlist = self.nlist or automatic_nlist(count)
+        factory = filled_in(self.factory, {"nlist": nlist}, {"nlist": self.nlist})
+        nprobe = self.nprobe
         if factory != self.factory:
-            if count < SMALLEST_WITH_CELLS and self.cells is None:
-                factory, probes = "Flat", None
+            if count < SMALLEST_WITH_LISTS and self.nlist is None:
+                factory, nprobe = "Flat", None
             else:
-                probes = probes or max(automatic_probes(cells), cells // 4)
-        return Recipe("MuveraIndex", factory, probes, self.sample or TRAINED_ON, self.seed, self.gpu)
+                nprobe = nprobe or max(automatic_nprobe(nlist), nlist // 4)
+        return Recipe("MuveraIndex", factory, nprobe, self.training_points or TRAINED_ON, self.seed, self.gpu)
 
     def _clear_proposals(self) -> None:
         super()._clear_proposals()

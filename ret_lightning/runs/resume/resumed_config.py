@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.config.checker.config_changes import Base
 from ret_lightning.config.config_errors import Wrong
 from ret_lightning.config.paths import make_paths_absolute
+from ret_lightning.config.renamed_keys import current_keys
 from ret_lightning.config.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.identity import differences, flat, within
@@ -118,7 +119,7 @@ def stored_config(folder: Path) -> DictConfig:
         raise ConfigError(
             f"{file}: not the config of a run ({reason})", code="resume-config-unreadable", path=str(file)
         ) from error
-    plain = former_validation(_renamed(_moved(plain, former, str(folder))))
+    plain = former_validation(current_keys(_renamed(_moved(plain, former, str(folder)))))
     for key, other in _SAME_AS.items():
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:

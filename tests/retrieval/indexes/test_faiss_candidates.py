@@ -32,7 +32,7 @@ def test_file_is_faiss_s_own(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [FaissIndex, MuveraIndex])
-@pytest.mark.parametrize("name", ["candidates", "cells", "probes", "sample"])
+@pytest.mark.parametrize("name", ["candidates", "nlist", "nprobe", "training_points"])
 def test_settings_below_one_are_refused(index: type[Index], name: str) -> None:
     with pytest.raises(ConfigError) as refused:
         index(**{name: 0})

@@ -17,10 +17,10 @@ INDEXES = {
     "exact": lambda: ExactIndex(block=64),
     "flat": lambda: FaissIndex(candidates=30),
     "half precision": lambda: FaissIndex("SQfp16", candidates=30),
-    "ivf": lambda: FaissIndex("IVF{cells},SQ4", candidates=30, cells=16, probes=3),
-    "pq": lambda: FaissIndex("IVF{cells},{pq}", candidates=30, cells=16, probes=5),
-    "graph": lambda: FaissIndex("HNSW{links}_SQ8", candidates=30, links=8),
-    "muvera": lambda: MuveraIndex("IVF{cells},SQ8", candidates=30, cells=8, probes=2, repetitions=4),
+    "ivf": lambda: FaissIndex("IVF{nlist},SQ4", candidates=30, nlist=16, nprobe=3),
+    "pq": lambda: FaissIndex("IVF{nlist},{pq}", candidates=30, nlist=16, nprobe=5),
+    "graph": lambda: FaissIndex("HNSW{M}_SQ8", candidates=30, M=8),
+    "muvera": lambda: MuveraIndex("IVF{nlist},SQ8", candidates=30, nlist=8, nprobe=2, repetitions=4),
 }
 
 
@@ -43,11 +43,11 @@ def test_a_loaded_index_ranks_as_the_one_that_was_saved(kind: str, tmp_path: Pat
 
 def test_settings_come_back(tmp_path: Path) -> None:
     _, passages = clustered(100, 1)
-    index = FaissIndex("IVF{cells},SQ4", candidates=7, hits=9, cells=4, probes=2, sample=500, seed=3)
+    index = FaissIndex("IVF{nlist},SQ4", candidates=7, hits=9, nlist=4, nprobe=2, training_points=500, seed=3)
     index.build(passages)
     index.save(tmp_path)
     again = Index.load(tmp_path, passages)
-    names = ("factory", "candidates", "hits", "cells", "probes", "codes", "bits", "links", "sample", "seed", "gpu")
+    names = ("factory", "candidates", "hits", "nlist", "nprobe", "m", "nbits", "M", "training_points", "seed", "gpu")
     assert [getattr(again, name) for name in names] == [getattr(index, name) for name in names]
     assert again.candidates == 7
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ret_lightning.retrieval import ExactIndex, FaissIndex, compare_rankings, draw_sample, measure_agreement
+from ret_lightning.retrieval import ExactIndex, FaissIndex, compare_rankings, draw_sample, measure_ann_recall
 from tests.support.random_pools import brute_force, clustered
 
 IDS = ["a", "b", "c", "d", "e"]
 
 
-def test_agreement_and_cost_by_hand():
+def test_recall_and_loss_by_hand():
     exact = torch.tensor([[0, 1, 2], [3, 4, 0], [2, 1, 0]])
     found = torch.tensor([[0, 2, 3], [4, 1, 2], [2, 1, 0]])
     result = compare_rankings(found, exact, IDS, [["b"], ["e", "d"], ["c"]], k=2, recall_at=(1, 3))
@@ -36,10 +36,10 @@ def test_places_beyond_the_pool_count_neither_way():
 
 def test_it_is_measured_on_the_sample():
     queries, passages = clustered(400, 50)
-    index = FaissIndex("IVF32,SQ8", candidates=10, hits=10, probes=1)
+    index = FaissIndex("IVF32,SQ8", candidates=10, hits=10, nprobe=1)
     index.build(passages)
     positives = [[passages.ids[query]] for query in range(50)]
-    measured = measure_agreement(index, passages, queries, positives, sample=20, seed=3, k=5, recall_at=(1, 7))
+    measured = measure_ann_recall(index, passages, queries, positives, sample=20, seed=3, k=5, recall_at=(1, 7))
     drawn = draw_sample(50, 20, 3).tolist()
     best, found = brute_force(queries[drawn], passages, 7)[0], index.search(queries[drawn], 7).rows.numpy()
     shared = [len(set(b[:5]) & set(f[:5])) / 5 for b, f in zip(best, found, strict=True)]
@@ -57,7 +57,7 @@ def test_exact_search_agrees_with_itself():
     queries, passages = clustered(300, 10)
     index = ExactIndex()
     index.build(passages)
-    measured = measure_agreement(index, passages, queries, [["p1"]] * 10)
+    measured = measure_ann_recall(index, passages, queries, [["p1"]] * 10)
     assert measured == {"agreement@10": 1, "recall_cost@1": 0, "recall_cost@5": 0, "recall_cost@10": 0}
 
 
