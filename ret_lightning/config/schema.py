@@ -38,6 +38,7 @@ class TrainConfig:
     init_partial: bool
     backbone_learning_rate_scale: float
     compile: bool
+    linear_backend: Literal["auto", "torch", "onednn"]
     on_nonfinite: Literal["stop", "skip"]
     data: Any
     backbone: Any

@@ -14,7 +14,7 @@ from ret_lightning.config.target_aliases import current_target
 
 # Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
 BESIDE_THE_RUN = (
-    "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar",
+    "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar", "linear_backend",
 )  # fmt: skip
 
 ABSENT = "absent"
@@ -22,6 +22,7 @@ ABSENT = "absent"
 # Keys that not every version writes, with the value that a config without them means: both are the same run.
 OPTIONAL = {
     "init_partial": False,
+    "linear_backend": "auto",
     "data.shared_passage_ids": False,
     "data.holdout_rows": 1000,
     "data.holdout_fraction": 0.02,

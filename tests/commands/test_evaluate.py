@@ -11,7 +11,7 @@ import pandas
 import pytest
 import yaml
 
-from ret_lightning.ops import onednn_linear
+from ret_lightning.ops.onednn_linear import choose_backend
 from ret_lightning.retrieval import read_qrels, read_run
 from tests.support.m2kr_folder import SUBSETS
 from tests.support.processes import module, run
@@ -79,7 +79,7 @@ def test_loggers_get_what_they_get_of_a_test_of_ret_train(
     assert {"examples", "Headline metrics, " + split} <= tables
 
 
-@pytest.mark.skipif(not onednn_linear._is_there(), reason="needs a processor with AVX-512")
+@pytest.mark.skipif(choose_backend() != "onednn", reason="needs a processor with AVX-512")
 @pytest.mark.parametrize("rows", [1, 5, 48])
 def test_batches_of_any_size_give_the_same(trained: Trained, evaluated, tmp_path: Path, call, rows: int) -> None:
     options = [f"data.root={trained.root}", "data.num_workers=0", f"checkpoint={trained.run}"]

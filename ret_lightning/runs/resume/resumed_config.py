@@ -40,7 +40,8 @@ MAY_CHANGE = {
     ),
     "devices": (
         "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark",
-        "trainer.deterministic", "trainer.sync_batchnorm", "compile", "loss.backend", "loss.micro_batch",
+        "trainer.deterministic", "trainer.sync_batchnorm", "compile", "linear_backend",
+        "loss.backend", "loss.micro_batch",
     ),
     "where the data is": (
         "data.root", "data.train_folder", "data.val_folder", "data.test_folder", "data.passages_folder",
