@@ -60,7 +60,7 @@ def rank(number: int, options: dict[str, str], index: str, where: str, folder: s
     )
     sizes = int(options["passages"]), int(options["queries"])
     subset = made_up(*sizes)
-    evaluator = Evaluator(INDEXES[index](), recall_at=[1], ranked=100, agreement_sample=8)
+    evaluator = Evaluator(INDEXES[index](), recall_at=[1], ranked=100, ann_recall_sample=8)
     sink = MemorySink()
     if where == "stores":
         # A small one of k vectors of width d: only the fingerprint and the shape of its vectors are asked for.

@@ -24,7 +24,7 @@ from clustered_embeddings import CHUNK, Clustered, clustered
 from measure import peak, reset_peak, resident
 
 from ret_lightning.retrieval import EmbeddingStore, ExactIndex, FaissIndex, Index, MuveraIndex
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_probes
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nprobe
 
 OPTIONS = {
     "passages": "100000",
@@ -47,21 +47,21 @@ INDEXES: dict[str, tuple[Index, list[Settings]]] = {
     "exact": (ExactIndex(), [{}]),
     "faiss_flat": (FaissIndex("Flat"), [{}]),
     "faiss_ivfpq": (
-        FaissIndex("IVF{cells},{pq}"),
+        FaissIndex("IVF{nlist},{pq}"),
         [
-            {"probes": 2, "hits": 64, "candidates": 32},
-            {"probes": 4, "hits": 128, "candidates": 64},
-            {"probes": 8, "hits": 256, "candidates": 128},
-            {"probes": 16, "hits": 256, "candidates": 128},
+            {"nprobe": 2, "hits": 64, "candidates": 32},
+            {"nprobe": 4, "hits": 128, "candidates": 64},
+            {"nprobe": 8, "hits": 256, "candidates": 128},
+            {"nprobe": 16, "hits": 256, "candidates": 128},
             {"candidates": 256},
             {},
         ],
     ),
     "faiss_ivf": (
-        FaissIndex("IVF{cells},SQ4"),
-        [{"probes": 4, "hits": 128, "candidates": 64}, {"candidates": 256}, {}],
+        FaissIndex("IVF{nlist},SQ4"),
+        [{"nprobe": 4, "hits": 128, "candidates": 64}, {"candidates": 256}, {}],
     ),
-    "faiss_hnsw": (FaissIndex("HNSW{links}_SQ8"), [{"hits": 128, "candidates": 64}, {}]),
+    "faiss_hnsw": (FaissIndex("HNSW{M}_SQ8"), [{"hits": 128, "candidates": 64}, {}]),
     "muvera": (MuveraIndex(), [{"candidates": 64}, {"candidates": 128}, {"candidates": 256}, {}, {"candidates": 1024}]),
 }
 PLAID_SETTINGS = [
@@ -149,8 +149,8 @@ def tune(index: Index, settings: Settings) -> None:
     if isinstance(index, FaissIndex) and "IVF" in index.factory:
         import faiss
 
-        ivf = faiss.extract_index_ivf(index._tokens)  # probes of an index that stands are changed here only
-        ivf.nprobe = min(settings.get("probes") or automatic_probes(ivf.nlist), ivf.nlist)
+        ivf = faiss.extract_index_ivf(index._faiss)  # nprobe of a built index is changed here only
+        ivf.nprobe = min(settings.get("nprobe") or automatic_nprobe(ivf.nlist), ivf.nlist)
 
 
 def report(names: list[str], folder: Path, made: Clustered, options: dict[str, str]) -> None:
@@ -162,7 +162,7 @@ def report(names: list[str], folder: Path, made: Clustered, options: dict[str, s
     print(f"{n} passages x {k} x {d}, a half-precision store of {store / 1e9:.2f} GB; {len(best)} queries; ", end="")
     print(f"{options['threads']} threads; the gold passage is first for {first[0]:.2f}, among ten for {first[1]:.2f}")
     print(
-        "| index | settings | agreement@10 | queries/s | speed | gold in ten | build, s | resident, GB | of the store |"
+        "| index | settings | ann_recall@10 | queries/s | speed | gold in ten | build, s | resident, GB | of the store |"
     )
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -190,7 +190,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], title: str, file: str) ->
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
     axes.axhline(0.98, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xscale="log", xlabel="queries a second", ylabel="agreement@10 with exact search", title=title)
+    axes.set(xscale="log", xlabel="queries a second", ylabel="ann_recall@10", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=120)

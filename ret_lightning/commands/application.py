@@ -39,6 +39,7 @@ from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict, check
 from ret_lightning.config.config_errors import report
 from ret_lightning.config.home_folder import expand_config, expand_override
+from ret_lightning.config.renamed_keys import current_override, deprecation, is_earlier, update_keys
 from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
 from ret_lightning.runtime.cache_errors import cache_error
@@ -181,6 +182,7 @@ class _Application:
                 return 2
             return 0
         base = self.base(arguments.overrides)
+        self._rename_overrides(base)
         verdict = self._check(complete=not arguments.cfg, base=base)
         if verdict.mistakes:
             return 2
@@ -192,6 +194,8 @@ class _Application:
             return 0
         multirun = verdict.multirun or verdict.dry_run  # a dry run is one of a sweep, perhaps of one job
         expand_config(verdict.config)
+        for line in update_keys(verdict.config):
+            print(f"{self.prog}: {line}", file=sys.stderr)
         if not multirun:
             self.ready(verdict.config)
         return self._run(multirun, base, verdict.config)
@@ -221,17 +225,33 @@ class _Application:
             path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
         return path
 
+    def _rename_overrides(self, base: Base | None) -> None:
+        """Replace earlier keys on the command line by today's; which key one is depends on the config that it sets."""
+        arguments = self.arguments
+        earlier = [line for line in arguments.overrides if is_earlier(line)]
+        if not earlier:
+            return
+        others = [line for line in arguments.overrides if line not in earlier]
+        config = self._verdict(others, complete=False, base=base).config
+        current = {line: current_override(line, config) for line in earlier}
+        for line, new in current.items():
+            if new != line:
+                print(f"{self.prog}: {deprecation(line, new)}", file=sys.stderr)
+        arguments.overrides = [current.get(line, line) for line in arguments.overrides]
+        sys.argv[1:] = [current.get(argument, argument) for argument in sys.argv[1:]]
+
     def _check(self, *, complete: bool, base: Base | None = None) -> Verdict:
-        JobRuntime.instance().set("name", detect_task_name(*self._caller()))
-        name, overrides = self.arguments.config_name or self.config_name, self.arguments.overrides
-        options = {"multirun": self.arguments.multirun}
-        if base is not None:
-            verdict = check_changes(base, self._search_path(), name, overrides, self.schema, **options)
-        else:
-            verdict = check(self._search_path(), name, overrides, self.schema, complete=complete, **options)
+        verdict = self._verdict(self.arguments.overrides, complete=complete, base=base)
         if verdict.mistakes:
             print(report(verdict.mistakes, self.prog), file=sys.stderr)
         return verdict
+
+    def _verdict(self, overrides: Sequence[str], *, complete: bool, base: Base | None = None) -> Verdict:
+        JobRuntime.instance().set("name", detect_task_name(*self._caller()))
+        name, options = self.arguments.config_name or self.config_name, {"multirun": self.arguments.multirun}
+        if base is not None:
+            return check_changes(base, self._search_path(), name, overrides, self.schema, **options)
+        return check(self._search_path(), name, overrides, self.schema, complete=complete, **options)
 
     def _run(self, multirun: bool, base: Base | None, config: DictConfig) -> int:
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
@@ -297,6 +317,7 @@ class _Job:
         try:
             config = config if self.config is None else self.config
             expand_config(config)
+            update_keys(config)
             with quiet_libraries():  # the worker of a launcher does not run under `run`
                 result = self.task(config)
         except SystemExit as error:

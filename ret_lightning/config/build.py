@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ret_lightning.config.allowed_targets import built_refusal, not_a_name, target_refusal
 from ret_lightning.config.checker.yaml_files import first_line
+from ret_lightning.config.renamed_keys import update_keys
 from ret_lightning.config.target_aliases import update_targets
 from ret_lightning.errors import ConfigError, UserError
 
@@ -36,6 +37,7 @@ def build(node: DictConfig | ListConfig | None, *args: Any, **kwargs: Any) -> An
     if node is None:
         return None
     update_targets(node._get_root())
+    update_keys(node._get_root())
     key = str(node._get_full_key(None))
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target is None and (args or kwargs):

@@ -39,6 +39,7 @@ class TrainConfig:
     backbone_learning_rate_scale: float
     micro_batch: int | None
     compile: bool
+    linear_backend: Literal["auto", "torch", "onednn"]
     on_nonfinite: Literal["stop", "skip"]
     data: Any
     backbone: Any
@@ -240,9 +241,9 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("scheduler.horizon_steps", 1, None),
     ("scheduler.floor", 0, 1),
     ("evaluation.ranked", 1, None),
-    ("evaluation.agreement_sample", 0, None),
-    *((f"retrieval.{name}", 1, None) for name in ("block", "candidates", "hits", "cells", "probes", "codes", "bits")),
-    *((f"retrieval.{name}", 1, None) for name in ("links", "sample", "repetitions", "hyperplanes", "projection")),
+    ("evaluation.ann_recall_sample", 0, None),
+    *((f"retrieval.{name}", 1, None) for name in ("block", "candidates", "hits", "nlist", "nprobe", "m", "nbits")),
+    *((f"retrieval.{name}", 1, None) for name in ("M", "training_points", "repetitions", "hyperplanes", "projection")),
     ("retrieval.seed", 0, 2**31 - 1),
     ("trainer.max_epochs", -1, None),
     ("trainer.max_steps", -1, None),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ret_lightning.config.renamed_keys import RENAMED_KEYS, accept_renamed
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
@@ -19,7 +20,7 @@ from ret_lightning.evaluation.evaluator import Evaluator
 from ret_lightning.evaluation.metric_list import print_once
 from ret_lightning.evaluation.published_results import HEADLINE_MEANS
 from ret_lightning.retrieval import Index
-from ret_lightning.retrieval.metrics.agreement import FALLBACK_SHARE
+from ret_lightning.retrieval.metrics.ann_recall import FALLBACK_SHARE
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +36,15 @@ class RetrievalEvaluation(Callback):
     their position in the file, so nothing is counted twice whatever the loaders did.
 
     An approximate index is measured against exact search on a sample of each subset's queries:
-    `<split>/index/<subset>/agreement@10` and `.../recall_cost@K`, and their means under `<split>/index/`. The share of the
+    `<split>/index/<subset>/ann_recall@10` and `.../recall_loss@K`, and their means under `<split>/index/`. The share of the
     queries for which the index found fewer candidates than `ranked`, and which its exact fallback ranked, is
-    `<split>/index/<subset>/fallback_share`; `recall_cost_without_fallback@K` is the recall loss of the index alone.
+    `<split>/index/<subset>/fallback_share`; `recall_loss_without_fallback@K` is the recall loss of the index alone.
 
     Args:
         index: searched for each subset in turn.
         recall_at: the K of the three kinds of recall.
         ranked: passages per query in the rankings, at least the largest K, 10 of MRR and nDCG included.
-        agreement_sample: queries per subset on which an approximate index is measured, the same ones every time; 0: none.
+        ann_recall_sample: queries per subset on which an approximate index is measured, the same ones every time; 0: none.
 
     Attributes:
         evaluator: ranks and scores.
@@ -51,14 +52,15 @@ class RetrievalEvaluation(Callback):
         results: by split, what its last evaluation found.
     """
 
+    @accept_renamed(RENAMED_KEYS["ret_lightning.evaluation.RetrievalEvaluation"])
     def __init__(
         self,
         index: Index,
         recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100),
         ranked: int = 500,
-        agreement_sample: int = 64,
+        ann_recall_sample: int = 64,
     ) -> None:
-        self.evaluator = Evaluator(index, recall_at, ranked, agreement_sample)
+        self.evaluator = Evaluator(index, recall_at, ranked, ann_recall_sample)
         self.sink: EmbeddingSink = MemorySink()
         self.results: dict[Split, EvaluationResult] = {}
         self._started = 0.0
@@ -117,7 +119,7 @@ class RetrievalEvaluation(Callback):
             return
         result = self.results[split] = replace(found, seconds={"encode": encode, **found.seconds})
         pl_module.log_dict({f"{split}/{name}": value for name, value in result.metrics.items()}, sync_dist=True)
-        pl_module.log_dict({f"{split}/index/{k}": value for k, value in result.agreement.items()}, sync_dist=True)
+        pl_module.log_dict({f"{split}/index/{k}": value for k, value in result.ann_recall.items()}, sync_dist=True)
         pl_module.log_dict({f"{split}/seconds/{k}": v for k, v in result.seconds.items()}, sync_dist=True)
         if split == "test":
             self._log_intervals(pl_module, result)
@@ -132,14 +134,14 @@ class RetrievalEvaluation(Callback):
                 pl_module.log_dict({f"test/{key}/low": low, f"test/{key}/high": high}, sync_dist=True)
 
     def _line(self, split: Split, trainer: Trainer, result: EvaluationResult) -> str:
-        recall_at, metrics = self.evaluator.recall_at, result.metrics | result.agreement
+        recall_at, metrics = self.evaluator.recall_at, result.metrics | result.ann_recall
         at = 5 if 5 in recall_at else recall_at[-1]
         each = ", ".join(f"{name} {metrics[f'{name}/recall@{at}']:.3f}" for name in result.subsets)
         times = ", ".join(f"{what} {value:.2f} s" for what, value in result.seconds.items())
-        if "agreement@10" in metrics:
-            times = f"agreement@10 with exact search {metrics['agreement@10']:.3f}, {times}"
+        if "ann_recall@10" in metrics:
+            times = f"ann_recall@10 {metrics['ann_recall@10']:.3f}, {times}"
         if metrics.get(FALLBACK_SHARE):
-            alone = metrics.get(f"recall_cost_without_fallback@{at}")
+            alone = metrics.get(f"recall_loss_without_fallback@{at}")
             loss = "" if alone is None else f", recall@{at} loss without the exact fallback {alone:.3f}"
             times = f"{metrics[FALLBACK_SHARE]:.1%} of queries with too few candidates{loss}, {times}"
         fit = trainer.state.fn == "fit"

@@ -27,8 +27,8 @@ class SubsetResult:
         metrics: their means: `recall@K`, `fractional_recall@K`, `mrr@10`, `ndcg@10`, and `pseudo_recall@K` where queries have
             answers; in [0, 1].
         random_recall: K to the expected recall of a random ranking of the same pool.
-        agreement: of an approximate index, `fallback_share`, the share of the queries for which it found too few candidates;
-            and on a sample of the queries `agreement@10` and `recall_cost@K`, with and `..._without_fallback@K` without its
+        ann_recall: of an approximate index, `fallback_share`, the share of the queries for which it found too few candidates;
+            and on a sample of the queries `ann_recall@10` and `recall_loss@K`, with and `..._without_fallback@K` without its
             exact fallback. Empty for exact search.
     """
 
@@ -39,7 +39,7 @@ class SubsetResult:
     by_query: dict[str, Tensor]
     metrics: dict[str, float]
     random_recall: dict[int, float]
-    agreement: dict[str, float] = field(default_factory=dict)
+    ann_recall: dict[str, float] = field(default_factory=dict)
 
     @property
     def headline(self) -> list[str]:
@@ -57,7 +57,7 @@ class EvaluationResult:
 
     Attributes:
         subsets: by name, in the order of the evaluation.
-        seconds: that `encode`, `build`, `search` and, for an approximate index, `agreement` took.
+        seconds: that `encode`, `build`, `search` and, for an approximate index, `ann_recall` took.
     """
 
     subsets: dict[str, SubsetResult]
@@ -80,9 +80,9 @@ class EvaluationResult:
         return flat
 
     @cached_property
-    def agreement(self) -> dict[str, float]:
-        """`agreement@10` and so on, means over the subsets, and `<subset>/agreement@10` for each; empty for exact search."""
-        measured = {name: result.agreement for name, result in self.subsets.items() if result.agreement}
+    def ann_recall(self) -> dict[str, float]:
+        """`ann_recall@10` and so on, means over the subsets, and `<subset>/ann_recall@10` for each; empty for exact search."""
+        measured = {name: result.ann_recall for name, result in self.subsets.items() if result.ann_recall}
         names = dict.fromkeys(metric for own in measured.values() for metric in own)
         flat = {metric: sum(own[metric] for own in measured.values()) / len(measured) for metric in names}
         return flat | {f"{name}/{metric}": value for name, own in measured.items() for metric, value in own.items()}

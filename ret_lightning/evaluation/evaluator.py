@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ret_lightning.config.renamed_keys import RENAMED_KEYS, accept_renamed
 from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.images.sources import ImageReader, image_source
 from ret_lightning.data.torch_datasets import EvaluationRows
@@ -34,7 +35,7 @@ from ret_lightning.retrieval import (
     search_replicated,
     search_sharded,
 )
-from ret_lightning.retrieval.metrics.agreement import FALLBACK_SHARE, short_share, without_fallback
+from ret_lightning.retrieval.metrics.ann_recall import FALLBACK_SHARE, short_share, without_fallback
 from ret_lightning.retrieval.metrics.per_query import TOP
 
 log = logging.getLogger(__name__)
@@ -56,18 +57,19 @@ class Evaluator:
         index: searched for each subset in turn; None: exact search.
         recall_at: the K of the three kinds of recall.
         ranked: passages per query in the rankings, at least the largest K, 10 of MRR and nDCG included.
-        agreement_sample: queries per subset on which an approximate index is measured, the same ones every time; 0: none.
+        ann_recall_sample: queries per subset on which an approximate index is measured, the same ones every time; 0: none.
 
     Raises:
         ConfigError: if the settings contradict each other.
     """
 
+    @accept_renamed(RENAMED_KEYS["ret_lightning.evaluation.RetrievalEvaluation"])
     def __init__(
         self,
         index: Index | None = None,
         recall_at: Sequence[int] = (1, 2, 3, 5, 10, 50, 100),
         ranked: int = 500,
-        agreement_sample: int = 64,
+        ann_recall_sample: int = 64,
     ) -> None:
         if not recall_at or min(recall_at) < 1:
             raise ConfigError(
@@ -83,16 +85,16 @@ class Evaluator:
                 found=ranked,
                 least=max([TOP, *recall_at]),
             )
-        if agreement_sample < 0:
+        if ann_recall_sample < 0:
             raise ConfigError(
-                f"evaluation.agreement_sample={agreement_sample} is below 0; 0 leaves the measurement out",
-                code="evaluation-agreement-sample",
-                found=agreement_sample,
+                f"evaluation.ann_recall_sample={ann_recall_sample} is below 0; 0 leaves the measurement out",
+                code="evaluation-ann-recall-sample",
+                found=ann_recall_sample,
             )
         self.index = ExactIndex() if index is None else index
         self.recall_at = sorted(set(recall_at))
         self.ranked = ranked
-        self.agreement_sample = agreement_sample if self.index.approximate else 0
+        self.ann_recall_sample = ann_recall_sample if self.index.approximate else 0
         self._warned: set[tuple[str, str]] = set()  # splits and subsets with too few candidates
 
     def evaluate(
@@ -172,7 +174,7 @@ class Evaluator:
         """
         if self.index.device is None and device.type == "cuda":
             self.index.device = device
-        seconds = {"build": 0.0, "search": 0.0} | ({"agreement": 0.0} if self.agreement_sample else {})
+        seconds = {"build": 0.0, "search": 0.0} | ({"ann_recall": 0.0} if self.ann_recall_sample else {})
         # Every rank goes through the subsets in the same order: there are collectives inside.
         results = {subset.name: self._subset(subset, sink, device, seconds, tried) for subset in subsets}
         return EvaluationResult(results, seconds)
@@ -192,7 +194,7 @@ class Evaluator:
                 *(subset.split, subset.name, len(encoded.pool_rows), len(subset.pool), subset.split),
             )
         start = time.perf_counter()
-        if isinstance(self.index, ExactIndex):
+        if self.index.shardable:
             built = start
             ranking = self._sharded(self.index, encoded, encoded.queries, device)
             self.index.clear()  # so that training has its memory
@@ -211,14 +213,14 @@ class Evaluator:
         if not result.query_rows:
             return result
         measured = {} if ranking.short is None else {FALLBACK_SHARE: short_share(ranking)}
-        if self.agreement_sample:
-            measured |= self._agreement(result, unaided, encoded, device)
-            seconds["agreement"] += time.perf_counter() - searched
-        return replace(result, agreement=measured)
+        if self.ann_recall_sample:
+            measured |= self._ann_recall(result, unaided, encoded, device)
+            seconds["ann_recall"] += time.perf_counter() - searched
+        return replace(result, ann_recall=measured)
 
     def _unaided(self, index: Index, ranking: Ranking, queries: Tensor, device: torch.device) -> Tensor | None:
         """The rows of the sampled queries' rankings without the exact fallback; None of an index that has none."""
-        if not self.agreement_sample or ranking.short is None or not len(queries):
+        if not self.ann_recall_sample or ranking.short is None or not len(queries):
             return None
         drawn = self._sample(len(queries))
         if not ranking.short[drawn].any():
@@ -226,7 +228,7 @@ class Evaluator:
         return search_replicated(index, queries[drawn], self.ranked, device, fallback=False).rows
 
     def _sample(self, count: int) -> Tensor:
-        return draw_sample(count, self.agreement_sample, seed=0)
+        return draw_sample(count, self.ann_recall_sample, seed=0)
 
     def _warn_of_fallback(self, subset: EvaluationSubset, ranking: Ranking, tried: bool) -> None:
         short = 0 if ranking.short is None else int(ranking.short.sum())
@@ -236,7 +238,7 @@ class Evaluator:
         self._warned.add(key)
         exact = getattr(self.index, "exact_fallback", False)
         log.warning(
-            "%s/%s: the index found fewer than %d candidates for %d of %d queries (%.1f %%), %s; raise retrieval.probes, "
+            "%s/%s: the index found fewer than %d candidates for %d of %d queries (%.1f %%), %s; raise retrieval.nprobe, "
             "retrieval.hits or retrieval.candidates, or lower evaluation.ranked",
             *(*key, self.ranked, short, len(ranking), 100 * short / len(ranking)),
             "which were ranked exactly (retrieval.exact_fallback=false turns that off)"
@@ -244,10 +246,10 @@ class Evaluator:
             else "whose rankings are shorter",
         )
 
-    def _sharded(self, index: ExactIndex, encoded: EncodedSubset, queries: Tensor, device: torch.device) -> Ranking:
+    def _sharded(self, index: Index, encoded: EncodedSubset, queries: Tensor, device: torch.device) -> Ranking:
         return search_sharded(index, encoded.share, encoded.positions, queries, self.ranked, device)
 
-    def _agreement(
+    def _ann_recall(
         self, result: SubsetResult, unaided: Tensor | None, encoded: EncodedSubset, device: torch.device
     ) -> dict[str, float]:
         """The ranking, and the one without the exact fallback, against exact search, which is sharded here as everywhere."""

@@ -36,7 +36,6 @@ from ret_lightning.evaluation.encode_rows import check_finite
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
-from ret_lightning.retrieval.indexes.base import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store.embedding_store import StoreInProgress, StoreWriter
 from ret_lightning.retrieval.store.store_plan import AnotherStore
 
@@ -251,7 +250,7 @@ class _StoredSubset(EncodedSubset):
 
     def index_of_all(self, index: Index) -> Index:
         """The first rank builds it of the mapped store and saves it, and all load it; one of no known kind is built by each."""
-        if world_size() == 1 or type(index).__name__ not in KINDS:
+        if world_size() == 1:
             index.build(self._passages)
             return index
         if rank() == 0:
@@ -260,7 +259,7 @@ class _StoredSubset(EncodedSubset):
                 *(len(self._passages), world_size() - 1),
             )
             # Another object: what it holds is not needed here any longer once it is saved.
-            built = index_like(type(index).__name__, settings_of(index), index.device)
+            built = index.clone(index.device)
             built.build(self._passages)
             built.save(self._folder)
             del built

@@ -10,10 +10,9 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any, TypeVar
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES, is_in, own_packages
+from ret_lightning.config.allowed_targets import is_in
 
 T = TypeVar("T")
 _PACKAGE = __name__.partition(".")[0]
@@ -107,26 +106,3 @@ def class_name(part: object) -> str:
 def is_own(part: object) -> bool:
     """Whether the class of a part is the user's own, not of this package."""
     return not is_in(type(part).__module__, (_PACKAGE,))
-
-
-def import_own_packages(modules: Sequence[str]) -> str:
-    """Import the packages in RET_LIGHTNING_TARGETS, and modules of these packages.
-
-    Args:
-        modules: that a checkpoint names; those outside the user's packages are not imported.
-
-    Returns:
-        What failed, for error messages, or how to allow the modules; empty where there is nothing to say.
-    """
-    packages, failed = own_packages(), []
-    for name in dict.fromkeys((*(module for module in modules if is_in(module, packages)), *packages)):
-        try:
-            import_module(name)
-        except Exception as error:  # anything may happen in code of the user's
-            reason = (str(error).splitlines() or [""])[0]
-            failed.append(f"importing {name} failed ({type(error).__name__}: {reason})")
-    others = [module for module in modules if not is_in(module, packages)]
-    if others:
-        allowed = ",".join((*packages, *dict.fromkeys(module.partition(".")[0] for module in others)))
-        failed.append(f"import {', '.join(others)} first, or set {OWN_PACKAGES}={allowed}, which commands import")
-    return "; ".join(failed)

@@ -1,22 +1,27 @@
-"""Matrix products of float32 on a CPU, by oneDNN where the processor has AVX-512.
+"""Matrix multiplication of float32 on a CPU, optionally by oneDNN.
 
 PyTorch multiplies float32 matrices by MKL, which leaves the AVX-512 units of AMD's processors idle. oneDNN, which PyTorch
-ships with it for convolutions and bfloat16, uses them: twice the rate on a Zen 5 (benchmark: onednn_linear.py). The
-operator called here is the one that `torch.compile` emits for linear layers on a CPU.
+ships for convolutions and bfloat16, uses them (benchmark: onednn_linear.py). The operator called here is the one that
+`torch.compile` emits for linear layers on a CPU; it is private, so that a release of PyTorch may drop it. This module is the
+only one that knows it, and `linear_backend` decides whether it is used.
 
-Everything else (GPUs, other dtypes, autocast, small matrices, other processors) goes PyTorch's own way, and so does all of
-it under `torch.backends.mkldnn.flags(enabled=False)`. Both ways sum in float32, in another order; either gives the same bits
-every time. What is made here can be differentiated once, backwards; under `torch.func` and its like PyTorch's own way is taken.
+Everything else (GPUs, other dtypes, autocast, small matrices) is PyTorch's own, and so is all of it under
+`torch.backends.mkldnn.flags(enabled=False)`. Both backends sum in float32, in another order; each returns the same bits every
+time. oneDNN's results can be differentiated once, backwards; under `torch.func` and the like PyTorch's own operators are used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from ret_lightning.errors import ConfigError
 
 # Below these oneDNN's preparation of a call costs more than its speed gains, measured on one and two threads. Of a linear map
 # the weight alone decides, not the rows, and without gradients not even that: a row then comes out the same whatever batch, or
@@ -24,9 +29,45 @@ from torch.autograd import forward_ad
 SMALLEST_WEIGHT = 1 << 14
 SMALLEST_PRODUCT = 1 << 22
 
+Backend = Literal["torch", "onednn"]
+OLDEST_TORCH = (2, 8)  # not tried below
+
+_chosen: Backend | None = None  # None: the automatic choice
+
+
+def choose_backend(name: str = "auto") -> Backend:
+    """The backend that a setting selects on this machine.
+
+    Args:
+        name: `torch`, `onednn`, or `auto`: oneDNN if the processor has AVX-512, PyTorch is 2.8 or later and has the operator. A
+            rule, not a timing, so that the same machine always computes the same.
+
+    Raises:
+        ConfigError: for `onednn` where this PyTorch lacks the operator.
+    """
+    if name == "onednn" and not _has_operator():
+        raise ConfigError(
+            f"linear_backend=onednn: PyTorch {torch.__version__} on this machine has no oneDNN operator for linear layers; use "
+            "linear_backend=torch, whose results differ in the last bits",
+            code="linear-backend-unavailable",
+            found=torch.__version__,
+        )
+    return _automatic() if name == "auto" else "onednn" if name == "onednn" else "torch"
+
+
+@contextmanager
+def linear_backend(name: str = "auto") -> Iterator[Backend]:
+    """Multiply by the backend that `choose_backend` returns within the block, in all threads of the process."""
+    global _chosen
+    before, _chosen = _chosen, choose_backend(name)
+    try:
+        yield _chosen
+    finally:
+        _chosen = before
+
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, multiplied by `linear`."""
+    """`torch.nn.Linear`, computed by `linear`."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return linear(inputs, self.weight, self.bias)
@@ -53,12 +94,12 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def inner_products(left: Tensor, right: Tensor) -> Tensor | None:
-    """(n, m) inner products of the rows of (n, d) and (m, d), without gradients; None where PyTorch's own way is as good."""
+    """(n, m) inner products of the rows of (n, d) and (m, d), without gradients; None where PyTorch is to compute them."""
     return _multiply(left, right) if left.numel() * len(right) >= SMALLEST_PRODUCT and _is_served(left, right) else None
 
 
 def multiply_by_products(module: nn.Module) -> None:
-    """Has all `torch.nn.Linear` below a module multiply by `linear`, in place; names and weights stay.
+    """Compute every `torch.nn.Linear` in a module by `linear`, in place; names and weights stay.
 
     Each becomes a `Linear`, which is a `torch.nn.Linear`; what looks for exactly that class, as dynamic quantisation does,
     passes it over.
@@ -112,7 +153,7 @@ def _is_served(left: Tensor, right: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not _is_transformed()
         and torch.backends.mkldnn.enabled
-        and _is_there()
+        and (_chosen or _automatic()) == "onednn"
     )
 
 
@@ -122,9 +163,16 @@ def _is_transformed() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _is_there() -> bool:
-    """Whether this processor has what oneDNN is better at, and this PyTorch has the operator, which is not public."""
-    if not torch.backends.mkldnn.is_available() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+def _automatic() -> Backend:
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    fits = "AVX512" in torch.backends.cpu.get_cpu_capability() and version >= OLDEST_TORCH
+    return "onednn" if fits and _has_operator() else "torch"
+
+
+@lru_cache(maxsize=1)
+def _has_operator() -> bool:
+    """Whether this PyTorch has the operator, and it computes what is expected of it."""
+    if not torch.backends.mkldnn.is_available():
         return False
     try:
         product = _multiply(torch.full((2, 3), 2.0), torch.ones(4, 3), torch.ones(4))

@@ -1,9 +1,8 @@
-"""Searching a pool of embeddings, and judging the rankings. Knows vectors and ids, not models or data sets.
+"""Searching a pool of embeddings, and evaluating the rankings. Knows vectors and ids, not models or data sets.
 
 `Embeddings`, in memory or of an `EmbeddingStore` on disk, go into an `Index` (`ExactIndex`, `FaissIndex`, `MuveraIndex`), a
-search gives a `Ranking`, and the metrics and TREC files are made from it; `measure_agreement` says how near an index comes
-to exact search. Importing this package imports nothing: a search needs no torchmetrics, which takes seconds, and a metric no
-FAISS.
+search gives a `Ranking`, and the metrics and TREC files are made from it; `measure_ann_recall` compares an index with
+exact search. Importing this package imports none of its modules: searching needs no torchmetrics, and metrics need no FAISS.
 """
 
 import lazy_loader

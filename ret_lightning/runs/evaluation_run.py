@@ -271,8 +271,8 @@ def _finish(
         "split": split,
         "version": __version__,
     }
-    agreement = {name: own.agreement for name, own in result.subsets.items() if own.agreement}
-    write_json(folder / ORIGIN_FILE, origin | ({"agreement_with_exact_search": agreement} if agreement else {}))
+    ann_recall = {name: own.ann_recall for name, own in result.subsets.items() if own.ann_recall}
+    write_json(folder / ORIGIN_FILE, origin | ({"ann_recall": ann_recall} if ann_recall else {}))
     timings = {
         "seconds": seconds | {"everything": time.perf_counter() - started},
         "passages": sum(len(own.indexed_rows) for own in result.subsets.values()),

@@ -9,11 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.config.renamed_keys import current_config
 from ret_lightning.config.target_aliases import current_target
 
 # Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
 BESIDE_THE_RUN = (
-    "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar",
+    "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar", "linear_backend",
 )  # fmt: skip
 
 ABSENT = "absent"
@@ -22,6 +23,7 @@ ABSENT = "absent"
 OPTIONAL = {
     "init_partial": False,
     "micro_batch": None,
+    "linear_backend": "auto",
     "data.shared_passage_ids": False,
     "data.columns": [],
     "data.passage_columns": [],
@@ -41,7 +43,7 @@ def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         config: of a run, with `output_dir`; interpolations are resolved.
     """
     content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    leaves = dict(_leaves(content, str(content["output_dir"]), ""))
+    leaves = dict(_leaves(current_config(content), str(content["output_dir"]), ""))
     return {key: value for key, value in leaves.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 
 

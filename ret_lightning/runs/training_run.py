@@ -9,7 +9,7 @@ import lightning
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from ret_lightning.config.build import build
@@ -18,6 +18,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.callback import RetrievalEvaluation
 from ret_lightning.evaluation.metric_tables import print_tables
 from ret_lightning.models.compile_blocks import compile_blocks
+from ret_lightning.ops.onednn_linear import linear_backend
 from ret_lightning.runs.early_checks import check_devices, prepare_and_check, warn_if_not_storable
 from ret_lightning.runs.initial_model import initial_retriever
 from ret_lightning.runs.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
@@ -26,11 +27,13 @@ from ret_lightning.runs.results import write_results
 from ret_lightning.runs.resume.csv_rows import KEY as UNLOGGED_ROW
 from ret_lightning.runs.resume.csv_rows import UnloggedRow
 from ret_lightning.runs.resume.resume_checks import ResumedLearningRate, SameConfig
+from ret_lightning.runs.resume.resumed_config import stored_config
 from ret_lightning.runs.resume.same_run import last_whole_checkpoint
 from ret_lightning.runs.resume.takeover import Takeover, refuse_taken
 from ret_lightning.runtime.lock import alone_in, is_first_rank
 from ret_lightning.runtime.run_layout import (
     CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
     COST_FILE,
     METRICS_FILE,
     ORIGIN_FILE,
@@ -68,7 +71,10 @@ def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     check_devices(config.trainer)
-    with alone_in(folder):
+    with linear_backend(_backend_setting(folder, config, resume)) as backend, alone_in(folder):
+        OmegaConf.update(
+            config, "linear_backend", backend, force_add=True
+        )  # stored, so that a resumed run computes the same
         if not resume and is_first_rank():
             refuse_taken(folder)
         takeover = Takeover(folder, config, resume)
@@ -77,6 +83,14 @@ def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
                 return _train(folder, config, takeover, resume)
         finally:
             takeover.abandon()
+
+
+def _backend_setting(folder: Path, config: DictConfig, resume: bool) -> str:
+    """The config's `linear_backend`; of a resumed run what it was started with, unless the config names one."""
+    setting = config.get("linear_backend", "auto")
+    if setting == "auto" and resume and (folder / CONFIG_FILE).is_file():
+        return stored_config(folder).get("linear_backend", "auto")
+    return setting
 
 
 def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -> dict[str, float]:

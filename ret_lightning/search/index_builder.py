@@ -24,7 +24,7 @@ from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
 from ret_lightning.retrieval import ExactIndex
-from ret_lightning.retrieval.indexes.base import Index, index_like, settings_of
+from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import MANIFEST as STORE_MANIFEST
 from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
@@ -235,9 +235,12 @@ def _build(
                 texts.add(other.result())
     texts.warn(log, "passage texts")
     embeddings = store.finish().embeddings
-    index = ExactIndex() if method is None else method
-    if before is not None:  # what is added to keeps its method and settings
-        index = index_like(type(before.index).__name__, settings_of(before.index), index.device)
+    # What is added to keeps its method and settings.
+    index = (
+        (ExactIndex() if method is None else method)
+        if before is None
+        else before.index.clone(None if method is None else method.device)
+    )
     index.build(embeddings)
     index.save(at / SEARCH)
     shown = [] if before is None else list(before.shown)

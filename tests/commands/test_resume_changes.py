@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on a FAISS index; tests copy it."""
-    options = ["trainer.max_epochs=2", "retrieval=faiss_ivf", "retrieval.cells=2", "retrieval.probes=1"]
+    options = ["trainer.max_epochs=2", "retrieval=faiss_ivf", "retrieval.nlist=2", "retrieval.nprobe=1"]
     return finished_run(root, tmp_path_factory.mktemp("finished") / "run", *options)
 
 
@@ -89,7 +89,7 @@ def test_optimisation_settings_are_refused(
     [
         ("trainer.max_epoch=4", "max_epochs"),
         ("optimizer.lrr=1", "lr"),
-        ("retrieval.probe=4", "probes"),
+        ("retrieval.nprob=4", "nprobe"),
         ("logger=wandbb", "wandb"),
         ("trainer.max_epochs=four", "trainer.max_epochs"),
         ("trainer.max_epochs=3,4", "trainer.max_epochs"),
@@ -115,14 +115,14 @@ def test_unchanged_values_are_no_change(run: Path, call: Call, capfd: pytest.Cap
 def test_allowed_settings_are_applied(run: Path, root: Path, call: Call, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(root, tmp_path / "corpus"))
     changes = [
-        "trainer.max_epochs=3", f"data.root={moved}", "data.on_bad_row=skip", "retrieval.probes=2", "logger=none",
+        "trainer.max_epochs=3", f"data.root={moved}", "data.on_bad_row=skip", "retrieval.nprobe=2", "logger=none",
         "data.num_workers=1", "evaluation.ranked=100", "callbacks.last.every_n_steps=2",
     ]  # fmt: skip
     assert call("train", f"resume={run}", *changes) == 0
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 3
     assert config["data"]["root"] == str(moved)
-    assert config["retrieval"]["probes"] == config["evaluation"]["index"]["probes"] == 2
+    assert config["retrieval"]["nprobe"] == config["evaluation"]["index"]["nprobe"] == 2
     assert config["logger"] == {}
     assert config["resume"] is None
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 15

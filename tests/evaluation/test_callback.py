@@ -77,15 +77,15 @@ def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
         abs=1e-6,
     )
     assert ends == set()  # the headline metrics, at 5 and 10, are not among these
-    timed = ["encode", "build", "search", *(["agreement"] if index.approximate else [])]
+    timed = ["encode", "build", "search", *(["ann_recall"] if index.approximate else [])]
     assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in timed}
 
 
 def test_an_approximate_index_is_measured_beside_the_recall(root: Path) -> None:
     """An index that proposes ten passages of twelve: what it loses is logged, and is what exact search ranks there."""
-    found = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), recall_at=[1, 3], ranked=10, agreement_sample=4)
+    found = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), recall_at=[1, 3], ranked=10, ann_recall_sample=4)
     _, logged = evaluate(root, found)
-    best = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10, agreement_sample=4)
+    best = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10, ann_recall_sample=4)
     _, without = evaluate(root, best)
     assert not any(name.startswith("test/index/") for name in without)
     means = []
@@ -95,16 +95,16 @@ def test_an_approximate_index_is_measured_beside_the_recall(root: Path) -> None:
         shared = [
             len(set(result.ranking.rows[row].tolist()) & set(exact.ranking.rows[row].tolist())) / 10 for row in drawn
         ]
-        assert logged[f"test/index/{name}/agreement@10"] == pytest.approx(sum(shared) / len(drawn))
-        assert {"recall_cost@1", "recall_cost@3"} < set(result.agreement)
+        assert logged[f"test/index/{name}/ann_recall@10"] == pytest.approx(sum(shared) / len(drawn))
+        assert {"recall_loss@1", "recall_loss@3"} < set(result.ann_recall)
         means.append(sum(shared) / len(drawn))
-    assert logged["test/index/agreement@10"] == pytest.approx(sum(means) / len(means))
+    assert logged["test/index/ann_recall@10"] == pytest.approx(sum(means) / len(means))
     assert 0 < sum(means) / len(means) < 1
     for k in (1, 3):  # the sample is all queries here
         costs = [exact - own for exact, own in zip(*(recalls(e, k) for e in (best, found)), strict=True)]
-        everything = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), [1, 3], ranked=10, agreement_sample=1000)
+        everything = RetrievalEvaluation(FaissIndex(candidates=10, hits=10), [1, 3], ranked=10, ann_recall_sample=1000)
         _, logged_all = evaluate(root, everything)
-        assert logged_all[f"test/index/recall_cost@{k}"] == pytest.approx(sum(costs) / len(costs), abs=1e-6)
+        assert logged_all[f"test/index/recall_loss@{k}"] == pytest.approx(sum(costs) / len(costs), abs=1e-6)
 
 
 def recalls(evaluation: RetrievalEvaluation, k: int) -> list[float]:

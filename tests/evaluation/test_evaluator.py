@@ -94,8 +94,8 @@ def test_stored_evaluation_continues(retriever: RetRetriever, images: Path, tmp_
     encoded[:] = [None] * 5  # count no more
     whole = evaluator.evaluate(retriever, subsets, sink=MemorySink(), **options)
     assert continued.metrics == whole.metrics
-    assert continued.agreement == whole.agreement
-    assert whole.agreement["agreement@10"] == 1
+    assert continued.ann_recall == whole.ann_recall
+    assert whole.ann_recall["ann_recall@10"] == 1
 
 
 def test_unreadable_images_are_reported_or_limited(retriever: RetRetriever, images: Path) -> None:
@@ -135,7 +135,7 @@ def test_index_searches_on_the_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch)
     [
         ("evaluation-ranked", {"recall_at": [100], "ranked": 50}),
         ("evaluation-ranked", {"recall_at": [1], "ranked": 5}),  # below the 10 of MRR and nDCG
-        ("evaluation-agreement-sample", {"agreement_sample": -1}),
+        ("evaluation-ann-recall-sample", {"ann_recall_sample": -1}),
         ("evaluation-recall-at", {"recall_at": []}),
         ("evaluation-recall-at", {"recall_at": [0]}),
     ],

@@ -60,7 +60,7 @@ def evaluated(
 
 def contents(result: SubsetResult) -> tuple:
     ranking = result.ranking
-    return result.query_rows, result.indexed_rows, ranking.rows.tolist(), result.metrics, result.agreement
+    return result.query_rows, result.indexed_rows, ranking.rows.tolist(), result.metrics, result.ann_recall
 
 
 def _rank(rank: int, folder: str) -> None:
@@ -80,7 +80,7 @@ def _rank(rank: int, folder: str) -> None:
 def test_padded_ranks_find_what_one_rank_finds(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=WORLD)
     alone = [evaluated(index, *size) for index in INDEXES for size in SIZES]
-    assert 0.5 < alone[-1].agreement["agreement@10"] < 1  # the index was asked, and misses something
+    assert 0.5 < alone[-1].ann_recall["ann_recall@10"] < 1  # the index was asked, and misses something
     for rank in range(WORLD):
         told = (tmp_path / f"{rank}.txt").read_text()
         assert told.startswith(
@@ -88,10 +88,10 @@ def test_padded_ranks_find_what_one_rank_finds(tmp_path: Path) -> None:
         )
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for one, of_rank in zip(alone, found, strict=True):
-            rows, metrics, agreement = contents(one)[2:]
+            rows, metrics, ann_recall = contents(one)[2:]
             # Whether what one finds lists a passage twice is seen by itself.
             assert all(len({row for row in best if row >= 0}) == sum(row >= 0 for row in best) for best in rows)
             filled = [[row for row in best if row >= 0] for best in rows]
             assert [[row for row in best if row >= 0] for best in of_rank[2]] == filled
             assert of_rank[:2] == contents(one)[:2]
-            assert of_rank[3:] == (metrics, agreement)
+            assert of_rank[3:] == (metrics, ann_recall)

@@ -117,7 +117,7 @@ def evaluated(sink: StoredSink | None, index: Index) -> dict[str, tuple]:
     complete(sink)
     evaluator = Evaluator(index, recall_at=[1, 2], ranked=10)
     return {
-        name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.agreement)
+        name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.ann_recall)
         for name, r in evaluator.score(subsets(), sink, torch.device("cpu")).subsets.items()
     }
 

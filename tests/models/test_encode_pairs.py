@@ -19,7 +19,7 @@ from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.models.exchangeable_parts import subclasses
 from ret_lightning.models.gate_activations import OpeningMeans
 from ret_lightning.models.gates import Gate
-from ret_lightning.ops import onednn_linear
+from ret_lightning.ops.onednn_linear import choose_backend
 
 NARROW = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 TEXTS = [f"{'a very ' * (i % 5)}small picture, number {i}" for i in range(11)]
@@ -88,7 +88,7 @@ def test_each_row_is_what_the_tower_gives_for_it_alone(retriever, side: str, bat
     assert (expected[0] - expected[1]).abs().max() > 1e-2  # rows are told apart
 
 
-@pytest.mark.skipif(not onednn_linear._is_there(), reason="needs a processor with AVX-512")
+@pytest.mark.skipif(choose_backend() != "onednn", reason="needs a processor with AVX-512")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("side", ["query", "passage"])
 def test_a_row_is_the_same_to_the_last_bit_whatever_batch_it_is_in(retriever, side: str, threads: int) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.models import LSTMGate
 from ret_lightning.models.exchangeable_parts import (
     class_name,
     constructor_settings,
     described_value,
-    import_own_packages,
     is_own,
     json_value,
     subclasses,
@@ -85,17 +80,3 @@ def test_described_value_is_equal_in_every_process() -> None:
 def test_names_of_classes_and_whose_they_are() -> None:
     assert (class_name(LSTMGate(4)), is_own(LSTMGate(4))) == ("ret_lightning.models.gates.LSTMGate", False)
     assert (class_name(Parent()), is_own(Parent())) == (f"{__name__}.Parent", True)
-
-
-def test_only_packages_of_the_user_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed, other, broken = (f"tests_{uuid4().hex}" for _ in range(3))
-    for name in (allowed, other):
-        (tmp_path / f"{name}.py").write_text("")
-    (tmp_path / f"{broken}.py").write_text("raise RuntimeError('no licence')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(OWN_PACKAGES, f"{allowed},{broken}")
-    reported = import_own_packages([f"{other}", allowed])
-    assert allowed in sys.modules
-    assert other not in sys.modules
-    assert f"importing {broken} failed (RuntimeError: no licence)" in reported
-    assert f"import {other} first, or set {OWN_PACKAGES}={allowed},{broken},{other}" in reported

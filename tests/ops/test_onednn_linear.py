@@ -1,17 +1,26 @@
-"""Products by oneDNN: those of float64 arithmetic, differentiable, the same every time, and only where they are meant to be."""
+"""Linear maps by oneDNN: those of float64 arithmetic, differentiable, the same every time, and only where they are chosen."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ret_lightning.errors import ConfigError
 from ret_lightning.ops import onednn_linear
-from ret_lightning.ops.onednn_linear import Linear, inner_products, linear, multiply_by_products
+from ret_lightning.ops.onednn_linear import (
+    Linear,
+    choose_backend,
+    inner_products,
+    linear,
+    linear_backend,
+    multiply_by_products,
+)
 
-here = pytest.mark.skipif(not onednn_linear._is_there(), reason="needs a processor with AVX-512")
+here = pytest.mark.skipif(not onednn_linear._has_operator(), reason="needs the operator, which is private")
 # Above what is worth it, some with few rows and some with more axes.
 SHAPES = [((300, 130), 160), ((2, 2100), 1030), ((5, 60, 130), 160), ((2, 3, 50, 130), 160), ((130,), 160)]
 
@@ -19,6 +28,13 @@ SHAPES = [((300, 130), 160), ((2, 2100), 1030), ((5, 60, 130), 160), ((2, 3, 50,
 def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
     random = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=random, requires_grad=True) for shape in shapes]
+
+
+@pytest.fixture(autouse=True)
+def _by_onednn() -> Iterator[None]:
+    """oneDNN, also on a processor without AVX-512, where PyTorch has the operator."""
+    with linear_backend("onednn" if onednn_linear._has_operator() else "torch"):
+        yield
 
 
 @pytest.fixture
@@ -31,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         seen.append((*left.shape, len(right)))
         return real(left, right, bias)
 
-    onednn_linear._is_there()  # tries a product of its own, once
+    onednn_linear._has_operator()  # multiplies once by itself
     monkeypatch.setattr(onednn_linear, "_multiply", multiply)
     return seen
 
@@ -106,6 +122,8 @@ def test_the_rest_goes_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
         assert linear(x, weight).dtype == torch.bfloat16
     with torch.backends.mkldnn.flags(enabled=False):
         assert same(x, weight, bias)
+    with linear_backend("torch"):
+        assert same(x, weight, bias)
     assert calls == []
     assert inner_products(x[:20].detach(), weight.detach()) is None
     assert linear(x[:0], weight).shape == (0, 160)
@@ -136,7 +154,7 @@ def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]])
     assert list(ours.state_dict()) == list(other.state_dict())
     (x,) = drawn((300, 130))
     torch.testing.assert_close(ours(x), other(x), atol=1e-5, rtol=1e-5)
-    assert len(calls) == (2 if onednn_linear._is_there() else 0)
+    assert len(calls) == (2 if onednn_linear._has_operator() else 0)
 
 
 @here
@@ -186,3 +204,73 @@ def test_compiled_code_holds_no_call_of_ours(calls: list[tuple[int, ...]]) -> No
     compiled = torch.compile(linear, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, weight, bias), nn.functional.linear(x, weight, bias))
     assert calls == []
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The rule is applied anew in the test, and after it."""
+    for cached in (onednn_linear._automatic, onednn_linear._has_operator):
+        cached.cache_clear()
+    yield
+    for cached in (onednn_linear._automatic, onednn_linear._has_operator):
+        cached.cache_clear()
+
+
+class NoOperator:
+    """`torch.ops.mkldnn` of a release that dropped the operator."""
+
+
+def refusing(*_: object) -> Tensor:
+    raise RuntimeError("another signature")
+
+
+def wrong(left: Tensor, right: Tensor, bias: Tensor, *_: object) -> Tensor:
+    return left @ right.T
+
+
+def operator(function: Callable[..., Tensor]) -> object:
+    return type("Operators", (), {"_linear_pointwise": staticmethod(function)})
+
+
+@pytest.mark.parametrize("operators", [NoOperator, operator(refusing), operator(wrong)])
+def test_release_without_the_operator_computes_by_torch(
+    operators: object, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    x, weight, bias = drawn((300, 130), (160, 130), (160,))
+    expected = nn.functional.linear(x, weight, bias)
+    with linear_backend() as chosen:
+        assert chosen == "torch"
+        result = linear(x, weight, bias)
+        assert torch.equal(result, expected)
+        gradients = torch.autograd.grad(result.square().sum(), (x, weight, bias))
+        assert inner_products(x.detach(), weight.detach()) is None
+    for found, wanted in zip(gradients, torch.autograd.grad(expected.square().sum(), (x, weight, bias)), strict=True):
+        assert torch.equal(found, wanted)
+    with pytest.raises(ConfigError) as refused, linear_backend("onednn"):
+        pass
+    assert refused.value.code == "linear-backend-unavailable"
+
+
+@pytest.mark.parametrize(
+    ("processor", "version", "chosen"),
+    [
+        ("AVX512", "2.8.0", "onednn"), ("AVX512_BF16", "3.1.0+cu132", "onednn"), ("AVX2", "2.15.0", "torch"),
+        ("AVX512", "2.7.1", "torch"),
+    ],
+)  # fmt: skip
+def test_rule(processor: str, version: str, chosen: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(onednn_linear, "_has_operator", lambda: True)
+    assert choose_backend() == choose_backend("auto") == chosen
+    assert choose_backend("torch") == "torch"
+    assert choose_backend("onednn") == "onednn"
+
+
+def test_choice_ends_with_its_block() -> None:
+    before = onednn_linear._chosen
+    with linear_backend("torch"), linear_backend("auto"):
+        assert onednn_linear._chosen == choose_backend()
+    assert onednn_linear._chosen == before

@@ -10,22 +10,17 @@ import numpy as np
 import torch
 
 from ret_lightning.retrieval import (
-    FractionalRecallAtK,
-    MRRAtK,
-    NDCGAtK,
-    PseudoRecallAtK,
     QueryMetric,
     Ranking,
-    RecallAtK,
     judge,
 )
 
 METRICS = [
-    partial(RecallAtK, [1, 5]),
-    partial(PseudoRecallAtK, [5, 1, 5]),
-    partial(MRRAtK, [3, 10]),
-    partial(NDCGAtK, [3, 10]),
-    partial(FractionalRecallAtK, [3, 10]),
+    partial(QueryMetric, "recall", [1, 5]),
+    partial(QueryMetric, "pseudo_recall", [5, 1, 5]),
+    partial(QueryMetric, "mrr", [3, 10]),
+    partial(QueryMetric, "ndcg", [3, 10]),
+    partial(QueryMetric, "fractional_recall", [3, 10]),
 ]
 KS = (1, 2, 3, 5, 10, 50)
 
@@ -50,7 +45,7 @@ def random_hits(queries: int, width: int = 10, share: float = 0.1, seed: int = 0
 
 
 def updated(metric: QueryMetric, queries: torch.Tensor, hits: torch.Tensor) -> QueryMetric:
-    more = [hits.sum(dim=1) + 1] if isinstance(metric, NDCGAtK | FractionalRecallAtK) else []
+    more = [hits.sum(dim=1) + 1] if metric.name in ("ndcg", "fractional_recall") else []
     metric.update(queries, hits, *more)
     return metric
 

@@ -43,6 +43,7 @@ from ret_lightning.config.checker.signatures import (
 )
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
+from ret_lightning.config.renamed_keys import keys_of
 from ret_lightning.errors import ConfigError
 
 Keys = tuple[str, ...]  # a key's place in the config
@@ -237,7 +238,7 @@ class Check:
             if inner == ("hydra",) or inner in self.composition.unsure or inner in self.deleted:
                 continue
             self.sources[inner] = child.source
-            known = signature.parameters.get(name) if signature is not None else None
+            known = signature.parameters.get(keys_of(owner).get(name, name)) if signature is not None else None
             if not path and isinstance(child.value, str) and child.value in self.repository.options(name):
                 text = f"to choose an option write it in the defaults list: - override /{name}: {child.value}"
                 self._add(inner, child.source, ConfigError(text, code="option-outside-defaults", found=child.value))

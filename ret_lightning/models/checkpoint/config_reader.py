@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ret_lightning.config.own_packages import import_own_packages
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.backbones.base import Backbone, BlockStack
@@ -25,7 +26,7 @@ from ret_lightning.models.checkpoint.config_fields import (
     text_positions,
     vision_size,
 )
-from ret_lightning.models.exchangeable_parts import import_own_packages, subclasses
+from ret_lightning.models.exchangeable_parts import subclasses
 from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.tower import RetTower

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
 from ret_lightning.retrieval.indexes.base import Index
-from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.ranking import Ranking
 
 # Rows at a time that go from one rank to all others: at 32 vectors of 128 in half precision, 8 MiB.
@@ -25,12 +24,12 @@ def search_replicated(
         queries: (Nq, Lq, d), the same on all ranks.
         top_k: passages a query.
         device: where the ranks meet: a GPU for NCCL.
-        fallback: False turns the exact fallback of an approximate index off, see `CandidateIndex`.
+        fallback: False turns the exact fallback of an approximate index off, see `Index.search_candidates`.
 
     Returns:
         The (Nq, top_k) ranking of all queries, on the CPU, the same on every rank.
     """
-    search = index.search if fallback or not isinstance(index, CandidateIndex) else index.search_candidates
+    search = index.search if fallback else index.search_candidates
     found = search(queries[share_of(len(queries))], top_k)
     counts = row_counts(found.rows.to(device))
     short = None if found.short is None else gather_rows(found.short.long().to(device), counts).cpu().bool()

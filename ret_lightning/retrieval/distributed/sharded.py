@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from ret_lightning.distributed.collectives import gather_rows, row_counts
-from ret_lightning.retrieval.indexes.exact import ExactIndex
+from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.ranking import Ranking, top_columns
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
 
 def search_sharded(
-    index: ExactIndex, shares: Embeddings, positions: Tensor, queries: Tensor, top_k: int, device: torch.device
+    index: Index, shares: Embeddings, positions: Tensor, queries: Tensor, top_k: int, device: torch.device
 ) -> Ranking:
     """Ranks all queries against this rank's passages, and merges the best of all ranks; called on all of them together.
 
     Args:
-        index: built anew, of this rank's passages.
+        index: a `shardable` one; it is built of this rank's passages.
         shares: this rank's passages, perhaps none.
         positions: (n,) int64, where these stand in the whole pool, ascending; no position on two ranks.
         queries: (Nq, Lq, d), the same on all ranks.
@@ -25,7 +25,7 @@ def search_sharded(
         device: where the ranks meet: a GPU for NCCL.
 
     Returns:
-        The ranking of the whole pool, as one `ExactIndex` of it gives it, on the CPU, the same on every rank.
+        The ranking of the whole pool, as one index of it returns it, on the CPU, the same on every rank.
     """
     rows = torch.full((len(queries), top_k), -1, dtype=torch.int64)
     scores = torch.full((len(queries), top_k), -torch.inf)

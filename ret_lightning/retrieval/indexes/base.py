@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -19,28 +19,49 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ret_lightning.config.own_packages import import_own_packages
+from ret_lightning.config.renamed_keys import current_settings
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, is_content, write_index_manifest
+from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, write_saved_index
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
 QUERY_BLOCK = 1024  # queries at a time: enough to be at the full speed of a matrix product
 
 
+# Index classes by the name that index.json has of them: the class's own, and outside this package its dotted name.
+KINDS: dict[str, type[Index]] = {}
+_PACKAGE = __name__.partition(".")[0]
+
+
 class Index(ABC):
     """A searchable pool. Settings go into the constructor, a pool into `build`; building again replaces the pool.
+
+    A subclass implements `_build` and `_search`, and keeps every argument of its constructor as an attribute of the same name.
+    Subclassing registers the class, so that `load` finds it. What `_build` made is stored by `_save` and restored by
+    `_restore`; a class that overrides neither is built again when it is loaded.
 
     Args:
         device: where scores are computed, a CPU or a CUDA device; None for the device that the pool's vectors are on.
 
     Attributes:
         approximate: whether a ranking can differ from `ExactIndex`'s.
+        shardable: whether each of several ranks may build the index of its own shard of the pool only, because the merged
+            rankings of the shards are the ranking of the pool.
+        renamed_settings: earlier names of the constructor's arguments, each with today's, so that indexes saved by earlier
+            versions can be loaded.
 
     Raises:
-        ConfigError: if the device is not there, or has no float64, which the order is made in.
+        ConfigError: if the device is not available, or has no float64, which passages are ordered in.
     """
 
     approximate: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
+    renamed_settings: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        KINDS[kind_of(cls)] = cls
 
     def __init__(self, device: str | torch.device | None = None) -> None:
         try:
@@ -112,32 +133,38 @@ class Index(ABC):
                 scores[block, :found] = best_scores.cpu()
         return Ranking(rows, scores)
 
+    def search_candidates(self, queries: Tensor, top_k: int) -> Ranking:
+        """`search` without an exact fallback for queries with too few candidates, where the index has one."""
+        return self.search(queries, top_k)
+
     def clear(self) -> None:
-        """Lets go of the pool, and of what was built of it."""
+        """Release the pool, and what was built of it."""
         self._passages = None
 
+    def clone(self, device: str | torch.device | None = None) -> Index:
+        """A new index of the same class and settings, not built; `device` as in the constructor."""
+        return index_like(kind_of(type(self)), settings_of(self), device)
+
     def save(self, folder: str | Path) -> None:
-        """Writes what `build` made, whole or not at all; the passages stay where they are.
+        """Write what `build` made, without the passages.
 
         Args:
-            folder: made if it is not there; a saved index in it is replaced.
+            folder: created if needed; a saved index in it is replaced once the new one is complete.
 
         Raises:
             ValueError: before `build`.
         """
         if self._passages is None:
             raise ValueError(f"{type(self).__name__}: build the index before saving it")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (MANIFEST, *(path.name for path in folder.iterdir() if is_content(path))):
-            (folder / name).unlink(missing_ok=True)
-        write_index_manifest(type(self).__name__, settings_of(self), self._passages, self._save(folder), folder)
+        write_saved_index(Path(folder), kind_of(type(self)), settings_of(self), self._passages, self._save)
 
     @staticmethod
     def load(
         folder: str | Path, passages: Embeddings, device: str | torch.device | None = None, verify: bool = True
     ) -> Index:
-        """A saved index, of the class that was saved, ready to be searched; it ranks as the one that was saved does.
+        """Load a saved index; it is of the class that was saved, and ranks as the saved one does.
+
+        A class outside this package is found if it is imported, or in one of the packages in RET_LIGHTNING_TARGETS.
 
         Args:
             folder: that `save` wrote.
@@ -147,12 +174,13 @@ class Index(ABC):
             verify: compares the files with their checksums, which reads them once more.
 
         Raises:
-            DataError: if there is no index, it is torn, or of other passages.
+            DataError: if there is no index, it is torn, of other passages, or of a class that cannot be found.
             TypeError: as `build`.
         """
         folder = Path(folder)
         _check_passages(passages, "Index.load")
         content = checked_manifest(folder, passages, verify)
+        _import_kind(content["kind"], folder / MANIFEST)
         try:
             index = index_like(content["kind"], content["settings"], device)
         except (ValueError, TypeError) as error:
@@ -174,34 +202,42 @@ class Index(ABC):
         return index
 
     @abstractmethod
-    def _build(self, passages: Embeddings) -> None: ...
-
-    @abstractmethod
-    def _save(self, folder: Path) -> dict[str, Any]:
-        """Writes what does not go into JSON into the folder, and gives what does."""
-
-    @abstractmethod
-    def _restore(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
-        """Makes of what `_save` wrote and gave what `_build` made."""
+    def _build(self, passages: Embeddings) -> None:
+        """Make what `_search` needs of the passages; if it raises, the index must be what it was."""
 
     @abstractmethod
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Queries on the index's device, top_k at most N -> rows (Nq, top_k) int64, scores (Nq, top_k) float32."""
 
+    def _save(self, folder: Path) -> dict[str, Any]:
+        """Write files of any name into an empty folder, and return what JSON can store."""
+        return {}
 
-# Name to class; nothing else is made of what a file says.
-KINDS: dict[str, type[Index]] = {}
+    def _restore(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
+        """Restore what `_build` made from the files and the state of `_save`."""
+        self._build(passages)
 
 
-def register_index(kind: type[Index]) -> type[Index]:
-    """Makes a class known by its name, so that an index of it can be saved and loaded."""
-    KINDS[kind.__name__] = kind
-    return kind
+def kind_of(cls: type[Index]) -> str:
+    """The name of a class in index.json."""
+    return cls.__name__ if cls.__module__.partition(".")[0] == _PACKAGE else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def settings_of(index: Index) -> dict[str, Any]:
-    """What an index was made with, but for its device, which belongs to the machine."""
-    names = inspect.signature(type(index)).parameters
+    """The constructor's arguments, but for the device, which belongs to the machine.
+
+    Raises:
+        ConfigError: if the index does not keep one of them.
+    """
+    parameters = inspect.signature(type(index)).parameters.values()
+    names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if missing := [name for name in names if not hasattr(index, name)]:
+        raise ConfigError(
+            f"{type(index).__name__}: its constructor must keep the argument {missing[0]} as an attribute of that name, "
+            "so that the index can be saved",
+            code="index-argument-not-kept",
+            key=missing[0],
+        )
     return {name: getattr(index, name) for name in names if name != "device"}
 
 
@@ -213,7 +249,24 @@ def index_like(kind: str, settings: dict[str, Any], device: str | torch.device |
     """
     if kind not in KINDS:
         raise ValueError(f"index kind {kind!r} is not known, only {', '.join(sorted(KINDS))}")
-    return KINDS[kind](**settings, device=device)
+    cls = KINDS[kind]
+    settings = current_settings(settings, cls.renamed_settings)
+    return cls(**settings, **({"device": device} if "device" in inspect.signature(cls).parameters else {}))
+
+
+def _import_kind(kind: Any, file: Path) -> None:
+    """Import the class of a saved index where RET_LIGHTNING_TARGETS allows it; raises DataError if it remains unknown."""
+    if kind in KINDS:
+        return
+    module = str(kind).rpartition(".")[0]
+    hint = import_own_packages([module] if module else [])
+    if kind not in KINDS:
+        raise DataError(
+            f"{file}: no index class is called {kind}; {hint or 'index the passages again'}",
+            code="saved-index-class-unknown",
+            path=file,
+            found=kind,
+        )
 
 
 def at_least_one(index: Index, **settings: int | None) -> None:

@@ -60,7 +60,7 @@ class CandidateIndex(Index):
         return Ranking(ranking.rows, ranking.scores, short)
 
     def search_candidates(self, queries: Tensor, top_k: int) -> Ranking:
-        """`search` without the exact fallback, whatever `exact_fallback` is."""
+        """See `Index.search_candidates`."""
         before, self.exact_fallback = self.exact_fallback, False
         try:
             return self.search(queries, top_k)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.ops.maxsim import maxsim
-from ret_lightning.retrieval.indexes.base import Index, at_least_one, register_index
+from ret_lightning.retrieval.indexes.base import Index, at_least_one
 from ret_lightning.retrieval.ranking import top_columns
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -28,7 +28,6 @@ CPU_GATHER_ELEMENTS = 1 << 18
 GPU_GATHER_ELEMENTS = 1 << 27
 
 
-@register_index
 class ExactIndex(Index):
     """Ranks by the MaxSim score of every passage, a block of passages at a time.
 
@@ -49,6 +48,7 @@ class ExactIndex(Index):
     """
 
     approximate: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
 
     def __init__(self, device: str | torch.device | None = None, block: int | None = None) -> None:
         super().__init__(device)

@@ -1,4 +1,4 @@
-"""A FAISS index of a factory string, trained on a sample and filled block by block, so that no copy of the pool is made."""
+"""A FAISS index of a factory string, trained on a part of the pool and filled block by block, without a copy of the pool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_probes
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nprobe
 from ret_lightning.retrieval.store.embeddings import Embeddings
 from ret_lightning.runtime.progress import progress_bar
 
@@ -34,13 +34,21 @@ FACTORY_EXAMPLES = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to build. `name` stands in messages; `probes` None is automatic; `sample` vectors are trained on; `gpu` None uses
-    one where the device is one and FAISS was built for it."""
+    """What to build.
+
+    Attributes:
+        name: of the index class, for messages.
+        factory: FAISS index factory string, its places filled in.
+        nprobe: inverted lists to search; None for automatic.
+        training_points: vectors to train on.
+        seed: of the choice of these and of k-means.
+        gpu: whether to use a GPU; None: if the device is one and FAISS was built for it.
+    """
 
     name: str
     factory: str
-    probes: int | None
-    sample: int
+    nprobe: int | None
+    training_points: int
     seed: int
     gpu: bool | None
 
@@ -76,18 +84,18 @@ def build_faiss(
             width=width,
         ) from None
     ivf = faiss.try_extract_index_ivf(index)
-    if ivf is None and recipe.probes is not None:
+    if ivf is None and recipe.nprobe is not None:
         raise ConfigError(
-            f"{recipe.name}: probes={recipe.probes} is for indexes with cells, and {recipe.factory!r} has none; leave it "
+            f"{recipe.name}: nprobe={recipe.nprobe} needs inverted lists, and {recipe.factory!r} has none; leave it "
             "out, or use an IVF factory such as 'IVF64,Flat'",
             code="faiss-probes-without-cells",
-            found=recipe.probes,
+            found=recipe.nprobe,
             factory=recipe.factory,
         )
     if ivf is not None and not 1 <= ivf.nlist <= count:
         raise ConfigError(
-            f"{recipe.name}: {recipe.factory!r} asks for {ivf.nlist} cells, and the pool has {count} vectors ({shape}); "
-            f"use 1 to {count} cells, or 'Flat'",
+            f"{recipe.name}: {recipe.factory!r} has nlist={ivf.nlist}, and the pool {count} vectors ({shape}); "
+            f"use nlist=1 to {count}, or 'Flat'",
             code="faiss-cells-too-many",
             found=ivf.nlist,
             most=count,
@@ -96,7 +104,7 @@ def build_faiss(
     try:
         with _one_thread(faiss, recipe.factory):
             if not index.is_trained:
-                index.train(_sample(recipe, passages, per_passage, encode))
+                index.train(_training_points(recipe, passages, per_passage, encode))
             index = _on_gpu(faiss, index, recipe, device)
             starts = range(0, len(passages), PASSAGES_A_BLOCK)
             for start in progress_bar(starts, desc=f"index {recipe.factory}", unit="block", delay=5, leave=False):
@@ -115,12 +123,12 @@ def build_faiss(
 
 
 def _prepare(faiss, index: faiss.Index, recipe: Recipe) -> None:
-    """Seeds, probes and the length of the training; all vectors of the sample are used, without a warning if they are few."""
+    """Set seeds, nprobe and the length of training; all training points are used, without a warning if they are few."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
         ivf = faiss.downcast_index(ivf)
-        ivf.nprobe = min(recipe.probes or automatic_probes(ivf.nlist), ivf.nlist)
-        ivf.cp.min_points_per_centroid, ivf.cp.max_points_per_centroid = 1, max(1, recipe.sample)
+        ivf.nprobe = min(recipe.nprobe or automatic_nprobe(ivf.nlist), ivf.nlist)
+        ivf.cp.min_points_per_centroid, ivf.cp.max_points_per_centroid = 1, max(1, recipe.training_points)
         ivf.cp.seed = recipe.seed
     for holder in (index, ivf):
         quantizer = getattr(holder, "pq", None)
@@ -134,9 +142,9 @@ def _prepare(faiss, index: faiss.Index, recipe: Recipe) -> None:
                 holder.do_polysemous_training = False
 
 
-def _sample(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
-    """What `recipe.sample` vectors, or a passage's more, of randomly drawn passages encode to."""
-    wanted = min(len(passages), -(-recipe.sample // per_passage))
+def _training_points(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
+    """The encoded vectors of randomly sampled passages: `recipe.training_points`, rounded up to whole passages."""
+    wanted = min(len(passages), -(-recipe.training_points // per_passage))
     drawn = torch.randperm(len(passages), generator=torch.Generator().manual_seed(recipe.seed))[:wanted]
     places = drawn.sort().values
     return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_A_BLOCK)]).numpy()

@@ -8,41 +8,41 @@ from collections.abc import Mapping
 
 from ret_lightning.errors import ConfigError
 
-# Below this many vectors nothing is gained by cells or codes, and FAISS asks for 39 vectors a centroid of a code of 8 bits.
+# Below this many vectors inverted lists and codes gain nothing, and FAISS asks for 39 vectors per centroid of an 8-bit code.
 SMALLEST_TRAINED = 39 * 256
-TRAINING_VECTORS_A_CELL = 32
+TRAINING_VECTORS_PER_LIST = 32
 
 
-def automatic_cells(vectors: int) -> int:
-    """Cells of an inverted file: the power of two at or below 4 sqrt(vectors).
+def automatic_nlist(vectors: int) -> int:
+    """`nlist`: the power of two at or below 4 sqrt(vectors).
 
     PLAID has 16 sqrt(vectors), which it trains on a GPU; FAISS's guidelines say 4 to 16. With 4, k-means and the sorting of
-    all vectors into cells take about as many operations each, and about one scan's of 500 queries together.
+    all vectors into lists take about as many operations each, and about one scan's of 500 queries together.
     """
     return 1 << int(math.log2(max(1.0, 4 * math.sqrt(vectors))))
 
 
-def automatic_probes(cells: int) -> int:
-    """Cells to search: 2 sqrt(cells), at most 32; see `FaissIndex` for what was measured."""
-    return min(math.ceil(2 * math.sqrt(cells)), 32, cells)
+def automatic_nprobe(nlist: int) -> int:
+    """Inverted lists to search: 2 sqrt(nlist), at most 32; see `FaissIndex` for what was measured."""
+    return min(math.ceil(2 * math.sqrt(nlist)), 32, nlist)
 
 
-def automatic_codes(width: int, bits: int) -> int:
-    """Numbers a vector's code has: as many as fit a quarter byte a dimension, less if that does not divide the width."""
-    wanted = max(1, 2 * width // bits)
-    return next(codes for codes in range(min(wanted, width), 0, -1) if width % codes == 0)
+def automatic_m(width: int, nbits: int) -> int:
+    """Sub-quantizers of a vector's code: as many as fit a quarter byte per dimension and divide the width."""
+    wanted = max(1, 2 * width // nbits)
+    return next(m for m in range(min(wanted, width), 0, -1) if width % m == 0)
 
 
-def automatic_sample(cells: int) -> int:
-    """Vectors to train on: 32 a cell, and at least 65,536, with which codes of 8 bits have 256 a centroid."""
-    return max(TRAINING_VECTORS_A_CELL * cells, 1 << 16)
+def automatic_training_points(nlist: int) -> int:
+    """Vectors to train on: 32 per inverted list, and at least 65,536, with which codes of 8 bits have 256 a centroid."""
+    return max(TRAINING_VECTORS_PER_LIST * nlist, 1 << 16)
 
 
 def filled_in(factory: str, values: Mapping[str, object], given: Mapping[str, int | None]) -> str:
-    """A factory string with its places, such as {cells}, filled in.
+    """A factory string with its places, such as {nlist}, filled in.
 
     Args:
-        factory: as in a config, `IVF{cells},SQ8`.
+        factory: as in a config, `IVF{nlist},SQ8`.
         values: what each place stands for.
         given: the settings that somebody chose; each needs its place.
 
@@ -72,7 +72,7 @@ def filled_in(factory: str, values: Mapping[str, object], given: Mapping[str, in
             found=name,
             allowed=tuple(values),
         )
-    holds = {"codes": {"codes", "pq"}, "bits": {"bits", "pq"}}
+    holds = {"m": {"m", "pq"}, "nbits": {"nbits", "pq"}}
     for name, value in given.items():
         if value is not None and not holds.get(name, {name}) & places:
             raise ConfigError(

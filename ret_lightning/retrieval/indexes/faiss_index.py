@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ret_lightning.config.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.indexes.base import at_least_one, register_index
-from ret_lightning.retrieval.indexes.candidates import CandidateIndex
+from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import (
     MOST_HITS_ON_A_GPU,
     PASSAGES_A_BLOCK,
@@ -26,30 +26,25 @@ from ret_lightning.retrieval.indexes.faiss_build import (
     goes_on_gpu,
     is_on_gpu,
 )
+from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
 from ret_lightning.retrieval.indexes.faiss_defaults import (
     SMALLEST_TRAINED,
-    automatic_cells,
-    automatic_codes,
-    automatic_probes,
-    automatic_sample,
+    automatic_m,
+    automatic_nlist,
+    automatic_nprobe,
+    automatic_training_points,
     filled_in,
 )
-from ret_lightning.retrieval.indexes.serialization import read_faiss, write_faiss
 from ret_lightning.retrieval.store.embeddings import Embeddings
-
-if TYPE_CHECKING:
-    import faiss
 
 log = logging.getLogger(__name__)
 
 # Hits at a time: 2^20 of them with their sorting are about 50 MiB.
 BLOCK_ELEMENTS = 1 << 20
-MOST_BITS = 16  # of a number in a code: FAISS trains 2^bits centroids
-TOKENS_FILE = "tokens.faiss"
+MOST_NBITS = 16  # FAISS trains 2^nbits centroids
 
 
-@register_index
-class FaissIndex(CandidateIndex):
+class FaissIndex(FaissCandidates):
     """Ranks the passages that a FAISS index of token vectors proposes, by their exact MaxSim scores.
 
     A query's candidates are the passages that its vectors hit, best first by the sum over the query's vectors of the best
@@ -58,147 +53,142 @@ class FaissIndex(CandidateIndex):
 
     The automatic settings, and what was measured on three kinds of random pools (vectors of a passage alike, apart, or all
     pools' vectors nearly alike; 4,000 passages of 16 x 64 around 80 topics, the gold passage first for 0.2 to 0.7 of the
-    queries; agreement with `ExactIndex` on the worst of the three) and on pools as experiments/benchmarks makes them:
+    queries; recall against `ExactIndex` on the worst of the three) and on pools as experiments/benchmarks makes them:
 
     - `candidates`: 4 top_k, at least 512. With 4-bit codes, of 20,000 passages of 32 x 128 whose vectors are near some of
-      200 topics, two a passage, agreement@10 was 0.947 with 256, 0.997 with 384 and 1.000 with 512; with 3,000 topics, each
+      200 topics, two a passage, recall@10 was 0.947 with 256, 0.997 with 384 and 1.000 with 512; with 3,000 topics, each
       vector near another one, so that little but the gold passage stands out, 0.908, 0.955 and 0.976. A pool of no more
       passages than that is ranked as `ExactIndex` does it: all passages are candidates then, and searching for them would
       change nothing.
     - `hits`: twice the candidates. The best passages mostly hold a near neighbour of each query vector, so as many hits as
       candidates would do if each passage were hit once; twice that leaves room for several vectors of one passage.
-      With 400 candidates from a `Flat` index, agreement@100 was 0.91 at 256 hits, 0.97 at 512 and 0.998 at 1,024.
-    - `cells`: the power of two at or below 4 sqrt(vectors).
-    - `probes`: 2 sqrt(cells), at most 32. With 256 candidates from 256 cells, agreement@10 was 0.960 at 8 probes, 0.988 at 16
-      and 0.998 at 32. One vector a query and passage needs more, since no other vector makes up for a cell that was not
+      With 400 candidates from a `Flat` index, recall@100 was 0.91 at 256 hits, 0.97 at 512 and 0.998 at 1,024.
+    - `nlist`: the power of two at or below 4 sqrt(vectors).
+    - `nprobe`: 2 sqrt(nlist), at most 32. With 256 candidates and nlist=256, recall@10 was 0.960 at nprobe=8, 0.988 at 16
+      and 0.998 at 32. One vector per query and passage needs more, since no other vector makes up for a list that was not
       probed.
-    - a pool of fewer than 9,984 vectors, which codes and cells cannot be trained on, gets no cells or codes: a factory with
+    - a pool of fewer than 9,984 vectors, which codes and inverted lists cannot be trained on, gets none of them: a factory with
       places is replaced by `Flat` there.
 
     Args:
-        factory: FAISS index factory string; the metric is the inner product. It may have places: `{cells}`; `{codes}` and
-            `{bits}`, or `{pq}` for both, in the layout for fast scanning where that exists (4 bits); `{links}`. `Flat` keeps
+        factory: FAISS index factory string; the metric is the inner product. It may have places: `{nlist}`; `{m}` and
+            `{nbits}`, or `{pq}` for both, in the layout for fast scanning where that exists (nbits=4); `{M}`. `Flat` keeps
             no vectors of its own: it reads the pool's.
         candidates: passages a query whose exact scores are made (at least top_k are).
         hits: nearest token vectors to find for each query vector.
-        cells: of an inverted file.
-        probes: cells to search, for indexes with cells; more than there are means all.
-        codes: numbers in a vector's product-quantised code; they must divide the width d. None: d / 4 bytes a vector.
-        bits: of each such number. None: 4, for which FAISS has its fastest scan; 8 on a GPU, which has no other.
-        links: of a vector in a graph (HNSW).
-        sample: vectors to train on.
+        nlist: inverted lists (IVF).
+        nprobe: inverted lists to search, for IVF indexes; more than there are means all.
+        m: sub-quantizers of a product-quantised code; a divisor of the width d. None: as many as make d / 4 bytes a vector.
+        nbits: bits per sub-quantizer. None: 4, for which FAISS has its fastest scan; 8 on a GPU, which has no other.
+        M: links of a vector in a graph (HNSW). None: 32.
+        training_points: vectors to train on.
         seed: of the sample and of k-means.
         gpu: whether FAISS runs on a GPU; None: if `device` is one, faiss-gpu is installed and it has the index.
         device: where exact scores are made, see `Index`.
         exact_fallback: see `CandidateIndex`.
 
     Raises:
-        ConfigError: if a number is below 1. `build` raises it if FAISS refuses the factory string, if the index needs more
-            vectors than the pool has, or if a setting is given that the factory string has no place for.
+        ConfigError: see `FaissCandidates`.
     """
 
+    file = "tokens.faiss"
+
+    @accept_renamed(FAISS_KEYS)
     def __init__(
         self,
         factory: str = "Flat",
         candidates: int | None = None,
         hits: int | None = None,
-        cells: int | None = None,
-        probes: int | None = None,
-        codes: int | None = None,
-        bits: int | None = None,
-        links: int | None = None,
-        sample: int | None = None,
+        nlist: int | None = None,
+        nprobe: int | None = None,
+        m: int | None = None,
+        nbits: int | None = None,
+        M: int | None = None,
+        training_points: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
         device: str | torch.device | None = None,
         exact_fallback: bool = True,
     ) -> None:
-        super().__init__(candidates, device, exact_fallback)
-        at_least_one(self, hits=hits, cells=cells, probes=probes, codes=codes, bits=bits, links=links, sample=sample)
-        self.factory = factory
+        super().__init__(factory, candidates, nlist, nprobe, training_points, seed, gpu, device, exact_fallback)
+        at_least_one(self, hits=hits, m=m, nbits=nbits, M=M)
         self.hits = hits
-        self.cells = cells
-        self.probes = probes
-        self.codes = codes
-        self.bits = bits
-        self.links = links
-        self.sample = sample
-        self.seed = seed
-        self.gpu = gpu
-        self._tokens: faiss.Index | None = None
+        self.m = m
+        self.nbits = nbits
+        self.M = M
 
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
         device = self.device or passages.vectors.device
         on_gpu = goes_on_gpu(self.gpu, device)
         recipe = self._recipe(len(passages) * k, width, on_gpu)
-        if recipe.factory == "Flat" and recipe.probes is None and not on_gpu and not passages.vectors.is_cuda:
-            self._tokens = _PoolsOwnTokens(passages)
+        if recipe.factory == "Flat" and recipe.nprobe is None and not on_gpu and not passages.vectors.is_cuda:
+            self._faiss = _PoolsOwnTokens(passages)
             return
 
         def tokens(vectors: Tensor) -> Tensor:
             return vectors.flatten(0, 1).to("cpu", torch.float32).contiguous()
 
-        self._tokens = build_faiss(recipe, passages, width, k, tokens, device)
+        self._faiss = build_faiss(recipe, passages, width, k, tokens, device)
 
     def _recipe(self, count: int, width: int, on_gpu: bool) -> Recipe:
-        cells = self.cells or automatic_cells(count)
-        bits = self.bits or (8 if on_gpu else 4)
-        codes = self.codes or automatic_codes(width, bits)
+        nlist = self.nlist or automatic_nlist(count)
+        nbits = self.nbits or (8 if on_gpu else 4)
+        m = self.m or automatic_m(width, nbits)
         values = {
-            "cells": cells,
-            "codes": codes,
-            "bits": bits,
-            "pq": f"PQ{codes}x4fs" if bits == 4 and not on_gpu else f"PQ{codes}x{bits}",
-            "links": self.links or 32,
+            "nlist": nlist,
+            "m": m,
+            "nbits": nbits,
+            "pq": f"PQ{m}x4fs" if nbits == 4 and not on_gpu else f"PQ{m}x{nbits}",
+            "M": self.M or 32,
         }
-        if width % codes:
+        if width % m:
             raise ConfigError(
-                f"FaissIndex: codes={codes} must divide the width of the vectors, {width}",
+                f"FaissIndex: m={m} must divide the width of the vectors, {width}",
                 code="faiss-codes-not-divisor",
-                found=codes,
+                found=m,
                 width=width,
             )
-        if bits > MOST_BITS:
+        if nbits > MOST_NBITS:
             raise ConfigError(
-                f"FaissIndex: bits={bits} must be at most {MOST_BITS}",
+                f"FaissIndex: nbits={nbits} must be at most {MOST_NBITS}",
                 code="faiss-bits-too-many",
-                found=bits,
-                most=MOST_BITS,
+                found=nbits,
+                most=MOST_NBITS,
             )
-        given = {"cells": self.cells, "codes": self.codes, "bits": self.bits, "links": self.links}
-        factory, sample = filled_in(self.factory, values, given), self.sample or automatic_sample(cells)
-        probes = self.probes
+        given = {"nlist": self.nlist, "m": self.m, "nbits": self.nbits, "M": self.M}
+        factory = filled_in(self.factory, values, given)
+        training_points = self.training_points or automatic_training_points(nlist)
+        nprobe = self.nprobe
         if factory != self.factory:
-            if count < SMALLEST_TRAINED and self.cells is None:
-                factory, probes = "Flat", None
+            if count < SMALLEST_TRAINED and self.nlist is None:
+                factory, nprobe = "Flat", None
             log.info(
                 "index of %d vectors: %s%s, trained on %d",
-                *(count, factory, f", {probes or automatic_probes(cells)} probes" if "IVF" in factory else ""),
-                min(sample, count),
+                *(count, factory, f", nprobe={nprobe or automatic_nprobe(nlist)}" if "IVF" in factory else ""),
+                min(training_points, count),
             )
-        return Recipe("FaissIndex", factory, probes, sample, self.seed, self.gpu)
-
-    def _clear_proposals(self) -> None:
-        self._tokens = None
+        return Recipe("FaissIndex", factory, nprobe, training_points, self.seed, self.gpu)
 
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
-        if isinstance(self._tokens, _PoolsOwnTokens):
+        if isinstance(self._faiss, _PoolsOwnTokens):
             return {}
-        write_faiss(self._tokens, folder / TOKENS_FILE)
-        return {"tokens": TOKENS_FILE}
+        return super()._save_proposals(folder) | {"tokens": self.file}
 
     def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
-        self._tokens = read_faiss(folder / TOKENS_FILE) if "tokens" in state else _PoolsOwnTokens(passages)
+        if "tokens" in state:
+            super()._restore_proposals(folder, passages, state)
+        else:
+            self._faiss = _PoolsOwnTokens(passages)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         n_passages, k = self._passages.vectors.shape[:2]
         hits = min(self.hits or 2 * count, n_passages * k)
-        if is_on_gpu(self._tokens):
+        if is_on_gpu(self._faiss):
             hits = min(hits, MOST_HITS_ON_A_GPU)
         candidates, found = [], []
         for block in queries.cpu().split(max(1, BLOCK_ELEMENTS // (queries.shape[1] * hits))):
-            scores, tokens = self._tokens.search(block.flatten(0, 1).contiguous().numpy(), hits)
+            scores, tokens = self._faiss.search(block.flatten(0, 1).contiguous().numpy(), hits)
             best, number = best_candidates(scores, tokens // k, len(block), count)  # FAISS's -1, for none, stays -1
             candidates.append(torch.from_numpy(best))
             found.append(torch.from_numpy(number))

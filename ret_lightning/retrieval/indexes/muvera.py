@@ -5,83 +5,73 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ret_lightning.config.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.base import at_least_one, register_index
-from ret_lightning.retrieval.indexes.candidates import CandidateIndex
+from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_probes, filled_in
+from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nlist, automatic_nprobe, filled_in
 from ret_lightning.retrieval.indexes.muvera_encoding import FixedDimensionalEncoding
-from ret_lightning.retrieval.indexes.serialization import read_faiss, write_faiss
 from ret_lightning.retrieval.store.embeddings import Embeddings
-from ret_lightning.runtime.atomic_files import whole_file
-
-if TYPE_CHECKING:
-    import faiss
 
 log = logging.getLogger(__name__)
 
 PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
-ENCODINGS_FILE, MAPS_FILE = "encodings.faiss", "maps.safetensors"
-SMALLEST_WITH_CELLS = 4096
+MAPS_FILE = "maps.safetensors"
+SMALLEST_WITH_LISTS = 4096
 MOST_NUMBERS = 1 << 20  # of an encoding: 4 MiB a passage
-# Encodings to train cells on: each has thousands of numbers.
+# Encodings to train k-means on: each has thousands of numbers.
 TRAINED_ON = 8192
 
 
-@register_index
-class MuveraIndex(CandidateIndex):
+class MuveraIndex(FaissCandidates):
     """Ranks the passages whose fixed-dimensional encodings are nearest to the query's, by their exact MaxSim scores.
 
     One search a query instead of one a query vector. See `FixedDimensionalEncoding` for the encoding.
 
     Args:
-        factory: FAISS index factory string for the encodings, with the place `{cells}` if it has cells.
+        factory: FAISS index factory string for the encodings, with the place `{nlist}` if it has inverted lists.
         candidates: passages a query whose exact scores are made; see `CandidateIndex`.
         repetitions: how often space is cut anew.
         hyperplanes: b, for 2^b parts of space. None: so many that a part holds four of a passage's vectors on average.
         projection: dimensions that a part's mean is projected to; at most d are of use.
-        cells: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
-        probes: cells to search. None: a quarter of the cells, at least 32: encodings spread over cells more than vectors do.
-        sample: encodings to train on.
-        seed: of the hyperplanes, the signs, the sample and k-means.
+        nlist: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
+        nprobe: inverted lists to search. None: nlist / 4, at least 32: encodings spread over more lists than vectors do.
+        training_points: encodings to train on.
+        seed: of the hyperplanes, the signs, the training points and k-means.
         gpu: as in `FaissIndex`.
         device: where exact scores are made, see `Index`.
         exact_fallback: see `CandidateIndex`.
 
     Raises:
-        ConfigError: as `FaissIndex` does.
+        ConfigError: see `FaissCandidates`; also if an encoding gets too long.
     """
 
+    file = "encodings.faiss"
+
+    @accept_renamed(FAISS_KEYS)
     def __init__(
         self,
-        factory: str = "IVF{cells},SQ8",
+        factory: str = "IVF{nlist},SQ8",
         candidates: int | None = None,
         repetitions: int = 20,
         hyperplanes: int | None = None,
         projection: int = 16,
-        cells: int | None = None,
-        probes: int | None = None,
-        sample: int | None = None,
+        nlist: int | None = None,
+        nprobe: int | None = None,
+        training_points: int | None = None,
         seed: int = 0,
         gpu: bool | None = None,
         device: str | torch.device | None = None,
         exact_fallback: bool = True,
     ) -> None:
-        super().__init__(candidates, device, exact_fallback)
-        at_least_one(
-            self,
-            repetitions=repetitions,
-            hyperplanes=hyperplanes,
-            projection=projection,
-            cells=cells,
-            probes=probes,
-            sample=sample,
-        )
+        super().__init__(factory, candidates, nlist, nprobe, training_points, seed, gpu, device, exact_fallback)
+        at_least_one(self, repetitions=repetitions, hyperplanes=hyperplanes, projection=projection)
         numbers = repetitions * 2 ** (hyperplanes or 1) * projection
         if numbers > MOST_NUMBERS:
             raise ConfigError(
@@ -91,17 +81,10 @@ class MuveraIndex(CandidateIndex):
                 found=numbers,
                 most=MOST_NUMBERS,
             )
-        self.factory = factory
         self.repetitions = repetitions
         self.hyperplanes = hyperplanes
         self.projection = projection
-        self.cells = cells
-        self.probes = probes
-        self.sample = sample
-        self.seed = seed
-        self.gpu = gpu
         self._encoding: FixedDimensionalEncoding | None = None
-        self._encoded: faiss.Index | None = None
 
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
@@ -116,29 +99,28 @@ class MuveraIndex(CandidateIndex):
         recipe = self._recipe(len(passages))
         log.info("index of %d encodings of %d numbers: %s", len(passages), encoding.width, recipe.factory)
         device = self.device or passages.vectors.device
-        self._encoded, self._encoding = build_faiss(recipe, passages, encoding.width, 1, encode, device), encoding
+        self._faiss, self._encoding = build_faiss(recipe, passages, encoding.width, 1, encode, device), encoding
 
     def _recipe(self, count: int) -> Recipe:
-        cells = self.cells or automatic_cells(count)
-        factory = filled_in(self.factory, {"cells": cells}, {"cells": self.cells})
-        probes = self.probes
+        nlist = self.nlist or automatic_nlist(count)
+        factory = filled_in(self.factory, {"nlist": nlist}, {"nlist": self.nlist})
+        nprobe = self.nprobe
         if factory != self.factory:
-            if count < SMALLEST_WITH_CELLS and self.cells is None:
-                factory, probes = "Flat", None
+            if count < SMALLEST_WITH_LISTS and self.nlist is None:
+                factory, nprobe = "Flat", None
             else:
-                probes = probes or max(automatic_probes(cells), cells // 4)
-        return Recipe("MuveraIndex", factory, probes, self.sample or TRAINED_ON, self.seed, self.gpu)
+                nprobe = nprobe or max(automatic_nprobe(nlist), nlist // 4)
+        return Recipe("MuveraIndex", factory, nprobe, self.training_points or TRAINED_ON, self.seed, self.gpu)
 
     def _clear_proposals(self) -> None:
-        self._encoding = self._encoded = None
+        super()._clear_proposals()
+        self._encoding = None
 
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
         from safetensors.torch import save_file
 
-        write_faiss(self._encoded, folder / ENCODINGS_FILE)
-        with whole_file(folder / MAPS_FILE) as unfinished:
-            save_file({"planes": self._encoding.planes, "signs": self._encoding.signs}, unfinished)
-        return {}
+        save_file({"planes": self._encoding.planes, "signs": self._encoding.signs}, folder / MAPS_FILE)
+        return super()._save_proposals(folder)
 
     def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
         from safetensors import SafetensorError
@@ -152,11 +134,11 @@ class MuveraIndex(CandidateIndex):
                 code="muvera-maps-unreadable",
                 path=folder / MAPS_FILE,
             ) from None
-        self._encoded = read_faiss(folder / ENCODINGS_FILE)
+        super()._restore_proposals(folder, passages, state)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         encoded = torch.cat([self._encoding.queries(block) for block in queries.cpu().split(PASSAGES_ENCODED)])
-        found = min(count, MOST_HITS_ON_A_GPU) if is_on_gpu(self._encoded) else count
-        _, rows = self._encoded.search(encoded.numpy(), found)
+        found = min(count, MOST_HITS_ON_A_GPU) if is_on_gpu(self._faiss) else count
+        _, rows = self._faiss.search(encoded.numpy(), found)
         candidates = torch.nn.functional.pad(torch.from_numpy(rows), (0, count - found), value=-1)
         return candidates, (candidates >= 0).sum(dim=1)

@@ -1,49 +1,106 @@
-"""Indexes on disk, without the vectors that they were built of, which stay in their store.
+"""The manifest and the checksums of a saved index, without the vectors that it was built of, which stay in their store.
 
-folder/index.json    kind, settings, shape of the pool, checksums; written last, so a folder without it holds no index
-folder/*.faiss       what FAISS made, if anything
-folder/maps.safetensors    the random maps of a `MuveraIndex`
+folder/index.json    class, settings, shape of the pool, checksums; written last, so a folder without it holds no index
+folder/*             the files that the class wrote
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ret_lightning.errors import DataError
-from ret_lightning.retrieval.indexes.faiss_build import is_on_gpu
+from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.store.embeddings import Embeddings
 from ret_lightning.retrieval.store.store_plan import unknown_format
-from ret_lightning.runtime.atomic_files import whole_file, write_text
+from ret_lightning.runtime.atomic_files import disk_full, disk_is_full, write_text
 
-if TYPE_CHECKING:
-    import faiss
-
-FORMAT, MANIFEST = 1, "index.json"
+FORMAT, MANIFEST, UNFINISHED = 1, "index.json", ".unfinished"
 READ_BYTES = 1 << 24
 ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
 
 
-def write_index_manifest(
-    kind: str, settings: dict[str, Any], passages: Embeddings, state: dict[str, Any], folder: Path
+def write_saved_index(
+    folder: Path,
+    kind: str,
+    settings: dict[str, Any],
+    passages: Embeddings,
+    write: Callable[[Path], dict[str, Any]],
 ) -> None:
-    """Writes index.json, after the index's other files."""
-    content = {
-        "format": FORMAT,
-        "kind": kind,
-        "settings": settings,
-        "passages": list(passages.vectors.shape),
-        "ids_sha256": _sha256_of_ids(passages.ids),
-        "vectors_sha256": _sha256_of_some_vectors(passages),
-        "state": state,
-        "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir()) if is_content(path)},
-    }
-    write_text(folder / MANIFEST, json.dumps(content, indent=1))
+    """Write an index's files, then index.json; what the folder had of an earlier index is removed once they are complete.
+
+    Args:
+        folder: created if needed.
+        kind: name of the class.
+        settings: arguments of its constructor.
+        passages: that the index was built of.
+        write: writes its files into an empty folder and returns its state.
+
+    Raises:
+        UserError: `disk-full`.
+    """
+    unfinished = folder / UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+    unfinished.mkdir(parents=True)
+    try:
+        state = write(unfinished)
+        names = sorted(each.relative_to(unfinished).as_posix() for each in unfinished.rglob("*") if each.is_file())
+        content = {
+            "format": FORMAT,
+            "kind": kind,
+            "settings": settings,
+            "passages": list(passages.vectors.shape),
+            "ids_sha256": _sha256_of_ids(passages.ids),
+            "vectors_sha256": _sha256_of_some_vectors(passages),
+            "state": state,
+            "files": {name: sha256_of_file(unfinished / name) for name in names},
+        }
+        text = _json(content)
+        _remove_saved_index(folder)
+        for name in names:
+            _sync(unfinished / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished / name, folder / name)
+    except Exception as error:
+        size = sum(each.stat().st_size for each in unfinished.rglob("*") if each.is_file())
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if disk_is_full(error, folder, size):
+            raise disk_full(folder) from error
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    write_text(folder / MANIFEST, text)
+
+
+def _json(content: dict[str, Any]) -> str:
+    try:
+        return json.dumps(content, indent=1)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{content['kind']}: its settings and what _save returns cannot be stored as JSON ({error})",
+            code="index-not-json",
+            found=content["kind"],
+        ) from None
+
+
+def _remove_saved_index(folder: Path) -> None:
+    try:
+        names = read_index_manifest(folder)["files"]
+    except DataError:  # there is none, or none whose files are known
+        names = ()
+    for name in (MANIFEST, *names):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_index_manifest(folder: Path) -> dict[str, Any]:
@@ -53,6 +110,8 @@ def read_index_manifest(folder: Path) -> dict[str, Any]:
         if content["format"] != FORMAT:
             raise unknown_format(folder / MANIFEST, content["format"], FORMAT)
         content["kind"], content["settings"], content["passages"], content["ids_sha256"], content["state"]
+        if outside := [name for name in content["files"] if Path(name).is_absolute() or ".." in Path(name).parts]:
+            raise ValueError(f"{outside[0]} is outside the folder")
         content["files"].items()
     except FileNotFoundError:
         raise DataError(
@@ -75,7 +134,7 @@ def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[s
     """
     content = read_index_manifest(folder)
     for name, wanted in content["files"].items():
-        path = folder / Path(name).name
+        path = folder / name
         if not path.is_file():
             raise DataError(
                 f"{folder}: torn, {name} is missing; build the index again", code="saved-index-file-missing", path=path
@@ -111,35 +170,12 @@ def _difference(content: dict[str, Any], passages: Embeddings) -> str | None:
     return None
 
 
-def write_faiss(index: faiss.Index, file: Path) -> None:
-    """Writes a FAISS index, whole or not at all; one on a GPU is copied to the CPU for it."""
-    import faiss
-
-    if is_on_gpu(index):
-        index = faiss.index_gpu_to_cpu(index)
-    with whole_file(file) as unfinished:
-        faiss.write_index(index, str(unfinished))
-
-
-def read_faiss(file: Path) -> faiss.Index:
-    """Reads a FAISS index into memory; raises DataError if FAISS cannot."""
-    import faiss
-
-    try:
-        return faiss.read_index(str(file))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise DataError(
-            f"{file}: FAISS cannot read it ({reason}); build the index again", code="faiss-file-unreadable", path=file
-        ) from None
-
-
 def sha256_of_file(path: Path) -> str:
-    """In hexadecimal; read piece by piece."""
+    """In hexadecimal; read block by block."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
+        while block := file.read(READ_BYTES):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -156,8 +192,3 @@ def _sha256_of_some_vectors(passages: Embeddings) -> str:
     rows = sorted({place * last // (ROWS_CHECKED - 1) for place in range(ROWS_CHECKED)}) if len(passages) else []
     vectors = passages.take(torch.tensor(rows, dtype=torch.int64)).cpu().half().numpy()
     return hashlib.sha256(vectors.astype("<f2").tobytes()).hexdigest()
-
-
-def is_content(path: Path) -> bool:
-    """Whether a file of a saved index's folder is one that an index writes besides the manifest."""
-    return path.suffix in (".faiss", ".safetensors") and not path.name.startswith(".")

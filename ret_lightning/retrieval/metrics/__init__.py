@@ -1,1 +1,1 @@
-"""Metrics of rankings: per query, their means and intervals, and agreement with exact search."""
+"""Metrics of rankings: per query, their means and intervals, and recall against exact search."""

@@ -7,14 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ret_lightning.distributed.collectives import rank, world_size
-from ret_lightning.retrieval.metrics.rank_metrics import (
-    FractionalRecallAtK,
-    MRRAtK,
-    NDCGAtK,
-    PseudoRecallAtK,
-    RecallAtK,
-)
+from ret_lightning.distributed.collectives import gather_rows, row_counts
+from ret_lightning.retrieval.distributed.replicated import share_of
+from ret_lightning.retrieval.metrics.rank_metrics import rank_metrics
 from ret_lightning.retrieval.metrics.relevance import answer_hits, count_relevant, has_answers, positive_hits
 from ret_lightning.retrieval.ranking import Ranking
 
@@ -31,10 +26,10 @@ def judge(
     answers: Sequence[Sequence[str]] | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Recall of three kinds, MRR@10 and nDCG@10 of each query; `query_means` averages them, `intervals` tells how sure that is.
+    """Recall of three kinds, MRR@10 and nDCG@10 of each query; `query_means` averages them, `intervals` bounds the means.
 
-    Where torch.distributed is in use, all ranks must call this with the same arguments: each judges its share of the queries,
-    and all get all results.
+    Where torch.distributed is in use, all ranks must call this with the same arguments: each evaluates its share of the
+    queries, and all get all results.
 
     Args:
         ranking: of Nq queries, as wide as the largest K at least.
@@ -46,30 +41,22 @@ def judge(
         device: where ranks exchange results: a GPU under NCCL.
 
     Returns:
-        Name to (Nq,) float64 on the CPU, NaN for a query that the metric does not count: `recall@K`, `fractional_recall@K`,
-        `mrr@10`, `ndcg@10`, and `pseudo_recall@K`, NaN for queries without answers, if any query has answers.
+        Name to (Nq,) float64 on the CPU, NaN for a query that the metric does not count: `recall@K`, `mrr@10`, `ndcg@10`,
+        `fractional_recall@K`, and `pseudo_recall@K`, NaN for queries without answers, if any query has answers.
 
     Raises:
         ValueError: if lengths do not fit, or the ranking is narrower than the largest K.
     """
-    own = torch.arange(len(ranking))[rank() :: world_size()]  # of few queries not every rank has one
+    own = share_of(len(ranking))
     rows = ranking.rows[own, : max([TOP, *recall_at])]
-    chosen = [positives[query] for query in own.tolist()]
-    hits = positive_hits(rows, pool_ids, chosen)
-    results = {}
-    for kind, ks in ((RecallAtK, recall_at), (MRRAtK, [TOP])):
-        metric = kind(ks, len(ranking)).to(device)
-        metric.update(own, hits)
-        results |= metric.by_query()
-    relevant = torch.tensor(count_relevant(pool_ids, chosen), dtype=torch.int64)
-    for kind, ks in ((NDCGAtK, [TOP]), (FractionalRecallAtK, recall_at)):
-        metric = kind(ks, len(ranking)).to(device)
-        metric.update(own, hits, relevant)
-        results |= metric.by_query()
-    if pool_texts is None or answers is None or not (known := has_answers(answers)).any():
-        return results
-    pseudo = PseudoRecallAtK(recall_at, len(ranking)).to(device)
-    kept = known[own]
-    texts_asked = [answers[query] for query in own[kept].tolist()]
-    pseudo.update(own[kept], answer_hits(rows[kept, : max(recall_at)], pool_texts, texts_asked))
-    return results | pseudo.by_query()
+    hits = positive_hits(rows, pool_ids, positives[own])
+    relevant = torch.tensor(count_relevant(pool_ids, positives[own]), dtype=torch.int64)
+    found = rank_metrics("recall", recall_at, hits)
+    for name, ks in (("mrr", [TOP]), ("ndcg", [TOP]), ("fractional_recall", recall_at)):
+        found |= rank_metrics(name, ks, hits, relevant)
+    if pool_texts is not None and answers is not None and has_answers(answers).any():
+        pseudo = rank_metrics("pseudo_recall", recall_at, answer_hits(rows, pool_texts, answers[own]))
+        unanswered = ~has_answers(answers[own])
+        found |= {name: values.masked_fill(unanswered, torch.nan) for name, values in pseudo.items()}
+    values = torch.stack(list(found.values()), dim=1).to(device)
+    return dict(zip(found, gather_rows(values, row_counts(values)).T.cpu().contiguous(), strict=True))

@@ -49,18 +49,13 @@ def answer_hits(rows: Tensor, pool_texts: Sequence[str | None], answers: Sequenc
     """
     _check_lengths(rows, answers, "lists of answers")
     hits = np.zeros(rows.shape, dtype=bool)
-    folded: dict[int, str] = {-1: ""}
+    wanted = [_folded_answers(own) for own in answers]
+    asked = rows[[bool(own) for own in wanted]].unique().tolist()
+    folded = {row: (pool_texts[row] or "").casefold() if row >= 0 else "" for row in asked}
     for query, ranked in enumerate(rows.tolist()):
-        wanted = _folded_answers(answers[query])
-        if not wanted:
-            continue
-        for row in ranked:
-            if row not in folded:
-                folded[row] = (pool_texts[row] or "").casefold()
-        texts = [folded[row] for row in ranked]
-        # Most answers stand in no text at all, which one pass over all of them tells sooner than one over each.
-        together = "\n".join(texts)
-        for answer in wanted:
+        texts = [folded[row] for row in ranked] if wanted[query] else []
+        together = "\n".join(texts)  # most answers are in no text at all, which one pass over all texts shows
+        for answer in wanted[query]:
             if answer in together:
                 hits[query] |= [answer in text for text in texts]
     return torch.from_numpy(hits)
@@ -71,28 +66,22 @@ def has_answers(answers: Sequence[Sequence[str]]) -> Tensor:
     return torch.tensor([bool(_folded_answers(own)) for own in answers], dtype=torch.bool)
 
 
-def count_positives(pool_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> list[int]:
-    """For each query, how many passages of the pool have one of its passage ids."""
+def count_positives(pool_ids: Sequence[str], positives: Sequence[Sequence[str]], missing: int = 0) -> list[int]:
+    """For each query, how many passages of the pool have one of its passage ids; `missing` for each id without any."""
     copies = Counter(pool_ids)
-    return [sum(copies[passage] for passage in _distinct(ids)) for ids in positives]
+    return [sum(copies[passage] or missing for passage in _distinct(ids)) for ids in positives]
 
 
 def count_relevant(pool_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> list[int]:
-    """For each query, how many right passages there are: those of the pool, and one for each id that the pool lacks.
+    """For each query P, the number of right passages: those of the pool, and one for each id that the pool lacks.
 
-    This is P of nDCG's ideal. trec_eval counts the same, since it takes the ideal from the qrels and not from the run.
+    trec_eval counts the same, since it takes P from the qrels and not from the run.
     """
-    copies = Counter(pool_ids)
-    return [sum(max(1, copies[passage]) for passage in _distinct(ids)) for ids in positives]
-
-
-def unreachable(pool_ids: Sequence[str], positives: Sequence[Sequence[str]]) -> list[int]:
-    """The positions of the queries none of whose positives is in the pool: misses at any K."""
-    return [query for query, count in enumerate(count_positives(pool_ids, positives)) if count == 0]
+    return count_positives(pool_ids, positives, missing=1)
 
 
 def _folded_answers(answers: Sequence[str]) -> list[str]:
-    return [folded for folded in (answer.strip().casefold() for answer in _distinct(answers)) if folded]
+    return [folded for answer in _distinct(answers) if (folded := answer.strip().casefold())]
 
 
 def _distinct(strings: Sequence[str]) -> dict[str, None]:

@@ -15,25 +15,25 @@ from tests.support.random_pools import clustered
 
 def test_settings_reach_faiss():
     _, passages = clustered(1300, 1)
-    index = FaissIndex("IVF{cells},{pq}", cells=50, probes=7, codes=4, bits=6, sample=5000)
+    index = FaissIndex("IVF{nlist},{pq}", nlist=50, nprobe=7, m=4, nbits=6, training_points=5000)
     index.build(passages)
-    ivf = faiss.downcast_index(index._tokens)
+    ivf = faiss.downcast_index(index._faiss)
     assert (ivf.nlist, ivf.nprobe, ivf.pq.M, ivf.pq.nbits) == (50, 7, 4, 6)
-    index = FaissIndex("HNSW{links}_SQ8", links=8)
+    index = FaissIndex("HNSW{M}_SQ8", M=8)
     index.build(passages)
-    assert index._tokens.hnsw.nb_neighbors(1) == 8
-    index = FaissIndex("IVF{cells},{pq}")
+    assert index._faiss.hnsw.nb_neighbors(1) == 8
+    index = FaissIndex("IVF{nlist},{pq}")
     index.build(passages)
-    assert isinstance(faiss.downcast_index(index._tokens), faiss.IndexIVFPQFastScan)
+    assert isinstance(faiss.downcast_index(index._faiss), faiss.IndexIVFPQFastScan)
 
 
-def test_the_sample_is_drawn_by_the_seed():
+def test_seed_decides_the_training_points():
     _, passages = clustered(1300, 1)
 
     def centroids(seed: int):
-        index = FaissIndex("IVF16,SQ8", sample=500, seed=seed)
+        index = FaissIndex("IVF16,SQ8", training_points=500, seed=seed)
         index.build(passages)
-        return faiss.downcast_index(index._tokens).quantizer.reconstruct_n(0, 16).tolist()
+        return faiss.downcast_index(index._faiss).quantizer.reconstruct_n(0, 16).tolist()
 
     assert centroids(0) == centroids(0) != centroids(1)
 
@@ -43,8 +43,8 @@ def test_codes_are_not_trained_for_a_search_that_is_not_used(factory):
     """FAISS's factory would, and takes many times longer."""
     index = FaissIndex(factory)
     index.build(clustered(400, 1)[1])
-    own = faiss.try_extract_index_ivf(index._tokens)
-    own = faiss.downcast_index(own if own is not None else index._tokens)
+    own = faiss.try_extract_index_ivf(index._faiss)
+    own = faiss.downcast_index(own if own is not None else index._faiss)
     assert not own.do_polysemous_training
     assert faiss.index_factory(32, "IVF8,PQ4x5").do_polysemous_training
 
@@ -66,7 +66,7 @@ def test_codes_are_those_of_where_faiss_searches(gpu, device, gpus, expected, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     recipes = []
     monkeypatch.setattr(faiss_module, "build_faiss", lambda recipe, *_: recipes.append(recipe))
-    FaissIndex("IVF{cells},{pq}", gpu=gpu, device=device)._build_proposals(clustered(2000, 1, k=8)[1])
+    FaissIndex("IVF{nlist},{pq}", gpu=gpu, device=device)._build_proposals(clustered(2000, 1, k=8)[1])
     assert goes_on_gpu(gpu, torch.device(device)) is expected
     assert recipes[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
 

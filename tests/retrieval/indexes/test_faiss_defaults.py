@@ -8,57 +8,57 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex
 from ret_lightning.retrieval.indexes import faiss_index as faiss_module
 from ret_lightning.retrieval.indexes import muvera as muvera_module
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_cells, automatic_codes, automatic_probes, filled_in
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_m, automatic_nlist, automatic_nprobe, filled_in
 from tests.support.random_pools import clustered
 
 
 @pytest.mark.parametrize(
-    ("vectors", "cells"), [(0, 1), (1, 4), (16, 16), (9984, 256), (640_000, 2048), (3_200_000, 4096)]
+    ("vectors", "nlist"), [(0, 1), (1, 4), (16, 16), (9984, 256), (640_000, 2048), (3_200_000, 4096)]
 )
-def test_cells_follow_the_pool(vectors, cells):
-    assert automatic_cells(vectors) == cells
+def test_cells_follow_the_pool(vectors, nlist):
+    assert automatic_nlist(vectors) == nlist
 
 
 def test_codes_divide_the_width():
-    assert [automatic_codes(128, bits) for bits in (4, 8)] == [64, 32]
+    assert [automatic_m(128, nbits) for nbits in (4, 8)] == [64, 32]
     for width in range(1, 200):
-        for bits in (4, 5, 8):
-            assert width % automatic_codes(width, bits) == 0
+        for nbits in (4, 5, 8):
+            assert width % automatic_m(width, nbits) == 0
 
 
 def test_probes_are_never_more_than_cells():
-    assert [automatic_probes(cells) for cells in (1, 3, 100, 256, 10_000)] == [1, 3, 20, 32, 32]
+    assert [automatic_nprobe(nlist) for nlist in (1, 3, 100, 256, 10_000)] == [1, 3, 20, 32, 32]
 
 
 def test_places_are_filled_in():
-    values = {"cells": 64, "codes": 8, "bits": 6, "pq": "PQ8x6"}
-    assert filled_in("IVF{cells},{pq}", values, {"cells": 64, "codes": 8, "bits": 6}) == "IVF64,PQ8x6"
-    assert filled_in("PQ{codes}x{bits}", values, {}) == "PQ8x6"
-    assert filled_in("Flat", values, {"cells": None}) == "Flat"
+    values = {"nlist": 64, "m": 8, "nbits": 6, "pq": "PQ8x6"}
+    assert filled_in("IVF{nlist},{pq}", values, {"nlist": 64, "m": 8, "nbits": 6}) == "IVF64,PQ8x6"
+    assert filled_in("PQ{m}x{nbits}", values, {}) == "PQ8x6"
+    assert filled_in("Flat", values, {"nlist": None}) == "Flat"
 
 
 @pytest.mark.parametrize(
     ("factory", "given", "message"),
     [
-        ("IVF{cell},SQ8", {}, r"has a place \{cell\}, and there is only \{cells\}"),
+        ("IVF{cell},SQ8", {}, r"has a place \{cell\}, and there is only \{nlist\}"),
         ("IVF{},SQ8", {}, r"has a place \{\}"),
-        ("IVF{cells,SQ8", {}, "cannot be read"),
-        ("IVF{cells:zz},SQ8", {}, r"write the place as \{cells\} and no more"),
-        ("IVF{cells!x},SQ8", {}, r"write the place as \{cells\} and no more"),
+        ("IVF{nlist,SQ8", {}, "cannot be read"),
+        ("IVF{nlist:zz},SQ8", {}, r"write the place as \{nlist\} and no more"),
+        ("IVF{nlist!x},SQ8", {}, r"write the place as \{nlist\} and no more"),
         (
             "IVF64,SQ8",
-            {"cells": 32},
-            r"cells=32 has no place in factory 'IVF64,SQ8'; leave it out, or write \{cells\} there",
+            {"nlist": 32},
+            r"nlist=32 has no place in factory 'IVF64,SQ8'; leave it out, or write \{nlist\} there",
         ),
-        ("IVF{cells},SQ8", {"bits": 8}, "bits=8 has no place"),
+        ("IVF{nlist},SQ8", {"nbits": 8}, "nbits=8 has no place"),
     ],
 )
 def test_places_and_settings_that_do_not_meet_are_refused(factory, given, message):
     with pytest.raises(ConfigError, match=message):
-        filled_in(factory, {"cells": 64}, given)
+        filled_in(factory, {"nlist": 64}, given)
 
 
-SHIPPED = ["Flat", "IVF{cells},SQ4", "IVF{cells},{pq}", "HNSW{links}_SQ8"]
+SHIPPED = ["Flat", "IVF{nlist},SQ4", "IVF{nlist},{pq}", "HNSW{M}_SQ8"]
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_shipped_indexes_agree_with_exact_on_a_pool_that_is_large_enough_to_trai
     found, best = (one.search(queries, 10).rows.tolist() for one in (index, exact))
     assert sum(len(set(a) & set(b)) for a, b in zip(found, best, strict=True)) >= 0.98 * 400
     if factory != "Flat":
-        assert isinstance(index._tokens, faiss.Index)  # not the pool's own vectors, as for fewer passages
+        assert isinstance(index._faiss, faiss.Index)  # not the pool's own vectors, as for fewer passages
 
 
 @pytest.mark.parametrize("factory", SHIPPED)
@@ -110,11 +110,11 @@ def test_the_flat_index_holds_no_vectors_and_finds_what_faiss_does():
     for block in (7, 2048):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(faiss_module, "PASSAGES_A_BLOCK", block)
-            scores, tokens = index._tokens.search(vectors, 100)
+            scores, tokens = index._faiss.search(vectors, 100)
         expected_scores, expected = flat.search(vectors, 100)
         torch.testing.assert_close(torch.from_numpy(scores), torch.from_numpy(expected_scores))
         assert (tokens == expected).mean() > 0.999
-    assert not isinstance(index._tokens, faiss.Index)
+    assert not isinstance(index._faiss, faiss.Index)
 
 
 def test_a_gpu_that_finds_fewer_than_candidates_are_asked_for(monkeypatch):
@@ -133,9 +133,9 @@ def test_a_gpu_that_finds_fewer_than_candidates_are_asked_for(monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"codes": 5}, "codes=5 must divide the width of the vectors, 64"), ({"bits": 99}, "bits=99 must be at most 16")],
+    [({"m": 5}, "m=5 must divide the width of the vectors, 64"), ({"nbits": 99}, "nbits=99 must be at most 16")],
 )
 def test_codes_that_cannot_be_are_refused_for_small_pools_too(settings: dict[str, int], message: str) -> None:
     pool = Embeddings([str(i) for i in range(20)], torch.nn.functional.normalize(torch.randn(20, 2, 64), dim=-1))
     with pytest.raises(ConfigError, match=message):
-        FaissIndex("IVF{cells},{pq}", **settings).build(pool)
+        FaissIndex("IVF{nlist},{pq}", **settings).build(pool)

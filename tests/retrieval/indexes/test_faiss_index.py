@@ -32,8 +32,8 @@ def assert_equal(one: Ranking, other: Ranking) -> None:
     [
         {},
         {"candidates": 100},
-        {"factory": "IVF16,Flat", "candidates": 100, "probes": 16},
-        {"factory": "IVF16,Flat", "candidates": 100, "probes": 1000},
+        {"factory": "IVF16,Flat", "candidates": 100, "nprobe": 16},
+        {"factory": "IVF16,Flat", "candidates": 100, "nprobe": 1000},
         {"factory": "SQfp16", "candidates": 100},
     ],
     ids=str,
@@ -122,7 +122,7 @@ def test_best_candidates_are_those_of_the_definition(count):
     "settings",
     [
         {"hits": 1, "candidates": 1},
-        {"factory": "IVF32,Flat", "probes": 1, "hits": 4, "candidates": 60},
+        {"factory": "IVF32,Flat", "nprobe": 1, "hits": 4, "candidates": 60},
     ],
     ids=str,
 )
@@ -182,12 +182,12 @@ def test_half_precision_vectors_are_taken():
     assert_equal(search(passages, queries, 10, candidates=100), search(passages, queries, 10, ExactIndex()))
 
 
-def test_automatic_probes_follow_the_number_of_cells():
+def test_automatic_nprobe_follows_nlist():
     _, passages = clustered(300, 1)
-    for cells, probes in ((1, 1), (4, 4), (16, 8), (64, 16), (100, 20), (101, 21)):
-        index = FaissIndex(f"IVF{cells},Flat")
+    for nlist, nprobe in ((1, 1), (4, 4), (16, 8), (64, 16), (100, 20), (101, 21)):
+        index = FaissIndex(f"IVF{nlist},Flat")
         index.build(passages)
-        assert faiss.try_extract_index_ivf(index._tokens).nprobe == probes
+        assert faiss.try_extract_index_ivf(index._faiss).nprobe == nprobe
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_automatic_probes_follow_the_number_of_cells():
         ({"factory": ""}, "no index ''"),
         ({"factory": "PQ7"}, "no index 'PQ7'.*multiple of the number of subquantizers"),
         ({"factory": "LSH"}, "no index 'LSH'.*inner products"),
-        ({"factory": "IVF81,Flat"}, r"asks for 81 cells, and the pool has 80 vectors \(10 passages x 8 vectors\)"),
-        ({"factory": "IVF0,Flat"}, "asks for 0 cells.*use 1 to 80 cells, or 'Flat'"),
+        ({"factory": "IVF81,Flat"}, r"has nlist=81, and the pool 80 vectors \(10 passages x 8 vectors\)"),
+        ({"factory": "IVF0,Flat"}, "has nlist=0.*use nlist=1 to 80, or 'Flat'"),
         ({"factory": "PQ8"}, r"'PQ8' cannot be built from 80 vectors.*training points \(80\).*clusters \(256\)"),
         ({"factory": "IVF4,PQ8"}, r"'IVF4,PQ8' cannot be built from 80 vectors.*training points"),
         ({"factory": "IDMap,Flat"}, "'IDMap,Flat' cannot be built"),
-        ({"factory": "HNSW16", "probes": 4}, "probes=4 is for indexes with cells, and 'HNSW16' has none"),
+        ({"factory": "HNSW16", "nprobe": 4}, "nprobe=4 needs inverted lists, and 'HNSW16' has none"),
     ],
     ids=str,
 )
@@ -217,7 +217,7 @@ def test_an_index_that_cannot_be_is_one_clear_line(settings, message):
         index.search(queries, 1)
 
 
-@pytest.mark.parametrize("name", ["candidates", "hits", "probes"])
+@pytest.mark.parametrize("name", ["candidates", "hits", "nprobe"])
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"FaissIndex: {name} must be at least 1.*got 0"):
         FaissIndex(**{name: 0})
@@ -225,10 +225,10 @@ def test_numbers_below_one_are_refused(name):
 
 def test_a_build_that_fails_leaves_the_index_as_it_was():
     queries, passages = clustered(300, 5)
-    index = FaissIndex("IVF64,Flat", candidates=100, probes=64)
+    index = FaissIndex("IVF64,Flat", candidates=100, nprobe=64)
     index.build(passages)
     before = index.search(queries, 10)
-    with pytest.raises(ConfigError, match="64 cells"):
+    with pytest.raises(ConfigError, match="nlist=64"):
         index.build(clustered(3, 1)[1])
     assert_equal(index.search(queries, 10), before)
 

@@ -15,7 +15,7 @@ def ranked(index, queries, passages, top_k=10):
 
 @pytest.mark.parametrize(
     ("settings", "agreement"),
-    [({}, 0.97), ({"factory": "Flat", "hyperplanes": 2}, 0.97), ({"factory": "IVF16,SQ8", "probes": 12}, 0.95)],
+    [({}, 0.97), ({"factory": "Flat", "hyperplanes": 2}, 0.97), ({"factory": "IVF16,SQ8", "nprobe": 12}, 0.95)],
 )
 def test_agreement_on_a_clustered_pool(settings, agreement):
     queries, passages = clustered(2000, 40, k=16, d=32)
@@ -37,7 +37,7 @@ def test_with_all_passages_as_candidates_it_is_exact_ties_included():
 
 def test_candidates_that_few_probes_find_are_filled_up():
     queries, passages = clustered(600, 20)
-    index = MuveraIndex("IVF64,Flat", candidates=50, probes=1)
+    index = MuveraIndex("IVF64,Flat", candidates=50, nprobe=1)
     found, exact = ranked(index, queries, passages, 50), ranked(ExactIndex(), queries, passages, 50)
     assert (found.rows >= 0).all()
     assert torch.equal(found.rows, exact.rows)  # a cell holds ten of the 600: every query is short of 50
@@ -65,7 +65,7 @@ def test_short_vectors_small_pools_and_other_lengths(k):
 
 
 @pytest.mark.parametrize(
-    "name", ["candidates", "repetitions", "hyperplanes", "projection", "cells", "probes", "sample"]
+    "name", ["candidates", "repetitions", "hyperplanes", "projection", "nlist", "nprobe", "training_points"]
 )
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"^MuveraIndex: {name} must be at least 1"):
@@ -73,8 +73,8 @@ def test_numbers_below_one_are_refused(name):
 
 
 def test_more_cells_than_passages_are_told():
-    with pytest.raises(ConfigError, match="MuveraIndex: 'IVF512,SQ8' asks for 512 cells, and the pool has 300 vectors"):
-        MuveraIndex(cells=512).build(clustered(300, 1)[1])
+    with pytest.raises(ConfigError, match="MuveraIndex: 'IVF512,SQ8' has nlist=512, and the pool 300 vectors"):
+        MuveraIndex(nlist=512).build(clustered(300, 1)[1])
 
 
 def test_encodings_that_no_memory_would_hold_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Indexes that are saved and loaded rank as before; what is torn, or of another pool, is told."""
+"""Indexes that are saved and loaded rank as before; an index that is torn, or of another pool, is refused."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, Index, MuveraIndex
+from ret_lightning.retrieval.indexes.base import settings_of
 from tests.support.random_pools import brute_force, clustered
 
 INDEXES = {
     "exact": lambda: ExactIndex(block=64),
     "flat": lambda: FaissIndex(candidates=30),
     "half precision": lambda: FaissIndex("SQfp16", candidates=30),
-    "ivf": lambda: FaissIndex("IVF{cells},SQ4", candidates=30, cells=16, probes=3),
-    "pq": lambda: FaissIndex("IVF{cells},{pq}", candidates=30, cells=16, probes=5),
-    "graph": lambda: FaissIndex("HNSW{links}_SQ8", candidates=30, links=8),
-    "muvera": lambda: MuveraIndex("IVF{cells},SQ8", candidates=30, cells=8, probes=2, repetitions=4),
+    "ivf": lambda: FaissIndex("IVF{nlist},SQ4", candidates=30, nlist=16, nprobe=3),
+    "pq": lambda: FaissIndex("IVF{nlist},{pq}", candidates=30, nlist=16, nprobe=5),
+    "graph": lambda: FaissIndex("HNSW{M}_SQ8", candidates=30, M=8),
+    "muvera": lambda: MuveraIndex("IVF{nlist},SQ8", candidates=30, nlist=8, nprobe=2, repetitions=4),
 }
 
 
@@ -42,13 +43,51 @@ def test_a_loaded_index_ranks_as_the_one_that_was_saved(kind: str, tmp_path: Pat
 
 def test_settings_come_back(tmp_path: Path) -> None:
     _, passages = clustered(100, 1)
-    index = FaissIndex("IVF{cells},SQ4", candidates=7, hits=9, cells=4, probes=2, sample=500, seed=3)
+    index = FaissIndex("IVF{nlist},SQ4", candidates=7, hits=9, nlist=4, nprobe=2, training_points=500, seed=3)
     index.build(passages)
     index.save(tmp_path)
     again = Index.load(tmp_path, passages)
-    names = ("factory", "candidates", "hits", "cells", "probes", "codes", "bits", "links", "sample", "seed", "gpu")
+    names = ("factory", "candidates", "hits", "nlist", "nprobe", "m", "nbits", "M", "training_points", "seed", "gpu")
     assert [getattr(again, name) for name in names] == [getattr(index, name) for name in names]
     assert again.candidates == 7
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_clone_has_the_same_settings(kind: str) -> None:
+    index = INDEXES[kind]()
+    copy = index.clone("cpu")
+    assert type(copy) is type(index)
+    assert settings_of(copy) == settings_of(index)
+    assert copy.device == torch.device("cpu")
+
+
+def test_failed_save_keeps_the_earlier_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, passages = clustered(100, 3)
+    first = INDEXES["ivf"]()
+    first.build(passages)
+    first.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    second = INDEXES["muvera"]()
+    second.build(passages)
+
+    def failing(folder: Path) -> dict:
+        (folder / "half").write_text("")
+        raise OSError("no")
+
+    monkeypatch.setattr(second, "_save", failing)
+    with pytest.raises(OSError, match="no"):
+        second.save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    _, passages = clustered(100, 3)
+    (tmp_path / "notes.faiss").write_text("mine")
+    for kind in ("muvera", "exact"):
+        index = INDEXES[kind]()
+        index.build(passages)
+        index.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.json", "notes.faiss"]
 
 
 def test_another_index_takes_the_place_of_the_first(tmp_path: Path) -> None:
@@ -117,7 +156,9 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "index.json").read_text())
     for change, message in (
         ({"state": {}}, "its state is not that of a FaissIndex"),
-        ({"kind": "os.system"}, "index kind 'os.system' is not known"),
+        ({"kind": "os.system"}, r"no index class is called os\.system"),
+        ({"kind": "CandidateIndex"}, "abstract"),
+        ({"files": {"../index.json": ""}}, "outside the folder"),
         ({"settings": {"speed": 1}, "files": {}}, "unexpected keyword argument 'speed'"),
         ({"format": 2}, "format 2 is not known"),
         ({"files": 3}, "not the manifest of an index"),

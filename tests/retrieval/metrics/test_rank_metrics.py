@@ -1,6 +1,7 @@
+"""The functions behind the metrics; the metrics of whole rankings are tested in test_per_query.py."""
+
 from __future__ import annotations
 
-import math
 from itertools import combinations
 from math import comb
 
@@ -8,126 +9,26 @@ import pytest
 import torch
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval import (
-    FractionalRecallAtK,
-    MRRAtK,
-    NDCGAtK,
-    PseudoRecallAtK,
-    RecallAtK,
-    count_positives,
-    positive_hits,
-    random_recall,
-)
-from tests.support.plain_metrics import METRICS, random_hits, updated
+from ret_lightning.retrieval import QueryMetric, count_positives, positive_hits, random_recall, rank_metrics
+from ret_lightning.retrieval.metrics.rank_metrics import METRICS
 
 
-def test_recall_is_a_hit_rate() -> None:
-    metric = RecallAtK([1, 3], 2)
-    metric.update(torch.arange(2), torch.tensor([[False, True, True], [False, False, False]]))
-    assert metric.compute() == {"recall@1": 0.0, "recall@3": 0.5}
+@pytest.mark.parametrize("name", METRICS)
+def test_names_and_shapes(name: str) -> None:
+    hits = torch.tensor([[True, False, True], [False, False, False]])
+    found = rank_metrics(name, [3, 1, 3], hits, torch.tensor([2, 0]))
+    assert list(found) == [f"{name}@1", f"{name}@3"]
+    assert all(values.dtype == torch.float64 for values in found.values())
+    assert found[f"{name}@3"][0] > 0
+    assert found[f"{name}@3"][1] == 0
+    assert all(len(values) == 0 for values in rank_metrics(name, [1], hits[:0], torch.zeros(0).long()).values())
 
 
-def test_mrr_is_cut_at_k() -> None:
-    metric = MRRAtK([2, 4], 3)
-    metric.update(torch.arange(3), torch.tensor([[0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]).bool())
-    assert metric.compute() == {"mrr@2": 0.5 / 3, "mrr@4": 0.75 / 3}
-
-
-def test_fractional_recall_by_hand() -> None:
-    metric = FractionalRecallAtK([1, 3], 3)
-    # Two of three right passages found; the only one found third; none there is.
-    hits = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
-    metric.update(torch.arange(3), hits, torch.tensor([3, 1, 0]))
-    assert metric.compute() == pytest.approx({"fractional_recall@1": 1 / 9, "fractional_recall@3": (2 / 3 + 1) / 3})
-
-
-def test_ndcg_by_hand() -> None:
-    metric = NDCGAtK([1, 3], 3)
-    # Two of three right passages found; the only one found third; none there is.
-    hits = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
-    metric.update(torch.arange(3), hits, torch.tensor([3, 1, 0]))
-    full = 1 + 1 / math.log2(3) + 1 / 2
-    assert metric.compute() == pytest.approx({"ndcg@1": 1 / 3, "ndcg@3": (1.5 / full + 0.5) / 3})
-
-
-@pytest.mark.parametrize("make", METRICS)
-def test_rows_are_counted_and_not_batches(make) -> None:
-    """Whatever the batches and their order, and though rows come again: in the same batch, and in a later one."""
-    hits, positions = random_hits(50), torch.arange(50)
-    whole = updated(make(queries=50), positions, hits)
-    parts = make(queries=50)
-    again = torch.cat([positions.flip(0), positions[:9], positions[3:5]])
-    for part in again.split(7):
-        updated(parts, part, hits[part])
-    updated(parts, torch.tensor([4, 4]), hits[[4, 4]])
-    assert parts.compute() == whole.compute()
-    assert list(whole.compute()) == [f"{whole.name}@{k}" for k in whole.ks]
-    assert all(0 < value < 1 for value in whole.compute().values())
-    parts.reset()
-    assert (
-        updated(parts, torch.tensor([7]), torch.ones(1, 10, dtype=torch.bool)).compute().keys()
-        == whole.compute().keys()
-    )
-    assert int((~parts.by_query()[f"{parts.name}@{parts.ks[0]}"].isnan()).sum()) == 1
-
-
-def test_what_came_first_counts() -> None:
-    metric = RecallAtK([1], 2)
-    metric.update(torch.tensor([1, 1]), torch.tensor([[True], [False]]))
-    metric.update(torch.tensor([1]), torch.tensor([[False]]))
-    assert metric.by_query()["recall@1"].nan_to_num(-1).tolist() == [-1, 1]
-    assert metric.compute() == {"recall@1": 1.0}
-
-
-def test_metrics_merge_and_give_a_batchs_value_as_torchmetrics_do() -> None:
-    hits = random_hits(20)
-    whole, one, other = (RecallAtK([5], 20) for _ in range(3))
-    whole.update(torch.arange(20), hits)
-    one.update(torch.arange(12), hits[:12])
-    other.update(torch.arange(8, 20), hits[8:])
-    one.merge_state(other)
-    assert one.compute() == whole.compute()
-    stepwise = RecallAtK([5], 20)
-    values = [stepwise(part, hits[part])["recall@5"] for part in torch.arange(20).split(5)]
-    assert values == [float(part[:, :5].any(dim=1).double().mean()) for part in hits.split(5)]
-    assert stepwise.compute() == whole.compute()
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-def test_no_query_gives_no_number() -> None:
-    assert PseudoRecallAtK([1], 3).compute() == {}
-
-
-@pytest.mark.parametrize("ks", [[], [0, 5], [-1]])
+@pytest.mark.parametrize("ks", [[], [0, 5]])
 def test_k_below_one_is_refused(ks: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"^pseudo_recall@K: K must be one or more numbers of at least 1"):
-        PseudoRecallAtK(ks, 1)
-
-
-@pytest.mark.parametrize(
-    ("queries", "hits", "message"),
-    [
-        ([0, 1], torch.zeros(2, 4).bool(), r"recall@5 needs bool hits of shape \(N, 5 or more\).*\(2, 4\)"),
-        ([0, 1], torch.zeros(2, 5), "got torch.float32"),
-        (
-            [0, 1, 2],
-            torch.zeros(2, 5).bool(),
-            r"queries must be int64 of shape \(2,\), got torch.int64 of shape \(3,\)",
-        ),
-        ([0.0, 1.0], torch.zeros(2, 5).bool(), "got torch.float32"),
-        ([0, 3], torch.zeros(2, 5).bool(), "positions of queries from 0 to 3, where there are 3 queries"),
-        ([-1, 0], torch.zeros(2, 5).bool(), "positions of queries from -1 to 0"),
-    ],
-)
-def test_what_does_not_fit_is_refused(queries: list, hits: torch.Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RecallAtK([1, 5], 3).update(torch.tensor(queries), hits)
-
-
-@pytest.mark.parametrize("relevant", [[1, 1], [2, 0, 0], [0, 0]])
-def test_more_hits_than_right_passages_are_refused(relevant: list[int]) -> None:
-    with pytest.raises(ValueError, match="ndcg@K: relevant must be"):
-        NDCGAtK([2], 2).update(torch.arange(2), torch.tensor([[True, True], [False, False]]), torch.tensor(relevant))
+    with pytest.raises(ConfigError) as refused:
+        rank_metrics("mrr", ks, torch.zeros(1, 9).bool())
+    assert (refused.value.code, refused.value.found) == ("metric-k-too-small", tuple(ks))
 
 
 @pytest.mark.parametrize("n", [1, 5, 8])
@@ -150,7 +51,7 @@ def test_random_recall_is_what_random_rankings_reach():
     ids = [str(row) for row in range(50)]
     positives = [["3"], ["1", "4"], ["gone"], ["7", "8", "9"]] * 1000
     rows = torch.rand(len(positives), 50, generator=generator).argsort(dim=1)
-    metric = RecallAtK([5], len(positives))
+    metric = QueryMetric("recall", [5], len(positives))
     metric.update(torch.arange(len(positives)), positive_hits(rows, ids, positives))
     expected = random_recall(50, count_positives(ids, positives), 5)
     assert metric.compute()["recall@5"] == pytest.approx(expected, abs=0.02)  # four standard deviations

@@ -1,4 +1,4 @@
-"""How near an approximate index comes to exact search, and the recall that this costs."""
+"""Recall of an approximate index against exact search, and the recall of positives that it loses."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from ret_lightning.retrieval.indexes.base import Index
-from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.indexes.exact import ExactIndex
 from ret_lightning.retrieval.metrics.relevance import positive_hits
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
-FALLBACK_SHARE = "fallback_share"
+# Metric names in logs.
+ANN_RECALL, RECALL_LOSS, FALLBACK_SHARE = "ann_recall", "recall_loss", "fallback_share"
 
 
-def measure_agreement(
+def measure_ann_recall(
     index: Index,
     passages: Embeddings,
     queries: Tensor,
@@ -27,20 +27,20 @@ def measure_agreement(
     k: int = 10,
     recall_at: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """Searches a sample of the queries with an index and exactly, and compares.
+    """Search a sample of the queries with an index and exactly, and compare the rankings.
 
     Args:
         index: built of `passages`.
         passages: N passages, in memory or of a store.
         queries: (Nq, Lq, d).
         positives: for each query, the ids of its positives.
-        sample: queries to search, drawn without replacement; all, if there are not more.
-        seed: of the draw.
+        sample: queries to search, sampled without replacement; all, if there are not more.
+        seed: of the sample.
         k, recall_at: see `compare_rankings`.
 
     Returns:
-        What `compare_rankings` does. Of an index with candidates also `fallback_share`, the share of the queries for which
-        it found too few, and the same comparison without its exact fallback: `recall_cost_without_fallback@K` and so on.
+        The metrics of `compare_rankings`. Of an index with candidates also `fallback_share`, the share of the queries for which
+        it found too few, and the same metrics without its exact fallback: `recall_loss_without_fallback@K` and so on.
     """
     drawn = draw_sample(len(queries), sample, seed)
     exact = ExactIndex(index.device)
@@ -49,7 +49,7 @@ def measure_agreement(
     found, best = index.search(queries[drawn], depth), exact.search(queries[drawn], depth).rows
     own = [positives[row] for row in drawn.tolist()]
     result = compare_rankings(found.rows, best, passages.ids, own, k, recall_at)
-    if isinstance(index, CandidateIndex):
+    if found.short is not None:
         result[FALLBACK_SHARE] = short_share(found)
         proposed = index.search_candidates(queries[drawn], depth).rows
         result |= without_fallback(compare_rankings(proposed, best, passages.ids, own, k, recall_at))
@@ -62,7 +62,7 @@ def short_share(ranking: Ranking) -> float:
 
 
 def without_fallback(compared: Mapping[str, float]) -> dict[str, float]:
-    """`compare_rankings` of rankings without the exact fallback, with names that say so: `recall_cost_without_fallback@5`."""
+    """Metrics of rankings without the exact fallback, renamed: `recall_loss@5` to `recall_loss_without_fallback@5`."""
     return {"_without_fallback@".join(name.split("@")): value for name, value in compared.items()}
 
 
@@ -79,20 +79,20 @@ def compare_rankings(
     k: int = 10,
     recall_at: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """What an index found, against the exact ranking of the same queries.
+    """Compare the rankings of an index with the exact rankings of the same queries.
 
     Args:
         found: (n, K) int64, positions in the pool, best first, -1 for none (`Ranking.rows`).
-        exact: (n, K') int64, likewise, of exact search; K and K' at least the largest of k and `recall_at`, n above 0.
+        exact: (n, K') int64, the same of exact search; K and K' at least the largest of k and `recall_at`, n above 0.
         pool_ids: the N passage ids.
         positives: for each query, the ids of its positives.
-        k: of the agreement.
-        recall_at: the K of the recall.
+        k: of the recall against exact search.
+        recall_at: the K of the recall of positives.
 
     Returns:
-        `agreement@k`: the share of the exact first k passages that are among the first k found, a mean over the queries, in
-        [0, 1]. And for each K, `recall_cost@K`: exact search's recall@K (a positive among the first K) less the index's;
-        negative where the index happened to leave out what stood before a positive.
+        `ann_recall@k`: the share of the exact first k passages that are among the first k found, a mean over the queries, in
+        [0, 1]. And for each K, `recall_loss@K`, the recall loss: recall@K (a positive among the first K) of exact search
+        less that of the index; negative where the index happened to leave out what ranked before a positive.
     """
     if len(found) == 0 or found.shape[0] != exact.shape[0]:
         raise ValueError(
@@ -100,10 +100,10 @@ def compare_rankings(
         )
     wanted, got = exact[:, :k], found[:, :k]
     shared = ((wanted[:, :, None] == got[:, None, :]).any(dim=2) & (wanted >= 0)).sum(dim=1)
-    agreement = shared / (wanted >= 0).sum(dim=1).clamp(min=1)
-    result = {f"agreement@{k}": float(agreement.double().mean())}
+    recalled = shared / (wanted >= 0).sum(dim=1).clamp(min=1)
+    result = {f"{ANN_RECALL}@{k}": float(recalled.double().mean())}
     hits_found, hits_exact = (positive_hits(rows, pool_ids, positives) for rows in (found, exact))
     for at in recall_at:
         recalls = [float(hits[:, :at].any(dim=1).double().mean()) for hits in (hits_exact, hits_found)]
-        result[f"recall_cost@{at}"] = recalls[0] - recalls[1]
+        result[f"{RECALL_LOSS}@{at}"] = recalls[0] - recalls[1]
     return result

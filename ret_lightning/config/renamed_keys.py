@@ -1,0 +1,164 @@
+"""Earlier names of options: accepted with a warning until version 0.3, and always in stored runs and saved indexes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+
+from ret_lightning.config.target_aliases import current_target
+
+F = TypeVar("F", bound=Callable[..., Any])
+UNTIL = "0.3"  # the version that refuses them
+
+# FAISS's own names have been used since 2026-12-01.
+FAISS_KEYS = {
+    "cells": "nlist", "probes": "nprobe", "codes": "m", "bits": "nbits", "links": "M", "sample": "training_points",
+}  # fmt: skip
+# Of a `_target_`, the earlier name of each option and today's. In a text they also name places: `IVF{cells},Flat`.
+RENAMED_KEYS: dict[str, dict[str, str]] = {
+    "ret_lightning.retrieval.FaissIndex": FAISS_KEYS,
+    "ret_lightning.retrieval.MuveraIndex": {key: FAISS_KEYS[key] for key in ("cells", "probes", "sample")},
+    "ret_lightning.evaluation.RetrievalEvaluation": {"agreement_sample": "ann_recall_sample"},
+}
+# Keys of a config that have moved to another node.
+MOVED_KEYS = {"loss.micro_batch": "micro_batch"}
+EARLIER = frozenset(key for keys in RENAMED_KEYS.values() for key in keys)
+_OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
+
+
+def keys_of(target: Any) -> Mapping[str, str]:
+    """The earlier option names of a `_target_`, each with today's."""
+    return RENAMED_KEYS.get(current_target(target), {}) if isinstance(target, str) else {}
+
+
+def current_settings(settings: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Settings with today's keys; of two names for one option, today's counts unless its value is None."""
+    current = {key: value for key, value in settings.items() if key not in keys}
+    for key, value in settings.items():
+        if key in keys and current.get(keys[key]) is None:
+            current[keys[key]] = value
+    return {key: _current_places(value, keys) for key, value in current.items()}
+
+
+def current_keys(value: Any) -> Any:
+    """A plain config with today's keys in every node whose `_target_` has renamed ones."""
+    if isinstance(value, list):
+        return [current_keys(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    node = {key: current_keys(item) for key, item in value.items()}
+    keys = keys_of(node.get("_target_"))
+    return current_settings(node, keys) if keys else node
+
+
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config of a run, from its root, with today's keys in their places."""
+    current = current_keys(dict(config))
+    for earlier, key in MOVED_KEYS.items():
+        above, _, name = earlier.rpartition(".")
+        node = current.get(above)
+        if isinstance(node, dict) and name in node:
+            current[above] = {k: v for k, v in node.items() if k != name}
+            if current.get(key) is None:
+                current[key] = node[name]
+    return current
+
+
+def update_keys(config: DictConfig | ListConfig) -> list[str]:
+    """Replace earlier keys in a config, at any depth and in place; interpolations are not resolved.
+
+    Returns:
+        A warning for each.
+    """
+    if config._is_none() or config._is_missing() or config._is_interpolation():
+        return []
+    found = _update_moved(config) if isinstance(config, DictConfig) and config._get_parent() is None else []
+    for key in list(config) if isinstance(config, DictConfig) else range(len(config)):
+        if isinstance(node := config._get_node(key), DictConfig | ListConfig):
+            found += update_keys(node)
+    keys = {}
+    if isinstance(config, DictConfig) and "_target_" in config:
+        keys = keys_of(config._get_node("_target_")._value())
+    if not keys:
+        return found
+    before = OmegaConf.to_container(config, resolve=False)
+    current = current_settings(before, keys)
+    with read_write(config), open_dict(config):
+        for key in before.keys() - current.keys():
+            found.append(deprecation(config._get_full_key(key), config._get_full_key(keys[key])))
+            config.pop(key)
+        for key in [key for key in current if current[key] != before.get(key)]:
+            if key in before and key not in keys.values():  # a text with places
+                found.append(deprecation(f"{config._get_full_key(key)}={before[key]}", current[key]))
+            config[key] = current[key]
+    return found
+
+
+def is_earlier(line: str) -> bool:
+    """Whether an override's key ends in a name that some option had earlier."""
+    found = _OVERRIDE.fullmatch(line)
+    return found is not None and (found[3] in EARLIER or f"{found[2]}.{found[3]}" in MOVED_KEYS)
+
+
+def current_override(line: str, config: DictConfig | None) -> str:
+    """An override with today's key, given the config that it applies to; the line itself where its key was not renamed."""
+    if config is None or not is_earlier(line):
+        return line
+    sign, path, name, value = _OVERRIDE.fullmatch(line).groups(default="")
+    if moved := MOVED_KEYS.get(f"{path}.{name}"):
+        return f"{sign if sign == '~' else '' if moved in config else '++'}{moved}{value}"
+    node = OmegaConf.select(config, path)
+    current = keys_of(node["_target_"]).get(name) if isinstance(node, DictConfig) and "_target_" in node else None
+    if current is None:
+        return line
+    return f"{sign if sign == '~' else '' if current in node else '++'}{path}.{current}{value}"
+
+
+def _update_moved(config: DictConfig) -> list[str]:
+    found = []
+    for earlier, key in MOVED_KEYS.items():
+        above, _, name = earlier.rpartition(".")
+        node = config._get_node(above) if above in config else None
+        if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_none() or name not in node:
+            continue
+        with read_write(config), open_dict(config):
+            value = node.pop(name)
+            if config.get(key) is None:
+                config[key] = value
+        found.append(deprecation(earlier, key))
+    return found
+
+
+def deprecation(earlier: str, current: str) -> str:
+    """The warning for an earlier name."""
+    return f"{earlier} is deprecated and will be refused from version {UNTIL} on; use {current}"
+
+
+def accept_renamed(keys: Mapping[str, str]) -> Callable[[F], F]:
+    """A decorator of a constructor that accepts earlier names of its keyword arguments, with a FutureWarning."""
+
+    def decorate(function: F) -> F:
+        known = inspect.signature(function).parameters
+        earlier = {key: new for key, new in keys.items() if key not in known and new in known}
+
+        @wraps(function)
+        def accepting(self: Any, *args: Any, **kwargs: Any) -> None:
+            for key in kwargs.keys() & earlier.keys():
+                warnings.warn(deprecation(key, earlier[key]), FutureWarning, stacklevel=2)
+            function(self, *(_current_places(value, earlier) for value in args), **current_settings(kwargs, earlier))
+
+        return accepting
+
+    return decorate
+
+
+def _current_places(value: Any, keys: Mapping[str, str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<!\$)\{(\w+)\}", lambda place: f"{{{keys.get(place[1], place[1])}}}", value)

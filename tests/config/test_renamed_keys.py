@@ -1,0 +1,120 @@
+"""Earlier names of options are accepted, with a warning where a person wrote them, and mean the same as today's."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from omegaconf import OmegaConf
+
+from ret_lightning.config.build import build
+from ret_lightning.config.checker.lookup import locate
+from ret_lightning.config.checker.signatures import signature_of
+from ret_lightning.config.renamed_keys import (
+    FAISS_KEYS,
+    RENAMED_KEYS,
+    current_keys,
+    current_override,
+    is_earlier,
+    update_keys,
+)
+from ret_lightning.retrieval import FaissIndex, MuveraIndex
+
+FAISS = "ret_lightning.retrieval.FaissIndex"
+CASES = [(target, old, new) for target, keys in RENAMED_KEYS.items() for old, new in keys.items()]
+CLASSES = {FAISS: FaissIndex, "ret_lightning.retrieval.MuveraIndex": MuveraIndex}
+
+
+@pytest.mark.parametrize(("target", "old", "new"), CASES)
+def test_every_earlier_name_means_an_option(target: str, old: str, new: str) -> None:
+    assert locate(target)
+    parameters = signature_of(target).parameters
+    assert new in parameters
+    assert old not in parameters
+    config = OmegaConf.create({"index": {"_target_": target, "factory": "Flat", new: None, old: 3}})
+    OmegaConf.set_struct(config, True)
+    (warning,) = update_keys(config)
+    assert f"index.{old} " in warning
+    assert "0.3" in warning
+    assert f"index.{new}" in warning
+    assert config == {"index": {"_target_": target, "factory": "Flat", new: 3}}
+    assert getattr(build(config.index), new) == 3
+
+
+@pytest.mark.parametrize(("target", "old", "new"), CASES)
+def test_constructor_accepts_the_earlier_name(target: str, old: str, new: str) -> None:
+    with pytest.warns(FutureWarning, match=f"{old} is deprecated.*0.3.*{new}"):
+        index = CLASSES[target](**{old: 3})
+    assert getattr(index, new) == 3
+
+
+def test_unknown_arguments_are_refused() -> None:
+    for options in ({"cellz": 3}, {"cells": 3, "cellz": 3}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(TypeError, match="cellz"):
+                FaissIndex(**options)
+    with pytest.raises(TypeError, match="codes"):
+        MuveraIndex(codes=3)
+
+
+def test_places_of_a_factory() -> None:
+    old, new = "IVF{cells},PQ{codes}x{bits}", "IVF{nlist},PQ{m}x{nbits}"
+    assert FaissIndex(old).factory == FaissIndex(factory=old).factory == new
+    config = OmegaConf.create({"_target_": FAISS, "factory": old, "seed": "${cells}", "device": None})
+    (warning,) = update_keys(config)
+    assert new in warning
+    assert OmegaConf.to_container(config) == {"_target_": FAISS, "factory": new, "seed": "${cells}", "device": None}
+    assert update_keys(config) == []
+
+
+def test_value_of_the_current_name_counts() -> None:
+    config = OmegaConf.create({"_target_": "ret_lightning.retrieval.faiss_index.FaissIndex", "nlist": 8, "cells": 4})
+    update_keys(config)
+    assert config.nlist == 8
+    assert "cells" not in config
+
+
+def test_other_targets_keep_their_keys() -> None:
+    content = {"a": {"_target_": "own.Index", "cells": 3, "text": "{cells}"}, "b": {"cells": 3}, "c": [{"probes": 1}]}
+    config = OmegaConf.create(content)
+    assert update_keys(config) == []
+    assert config == content
+    assert current_keys(content) == content
+
+
+def test_stored_config() -> None:
+    node = {"_target_": FAISS, "factory": "IVF{cells},SQ4", "cells": None, "probes": 4}
+    current = {"_target_": FAISS, "factory": "IVF{nlist},SQ4", "nlist": None, "nprobe": 4}
+    assert current_keys({"retrieval": node, "evaluation": {"index": node}, "list": [node]}) == {
+        "retrieval": current, "evaluation": {"index": current}, "list": [current],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "renamed"),
+    [
+        ("retrieval.cells=64", "retrieval.nlist=64"),
+        ("retrieval.cells=1,2", "retrieval.nlist=1,2"),
+        ("+retrieval.cells=64", "retrieval.nlist=64"),
+        ("~retrieval.cells", "~retrieval.nlist"),
+        ("retrieval.probes=4", "++retrieval.nprobe=4"),
+        ("other.cells=64", "other.cells=64"),
+        ("missing.cells=64", "missing.cells=64"),
+        ("seed.cells=64", "seed.cells=64"),
+    ],
+)
+def test_overrides(line: str, renamed: str) -> None:
+    config = OmegaConf.create({"retrieval": {"_target_": FAISS, "nlist": None}, "other": {"cells": 3}, "seed": 1})
+    assert is_earlier(line)
+    assert current_override(line, config) == renamed
+    assert current_override(line, None) == line
+
+
+@pytest.mark.parametrize("line", ["retrieval.nlist=64", "cells=64", "query=a.cells=3 b", "retrieval=cells", ""])
+def test_other_overrides_are_not_looked_at(line: str) -> None:
+    assert not is_earlier(line)
+
+
+def test_names_are_faiss_s() -> None:
+    assert set(FAISS_KEYS.values()) == {"nlist", "nprobe", "m", "nbits", "M", "training_points"}
