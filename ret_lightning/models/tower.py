@@ -76,7 +76,8 @@ class RetTower(nn.Module):
         Returns:
             (B, k, d), or (B, d) where `pooled`; not normalised.
         """
-        text = states_of(self.text_backbone, inputs.input_ids[inputs.text_rows], self.plan.text)
+        rows = inputs.text_rows
+        text = states_of(self.text_backbone, inputs.input_ids[rows], self.plan.text, inputs.attention_mask[rows])
         image = states_of(self.vision_backbone, inputs.pixel_values, self.plan.vision)
         return self.recur(inputs, text, image, means)
 

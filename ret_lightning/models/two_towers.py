@@ -47,10 +47,12 @@ class TwoTowers(nn.Module):
             (B_q, k, d) and (B_p, k, d) vectors of length 1, float32; (B, d) where the towers pool.
         """
         towers, inputs = (self.query_tower, self.passage_tower), (queries, passages)
-        texts = [x.input_ids[x.text_rows] for x in inputs]
-        length = max(t.shape[1] for t in texts)
-        texts = [torch.nn.functional.pad(t, (0, length - t.shape[1])) for t in texts]
-        text = _states([t.text_backbone for t in towers], texts, [t.plan.text for t in towers])
+        length = max(x.input_ids.shape[1] for x in inputs)
+        texts, masks = (
+            [torch.nn.functional.pad(getattr(x, name)[x.text_rows], (0, length - x.input_ids.shape[1])) for x in inputs]
+            for name in ("input_ids", "attention_mask")
+        )
+        text = _states([t.text_backbone for t in towers], texts, [t.plan.text for t in towers], masks)
         # A text padded to the other side's length has states to spare; the tower reads only its own.
         text = [[s[:, : x.input_ids.shape[1]] for s in states] for states, x in zip(text, inputs, strict=True)]
         images = [x.pixel_values for x in inputs]
@@ -66,12 +68,19 @@ class TwoTowers(nn.Module):
         return vectors if vectors.dim() == 3 else vectors[:, None]
 
 
-def _states(stacks: list[BlockStack], inputs: list[Tensor], blocks: list[tuple[int, ...]]) -> list[list[Tensor]]:
+def _states(
+    stacks: list[BlockStack],
+    inputs: list[Tensor],
+    blocks: list[tuple[int, ...]],
+    masks: list[Tensor] | None = None,
+) -> list[list[Tensor]]:
     """The states that each tower wants of its stack; two towers with one stack cost one pass over the rows of both."""
     if stacks[0] is not stacks[1]:
-        return [states_of(stack, x, b) for stack, x, b in zip(stacks, inputs, blocks, strict=True)]
+        parts = zip(stacks, inputs, blocks, masks or (None, None), strict=True)
+        return [states_of(stack, x, b, mask) for stack, x, b, mask in parts]
     wanted = sorted({*blocks[0], *blocks[1]})
-    states = dict(zip(wanted, states_of(stacks[0], torch.cat(inputs), wanted), strict=True))
+    mask = torch.cat(masks) if masks else None
+    states = dict(zip(wanted, states_of(stacks[0], torch.cat(inputs), wanted, mask), strict=True))
     sizes = [len(x) for x in inputs]
     split = {block: state.split(sizes) for block, state in states.items()}
     return [[split[block][side] for block in blocks[side]] for side in range(2)]

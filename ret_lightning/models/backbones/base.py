@@ -1,7 +1,8 @@
-"""What a backbone is to a tower: the states of its blocks, one tensor a block, before the final layer norm."""
+"""What a backbone is to a tower: the states of its blocks, one tensor per block, before the final layer norm."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +19,13 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform
 class BlockStack(nn.Module, ABC):
     """One modality of a backbone: an embedding and a stack of transformer blocks.
 
-    Subclasses set `width` (of a state) and `num_blocks`, and give the embedding and the blocks; which blocks run, which
+    Subclasses set `width` (of a state) and `num_blocks`, and implement the embedding and the blocks; which blocks run, which
     states are kept, and what is trained is decided here, once for all libraries. To be saved with a retriever, a subclass
-    also tells its settings and its weights as they stand in a checkpoint (`layout_config`, `layout_state`,
-    `load_layout_state`); to be read again under a `model_type` of its own, it sets that and gives `from_layout_config`.
+    also implements `layout_config`, `layout_state` and `load_layout_state`, its settings and weights as a checkpoint stores
+    them; to be read again, it sets a `model_type` of its own and implements `from_layout_config`.
+
+    Every method gets the attention mask of the texts. A bidirectional text stack has to apply it in its attention, so that
+    states do not depend on padding; a causal one, whose texts are padded on the right, may ignore it.
 
     Attributes:
         width: of a state.
@@ -42,13 +46,30 @@ class BlockStack(nn.Module, ABC):
         self._first_trained_stage = 0
         self._used_blocks = 0
 
-    @abstractmethod
-    def embed(self, inputs: Tensor) -> Tensor:
-        """What enters block 0: (n, L, width) from token ids (n, L) or pixels (n, 3, h, w)."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, arguments in (("forward", 3), ("embed", 2), ("run_block", 3)):
+            if name in cls.__dict__ and not _takes(cls.__dict__[name], 1 + arguments):
+                raise ConfigError(
+                    f"backbone: {cls.__module__}.{cls.__qualname__}.{name} does not take an attention mask; add the argument "
+                    f"`attention_mask` after the others, see ret_lightning.models.BlockStack.{name}",
+                    code="backbone-without-mask",
+                    backbone=cls.__qualname__,
+                    method=name,
+                )
 
     @abstractmethod
-    def run_block(self, index: int, states: Tensor) -> Tensor:
-        """One block: (n, L, width) to (n, L, width)."""
+    def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """What enters block 0: (n, L, width) from token ids (n, L) or pixels (n, 3, h, w).
+
+        Args:
+            inputs: token ids int64, or pixels.
+            attention_mask: (n, L) bool, True where a token is; None: no padding, as for pixels.
+        """
+
+    @abstractmethod
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """One block: (n, L, width) to (n, L, width); the mask is that of `embed`."""
 
     @abstractmethod
     def block(self, index: int) -> nn.Module:
@@ -79,15 +100,16 @@ class BlockStack(nn.Module, ABC):
         """Takes weights by the names of `layout_state`, all of them, and makes them its own, with their dtype."""
         raise _not_storable(self, "load_layout_state")
 
-    def forward(self, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """The states of the blocks named, in that order; blocks above the last one named are not computed.
+    def forward(self, inputs: Tensor, blocks: Sequence[int], attention_mask: Tensor | None = None) -> list[Tensor]:
+        """The states of some blocks, in the order of `blocks`; blocks above the last of them are not computed.
 
         Args:
             inputs: token ids (n, L) int64, or pixels (n, 3, h, w); n may be 0.
             blocks: 0-based indices; the embedding is not a block.
+            attention_mask: (n, L) bool, True where a token is; None: no padding, as for pixels.
 
         Returns:
-            One (n, L, width) tensor a name, before the final layer norm; (0, 1, width) where n is 0.
+            One (n, L, width) tensor per block, before the final layer norm; (0, 1, width) where n is 0.
         """
         if len(inputs) == 0:
             # Libraries differ in what they do with no rows at all. The product with 0 gives the trained parameters a
@@ -99,10 +121,10 @@ class BlockStack(nn.Module, ABC):
         wanted = set(blocks)
         kept: dict[int, Tensor] = {}
         with self._gradients(stage=0):
-            states = self.embed(inputs)
+            states = self.embed(inputs, attention_mask)
         for index in range(max(wanted) + 1):
             with self._gradients(stage=index + 1):
-                states = self.run_block(index, states)
+                states = self.run_block(index, states, attention_mask)
             if index in wanted:
                 kept[index] = states
         return [kept[index] for index in blocks]
@@ -175,13 +197,15 @@ class Backbone:
     published_plan: str | None = None
 
 
-def states_of(stack: BlockStack, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+def states_of(
+    stack: BlockStack, inputs: Tensor, blocks: Sequence[int], attention_mask: Tensor | None = None
+) -> list[Tensor]:
     """The states of the blocks named, see `BlockStack.forward`.
 
     Raises:
         ConfigError: if a backbone of the user's own returns another number of states, or states of another shape.
     """
-    states = stack(inputs, blocks)
+    states = stack(inputs, blocks, attention_mask)
     # Pixels may become any number of states, token ids one each.
     length = inputs.shape[1] if inputs.dim() == 2 and len(inputs) else None
     expected = (len(inputs), length or "L", stack.width)
@@ -224,6 +248,14 @@ def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
             found=int(input_ids.max()),
             entries=vocabulary,
         )
+
+
+def _takes(method: Callable[..., Any], arguments: int) -> bool:
+    try:
+        inspect.signature(method).bind(*range(arguments))
+    except TypeError:
+        return False
+    return True
 
 
 def _not_storable(stack: BlockStack, method: str) -> ConfigError:

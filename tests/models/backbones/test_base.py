@@ -54,13 +54,14 @@ def test_a_checkpoint_whose_backbone_is_not_imported_says_so(tmp_path: Path, mon
 class ChangedText(HashedText):
     change: Callable[[Tensor], Tensor]
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
-        return type(self).change(super().run_block(index, states)) if index == 2 else super().run_block(index, states)
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        states = super().run_block(index, states, attention_mask)
+        return type(self).change(states) if index == 2 else states
 
 
 class FewerStates(HashedText):
-    def forward(self, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        return super().forward(inputs, blocks)[1:]
+    def forward(self, inputs: Tensor, blocks: Sequence[int], attention_mask: Tensor | None = None) -> list[Tensor]:
+        return super().forward(inputs, blocks, attention_mask)[1:]
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["one tower", "both towers"])
