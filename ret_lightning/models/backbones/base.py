@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ret_lightning.errors import ConfigError, TokenError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, EncoderInput, ImageTransform
+from ret_lightning.models.layer_plans import LayerPlan
+from ret_lightning.models.layer_states import LayerStates
 
 
 class BlockStack(nn.Module, ABC):
@@ -196,29 +199,82 @@ class Backbone:
     image_transform: ImageTransform | Callable[..., Tensor]
     published_plan: str | None = None
 
+    def states(self, inputs: EncoderInput, *plans: LayerPlan) -> tuple[LayerStates, LayerStates]:
+        """The states that towers read of a batch, by one pass of each stack: of the texts, and of the images.
 
-def states_of(
-    stack: BlockStack, inputs: Tensor, blocks: Sequence[int], attention_mask: Tensor | None = None
-) -> list[Tensor]:
-    """The states of the blocks named, see `BlockStack.forward`.
+        A row without a modality costs no pass of its stack. `RetTower.recur` takes the states.
+
+        Args:
+            inputs: the batch.
+            plans: of the towers that read the states; blocks of all of them are kept.
+        """
+        (text,) = text_states(self.text, [inputs], [block for plan in plans for block in plan.text])
+        (image,) = image_states(self.vision, [inputs], [block for plan in plans for block in plan.vision])
+        return text, image
+
+
+def text_states(stack: BlockStack, batches: Sequence[EncoderInput], blocks: Iterable[int]) -> list[LayerStates]:
+    """The states of the texts of each batch, by one pass over the rows of all batches that have a text.
+
+    Args:
+        stack: a text stack.
+        batches: one or more; each gets states of its own length.
+        blocks: the blocks whose states are kept.
 
     Raises:
-        ConfigError: if a backbone of the user's own returns another number of states, or states of another shape.
+        ConfigError: if a stack of the user's own returns another number of states, or states of another shape.
     """
-    states = stack(inputs, blocks, attention_mask)
-    # Pixels may become any number of states, token ids one each.
+    ids = [batch.input_ids[batch.text_rows] for batch in batches]
+    masks = [batch.attention_mask[batch.text_rows] for batch in batches]
+    states = _computed(stack, _padded(ids), blocks, _padded(masks))
+    split = {block: state.split([len(x) for x in ids]) for block, state in states.items()}
+    return [
+        LayerStates(
+            {block: parts[at][:, : mask.shape[1]] for block, parts in split.items()},
+            batch.text_rows,
+            len(batch),
+            padding=~mask,
+        )
+        for at, (batch, mask) in enumerate(zip(batches, masks, strict=True))
+    ]
+
+
+def image_states(stack: BlockStack, batches: Sequence[EncoderInput], blocks: Iterable[int]) -> list[LayerStates]:
+    """As `text_states`, of the images by a vision stack."""
+    pixels = [batch.pixel_values for batch in batches]
+    states = _computed(stack, pixels[0] if len(pixels) == 1 else torch.cat(pixels), blocks, None)
+    split = {block: state.split([len(x) for x in pixels]) for block, state in states.items()}
+    return [
+        LayerStates({block: parts[at] for block, parts in split.items()}, batch.image_rows, len(batch))
+        for at, batch in enumerate(batches)
+    ]
+
+
+def _padded(tensors: Sequence[Tensor]) -> Tensor:
+    """(sum of n_i, longest L) from (n_i, L_i), with zeros on the right."""
+    length = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([pad(tensor, (0, length - tensor.shape[1])) for tensor in tensors])
+
+
+def _computed(
+    stack: BlockStack, inputs: Tensor, blocks: Iterable[int], attention_mask: Tensor | None
+) -> dict[int, Tensor]:
+    """Block to states, which are checked: the stack may be the user's own."""
+    wanted = sorted(set(blocks))
+    states = stack(inputs, wanted, attention_mask)
+    # An image may have any number of states, a token has one.
     length = inputs.shape[1] if inputs.dim() == 2 and len(inputs) else None
     expected = (len(inputs), length or "L", stack.width)
     name = type(stack).__name__
-    if len(states) != len(blocks):
+    if len(states) != len(wanted):
         raise ConfigError(
-            f"backbone: {name} returned {len(states)} states for {len(blocks)} blocks; expected one for each",
+            f"backbone: {name} returned {len(states)} states for {len(wanted)} blocks; expected one per block",
             code="backbone-states-missing",
             backbone=name,
             found=len(states),
-            expected=len(blocks),
+            expected=len(wanted),
         )
-    for block, state in zip(blocks, states, strict=True):
+    for block, state in zip(wanted, states, strict=True):
         shape = tuple(state.shape)
         if len(shape) != 3 or shape[::2] != expected[::2] or length not in (None, shape[1]):
             raise ConfigError(
@@ -229,7 +285,7 @@ def states_of(
                 found=shape,
                 expected=expected,
             )
-    return states
+    return dict(zip(wanted, states, strict=True))
 
 
 def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
