@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ret_lightning.errors import ConfigError, TokenError
-from ret_lightning.inputs import ClipTokenizer, EncoderInput, ImageTransform
+from ret_lightning.inputs import EncoderInput, ImageTransform, Tokenizer
 from ret_lightning.models.layer_plans import LayerPlan
 from ret_lightning.models.layer_states import LayerStates
 
@@ -195,7 +195,7 @@ class Backbone:
 
     text: BlockStack
     vision: BlockStack
-    tokenizer: ClipTokenizer | Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+    tokenizer: Tokenizer | Callable[[Sequence[str]], tuple[Tensor, Tensor]]
     image_transform: ImageTransform | Callable[..., Tensor]
     published_plan: str | None = None
 

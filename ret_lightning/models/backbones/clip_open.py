@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 from ret_lightning.models.backbones.missing_weights import no_weights
@@ -194,7 +194,7 @@ def open_clip_backbone(
     pretrained: str | None = None,
     library: Literal["open_clip", "transformers"] = "open_clip",
     copy: str | None = None,
-    tokenizer: ClipTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     image_transform: ImageTransform | None = None,
     published_plan: str | None = None,
 ) -> Backbone:

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from transformers.utils import logging
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.missing_weights import no_weights
 from ret_lightning.ops.onednn_linear import multiply_by_products
@@ -196,7 +196,7 @@ def clip_backbone(
     text: dict | None = None,
     vision: dict | None = None,
     pretrained: str | None = None,
-    tokenizer: ClipTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     image_transform: ImageTransform | None = None,
     published_plan: str | None = None,
 ) -> Backbone:
