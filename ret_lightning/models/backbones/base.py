@@ -7,6 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
@@ -15,8 +18,12 @@ from torch.nn.functional import pad
 
 from ret_lightning.errors import ConfigError, TokenError
 from ret_lightning.inputs import EncoderInput, ImageTransform, Tokenizer
+from ret_lightning.models.exchangeable_parts import import_own_packages
 from ret_lightning.models.layer_plans import LayerPlan
 from ret_lightning.models.layer_states import LayerStates
+
+# The stacks that a checkpoint can name, by `model_type`; a class registers itself when it is defined.
+STACKS: dict[str, type[BlockStack]] = {}
 
 
 class BlockStack(nn.Module, ABC):
@@ -25,7 +32,7 @@ class BlockStack(nn.Module, ABC):
     Subclasses set `width` (of a state) and `num_blocks`, and implement the embedding and the blocks; which blocks run, which
     states are kept, and what is trained is decided here, once for all libraries. To be saved with a retriever, a subclass
     also implements `layout_config`, `layout_state` and `load_layout_state`, its settings and weights as a checkpoint stores
-    them; to be read again, it sets a `model_type` of its own and implements `from_layout_config`.
+    them; to be read again, it sets a `model_type` of its own, which registers it, and implements `from_layout_config`.
 
     Every method gets the attention mask of the texts. A bidirectional text stack has to apply it in its attention, so that
     states do not depend on padding; a causal one, whose texts are padded on the right, may ignore it.
@@ -60,6 +67,8 @@ class BlockStack(nn.Module, ABC):
                     backbone=cls.__qualname__,
                     method=name,
                 )
+        if cls.__dict__.get("model_type"):
+            _register(cls)
 
     @abstractmethod
     def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -304,6 +313,41 @@ def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
             found=int(input_ids.max()),
             entries=vocabulary,
         )
+
+
+def find_stack(model_type: str, modules: Sequence[str] = ()) -> tuple[type[BlockStack] | None, str]:
+    """The stack that a checkpoint names, of this package, of what is imported, or of the user's packages.
+
+    Args:
+        model_type: of the class.
+        modules: where the checkpoint says that its own parts are; imported only if RET_LIGHTNING_TARGETS allows it.
+
+    Returns:
+        The class, or None and what to do about it, for error messages.
+    """
+    folder = Path(__file__).parent
+    ours = [module.name for module in iter_modules([str(folder)]) if not module.name.startswith("_")]
+    # A module that has the name in its source comes first: the others may import libraries for seconds.
+    ours.sort(key=lambda name: f'"{model_type}"' not in (folder / f"{name}.py").read_text(encoding="utf-8"))
+    for name in ours:
+        if model_type not in STACKS:
+            import_module(f"{__package__}.{name}")
+    hint = "" if model_type in STACKS else import_own_packages(modules)
+    return STACKS.get(model_type), hint
+
+
+def _register(stack: type[BlockStack]) -> None:
+    names = [f"{each.__module__}.{each.__qualname__}" for each in (stack, STACKS.get(stack.model_type, stack))]
+    # A class that is defined a second time, as in a notebook or when its file is run, replaces the first one.
+    if names[0] != names[1] and "__main__" not in (stack.__module__, STACKS[stack.model_type].__module__):
+        raise ConfigError(
+            f"backbone: {names[0]} has the model_type {stack.model_type!r} of {names[1]}; give it one of its own",
+            code="backbone-model-type-taken",
+            backbone=names[0],
+            found=stack.model_type,
+            other=names[1],
+        )
+    STACKS[stack.model_type] = stack
 
 
 def _takes(method: Callable[..., Any], arguments: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbones.base import Backbone, BlockStack
+from ret_lightning.models.backbones.base import STACKS, Backbone, BlockStack, find_stack
 from ret_lightning.models.cell import ACTIVATIONS, RetCell
 from ret_lightning.models.checkpoint.config_fields import (
     CLIP_IMAGES,
@@ -27,7 +27,6 @@ from ret_lightning.models.checkpoint.config_fields import (
     vision_size,
 )
 from ret_lightning.models.checkpoint.preprocessors import KINDS, read_entry
-from ret_lightning.models.exchangeable_parts import import_own_packages, subclasses
 from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.tower import RetTower
@@ -220,31 +219,22 @@ def _set_trained(sides: list[tuple[ConfigFields, RetTower]]) -> None:
 
 
 def _stack(config: ConfigFields, field: str) -> BlockStack:
-    from ret_lightning.models.backbones import clip_transformers  # noqa: F401  the stacks that the published models have
-
     sizes = config.section(field, {})
     model_type = sizes.get("model_type", str)
-    known = _stack_classes()
-    if model_type not in known:
-        hint = import_own_packages(modules_of(config.extension(TOWER_EXTENSION)))
-        known = _stack_classes()
-    if model_type not in known:
+    kind, hint = find_stack(model_type, modules_of(config.extension(TOWER_EXTENSION)))
+    if kind is None:
         hint = hint or "a backbone of your own is known once its module is imported"
         raise sizes.error(
             "model_type",
-            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(known))}; {hint}",
+            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(STACKS))}; {hint}",
             code="checkpoint-backbone-unknown",
             found=model_type,
-            allowed=tuple(sorted(known)),
+            allowed=tuple(sorted(STACKS)),
         )
     with _located(sizes):
-        stack = known[model_type].from_layout_config(sizes.config)
+        stack = kind.from_layout_config(sizes.config)
     stack.source = sizes.config.get("_name_or_path") or ""
     return stack
-
-
-def _stack_classes() -> dict[str, type[BlockStack]]:
-    return {kind.__dict__["model_type"]: kind for kind in subclasses(BlockStack) if "model_type" in kind.__dict__}
 
 
 @contextmanager
