@@ -29,6 +29,7 @@ TESTED_THROUGH = {
     "commands/index.py": "search/test_build_index.py",
     "commands/report.py": "report/test_report.py",
     "commands/search.py": "search/test_answer.py",
+    "models/backbones/__main__.py": "models/backbones/test_registry.py",  # glue: arguments, a table, an exit code
     "runs/results.py": "commands/test_evaluate.py",  # glue: which files an evaluation leaves
     "search/changed_rows.py": "search/test_build_index.py",  # needs an interrupted index
     "search/hits.py": "search/test_answer.py",  # a type

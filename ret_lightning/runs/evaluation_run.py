@@ -29,6 +29,7 @@ from ret_lightning.evaluation.evaluation_result import EvaluationResult
 from ret_lightning.evaluation.metric_tables import print_tables
 from ret_lightning.evaluation.stored_sink import StoredSink
 from ret_lightning.models import RetRetriever
+from ret_lightning.models.checkpoint.preprocessors import preprocessor_records, record_differences
 from ret_lightning.runs.early_checks import check_devices, check_evaluation_limit
 from ret_lightning.runs.loggers import (
     WANDB_ID_FILE,
@@ -136,23 +137,21 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
 
 
 def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
-    """What prepares texts and images of both sides; raises ConfigError if each tower has another one."""
-    settings = {"tokenizer": ("max_length",), "image_transform": ("size", "mean", "std", "reduce")}
-    prepared = {}
-    for name, of_it in settings.items():
-        query, passage = (getattr(tower, name) for tower in (retriever.query_tower, retriever.passage_tower))
-        for setting in of_it if query is not passage else ():
-            values = getattr(query, setting, None), getattr(passage, setting, None)
-            if values[0] != values[1]:
-                raise ConfigError(
-                    f"checkpoint={checkpoint}: the query tower's {name} has {setting}={values[0]} and the passage tower's "
-                    f"{values[1]}; an evaluation prepares both sides alike",
-                    code="towers-prepared-differently",
-                    key=setting,
-                    found=values,
-                )
-        prepared[name] = query
-    return prepared
+    """The tokenizer and the image transform of both sides; raises ConfigError if each tower has another one."""
+    query, passage = retriever.query_tower, retriever.passage_tower
+    ours, theirs = preprocessor_records(query), preprocessor_records(passage)
+    for kind in ("tokenizer", "image_transform"):
+        if getattr(query, kind) is getattr(passage, kind) or kind not in ours:
+            continue
+        if differences := record_differences(ours[kind], theirs.get(kind)):
+            raise ConfigError(
+                f"checkpoint={checkpoint}: the towers have different {kind}s (the query tower's first: {'; '.join(differences)}); "
+                "an evaluation prepares both sides alike",
+                code="towers-prepared-differently",
+                key=kind,
+                found=tuple(differences),
+            )
+    return {"tokenizer": query.tokenizer, "image_transform": query.image_transform}
 
 
 def _made_with(config: DictConfig, data: RetrievalDataModule) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ret_lightning.config.build import build
 from ret_lightning.inputs import EncoderInput
+from ret_lightning.models import RetTower
 from ret_lightning.training.checkpointing.load import build_untrained
 from ret_lightning.training.module import RetModule, parameter_groups
 
@@ -65,7 +66,7 @@ def footprint(config: DictConfig) -> Footprint:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     batch, ranks = config.data.batch_size, _ranks(config)
     rows = min(batch, config.micro_batch or batch)
-    probe, vectors = kept_activations(retriever, _inputs(config, _PROBE_ROWS))
+    probe, vectors = kept_activations(retriever, _inputs(retriever.query_tower, _PROBE_ROWS))
     activations = probe * rows // _PROBE_ROWS
     if "16" in str(config.trainer.precision):
         activations //= 2
@@ -107,11 +108,10 @@ def kept_activations(retriever: nn.Module, inputs: EncoderInput) -> tuple[int, T
     return sum(size for name, size in storages.items() if name not in own), query
 
 
-def _inputs(config: DictConfig, rows: int) -> EncoderInput:
+def _inputs(tower: RetTower, rows: int) -> EncoderInput:
     """Rows with everything, on the meta device."""
-    transform, tokenizer = config.backbone.image_transform, config.backbone.tokenizer
-    side = int(transform.size)
-    length = int(tokenizer.get("max_length", 77))
+    side = tower.image_transform.size
+    length = getattr(tower.tokenizer, "max_length", 77)
     with torch.device("meta"):
         every = torch.arange(rows)
         return EncoderInput(

@@ -118,7 +118,8 @@ def test_towers_that_prepare_differently_are_refused() -> None:
 
     found = _preparation(retriever(16, 7), "run")
     assert (found["tokenizer"].max_length, found["image_transform"].size) == (7, 16)
-    for size, length, key, values in ((16, 9, "max_length", (7, 9)), (24, 7, "size", (16, 24))):
+    for size, length, kind in ((16, 9, "tokenizer"), (24, 7, "image_transform")):
         with pytest.raises(ConfigError) as error:
             _preparation(retriever(size, length), "run")
-        assert (error.value.code, error.value.key, error.value.found) == ("towers-prepared-differently", key, values)
+        assert (error.value.code, error.value.key) == ("towers-prepared-differently", kind)
+        assert len(error.value.found) == 1
