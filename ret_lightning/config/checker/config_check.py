@@ -21,10 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
@@ -69,7 +67,7 @@ class Verdict:
 
 
 def check(
-    search_path: ConfigSearchPath,
+    search_path: Sequence[str],
     config_name: str,
     overrides: Sequence[str],
     schema: type,
@@ -80,7 +78,7 @@ def check(
     """Compose a config and find every mistake in it.
 
     Args:
-        search_path: the folders and packages that Hydra searches.
+        search_path: the folders that Hydra searches, see `initialized`.
         config_name: the primary config's name.
         overrides: the command line's overrides, as typed.
         schema: the dataclass of the top level's keys.
@@ -111,7 +109,7 @@ def check(
 
 
 def prepare(
-    search_path: ConfigSearchPath, config_name: str, overrides: Sequence[str], schema: type
+    search_path: Sequence[str], config_name: str, overrides: Sequence[str], schema: type
 ) -> tuple[Signature, Composer | None, list[ParsedOverride], list[Mistake]]:
     """What a check starts from: the schema's keys, a composer, the overrides that can be read, and the mistakes so far."""
     setup_globals()
@@ -121,9 +119,8 @@ def prepare(
     parsed, mistakes = parse(overrides, [on_command_line(line) for line in overrides])
     try:
         composer = Composer(search_path, config_name, parsed)
-    except (HydraException, AssertionError) as error:
-        wrong = ConfigError(" ".join(str(error).split()), code="config-search-path")
-        return root, None, parsed, [*mistakes, Mistake("config search path", "", wrong)]
+    except ConfigError as error:
+        return root, None, parsed, [*mistakes, Mistake("config search path", "", error)]
     for override in parsed:
         override.config_loader = composer.loader  # a glob asks it for the options
     return root, composer, parsed, mistakes

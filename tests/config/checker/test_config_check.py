@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from hydra._internal.utils import create_config_search_path
 
 from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_check import check
@@ -349,7 +348,7 @@ def test_the_schema_says_which_keys_there_must_be(check_folder) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path) -> None:
-    verdict = check(create_config_search_path(f"file://{tmp_path}/nowhere"), "train", [], Schema)
+    verdict = check([f"file://{tmp_path}/nowhere"], "train", [], Schema)
     (told,) = map(str, verdict.mistakes)
     assert f"{tmp_path}/nowhere" in told
 
@@ -366,11 +365,10 @@ def test_nothing_heavy_is_imported(tmp_path) -> None:
     script = f"""
 import sys
 import hydra
-from hydra._internal.utils import create_config_search_path
 from ret_lightning.config.checker.config_check import check
 from tests.support.config_targets import Schema
 hydra.version.setbase("1.3")
-found = check(create_config_search_path("file://{folder}"), "train", [], Schema).mistakes
+found = check(["file://{folder}"], "train", [], Schema).mistakes
 print(*found, sep="\\n")
 print([name for name in ("torch", "lightning", "numpy", "transformers", "wandb") if name in sys.modules])
 """
