@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ret_lightning.config.allowed_targets import built_refusal, not_a_name, target_refusal
+from ret_lightning.config.allowed_targets import built_refusal, not_a_name, not_callable, target_refusal
 from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.target_aliases import update_targets
 from ret_lightning.config.targets import UnknownTarget, locate
@@ -77,7 +77,7 @@ def _refuse_unsafe(key: str, target: Any) -> None:
             f"{key}: cannot import {target}: {error.message}", code="target-import-failed", key=key, found=target
         ) from error
     if not callable(found):
-        raise ConfigError(f"{key}: {target} is no class or function", code="target-not-callable", key=key, found=target)
+        raise _at(key, not_callable(target))
     module = str(getattr(found, "__module__", None))
     if (reason := built_refusal(target, module, is_class=isinstance(found, type))) is not None:
         raise _at(key, reason)

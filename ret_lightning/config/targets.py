@@ -8,7 +8,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from ret_lightning.config.config_errors import choices
+from ret_lightning.config.config_errors import choices, nearest
 from ret_lightning.config.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 
@@ -84,7 +84,9 @@ def _no_such_name(module: ModuleType, name: str) -> str:
     own = [key for key in names if getattr(vars(module).get(key), "__module__", None) == module.__name__]
     if name[0].isupper():
         classes = [key for key in own if isinstance(vars(module)[key], type)]
-        return f"no class {name} in {module.__name__}{choices(name, classes or [key for key in names if key[0].isupper()])}"
+        if not nearest(name, classes):
+            classes = [key for key in names if key[0].isupper()]
+        return f"no class {name} in {module.__name__}{choices(name, classes)}"
     submodules = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", ())) if each.name[0] != "_"]
     kind = "module or function" if hasattr(module, "__path__") else "function"
     functions = [key for key in own if not isinstance(vars(module)[key], type)]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from ret_lightning.config.checker.config_check import Check, Verdict, distinct, prepare, without_hydra
+from ret_lightning.config.checker.composition_check import Check
+from ret_lightning.config.checker.config_check import Verdict, distinct, find_mistakes, prepare, without_hydra
 from ret_lightning.config.checker.overrides import ParsedOverride, wrong_sweep
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, Wrong
 from ret_lightning.errors import ConfigError
@@ -80,7 +81,7 @@ def check_changes(
     applied.mistakes, applied.whole = composition.mistakes, composition.whole
     with read_write(applied.config), open_dict(applied.config):
         applied.config.hydra = composition.config.hydra
-    found = Check(composer, applied, root, schema).run(complete=True)
+    found = find_mistakes([Check(composer, applied, root, schema)], mistakes, complete=True)
     config = without_hydra(applied.config)
     if not mistakes and not found:
         found = [Mistake(_source(key, changes), key, wrong) for key, wrong in base.refused(base.config, config)]
