@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.commands.command_line import read_arguments
+from ret_lightning.commands.help_page import help_page
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
 from ret_lightning.config.checker.config_changes import Base, check_changes
@@ -114,7 +115,9 @@ class _Application:
     def answer(self) -> int:
         """Do what the command line asks for, and give the exit code."""
         arguments = self.arguments
-        if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        if arguments.help:
+            return self._help()
+        if arguments.hydra_help or arguments.info or arguments.shell_completion:
             try:
                 self._leave_to_hydra()
             except Exception:  # it may well be the config that Hydra stumbles over
@@ -137,6 +140,17 @@ class _Application:
         if not multirun:
             self.ready(verdict.config)
         return self._run(multirun, base, verdict.config)
+
+    def _help(self) -> int:
+        """Print the help, `--help` or `--help all`; it shows the options of groups that the command line chooses."""
+        overrides = [override for override in self.arguments.overrides if override != "all"]
+        every_key = len(overrides) < len(self.arguments.overrides)
+        self.arguments.overrides = overrides
+        config_name = self.arguments.config_name or self.config_name
+        if (overrides or config_name != self.config_name) and self._check(complete=False).mistakes:
+            return 2
+        print(help_page(self._search_path(), config_name, self.prog, overrides, every_key=every_key))
+        return 0
 
     def _leave_to_hydra(self) -> None:
         hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=VERSION_BASE)(self.task)()

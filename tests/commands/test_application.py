@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -164,8 +165,8 @@ def test_what_is_wrong_with_a_command_line(command, arguments: list[str], code: 
 def test_help_lists_the_groups_and_their_options(command) -> None:
     done = command("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "gate: lstm, none" in done.stdout
-    assert "experiment: demo" in done.stdout
+    assert re.search(r"gate@model.gate +\n +lstm, none\n", done.stdout)
+    assert re.search(r"experiment +\n +\(no default\), demo\n", done.stdout)
 
 
 def test_the_config_is_shown_with_its_missing_values(command) -> None:
