@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.commands.application import run
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import TrainConfig
-from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
+from ret_lightning.config.sweeping import PlannedJob, is_grid
 from ret_lightning.errors import UserError
 from ret_lightning.runs.resume.resumed_config import refuse_finished, resumed_base
 from ret_lightning.runs.resume.takeover import refuse_taken
@@ -102,7 +102,7 @@ def _train(config: DictConfig) -> float | None:
         log.info("%s: the run is finished already", folder)
     else:
         run_training(config, resume=unfinished)
-    searched = hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC_SWEEPER
+    searched = hydra.mode == RunMode.MULTIRUN and not is_grid(hydra)
     return best_validation(folder) if searched else None
 
 

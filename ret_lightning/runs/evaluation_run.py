@@ -144,9 +144,9 @@ def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
         if getattr(query, kind) is getattr(passage, kind) or kind not in ours:
             continue
         if differences := record_differences(ours[kind], theirs.get(kind)):
+            shown = "; ".join(differences).replace(" there", " of queries").replace(" here", " of passages")
             raise ConfigError(
-                f"checkpoint={checkpoint}: the towers have different {kind}s (the query tower's first: {'; '.join(differences)}); "
-                "an evaluation prepares both sides alike",
+                f"checkpoint={checkpoint}: the towers have different {kind}s ({shown}); an evaluation prepares both sides alike",
                 code="towers-prepared-differently",
                 key=kind,
                 found=tuple(differences),
