@@ -146,7 +146,7 @@ def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
         if differences := record_differences(ours[kind], theirs.get(kind)):
             shown = "; ".join(differences).replace(" there", " of queries").replace(" here", " of passages")
             raise ConfigError(
-                f"checkpoint={checkpoint}: the towers have different {kind}s ({shown}); an evaluation prepares both sides alike",
+                f"checkpoint={checkpoint}: the towers have different {kind}s ({shown}); an evaluation needs the same one",
                 code="towers-prepared-differently",
                 key=kind,
                 found=tuple(differences),
