@@ -81,7 +81,6 @@ def run(
         SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
-    hydra.version.setbase(VERSION_BASE)
     # Tells of a cache of its own when an interrupted process ends.
     logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
     try:
@@ -157,7 +156,7 @@ class _Application:
         return 0
 
     def _leave_to_hydra(self) -> None:
-        hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=VERSION_BASE)(self.task)()
+        hydra.main(config_path=self.config_path, config_name=self.config_name, **VERSION_BASE)(self.task)()
 
     def _job_name(self) -> str:
         module = self.task.__module__

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ret_lightning.commands.key_comments import KeyComment, first_sentence, head_comment, key_comments
 from ret_lightning.config.checker.config_repository import DefaultsEntry, Repository
 from ret_lightning.config.checker.yaml_files import read_yaml
-from ret_lightning.config.key_comments import KeyComment, first_sentence, head_comment, key_comments
 
 _WIDTH = 110
 _POINTERS = (

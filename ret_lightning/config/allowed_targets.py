@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
+
+from hydra.utils import instantiate
 
 from ret_lightning.config.config_errors import nearest
 from ret_lightning.errors import ConfigError
@@ -87,6 +91,12 @@ def built_refusal(target: str, module: str, *, is_class: bool) -> ConfigError | 
             found=target,
         )
     return None
+
+
+def allow_list(targets: Sequence[str]) -> dict[str, Any]:
+    """The argument of Hydra's `instantiate` that allows these targets, which were checked here; Hydra 1.3 has none."""
+    takes_list = "_execution_whitelist_" in signature(instantiate).parameters
+    return {"_execution_whitelist_": list(targets)} if takes_list else {}
 
 
 def own_packages() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ret_lightning.config.allowed_targets import built_refusal, not_a_name, not_callable, target_refusal
+from ret_lightning.config.allowed_targets import allow_list, built_refusal, not_a_name, not_callable, target_refusal
 from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.renamed_keys import update_keys
 from ret_lightning.config.target_aliases import update_targets
@@ -43,12 +43,14 @@ def build(node: DictConfig | ListConfig | None, *args: Any, **kwargs: Any) -> An
     if target is None and (args or kwargs):
         raise ValueError(f"{key} has no _target_ that could take further arguments")
     try:
-        for at, name in _targets(node, key):
+        targets = _targets(node, key)
+        for at, name in targets:
             _refuse_unsafe(f"{at}._target_".lstrip("."), name)
+        options = {"_convert_": "all", **allow_list([name for _, name in targets])}
         if target is None:
-            return instantiate(node, _convert_="all")
+            return instantiate(node, **options)
         # Made as a partial and called here: instantiate would copy the caller's arguments into a config.
-        factory = instantiate(node, _convert_="all", _partial_=True)
+        factory = instantiate(node, **options, _partial_=True)
         if node.get("_partial_", False):
             return partial(factory, *args, **kwargs) if args or kwargs else factory
         return factory(*args, **kwargs)
@@ -98,9 +100,12 @@ def _told(error: Exception, key: str, target: str | None) -> UserError:
         if isinstance(cause, UserError):
             return cause
     cause = next((cause for cause in chain if not isinstance(cause, InstantiationException)), error)
-    inner = [line.removeprefix("full_key: ") for line in str(error).splitlines() if line.startswith("full_key: ")]
-    place = inner[0] if inner else f"{key} ({target})" if target else key
-    reason = first_line(cause) if cause is error and inner else f"{type(cause).__name__}: {first_line(cause)}"
+    lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]  # Hydra 1.4 puts the key into a note
+    inner = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    place = inner[0] if inner and inner[0] != key else f"{key} ({target})" if target else key
+    reason = first_line(cause)
+    if not isinstance(cause, InstantiationException):
+        reason = f"{type(cause).__name__}: {reason}"
     return ConfigError(
         f"{place}: cannot be built: {reason}; HYDRA_FULL_ERROR=1 shows where",
         code="target-build-failed",

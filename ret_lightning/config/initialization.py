@@ -12,7 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-VERSION_BASE = "1.3"
+# The behavior of Hydra 1.3, whose defaults are those of 1.1; later versions deprecate the argument.
+VERSION_BASE = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
 
 class SearchFolders(SearchPathPlugin):
@@ -41,7 +42,7 @@ def initialized(search_path: Sequence[str], job_name: str) -> Iterator[GlobalHyd
     Plugins.instance().register(SearchFolders)
     SearchFolders.folders = tuple(search_path)
     try:
-        with hydra.initialize_config_dir("/", job_name=job_name, version_base=VERSION_BASE):
+        with hydra.initialize_config_dir("/", job_name=job_name, **VERSION_BASE):
             yield GlobalHydra.instance()
     finally:
         SearchFolders.folders = ()

@@ -6,18 +6,21 @@ import math
 import os
 from collections.abc import Sequence
 
+import omegaconf
 from omegaconf import OmegaConf
 
 from ret_lightning.config.sweep_names import job_names
 
 
 def register_resolvers() -> None:
-    """Makes them known to OmegaConf; again does no harm."""
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("unless_resumed", unless_resumed, replace=True)
-    OmegaConf.register_new_resolver("product", product, replace=True)
-    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
-    OmegaConf.register_new_resolver("expand_home", os.path.expanduser, replace=True)
+    """Register them with OmegaConf, again if they are registered."""
+    old = omegaconf.__version__.startswith("2.3.")  # there register_resolver is another function
+    register = OmegaConf.register_new_resolver if old else OmegaConf.register_resolver
+    register("run_folder", run_folder, replace=True)
+    register("unless_resumed", unless_resumed, replace=True)
+    register("product", product, replace=True)
+    register("job_name", job_name, replace=True)
+    register("expand_home", os.path.expanduser, replace=True)
 
 
 def run_folder(resume: str | None, new: str) -> str:

@@ -78,7 +78,7 @@ class SweepSetup(Callback):
         if hasattr(plugins, "is_in_toplevel_plugins_module"):  # Hydra 1.3 takes plugins by names of this package only
             target = f"hydra_plugins.{target}"
             plugins.class_name_to_class[target] = RunFolderSweeper
-        with read_write(config), open_dict(config):
+        with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": config.hydra.sweeper}
 
 
@@ -119,7 +119,7 @@ def start_sweep(
                 code="dry-run-sweeper",
             )
         place.append(f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'")
-    with read_write(config), open_dict(config):
+    with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweeper = sweeper
         config.hydra.overrides.hydra.extend(place)  # the jobs are composed with these
         if folder is not None:

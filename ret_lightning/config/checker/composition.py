@@ -11,13 +11,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.types import OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.config.checker.config_repository import CheckedSource, ConfigFile, Repository, place_of
@@ -92,14 +94,13 @@ class Composer:
     def _further_folders(self, overrides: Sequence[ParsedOverride]) -> list[str]:
         """The folders of `hydra.searchpath`, on the command line or else in the primary config."""
         given = [each.value() for each in overrides if each.get_key_element() == "hydra.searchpath"]
-        if not given and self.repository.file_of(self.config_name) is not None:
-            primary = self.repository.load_config(self.config_name).config
-            given = [OmegaConf.to_container(primary, resolve=False).get("hydra", {}).get("searchpath")]
+        if not given and (file := self.repository.file_of(self.config_name)) is not None:
+            given = [_searchpath(file)]
         folders = given[0] if given and given[0] is not None else []
-        if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        if not isinstance(folders, list | ListConfig) or not all(isinstance(folder, str) for folder in folders):
             text = f"hydra.searchpath must be a list of folders, got {folders}"
             raise ConfigError(text, code="search-path-no-list", found=folders)
-        return folders
+        return list(folders)
 
     def compose(self, overrides: Sequence[ParsedOverride], *, multirun: bool) -> Composition:
         """The config that these overrides give; none of them is a sweep."""
@@ -304,6 +305,14 @@ class Composer:
         source = self.repository.source_of(named[1], key) if named else f"config {self.config_name}"
         wrong = ConfigError(telling[0] if telling else type(error).__name__, code="config-not-composed")
         return Mistake(source, key, wrong)
+
+
+def _searchpath(file: Path) -> Any:
+    """The key `hydra.searchpath` of a primary config; None where it has none, or cannot be read."""
+    try:
+        return OmegaConf.select(OmegaConf.load(file), "hydra.searchpath")
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
+        return None  # reported when the file is loaded
 
 
 def _behind_interpolation(

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.yaml_files import Entry, entry_of, read_yaml, what_is_broken
+from ret_lightning.config.checker.yaml_files import Entry, entry_of, what_is_broken, with_lines
 from ret_lightning.config.config_errors import Mistake, choices, nearest
 from ret_lightning.errors import ConfigError
 
@@ -201,14 +202,15 @@ class Repository:
         result = ConfigResult("main", str(path.parent), OmegaConf.create({}), {"package": None})
         try:
             text = path.read_text(encoding="utf-8")
-            content = read_yaml(path, text)
+            config = OmegaConf.load(StringIO(text))
+            content = with_lines(path, text, OmegaConf.to_container(config, resolve=False))
             if not isinstance(content.value, dict):
                 raise ValueError("a config holds keys and values")
             entries = content.value.get("defaults", Entry([], ""))
             if not isinstance(entries.value, list):
                 raise ValueError("defaults must be a list")
             defaults = [(DefaultsEntry.of(entry.plain()), entry.source) for entry in entries.value]
-            result.config = OmegaConf.create(content.plain())
+            result.config = config
             result.header = CheckedSource.header_of(text)
             self._contents[config_path] = content
         except Exception as error:  # whatever a broken file provokes, it is the file that is wrong

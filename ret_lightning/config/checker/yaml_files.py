@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import GrammarParseError
 
 from ret_lightning.errors import ConfigError
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # finds the lines; it is quicker in C
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,22 @@ def relative_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def read_yaml(path: Path, text: str | None = None) -> Entry:
-    """A YAML file's entries, its scalars read as Hydra reads them; `text` is its content where that is read already."""
-    loader = get_yaml_loader()(path.read_text(encoding="utf-8") if text is None else text)
-    try:
-        node = loader.get_single_node()
-        return Entry({}, relative_path(path)) if node is None else _entry(loader, node, relative_path(path), 0)
-    finally:
-        loader.dispose()
+def read_yaml(path: Path) -> Entry:
+    """A YAML file's entries, its scalars as Hydra reads them."""
+    text = path.read_text(encoding="utf-8")
+    return with_lines(path, text, OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
+
+
+def with_lines(path: Path, text: str, plain: Any) -> Entry:
+    """The content of a YAML file as entries.
+
+    Args:
+        path: the file, for messages.
+        text: its text.
+        plain: what was loaded from the text.
+    """
+    node = yaml.compose(text, Loader=_LOADER)
+    return _entry(plain, node, relative_path(path), 0) if node is not None else Entry({}, relative_path(path))
 
 
 def what_is_broken(path: Path, error: Exception) -> tuple[str, ConfigError]:
@@ -73,7 +83,8 @@ def what_is_broken(path: Path, error: Exception) -> tuple[str, ConfigError]:
     if isinstance(error, UnicodeDecodeError):
         return relative_path(path), ConfigError("not a text file in UTF-8", code="config-not-utf8", path=path)
     if isinstance(error, GrammarParseError):
-        for keys, entry in read_yaml(path).walk():
+        text = path.read_text(encoding="utf-8")
+        for keys, entry in with_lines(path, text, yaml.safe_load(text)).walk():
             if isinstance(entry.value, str) and not _parses(entry.value):
                 key = ".".join(keys)
                 text = f"{key}: cannot be read as an interpolation: {entry.value}"
@@ -88,25 +99,31 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _entry(loader: Any, node: yaml.Node, file: str, line: int) -> Entry:
+def _entry(value: Any, node: yaml.Node, file: str, line: int) -> Entry:
     source = f"{file}:{line}" if line else file
-    if isinstance(node, yaml.MappingNode):
-        own = sum(key.tag != "tag:yaml.org,2002:merge" for key, _ in node.value)
-        loader.flatten_mapping(node)  # puts the keys of `<<` first, which the mapping's own may repeat
-        items = [(loader.construct_object(key, deep=True), key.start_mark, value) for key, value in node.value]
-        _refuse_duplicates(items[len(items) - own :], node)
-        return Entry({key: _entry(loader, value, file, _line(mark)) for key, mark, value in items}, source)
+    if isinstance(node, yaml.ScalarNode):
+        return Entry(node.value if line == 0 else value, source)
     if isinstance(node, yaml.SequenceNode):
-        return Entry([_entry(loader, item, file, _line(item.start_mark)) for item in node.value], source)
-    return Entry(loader.construct_object(node), source)
+        pairs = zip(value, node.value, strict=True)
+        return Entry([_entry(item, inner, file, _line(inner.start_mark)) for item, inner in pairs], source)
+    nodes = _key_nodes(node)
+    entries = {}
+    for key, item in value.items():
+        mark, inner = nodes.get(str(key).lower(), (node.start_mark, None))
+        entries[key] = (
+            entry_of(item, f"{file}:{_line(mark)}") if inner is None else _entry(item, inner, file, _line(mark))
+        )
+    return Entry(entries, source)
 
 
-def _refuse_duplicates(items: Sequence[tuple[Any, yaml.Mark, yaml.Node]], node: yaml.Node) -> None:
-    seen: set[Any] = set()
-    for key, mark, _ in items:
-        if key in seen:
-            raise yaml.constructor.ConstructorError("in a mapping", node.start_mark, f"found duplicate key {key}", mark)
-        seen.add(key)
+def _key_nodes(node: yaml.MappingNode) -> dict[str, tuple[yaml.Mark, yaml.Node]]:
+    """The place and the value of each key, those that `<<` merges included."""
+    found: dict[str, tuple[yaml.Mark, yaml.Node]] = {}
+    for key, value in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            for other in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                found = _key_nodes(other) | found
+    return found | {key.value.lower(): (key.start_mark, value) for key, value in node.value}
 
 
 def _parses(text: str) -> bool:

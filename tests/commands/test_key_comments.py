@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.config.key_comments import KeyComment, first_sentence, head_comment, key_comments
+from ret_lightning.commands.key_comments import KeyComment, first_sentence, head_comment, key_comments
 
 CONTENT = """\
 # @package _global_
