@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,11 @@ from ret_lightning.config.targets import UnknownTarget, locate
 from ret_lightning.errors import ConfigError, UserError
 
 
-def build(node: DictConfig | ListConfig | None, *args: Any, **kwargs: Any) -> Any:
+def build(node: DictConfig | ListConfig | Mapping[str, Any] | None, *args: Any, **kwargs: Any) -> Any:
     """Build a node's `_target_`, after everything nested in it, from plain containers.
 
     Args:
-        node: a node of a composed config. A mapping or list without a `_target_` gives a dict or list of what is built
+        node: a node of a composed config, or a plain mapping. A mapping or list without a `_target_` gives a dict or list of what is built
             from its values; None gives None.
         args, kwargs: what the caller adds to the node's own keys. They are handed over as they are, neither copied nor
             put into a config, so a model's parameters stay the model's.
@@ -36,6 +37,8 @@ def build(node: DictConfig | ListConfig | None, *args: Any, **kwargs: Any) -> An
     """
     if node is None:
         return None
+    if not isinstance(node, DictConfig | ListConfig):
+        node = OmegaConf.create(node)
     update_targets(node._get_root())
     update_keys(node._get_root())
     key = str(node._get_full_key(None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError
@@ -29,7 +29,9 @@ def initial_retriever(config: DictConfig) -> RetRetriever:
         return build(config.model)
     source = _opened(config.init_from)
     where = f"init_from={config.init_from}"
-    retriever = build_untrained(config)  # no backbone is fetched whose weights the checkpoint holds
+    retriever = build_untrained(
+        OmegaConf.to_container(config, resolve=True)
+    )  # no backbone is fetched whose weights the checkpoint holds
     if not config.init_partial:
         load_weights(retriever, source, where)
         return retriever

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ret_lightning.config.build import build
@@ -58,7 +58,7 @@ def footprint(config: DictConfig) -> Footprint:
         UserError: if the model cannot be built.
     """
     with torch.device("meta"):
-        retriever = build_untrained(config)
+        retriever = build_untrained(OmegaConf.to_container(config, resolve=True))
         loss = build(config.loss)
     without_fused = {"fused": False} if "fused" in config.optimizer else {}  # which wants a real device
     module = RetModule(retriever, loss, build(config.optimizer, **without_fused), build(config.scheduler))

@@ -104,7 +104,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         evaluation,
         cost,
         SameConfig(config),
-        RecordInCheckpoint(config),
+        RecordInCheckpoint(OmegaConf.to_container(config, resolve=True)),
         UnloggedRow(),
         WandbStep(),
         ResumedLearningRate(),
@@ -123,7 +123,9 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
     module = RetModule(
-        retriever=build_untrained(config) if checkpoint else initial_retriever(config),
+        retriever=build_untrained(OmegaConf.to_container(config, resolve=True))
+        if checkpoint
+        else initial_retriever(config),
         loss=build(config.loss),
         optimizer=build(config.optimizer),
         scheduler=build(config.scheduler),

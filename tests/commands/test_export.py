@@ -56,7 +56,7 @@ def features(retriever: RetRetriever) -> torch.Tensor:
 
 def test_what_is_exported_is_the_best_checkpoint(run: Path, exported: Path) -> None:
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    trained = build_untrained(OmegaConf.load(run / "config.yaml"))
+    trained = build_untrained(OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True))
     trained.load_state_dict(
         {n.removeprefix("retriever."): t for n, t in checkpoint["state_dict"].items() if "loss" not in n}
     )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import Callback, LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning._version import __version__
 from ret_lightning.config.build import build
@@ -41,11 +41,11 @@ class RecordInCheckpoint(Callback):
     """Writes into every checkpoint what it takes to open it without its run folder, and how it did.
 
     Args:
-        config: the run's, resolved.
+        config: the run's, resolved, in plain containers.
     """
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = dict(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the record; plain containers, since a checkpoint is read with `weights_only`."""
@@ -157,7 +157,7 @@ def load_trained(file: Path) -> Trained:
     """
     checkpoint = _read(file)
     record, state = checkpoint[RECORD], checkpoint["state_dict"]
-    config = OmegaConf.create(record["config"])
+    config = record["config"]
     retriever = build_untrained(config, restored_preprocessors(record.get("preprocessors", {}), file))
     weights = {
         name.removeprefix(RETRIEVER_PREFIX): tensor
@@ -208,25 +208,25 @@ def chosen_on(checkpoint: Path) -> str:
         origin.get(selection_queries.KEY) == selection_queries.LAST
     ):  # of the weights that the run tested, not of its best ones
         del origin[selection_queries.KEY]
-    config = OmegaConf.to_container(OmegaConf.load(run / CONFIG_FILE))
+    config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
     return selection_queries.of_run(origin, {**config, "test_with": "best"})
 
 
-def build_untrained(config: DictConfig, preprocessors: Mapping[str, Preprocessor] | None = None) -> RetRetriever:
+def build_untrained(config: Mapping[str, Any], preprocessors: Mapping[str, Preprocessor] | None = None) -> RetRetriever:
     """The model of a training config with random weights, also where the config names pretrained backbones.
 
     Args:
-        config: of the run.
+        config: of the run, resolved.
         preprocessors: `tokenizer` and `image_transform` of a checkpoint, used in place of the config's.
     """
-    model = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
-    if "pretrained" in model.backbone:
-        model.backbone.pretrained = None
+    model, backbone = dict(config["model"]), dict(config["model"]["backbone"])
+    if "pretrained" in backbone:
+        backbone["pretrained"] = None
     if not preprocessors:
-        return build(model)
-    backbone = model.pop("backbone")
-    for kind in preprocessors:
-        backbone.pop(kind, None)  # not built: what it reads may be gone
+        return build({**model, "backbone": backbone})
+    del model["backbone"]
+    # Those of the config are not built: what they read may be gone.
+    backbone = {key: value for key, value in backbone.items() if key not in preprocessors}
     return build(model, backbone=build(backbone, **preprocessors))
 
 

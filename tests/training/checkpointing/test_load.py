@@ -39,7 +39,6 @@ from tests.support.tiny_training import checkpoint
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[RetRetriever, Path]:
     """A small model of a real config, and a checkpoint of it in a run folder, as ret-train writes it."""
     config, _ = resolved(("data=m2kr", "data.root=/nowhere", "logger=csv", *SMALL))
-    config = OmegaConf.create(config)
     retriever = build_untrained(config)
     retriever.query_tower.text_backbone.source = "owner/clip"
     module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
@@ -162,4 +161,4 @@ def test_checkpoint_without_preprocessors_is_read(saved: tuple, tmp_path: Path) 
     retriever = load_trained(file).retriever
     assert type(retriever.query_tower.tokenizer) is ClipTokenizer
     module = SimpleNamespace(retriever=retriever)
-    RecordInCheckpoint(OmegaConf.create()).on_load_checkpoint(None, module, content)
+    RecordInCheckpoint({}).on_load_checkpoint(None, module, content)
