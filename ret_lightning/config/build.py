@@ -22,8 +22,8 @@ def build(node: DictConfig | ListConfig | Mapping[str, Any] | None, *args: Any, 
     """Build a node's `_target_`, after everything nested in it, from plain containers.
 
     Args:
-        node: a node of a composed config, or a plain mapping. A mapping or list without a `_target_` gives a dict or list of what is built
-            from its values; None gives None.
+        node: a node of a composed config, or a plain mapping. Of a mapping or list without a `_target_` what is built of its
+            values, as a dict or list; None of None.
         args, kwargs: what the caller adds to the node's own keys. They are handed over as they are, neither copied nor
             put into a config, so a model's parameters stay the model's.
 

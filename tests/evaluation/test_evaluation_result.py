@@ -55,8 +55,7 @@ def test_every_metric_has_an_interval_around_it(result: EvaluationResult) -> Non
 def test_rankings_name_the_passages_that_were_indexed(result: EvaluationResult, tmp_path: Path) -> None:
     result.write_rankings(tmp_path)
     ranked = read_run(tmp_path / "mine.trec")
-    assert {name: [passage for passage, _ in run] for name, run in ranked.items()} == dict.fromkeys(
-        ("q0", "q1"), ["p2", "p0"]
-    )
+    assert list(ranked) == ["q0", "q1"]
+    assert all([passage for passage, _ in run] == ["p2", "p0"] for run in ranked.values())
     assert read_qrels(tmp_path / "wit.qrels")["q3"] == ("p3",)
     assert result.subsets["wit"].pool_rows(0) == [2, 0]

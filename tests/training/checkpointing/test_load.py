@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -10,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning import RetModule
 from ret_lightning.config.allowed_targets import OWN_PACKAGES
@@ -113,13 +113,13 @@ def test_only_the_best_checkpoint_was_chosen(tmp_path: Path, name: str, chosen: 
 
 
 @pytest.fixture
-def with_words(saved: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RetRetriever, DictConfig, Path]:
+def with_words(saved: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RetRetriever, dict, Path]:
     """A model of a config whose tokenizer reads a file, the config, and a checkpoint of the model."""
     monkeypatch.setenv(OWN_PACKAGES, "tests")
     (tmp_path / "words.txt").write_text(WORDS)
-    config = OmegaConf.create(load_trained(saved[1] / "checkpoints/last.ckpt").config)
+    config = copy.deepcopy(load_trained(saved[1] / "checkpoints/last.ckpt").config)
     target = {"_target_": "tests.support.own_preprocessors.WordTokenizer", "vocabulary": str(tmp_path / "words.txt")}
-    config.backbone.tokenizer = config.model.backbone.tokenizer = target
+    config["backbone"]["tokenizer"] = config["model"]["backbone"]["tokenizer"] = target
     retriever = build_untrained(config)
     module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
     content = checkpoint(module, step=7)
