@@ -50,7 +50,13 @@ def metrics_are_logged(config: DictConfig) -> Iterator[Wrong]:
             text = f"recall@{drawn} is not computed; evaluation.recall_at={list(ks)}"
             yield f"callbacks.{name}.at", ConfigError(text, code="recall-not-computed", found=drawn, allowed=ks)
     subsets = config.data.get("subsets")
-    yield from unlogged_monitors(config.callbacks, ks, None if subsets is None else list(subsets))
+    names = None if subsets is None else list(subsets)
+    yield from unlogged_monitors(config.callbacks, ks, names, own_loss=has_own_loss(config))
+
+
+def has_own_loss(config: DictConfig) -> bool:
+    """Whether the loss is the user's own, which may log any metric."""
+    return not str(config.loss.get("_target_")).startswith(_PACKAGES)
 
 
 def unlogged_monitors(
@@ -58,6 +64,7 @@ def unlogged_monitors(
     ks: Sequence[int],
     subsets: Collection[str] | None,
     answered: Collection[str] | None = None,
+    own_loss: bool = False,
 ) -> Iterator[Wrong]:
     """Each `callbacks.<name>.monitor` that names a metric which is never logged.
 
@@ -68,13 +75,14 @@ def unlogged_monitors(
         ks: `evaluation.recall_at`.
         subsets: that are validated; None: not known yet.
         answered: those of them whose queries have answers, which pseudo recall needs; None: not known yet.
+        own_loss: whether the loss is the user's own, whose metrics are not known.
     """
     targets = [str(callback.get("_target_")) for callback in callbacks.values() if callback]
     if not all(target.startswith(_PACKAGES) for target in targets):
         return
     for name, callback in callbacks.items():
         monitor = (callback or {}).get("monitor")
-        if isinstance(monitor, str):
+        if isinstance(monitor, str) and not (own_loss and monitor.startswith("train/")):
             yield from ((f"callbacks.{name}.monitor", wrong) for wrong in _unlogged(monitor, ks, subsets, answered))
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
-from ret_lightning.config.run_rules import unlogged_monitors
+from ret_lightning.config.run_rules import has_own_loss, unlogged_monitors
 from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
@@ -128,5 +128,6 @@ def _check_limit(trainer: Trainer, name: str, batches: int, what: str) -> None:
 
 
 def _check_monitors(config: DictConfig, subsets: list[str] | None, answered: list[str] | None = None) -> None:
-    for key, wrong in unlogged_monitors(config.callbacks, tuple(config.evaluation.recall_at), subsets, answered):
+    ks, own_loss = tuple(config.evaluation.recall_at), has_own_loss(config)
+    for key, wrong in unlogged_monitors(config.callbacks, ks, subsets, answered, own_loss):
         raise ConfigError(f"{key}: {wrong.message}", code=wrong.code, key=key, **wrong.values)

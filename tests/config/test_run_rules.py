@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from ret_lightning.config import run_rules
 from ret_lightning.config.config_errors import Wrong
 from ret_lightning.config.run_rules import (
+    has_own_loss,
     limits_are_valid,
     metrics_are_logged,
     recall_at,
@@ -138,3 +139,11 @@ def test_other_numbers_are_no_limits(name: str, value: float) -> None:
 )
 def test_run_trains_and_tests_something(trainer: dict, test_with: str, errors: list) -> None:
     assert codes(list(something_is_trained(OmegaConf.create({"trainer": trainer, "test_with": test_with})))) == errors
+
+
+def test_metrics_of_an_own_loss_may_be_monitored() -> None:
+    assert monitored("train/divergence") == [("callbacks.best.monitor", "monitor-not-computed")]
+    assert monitored("train/divergence", own_loss=True) == []
+    assert monitored("val/divergence", own_loss=True) == [("callbacks.best.monitor", "monitor-not-computed")]
+    for target, own in (("ret_lightning.losses.ContrastiveLoss", False), ("mine.Loss", True)):
+        assert has_own_loss(OmegaConf.create({"loss": {"_target_": target}})) == own
