@@ -56,7 +56,8 @@ def metrics_are_logged(config: DictConfig) -> Iterator[Wrong]:
 
 def has_own_loss(config: DictConfig) -> bool:
     """Whether the loss is the user's own, which may log any metric."""
-    return not str(config.loss.get("_target_")).startswith(_PACKAGES)
+    loss = config.get("loss") or {}
+    return not str(loss.get("_target_", _PACKAGES[0])).startswith(_PACKAGES)
 
 
 def unlogged_monitors(
