@@ -1,5 +1,10 @@
 from ._version import __version__ as __version__
-from .data.datamodule import M2KRDataModule as M2KRDataModule
+from .data.glyphs.glyphs_datamodule import GlyphsDataModule as GlyphsDataModule
+from .data.m2kr_datamodule import M2KRDataModule as M2KRDataModule
 from .evaluation.callback import RetrievalEvaluation as RetrievalEvaluation
+from .evaluation.evaluator import Evaluator as Evaluator
 from .models.retriever import RetRetriever as RetRetriever
+from .models.retriever import build_retriever as build_retriever
+from .training.checkpointing.load import open_retriever as open_retriever
+from .training.fit import train as train
 from .training.module import RetModule as RetModule

@@ -1,4 +1,4 @@
-"""The contrastive step in pieces (`loss.micro_batch`) against the undivided batch: what memory it saves and what time it costs.
+"""The contrastive step in micro-batches (`micro_batch`) against the undivided batch: memory saved and time spent.
 
     python experiments/benchmarks/contrastive.py pairs=64 pieces=4,8,16 plot=contrastive.png
 
@@ -17,9 +17,9 @@ from measure import compare
 from random_model import random_retriever
 from torch import Tensor
 
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import ContrastiveLoss, EncodedBatch
 from ret_lightning.models import EncoderInput, RetRetriever
-from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.models.precision import dtype_named
 
 OPTIONS = {
@@ -83,8 +83,8 @@ def gradients(
     autocast = nullcontext() if dtype == "none" else torch.autocast(device.type, dtype=dtype_named(dtype))
     retriever.zero_grad(set_to_none=True)
     with autocast:
-        vectors = encode_in_pieces(retriever, queries, passages, size)
-        loss = ContrastiveLoss()(*vectors, torch.arange(len(queries), device=device)).loss
+        vectors = encode_in_micro_batches(retriever, queries, passages, size)
+        loss = ContrastiveLoss()(EncodedBatch(*vectors, torch.arange(len(queries), device=device))).loss
     loss.backward()
     # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
     return [p.grad for n, p in retriever.named_parameters() if p.grad is not None and "k_proj.bias" not in n]

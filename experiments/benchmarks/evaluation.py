@@ -22,10 +22,10 @@ import torch.multiprocessing as mp
 from measure import peak, reset_peak
 from random_model import random_retriever
 
-from ret_lightning import RetrievalEvaluation
-from ret_lightning.data.sampling.batch_samplers import dealt
-from ret_lightning.data.types import EvaluationSubset
-from ret_lightning.evaluation.stored_sink import StoredVectors
+from ret_lightning.data.batch import EvaluationBatch
+from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.data.types import SIDES, EvaluationSubset
+from ret_lightning.evaluation import Evaluator, MemorySink, StoredSink
 from ret_lightning.retrieval import ExactIndex, FaissIndex
 
 OPTIONS = {
@@ -60,33 +60,22 @@ def rank(number: int, options: dict[str, str], index: str, where: str, folder: s
     )
     sizes = int(options["passages"]), int(options["queries"])
     subset = made_up(*sizes)
-    trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(evaluation_subsets=lambda split: [subset]),
-        sanity_checking=False,
-        is_global_zero=False,
-    )
-    module = SimpleNamespace(device=CPU, log_dict=lambda *_, **__: None)
-    evaluation = RetrievalEvaluation(INDEXES[index](), recall_at=[1], ranked=100, agreement_sample=8)
+    evaluator = Evaluator(INDEXES[index](), recall_at=[1], ranked=100, ann_recall_sample=8)
+    sink = MemorySink()
     if where == "stores":
         # A small one of k vectors of width d: only the fingerprint and the shape of its vectors are asked for.
         sides = [f"model.num_tokens={k}", f"model.output_size={width}"]
-        evaluation.vectors = StoredVectors(
-            Path(folder) / "embeddings", random_retriever("tiny", *sides, model="small"), {}
-        )
+        sink = StoredSink(Path(folder) / "embeddings", random_retriever("tiny", *sides, model="small"))
+    files = [EvaluationRows(subset.rows(side), None, subset.name, side) for side in SIDES]
     before, start = reset_peak(CPU), time.perf_counter()
-    if where == "stores":
-        batches = evaluation.vectors.begin([subset], batch)
-    else:
-        batches = dealt(sizes, batch, number, ranks)
-    evaluation.on_test_epoch_start(trainer, module)
-    for loader, own in enumerate(batches):
-        for rows in own:
-            random = torch.Generator().manual_seed(2 * rows[0] + loader)
+    for number_of_file, (file, batches) in enumerate(zip(files, sink.begin(files, batch), strict=True)):
+        for rows in batches:
+            random = torch.Generator().manual_seed(2 * rows[0] + number_of_file)
             vectors = torch.nn.functional.normalize(torch.randn(len(rows), k, width, generator=random), dim=2)
-            batch = SimpleNamespace(rows=torch.tensor(rows), imageless=())
-            evaluation.on_test_batch_end(trainer, module, vectors, batch, 0, loader)
+            sink.add(EvaluationBatch(None, torch.tensor(rows), file.subset, file.side), vectors)
     encoded = time.perf_counter()
-    evaluation.on_test_epoch_end(trainer, module)
+    sink.complete([subset], CPU, max_bad_fraction=0)
+    evaluator.score([subset], sink, CPU)
     torch.save((peak(CPU) - before, encoded - start, time.perf_counter() - encoded), f"{folder}/{number}.pt")
     dist.destroy_process_group()
 
@@ -98,7 +87,7 @@ def made_up(passages: int, queries: int) -> EvaluationSubset:
         SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row}",), answers=(), text=None, image=None)
         for row in range(queries)
     ]
-    return EvaluationSubset("made_up", "test", asked, pool, [])
+    return EvaluationSubset("made_up", "test", asked, pool)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ from torch import Tensor
 from ret_lightning.data.batch import TrainingBatch
 from ret_lightning.distributed.barrier import Meeting
 from ret_lightning.inputs import ClipTokenizer
-from ret_lightning.losses import ContrastiveLoss, maxsim
+from ret_lightning.losses import ContrastiveLoss, EncodedBatch, maxsim
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.retrieval import Embeddings, ExactIndex, judge, search_sharded
@@ -174,7 +174,7 @@ def collectives() -> None:
 
     def everything() -> list[Tensor]:
         a, b = (x.to(DEVICE).requires_grad_() for x in (q, p))
-        loss = ContrastiveLoss()(a, b, torch.arange(9, device=DEVICE)).loss
+        loss = ContrastiveLoss()(EncodedBatch(a, b, torch.arange(9, device=DEVICE))).loss
         ranking = search_sharded(ExactIndex(DEVICE), pool, torch.arange(700), queries, 20, DEVICE)
         recall = judge(ranking, pool.ids, [[str(i)] for i in range(9)], [1, 5], device=DEVICE)["recall@5"]
         return [*torch.autograd.grad(loss, (a, b)), loss.detach(), ranking.rows, ranking.scores, recall]
@@ -234,7 +234,8 @@ def _trained(folder: Path, epochs: int, resume: bool = False, fused: bool = Fals
     )  # fmt: skip
     labels = torch.arange(8)
     batches = [
-        TrainingBatch(random_rows(8, i), random_rows(8, i + 9, 0.5), labels, labels, ("x",) * 8) for i in range(3)
+        TrainingBatch(random_rows(8, i), random_rows(8, i + 9, 0.5), labels, labels, labels, ("x",) * 8)
+        for i in range(3)
     ]
     loader = torch.utils.data.DataLoader(batches, batch_size=None, pin_memory=GPU, generator=torch.Generator())
     with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:

@@ -17,10 +17,10 @@ from measure import synchronize
 from torch import Tensor
 
 from ret_lightning.inputs import EncoderInput, ImageTransform
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import ContrastiveLoss, EncodedBatch
 from ret_lightning.models import LSTMGate, RetRetriever, build_retriever
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
-from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.ops.maxsim_fused import fused_refusal
 
 GPU = torch.cuda.is_available()
@@ -160,11 +160,13 @@ def gradients(
         queries: B rows.
         passages: B rows, the positives.
         mixed: whether the forward pass runs in bfloat16 autocast.
-        micro_batch: see `ContrastiveLoss`.
+        micro_batch: see `RetModule`.
     """
     retriever.zero_grad()
     with autocast(enabled=mixed):
-        vectors = encode_in_pieces(retriever, queries, passages, micro_batch)
-        loss = ContrastiveLoss()(*vectors, torch.arange(len(queries), device=queries.input_ids.device)).loss
+        vectors = encode_in_micro_batches(retriever, queries, passages, micro_batch)
+        loss = ContrastiveLoss()(
+            EncodedBatch(*vectors, torch.arange(len(queries), device=queries.input_ids.device))
+        ).loss
     loss.backward()
     return loss.detach(), torch.cat([x.grad.flatten() for x in retriever.parameters() if x.requires_grad])

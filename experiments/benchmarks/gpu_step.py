@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import ContrastiveLoss, EncodedBatch
 from ret_lightning.models.compile_blocks import compile_blocks
-from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_micro_batches
 
 KERNELS = {"attention": ("flash", "fmha"), "matmul": ("gemm", "cutlass", "nvjet", "xmma")}
 
@@ -75,7 +75,9 @@ class PublishedStep:
     def step(self, micro_batch: int | None = None) -> None:
         """Take one optimizer step."""
         with autocast():
-            loss = self.loss(*encode_in_pieces(self.retriever, *self.batch, micro_batch), self.labels).loss
+            loss = self.loss(
+                EncodedBatch(*encode_in_micro_batches(self.retriever, *self.batch, micro_batch), self.labels)
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

@@ -92,7 +92,7 @@ def memory(root: Path, batch: int) -> None:
     )
     for reading in READINGS:
         data = data_module(root, reading, batch, workers=1)
-        data.collate.tokenizer = no_tokens
+        data.tokenizer = no_tokens
         loader = data.train_dataloader()
         batches = iter(loader)
         next(batches)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.models import RetTower
-from ret_lightning.models.modality_states import ModalityStates
+from ret_lightning.models.layer_states import ModalityStates
 
 # input_ids, attention_mask, pixel_values of every row, and which rows have a text and an image.
 Dense = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]

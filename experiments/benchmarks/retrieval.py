@@ -162,7 +162,7 @@ def report(names: list[str], folder: Path, made: Clustered, options: dict[str, s
     print(f"{n} passages x {k} x {d}, a half-precision store of {store / 1e9:.2f} GB; {len(best)} queries; ", end="")
     print(f"{options['threads']} threads; the gold passage is first for {first[0]:.2f}, among ten for {first[1]:.2f}")
     print(
-        "| index | settings | agreement@10 | queries/s | speed | gold in ten | build, s | resident, GB | of the store |"
+        "| index | settings | ann_recall@10 | queries/s | speed | gold in ten | build, s | resident, GB | of the store |"
     )
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -190,7 +190,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], title: str, file: str) ->
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
     axes.axhline(0.98, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xscale="log", xlabel="queries a second", ylabel="agreement@10 with exact search", title=title)
+    axes.set(xscale="log", xlabel="queries a second", ylabel="ann_recall@10", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=120)

@@ -26,7 +26,7 @@ from published_way import Dense, always_both
 from random_model import random_retriever
 from torch import Tensor
 
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.losses import ContrastiveLoss, EncodedBatch
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
 from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.models.precision import dtype_named
@@ -63,7 +63,7 @@ def main() -> None:
             with clock("encode"):
                 query, passage = retriever(EncoderInput.dense(*queries), EncoderInput.dense(*passages))
             with clock("loss"):
-                loss = ContrastiveLoss()(query, passage, labels).loss
+                loss = ContrastiveLoss()(EncodedBatch(query, passage, labels)).loss
         return finish(loss)
 
     def plain() -> Tensor:
@@ -72,7 +72,7 @@ def main() -> None:
                 query = normalised(always_both(retriever.query_tower, queries))
                 passage = normalised(always_both(retriever.passage_tower, passages))
             with clock("loss"):
-                loss = ContrastiveLoss(backend="plain")(query, passage, labels).loss
+                loss = ContrastiveLoss(backend="plain")(EncodedBatch(query, passage, labels)).loss
         return finish(loss)
 
     def finish(loss: Tensor) -> Tensor:

@@ -5,54 +5,38 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-from unittest import mock
+from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import (
-    create_automatic_config_search_path,
-    detect_calling_file_or_module_from_task_function,
-    detect_task_name,
-    get_args_parser,
-)
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.commands.command_line import read_arguments
+from ret_lightning.commands.help_page import help_page
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
 from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict, check
 from ret_lightning.config.config_errors import report
-from ret_lightning.config.home_folder import expand_config, expand_override
+from ret_lightning.config.home_folder import expand_config
+from ret_lightning.config.initialization import VERSION_BASE, initialized
 from ret_lightning.config.renamed_keys import current_override, deprecation, is_earlier, update_keys
-from ret_lightning.config.sweeping import BASIC_SWEEPER, Choose, all_jobs, results_of, start_sweep
+from ret_lightning.config.sweeping import Choose, all_jobs, is_grid, results_of
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
 from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.child_process import use_default_start_method
 from ret_lightning.runtime.console import abandon_stdout, quiet_libraries
 
-_VERSION_BASE = "1.3"
-
 resolvers.register_resolvers()  # here: a launcher's worker imports only this module before it composes a config
-
-
-# File names that the grammar takes in quotes only: of sweeps, `runs/gate+seed/gate=lstm+seed=1`, and in a home folder, `~/x`.
-_NAMES_IN_QUOTES = re.compile(r"(?=.*[=~])[\w./+=@~, -]+")
 
 
 @dataclass(frozen=True)
@@ -97,11 +81,11 @@ def run(
         SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
-    hydra.version.setbase(_VERSION_BASE)
+    hydra.version.setbase(VERSION_BASE)
     # Tells of a cache of its own when an interrupted process ends.
     logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
     try:
-        arguments = _arguments(verbatim)
+        arguments = read_arguments(verbatim)
         application = _Application(task, config_name, schema, prog, config_path, arguments, choose, base, ready)
         with quiet_libraries(), sigterm_raises():
             code = application.answer()
@@ -115,47 +99,6 @@ def run(
         code = _exit_code(error)
     if code:
         sys.exit(code)
-
-
-def _arguments(verbatim: Collection[str]) -> Namespace:
-    """The command line, read by Hydra's own parser."""
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(
-            f"{message}; flags come before or after all key=value arguments, --hydra-help lists them",
-            code="command-line-flags",
-        )
-
-    parser = get_args_parser()
-    parser.error = refuse
-    arguments = parser.parse_args()
-    asked = [arguments.run, arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion]
-    if sum(map(bool, asked)) > 1:
-        refuse("only one of --run, --multirun, --cfg, --info and --shell-completion can be given")
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        refuse("--resolve goes with --cfg or --help only")
-    if arguments.experimental_rerun:
-        raise ConfigError(
-            "--experimental-rerun would read a pickle; give the run's own overrides instead", code="rerun-unsupported"
-        )
-    quoted = {override: _quoted(expand_override(override, verbatim), verbatim) for override in arguments.overrides}
-    arguments.overrides = list(map(quoted.get, arguments.overrides))
-    sys.argv[1:] = [quoted.get(argument, argument) for argument in sys.argv[1:]]  # --cfg and --help are left to Hydra
-    return arguments
-
-
-def _quoted(override: str, verbatim: Collection[str]) -> str:
-    """An override with quotes where Hydra's grammar would stumble over what is meant as plain text."""
-    key, equals, value = override.partition("=")
-    if not equals or value == "null":
-        return override
-    if key in verbatim:
-        # A dollar that begins an interpolation is escaped for OmegaConf, with the backslashes that stand before it.
-        value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
-        return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
-    if _NAMES_IN_QUOTES.fullmatch(value):
-        return f"{key}=" + ",".join(f"'{name}'" if set(name) & {*"=~"} else name for name in value.split(","))
-    return override
 
 
 @dataclass(frozen=True)
@@ -173,7 +116,9 @@ class _Application:
     def answer(self) -> int:
         """Do what the command line asks for, and give the exit code."""
         arguments = self.arguments
-        if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        if arguments.help:
+            return self._help()
+        if arguments.hydra_help or arguments.info or arguments.shell_completion:
             try:
                 self._leave_to_hydra()
             except Exception:  # it may well be the config that Hydra stumbles over
@@ -200,30 +145,34 @@ class _Application:
             self.ready(verdict.config)
         return self._run(multirun, base, verdict.config)
 
+    def _help(self) -> int:
+        """Print the help, `--help` or `--help all`; it shows the options of groups that the command line chooses."""
+        overrides = [override for override in self.arguments.overrides if override != "all"]
+        every_key = len(overrides) < len(self.arguments.overrides)
+        self.arguments.overrides = overrides
+        config_name = self.arguments.config_name or self.config_name
+        if (overrides or config_name != self.config_name) and self._check(complete=False).mistakes:
+            return 2
+        print(help_page(self._search_path(), config_name, self.prog, overrides, every_key=every_key))
+        return 0
+
     def _leave_to_hydra(self) -> None:
-        answer = hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=_VERSION_BASE)
-        if not self.arguments.help:
-            answer(self.task)()
-            return
-        # Hydra lists the groups of a help page from a copy of all configs that it has read, one copy per group.
-        with mock.patch.object(ConfigLoaderImpl, "get_group_options", _group_options):
-            answer(self.task)()
+        hydra.main(config_path=self.config_path, config_name=self.config_name, version_base=VERSION_BASE)(self.task)()
 
-    def _caller(self) -> tuple[str | None, str | None]:
-        return detect_calling_file_or_module_from_task_function(self.task)
+    def _job_name(self) -> str:
+        module = self.task.__module__
+        return Path(sys.modules[module].__file__).stem if module == "__main__" else module.rpartition(".")[2]
 
-    def _search_path(self) -> ConfigSearchPath:
-        path = create_automatic_config_search_path(*self._caller(), self.arguments.config_path or self.config_path)
-        if self.arguments.config_dir is not None:
-            folder = os.path.abspath(os.path.expanduser(self.arguments.config_dir))
-            if not os.path.isdir(folder):
-                raise ConfigError(
-                    f"--config-dir {self.arguments.config_dir}: no such folder",
-                    code="config-dir-missing",
-                    path=self.arguments.config_dir,
-                )
-            path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
-        return path
+    def _search_path(self) -> list[str]:
+        main, added = self.arguments.config_path or self.config_path, self.arguments.config_dir
+        if "://" not in main:  # a folder, next to the command's file as for `hydra.main`
+            main = f"file://{Path(sys.modules[self.task.__module__].__file__).parent.absolute() / main}"
+        if added is None:
+            return [main]
+        folder = os.path.abspath(os.path.expanduser(added))
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--config-dir {added}: no such folder", code="config-dir-missing", path=added)
+        return [main, f"file://{folder}"]
 
     def _rename_overrides(self, base: Base | None) -> None:
         """Replace earlier keys on the command line by today's; which key one is depends on the config that it sets."""
@@ -247,7 +196,6 @@ class _Application:
         return verdict
 
     def _verdict(self, overrides: Sequence[str], *, complete: bool, base: Base | None = None) -> Verdict:
-        JobRuntime.instance().set("name", detect_task_name(*self._caller()))
         name, options = self.arguments.config_name or self.config_name, {"multirun": self.arguments.multirun}
         if base is not None:
             return check_changes(base, self._search_path(), name, overrides, self.schema, **options)
@@ -256,16 +204,16 @@ class _Application:
     def _run(self, multirun: bool, base: Base | None, config: DictConfig) -> int:
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         overrides = [*self.arguments.overrides, f"hydra.mode={mode.name}"]
-        job = _Job(self.task, self.prog, None if base is None else config)
+        job = _Job(self.task, self.prog, self.choose, None if base is None else config)
         if base is not None:  # of what Hydra composes only its own settings are used
             own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
             overrides = [*own, f"resume={QuotedString(str(base.file.parent), Quote.single).with_quotes()}"]
-        app = Hydra.create_main_hydra2(detect_task_name(*self._caller()), self._search_path())
         config_name = self.arguments.config_name or self.config_name
         try:
-            if multirun:
-                return self._tell_failures(start_sweep(app, config_name, job, overrides, self.choose))
-            return getattr(app.run(config_name, job, overrides).return_value, "exit_code", 0)
+            with initialized(self._search_path(), self._job_name()) as app:
+                if multirun:
+                    return self._tell_failures(app.hydra.multirun(config_name, job, overrides))
+                return getattr(app.hydra.run(config_name, job, overrides).return_value, "exit_code", 0)
         except OSError as error:
             if job.running or error.filename is None:
                 raise
@@ -274,8 +222,6 @@ class _Application:
                 code="output-not-writable",
                 path=str(error.filename),
             ) from error
-        finally:
-            GlobalHydra.instance().clear()
 
     def _tell_failures(self, batches: Any) -> int:
         """List a sweep's failed jobs; the exit code."""
@@ -304,10 +250,13 @@ class _SweepStopped(BaseException):
 class _Job:
     """The task as Hydra calls it: what it raises becomes a line on stderr and a Failure where that loses nothing."""
 
-    def __init__(self, task: Callable[[DictConfig], Any], prog: str, config: DictConfig | None = None) -> None:
+    def __init__(
+        self, task: Callable[[DictConfig], Any], prog: str, choose: Choose, config: DictConfig | None = None
+    ) -> None:
         functools.update_wrapper(self, task)
         self.task = task
         self.prog = prog
+        self.choose = choose  # which jobs of a sweep to run, see `start_sweep`
         self.config = config  # to run instead of what Hydra composes
         self.running = False
 
@@ -328,7 +277,7 @@ class _Job:
             error = cache_error(raised) or raised
             mode = HydraConfig.get().mode
             # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
-            swept = mode == RunMode.MULTIRUN and HydraConfig.get().sweeper._target_ == BASIC_SWEEPER
+            swept = mode == RunMode.MULTIRUN and is_grid(HydraConfig.get())
             user_error = isinstance(error, UserError)
             if isinstance(error, Stopped) and mode == RunMode.MULTIRUN:
                 raise _SweepStopped(error) from raised
@@ -341,13 +290,6 @@ class _Job:
             result = Failure(line, error.exit_code if user_error else 1)
         self.running = False
         return result
-
-
-def _group_options(
-    loader: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG
-) -> list[str]:
-    """The options of a config group, as Hydra finds them for a help page."""
-    return loader.repository.get_group_options(group_name, results_filter)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -26,13 +26,11 @@ def _check(config: DictConfig) -> CheckReport:
 
     from ret_lightning.config.build import build
     from ret_lightning.data.checks.corpus_check import CorpusCheck
-    from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
     from ret_lightning.runtime.atomic_files import write_text
     from ret_lightning.runtime.console import console, printing
 
     data = build(config.data)
-    if isinstance(data, GlyphsDataModule):
-        data.prepare_data()  # it is not there before it is made
+    data.layout.prepare()  # a generated corpus is not there before it is made
     report = CorpusCheck(data, config.images, config.image_share, config.workers).run()
     if config.report is not None:
         write_text(config.report, json.dumps(report.as_json(), indent=1) + "\n")

@@ -39,11 +39,11 @@ def _evaluate(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
     from hydra.core.hydra_config import HydraConfig
 
-    from ret_lightning.runs.evaluate import evaluate
+    from ret_lightning.runs.evaluation_run import run_evaluation
 
     make_paths_absolute(config)
     config.output_dir = HydraConfig.get().runtime.output_dir  # of a sweep's job its own
-    evaluate(config)
+    run_evaluation(config)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,18 @@ def main() -> None:
 
 def _index(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
-    from ret_lightning.search.build_index import index_passages
+    from ret_lightning.config.build import build
+    from ret_lightning.search.index_builder import build_index
 
-    index_passages(config)
+    names = ("append", "discard", "image_root", "batch_size", "num_workers", "device", "dtype")
+    options = {name: config[name] for name in names}
+    if config.qdrant is not None:
+        from ret_lightning.search.qdrant import index_into_qdrant
+
+        index_into_qdrant(config.passages, config.qdrant, config.collection, config.checkpoint, **options)
+        return
+    method = build(config.retrieval)
+    build_index(config.passages, config.index, config.checkpoint, method=method, processes=config.processes, **options)
 
 
 if __name__ == "__main__":

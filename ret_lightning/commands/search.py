@@ -17,9 +17,11 @@ def main() -> None:
 
 def _search(config: DictConfig) -> None:
     # Imported here: --help and a misspelt option answer without torch.
-    from ret_lightning.search.answer import answer
+    from ret_lightning.search.answer import search, write_answers
 
-    answer(config)
+    names = ("query", "image", "queries", "image_root", "qdrant", "collection", "top_k", "checkpoint", "verify")
+    names += ("batch_size", "num_workers", "device")
+    write_answers(search(config.index, **{name: config[name] for name in names}), config.output, config.overwrite)
 
 
 if __name__ == "__main__":

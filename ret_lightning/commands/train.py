@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.commands.application import run
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.schema import TrainConfig
-from ret_lightning.config.sweeping import BASIC_SWEEPER, PlannedJob
+from ret_lightning.config.sweeping import PlannedJob, is_grid
 from ret_lightning.errors import UserError
 from ret_lightning.runs.resume.resumed_config import refuse_finished, resumed_base
 from ret_lightning.runs.resume.takeover import refuse_taken
@@ -77,13 +77,13 @@ def _train(config: DictConfig) -> float | None:
     # Imported here: --help and a misspelt option answer without torch.
     from hydra.core.hydra_config import HydraConfig
 
-    from ret_lightning.runs.train import best_validation, train
+    from ret_lightning.runs.training_run import best_validation, run_training
 
     make_paths_absolute(config)
     hydra = HydraConfig.get()
     resume, config.resume = config.resume, None
     if resume not in (None, "auto"):  # the config is that of the folder, see `resumed_base`
-        train(config, resume=True)
+        run_training(config, resume=True)
         return None
     # In a sweep the folder is the one that Hydra made, whatever the time is by now.
     config.output_dir = hydra.runtime.output_dir
@@ -91,7 +91,7 @@ def _train(config: DictConfig) -> float | None:
         config.sweep = Path(hydra.sweep.dir).name
         resume = "auto"  # the same command again continues what was interrupted
     if resume is None:
-        train(config)
+        run_training(config)
         return None
     from ret_lightning.runs.resume.same_run import same_run
     from ret_lightning.runtime.run_layout import METRICS_FILE
@@ -101,8 +101,8 @@ def _train(config: DictConfig) -> float | None:
     if (folder / METRICS_FILE).exists():
         log.info("%s: the run is finished already", folder)
     else:
-        train(config, resume=unfinished)
-    searched = hydra.mode == RunMode.MULTIRUN and hydra.sweeper._target_ != BASIC_SWEEPER
+        run_training(config, resume=unfinished)
+    searched = hydra.mode == RunMode.MULTIRUN and not is_grid(hydra)
     return best_validation(folder) if searched else None
 
 

@@ -43,6 +43,11 @@ def not_a_name(value: Any) -> ConfigError:
     return ConfigError(f"wants the dotted name of a class, got {value!r}", code="target-not-text", found=repr(value))
 
 
+def not_callable(target: str) -> ConfigError:
+    """The error of a `_target_` that names a module or a constant."""
+    return ConfigError(f"{target} is no class or function", code="target-not-callable", found=target)
+
+
 def target_refusal(target: str) -> ConfigError | None:
     """Why a config may not build this dotted name, or None where it may."""
     own = own_packages()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ret_lightning.config.allowed_targets import built_refusal, not_a_name, target_refusal
+from ret_lightning.config.allowed_targets import built_refusal, not_a_name, not_callable, target_refusal
 from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.renamed_keys import update_keys
 from ret_lightning.config.target_aliases import update_targets
+from ret_lightning.config.targets import UnknownTarget, locate
 from ret_lightning.errors import ConfigError, UserError
 
 
@@ -73,16 +73,13 @@ def _refuse_unsafe(key: str, target: Any) -> None:
     if (reason := target_refusal(target)) is not None:
         raise _at(key, reason)
     try:
-        found = _locate(target)
-    except ImportError as error:
+        found = locate(target)
+    except UnknownTarget as error:
         raise ConfigError(
-            f"{key}: cannot import {target}: {first_line(error.__cause__ or error)}",
-            code="target-import-failed",
-            key=key,
-            found=target,
+            f"{key}: cannot import {target}: {error.message}", code="target-import-failed", key=key, found=target
         ) from error
     if not callable(found):
-        raise ConfigError(f"{key}: {target} is no class or function", code="target-not-callable", key=key, found=target)
+        raise _at(key, not_callable(target))
     module = str(getattr(found, "__module__", None))
     if (reason := built_refusal(target, module, is_class=isinstance(found, type))) is not None:
         raise _at(key, reason)

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 # Keys; * is any key. What lies below data.root (data.image_folder, say) stays relative to it.
 PATHS = (
-    "data.root", "data.cache_dir", "logger.*.save_dir", "callbacks.*.dirpath", "callbacks.*.file", "callbacks.*.folder",
+    "data.root", "data.cache_dir", "data.layout.root", "data.layout.cache_dir", "logger.*.save_dir",
+    "callbacks.*.dirpath", "callbacks.*.file", "callbacks.*.folder",
     "trainer.default_root_dir",
 )  # fmt: skip
 # Paths or hub ids: a path is what exists or begins with a dot.

@@ -23,7 +23,10 @@ FAISS_KEYS = {
 RENAMED_KEYS: dict[str, dict[str, str]] = {
     "ret_lightning.retrieval.FaissIndex": FAISS_KEYS,
     "ret_lightning.retrieval.MuveraIndex": {key: FAISS_KEYS[key] for key in ("cells", "probes", "sample")},
+    "ret_lightning.evaluation.RetrievalEvaluation": {"agreement_sample": "ann_recall_sample"},
 }
+# Keys of a config that have moved to another node.
+MOVED_KEYS = {"loss.micro_batch": "micro_batch"}
 EARLIER = frozenset(key for keys in RENAMED_KEYS.values() for key in keys)
 _OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
 
@@ -55,6 +58,19 @@ def current_keys(value: Any) -> Any:
     return current_settings(node, keys) if keys else node
 
 
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config of a run, from its root, with today's keys in their places."""
+    current = current_keys(dict(config))
+    for earlier, key in MOVED_KEYS.items():
+        above, _, name = earlier.rpartition(".")
+        node = current.get(above)
+        if isinstance(node, dict) and name in node:
+            current[above] = {k: v for k, v in node.items() if k != name}
+            if current.get(key) is None:
+                current[key] = node[name]
+    return current
+
+
 def update_keys(config: DictConfig | ListConfig) -> list[str]:
     """Replace earlier keys in a config, at any depth and in place; interpolations are not resolved.
 
@@ -65,7 +81,7 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
 
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return []
-    found = []
+    found = _update_moved(config) if isinstance(config, DictConfig) and config._get_parent() is None else []
     for key in list(config) if isinstance(config, DictConfig) else range(len(config)):
         if isinstance(node := config._get_node(key), DictConfig | ListConfig):
             found += update_keys(node)
@@ -90,7 +106,7 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
 def is_earlier(line: str) -> bool:
     """Whether an override's key ends in a name that some option had earlier."""
     found = _OVERRIDE.fullmatch(line)
-    return found is not None and found[3] in EARLIER
+    return found is not None and (found[3] in EARLIER or f"{found[2]}.{found[3]}" in MOVED_KEYS)
 
 
 def current_override(line: str, config: DictConfig | None) -> str:
@@ -100,11 +116,28 @@ def current_override(line: str, config: DictConfig | None) -> str:
     if config is None or not is_earlier(line):
         return line
     sign, path, name, value = _OVERRIDE.fullmatch(line).groups(default="")
+    if moved := MOVED_KEYS.get(f"{path}.{name}"):
+        return f"{sign if sign == '~' else '' if moved in config else '++'}{moved}{value}"
     node = OmegaConf.select(config, path)
     current = keys_of(node["_target_"]).get(name) if isinstance(node, DictConfig) and "_target_" in node else None
     if current is None:
         return line
     return f"{sign if sign == '~' else '' if current in node else '++'}{path}.{current}{value}"
+
+
+def _update_moved(config: DictConfig) -> list[str]:
+    found = []
+    for earlier, key in MOVED_KEYS.items():
+        above, _, name = earlier.rpartition(".")
+        node = config._get_node(above) if above in config else None
+        if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_none() or name not in node:
+            continue
+        with read_write(config), open_dict(config):
+            value = node.pop(name)
+            if config.get(key) is None:
+                config[key] = value
+        found.append(deprecation(earlier, key))
+    return found
 
 
 def deprecation(earlier: str, current: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 
 from omegaconf import OmegaConf
 
@@ -18,7 +17,6 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("unless_resumed", unless_resumed, replace=True)
     OmegaConf.register_new_resolver("product", product, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
-    OmegaConf.register_new_resolver("options", options, replace=True)
     OmegaConf.register_new_resolver("expand_home", os.path.expanduser, replace=True)
 
 
@@ -36,12 +34,6 @@ def job_name(keys: Sequence[str], overrides: Sequence[str]) -> str:
     """What a job is called whose sweeper chooses values as it goes: the keys that vary, with the values of this job."""
     settings = dict(override.partition("=")[::2] for override in overrides)
     return job_names([{key: settings[key] for key in keys if key in settings}])[0]
-
-
-def options(group: str) -> str:
-    """The options of a group of ours, for the help of a command that does not take all groups."""
-    found = sorted(file.name for file in files("ret_lightning.conf").joinpath(group).iterdir())
-    return ", ".join(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
 def product(*factors: float) -> float:

@@ -15,7 +15,7 @@ TOP = 10  # K of MRR and nDCG: retrieval/metrics/per_query.py, which would bring
 
 _PACKAGES = ("ret_lightning.", "lightning.")  # whose callbacks log no metric that is unknown here
 _MEANS = ("headline_recall", "headline_pseudo_recall")
-_SECONDS = ("encode", "build", "search", "agreement")
+_SECONDS = ("encode", "build", "search", "ann_recall")
 _TRAIN = (
     "loss", "loss_query_to_passage", "loss_passage_to_query", "query_recall@1", "passage_recall@1", "learning_rate",
     "gradient_norm", "temperature", "skipped_steps", "samples_per_second",

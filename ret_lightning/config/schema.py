@@ -37,6 +37,7 @@ class TrainConfig:
     init_from: str | None
     init_partial: bool
     backbone_learning_rate_scale: float
+    micro_batch: int | None
     compile: bool
     linear_backend: Literal["auto", "torch", "onednn"]
     on_nonfinite: Literal["stop", "skip"]
@@ -226,7 +227,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("image_share", 0, 1),
     ("workers", 1, None),
     ("processes", 1, None),
-    ("loss.micro_batch", 1, None),
+    ("micro_batch", 1, None),
     ("model.num_tokens", 1, None),
     ("model.hidden_size", 1, None),
     ("model.num_heads", 1, None),
@@ -240,7 +241,7 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("scheduler.horizon_steps", 1, None),
     ("scheduler.floor", 0, 1),
     ("evaluation.ranked", 1, None),
-    ("evaluation.agreement_sample", 0, None),
+    ("evaluation.ann_recall_sample", 0, None),
     *((f"retrieval.{name}", 1, None) for name in ("block", "candidates", "hits", "nlist", "nprobe", "m", "nbits")),
     *((f"retrieval.{name}", 1, None) for name in ("M", "training_points", "repetitions", "hyperplanes", "projection")),
     ("retrieval.seed", 0, 2**31 - 1),

@@ -8,22 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
-from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.experimental.callback import Callback
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.sweep_names import job_names, sweep_name
 from ret_lightning.errors import ConfigError
-
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 @dataclass(frozen=True)
@@ -51,53 +49,88 @@ class PlannedJob:
 Choose = Callable[[Sequence[PlannedJob]], Sequence[PlannedJob]]
 
 
+class RunFolderSweeper(Sweeper):
+    """Hydra's plugin around another sweeper, see `start_sweep`.
+
+    Args:
+        sweeper: the config of the sweeper that chooses the values of the jobs.
+    """
+
+    def __init__(self, sweeper: DictConfig) -> None:
+        self.sweeper = sweeper
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before `sweep`."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]] | None:
+        """Run the jobs that the command line's arguments name."""
+        return start_sweep(self.context, self.task, self.config, self.sweeper, arguments)
+
+
+class SweepSetup(Callback):
+    """Puts our sweeper around the one that a config chooses; configs name it in `hydra.callbacks`."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra before it makes the sweeper."""
+        plugins, target = Plugins.instance(), f"{RunFolderSweeper.__module__}.{RunFolderSweeper.__name__}"
+        plugins.register(RunFolderSweeper)
+        if hasattr(plugins, "is_in_toplevel_plugins_module"):  # Hydra 1.3 takes plugins by names of this package only
+            target = f"hydra_plugins.{target}"
+            plugins.class_name_to_class[target] = RunFolderSweeper
+        with read_write(config), open_dict(config):
+            config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": config.hydra.sweeper}
+
+
+def is_grid(hydra: DictConfig) -> bool:
+    """Whether the jobs of a sweep are all combinations of its values; other sweepers choose values as they go.
+
+    Args:
+        hydra: the section `hydra` of a composed config.
+    """
+    return hydra.runtime.choices.get("hydra/sweeper") == "basic"
+
+
 def start_sweep(
-    app: Hydra, config_name: str, task: TaskFunction, overrides: list[str], choose: Choose
+    context: HydraContext, task: TaskFunction, config: DictConfig, sweeper: DictConfig, arguments: list[str]
 ) -> list[Sequence[JobReturn]] | None:
     """Run the jobs of a multirun, by whichever launcher is configured.
 
     Args:
-        app: initialised.
-        config_name: the primary config.
-        task: what a job does.
-        overrides: the command line.
-        choose: asked once for the jobs to run.
+        context: Hydra's.
+        task: what a job does. Its attribute `choose`, if it has one, is asked once for the jobs of a grid to run.
+        config: the composed config of the multirun.
+        sweeper: the config of the sweeper that chooses the values of the jobs.
+        arguments: the command line's overrides, without those of Hydra's settings.
 
     Returns:
-        What the jobs gave back, batch by batch, as Hydra's sweepers return it; None where another sweeper than Hydra's own
-        ran, which takes the values for scores and gives back what it likes.
+        What the jobs returned, batch by batch; None where another sweeper than the grid's ran, which takes the values for
+        scores.
     """
-    config = app.compose_config(config_name, overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
-    parser = OverridesParser.create(config_loader=app.config_loader)
-    swept = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    # Not resolved: an interpolation on the command line is each job's to resolve.
-    typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    parsed = parser.parse_overrides([*swept, *typed])
+    swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides([*swept, *arguments])
     folder = _folder(config, parsed)
     place = [] if folder is None else [f"hydra.sweep.dir='{folder}'"]
-    if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+    if not is_grid(config.hydra):
         if OmegaConf.select(config, "dry_run"):
             raise ConfigError(
                 f"dry_run=true: hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']} chooses its jobs as it goes; "
                 "a dry run lists those of Hydra's own sweeper",
                 code="dry-run-sweeper",
             )
-        name = f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'"
-        app.multirun(config_name, task, [*overrides, *place, name])
-        return None
-    if folder is not None:
-        with open_dict(config):
+        place.append(f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'")
+    with read_write(config), open_dict(config):
+        config.hydra.sweeper = sweeper
+        config.hydra.overrides.hydra.extend(place)  # the jobs are composed with these
+        if folder is not None:
             config.hydra.sweep.dir = str(folder)
-            config.hydra.overrides.hydra.extend(place)
-    callbacks = Callbacks(config)
-    context = HydraContext(config_loader=app.config_loader, callbacks=callbacks)
-    jobs = choose(_plan(context, config, parsed))
-    if not jobs:
-        return []
-    callbacks.on_multirun_start(config=config, config_name=config_name)
-    results = _launch(jobs, context, task, config)
-    callbacks.on_multirun_end(config=config, config_name=config_name)
-    return results
+    wrapped: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=config)
+    if not is_grid(config.hydra):
+        wrapped.sweep(arguments)
+        return None
+    choose: Choose = getattr(task, "choose", all_jobs)
+    jobs = choose(_plan(context, config, parsed, wrapped.split_arguments(parsed, None)[0]))
+    return _launch(jobs, wrapped.launcher, config, wrapped.max_batch_size) if jobs else []
 
 
 def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
@@ -112,9 +145,10 @@ def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
     return Path(config.hydra.sweep.dir).parent / name
 
 
-def _plan(context: HydraContext, config: DictConfig, overrides: list[Override]) -> list[PlannedJob]:
+def _plan(
+    context: HydraContext, config: DictConfig, overrides: list[Override], commands: Sequence[Sequence[str]]
+) -> list[PlannedJob]:
     keys = _varying(overrides)
-    commands = BasicSweeper.split_arguments(overrides, None)[0]
     varies = [{key: value for key, value in map(_split, command) if key in keys} for command in commands]
     sweep_folder = Path(os.path.abspath(config.hydra.sweep.dir))
     folders = [sweep_folder / name for name in job_names(varies)]
@@ -125,13 +159,12 @@ def _plan(context: HydraContext, config: DictConfig, overrides: list[Override]) 
 
 
 def _launch(
-    jobs: Sequence[PlannedJob], context: HydraContext, task: TaskFunction, config: DictConfig
+    jobs: Sequence[PlannedJob], launcher: Launcher, config: DictConfig, batch_size: int | None
 ) -> list[Sequence[JobReturn]]:
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     sweep_folder = Path(config.hydra.sweep.dir)
     sweep_folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, sweep_folder / "multirun.yaml")
-    size = config.hydra.sweeper.max_batch_size or len(jobs)
+    size = batch_size or len(jobs)
     results = []
     for first in range(0, len(jobs), size):
         batch = [[*job.overrides, f"hydra.sweep.subdir='{job.name}'"] for job in jobs[first : first + size]]

@@ -38,7 +38,6 @@ _MOVED = {
     "ret_lightning.training.schedule": ("ret_lightning.training", "WarmupCosine"),
     "ret_lightning.training.signals": ("ret_lightning.training.callbacks", "StopOnSignal"),
     "ret_lightning.training.throughput": ("ret_lightning.training.callbacks", "Throughput"),
-    "ret_lightning.training.trained": ("ret_lightning.training.checkpointing", "image_transform_of tokenizer_of"),
 }
 
 ALIASES = {f"{old}.{name}": f"{new}.{name}" for old, (new, names) in _MOVED.items() for name in names.split()}

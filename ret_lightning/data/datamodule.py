@@ -1,28 +1,31 @@
-"""The Lightning data module of ReT-M2KR, or of any folder in its layout."""
+"""The Lightning data module of any corpus: training pairs, and queries and candidate pools of the evaluation subsets."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.epoch_position import Position
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
-from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KRFiles, load_subset, sampled_pool
+from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.layouts.subset_names import SubsetNames
+from ret_lightning.data.loaders import evaluation_loader, row_loader
 from ret_lightning.data.required_files import Needed, check_required_files
+from ret_lightning.data.rows import ExtraColumns
 from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
 from ret_lightning.data.sampling.holdout import HoldoutLimits
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
+from ret_lightning.data.subset_loading import load_subset, sampled_pool
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
-from ret_lightning.data.types import EvaluationSubset, Source, Split, warn_unreachable
+from ret_lightning.data.types import SIDES, EvaluationSubset, Source, Split, warn_unreachable
 from ret_lightning.data.validation_plan import (
     Validation,
     ValidationPlan,
@@ -33,20 +36,21 @@ from ret_lightning.data.validation_plan import (
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.inputs import Augmentation, ImageTransform, Tokenizer
 from ret_lightning.inputs.decoding import MAX_PIXELS
-from ret_lightning.runtime.fork_context import fork_context
 
 log = logging.getLogger(__name__)
 
 
-class M2KRDataModule(LightningDataModule):
-    """Training pairs, and queries and pools of the evaluation subsets, from a folder in the ReT-M2KR layout.
+class RetrievalDataModule(LightningDataModule):
+    """Training pairs, and queries and pools of the evaluation subsets, of a corpus in any layout.
 
     Its loaders shard themselves over the ranks (each training row once an epoch, each evaluation row on one rank), so the
     Trainer wants `use_distributed_sampler=False`, as every config of the group `trainer` has it.
 
+    A subclass that fixes the layout takes these arguments as `**options`, and shows them in its signature.
+
     Args:
-        root: the folder that holds `jsonl` and `images`.
-        tokenizer: the backbone's.
+        layout: where the corpus is stored, and how its rows are read.
+        tokenizer: the backbone's; None, as `image_transform`, where rows are read and no loader is made.
         image_transform: the backbone's.
         subsets: names of the subsets to train and evaluate on; None: all that have a test file, and every training row.
         repeat: how often a training row comes in an epoch, by subset: 0 leaves a subset out, 0.5 takes another random half
@@ -64,6 +68,8 @@ class M2KRDataModule(LightningDataModule):
         num_workers: loader processes a rank; 0: load in the main process.
         augmentation: of training images; None: none.
         negatives: most that are taken of the `negative_passages` of a training row; None: all.
+        columns: fields of training rows, each a number or a list of numbers, that the loss receives: `EncodedBatch.extra`.
+        passage_columns: fields with a number per passage of a training row, likewise; see `rows.ExtraColumns`.
         shared_passage_ids: whether the subsets take their passages from one corpus, where an id names the same passage in all
             of them: it is then a positive of every query of a batch that names it. Otherwise equal ids of two subsets are two
             passages, each a negative of the other's query.
@@ -75,15 +81,7 @@ class M2KRDataModule(LightningDataModule):
             pool, or with a holdout the positives and 1,000 others. Recall in a smaller pool is higher.
         holdout_rows: training rows per subset that a holdout takes out of training at most.
         holdout_fraction: the same as a share of the subset's rows; the smaller of the two limits holds.
-        train_folder: where the training file is, relative to `root`; likewise the next four. Older copies keep all
-            JSON Lines in one folder.
-        val_folder: of validation queries.
-        test_folder: of test queries.
-        passages_folder: of pools.
-        image_folder: what image paths are relative to: a folder, a tar or zip archive, a pattern that archives match, or a
-            list of these two; see `image_source`.
         max_image_pixels: images that have more are refused before they are decoded.
-        train_file: name of the training file, a pattern with `*`, or a list of them.
         seed: of the order of the rows, of fractions of the mixture, of instructions and of the augmentation.
         on_bad_row: what to do with a row that cannot be used: `raise` an error, or `skip` it: training rows, and lines of
             evaluation files, are left out and counted by kind; queries and passages whose image cannot be read go without it.
@@ -93,9 +91,9 @@ class M2KRDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | Path,
-        tokenizer: Tokenizer,
-        image_transform: ImageTransform,
+        layout: Layout,
+        tokenizer: Tokenizer | None,
+        image_transform: ImageTransform | None,
         subsets: Sequence[str] | None = None,
         repeat: Mapping[str, float] | None = None,
         weights: Mapping[str, float] | None = None,
@@ -114,16 +112,12 @@ class M2KRDataModule(LightningDataModule):
         validation_pool: int | None = None,
         holdout_rows: int = 1_000,
         holdout_fraction: float = 0.02,
-        train_folder: str = "jsonl/m2kr/train",
-        val_folder: str = "jsonl/m2kr/val",
-        test_folder: str = "jsonl/m2kr/test",
-        passages_folder: str = "jsonl/m2kr/passages",
-        image_folder: str | Sequence[str] = "images/m2kr/images",
         max_image_pixels: int = MAX_PIXELS,
-        train_file: str | Sequence[str] = "m2kr_up_train.jsonl",
         seed: int = 0,
         on_bad_row: OnBadRow = "raise",
         max_bad_fraction: float = 0.01,
+        columns: Sequence[str] = (),
+        passage_columns: Sequence[str] = (),
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -157,10 +151,15 @@ class M2KRDataModule(LightningDataModule):
                 found=max_bad_fraction,
             )
         check_validation(validation)
-        self.files = M2KRFiles(
-            Path(root), train_folder, val_folder, test_folder, passages_folder, image_folder, train_file
-        )
-        self.collate = Collator(tokenizer, image_transform.size)
+        self.layout = layout
+        if twice := {*columns} & {*passage_columns}:
+            raise ConfigError(
+                f"data.columns and data.passage_columns both name {', '.join(sorted(twice))}; name a field in one of them",
+                code="column-named-twice",
+                found=tuple(sorted(twice)),
+            )
+        self.extra_columns = ExtraColumns(tuple(columns), tuple(passage_columns))
+        self.tokenizer = tokenizer
         self.image_transform = image_transform
         self.subset_names = None if subsets is None else list(subsets)
         self.choice = TrainingChoice(
@@ -184,8 +183,16 @@ class M2KRDataModule(LightningDataModule):
         self.position = Position()  # where the checkpoint that training resumes from was written
         self._evaluation: dict[Split, list[EvaluationSubset]] = {}
         self._plan: ValidationPlan | None = None
-        self.idle: dict[Split, bool] = {}  # whether this rank has no row of a split, but for the one of `never_idle`
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of small files not every rank has a share
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _with_passed_on_options(cls)
+
+    @property
+    def collate(self) -> Collator:
+        """Makes batches of rows."""
+        return Collator(self.tokenizer, self.image_transform.size, self.extra_columns)
 
     def check_files(self, needed: Collection[Needed]) -> list[str] | None:
         """Find the files and folders of the corpus before they are read, scanned or copied; index image archives.
@@ -194,19 +201,24 @@ class M2KRDataModule(LightningDataModule):
             needed: `train`, and of `val` and `test` those that are evaluated.
 
         Returns:
-            The subsets with evaluation files; None if they are not known yet.
+            The subsets with evaluation files; None if they are not known yet, as `Layout.prepare` makes them.
 
         Raises:
             DataError: naming the first that is missing or cannot be read.
         """
+        if self.layout.is_generated:
+            return None
         # What the other settings validate on follows from the training files.
         validated = {"val": ["val"], "test": ["test"], "val_or_test": ["test"]}.get(self.validation, [])
         names = self._names()
-        check_required_files(self.files, names, {*needed} - {"val"} | {*(validated if "val" in needed else [])})
+        check_required_files(self.layout, names, {*needed} - {"val"} | {*(validated if "val" in needed else [])})
         return names
 
     def prepare_data(self) -> None:
-        """On one process per machine: fills the caches that the others read (Arrow copy, scan of the rows, image archives)."""
+        """On one process per machine: fill the caches that training reads (Arrow copy, scan of the rows, image archives)."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return  # an evaluation leaves training rows alone, be they there or not
+        self.layout.prepare()
         self.check_files(("train",))
         self._training_set().batches(self.batch_size)
 
@@ -216,6 +228,7 @@ class M2KRDataModule(LightningDataModule):
         Raises:
             DataError: naming the first file that is missing, or file, line and field of the first mistake.
         """
+        self.layout.prepare()
         if stage in (None, "fit") and self._train is None:
             self._train = self._training_set()
             log.info("training: %s", self._train)
@@ -247,7 +260,7 @@ class M2KRDataModule(LightningDataModule):
         """
         if self._plan is None:
             self._plan = plan_validation(
-                self.files, self._names(), self.subset_names or (), self.validation, self.holdout_limits
+                self.layout, self._names(), self.subset_names or (), self.validation, self.holdout_limits
             )
             self._plan.log()
         return self._plan
@@ -256,19 +269,13 @@ class M2KRDataModule(LightningDataModule):
         """Batches of training pairs, this rank's share."""
         rows = TrainingRows(
             self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
-            self.seed, self.on_bad_row, self.shared_passage_ids,
+            self.seed, self.on_bad_row, self.shared_passage_ids, self.extra_columns, self.layout.parser,
         )  # fmt: skip
         batches = self._train.batches(self.batch_size, *self._rank_and_world())
         # At the time of the first call Lightning has not restored its count of epochs.
         batches.set_epoch(max(self.position.epoch, self.trainer.current_epoch if self.trainer else 0))
         batches.resume(self.position)
-        return DataLoader(
-            rows,
-            batch_sampler=batches,
-            collate_fn=self.collate.training,
-            persistent_workers=self.num_workers > 0,
-            **self._loading(),
-        )
+        return row_loader(rows, batches, self.collate.training, persistent_workers=True, **self._loading())
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and what it served; see `Position`."""
@@ -281,50 +288,46 @@ class M2KRDataModule(LightningDataModule):
         self.position = Position.of_state(state_dict, self._rank_and_world()[1], self.batch_size)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Two loaders a subset, its pool and then its queries; each row on one rank, but see `never_idle`."""
+        """A loader for each side of each subset, see `evaluation_rows`; each row on one rank, but see `never_idle`."""
         return self.evaluation_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader]:
-        """As `val_dataloader`, for the test split."""
+        """A loader for each side of each subset of the test split, see `val_dataloader`."""
         return self.evaluation_loaders("test")
 
-    def evaluation_loaders(self, split: Split, batches: list[list[list[int]]] | None = None) -> list[DataLoader]:
-        """The loaders of a split, two a subset, its pool and then its queries.
-
-        Args:
-            split: one that is set up.
-            batches: of each loader the batches of this rank, each a list of rows; None: this rank's share of all.
-        """
+    def evaluation_loaders(self, split: Split) -> list[DataLoader]:
+        """The loaders of a split that is set up, of the batches that `choose_batches` gives this rank."""
         files = self.evaluation_rows(split)
-        if batches is None:
-            batches = dealt([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
-        self.idle[split] = not any(batches)
+        batches = self.choose_batches(files)
+        idle = not any(batches)
         return [
-            DataLoader(rows, batch_sampler=own, collate_fn=self.collate.evaluation, **self._loading())
+            evaluation_loader(rows, own, self.collate, is_repeated=idle, **self._loading())
             for rows, own in zip(files, never_idle(batches), strict=True)
         ]
 
+    def choose_batches(self, files: Sequence[EvaluationRows]) -> list[list[list[int]]]:
+        """The batches of this rank, of each file a list of lists of rows: its share of all rows.
+
+        An evaluation that continues replaces this by `StoredVectors.begin`, which leaves out what is encoded already.
+        """
+        return dealt([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
+
     def evaluation_rows(self, split: Split) -> list[EvaluationRows]:
-        """What the loaders of a split read from, likewise two a subset."""
+        """What the loaders of a split read from: of each subset the pool, and then the queries."""
         read_image = self._read_image()
         return [
-            EvaluationRows(rows, read_image, subset.name, self.on_bad_row)
+            EvaluationRows(subset.rows(side), read_image, subset.name, side, self.on_bad_row)
             for subset in self._evaluation[split]
-            for rows in (subset.pool, subset.queries)
+            for side in SIDES
         ]
 
     def _read_image(self) -> ImageReader:
-        return ImageReader(self.files.image_source(), self.image_transform, self.max_image_pixels)
+        return ImageReader(self.layout.image_source(), self.image_transform, self.max_image_pixels)
 
     def _loading(self) -> dict[str, Any]:
-        """What all loaders have in common; the generator, so that making an iterator draws nothing from the global state."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return {
-            "num_workers": self.num_workers,
-            "multiprocessing_context": fork_context() if self.num_workers else None,
-            "pin_memory": self._on_gpu(),
-            "generator": generator,
-        }
+        """What all loaders have in common."""
+        on_gpu = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.num_workers, "pin_memory": on_gpu, "seed": self.seed}
 
     def training_names(self, evaluated: Sequence[str]) -> SubsetNames:
         """What tells the subset of a training row.
@@ -340,10 +343,12 @@ class M2KRDataModule(LightningDataModule):
 
     def _training_set(self, evaluated: Sequence[str] | None = None) -> TrainingSet:
         named = dict.fromkeys(self.instructions.subsets, "data.instructions")
-        files = self.files.training_files()
-        if evaluated is not None:
-            return TrainingSet(files, self.choice, evaluated, named, self.seed)
-        return TrainingSet(files, self.choice, self._names(), named, self.seed, self.validation_plan().holdout)
+        files = self.layout.training_files()
+        holdout = None if evaluated is not None else self.validation_plan().holdout
+        return TrainingSet(
+            files, self.choice, self._names() if evaluated is None else evaluated, named, self.seed, holdout,
+            self.layout.known_subsets(), self.layout.parser,
+        )  # fmt: skip
 
     def _load(self, split: Split) -> None:
         if split in self._evaluation:
@@ -358,37 +363,31 @@ class M2KRDataModule(LightningDataModule):
             subset = held_out_subset(plan.holdout, name, instruction, limit, self.choice.reading == "indexed")
         else:
             subset = load_subset(
-                self.files, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction
+                self.layout, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction
             )
             if split == "val" and self.validation_pool is not None and len(subset.pool) > self.validation_pool:
                 note += f", sampled from {len(subset.pool)} (data.validation_pool)"
                 subset = sampled_pool(subset, self.validation_pool, self.seed)
-        log.info(
-            "%s/%s: %d queries, %d passages%s",
-            split,
-            name,
-            len(subset.queries),
-            len(subset.pool),
-            note if split == "val" else "",
-        )
+        sizes, shown = (len(subset.queries), len(subset.pool)), note if split == "val" else ""
+        log.info("%s/%s: %d queries, %d passages%s", split, name, *sizes, shown)
         warn_unreachable(subset)
         return subset
 
     def _names(self) -> list[str]:
-        found = self.files.subsets()
+        found = self.layout.subsets()
         if self.subset_names is None:
             if not found:
-                self.files.query_files(M2KR_SUBSETS[0], "test")  # says which file is looked for
+                first = self.layout.evaluated_subsets[:1] or self.layout.pools()[:1] or ["any"]
+                self.layout.query_files(first[0], "test")  # reports which file is looked for
             return found
         if not self.subset_names:
-            raise ConfigError(
-                "data.subsets is empty; name at least one subset, or set null for all", code="no-subset-named"
-            )
+            message = "data.subsets is empty; name at least one subset, or set null for all"
+            raise ConfigError(message, code="no-subset-named")
         for name in self.subset_names:
             if found and name not in found:
                 raise DataError(
-                    f"{self.files.root / self.files.test / name}_test.jsonl: no such file for data.subsets={name}; "
-                    f"there are: {', '.join(found)}",
+                    f"data.subsets={name}: {self.layout.root} has no test queries of that subset; there are: "
+                    f"{', '.join(found)}",
                     code="subset-without-test-file",
                     subset=name,
                     allowed=tuple(found),
@@ -398,5 +397,15 @@ class M2KRDataModule(LightningDataModule):
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _on_gpu(self) -> bool:
-        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+
+def _with_passed_on_options(cls: type[RetrievalDataModule]) -> inspect.Signature:
+    """The signature of a subclass, with the arguments of `RetrievalDataModule` that it takes as `**options`."""
+    own = inspect.signature(cls.__init__, eval_str=True)
+    parameters = [p for name, p in own.parameters.items() if name != "self"]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return own.replace(parameters=parameters)
+    shown = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    names = {"self", "layout", *(p.name for p in shown)}
+    base = inspect.signature(RetrievalDataModule.__init__, eval_str=True).parameters
+    shown += [p.replace(kind=p.KEYWORD_ONLY) for name, p in base.items() if name not in names]
+    return own.replace(parameters=shown)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from ret_lightning.data.bad_rows import Tally, parsed_rows
 from ret_lightning.data.images.sources import ImageFolder
-from ret_lightning.data.layouts.m2kr import M2KRFiles
+from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.rows import Passage, Query, TrainingPair, parse_pair, parse_passage, parse_query
+from ret_lightning.data.rows import Passage, Query, TrainingPair
 from ret_lightning.errors import DataError
 
 Needed = Literal["train", "val", "test"]
@@ -18,14 +18,14 @@ Needed = Literal["train", "val", "test"]
 SAMPLED_ROWS = 1_000  # first rows per file in which an image path is looked for
 
 
-def check_required_files(files: M2KRFiles, names: Sequence[str], needed: Collection[Needed]) -> None:
+def check_required_files(layout: Layout, names: Sequence[str], needed: Collection[Needed]) -> None:
     """Find the row files and the images of a corpus; of the row files at most the first rows are read.
 
     The image folder may be missing if no row that is read names an image file: a corpus may be text only, or hold its images
     in the rows.
 
     Args:
-        files: of the corpus.
+        layout: of the corpus.
         names: the evaluated subsets.
         needed: `train`: the training files; `val` and `test`: queries and pools of these splits.
 
@@ -33,7 +33,7 @@ def check_required_files(files: M2KRFiles, names: Sequence[str], needed: Collect
         DataError: naming the first file, folder or archive that is missing or cannot be read.
     """
     try:
-        found = list(_row_files(files, names, needed))
+        found = list(_row_files(layout, names, needed))
     except OSError as error:
         raise DataError(
             f"{error.filename}: cannot be read ({error.strerror}); make it readable for the user who runs the command",
@@ -41,7 +41,7 @@ def check_required_files(files: M2KRFiles, names: Sequence[str], needed: Collect
             path=str(error.filename),
             reason=error.strerror,
         ) from error
-    source = files.image_source()
+    source = layout.image_source()
     if isinstance(source, ImageFolder):
         try:
             source.check()
@@ -51,14 +51,14 @@ def check_required_files(files: M2KRFiles, names: Sequence[str], needed: Collect
 
 
 def _row_files(
-    files: M2KRFiles, names: Sequence[str], needed: Collection[Needed]
+    layout: Layout, names: Sequence[str], needed: Collection[Needed]
 ) -> Iterator[tuple[RowFiles, Callable[..., Any]]]:
     if "train" in needed:
-        yield files.training_files(), parse_pair
+        yield layout.training_files(), layout.parser.parse_pair
     for split in ("val", "test"):
         for name in names if split in needed else ():
-            yield files.query_files(name, split), parse_query
-            yield files.passage_files(name), parse_passage
+            yield layout.query_files(name, split), layout.parser.parse_query
+            yield layout.passage_files(name), layout.parser.parse_passage
 
 
 def _sampled_images(rows: RowFiles, parse: Callable[..., Any]) -> Iterator[str | bytes | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from ret_lightning.data.readers.source_location import numbered
@@ -13,6 +14,9 @@ from ret_lightning.data.rows import Passage, Query
 log = logging.getLogger(__name__)
 
 Split = Literal["val", "test"]
+Side = Literal["passage", "query"]
+SIDES: tuple[Side, ...] = ("passage", "query")  # in the order in which an evaluation encodes them
+PLURAL: dict[Side, str] = {"passage": "passages", "query": "queries"}
 Source = Literal["val", "holdout", "test"]  # of queries: <subset>_val files, held-out training rows, test files
 
 
@@ -25,7 +29,6 @@ class EvaluationSubset:
         split: `val` or `test`.
         queries: in the order of the file.
         pool: the passages, in the order of the file, ids unique.
-        unreachable: positions of the queries none of whose positives is in the pool; they count as misses.
         source: where the queries come from.
     """
 
@@ -33,8 +36,17 @@ class EvaluationSubset:
     split: Split
     queries: list[Query]
     pool: list[Passage]
-    unreachable: list[int]
     source: Source = "test"
+
+    @cached_property
+    def unreachable(self) -> list[int]:
+        """Positions of the queries none of whose positives is in the pool; they count as misses."""
+        pool = {passage.passage_id for passage in self.pool}
+        return unreachable_queries([query.passage_ids for query in self.queries], pool)
+
+    def rows(self, side: Side) -> list[Query] | list[Passage]:
+        """The rows of a side: the pool, or the queries."""
+        return self.pool if side == "passage" else self.queries
 
 
 def unreachable_queries(positives: Iterable[Sequence[str]], pool_ids: Container[str]) -> list[int]:

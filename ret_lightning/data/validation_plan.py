@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS, M2KRFiles
+from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.layouts.subset_names import UNKNOWN
 from ret_lightning.data.readers.fields import Content
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import suffix_of
 from ret_lightning.data.readers.source_location import BytePlace, Place
-from ret_lightning.data.rows import Query, parse_pair
+from ret_lightning.data.rows import Query
 from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
 from ret_lightning.data.sampling.subset_index import row_subsets
-from ret_lightning.data.types import EvaluationSubset, Source, unreachable_queries
+from ret_lightning.data.types import EvaluationSubset, Source
 from ret_lightning.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -63,12 +63,12 @@ def check_validation(validation: str) -> None:
 
 
 def plan_validation(
-    files: M2KRFiles, names: Sequence[str], chosen: Sequence[str], validation: Validation, limits: HoldoutLimits
+    layout: Layout, names: Sequence[str], chosen: Sequence[str], validation: Validation, limits: HoldoutLimits
 ) -> ValidationPlan:
     """Decides where the queries of each subset come from; scans the training files where rows may have to be held out.
 
     Args:
-        files: of the corpus.
+        layout: of the corpus.
         names: the evaluated subsets.
         chosen: `data.subsets`.
         validation: the setting.
@@ -80,14 +80,14 @@ def plan_validation(
     """
     if validation in ("val", "test"):
         return ValidationPlan(dict.fromkeys(names, validation))
-    with_file = [] if validation == "holdout" else [name for name in names if files.has_validation(name)]
+    with_file = [] if validation == "holdout" else [name for name in names if layout.has_validation(name)]
     without = [name for name in names if name not in with_file]
     if validation == "val_or_test":
         return ValidationPlan({name: "val" if name in with_file else "test" for name in names})
     if not without:
         return ValidationPlan(dict.fromkeys(names, "val"))
     try:
-        training = files.training_files()
+        training = layout.training_files()
     except DataError as error:
         if validation == "holdout":
             raise
@@ -95,8 +95,8 @@ def plan_validation(
             log.info("val: %s are not validated: %s", ", ".join(without), error.message)
         return _without_holdout(names, with_file, error.message)
     # All names of the corpus, so that the rows' subsets do not depend on `data.subsets`.
-    known = tuple(dict.fromkeys((*M2KR_SUBSETS, *M2KR_TRAINING_SUBSETS, *files.subsets(), *chosen)))
-    holdout = hold_out(training, known, without, limits)
+    known = tuple(dict.fromkeys((*layout.known_subsets(), *layout.subsets(), *chosen)))
+    holdout = hold_out(training, known, without, limits, layout.parser)
     sources: dict[str, Source] = {
         name: "val" if name in with_file else "holdout"
         for name in names
@@ -105,13 +105,13 @@ def plan_validation(
     if "holdout" in sources.values():
         return ValidationPlan(sources, holdout)
     reasons = "; ".join(f"{name}: {found.reason}" for name, found in holdout.subsets.items())
-    unknown = row_subsets(training, known).counts.get(UNKNOWN)
+    unknown = row_subsets(training, known, layout.parser).counts.get(UNKNOWN)
     if unknown:
         reasons += f"; {unknown} training rows state no subset, neither in the field subset nor at the start of data_id"
     if validation == "holdout":
         raise ConfigError(
             f"data.validation=holdout: nothing can be held out of {training} ({reasons}); choices: val, which reads "
-            f"<subset>_val.jsonl in {files.root / files.val}, or test, which chooses the best checkpoint on the test queries",
+            f"validation queries of the corpus ({layout.root}), or test, which chooses the best checkpoint on the test queries",
             code="nothing-to-hold-out",
             path=str(training),
             allowed=("val", "test"),
@@ -146,7 +146,7 @@ def held_out_subset(
     found = holdout.subsets[name]
     held_out = found.held_out.tolist()
     rows = sorted({*held_out, *found.passages.tolist()})
-    pairs = dict(zip(rows, (parse_pair(*row) for row in _contents(holdout, rows, indexed)), strict=True))
+    pairs = dict(zip(rows, (holdout.parser.parse_pair(*row) for row in _contents(holdout, rows, indexed)), strict=True))
     # A file that repeats rows to weight them validates on each of them once.
     distinct: dict[Query, Query] = {}
     for row in held_out:
@@ -156,8 +156,7 @@ def held_out_subset(
     if instruction is not None:
         queries = [query.instructed(instruction) for query in queries]
     pool = [pairs[row].passage for row in found.passages.tolist()]
-    unreachable = unreachable_queries([query.passage_ids for query in queries], {p.passage_id for p in pool})
-    return EvaluationSubset(name, "val", queries, pool, unreachable, source="holdout")
+    return EvaluationSubset(name, "val", queries, pool, source="holdout")
 
 
 def _contents(holdout: Holdout, rows: Sequence[int], indexed: bool) -> Iterator[tuple[Content, Place | BytePlace]]:

@@ -1,4 +1,4 @@
-"""The vectors that an evaluation encodes: what it asks of them, and how a training run keeps them, which is in memory.
+"""Where the vectors that an evaluation encodes go, and come from when it searches: the interface, and one in memory.
 
 Passages are in half precision, in memory as in an `EmbeddingStore`, so that a run's own test, ret-evaluate and ret-search score
 by the same numbers. Queries stay in float32 in all three: they are few, and ret-search has no reason to round one.
@@ -9,17 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ret_lightning.data.types import EvaluationSubset
+from ret_lightning.data.batch import EvaluationBatch
+from ret_lightning.data.sampling.batch_samplers import dealt
+from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.data.types import PLURAL, EvaluationSubset, Side
 from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
 from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.evaluation.batch_limits import limited_batches
+from ret_lightning.evaluation.row_counts import RowCounts
 from ret_lightning.retrieval import Embeddings, Index, gather_at, share_of
 
-PASSAGE_DTYPE, QUERY_DTYPE = torch.float16, torch.float32
+DTYPES: dict[Side, torch.dtype] = {"passage": torch.float16, "query": torch.float32}
 
 
 class EncodedSubset(ABC):
@@ -44,59 +48,117 @@ class EncodedSubset(ABC):
         """An index as the given one, of all N passages, ready to be searched on this rank; called on all ranks together."""
 
 
-class Vectors(Protocol):
-    """Where the vectors of an evaluation go, and where they come from when it searches."""
+class EmbeddingSink(ABC):
+    """Takes the vectors of an evaluation, batch by batch, and returns them subset by subset; each rank has one.
 
-    def start(self) -> None:
-        """Before the first batch."""
+    A driver calls `begin` (or `start`, where it chooses the batches itself), `add` for each batch, `complete`, and `encoded`
+    for each subset.
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
-        """Takes a batch.
+    Attributes:
+        counts: of the rows that were added.
+    """
+
+    def __init__(self) -> None:
+        self.counts = RowCounts()
+
+    @abstractmethod
+    def begin(
+        self, files: Sequence[EvaluationRows], batch_size: int, limit: int | float | None = None
+    ) -> list[list[list[int]]]:
+        """Start an evaluation of these rows, or continue it; all ranks call this together.
 
         Args:
-            loader: 2 i for the pool of subset i, 2 i + 1 for its queries.
-            rows: (B,) int64, positions in these.
+            files: one of each side of each subset.
+            batch_size: rows a batch.
+            limit: encode the first so many batches of each file, or that share of them; None: all.
+
+        Returns:
+            Of each file the batches that this rank has to encode, each a list of positions in the file.
+
+        Raises:
+            ConfigError: if the limit leaves nothing of a file.
+        """
+
+    def start(self) -> None:
+        """Start an evaluation of the batches that the caller chooses."""
+        self.counts.start()
+
+    def add(self, batch: EvaluationBatch, vectors: Tensor) -> None:
+        """Take a batch.
+
+        Args:
+            batch: B rows.
             vectors: (B, k, d), floating point, on any device.
-            imageless: those of the rows that go without their image, since it could not be read.
+        """
+        self.counts.add(batch)
+        self._add(batch, vectors)
+
+    def complete(
+        self, subsets: Sequence[EvaluationSubset], device: torch.device, max_bad_fraction: float, tried: bool = False
+    ) -> None:
+        """Finish after the last batch; all ranks call this together.
+
+        Args:
+            subsets: that were encoded.
+            device: that collectives run on.
+            max_bad_fraction: largest share of the rows of a file that may lack their image.
+            tried: whether it is a sanity check, which logs less.
+
+        Raises:
+            DataError: if more rows lack their image, or what was stored is torn.
+        """
+        self._wait()
+        self.counts.check(subsets, max_bad_fraction, device, tried)
+        self._finish()
+
+    @abstractmethod
+    def encoded(self, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
+        """What was encoded of a subset; all ranks call this together, once for each subset.
+
+        Raises:
+            ConfigError: if no passage was encoded.
+            DataError: if a number is not finite, on all ranks.
         """
 
-    def complete(self) -> None:
-        """After the last batch; called on all ranks together."""
+    @abstractmethod
+    def _add(self, batch: EvaluationBatch, vectors: Tensor) -> None: ...
 
-    def subset(self, number: int, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
-        """What was encoded of a subset, its number counted from 0; called on all ranks together, once a subset.
+    @abstractmethod
+    def _wait(self) -> None:
+        """Wait until all ranks have encoded their batches, however long one of them takes."""
 
-        Raises ConfigError where nothing was, and DataError where a number is not finite; on all ranks. `device` is where these
-        meet.
-        """
+    @abstractmethod
+    def _finish(self) -> None:
+        """Make what was added ready for `encoded`."""
 
 
-class VectorsInMemory:
+class MemorySink(EmbeddingSink):
     """Each rank keeps what it encoded. Rows that come twice, from one rank or from several, count once."""
 
     def __init__(self) -> None:
-        self._batches: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        self._broken: dict[int, list[int]] = defaultdict(list)  # rows that are not finite, by loader
+        super().__init__()
+        self._batches: dict[tuple[str, Side], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._broken: dict[tuple[str, Side], list[int]] = defaultdict(list)  # rows that are not finite
+
+    def begin(
+        self, files: Sequence[EvaluationRows], batch_size: int, limit: int | float | None = None
+    ) -> list[list[list[int]]]:
+        """Deal the batches of all rows to the ranks; see `EmbeddingSink.begin`."""
+        self.start()
+        sizes = [limited_rows(len(rows), batch_size, limit, f"{rows.subset} {PLURAL[rows.side]}") for rows in files]
+        return dealt(sizes, batch_size, rank(), world_size())
 
     def start(self) -> None:
-        """Forgets what was collected before."""
+        """Forget what was collected before."""
+        super().start()
         self._batches.clear()
         self._broken.clear()
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
-        """See `Vectors`. Off the GPU at once: the pools of ReT-M2KR are gigabytes."""
-        rows, vectors = rows.cpu(), vectors.to("cpu", PASSAGE_DTYPE if loader % 2 == 0 else QUERY_DTYPE)
-        self._batches[loader].append((rows, vectors))
-        self._broken[loader] += rows[~vectors.isfinite().flatten(1).all(dim=1)].tolist()
-
-    def complete(self) -> None:
-        """Nothing is left to do."""
-
-    def subset(self, number: int, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
-        """See `Vectors`."""
-        for loader, side in ((2 * number, "pool"), (2 * number + 1, "queries")):
-            _check_finite(self._broken[loader], device, f"{subset.split}/{subset.name}, {side}")
-        rows, vectors = _only_here(*_joined(self._batches.pop(2 * number, []), PASSAGE_DTYPE, device), device)
+    def encoded(self, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
+        """What was encoded of a subset; see `EmbeddingSink.encoded`."""
+        for side, name in (("passage", "pool"), ("query", "queries")):
+            _check_finite(self._broken[subset.name, side], device, f"{subset.split}/{subset.name}, {name}")
+        rows, vectors = self._own(subset.name, "passage", device)
         pool_rows = gather_rows(rows.to(device), row_counts(rows.to(device))).cpu().sort().values
         if len(pool_rows) == 0:
             raise ConfigError(
@@ -107,11 +169,43 @@ class VectorsInMemory:
             )
         ids = [subset.pool[row].passage_id for row in pool_rows.tolist()]
         positions = torch.searchsorted(pool_rows, rows)
-        own = _only_here(*_joined(self._batches.pop(2 * number + 1, []), QUERY_DTYPE, device), device)
         # Of queries every rank has all: they are few, and each is searched for on every rank.
-        query_rows = gather_rows(own[0].to(device), row_counts(own[0].to(device))).cpu().sort().values
-        queries = gather_at(own[1], torch.searchsorted(query_rows, own[0]), len(query_rows), device)
+        own_rows, own_queries = self._own(subset.name, "query", device)
+        query_rows = gather_rows(own_rows.to(device), row_counts(own_rows.to(device))).cpu().sort().values
+        queries = gather_at(own_queries, torch.searchsorted(query_rows, own_rows), len(query_rows), device)
         return _SubsetInMemory(pool_rows, query_rows, queries, vectors, positions, ids, device)
+
+    def _own(self, subset: str, side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rows (n,) and vectors (n, k, d) of this rank, each row once over all ranks, ascending."""
+        return _only_here(*_joined(self._batches.pop((subset, side), []), DTYPES[side], device), device)
+
+    def _add(self, batch: EvaluationBatch, vectors: Tensor) -> None:
+        # Off the GPU at once: the pools of ReT-M2KR are gigabytes.
+        rows, vectors = batch.rows.cpu(), vectors.to("cpu", DTYPES[batch.side])
+        self._batches[batch.subset, batch.side].append((rows, vectors))
+        self._broken[batch.subset, batch.side] += rows[~vectors.isfinite().flatten(1).all(dim=1)].tolist()
+
+    def _wait(self) -> None:
+        pass  # the collectives of `encoded` wait
+
+    def _finish(self) -> None:
+        pass
+
+
+def limited_rows(count: int, batch_size: int, limit: int | float | None, what: str = "rows") -> int:
+    """How many of so many rows a limit leaves: whole batches, whatever the number of ranks.
+
+    Args:
+        count: of the rows.
+        batch_size: rows a batch.
+        limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None or 1.0: all.
+        what: the rows are, for messages.
+
+    Raises:
+        ConfigError: if it leaves none.
+    """
+    batches = limited_batches(-(-count // batch_size), limit, "the limit of batches", what)
+    return min(count, batches * batch_size)
 
 
 class _SubsetInMemory(EncodedSubset):
@@ -134,7 +228,7 @@ class _SubsetInMemory(EncodedSubset):
         self._device = device
 
     def index_of_all(self, index: Index) -> Index:
-        """Every rank builds it, of a copy of the whole pool that its own share then is a part of."""
+        """Every rank builds the index, of a copy of the whole pool that its own share then is a part of."""
         vectors = gather_at(self.share.vectors, self.positions, len(self._ids), self._device)
         whole, stretch = Embeddings(self._ids, vectors), share_of(len(self._ids))
         self.share = whole.part(stretch.start, stretch.stop)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from ret_lightning.evaluation.callback import SubsetResult
-from ret_lightning.evaluation.published_results import COLUMNS, HEADLINE_MEANS, PUBLISHED
+from ret_lightning.data.layouts.base import PublishedResults, published_results
+from ret_lightning.evaluation.evaluation_result import EvaluationResult, SubsetResult
+from ret_lightning.evaluation.published_results import HEADLINE_MEANS
 from ret_lightning.runtime.console import console, printing
 
 # Columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures.
@@ -17,11 +18,7 @@ SHORT = {"recall": "R", "pseudo_recall": "PR", "fractional_recall": "FR", "mrr":
 
 
 def metrics_tables(
-    results: Mapping[str, SubsetResult],
-    metrics: Mapping[str, float],
-    bounds: Mapping[str, tuple[float, float]],
-    split: str,
-    note: str = "",
+    result: EvaluationResult, bounds: Mapping[str, tuple[float, float]], split: str, note: str = ""
 ) -> list[Table]:
     """What to report first, then all metrics.
 
@@ -31,17 +28,18 @@ def metrics_tables(
     recall@K where it differs from recall@K, and pseudo recall@K where subsets have answers; headline metrics carry a star.
 
     Args:
-        results: subset names to results.
-        metrics: `RetrievalEvaluation.flat_metrics` of them.
-        bounds: `RetrievalEvaluation.flat_intervals` of them.
+        result: of the evaluation.
+        bounds: its `intervals`.
         split: for the titles.
         note: below each table: which weights the metrics are of.
     """
+    results, metrics = result.subsets, result.metrics
     at = sorted(next(iter(results.values())).random_recall)
     recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
     tables = [_headline(results, metrics, bounds, split)]
-    if any(f"{subset}/{metric}" in metrics for subset, metric in COLUMNS):
-        tables.append(published_table(metrics))
+    for published in published_results():
+        if any(f"{subset}/{metric}" in metrics for subset, metric in published.metrics):
+            tables.append(published_table(published, metrics))
     title = f"Recall@K, MRR@10 and nDCG@10, {split}"
     tables.append(_all(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
     if any(metrics[f"mean/fractional_recall@{k}"] != metrics[f"mean/recall@{k}"] for k in at):
@@ -54,23 +52,24 @@ def metrics_tables(
     return tables
 
 
-def published_table(metrics: Mapping[str, float], name: str = "this one") -> Table:
-    """The paper's table of ReT-M2KR with one more row, of these metrics; columns that these lack are left out.
+def published_table(published: PublishedResults, metrics: Mapping[str, float], name: str = "this one") -> Table:
+    """The table of a publication with one more row, of these metrics; columns that these lack are left out.
 
     Args:
+        published: what it reports.
         metrics: `<subset>/<metric>` to a value.
         name: of the row.
     """
-    shown = [i for i, (subset, metric) in enumerate(COLUMNS) if f"{subset}/{metric}" in metrics]
-    table = Table(title="Beside the published results on ReT-M2KR")
+    shown = [i for i, (subset, metric) in enumerate(published.metrics) if f"{subset}/{metric}" in metrics]
+    table = Table(title=f"Next to the published results on {published.corpus}")
     table.add_column("model")
     for i in shown:
-        subset, metric = COLUMNS[i]
+        subset, metric = published.metrics[i]
         table.add_column(f"{subset}\n{_short(metric)}", justify="right")
-    for model, values in PUBLISHED.items():
+    for model, values in published.models.items():
         table.add_row(model, *_figures([values[i] for i in shown]))
     table.add_section()
-    table.add_row(name, *_figures([metrics["/".join(COLUMNS[i])] for i in shown]))
+    table.add_row(name, *_figures([metrics["/".join(published.metrics[i])] for i in shown]))
     return table
 
 

@@ -1,4 +1,4 @@
-"""The vectors of an evaluation by itself: on disk, so that one that was interrupted goes on where it stopped.
+"""Vectors of an evaluation on disk, so that one that was interrupted continues where it stopped.
 
     folder/<subset>/passages/   an `EmbeddingStore` in half precision
     folder/<subset>/queries/    one in float32
@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,173 +22,153 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
+from ret_lightning.data.bad_rows import Tally
+from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
 from ret_lightning.data.sampling.batch_samplers import evaluation_batches
-from ret_lightning.data.types import EvaluationSubset, distinct_ids
+from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side, Split, distinct_ids
 from ret_lightning.distributed.barrier import Meeting
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.evaluation.batch_limits import limited_batches
-from ret_lightning.evaluation.embedding_sink import EncodedSubset
-from ret_lightning.models import RetRetriever
+from ret_lightning.evaluation.embedding_sink import DTYPES, EmbeddingSink, EncodedSubset, limited_rows
+from ret_lightning.evaluation.encode_rows import check_finite
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
+from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
-from ret_lightning.retrieval.indexes.base import KINDS, index_like, settings_of
 from ret_lightning.retrieval.store.embedding_store import StoreInProgress, StoreWriter
 from ret_lightning.retrieval.store.store_plan import AnotherStore
 
 log = logging.getLogger(__name__)
 
-PASSAGES, QUERIES, INDEX = "passages", "queries", "index"
-DTYPES = {PASSAGES: "float16", QUERIES: "float32"}  # those of `VectorsInMemory`
+INDEX = "index"
 
 
 @dataclass
 class _File:
     """The store of a pool or of a file of queries, while this rank writes its part of it."""
 
+    rows: EvaluationRows
     store: StoreInProgress
     was_finished: bool
     writer: StoreWriter
     taken: int = 0  # of `writer.rows`
 
 
-class StoredVectors:
-    """Takes vectors for `RetrievalEvaluation` as `VectorsInMemory` does, and keeps them in stores.
+class StoredSink(EmbeddingSink):
+    """Keeps vectors in stores; the rankings are those of a `MemorySink`.
 
     Args:
         folder: where the stores are, or will be.
         retriever: that encodes.
+        split: of the rows.
         made_with: settings that decide the vectors besides the model and the rows; JSON. A store that was begun with others
-            is not gone on with.
+            is refused.
 
     Attributes:
-        before: by loader, how many rows were encoded before this process began; after `begin`.
-        check: called on all ranks when all is encoded, before the stores are finished; raises where they must not be.
+        before: by subset and side, how many rows were encoded before this process began; after `begin`.
     """
 
-    def __init__(self, folder: Path, retriever: RetRetriever, made_with: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.before: list[int] = []
-        self.check: Callable[[], None] = lambda: None
+    def __init__(
+        self, folder: Path, retriever: TwoTowers, split: Split = "test", made_with: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.before: dict[tuple[str, Side], int] = {}
         self._fingerprint = fingerprint(retriever)
-        self._shapes = {PASSAGES: retriever.passage_tower.row_shape, QUERIES: retriever.query_tower.row_shape}
-        self._made_with = made_with
-        self._files: list[_File] = []
-        self._embeddings: list[Embeddings] = []
+        self._shapes = {"passage": retriever.passage_tower.row_shape, "query": retriever.query_tower.row_shape}
+        self._made_with = {"split": split, **(made_with or {})}
+        self._files: dict[tuple[str, Side], _File] = {}
+        self._embeddings: dict[tuple[str, Side], Embeddings] = {}
         self._meeting: Meeting | None = None
 
     def begin(
-        self,
-        subsets: Sequence[EvaluationSubset],
-        batch_size: int,
-        limit: int | float | None = None,
-        still_imageless: Callable[[int, list[int]], bool] = lambda loader, rows: False,
+        self, files: Sequence[EvaluationRows], batch_size: int, limit: int | float | None = None
     ) -> list[list[list[int]]]:
-        """Makes the stores, or finds what is in them; called on all ranks together, once.
+        """Make the stores, or find what is in them; all ranks call this together, once.
+
+        A part of a store with rows that were encoded without their images is encoded again if one of these can be read now.
 
         Args:
-            subsets: what is to be encoded.
+            files: one of each side of each subset.
             batch_size: rows a batch.
-            limit: encode the first so many batches of each pool and file of queries, or that share of them; None: all.
-            still_imageless: asked, once for each part of a store that is this rank's, with the loader and those of the part's
-                rows that were encoded without their images: whether none of these can be read now, either. Otherwise the part
-                is encoded again.
+            limit: encode the first so many batches of each file, or that share of them; None: all.
 
         Returns:
-            Of each loader (a subset's pool and then its queries, subset by subset) the batches that this rank has to encode.
+            Of each file the batches that this rank has to encode.
 
         Raises:
             DataError: if what is there was made with another checkpoint, of other rows or with other settings.
             ConfigError: if the limit leaves nothing, or a rank does not see the folder of the first.
         """
+        self.counts.start()
         self._meeting = Meeting()
         self._find_folder()
-        plans = [
-            (subset, side, rows[: limited_rows(len(rows), batch_size, limit, f"{subset.split}/{subset.name} {side}")])
-            for subset in subsets
-            for side, rows in ((PASSAGES, subset.pool), (QUERIES, subset.queries))
-        ]
+        counts = [limited_rows(len(f), batch_size, limit, f"{f.subset} {PLURAL[f.side]}") for f in files]
         stores: list[StoreInProgress] = []
         for turn in range(2):  # the first rank makes them, the others find them, in the same folder
             if (rank() == 0) == (turn == 0):
-                stores = [self._store(*plan, batch_size) for plan in plans]
+                stores = [self._store(f, f.rows[:count], batch_size) for f, count in zip(files, counts, strict=True)]
             self._meeting.wait()
         if rank() == 0:  # of an evaluation that was killed while it searched
-            for subset in subsets:
-                shutil.rmtree(self.folder / subset.name / INDEX, ignore_errors=True)
-        ranks = world_size()
-        self._files = [
+            for file in files:
+                shutil.rmtree(self.folder / file.subset / INDEX, ignore_errors=True)
+        ranks, bad = world_size(), [Tally() for _ in files]
+        for number, (file, store) in enumerate(zip(files, stores, strict=True)):
             # As `data.sampling.batch_samplers.dealt` does it, each file begins with another rank.
-            _File(
-                store, store.finished, store.writer((rank() - number) % ranks, ranks, partial(still_imageless, number))
-            )
-            for number, store in enumerate(stores)
-        ]
-        missing = self._meeting.sums([len(file.writer.rows) for file in self._files])
-        self.before = [len(rows) - left for (_, _, rows), left in zip(plans, missing, strict=True)]
-        if not any(self.before):
-            log.info("embeddings go to %s, and the same command goes on there after an interruption", self.folder)
-        for (subset, side, rows), there in zip(plans, self.before, strict=True):
-            if there:
-                log.info("%s: %d of %d %s are encoded already", subset.name, there, len(rows), side)
-        return [evaluation_batches(file.writer.rows, batch_size) for file in self._files]
+            writer = store.writer((rank() - number) % ranks, ranks, partial(_still_imageless, file, bad[number]))
+            self._files[file.subset, file.side] = _File(file, store, store.finished, writer)
+        missing = self._meeting.sums([len(file.writer.rows) for file in self._files.values()])
+        there = [count - left for count, left in zip(counts, missing, strict=True)]
+        self.before = dict(zip(self._files, there, strict=True))
+        if not any(there):
+            log.info("embeddings go to %s; after an interruption the same command continues there", self.folder)
+        for file, encoded, count, own_bad in zip(files, there, counts, bad, strict=True):
+            self.counts.add_before(file.subset, file.side, encoded, own_bad)
+            if encoded:
+                log.info("%s: %d of %d %s are encoded already", file.subset, encoded, count, PLURAL[file.side])
+        return [evaluation_batches(file.writer.rows, batch_size) for file in self._files.values()]
 
     def start(self) -> None:
-        """What is in the stores stays."""
+        """Keep what is in the stores; `begin` has started the counts."""
 
-    def add(self, loader: int, rows: Tensor, vectors: Tensor, imageless: Sequence[int] = ()) -> None:
-        """See `Vectors`; rows have to come in the order of `begin`.
+    def encoded(self, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
+        """What is stored of a subset; see `EmbeddingSink.encoded`."""
+        passages, queries = (self._embeddings[subset.name, side] for side in SIDES)
+        return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._meeting)
 
-        Raises:
-            DataError: naming the first row whose vectors are not finite.
-        """
-        file = self._files[loader]
-        expected = file.writer.rows[file.taken : file.taken + len(rows)]
-        if not expected:
-            return  # a row that is there already, for a rank that has nothing to do: see `batch_samplers.never_idle`
-        if rows.tolist() != expected:
-            raise RuntimeError(f"{file.store.folder}: rows {rows.tolist()} came where {expected} were due")
-        finite = vectors.isfinite().flatten(1).all(dim=1).tolist()
-        if not all(finite):
-            raise DataError(
-                f"{file.store.folder.parent.name}: the checkpoint encodes row {rows[finite.index(False)]} (from 0) of the "
-                f"{file.store.folder.name} to numbers that are not finite, so nothing can be ranked; give another checkpoint, "
-                "or trainer.precision=32-true if it was evaluated in a lower one",
-                code="stored-vectors-not-finite",
-                path=file.store.folder,
-                row=int(rows[finite.index(False)]),
-            )
-        file.writer.add(vectors, provisional=imageless)
-        file.taken += len(rows)
+    def _add(self, batch: EvaluationBatch, vectors: Tensor) -> None:
+        """Write a batch; rows have to come in the order of `begin`. Raises DataError where vectors are not finite."""
+        if batch.is_repeated:
+            return
+        file = self._files[batch.subset, batch.side]
+        expected = file.writer.rows[file.taken : file.taken + len(batch)]
+        if batch.rows.tolist() != expected:
+            raise RuntimeError(f"{file.store.folder}: rows {batch.rows.tolist()} came where {expected} were due")
+        check_finite(file.rows, batch, vectors, ", or trainer.precision=32-true if this is a lower one")
+        file.writer.add(vectors, provisional=batch.imageless)
+        file.taken += len(batch)
 
-    def complete(self) -> None:
-        """Waits for all ranks, has `check` look at what they did, and opens what they wrote.
-
-        Raises:
-            DataError: if a store is torn, or was changed meanwhile.
-        """
+    def _wait(self) -> None:
         self._meeting.wait()
-        self.check()
+
+    def _finish(self) -> None:
         if rank() == 0:
-            for file in self._files:
+            for file in self._files.values():
                 if file.was_finished:  # by an earlier process: nobody has looked at its content since
                     EmbeddingStore.open(file.store.folder, self._fingerprint)
                 file.store.finish()
         self._meeting.wait()
-        self._embeddings = [EmbeddingStore.open(file.store.folder, verify=False).embeddings for file in self._files]
-
-    def subset(self, number: int, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
-        """See `Vectors`."""
-        passages, queries = self._embeddings[2 * number : 2 * number + 2]
-        return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._meeting)
+        self._embeddings = {
+            key: EmbeddingStore.open(file.store.folder, verify=False).embeddings for key, file in self._files.items()
+        }
 
     def remove(self) -> None:
         """Deletes the stores; called on all ranks together, when nothing else holds what was taken from them.
 
         NFS keeps a deleted file that is still mapped somewhere, by another name, and its folder with it.
         """
-        self._files, self._embeddings = [], []
+        self._files, self._embeddings = {}, {}
         gc.collect()  # a map is closed with the last tensor of it, which may hang in a circle of references
         self._meeting.wait()
         if rank() != 0:
@@ -223,27 +203,37 @@ class StoredVectors:
             )
 
     def _store(
-        self, subset: EvaluationSubset, side: str, rows: Sequence[Passage] | Sequence[Query], batch_size: int
+        self, file: EvaluationRows, rows: Sequence[Passage] | Sequence[Query], batch_size: int
     ) -> StoreInProgress:
-        ids = [row.passage_id for row in rows] if side == PASSAGES else distinct_ids(rows)
+        ids = [row.passage_id for row in rows] if file.side == "passage" else distinct_ids(rows)
         try:
             return EmbeddingStore.create(
-                self.folder / subset.name / side,
+                self.folder / file.subset / PLURAL[file.side],
                 ids,
-                self._shapes[side],
+                self._shapes[file.side],
                 self._fingerprint,
-                {"split": subset.split, **self._made_with, CONTENT: content_digest(rows)},
-                dtype=DTYPES[side],
+                {**self._made_with, CONTENT: content_digest(rows)},
+                dtype=str(DTYPES[file.side]).removeprefix("torch."),
                 batch_rows=batch_size,
             )
         except AnotherStore as error:
             raise DataError(
-                f"{self.folder}: holds {side} of {subset.name} from another evaluation, with {error.difference}; delete this "
-                "folder, or choose another output_dir",
+                f"{self.folder}: holds {PLURAL[file.side]} of {file.subset} from another evaluation, with "
+                f"{error.difference}; delete this folder, or choose another output_dir",
                 code="stored-vectors-differ",
                 path=self.folder,
                 difference=error.difference,
             ) from None
+
+
+def _still_imageless(file: EvaluationRows, bad: Tally, rows: list[int]) -> bool:
+    """Whether none of these rows' images can be read now; they are counted in `bad` then."""
+    found = [file[row][2] for row in rows]
+    if None in found:
+        return False  # the loader reads them all again, and they are counted then
+    for row in found:
+        bad.add(row)
+    return True
 
 
 class _StoredSubset(EncodedSubset):
@@ -260,7 +250,7 @@ class _StoredSubset(EncodedSubset):
 
     def index_of_all(self, index: Index) -> Index:
         """The first rank builds it of the mapped store and saves it, and all load it; one of no known kind is built by each."""
-        if world_size() == 1 or type(index).__name__ not in KINDS:
+        if world_size() == 1:
             index.build(self._passages)
             return index
         if rank() == 0:
@@ -269,7 +259,7 @@ class _StoredSubset(EncodedSubset):
                 *(len(self._passages), world_size() - 1),
             )
             # Another object: what it holds is not needed here any longer once it is saved.
-            built = index_like(type(index).__name__, settings_of(index), index.device)
+            built = index.clone(index.device)
             built.build(self._passages)
             built.save(self._folder)
             del built
@@ -280,19 +270,3 @@ class _StoredSubset(EncodedSubset):
         if rank() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
         return loaded
-
-
-def limited_rows(count: int, batch_size: int, limit: int | float | None, what: str = "rows") -> int:
-    """How many of so many rows a limit leaves: whole batches, whatever the number of ranks.
-
-    Args:
-        count: of the rows.
-        batch_size: rows a batch.
-        limit: a number of batches, or a share of them, as `trainer.limit_test_batches`; None or 1.0: all.
-        what: the rows are, for messages.
-
-    Raises:
-        ConfigError: if it leaves none.
-    """
-    batches = limited_batches(-(-count // batch_size), limit, "the limit of batches", what)
-    return min(count, batches * batch_size)

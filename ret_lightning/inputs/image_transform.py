@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ret_lightning.inputs.decoding import EXACT_SIZE
+from ret_lightning.inputs.preprocessor import Preprocessor
 
 OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -19,8 +20,10 @@ OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 REDUCED_MARGIN = 3
 
 
-class ImageTransform:
+class ImageTransform(Preprocessor):
     """CLIP's preprocessing: the shorter side resized to `size` (bicubic, antialiased), the middle square cut out, normalised.
+
+    A transform of another kind derives from it and overrides `__call__`.
 
     Args:
         size: side of the square, pixels.
@@ -30,6 +33,8 @@ class ImageTransform:
             keeps three times `size` (see `least_side`). Measured against full decoding, in levels of 255: on smooth noise 0.4
             in the mean and at most 4, on fine lettering 1.2 and at most 20.
     """
+
+    name = "clip"
 
     def __init__(
         self,

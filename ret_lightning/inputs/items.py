@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ret_lightning.inputs.encoder_input import EncoderInput
-
-Tokenizer = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+from ret_lightning.inputs.tokenizer import Tokenizer
 
 # Kernels take the places of a text by so many at a time, sum what is left over in another order, and a sum's last bit with it.
 BLOCK = 16
@@ -42,7 +41,8 @@ def encoder_input(
         if by_itself:
             longest = getattr(tokenizer, "max_length", input_ids.shape[1])
             more = max(0, min(-(-input_ids.shape[1] // BLOCK) * BLOCK, longest) - input_ids.shape[1])
-            input_ids, attention_mask = (pad(tensor, (0, more)) for tensor in (input_ids, attention_mask))
+            input_ids = pad(input_ids, (0, more), value=getattr(tokenizer, "pad_id", 0))
+            attention_mask = pad(attention_mask, (0, more))
     else:
         input_ids = torch.zeros(len(items), 1, dtype=torch.int64)
         attention_mask = torch.zeros(len(items), 1, dtype=torch.bool)

@@ -1,9 +1,10 @@
-"""CLIP's byte-pair tokenizer, from the vocabulary that open_clip ships: no download, the same ids as every CLIP model's."""
+"""Tokenizers: the interface, and CLIP's byte-pair tokenizer from the vocabulary that open_clip ships, without a download."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from ret_lightning.inputs.preprocessor import Preprocessor
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -20,8 +23,33 @@ SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 VOCABULARY_SIZE = 49408
 
 
-class ClipTokenizer:
+class Tokenizer(Preprocessor, ABC):
     """Texts to token ids.
+
+    Attributes:
+        max_length: tokens of the longest text; longer ones are cut.
+        vocabulary_size: ids are smaller.
+        pad_id: the id of padding.
+    """
+
+    max_length: int
+    vocabulary_size: int
+    pad_id: int = 0
+
+    @abstractmethod
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokenize texts, padded on the right to the longest of them.
+
+        Args:
+            texts: B of them; a text may be empty.
+
+        Returns:
+            ids (B, L) int64, and mask (B, L) bool, True where a token is.
+        """
+
+
+class ClipTokenizer(Tokenizer):
+    """CLIP's tokenizer.
 
     Every CLIP model (OpenAI's and LAION's) uses this one vocabulary of 49,408 entries and at most 77 tokens.
 
@@ -29,13 +57,14 @@ class ClipTokenizer:
         max_length: longer texts are cut here, the end-of-text token kept.
     """
 
+    name = "clip"
     vocabulary_size = VOCABULARY_SIZE
+    pad_id = VOCABULARY_SIZE - 1  # the end-of-text token
 
     def __init__(self, max_length: int = 77) -> None:
         self.max_length = max_length
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Args: B texts, empty ones allowed. Returns: ids (B, L) int64 and mask (B, L) bool; L is that of the longest."""
         batch = _clip_tokenizer()(list(texts), padding="longest", truncation=True, max_length=self.max_length)
         return torch.tensor(batch["input_ids"]), torch.tensor(batch["attention_mask"], dtype=torch.bool)
 

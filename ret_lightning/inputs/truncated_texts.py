@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ret_lightning.inputs.encoder_input import EncoderInput
-from ret_lightning.inputs.items import Item, Tokenizer
+from ret_lightning.inputs.items import Item
+from ret_lightning.inputs.tokenizer import Tokenizer
 
 
 @dataclass

@@ -26,6 +26,7 @@ from ret_lightning.models.layer_plans import (
     Published,
     Recurrence,
 )
+from ret_lightning.models.layer_states import LayerStates
 from ret_lightning.models.retriever import RetRetriever, build_retriever
 from ret_lightning.models.tower import RetTower, normalised
 
@@ -43,6 +44,7 @@ __all__ = [
     "LSTMGate",
     "Last",
     "LayerPlan",
+    "LayerStates",
     "NoForgetGate",
     "NoGate",
     "NoInputGate",

@@ -11,7 +11,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models.attention import Attention
 from ret_lightning.models.exchangeable_parts import class_name
 from ret_lightning.models.gates import Gate, Openings
-from ret_lightning.models.modality_states import ModalityStates
+from ret_lightning.models.layer_states import ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}

@@ -1,8 +1,8 @@
-"""Batches beyond memory: a batch is encoded piece by piece, and only the vectors outlive a piece.
+"""Gradient caching, for batches beyond memory: a batch is encoded in micro-batches, of which only the vectors are kept.
 
-The backward pass encodes each piece a second time, from the same random state, when it needs the activations; the gradients
-are those of the undivided batch (gradient caching: Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under
-Memory Limited Setup"). Peak memory follows the piece; the price is one more forward pass.
+The backward pass encodes each micro-batch a second time, from the same random state, when it needs the activations; the
+gradients are those of the undivided batch (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup"). Peak memory follows the micro-batch; the price is one more forward pass.
 """
 
 from __future__ import annotations
@@ -22,29 +22,32 @@ from ret_lightning.models.retriever import RetRetriever
 _FIELDS = len(fields(EncoderInput))
 
 
-def encode_in_pieces(
+def encode_in_micro_batches(
     retriever: RetRetriever,
     queries: EncoderInput,
     passages: EncoderInput,
-    size: int | None,
+    micro_batch: int | None,
     query_means: OpeningMeans | None = None,
     passage_means: OpeningMeans | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What `retriever(queries, passages)` gives, with the activations of at most `size` queries in memory at a time.
+    """Encode a batch as `retriever(queries, passages)` does, with the activations of few queries in memory at a time.
 
     Args:
         retriever: in training mode, say.
-        queries: B_q rows.
-        passages: B_p rows; they are divided into as many pieces as the queries.
-        size: most queries a piece; None: one piece, whose activations are kept.
-        query_means: if given, collects the gate openings.
-        passage_means: likewise.
+        queries: B rows.
+        passages: P rows; they are divided into as many micro-batches as the queries.
+        micro_batch: most queries in a micro-batch; None: one of all, whose activations are kept.
+        query_means: if given, collects the gate activations of the queries.
+        passage_means: if given, collects those of the passages.
+
+    Returns:
+        (B, k, d) and (P, k, d) vectors of length 1.
     """
-    if size is None:
+    if micro_batch is None:
         return retriever(queries, passages, query_means, passage_means)
-    count = max(1, math.ceil(len(queries) / size))
-    pieces = zip(_divided(queries, count), _divided(passages, count), strict=True)
-    vectors = [_encode(retriever, query, passage, (query_means, passage_means)) for query, passage in pieces]
+    count = max(1, math.ceil(len(queries) / micro_batch))
+    parts = zip(_divided(queries, count), _divided(passages, count), strict=True)
+    vectors = [_encode(retriever, query, passage, (query_means, passage_means)) for query, passage in parts]
     query_vectors, passage_vectors = zip(*vectors, strict=True)
     return torch.cat(query_vectors), torch.cat(passage_vectors)
 
@@ -55,7 +58,7 @@ def _encode(
     passages: EncoderInput,
     means: tuple[OpeningMeans | None, OpeningMeans | None],
 ) -> tuple[Tensor, Tensor]:
-    first_time = [means]  # the second encoding, in the backward pass, must not count the openings again
+    first_time = [means]  # the second encoding, in the backward pass, must not count the activations again
 
     def encode(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         collect = first_time.pop() if first_time else (None, None)
@@ -70,6 +73,6 @@ def _tensors(inputs: EncoderInput) -> list[Tensor]:
 
 
 def _divided(inputs: EncoderInput, count: int) -> list[EncoderInput]:
-    """The rows in `count` stretches of about equal length, some of them perhaps empty."""
-    bounds = [len(inputs) * piece // count for piece in range(count + 1)]
+    """Split rows into `count` parts of about equal length, some of them perhaps empty."""
+    bounds = [len(inputs) * part // count for part in range(count + 1)]
     return [inputs.stretch(start, stop) for start, stop in pairwise(bounds)]

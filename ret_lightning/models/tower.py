@@ -1,4 +1,4 @@
-"""A tower: the recurrence over one pair of backbones, from an `EncoderInput` to k vectors a row."""
+"""A tower: the recurrence over one pair of backbones, from an `EncoderInput` to k vectors per row."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbones.base import Backbone, states_of
+from ret_lightning.models.backbones.base import Backbone
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.gate_activations import OpeningMeans, RowOpenings
 from ret_lightning.models.layer_plans import LayerPlan
-from ret_lightning.models.modality_states import ModalityStates
+from ret_lightning.models.layer_states import LayerStates, ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
 
 
@@ -57,6 +57,11 @@ class RetTower(nn.Module):
         self.output = Linear(hidden_size, output_size, bias=False) if output_size else nn.Identity()
 
     @property
+    def backbone(self) -> Backbone:
+        """The two stacks, with the tower's tokenizer and image transform."""
+        return Backbone(self.text_backbone, self.vision_backbone, self.tokenizer, self.image_transform)
+
+    @property
     def output_size(self) -> int:
         """d, the size of a vector."""
         return self.output.out_features if isinstance(self.output, nn.Linear) else self.cells[0].hidden_size
@@ -76,35 +81,28 @@ class RetTower(nn.Module):
         Returns:
             (B, k, d), or (B, d) where `pooled`; not normalised.
         """
-        text = states_of(self.text_backbone, inputs.input_ids[inputs.text_rows], self.plan.text)
-        image = states_of(self.vision_backbone, inputs.pixel_values, self.plan.vision)
-        return self.recur(inputs, text, image, means)
+        return self.recur(*self.backbone.states(inputs, self.plan), means)
 
-    def recur(
-        self,
-        inputs: EncoderInput,
-        text: Sequence[Tensor],
-        image: Sequence[Tensor],
-        means: OpeningMeans | RowOpenings | None = None,
-    ) -> Tensor:
-        """The recurrence alone, on backbone states that are already there.
+    def recur(self, text: LayerStates, image: LayerStates, means: OpeningMeans | RowOpenings | None = None) -> Tensor:
+        """The recurrence alone, on backbone states that are already computed, perhaps for other towers as well.
 
         Args:
-            inputs: the B rows.
-            text: one (B_text, L, width) a step, of the rows that have a text.
-            image: one (B_image, L', width) a step, of the rows that have an image.
+            text: of the B rows, with the blocks of the tower's plan.
+            image: of the same rows.
             means: as in `forward`.
+
+        Returns:
+            As `forward`.
         """
-        state = self.start.expand(len(inputs), -1, -1)
-        text_present = inputs.text_mask.to(state.dtype)[:, None, None]
-        image_present = inputs.image_mask.to(state.dtype)[:, None, None]
-        padding = ~inputs.attention_mask[inputs.text_rows]
-        for step, (text_adapter, image_adapter) in enumerate(zip(self.text_adapters, self.image_adapters, strict=True)):
+        state = self.start.expand(text.count, -1, -1)
+        text_present, image_present = text.present(state.dtype), image.present(state.dtype)
+        steps = zip(self.plan.text, self.text_adapters, self.plan.vision, self.image_adapters, strict=True)
+        for step, (text_block, text_adapter, image_block, image_adapter) in enumerate(steps):
             cell = self.cells[step % len(self.cells)]
             state, openings = cell(
                 state,
-                ModalityStates(text_adapter(text[step]), inputs.text_rows, text_present, padding),
-                ModalityStates(image_adapter(image[step]), inputs.image_rows, image_present),
+                ModalityStates(text_adapter(text[text_block]), text.rows, text_present, text.padding),
+                ModalityStates(image_adapter(image[image_block]), image.rows, image_present, image.padding),
             )
             if means is not None:
                 means.add(step, openings, text_present, image_present)

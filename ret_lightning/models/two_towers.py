@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.backbones.base import BlockStack, states_of
+from ret_lightning.models.backbones.base import BlockStack, image_states, text_states
 from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.layer_states import LayerStates
 from ret_lightning.models.tower import RetTower, normalised
 
 
@@ -46,17 +47,13 @@ class TwoTowers(nn.Module):
         Returns:
             (B_q, k, d) and (B_p, k, d) vectors of length 1, float32; (B, d) where the towers pool.
         """
-        towers, inputs = (self.query_tower, self.passage_tower), (queries, passages)
-        texts = [x.input_ids[x.text_rows] for x in inputs]
-        length = max(t.shape[1] for t in texts)
-        texts = [torch.nn.functional.pad(t, (0, length - t.shape[1])) for t in texts]
-        text = _states([t.text_backbone for t in towers], texts, [t.plan.text for t in towers])
-        # A text padded to the other side's length has states to spare; the tower reads only its own.
-        text = [[s[:, : x.input_ids.shape[1]] for s in states] for states, x in zip(text, inputs, strict=True)]
-        images = [x.pixel_values for x in inputs]
-        image = _states([t.vision_backbone for t in towers], images, [t.plan.vision for t in towers])
-        query = self.query_tower.recur(queries, text[0], image[0], query_means)
-        passage = self.passage_tower.recur(passages, text[1], image[1], passage_means)
+        towers, batches = (self.query_tower, self.passage_tower), (queries, passages)
+        texts = _states_of_both(text_states, [t.text_backbone for t in towers], batches, [t.plan.text for t in towers])
+        images = _states_of_both(
+            image_states, [t.vision_backbone for t in towers], batches, [t.plan.vision for t in towers]
+        )
+        query = self.query_tower.recur(texts[0], images[0], query_means)
+        passage = self.passage_tower.recur(texts[1], images[1], passage_means)
         return normalised(query), normalised(passage)
 
     def encode(self, side: Literal["query", "passage"], inputs: EncoderInput) -> Tensor:
@@ -66,12 +63,13 @@ class TwoTowers(nn.Module):
         return vectors if vectors.dim() == 3 else vectors[:, None]
 
 
-def _states(stacks: list[BlockStack], inputs: list[Tensor], blocks: list[tuple[int, ...]]) -> list[list[Tensor]]:
-    """The states that each tower wants of its stack; two towers with one stack cost one pass over the rows of both."""
-    if stacks[0] is not stacks[1]:
-        return [states_of(stack, x, b) for stack, x, b in zip(stacks, inputs, blocks, strict=True)]
-    wanted = sorted({*blocks[0], *blocks[1]})
-    states = dict(zip(wanted, states_of(stacks[0], torch.cat(inputs), wanted), strict=True))
-    sizes = [len(x) for x in inputs]
-    split = {block: state.split(sizes) for block, state in states.items()}
-    return [[split[block][side] for block in blocks[side]] for side in range(2)]
+def _states_of_both(
+    states: Callable[[BlockStack, Sequence[EncoderInput], Iterable[int]], list[LayerStates]],
+    stacks: Sequence[BlockStack],
+    batches: Sequence[EncoderInput],
+    blocks: Sequence[Sequence[int]],
+) -> list[LayerStates]:
+    """The states that each tower reads of its batch; a stack that both towers have runs once over the rows of both."""
+    if stacks[0] is stacks[1]:
+        return states(stacks[0], batches, [*blocks[0], *blocks[1]])
+    return [states(stack, [batch], own)[0] for stack, batch, own in zip(stacks, batches, blocks, strict=True)]

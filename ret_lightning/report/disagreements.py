@@ -77,10 +77,13 @@ class Disagreement:
 def open_test_data(run: Run) -> TestedOn:
     """The test split, by the data node of a run's config."""
     try:
-        module = build(OmegaConf.create({"data": run.config["data"]}).data)
+        node = run.config["data"]
+        # Rows are read, and no loader is made.
+        unneeded = {key: None for key in ("tokenizer", "image_transform") if key in node}
+        module = build(OmegaConf.create({"data": {**node, **unneeded}}).data)
         module.setup("test")
         subsets = {subset.name: subset for subset in module.evaluation_subsets("test")}
-        return TestedOn(subsets, module.files.image_source(), "")
+        return TestedOn(subsets, module.layout.image_source(), "")
     except UserError as error:
         reason = " ".join(error.message.split())
         log.warning("texts and images are left out: %s", reason)

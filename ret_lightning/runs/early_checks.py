@@ -11,7 +11,7 @@ from lightning import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
 from ret_lightning.config.run_rules import unlogged_monitors
-from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.batch_limits import limited_batches
@@ -78,7 +78,7 @@ def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictC
     Files are found before the training file is scanned or copied, and the test split is read before training.
 
     Args:
-        data: of the run; what only `M2KRDataModule` has is checked there only.
+        data: of the run; what only `RetrievalDataModule` has is checked there only.
         trainer: of the run, before it is started.
         config: of the run.
 
@@ -86,7 +86,7 @@ def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictC
         DataError: if a file is missing, cannot be read or has a bad row.
         ConfigError: if a callback monitors a metric that is not computed, or a limit leaves no batch.
     """
-    if not isinstance(data, M2KRDataModule):
+    if not isinstance(data, RetrievalDataModule):
         data.prepare_data()
         data.setup("fit")
         return
@@ -107,7 +107,7 @@ def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictC
         check_evaluation_limit(data, trainer, "val")
 
 
-def check_evaluation_limit(data: M2KRDataModule, trainer: Trainer, split: Split, ranks: int | None = None) -> None:
+def check_evaluation_limit(data: RetrievalDataModule, trainer: Trainer, split: Split, ranks: int | None = None) -> None:
     """Raise ConfigError if `trainer.limit_<split>_batches` leaves no batch of a pool or a file of queries.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.renamed_keys import current_keys
+from ret_lightning.config.renamed_keys import current_config
 from ret_lightning.config.target_aliases import current_target
 
 # Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
@@ -22,8 +22,11 @@ ABSENT = "absent"
 # Keys that not every version writes, with the value that a config without them means: both are the same run.
 OPTIONAL = {
     "init_partial": False,
+    "micro_batch": None,
     "linear_backend": "auto",
     "data.shared_passage_ids": False,
+    "data.columns": [],
+    "data.passage_columns": [],
     "data.holdout_rows": 1000,
     "data.holdout_fraction": 0.02,
     "retrieval.exact_fallback": True,
@@ -40,7 +43,7 @@ def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         config: of a run, with `output_dir`; interpolations are resolved.
     """
     content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    leaves = dict(_leaves(current_keys(content), str(content["output_dir"]), ""))
+    leaves = dict(_leaves(current_config(content), str(content["output_dir"]), ""))
     return {key: value for key, value in leaves.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ret_lightning.config.build import build
 from ret_lightning.inputs import EncoderInput
+from ret_lightning.models import RetTower
 from ret_lightning.training.checkpointing.load import build_untrained
 from ret_lightning.training.module import RetModule, parameter_groups
 
@@ -27,7 +28,7 @@ class Footprint:
         weights: bytes of all parameters and buffers.
         gradients: bytes, of the trained ones.
         optimizer: bytes of the optimiser's state after a step.
-        activations: bytes that the backward pass of a batch (or of a piece, with `loss.micro_batch`) reads, all rows with
+        activations: bytes that the backward pass of a batch (or of a micro-batch) reads, all rows with
             a text of full length and an image, dropout as configured, with the vectors of the global batch and the
             winners of MaxSim. Half of float32's where `trainer.precision` is a 16-bit one. What PyTorch keeps beside
             (its allocator, workspaces, the CUDA context) is not counted.
@@ -64,8 +65,8 @@ def footprint(config: DictConfig) -> Footprint:
     parameters = list(retriever.parameters())
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     batch, ranks = config.data.batch_size, _ranks(config)
-    rows = min(batch, config.loss.micro_batch or batch)
-    probe, vectors = kept_activations(retriever, _inputs(config, _PROBE_ROWS))
+    rows = min(batch, config.micro_batch or batch)
+    probe, vectors = kept_activations(retriever, _inputs(retriever.query_tower, _PROBE_ROWS))
     activations = probe * rows // _PROBE_ROWS
     if "16" in str(config.trainer.precision):
         activations //= 2
@@ -107,11 +108,10 @@ def kept_activations(retriever: nn.Module, inputs: EncoderInput) -> tuple[int, T
     return sum(size for name, size in storages.items() if name not in own), query
 
 
-def _inputs(config: DictConfig, rows: int) -> EncoderInput:
+def _inputs(tower: RetTower, rows: int) -> EncoderInput:
     """Rows with everything, on the meta device."""
-    transform, tokenizer = config.backbone.image_transform, config.backbone.tokenizer
-    side = int(transform.size)
-    length = int(tokenizer.get("max_length", 77))
+    side = tower.image_transform.size
+    length = getattr(tower.tokenizer, "max_length", 77)
     with torch.device("meta"):
         every = torch.arange(rows)
         return EncoderInput(

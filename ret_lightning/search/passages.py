@@ -25,19 +25,22 @@ class PassageRecord(NamedTuple):
     image_path: str | None
 
 
-def read_passages(files: str) -> list[Passage]:
-    """The passages of a file, or of all files that a pattern matches.
+def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
+    """Read the passages of a file, or of all files that a pattern matches; check those that are given.
 
     Those without text and image are kept, as in a pool that is evaluated; a warning tells how many they are.
 
     Args:
-        files: any that `RowFiles` reads: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`.
+        files: any that `RowFiles` reads: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`; or the passages.
 
     Raises:
         DataError: naming file and row of the first broken one, or of the second with the same id.
     """
-    rows = RowFiles.named(Path(), files, "passages")
-    passages = [parse_passage(content, place) for content, place in rows]
+    if isinstance(files, str | Path):
+        rows = RowFiles.named(Path(), str(files), "passages")
+        passages = [parse_passage(content, place) for content, place in rows]
+    else:
+        rows, passages = "passages", list(files)
     if not passages:
         raise no_rows(rows)
     firsts: dict[str, Passage] = {}
@@ -75,9 +78,9 @@ def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> 
         )
 
 
-def no_rows(files: RowFiles) -> DataError:
-    """The error of files without a row."""
-    return DataError(f"{files}: no rows", code="files-without-rows", paths=tuple(files.paths))
+def no_rows(files: RowFiles | str) -> DataError:
+    """The error of files, or of a list called so, without a row."""
+    return DataError(f"{files}: no rows", code="files-without-rows", paths=tuple(getattr(files, "paths", ())))
 
 
 def write_passage_records(file: Path, passages: Iterable[PassageRecord]) -> None:

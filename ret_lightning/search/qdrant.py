@@ -11,17 +11,19 @@ import logging
 import uuid
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
+from ret_lightning.data.images.missing_images import check_images
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
+from ret_lightning.search.encoded_rows import encoded
 from ret_lightning.search.hits import Hit
+from ret_lightning.search.index_builder import EncodingOptions
 from ret_lightning.search.model_identity import ModelIdentity, model_for
 from ret_lightning.search.passages import read_passages, refuse_known
 from ret_lightning.search.qdrant_connection import connected
@@ -118,35 +120,75 @@ class QdrantCollection:
             limit *= 2
 
 
-def index_into_qdrant(config: DictConfig) -> None:
-    """See `building.index_passages`."""
-    passages = read_passages(config.passages)
-    with connected(config.qdrant) as client:
-        _index(client, config.collection, passages, config)
+def index_into_qdrant(
+    passages: str | Path | Sequence[Passage],
+    qdrant: str,
+    collection: str,
+    checkpoint: str | Path | None = None,
+    *,
+    append: bool = False,
+    discard: bool = False,
+    image_root: str | Path | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Encode passages into a collection of Qdrant; an interrupted call continues where it stopped.
+
+    Args:
+        passages: a file (`.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`) or a pattern of files; or the passages.
+        qdrant: the URL of a server, or a folder for the client's local mode; see `connected`.
+        collection: its name.
+        checkpoint: the model; see `EncodingOptions`, as for `image_root` and the arguments after it.
+        append: add the passages to the collection that is there; their ids must be new.
+        discard: remove what an interrupted call wrote, if it was of other passages.
+
+    Raises:
+        UserError: naming what to change; what was written until then is kept.
+    """
+    rows = read_passages(passages)
+    named = str(passages) if isinstance(passages, str | Path) else f"{len(rows)} passages"
+    options = EncodingOptions(
+        None if checkpoint is None else str(checkpoint), None if image_root is None else str(image_root), batch_size,
+        num_workers, device=device, dtype=dtype,
+    )  # fmt: skip
+    with connected(qdrant) as client:
+        count = _index(client, collection, rows, named, options, append, discard)
+    log.info("%s: %d passages in collection %s", qdrant, count, collection)
 
 
-def _index(client: QdrantClient, name: str, passages: list[Passage], config: DictConfig) -> None:
+def _index(
+    client: QdrantClient,
+    name: str,
+    passages: list[Passage],
+    named: str,
+    options: EncodingOptions,
+    append: bool,
+    discard: bool,
+) -> int:
+    """Write the passages; return how many the collection has then."""
     record = _record(client, name)
-    _check_append(record, name, config.append)
+    _check_append(record, name, append)
     before = 0 if record is None else record.passages
     unfinished = {} if record is None or record.whole else _unfinished(client, name, before)
     ids = [_point_id(passage) for passage in passages]
     if before:
         of_points = list(zip(ids, passages, strict=True))
-        refuse_known(passages, _known(client, name, of_points, unfinished), config.passages)
-    check_images(passages, config.image_root)
+        refuse_known(passages, _known(client, name, of_points, unfinished), named)
+    check_images(passages, options.image_root)
     others = unfinished.keys() - set(ids)
-    if others and not config.discard:
+    if others and not discard:
         first = unfinished[min(others, key=lambda point: unfinished[point]["row"])]["passage_id"]
         raise ConfigError(
-            f"collection={name}: an interrupted run wrote {len(others)} passages that {config.passages} does not have, the "
+            f"collection={name}: an interrupted run wrote {len(others)} passages that {named} does not have, the "
             f"first is {first!r}; run that one again, or remove what it wrote by discard=true",
             code="qdrant-begun-otherwise",
             collection=name,
             count=len(others),
             found=first,
         )
-    retriever, model = model_for(config.checkpoint, config.device, None if record is None else record.model)
+    retriever, model = model_for(options.checkpoint, options.device, None if record is None else record.model)
     ours = Record(model, before, False, uuid.uuid4().hex)
     if record is None:
         _create(client, name, retriever.passage_tower.output_size, ours)
@@ -165,7 +207,7 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
     to_encode = [passage for _, passage in new]
     texts = TextCount()
     for vectors in encoded(
-        retriever, to_encode, config.image_root, config.batch_size, config.num_workers, config.dtype, texts=texts
+        retriever, to_encode, options.image_root, options.batch_size, options.num_workers, options.dtype, texts=texts
     ):
         for part in vectors.cpu().half().float().split(POINTS_A_REQUEST):
             _check_alone(client, name, ours)
@@ -182,7 +224,7 @@ def _index(client: QdrantClient, name: str, passages: list[Passage], config: Dic
             expected=len(passages),
         )
     _set_record(client, name, replace(ours, passages=before + len(passages), whole=True))
-    log.info("%s: %d passages in collection %s", config.qdrant, before + len(passages), name)
+    return before + len(passages)
 
 
 def _check_alone(client: QdrantClient, name: str, ours: Record) -> None:

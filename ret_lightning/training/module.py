@@ -8,16 +8,15 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
-from lightning import Callback, LightningModule
+from lightning import Callback
 from torch import Tensor, nn
 
-from ret_lightning.data.batch import EvaluationBatch, TrainingBatch
-from ret_lightning.errors import UserError
-from ret_lightning.evaluation.callback import RetrievalEvaluation
-from ret_lightning.losses import ContrastiveLoss
-from ret_lightning.losses.contrastive import REMEDY
+from ret_lightning.data.batch import TrainingBatch
+from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.evaluation.encoding_module import EncodingModule
+from ret_lightning.losses.base import NONFINITE_REMEDY, EncodedBatch, RetrievalLoss
 from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
-from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.callbacks.text_lengths import TextLengths
 from ret_lightning.training.checkpointing.checkpoint_io import FROZEN
@@ -31,51 +30,60 @@ EPOCH_STEPS = "epoch_steps"  # key of a checkpoint
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient, after which there is no hope
 
 
-class RetModule(LightningModule):
-    """Trains a retriever on pairs, and encodes the rows of the evaluation loaders (see `RetrievalEvaluation`).
+class RetModule(EncodingModule):
+    """Trains a retriever on pairs, and encodes the rows of evaluation loaders as `EncodingModule` does.
 
-    Logs, every `log_every_n_steps`: `train/loss`, `train/loss_query_to_passage`, `train/loss_passage_to_query`,
-    `train/query_recall@1` and `train/passage_recall@1` (in the batch), `train/learning_rate`, `train/gradient_norm` (before
-    clipping), `train/temperature` where it is learned, and `gate/<side>/<forget|text|image>/step_<n>`, the mean opening of
-    a gate over the rows of rank 0.
+    Logs, every `log_every_n_steps`: `train/loss`, the metrics of the loss as `train/<name>` (see `ContrastiveLoss`),
+    `train/learning_rate`, `train/gradient_norm` (before clipping), and `gate/<side>/<forget|text|image>/step_<n>`, the mean
+    activation of a gate over the rows of rank 0.
 
     A step whose rows are all bad, on all ranks, leaves weights and optimiser as they are. Training begins in training mode,
     also with a retriever from `from_pretrained`, which is in eval mode.
 
     Args:
         retriever: the model.
-        loss: of a batch of pairs.
+        loss: of a batch of pairs; any `RetrievalLoss`.
         optimizer: makes an optimiser from parameter groups.
         scheduler: of the learning rate, by step.
         backbone_learning_rate_scale: factor of the learning rate for trained backbones; pretrained ones want less than
             the new layers.
         on_nonfinite: what to do where a loss or a gradient is infinite or no number: `stop` with an error, or `skip` the
             optimiser step and count it (`train/skipped_steps`), until SKIPPED_IN_A_ROW have been.
+        micro_batch: most pairs whose activations are in memory at a time (gradient caching, see `models.gradient_cache`), for
+            batches beyond memory; None: the whole batch at once.
+
+    Raises:
+        ConfigError: if `micro_batch` is below 1.
     """
 
     def __init__(
         self,
         retriever: RetRetriever,
-        loss: ContrastiveLoss,
+        loss: RetrievalLoss,
         optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         scheduler: WarmupCosine,
         backbone_learning_rate_scale: float = 0.1,
         on_nonfinite: Literal["stop", "skip"] = "stop",
+        micro_batch: int | None = None,
     ) -> None:
-        super().__init__()
-        self.retriever = retriever
+        super().__init__(retriever)
+        if micro_batch is not None and micro_batch < 1:
+            raise ConfigError(
+                f"micro_batch={micro_batch} must be at least 1; null encodes the batch at once",
+                code="micro-batch-too-small",
+                key="micro_batch",
+                found=micro_batch,
+            )
         self.loss = loss
         self.make_optimizer = optimizer
         self.schedule = scheduler
         self.backbone_learning_rate_scale = backbone_learning_rate_scale
         self.on_nonfinite = on_nonfinite
-        loss.check_finite = on_nonfinite == "stop"
-        loss.allow_empty = True  # where all rows of a batch are bad and left out; the step is left out then
+        self.micro_batch = micro_batch
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._resumed_step = 0
         self._epoch_steps: EpochSteps | None = None  # None: each step counts as one
-        self._warned_of_no_evaluation = False
         self._pairs = 0  # of this step, which may be of several batches
 
     def configure_callbacks(self) -> list[Callback]:
@@ -86,54 +94,27 @@ class RetModule(LightningModule):
         """Sets training mode: Lightning trains a module in the mode that it is in, so without dropout in eval mode."""
         self.train()
 
-    def on_validation_start(self) -> None:
-        """Warns where nothing evaluates the vectors."""
-        evaluated = any(isinstance(callback, RetrievalEvaluation) for callback in self.trainer.callbacks)
-        if not evaluated and not self._warned_of_no_evaluation and self.trainer.is_global_zero:
-            self._warned_of_no_evaluation = True
-            log.warning(
-                "the trainer has no RetrievalEvaluation callback, so %s computes no metrics; add "
-                "Trainer(callbacks=[RetrievalEvaluation(ExactIndex())])",
-                "the test" if self.trainer.testing else "the validation",
-            )
-
-    on_test_start = on_validation_start
-
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
         logs = self._logs_this_step()
         means = (OpeningMeans(), OpeningMeans()) if logs else (None, None)
-        query, passage = encode_in_pieces(self.retriever, batch.queries, batch.passages, self.loss.micro_batch, *means)
-        output = self.loss(query, passage, batch.labels, batch.passage_labels)
+        vectors = encode_in_micro_batches(self.retriever, batch.queries, batch.passages, self.micro_batch, *means)
+        encoded = EncodedBatch(*vectors, batch.labels, batch.passage_labels, batch.passage_rows, batch.extra)
+        if self.on_nonfinite == "stop":
+            encoded.check_finite()
+        output = self.loss(encoded)
         self._pairs += output.pairs
         rows = max(len(batch), 1)  # a weight that Lightning divides by
         if logs:
-            values = {
-                "train/loss": output.loss.detach(),
-                "train/loss_query_to_passage": output.query_to_passage,
-                "train/query_recall@1": output.query_recall,
-            }
-            if output.passage_to_query is not None:
-                values["train/loss_passage_to_query"] = output.passage_to_query
-                values["train/passage_recall@1"] = output.passage_recall
+            values = {"loss": output.loss.detach(), **output.metrics}
             # Each rank's value is scaled so that the mean over ranks is that of the global batch.
-            self.log_dict(values, sync_dist=True, batch_size=rows)
+            self.log_dict({f"train/{name}": v for name, v in values.items()}, sync_dist=True, batch_size=rows)
             self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=rows)
-            if self.loss.log_temperature is not None:
-                self.log("train/temperature", self.loss.temperature.detach(), batch_size=rows)
             self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=rows)
             for side, mean in zip(("query", "passage"), means, strict=True):
                 gates = {f"gate/{side}/{name}/step_{step:02d}": v for (step, name), v in mean.means().items()}
                 self.log_dict(gates, rank_zero_only=True, batch_size=rows)
         return output.loss
-
-    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """(B, k, d) vectors of the rows; the loaders alternate between a subset's pool and its queries."""
-        return self.retriever.encode("passage" if dataloader_idx % 2 == 0 else "query", batch.inputs)
-
-    def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """As `validation_step`."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the norm of all gradients before they are clipped: logs it, and stops or skips where it is not finite.
@@ -158,7 +139,7 @@ class RetModule(LightningModule):
         if torch.isfinite(norm):
             self._skipped_in_a_row = 0
             return
-        where = f"the gradient of step {self.global_step + 1} is not finite: {REMEDY}"
+        where = f"the gradient of step {self.global_step + 1} is not finite: {NONFINITE_REMEDY}"
         if self.on_nonfinite == "stop":
             raise UserError(
                 f"{where}; on_nonfinite=skip leaves such steps out",

@@ -12,7 +12,7 @@ from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _Progress
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.epoch_position import Span
 from ret_lightning.data.sampling.batch_samplers import EpochBatches
 from ret_lightning.data.sampling.streaming import StreamedBatches
@@ -58,7 +58,7 @@ class ResumedEpoch(Callback):
         """
         data = trainer.datamodule
         state = checkpoint.get(type(data).__qualname__, {})
-        if isinstance(data, M2KRDataModule) and "batch" in state:
+        if isinstance(data, RetrievalDataModule) and "batch" in state:
             ranks = len(checkpoint.get(KEY, ())) or trainer.world_size
             span = Span(ranks, data.batch_size, state["batch"])
             data.load_state_dict({"epoch": state["epoch"], "spans": [span]})
@@ -142,7 +142,7 @@ def _check_interval(trainer: Trainer) -> None:
         not isinstance(interval, int)
         or by_total
         or not trainer.enable_validation
-        or not isinstance(data, M2KRDataModule)
+        or not isinstance(data, RetrievalDataModule)
     ):
         return
     batches = data.train_dataloader().batch_sampler

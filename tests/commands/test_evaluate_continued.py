@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ret_lightning.evaluation import stored_sink
-from ret_lightning.evaluation.stored_sink import StoredVectors
+from ret_lightning.evaluation.stored_sink import StoredSink
 from ret_lightning.models import RetRetriever
 from ret_lightning.retrieval import EmbeddingStore
 from ret_lightning.retrieval.store.embedding_store import StoreWriter
@@ -290,12 +290,12 @@ def test_nothing_is_mapped_any_more_when_it_is_deleted(
     trained: Trained, tmp_path: Path, call, monkeypatch, retrieval: str
 ) -> None:
     """NFS would keep the files, and the folder with them."""
-    folder, mapped, rmtree, complete = tmp_path / "out", {}, shutil.rmtree, StoredVectors.complete
+    folder, mapped, rmtree, complete = tmp_path / "out", {}, shutil.rmtree, StoredSink._finish
 
     def maps() -> list[str]:
         return [line for line in Path("/proc/self/maps").read_text().splitlines() if f"{folder}/embeddings" in line]
 
-    def completed(self: StoredVectors) -> None:
+    def completed(self: StoredSink) -> None:
         complete(self)
         mapped["complete"] = len(maps())
 
@@ -303,7 +303,7 @@ def test_nothing_is_mapped_any_more_when_it_is_deleted(
         mapped[path.name] = len(maps())
         rmtree(path, **options)
 
-    monkeypatch.setattr(StoredVectors, "complete", completed)
+    monkeypatch.setattr(StoredSink, "_finish", completed)
     monkeypatch.setattr(stored_sink, "shutil", SimpleNamespace(rmtree=deleted))
     assert call("evaluate", *options(trained, folder, "data.subsets=[wit]", f"retrieval={retrieval}")) == 0
     assert mapped["complete"] >= 2

@@ -46,15 +46,15 @@ def test_input_path_is_expanded(
         ("export", "runs.export.export", ['checkpoint="~/made"', 'output="~/made"']),
         (
             "evaluate",
-            "runs.evaluate.evaluate",
+            "runs.evaluation_run.run_evaluation",
             ['checkpoint="~/made"', 'output_dir="~/made"', "data.root=~/made"],
         ),
         (
             "index",
-            "search.build_index.index_passages",
+            "search.index_builder.build_index",
             ["checkpoint=x", "passages=~/made", 'index="~/made"', "image_root=~/made"],
         ),
-        ("search", "search.answer.answer", ["index=~/made", "output='~/made'", "query=~/x", "image=~/made"]),
+        ("search", "search.answer.search", ["index=~/made", "output='~/made'", "query=~/x", "image=~/made"]),
         ("report", "report.report.write_report", ['runs="~/made"', "output=~/made"]),
     ],
 )
@@ -68,7 +68,12 @@ def test_task_gets_expanded_paths(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     passed: list[object] = []
-    monkeypatch.setattr(f"ret_lightning.{function}", lambda *values: passed.extend(values))
+
+    def noted(*values: object, **named: object) -> tuple[()]:
+        passed.extend((*values, *named.values()))
+        return ()
+
+    monkeypatch.setattr(f"ret_lightning.{function}", noted)
     assert call(command, *options) == 0
     if len(passed) == 1:  # a config
         config = OmegaConf.to_container(passed[0], resolve=True)

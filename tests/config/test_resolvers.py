@@ -8,7 +8,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from ret_lightning.config.resolvers import job_name, register_resolvers
-from tests.support.paths import ROOT
 
 
 def resolved(value: str, **keys: object) -> object:
@@ -27,13 +26,6 @@ def test_resumed_run_keeps_its_folder(resume: str | None, folder: str, value: st
 def test_product_follows_the_other_setting() -> None:
     assert resolved("${product:1e-6,${size}}", size=64) == pytest.approx(6.4e-5)
     assert resolved("${product:2,3,0.5}") == 3.0
-
-
-@pytest.mark.parametrize("group", ["gate", "experiment"])
-def test_options_are_the_files_of_a_group(group: str) -> None:
-    names = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
-    assert len(names) > 1
-    assert resolved(f"${{options:{group}}}") == ", ".join(names)
 
 
 def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

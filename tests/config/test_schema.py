@@ -158,7 +158,7 @@ def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[st
     [
         "val/mean/headline_recall", "val/mean/pseudo_recall@1", "val/name/fractional_recall@5", "val/name/ndcg@10",
         "val/seconds/encode", "train/loss",
-        "gate/query/text/step_00", "mixture/name", "val/index/agreement@10",
+        "gate/query/text/step_00", "mixture/name", "val/index/ann_recall@10",
     ],
 )  # fmt: skip
 def test_monitors_of_logged_metrics_are_accepted(monitor: str) -> None:

@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.sweeping import Choose, PlannedJob, all_jobs, renamed, results_of, start_sweep
+from ret_lightning.config.initialization import initialized
+from ret_lightning.config.sweeping import Choose, PlannedJob, all_jobs, renamed, results_of
 from tests.support.config_folder import write
 
 
@@ -33,17 +31,17 @@ def sweep(
     tmp_path: Path, *overrides: str, choose: Choose = all_jobs, task: Callable[[DictConfig], Any] = settings_of_job
 ) -> tuple[list[PlannedJob], list[Any]]:
     """The planned jobs, and what those that ran returned."""
-    hydra.version.setbase("1.3")
     planned: list[PlannedJob] = []
 
     def noted(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:
         planned.extend(jobs)
         return choose(jobs)
 
+    task.choose = noted
     folder = write(tmp_path / "conf")
-    app = Hydra.create_main_hydra2("train", create_config_search_path(f"file://{folder}"))
     quiet = ["hydra.mode=MULTIRUN", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    batches = start_sweep(app, "train", task, [*overrides, *quiet], noted)
+    with initialized([f"file://{folder}"], "train") as app:
+        batches = app.hydra.multirun("train", task, [*overrides, *quiet])
     return planned, [job.return_value for job in results_of(batches)]
 
 

@@ -6,11 +6,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.batch import TrainingBatch, label
+from ret_lightning.errors import ConfigError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import PADDING
 from tests.support.m2kr_folder import TRAIN, write_folder, write_lines
@@ -90,3 +92,41 @@ def test_label_of_parts_that_join_to_the_same_text() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 def test_label_is_never_padding(subset: str, passage_id: str) -> None:
     assert 0 <= label(subset, passage_id) < 2**63
+
+
+@pytest.mark.parametrize("reading", ["indexed", "streaming"])
+@pytest.mark.parametrize("form", ["list", "objects"])
+def test_columns_follow_their_rows_and_passages(tmp_path: Path, reading: str, form: str) -> None:
+    """Each passage's score is made of its row and its id, so that it shows where a score went wrong."""
+    scores = {f"n{i}": float(i) for i in range(6)}
+
+    def with_scores(number: int, names: list[str]) -> dict:
+        own = [{"passage_id": name, "passage_text": "no", "score": 10 * number + scores[name]} for name in names]
+        score = 10.0 * number if form == "objects" else [10 * number, *(each.pop("score") for each in own)]
+        tail = [float(i) for i in range(number)]
+        return row(f"wit_{number}", f"p{number}", negative_passages=own, score=score, weight=number, tail=tail)
+
+    rows = [with_scores(1, ["n0", "n1", "n2"]), with_scores(2, []), with_scores(3, ["n3", "n4", "n5"])]
+    names = {label("wit", f"p{n}"): 0.0 for n in (1, 2, 3)} | {label("wit", name): v for name, v in scores.items()}
+    for negatives in (None, 1, 0):
+        batch = batch_of(
+            tmp_path / str(negatives), rows, reading=reading, negatives=negatives, columns=["weight", "tail"],
+            passage_columns=["score"], validation="test",
+        )  # fmt: skip
+        weight = batch.extra["weight"]
+        assert weight.dtype == batch.extra["score"].dtype == torch.float32
+        assert batch.passage_rows[:3].tolist() == [0, 1, 2]
+        assert len(batch.passage_rows) == len(batch.passage_labels) == {None: 9, 1: 5, 0: 3}[negatives]
+        expected = [
+            10 * weight[r] + names[p] for r, p in zip(batch.passage_rows, batch.passage_labels.tolist(), strict=True)
+        ]
+        assert batch.extra["score"].tolist() == expected
+        tails = [[value for value in tail if value == value] for tail in batch.extra["tail"].tolist()]
+        assert tails == [[float(i) for i in range(int(n))] for n in weight.tolist()]
+        assert batch.to("meta").extra["tail"].shape == (3, 3)
+
+
+def test_column_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        batch_of(tmp_path, [row("wit_0", "p")], columns=["a", "b"], passage_columns=["b"])
+    assert (error.value.code, error.value.found) == ("column-named-twice", ("b",))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ret_lightning.data.bad_rows import UntoldPlace
-from ret_lightning.data.rows import BytePlace, Place, parse_pair, parse_passage, parse_query
+from ret_lightning.data.rows import BytePlace, ExtraColumns, Place, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 
 PLACE = Place(Path("folder/file.jsonl"), 7)
@@ -274,3 +274,52 @@ def test_broken_negative(value: object, code: str, key: str) -> None:
     with pytest.raises(DataError) as error:
         parse_pair(json.dumps(row), PLACE)
     assert (error.value.code, error.value.key) == (code, key)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"w": 2, "t": 1, "negative_passages": None}, (2.0, [1.0])),
+        (
+            {"w": [1, None, True], "t": None, "negative_passages": [{"t": 0.5}, None, {"t": -1}]},
+            ([1.0, None, 1.0], [None, 0.5, -1.0]),
+        ),
+        ({"w": 1, "t": [3, 2, 9, 1], "negative_passages": [{}, None, {}]}, (1.0, [3.0, 2.0, 1.0])),
+    ],
+)
+def test_extra_columns(values: dict, expected: tuple) -> None:
+    listed = values["negative_passages"]
+    extend = {"passage_id": "n", "passage_text": "x"}
+    negatives = listed and [None if item is None else extend | item for item in listed]
+    content = {**json.loads(changed()), **values, "negative_passages": negatives}
+    pair = parse_pair(json.dumps(content), PLACE, ExtraColumns(("w",), ("t",)))
+
+    def without_nan(value):
+        if isinstance(value, tuple):
+            return [without_nan(item) for item in value]
+        return None if value != value else value
+
+    assert (without_nan(pair.columns["w"]), without_nan(pair.passage_columns["t"])) == expected
+    assert len(pair.passage_columns["t"]) == 1 + len(pair.negatives)
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "key"),
+    [
+        ({"t": 1}, "missing-field", "w"),
+        ({"w": "1", "t": 1}, "field-type", "w"),
+        ({"w": [1, {}], "t": 1}, "field-type", "w"),
+        ({"w": 1, "t": [1, 2, 3]}, "passage-column-length", "t"),
+        ({"w": 1, "t": 1}, "missing-field", "t"),  # of the negative
+        ({"w": 1, "t": 1, "of_negative": [1]}, "field-type", "negative_passages[0].t"),
+        ({"w": float("inf"), "t": 1}, "infinite-number", "w"),
+    ],
+)
+def test_extra_columns_that_cannot_be_read(values: dict, code: str, key: str) -> None:
+    values = dict(values)
+    own = {"t": values.pop("of_negative")} if "of_negative" in values else {}
+    negative = {"passage_id": "n", "passage_text": "x", **own}
+    content = {**json.loads(changed()), **values, "negative_passages": [negative]}
+    with pytest.raises(DataError) as error:
+        parse_pair(json.dumps(content), PLACE, ExtraColumns(("w",), ("t",)))
+    assert (error.value.code, error.value.key, error.value.line) == (code, key, PLACE.line)

@@ -139,9 +139,9 @@ def test_evaluation_row_goes_without_an_unreadable_image() -> None:
         ("3.png", "broken.png", None)
     )]  # fmt: skip
     with pytest.raises(DataError):
-        EvaluationRows(passages, pixels_of, "wit")[1]
-    rows = EvaluationRows(passages, pixels_of, "wit", on_bad_row="skip")
-    batch = Collator(ClipTokenizer(), 16).evaluation([rows[i] for i in (2, 1, 0)])
+        EvaluationRows(passages, pixels_of, "wit", "passage")[1]
+    rows = EvaluationRows(passages, pixels_of, "wit", "passage", on_bad_row="skip")
+    batch = Collator(ClipTokenizer(), 16).evaluation([rows[i] for i in (2, 1, 0)], "wit", "passage")
     assert len(rows) == 3
     assert batch.rows.tolist() == [2, 1, 0]
     assert batch.imageless == (1,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,9 +25,10 @@ def test_query_is_reachable_by_any_of_its_positives() -> None:
 def test_warning_names_the_first_query(
     unreachable: list[int], all_missing: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queries = [query("7", 1), query("8", 2)]
+    queries = [query("7", 1, "x"), query("8", 2, "y")]
+    pool = [] if all_missing else [SimpleNamespace(passage_id="x")]
     with caplog.at_level(logging.WARNING):
-        warn_unreachable(EvaluationSubset("wit", "test", queries, [], unreachable))
+        warn_unreachable(EvaluationSubset("wit", "test", queries, pool))
     (text,) = caplog.messages
     first = queries[unreachable[0]]
     assert f"{len(unreachable)} of 2 queries" in text
@@ -35,7 +37,7 @@ def test_warning_names_the_first_query(
 
 
 def test_no_warning_where_every_query_has_a_positive(caplog: pytest.LogCaptureFixture) -> None:
-    warn_unreachable(EvaluationSubset("wit", "test", [query("7", 1)], [], []))
+    warn_unreachable(EvaluationSubset("wit", "test", [query("7", 1, "x")], [SimpleNamespace(passage_id="x")]))
     assert caplog.messages == []
 
 

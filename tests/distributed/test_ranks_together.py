@@ -47,6 +47,7 @@ class Scenario:
     accumulate: int = 1
     clip: float | None = None
     sharing: tuple[str, ...] = ()
+    micro_batch: int | None = None
 
 
 SCENARIOS = (
@@ -54,9 +55,11 @@ SCENARIOS = (
     Scenario("one-way", {"symmetric": False}),
     Scenario("learned temperature", {"temperature": 0.5, "learn_temperature": True}, trained=(False, False)),
     Scenario("negatives", {"temperature": 0.3}, negatives=True),
-    Scenario("pieces", {"micro_batch": 2}),
-    Scenario("pieces, negatives, clipped", {"micro_batch": 3}, negatives=True, clip=0.01, sharing=("share_towers",)),
-    Scenario("pieces, accumulated", {"micro_batch": 2}, accumulate=2, trained=(False, True)),
+    Scenario("micro-batches", {}, micro_batch=2),
+    Scenario(
+        "micro-batches, negatives, clipped", {}, micro_batch=3, negatives=True, clip=0.01, sharing=("share_towers",)
+    ),
+    Scenario("micro-batches, accumulated", {}, micro_batch=2, accumulate=2, trained=(False, True)),
 )
 
 
@@ -85,11 +88,12 @@ def rank_batch(step: int, rank: int, world: int, negatives: bool, dtype: torch.d
     )
     labels = labels[start:stop]
     labels = labels[:, : max(1, int((labels != PADDING).any(dim=0).sum()))]  # as wide as this rank's rows need
-    own, own_labels = passages.stretch(start, stop), labels[:, 0]
+    own, own_labels, rows = passages.stretch(start, stop), labels[:, 0], torch.arange(stop - start)
     if negatives:
         own = joined(own, others.stretch(start, stop))
         own_labels = torch.cat([own_labels, other_labels[start:stop]])
-    return TrainingBatch(queries.stretch(start, stop), own, labels, own_labels, ("x",) * (stop - start))
+        rows = rows.repeat(2)
+    return TrainingBatch(queries.stretch(start, stop), own, labels, own_labels, rows, ("x",) * (stop - start))
 
 
 def joined(one: EncoderInput, other: EncoderInput) -> EncoderInput:
@@ -128,7 +132,14 @@ def train(scenario: Scenario, dtype: torch.dtype, rank: int, world: int) -> dict
     sharing = dict.fromkeys(scenario.sharing, True)
     retriever = make("lstm", sharing, scenario.trained, dropout=0.0, attention_dropout=0.0)
     optimizer = partial(torch.optim.SGD, lr=0.5)
-    module = RetModule(retriever, ContrastiveLoss(**scenario.loss), optimizer, WarmupCosine(warmup_steps=0), 1.0)
+    module = RetModule(
+        retriever,
+        ContrastiveLoss(**scenario.loss),
+        optimizer,
+        WarmupCosine(warmup_steps=0),
+        1.0,
+        micro_batch=scenario.micro_batch,
+    )
     module.to(dtype)
     recorder = Recorder()
     trainer = Trainer(

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ret_lightning.data.types import EvaluationSubset
+from ret_lightning.data.batch import EvaluationBatch
+from ret_lightning.data.types import SIDES, EvaluationSubset
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.evaluation.embedding_sink import EncodedSubset, VectorsInMemory
+from ret_lightning.evaluation.embedding_sink import EncodedSubset, MemorySink
 from ret_lightning.retrieval import ExactIndex
 from tests.support.ranks import on_ranks
 
 CPU = torch.device("cpu")
-SUBSET = EvaluationSubset("wit", "test", [], [SimpleNamespace(passage_id=f"p{row}") for row in range(9)], [])
+POOL = [SimpleNamespace(passage_id=f"p{row}") for row in range(9)]
+SUBSET, OTHER = (EvaluationSubset(name, "test", [], POOL) for name in ("wit", "okvqa"))
+FILES = [(subset.name, side) for subset in (SUBSET, OTHER) for side in SIDES]
 
 
 def vectors_of(rows: list[int], loader: int = 0) -> torch.Tensor:
@@ -23,17 +26,21 @@ def vectors_of(rows: list[int], loader: int = 0) -> torch.Tensor:
     return torch.stack([torch.randn(2, 4, generator=torch.Generator().manual_seed(100 * loader + row)) for row in rows])
 
 
-def collected(*batches: tuple[int, list[int]]) -> VectorsInMemory:
-    sink = VectorsInMemory()
+def collected(*batches: tuple[int, list[int]]) -> MemorySink:
+    sink = MemorySink()
     sink.start()
     for loader, rows in batches:
-        sink.add(loader, torch.tensor(rows), vectors_of(rows, loader))
-    sink.complete()
+        sink.add(batch_of(loader, rows), vectors_of(rows, loader))
+    sink.complete([SUBSET, OTHER], CPU, max_bad_fraction=0)
     return sink
 
 
+def batch_of(loader: int, rows: list[int], **more: object) -> EvaluationBatch:
+    return EvaluationBatch(None, torch.tensor(rows), *FILES[loader], **more)
+
+
 def test_rows_are_sorted_and_counted_once() -> None:
-    found = collected((0, [4, 2]), (1, [3]), (0, [7, 2, 0]), (1, [1, 3])).subset(0, SUBSET, CPU)
+    found = collected((0, [4, 2]), (1, [3]), (0, [7, 2, 0]), (1, [1, 3])).encoded(SUBSET, CPU)
     assert found.pool_rows.tolist() == [0, 2, 4, 7]
     assert found.share.ids == ("p0", "p2", "p4", "p7")
     assert found.positions.tolist() == [0, 1, 2, 3]
@@ -44,18 +51,18 @@ def test_rows_are_sorted_and_counted_once() -> None:
 
 def test_subsets_do_not_mix() -> None:
     sink = collected((0, [1]), (2, [5]), (3, [0]), (1, [2]))
-    other = sink.subset(1, SUBSET, CPU)
+    other = sink.encoded(OTHER, CPU)
     assert (other.pool_rows.tolist(), other.query_rows.tolist()) == ([5], [0])
     assert torch.equal(other.queries, vectors_of([0], 3))
-    assert sink.subset(0, SUBSET, CPU).pool_rows.tolist() == [1]
+    assert sink.encoded(SUBSET, CPU).pool_rows.tolist() == [1]
 
 
 def test_start_forgets_the_last_evaluation() -> None:
     sink = collected((0, [1, 2]), (1, [0]))
-    sink.add(0, torch.tensor([3]), torch.full((1, 2, 4), torch.nan))
+    sink.add(batch_of(0, [3]), torch.full((1, 2, 4), torch.nan))
     sink.start()
-    sink.add(0, torch.tensor([5]), vectors_of([5]))
-    assert sink.subset(0, SUBSET, CPU).pool_rows.tolist() == [5]
+    sink.add(batch_of(0, [5]), vectors_of([5]))
+    assert sink.encoded(SUBSET, CPU).pool_rows.tolist() == [5]
 
 
 @pytest.mark.parametrize(("loader", "side"), [(0, "pool"), (1, "queries")])
@@ -64,26 +71,26 @@ def test_vectors_that_are_not_finite_name_their_row(loader: int, side: str, valu
     sink = collected((0, [1]), (1, [1]))
     broken = vectors_of([6, 4, 2], loader)
     broken[:2, 1, 2] = value
-    sink.add(loader, torch.tensor([6, 4, 2]), broken)
+    sink.add(batch_of(loader, [6, 4, 2]), broken)
     with pytest.raises(DataError) as error:
-        sink.subset(0, SUBSET, CPU)
+        sink.encoded(SUBSET, CPU)
     assert (error.value.code, error.value.rows, error.value.row) == ("vectors-not-finite", 2, 4)
     assert error.value.message.startswith(f"test/wit, {side}: ")
 
 
 def test_value_beyond_half_precision_is_not_finite_in_a_passage_only() -> None:
-    sink = VectorsInMemory()
-    sink.add(1, torch.tensor([0]), torch.full((1, 2, 4), 1e6))
-    sink.add(0, torch.tensor([0]), torch.ones(1, 2, 4))
-    assert sink.subset(0, SUBSET, CPU).queries.max() == 1e6
-    sink.add(0, torch.tensor([0]), torch.full((1, 2, 4), 1e6))
+    sink = MemorySink()
+    sink.add(batch_of(1, [0]), torch.full((1, 2, 4), 1e6))
+    sink.add(batch_of(0, [0]), torch.ones(1, 2, 4))
+    assert sink.encoded(SUBSET, CPU).queries.max() == 1e6
+    sink.add(batch_of(0, [0]), torch.full((1, 2, 4), 1e6))
     with pytest.raises(DataError):
-        sink.subset(0, SUBSET, CPU)
+        sink.encoded(SUBSET, CPU)
 
 
 def test_pool_without_a_passage_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
-        collected((1, [0])).subset(0, SUBSET, CPU)
+        collected((1, [0])).encoded(SUBSET, CPU)
     assert (error.value.code, error.value.subset) == ("no-passage-encoded", "wit")
 
 
@@ -101,11 +108,11 @@ def contents(found: EncodedSubset) -> dict:
 def padded(number: int) -> dict:
     """Ranks that encode every other row; row 0 comes on both, as a padded sampler deals it out."""
     batches = [[(0, [0, 2, 4]), (0, [6]), (1, [0])], [(0, [3, 1]), (0, [0]), (1, [1, 0])]][number]
-    return contents(collected(*batches).subset(0, SUBSET, CPU))
+    return contents(collected(*batches).encoded(SUBSET, CPU))
 
 
 def test_ranks_together_have_each_row_once(tmp_path: Path) -> None:
-    alone = contents(collected((0, [0, 1, 2, 3, 4, 6]), (1, [0, 1])).subset(0, SUBSET, CPU))
+    alone = contents(collected((0, [0, 1, 2, 3, 4, 6]), (1, [0, 1])).encoded(SUBSET, CPU))
     ranks = on_ranks(padded, 2, tmp_path)
     for of_rank in ranks:
         assert of_rank["pool"] == alone["pool"] == [0, 1, 2, 3, 4, 6]

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from ret_lightning import RetRetriever
+from ret_lightning.data.images.sources import ImageReader, image_source
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import Passage, Query
-from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.evaluation.encode_rows import check_images, encoded
+from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.errors import DataError
+from ret_lightning.evaluation.encode_rows import encode_rows
 from ret_lightning.inputs import Item, encoder_input
-from ret_lightning.inputs.truncated_texts import TextCount
 from tests.support.tiny_training import make_module
 
 
@@ -47,56 +48,45 @@ def by_itself(retriever: RetRetriever, side: str, row: Passage | Query, folder: 
         return retriever.encode(side, inputs)[0]
 
 
+def rows_of(rows: list, side: str, folder: Path, retriever: RetRetriever) -> EvaluationRows:
+    return EvaluationRows(rows, ImageReader(image_source(folder), retriever.query_tower.image_transform), "wit", side)
+
+
 def test_vectors_are_those_of_each_row_in_order(
     retriever: RetRetriever, passages: list[Passage], tmp_path: Path
 ) -> None:
-    batches = list(encoded(retriever, passages, str(tmp_path), 2, 0, bar=False))
-    assert [len(batch) for batch in batches] == [2, 2, 1]
-    vectors = torch.cat(batches)
+    found = list(
+        encode_rows(retriever, rows_of(passages, "passage", tmp_path, retriever), batch_size=2, progress=False)
+    )
+    assert [batch.rows.tolist() for batch, _ in found] == [[0, 1], [2, 3], [4]]
+    assert {(batch.subset, batch.side) for batch, _ in found} == {("wit", "passage")}
+    vectors = torch.cat([vectors for _, vectors in found])
     expected = torch.stack([by_itself(retriever, "passage", row, tmp_path) for row in passages])
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(vectors.norm(dim=2), torch.ones(5, vectors.shape[1]))
 
 
+def test_batches_that_are_missing_are_encoded_alone(
+    retriever: RetRetriever, passages: list[Passage], tmp_path: Path
+) -> None:
+    rows = rows_of(passages, "passage", tmp_path, retriever)
+    whole = torch.cat([vectors for _, vectors in encode_rows(retriever, rows, batch_size=5, progress=False)])
+    ((batch, vectors),) = encode_rows(retriever, rows, [[3, 1]], progress=False)
+    assert batch.rows.tolist() == [3, 1]
+    torch.testing.assert_close(vectors, whole[[3, 1]], atol=1e-5, rtol=0)
+    assert list(encode_rows(retriever, rows, [])) == []
+
+
 def test_queries_pass_through_their_own_tower(retriever: RetRetriever, tmp_path: Path) -> None:
     query = Query("q", "Find:", "what?", None, None, (), (), None, Place(Path("q.jsonl"), 1))
-    (vectors,) = encoded(retriever, [query], None, 8, 0, bar=False)
+    ((_, vectors),) = encode_rows(retriever, rows_of([query], "query", tmp_path, retriever), progress=False)
     torch.testing.assert_close(vectors[0], by_itself(retriever, "query", query, tmp_path), atol=1e-5, rtol=0)
-
-
-def test_texts_are_counted(retriever: RetRetriever) -> None:
-    texts = TextCount()
-    place = Place(Path("a.jsonl"), 1)
-    rows = [Passage(f"p{i}", text, None, None, place) for i, text in enumerate(("short", "word " * 100, "x"))]
-    list(encoded(retriever, rows, None, 2, 0, bar=False, texts=texts))
-    assert (texts.texts, texts.cut, texts.limit) == (3, 1, 77)
-
-
-def test_no_rows_give_no_batch(retriever: RetRetriever) -> None:
-    assert list(encoded(retriever, [], None, 2, 0)) == []
-
-
-def test_images_need_a_root(passages: list[Passage]) -> None:
-    with pytest.raises(ConfigError) as error:
-        check_images(passages, None)
-    assert (error.value.code, error.value.line, error.value.found) == ("image-root-not-given", 2, "0.png")
-
-
-def test_missing_images_are_counted_before_encoding(passages: list[Passage], tmp_path: Path) -> None:
-    check_images(passages, str(tmp_path))
-    named = [passage for passage in passages if passage.image_path is not None]
-    for passage in named:
-        (tmp_path / passage.image_path).unlink()
-    with pytest.raises(DataError) as error:
-        check_images(passages, str(tmp_path))
-    assert (error.value.code, error.value.missing) == ("image-missing", len({p.image_path for p in named}))
-    assert str(named[0].place) in error.value.message
 
 
 def test_missing_image_is_raised(retriever: RetRetriever, passages: list[Passage], tmp_path: Path) -> None:
     (tmp_path / "1.png").unlink()
     with pytest.raises(DataError) as error:
-        list(encoded(retriever, passages, str(tmp_path), 8, 0, bar=False))
+        list(encode_rows(retriever, rows_of(passages, "passage", tmp_path, retriever), progress=False))
     assert error.value.kind == "missing_image"
     assert "a.jsonl:3" in error.value.message
 
@@ -112,7 +102,8 @@ def test_row_of_vectors_that_are_not_finite_is_named(passages: list[Passage], tm
         return vectors
 
     monkeypatch.setattr(retriever, "encode", broken)
+    rows = rows_of(passages, "passage", tmp_path, retriever)
     with pytest.raises(DataError) as error:
-        list(encoded(retriever, passages, str(tmp_path), 2, 0, dtype="bfloat16", bar=False))
+        list(encode_rows(retriever, rows, batch_size=2, dtype="bfloat16", progress=False))
     assert (error.value.code, error.value.line) == ("row-vectors-not-finite", 4)
     assert "dtype=bfloat16" in error.value.message

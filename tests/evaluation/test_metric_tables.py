@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from lightning import Trainer
 from rich.table import Table
 
 from ret_lightning import RetrievalEvaluation
+from ret_lightning.data.layouts.m2kr import M2KR_PUBLISHED
+from ret_lightning.evaluation import EvaluationResult
 from ret_lightning.evaluation.metric_tables import metrics_tables, print_tables, published_table
-from ret_lightning.evaluation.published_results import COLUMNS
 from ret_lightning.retrieval import ExactIndex
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
@@ -24,8 +26,8 @@ def evaluation(root: Path) -> RetrievalEvaluation:
 
 
 def tables(evaluation: RetrievalEvaluation) -> list[Table]:
-    flat, bounds = evaluation.flat_metrics("test"), evaluation.flat_intervals("test")
-    return metrics_tables(evaluation.results["test"], flat, bounds, "test")
+    result = evaluation.results["test"]
+    return metrics_tables(result, result.intervals(), "test")
 
 
 def rows(table: Table) -> list[tuple[str, ...]]:
@@ -38,7 +40,7 @@ def headers(table: Table) -> list[str]:
 
 def test_the_headline_metrics_come_first_with_their_intervals(evaluation: RetrievalEvaluation) -> None:
     headline = tables(evaluation)[0]
-    flat, bounds = evaluation.flat_metrics("test"), evaluation.flat_intervals("test")
+    flat, bounds = evaluation.results["test"].metrics, evaluation.results["test"].intervals()
     assert headers(headline) == ["subset", "queries", "passages", "metric", "value", "95 % interval"]
     keys = [
         ("wit", "R@10", "wit/recall@10"),
@@ -67,10 +69,13 @@ def test_a_subset_without_its_headline_metric_still_has_its_sizes(root: Path) ->
 
 
 def test_fractional_recall_is_shown_where_it_differs_from_recall(evaluation: RetrievalEvaluation) -> None:
-    results, bounds = evaluation.results["test"], evaluation.flat_intervals("test")
-    flat = evaluation.flat_metrics("test")
-    same = flat | {name: flat[name.replace("fractional_", "")] for name in flat if "fractional_recall" in name}
-    shown, without = (metrics_tables(results, metrics, bounds, "test") for metrics in (flat, same))
+    found, flat = evaluation.results["test"], evaluation.results["test"].metrics
+    same = {
+        name: replace(own, metrics={m: own.metrics[m.replace("fractional_", "")] for m in own.metrics})
+        for name, own in found.subsets.items()
+    }
+    results = found, EvaluationResult(same, {})
+    shown, without = (metrics_tables(result, found.intervals(), "test") for result in results)
     assert len(shown) == len(without) + 1
     (table,) = (table for table in shown if table.title == "Fractional recall@K, test")
     assert headers(table) == ["subset", "FR@1", "FR@5", "FR@10"]
@@ -79,7 +84,7 @@ def test_fractional_recall_is_shown_where_it_differs_from_recall(evaluation: Ret
 
 def test_all_metrics_follow_and_the_headline_carries_a_star(evaluation: RetrievalEvaluation) -> None:
     _, _, recall, _, pseudo = tables(evaluation)
-    flat = evaluation.flat_metrics("test")
+    flat = evaluation.results["test"].metrics
     assert headers(recall) == ["subset", "R@1", "R@5", "R@10", "MRR@10", "nDCG@10", "random R@5"]
     columns = ["recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10"]
     for subset, *figures, chance in rows(recall):
@@ -94,7 +99,7 @@ def test_all_metrics_follow_and_the_headline_carries_a_star(evaluation: Retrieva
 
 
 def test_the_papers_table_has_a_row_of_this_run(evaluation: RetrievalEvaluation) -> None:
-    flat = evaluation.flat_metrics("test")
+    flat = evaluation.results["test"].metrics
     table = tables(evaluation)[1]
     assert headers(table) == [
         "model", "wit\nR@10", "infoseek\nR@5", "infoseek\nPR@5", "evqa\nR@5", "okvqa\nR@5", "okvqa\nPR@5",
@@ -104,8 +109,8 @@ def test_the_papers_table_has_a_row_of_this_run(evaluation: RetrievalEvaluation)
 
 
 def test_nothing_is_wrapped_or_cut_when_all_of_the_paper_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in COLUMNS}
-    print_tables([published_table(metrics, "a model of mine")])
+    metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in M2KR_PUBLISHED.metrics}
+    print_tables([published_table(M2KR_PUBLISHED, metrics, "a model of mine")])
     printed = capsys.readouterr().out
     assert "PreFLMR ViT-L (text-only passages)" in printed
     assert "…" not in printed

@@ -12,9 +12,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ret_lightning import RetrievalEvaluation
+from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.errors import DataError
-from ret_lightning.evaluation.callback import SubsetResult
+from ret_lightning.evaluation import SubsetResult
 from ret_lightning.retrieval import ExactIndex, FaissIndex
 
 WORLD = 3
@@ -26,7 +27,7 @@ INDEXES = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3, hits=3
 def subset(pool: int, queries: int) -> EvaluationSubset:
     passages = [SimpleNamespace(passage_id=f"p{row}", text=None) for row in range(pool)]
     asked = [SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row % pool}",), answers=()) for row in range(queries)]
-    return EvaluationSubset("made", "test", asked, passages, [])
+    return EvaluationSubset("made", "test", asked, passages)
 
 
 def vectors(rows: int, seed: int) -> torch.Tensor:
@@ -48,18 +49,18 @@ def evaluated(
     trainer = SimpleNamespace(datamodule=data, sanity_checking=False, is_global_zero=False)
     module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
     evaluation.on_test_epoch_start(trainer, module)
-    for loader, (rows, encoded) in enumerate(((pool, vectors(pool, 1)), (queries, vectors(queries, 2)))):
+    for side, rows, encoded in (("passage", pool, vectors(pool, 1)), ("query", queries, vectors(queries, 2))):
         own = shares(rows, rank, world)
-        if broken is not None and loader == 0:
+        if broken is not None and side == "passage":
             encoded[broken, 0, 0] = torch.nan
-        evaluation.on_test_batch_end(trainer, module, encoded[own], SimpleNamespace(rows=own, imageless=()), 0, loader)
+        evaluation.on_test_batch_end(trainer, module, encoded[own], EvaluationBatch(None, own, "made", side), 0)
     evaluation.on_test_epoch_end(trainer, module)
-    return evaluation.results["test"]["made"]
+    return evaluation.results["test"].subsets["made"]
 
 
 def contents(result: SubsetResult) -> tuple:
     ranking = result.ranking
-    return result.query_rows, result.indexed_rows, ranking.rows.tolist(), result.metrics, result.agreement
+    return result.query_rows, result.indexed_rows, ranking.rows.tolist(), result.metrics, result.ann_recall
 
 
 def _rank(rank: int, folder: str) -> None:
@@ -79,7 +80,7 @@ def _rank(rank: int, folder: str) -> None:
 def test_padded_ranks_find_what_one_rank_finds(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(str(tmp_path),), nprocs=WORLD)
     alone = [evaluated(index, *size) for index in INDEXES for size in SIZES]
-    assert 0.5 < alone[-1].agreement["agreement@10"] < 1  # the index was asked, and misses something
+    assert 0.5 < alone[-1].ann_recall["ann_recall@10"] < 1  # the index was asked, and misses something
     for rank in range(WORLD):
         told = (tmp_path / f"{rank}.txt").read_text()
         assert told.startswith(
@@ -87,10 +88,10 @@ def test_padded_ranks_find_what_one_rank_finds(tmp_path: Path) -> None:
         )
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for one, of_rank in zip(alone, found, strict=True):
-            rows, metrics, agreement = contents(one)[2:]
+            rows, metrics, ann_recall = contents(one)[2:]
             # Whether what one finds lists a passage twice is seen by itself.
             assert all(len({row for row in best if row >= 0}) == sum(row >= 0 for row in best) for best in rows)
             filled = [[row for row in best if row >= 0] for best in rows]
             assert [[row for row in best if row >= 0] for best in of_rank[2]] == filled
             assert of_rank[:2] == contents(one)[:2]
-            assert of_rank[3:] == (metrics, agreement)
+            assert of_rank[3:] == (metrics, ann_recall)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ret_lightning.evaluation.published_results import COLUMNS, PUBLISHED, headline_metrics
-
-
-def test_a_published_row_has_a_value_for_each_column() -> None:
-    assert len(COLUMNS) == 11
-    assert {len(values) for values in PUBLISHED.values()} == {11}
-    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["okvqa", "pseudo_recall@5"] == 0.638
-    assert dict(zip(COLUMNS, PUBLISHED["ReT OpenCLIP ViT-G/14"], strict=True))["llava", "recall@1"] == 0.792
+from ret_lightning.evaluation.published_results import headline_metrics
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ret_lightning import RetrievalEvaluation
-from ret_lightning.data.types import EvaluationSubset
+from ret_lightning.data.bad_rows import BadRow
+from ret_lightning.data.batch import EvaluationBatch
+from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.torch_datasets import EvaluationRows
+from ret_lightning.data.types import SIDES, EvaluationSubset
 from ret_lightning.distributed.barrier import PATIENCE, Meeting
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.evaluation.embedding_sink import VectorsInMemory
-from ret_lightning.evaluation.stored_sink import StoredVectors, limited_rows
+from ret_lightning.evaluation import EmbeddingSink, Evaluator, MemorySink, StoredSink
+from ret_lightning.evaluation.embedding_sink import limited_rows
 from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
 from tests.support.damage import flip
 from tests.support.tiny_training import make_module
@@ -28,16 +31,20 @@ from tests.support.tiny_training import make_module
 WORLD = 3
 SIZES = {"small": (1, 2), "large": (23, 11)}  # passages, queries
 BATCH = 4
+BAD = BadRow("missing_image", "no such image", Place(Path("a.jsonl"), 1))
 INDEXES: dict[str, Callable[[], Index]] = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3)}
 
 
 def made_up(name: str, pool: int, queries: int, text: str = "fact") -> EvaluationSubset:
-    passages = [SimpleNamespace(passage_id=f"p{row}", text=f"{text} {row}", image=None) for row in range(pool)]
+    passages = [
+        SimpleNamespace(passage_id=f"p{row}", text=f"{text} {row}", image=None, place=Place(Path("a.jsonl"), row + 1))
+        for row in range(pool)
+    ]
     asked = [
         SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row % pool}",), answers=(), text=f"ask {row}", image=b"x")
         for row in range(queries)
     ]
-    return EvaluationSubset(name, "test", asked, passages, [])
+    return EvaluationSubset(name, "test", asked, passages)
 
 
 def subsets(**options: Any) -> list[EvaluationSubset]:
@@ -50,43 +57,68 @@ def encoded(loader: int, rows: list[int]) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.stack(drawn), dim=2)
 
 
-def stored(folder: Path, seed: int = 0, **made_with: Any) -> StoredVectors:
+def files_of(made: list[EvaluationSubset] | None = None, unreadable: dict[tuple[int, int], bool] | None = None) -> list:
+    """The sides of subsets; rows of `unreadable`, by file and position, lack an image that may be readable now."""
+    made = subsets() if made is None else made
+    files = [EvaluationRows(subset.rows(side), None, subset.name, side) for subset in made for side in SIDES]
+    return [
+        _Rows(file, {row: bad for (n, row), bad in (unreadable or {}).items() if n == i})
+        for i, file in enumerate(files)
+    ]
+
+
+class _Rows(EvaluationRows):
+    """Rows that are not decoded; what of them is asked for is recorded."""
+
+    def __init__(self, rows: EvaluationRows, bad: dict[int, bool]) -> None:
+        super().__init__(rows.rows, None, rows.subset, rows.side)
+        self.bad = bad
+        self.asked: list[int] = []
+
+    def __getitem__(self, index: int) -> tuple[None, int, BadRow | None]:
+        self.asked.append(index)
+        return None, index, BAD if self.bad[index] else None
+
+
+def stored(folder: Path, seed: int = 0, **made_with: Any) -> StoredSink:
     torch.manual_seed(seed)
     retriever = make_module().retriever
     if seed:
         with torch.no_grad():
             retriever.passage_tower.start += seed
-    return StoredVectors(folder, retriever, {"trainer.precision": "32-true", **made_with})
+    return StoredSink(folder, retriever, "test", {"trainer.precision": "32-true", **made_with})
 
 
-def encode(vectors: StoredVectors, batch: int = BATCH, most: int | None = None) -> list[tuple[int, list[int]]]:
+def add(sink: EmbeddingSink, number: int, rows: list[int], vectors: torch.Tensor | None = None, **more: Any) -> None:
+    file = files_of()[number]
+    batch = EvaluationBatch(None, torch.tensor(rows), file.subset, file.side, **more)
+    sink.add(batch, encoded(number, rows) if vectors is None else vectors)
+
+
+def encode(sink: EmbeddingSink, batch: int = BATCH, most: int | None = None) -> list[tuple[int, list[int]]]:
     """Encodes what is missing, up to `most` batches; gives what it encoded."""
-    todo = [(loader, rows) for loader, own in enumerate(vectors.begin(subsets(), batch)) for rows in own][:most]
-    for loader, rows in todo:
-        vectors.add(loader, torch.tensor(rows), encoded(loader, rows))
+    todo = [(number, rows) for number, own in enumerate(sink.begin(files_of(), batch)) for rows in own][:most]
+    for number, rows in todo:
+        add(sink, number, rows)
     return todo
 
 
-def evaluated(vectors: StoredVectors | None, index: Index) -> dict[str, tuple]:
-    """The results of the callback, of whatever its vectors hold; None: of all rows on this rank, in memory."""
-    evaluation = RetrievalEvaluation(index, recall_at=[1, 2], ranked=10)
-    trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(evaluation_subsets=lambda split: subsets()),
-        sanity_checking=False,
-        is_global_zero=False,
-    )
-    module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
-    evaluation.vectors = vectors or VectorsInMemory()
-    evaluation.on_test_epoch_start(trainer, module)
-    if vectors is None:
-        for loader, size in enumerate(size for sizes in SIZES.values() for size in sizes):
-            rows = list(range(size))
-            batch = SimpleNamespace(rows=torch.tensor(rows), imageless=())
-            evaluation.on_test_batch_end(trainer, module, encoded(loader, rows), batch, 0, loader)
-    evaluation.on_test_epoch_end(trainer, module)
+def complete(sink: EmbeddingSink) -> None:
+    sink.complete(subsets(), torch.device("cpu"), max_bad_fraction=0.5)
+
+
+def evaluated(sink: StoredSink | None, index: Index) -> dict[str, tuple]:
+    """The results of what a sink holds; None: of all rows on this rank, in memory."""
+    if sink is None:
+        sink = MemorySink()
+        sink.start()
+        for number, file in enumerate(files_of()):
+            add(sink, number, list(range(len(file))))
+    complete(sink)
+    evaluator = Evaluator(index, recall_at=[1, 2], ranked=10)
     return {
-        name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.agreement)
-        for name, r in evaluation.results["test"].items()
+        name: (r.query_rows, r.indexed_rows, r.ranking.rows, r.ranking.scores, r.metrics, r.ann_recall)
+        for name, r in evaluator.score(subsets(), sink, torch.device("cpu")).subsets.items()
     }
 
 
@@ -124,7 +156,7 @@ def test_it_goes_on_where_it_stopped_and_says_so(tmp_path: Path, caplog: pytest.
     vectors = stored(tmp_path / "cut")
     with caplog.at_level(logging.INFO):
         after = encode(vectors, batch=8)  # another size of batches changes nothing of what is there
-    assert vectors.before == [1, 2, 8, 0]
+    assert list(vectors.before.values()) == [1, 2, 8, 0]
     assert [line for line in caplog.messages if "already" in line] == [
         "small: 1 of 1 passages are encoded already",
         "small: 2 of 2 queries are encoded already",
@@ -139,30 +171,28 @@ def test_a_rank_with_nothing_to_do_may_encode_a_row_in_vain(tmp_path: Path) -> N
     vectors = stored(tmp_path)
     assert encode(vectors) == []
     vectors.start()
-    vectors.add(0, torch.tensor([0]), torch.ones(1, 4, 8))
+    add(vectors, 0, [0], torch.ones(1, 4, 8), is_repeated=True)
     assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
 
 
 def test_rows_that_are_not_due_are_refused(tmp_path: Path) -> None:
     vectors = stored(tmp_path)
-    vectors.begin(subsets(), BATCH)
+    vectors.begin(files_of(), BATCH)
     with pytest.raises(RuntimeError, match=r"large/passages: rows \[4\] came where \[0\] were due"):
-        vectors.add(2, torch.tensor([4]), encoded(2, [4]))
+        add(vectors, 2, [4])
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_vectors_that_are_not_finite_are_told_of_by_their_row(tmp_path: Path, number: float) -> None:
+def test_vectors_that_are_not_finite_name_their_row(tmp_path: Path, number: float) -> None:
     vectors = stored(tmp_path)
-    vectors.begin(subsets(), BATCH)
-    vectors.add(2, torch.arange(4), encoded(2, list(range(4))))
+    vectors.begin(files_of(), BATCH)
+    add(vectors, 2, [0, 1, 2, 3])
     broken = encoded(2, [4, 5, 6, 7])
     broken[2, 3, 1] = number
-    line = (
-        r"large: the checkpoint encodes row 6 \(from 0\) of the passages to numbers that are not finite, .* checkpoint"
-    )
-    with pytest.raises(DataError, match=line) as caught:
-        vectors.add(2, torch.arange(4, 8), broken)
-    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError) as error:
+        add(vectors, 2, [4, 5, 6, 7], broken)
+    assert (error.value.code, error.value.line) == ("row-vectors-not-finite", 7)
+    assert "trainer.precision=32-true" in error.value.message
 
 
 def test_an_index_that_was_left_over_is_deleted(tmp_path: Path) -> None:
@@ -170,9 +200,9 @@ def test_an_index_that_was_left_over_is_deleted(tmp_path: Path) -> None:
     (tmp_path / "large" / "index").mkdir()
     (tmp_path / "large" / "index" / "index.json").write_text("{}")
     with pytest.raises(DataError):
-        stored(tmp_path, seed=1).begin(subsets(), BATCH)
+        stored(tmp_path, seed=1).begin(files_of(), BATCH)
     assert (tmp_path / "large" / "index").exists()
-    stored(tmp_path).begin(subsets(), BATCH)
+    stored(tmp_path).begin(files_of(), BATCH)
     assert not (tmp_path / "large" / "index").exists()
 
 
@@ -186,67 +216,55 @@ def test_a_torn_part_is_encoded_again(tmp_path: Path) -> None:
 
 def test_rows_without_their_images_are_encoded_again(tmp_path: Path) -> None:
     """By an evaluation that begins again, be the store finished or not, unless none of a part's images can be read yet."""
-
-    def asked(answer: bool) -> Callable[[int, list[int]], bool]:
-        def still(loader: int, rows: list[int]) -> bool:
-            questions.append((loader, rows))
-            return answer
-
-        return still
-
-    questions: list[tuple[int, list[int]]] = []
-    vectors = stored(tmp_path)
-    for loader, own in enumerate(vectors.begin(subsets(), BATCH)):
+    sink = stored(tmp_path)
+    for number, own in enumerate(sink.begin(files_of(), BATCH)):
         for rows in own:
-            vectors.add(
-                loader,
-                torch.tensor(rows),
-                encoded(loader, rows),
-                imageless=[9, 11] if (loader, rows[0]) == (2, 8) else [],
-            )
+            lost = (9, 11) if (number, rows[0]) == (2, 8) else ()
+            add(sink, number, rows, imageless=lost)
     for finish in (False, True, True):
         if finish:
-            vectors.complete()
+            complete(sink)
             assert (tmp_path / "large" / "passages" / "manifest.json").exists()
-        again = stored(tmp_path)
-        assert again.begin(subsets(), BATCH, still_imageless=asked(True)) == [[], [], [], []]
-        assert again.before == [1, 2, 23, 11]
+        again, files = stored(tmp_path), files_of(unreadable={(2, 9): True, (2, 11): True})
+        assert again.begin(files, BATCH) == [[], [], [], []]
+        assert list(again.before.values()) == [1, 2, 23, 11]
+        assert [file.asked for file in files] == [[], [], [9, 11], []]
         if finish:
-            again.complete()
+            complete(again)
         again = stored(tmp_path)
-        assert again.begin(subsets(), BATCH, still_imageless=asked(False)) == [[], [], [[8, 9, 10, 11]], []]
-        assert again.before == [1, 2, 19, 11]
-        assert questions == [(2, [9, 11])] * 2
-        questions.clear()
-    again.add(2, torch.arange(8, 12), encoded(2, list(range(8, 12))))
-    again.complete()
-    vectors = stored(tmp_path)
-    assert encode(vectors) == []
-    assert same(evaluated(vectors, ExactIndex()), evaluated(None, ExactIndex()))
+        files = files_of(unreadable={(2, 9): True, (2, 11): False})
+        assert again.begin(files, BATCH) == [[], [], [[8, 9, 10, 11]], []]
+        assert list(again.before.values()) == [1, 2, 19, 11]
+    add(again, 2, [8, 9, 10, 11])
+    complete(again)
+    sink = stored(tmp_path)
+    assert encode(sink) == []
+    assert same(evaluated(sink, ExactIndex()), evaluated(None, ExactIndex()))
 
 
-def test_nothing_is_finished_that_is_refused(tmp_path: Path) -> None:
-    vectors = stored(tmp_path)
-    encode(vectors)
-
-    def refuse() -> None:
-        raise DataError("too many")
-
-    vectors.check = refuse
-    with pytest.raises(DataError, match="too many"):
-        vectors.complete()
+def test_nothing_is_finished_where_too_many_images_are_unreadable(tmp_path: Path) -> None:
+    sink = stored(tmp_path)
+    for number, own in enumerate(sink.begin(files_of(), BATCH)):
+        for rows in own:
+            add(sink, number, rows, bad_images=(BAD,) if number == 2 else ())
+    with pytest.raises(DataError) as error:
+        sink.complete(subsets(), torch.device("cpu"), max_bad_fraction=0.2)
+    assert (error.value.code, error.value.found, error.value.rows) == ("too-many-bad-rows", 6, 23)
     assert not list(tmp_path.rglob("manifest.json"))
+    again = stored(tmp_path)
+    again.begin(files_of(), BATCH)  # the share is of the whole file, of which all rows are stored
+    again.complete(subsets(), torch.device("cpu"), max_bad_fraction=0)
 
 
 def test_a_finished_store_that_was_changed_is_refused(tmp_path: Path) -> None:
     first = stored(tmp_path)
     encode(first)
-    first.complete()
+    complete(first)
     flip(tmp_path / "large" / "passages" / "vectors.f16", 5 * 4 * 8 * 2)
     vectors = stored(tmp_path)
     assert encode(vectors) == []
     with pytest.raises(DataError, match=r"large/passages: vectors\.f16 was changed: .* rows 4 to 7 is wrong; delete"):
-        vectors.complete()
+        complete(vectors)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +283,7 @@ def test_what_another_model_or_pool_left_is_refused(tmp_path: Path, other: dict,
         rf"{tmp_path}: holds passages of small from another evaluation, with {message}; delete this folder, or choose "
     )
     with pytest.raises(DataError, match=line) as caught:
-        stored(tmp_path, **other).begin(subsets(**rows), BATCH)
+        stored(tmp_path, **other).begin(files_of(subsets(**rows)), BATCH)
     assert "\n" not in str(caught.value)
     assert files(tmp_path) == before
 
@@ -276,22 +294,22 @@ def test_a_limit_is_in_whole_batches_of_all_ranks_together(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as error:
         limited_rows(23, 4, 0.1)
     assert (error.value.code, error.value.batches) == ("limit-leaves-no-batch", 6)
-    assert stored(tmp_path).begin(subsets(), BATCH, 1) == [[[0]], [[0, 1]], [[0, 1, 2, 3]], [[0, 1, 2, 3]]]
+    assert stored(tmp_path).begin(files_of(), BATCH, 1) == [[[0]], [[0, 1]], [[0, 1, 2, 3]], [[0, 1, 2, 3]]]
 
 
 def test_fewer_or_other_rows_are_told_of_as_such(tmp_path: Path) -> None:
     """Not as other texts, though of other rows the digest of texts and images is another one, too."""
     few = [made_up("small", 9, 2)]
-    stored(tmp_path).begin(few, BATCH, 1)
+    stored(tmp_path).begin(files_of(few), BATCH, 1)
     with pytest.raises(
         DataError, match=r"holds passages of small from another evaluation, with count 4, not 9; delete"
     ):
-        stored(tmp_path).begin(few, BATCH)
+        stored(tmp_path).begin(files_of(few), BATCH)
     other = made_up("small", 9, 2, text="new")
     for row, passage in enumerate(other.pool):
         passage.passage_id = f"other{row}"
     with pytest.raises(DataError, match="from another evaluation, with other ids; delete"):
-        stored(tmp_path).begin([other], BATCH, 1)
+        stored(tmp_path).begin(files_of([other]), BATCH, 1)
 
 
 def _rank(number: int, folder: str) -> None:
@@ -315,11 +333,11 @@ def _rank(number: int, folder: str) -> None:
             build(self, passages)
 
         def subset(*arguments: Any, vectors=vectors, shares=shares) -> Any:
-            encoded_subset = StoredVectors.subset(vectors, *arguments)
+            encoded_subset = StoredSink.encoded(vectors, *arguments)
             shares.append((encoded_subset.positions.tolist(), type(encoded_subset.share).__name__))
             return encoded_subset
 
-        Index.build, vectors.subset = noted, subset
+        Index.build, vectors.encoded = noted, subset
         try:
             results = evaluated(vectors, index())
         finally:
@@ -327,7 +345,7 @@ def _rank(number: int, folder: str) -> None:
         found[name] = {"own": own, "built": built, "shares": shares, "results": results, "before": vectors.before}
     vectors = stored(Path(folder) / "gone")
     encode(vectors)
-    vectors.complete()
+    complete(vectors)
     if number == WORLD - 1:
         time.sleep(0.5)  # the others do not delete what this one still uses
         found["there"] = (Path(folder) / "gone" / "large").exists()
@@ -351,7 +369,7 @@ def _rank_apart(number: int, folder: str) -> None:
         "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(seconds=60), rank=number, world_size=2
     )
     with pytest.raises(ConfigError) as caught:
-        stored(Path(folder) / f"disk{number}" / "embeddings").begin(subsets(), BATCH)
+        stored(Path(folder) / f"disk{number}" / "embeddings").begin(files_of(), BATCH)
     torch.save(str(caught.value), f"{folder}/{number}.pt")
     dist.destroy_process_group()
 
@@ -378,7 +396,7 @@ def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
     alone = {name: evaluated(None, index()) for name, index in INDEXES.items()}
     every = stored(tmp_path / "alone")
     encode(every)
-    every.complete()
+    complete(every)
     for name in INDEXES:
         assert all(same(rank[name]["results"], alone[name]) for rank in ranks)
         assert files(tmp_path / name) == files(tmp_path / "alone")  # the index is gone, too

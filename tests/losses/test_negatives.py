@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from ret_lightning.losses import PADDING, ContrastiveLoss
+from ret_lightning.losses import PADDING, ContrastiveLoss, EncodedBatch
 
 CASES = [  # labels of the queries, labels of the passages (None: the queries' first ones), queries without a negative
     ([[1]], None, 1),
@@ -30,12 +30,12 @@ def test_queries_without_negatives_are_reported_once(
     of_passages = None if passage_labels is None else torch.tensor(passage_labels)
     loss = ContrastiveLoss()
     with caplog.at_level(logging.WARNING):
-        outputs = [loss(query, passage, torch.tensor(labels), of_passages) for _ in range(3)]
+        outputs = [loss(EncodedBatch(query, passage, torch.tensor(labels), of_passages)) for _ in range(3)]
     assert len(caplog.records) == (1 if without else 0)
     if without:
         message = caplog.messages[0]
         assert message.startswith(f"{without} of {len(labels)} queries")
-        assert "loss.micro_batch" in message
+        assert "micro_batch" in message
         assert "gradient caching" in message
     if len(labels) == len(passage) == 1:
         assert outputs[0].loss == 0

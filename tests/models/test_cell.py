@@ -13,7 +13,7 @@ from torch import Tensor
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import LSTMGate, Openings, RetCell
 from ret_lightning.models.cell import sinusoidal_table
-from ret_lightning.models.modality_states import ModalityStates
+from ret_lightning.models.layer_states import ModalityStates
 
 N, K, H, HEADS = 5, 4, 16, 2
 

@@ -25,7 +25,7 @@ from ret_lightning.models.gates import (
     ScalarGate,
     gate_named,
 )
-from ret_lightning.models.modality_states import ModalityStates
+from ret_lightning.models.layer_states import ModalityStates
 from tests.support.paths import CONF
 
 CONFIGS = CONF / "gate"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ret_lightning.losses import PADDING, ContrastiveLoss
+from ret_lightning.losses import PADDING, ContrastiveLoss, EncodedBatch
 from ret_lightning.models import EncoderInput, OpeningMeans, RetRetriever
-from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from tests.support.tiny_models import NO_DROPOUT, PASSAGES, QUERIES, batch
 
 LABELS = torch.tensor([[0, 3], [1, PADDING], [0, 4], [2, PADDING], [3, PADDING], [4, 1], [5, 9]])
@@ -17,8 +17,8 @@ LABELS = torch.tensor([[0, 3], [1, PADDING], [0, 4], [2, PADDING], [3, PADDING],
 def gradients(retriever: RetRetriever, size: int | None, precision: torch.dtype | None = None) -> dict[str, Tensor]:
     retriever.zero_grad(set_to_none=True)
     with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
-        vectors = encode_in_pieces(retriever, QUERIES, PASSAGES, size)
-        loss = ContrastiveLoss()(*vectors, LABELS).loss
+        vectors = encode_in_micro_batches(retriever, QUERIES, PASSAGES, size)
+        loss = ContrastiveLoss()(EncodedBatch(*vectors, LABELS)).loss
     loss.backward()
     return {"loss": loss.detach(), **{n: p.grad for n, p in retriever.named_parameters() if p.requires_grad}}
 
@@ -57,7 +57,8 @@ def test_both_passes_drop_the_same(make_retriever) -> None:
         retriever(QUERIES.stretch(start, stop), PASSAGES.stretch(start, stop))
         for start, stop in ((0, 2), (2, 4), (4, 7))
     ]
-    loss = ContrastiveLoss()(*(torch.cat(side) for side in zip(*kept, strict=True)), LABELS).loss
+    vectors = (torch.cat(side) for side in zip(*kept, strict=True))
+    loss = ContrastiveLoss()(EncodedBatch(*vectors, LABELS)).loss
     loss.backward()
     theirs = {n: p.grad for n, p in retriever.named_parameters() if p.requires_grad}
     assert_equal(ours, {"loss": loss.detach(), **theirs}, 1e-6)
@@ -69,7 +70,7 @@ def test_more_passages_than_queries(make_retriever) -> None:
     retriever = make_retriever(**NO_DROPOUT).double().train()
     passages = batch([1] * 11, [0, 1] * 5 + [1], seed=2)
     for size in (1, 3):
-        query, passage = encode_in_pieces(retriever, QUERIES, passages, size)
+        query, passage = encode_in_micro_batches(retriever, QUERIES, passages, size)
         whole = retriever(QUERIES, passages)
         torch.testing.assert_close(query, whole[0])
         torch.testing.assert_close(passage, whole[1])
@@ -78,9 +79,9 @@ def test_more_passages_than_queries(make_retriever) -> None:
 def test_gate_openings_are_counted_once(make_retriever) -> None:
     retriever = make_retriever(**NO_DROPOUT).train()
     means, whole = (OpeningMeans(), OpeningMeans()), (OpeningMeans(), OpeningMeans())
-    vectors = encode_in_pieces(retriever, QUERIES, PASSAGES, 2, *means)
+    vectors = encode_in_micro_batches(retriever, QUERIES, PASSAGES, 2, *means)
     (vectors[0].sum() + vectors[1].sum()).backward()
-    encode_in_pieces(retriever, QUERIES, PASSAGES, None, *whole)
+    encode_in_micro_batches(retriever, QUERIES, PASSAGES, None, *whole)
     for ours, theirs in zip(means, whole, strict=True):
         assert ours.means().keys() == theirs.means().keys()
         for key, value in theirs.means().items():
@@ -99,7 +100,7 @@ def kept_for_backward(retriever: RetRetriever, rows: EncoderInput, size: int | N
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        vectors = encode_in_pieces(retriever, rows, rows, size)
+        vectors = encode_in_micro_batches(retriever, rows, rows, size)
     del vectors
     return sum(kept.values())
 

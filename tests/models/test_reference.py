@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ret_lightning import RetRetriever
-from ret_lightning.losses import ContrastiveLoss, maxsim
+from ret_lightning.losses import ContrastiveLoss, EncodedBatch, maxsim
 from ret_lightning.models import EncoderInput
 
 TOLERANCE = 1e-5  # relative to the largest magnitude of the tensor
@@ -58,7 +58,7 @@ def test_scores_loss_and_gradients(loaded) -> None:
     assert deviation(maxsim(query, passage), data["maxsim_scores"]) < TOLERANCE
     labels = torch.tensor([ord(letter) for letter in "abacd"])
     query, passage = (x.detach().requires_grad_() for x in (query, passage))
-    output = ContrastiveLoss(symmetric=False)(query, passage, labels)
+    output = ContrastiveLoss(symmetric=False)(EncodedBatch(query, passage, labels))
     assert deviation(output.loss, data["loss_query_to_passage"]) < TOLERANCE
     grad_query, grad_passage = torch.autograd.grad(output.loss, (query, passage))
     assert deviation(grad_query, data["grad_query_q2p"]) < TOLERANCE

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ret_lightning.models import EncoderInput
-from ret_lightning.models.gradient_cache import encode_in_pieces
+from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.models.layer_plans import Evenly, Explicit, FirstMiddleLast, Last
 from tests.support.tiny_models import batch, make
 
@@ -40,7 +40,7 @@ def test_a_rank_without_rows_has_gradients_of_zeros(gate: str, trained: tuple, m
     """DDP waits for each of them."""
     retriever = make(gate, {}, trained).train()
     nothing = batch([1, 1], [1, 1]).stretch(0, 0)
-    queries, passages = encode_in_pieces(retriever, nothing, nothing, micro_batch)
+    queries, passages = encode_in_micro_batches(retriever, nothing, nothing, micro_batch)
     assert queries.shape == passages.shape == (0, 4, 8)
     (queries.sum() + passages.sum()).backward()
     for name, parameter in retriever.named_parameters():

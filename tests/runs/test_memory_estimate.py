@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from ret_lightning.config import resolvers
 from ret_lightning.config.build import build
 from ret_lightning.inputs import EncoderInput
+from ret_lightning.losses import EncodedBatch
 from ret_lightning.runs.memory_estimate import footprint, kept_activations
 from ret_lightning.training.module import RetModule
 
@@ -46,7 +47,7 @@ def test_it_is_what_a_real_step_takes(overrides: list[str]) -> None:
     )
     optimizer = module.make_optimizer([{"params": [p for p in parameters if p.requires_grad]}])
     query, passage = module.retriever.train()(rows, rows)
-    module.loss(query, passage, torch.arange(4), torch.arange(4)).loss.backward()
+    module.loss(EncodedBatch(query, passage, torch.arange(4))).loss.backward()
     optimizer.step()
     assert told.gradients == sum(p.grad.numel() * 4 for p in parameters if p.grad is not None)
     assert told.optimizer == sum(
@@ -63,7 +64,7 @@ def test_it_is_what_a_real_step_takes(overrides: list[str]) -> None:
 def test_pieces_and_ranks() -> None:
     whole, pieces = (
         footprint(config("data.batch_size=32")),
-        footprint(config("data.batch_size=32", "loss.micro_batch=8")),
+        footprint(config("data.batch_size=32", "micro_batch=8")),
     )
     shared = 2 * 32 * 8 * 64 * 4 + 2 * 32 * 32 * 8  # the batch's vectors, and the winners
     assert pieces.rows == 8

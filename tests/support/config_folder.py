@@ -26,6 +26,9 @@ FILES = {
             dir: ${output_dir}/run
           sweep:
             dir: ${output_dir}/sweep
+          callbacks:
+            sweep_setup:
+              _target_: ret_lightning.config.SweepSetup
         """,
     "model/small": """
         _target_: tests.support.config_targets.Model

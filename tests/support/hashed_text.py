@@ -24,10 +24,10 @@ class HashedText(BlockStack):
         self.embedding = nn.Embedding(100, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(num_blocks))
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         return self.embedding(inputs)
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         return states + torch.tanh(self.layers[index](states))
 
     def block(self, index: int) -> nn.Module:

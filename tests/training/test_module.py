@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning import RetModule
+from ret_lightning.losses import EncodedBatch
 from ret_lightning.training.callbacks.throughput import Throughput
 from ret_lightning.training.module import parameter_groups
 from ret_lightning.training.schedule import WarmupCosine
@@ -91,7 +92,7 @@ def test_a_batch_is_one_step_of_the_loss_written_out(root: Path) -> None:
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     query, passage = module.retriever(batch.queries, batch.passages)
-    module.loss(query, passage, batch.labels, batch.passage_labels).loss.backward()
+    module.loss(EncodedBatch(query, passage, batch.labels, batch.passage_labels)).loss.backward()
     together = {n: p.grad.clone() for n, p in module.named_parameters() if p.requires_grad}
     module.zero_grad()
     normalise = torch.nn.functional.normalize
@@ -112,7 +113,7 @@ def test_pieces_under_mixed_precision_clipping_and_accumulation_step_as_the_whol
     def step(precision: str, micro_batch: int | None) -> torch.Tensor:
         """What one step of plain SGD at rate 1 takes from the parameters: the clipped gradient of two batches."""
         module = make_module(backbone_learning_rate_scale=1.0)
-        module.loss.micro_batch = micro_batch
+        module.micro_batch = micro_batch
         module.make_optimizer = partial(torch.optim.SGD, lr=1.0)
         module.schedule = WarmupCosine(warmup_steps=0)
         before = parameters(module)

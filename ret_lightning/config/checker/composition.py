@@ -1,8 +1,7 @@
-"""A config put together as Hydra puts it together, except that nothing stops it.
+"""A config composed by Hydra, with every mistake collected.
 
-Hydra ends at the first thing that it cannot find, read or merge. To tell all mistakes at once, this goes the same way
-through Hydra's own parts (the defaults list, the files, the overrides), writes down each mistake, and goes on without the
-piece, or with what was probably meant.
+Hydra stops at the first thing that it cannot find, read or merge. Here it is asked again without what it stopped at, or with
+what was probably meant, until it succeeds. It reads the files through a `Repository`, which repairs what it can.
 """
 
 from __future__ import annotations
@@ -10,27 +9,22 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra import __version__, version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.defaults_list import Overrides, _create_defaults_list
-from hydra.conf import ConfigSourceInfo
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import OverrideType
-from hydra.core.utils import JobRuntime
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ret_lightning.config.checker.config_repository import ConfigFile, Repository, place_of
+from ret_lightning.config.checker.config_repository import CheckedSource, ConfigFile, Repository, place_of
 from ret_lightning.config.checker.overrides import ParsedOverride
-from ret_lightning.config.checker.yaml_files import first_line
+from ret_lightning.config.checker.yaml_files import Entry, first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
+from ret_lightning.config.initialization import initialized
 from ret_lightning.errors import ConfigError
 
 # Options of Hydra's groups that its plugins bring, and the extra of ours that installs them.
@@ -39,6 +33,23 @@ _PLUGINS = {
 }  # fmt: skip
 
 _FILE = re.compile(r"In '?([\w./-]+)'?: ?")  # how Hydra's messages name a config
+_UNUSED = re.compile(
+    r"(?:In '(?P<file>[^']+)': )?(?:Could not override|Could not delete|Invalid Defaults List override)"
+    r" '(?P<key>[^':=]+)[^']*'"
+)
+_STORED = "stored_config"  # the name of a config that is in no file
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class _Unused:
+    """A choice for a group that the defaults list does not have: its key, who made it, and what to do about it."""
+
+    key: str
+    source: str
+    at: str
+    hint: str = ""
+    deleted: bool = False
 
 
 @dataclass
@@ -63,15 +74,32 @@ class Composer:
     """Composes one primary config again and again with different overrides; each file is read once.
 
     Raises:
-        hydra.errors.HydraException: the folder of the configs is not there, or `hydra.searchpath` is no list of folders.
+        ConfigError: the folder of the configs does not exist, or `hydra.searchpath` is no list of folders.
     """
 
-    def __init__(self, search_path: ConfigSearchPath, config_name: str, overrides: Sequence[ParsedOverride]) -> None:
+    def __init__(self, search_path: Sequence[str], config_name: str, overrides: Sequence[ParsedOverride]) -> None:
         self.config_name = config_name
-        self.loader = ConfigLoaderImpl(search_path)
-        self.loader.ensure_main_config_source_available()
-        self.repository = Repository(self.loader.repository)
-        self.loader._process_config_searchpath(config_name, list(overrides), self.repository)
+        self.repository = Repository(search_path)
+        if not (self.repository.folders and self.repository.folders[0].is_dir()):
+            text = f"{search_path[0]}: the folder or package of the configs does not exist"
+            raise ConfigError(text, code="config-folder-missing", found=search_path[0])
+        self.repository.add_folders(self._further_folders(overrides))
+        Plugins.instance().register(CheckedSource)
+        with initialized([self.repository.uri], config_name) as hydra:
+            self.loader = hydra.config_loader()
+        self.repository.sources = self.loader.get_sources()
+
+    def _further_folders(self, overrides: Sequence[ParsedOverride]) -> list[str]:
+        """The folders of `hydra.searchpath`, on the command line or else in the primary config."""
+        given = [each.value() for each in overrides if each.get_key_element() == "hydra.searchpath"]
+        if not given and self.repository.file_of(self.config_name) is not None:
+            primary = self.repository.load_config(self.config_name).config
+            given = [OmegaConf.to_container(primary, resolve=False).get("hydra", {}).get("searchpath")]
+        folders = given[0] if given and given[0] is not None else []
+        if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+            text = f"hydra.searchpath must be a list of folders, got {folders}"
+            raise ConfigError(text, code="search-path-no-list", found=folders)
+        return folders
 
     def compose(self, overrides: Sequence[ParsedOverride], *, multirun: bool) -> Composition:
         """The config that these overrides give; none of them is a sweep."""
@@ -82,34 +110,147 @@ class Composer:
             result.mistakes.append(Mistake(f"{COMMAND_LINE}--config-name {self.config_name}", "", wrong))
             return result
         usable = [fit for override in overrides if (fit := self._usable(override, result)) is not None]
+        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        unused: list[_Unused] = []
         try:
-            choice = Overrides(repo=self.repository, overrides_list=usable)
-            defaults, _ = _create_defaults_list(
-                self.repository, self.config_name, choice, prepend_hydra=True, skip_missing=multirun
-            )
-            if self.repository.whole:
-                self._note_unused(choice, usable, result)
-            config = self._merge(defaults)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            defaults = self._defaults(usable, mode, unused)
+            result.files = self.repository.files(defaults)
+            result.overrides = [each for each in usable if self._sets_key(each)]
+            result.config = self._merged(self.config_name, usable, result, mode)
+        except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
             if (added := _added_twice(error, overrides)) is not None:
                 return self._compose_changing(added, overrides, multirun)
             result.mistakes += [*self.repository.mistakes, self._told(error)]
             return result
+        if self.repository.whole:
+            self._note_unused(unused, result)
         result.mistakes += self.repository.mistakes
         result.unsure |= self.repository.unsure
         result.whole = result.whole and self.repository.whole
-        result.files = self.repository.files(defaults)
-        result.config, result.overrides = config, choice.config_overrides
-        self.apply(result)
-        self._complete(config, overrides, choice)
+        result.files = self.repository.files(defaults)  # without those that do not fit
         return result
+
+    def apply(self, config: Mapping[str, Any], overrides: Sequence[ParsedOverride]) -> Composition:
+        """A stored config with overrides of its keys; those that Hydra would not apply are refused."""
+        self.repository.store(_STORED, config)
+        result = Composition(files=[], overrides=list(overrides))
+        result.config = self._merged(_STORED, list(overrides), result, RunMode.RUN)
+        return result
+
+    def _sets_key(self, override: ParsedOverride) -> bool:
+        """Whether an override sets a key, and does not choose an option of a group."""
+        return isinstance(override.value(), dict) or not self.repository.group_exists(override.key_or_group)
+
+    def _defaults(self, usable: list[ParsedOverride], mode: RunMode, unused: list[_Unused]) -> Sequence[Any]:
+        """The defaults list; what overrides nothing in it is removed from `usable` or its file, and noted as unused."""
+        while True:
+            try:
+                lines = [each.input_line for each in usable if not self._sets_key(each)]
+                return self.loader.compute_defaults_list(self.config_name, lines, mode).defaults
+            except HydraException as error:
+                found = _UNUSED.match(str(error))
+                if found is None or not self._remove_unused(found, usable, unused):
+                    raise
+
+    def _remove_unused(self, found: re.Match[str], usable: list[ParsedOverride], unused: list[_Unused]) -> bool:
+        key = found["key"]
+        if found["file"] is not None:
+            source = self.repository.drop_default(found["file"], key)
+            unused.append(_Unused(key, str(source), "defaults"))
+            return source is not None
+        for override in usable:
+            if override.get_key_element().lstrip("+~") == key:
+                hint = "" if override.is_delete() else f"; to add it write +{override.input_line}"
+                unused.append(_Unused(key, override.source, key, hint, override.is_delete()))
+                usable.remove(override)
+                return True
+        return False
+
+    def _note_unused(self, unused: Sequence[_Unused], result: Composition) -> None:
+        """Choices for groups that the defaults list does not have."""
+        chosen = result.config.hydra.runtime.choices if result.config is not None else {}
+        known = sorted(str(key) for key in chosen if not str(key).startswith("hydra/"))
+        for each in unused:
+            hint = f"{each.hint}{_same_group(each.key, known)}"
+            if each.deleted:
+                text = f"the defaults list has no {each.key} to leave out{hint}"
+                wrong = ConfigError(text, code="deleted-group-missing", group=each.key, allowed=tuple(known))
+            else:
+                text = f"the defaults list has no {each.key} to override{hint}"
+                wrong = ConfigError(text, code="overridden-group-missing", group=each.key, allowed=tuple(known))
+            result.mistakes.append(Mistake(each.source, each.at, wrong))
+
+    def _merged(self, config_name: str, usable: list[ParsedOverride], result: Composition, mode: RunMode) -> DictConfig:
+        """The config, without the files (or their `hydra` sections) and the overrides that do not fit the others."""
+        for override in result.overrides:
+            stored = [] if config_name == self.config_name else [self.repository.stored_file(config_name)]
+            earlier = result.overrides[: result.overrides.index(override)]
+            if (reason := _behind_interpolation(override, [*stored, *result.files], earlier)) is not None:
+                result.refused.append((override, reason))
+                usable.remove(override)
+        while True:
+            lines = [each.input_line for each in usable]
+            try:
+                config = self.loader.load_configuration(config_name, lines, mode)
+                break
+            except (HydraException, OmegaConfBaseException, AssertionError) as error:
+                if not self._remove_refused(error, config_name, usable, result, mode) and not self._drop_file(error):
+                    raise
+        result.refused.sort(key=lambda refused: result.overrides.index(refused[0]))
+        with open_dict(config.hydra):
+            config.hydra.runtime.output_dir = os.getcwd()  # a stand-in: the folder is made when the job starts
+            config.hydra.job.id, config.hydra.job.num = "0", 0
+            config.hydra.mode = config.hydra.mode or RunMode.RUN
+        return config
+
+    def _remove_refused(
+        self, error: Exception, config_name: str, usable: list[ParsedOverride], result: Composition, mode: RunMode
+    ) -> bool:
+        """Remove the override that Hydra did not apply; False where it stopped at something else."""
+        keys = [each for each in usable if each in result.overrides]
+        said = first_line(error)
+        refused = [each for each in keys if f"'{each.key_or_group}'" in said or said.endswith(f" {each.input_line}")]
+        if _FILE.match(said):
+            return False
+        if not refused and isinstance(error, AssertionError):
+            refused = [each for each in keys if not self._applies(each, config_name, usable, keys, mode)]
+        if not refused:
+            return False
+        reason = ConfigError(first_line(error.__cause__ or error), code="override-refused")
+        result.refused.append((refused[0], reason))
+        usable.remove(refused[0])
+        return True
+
+    def _applies(
+        self,
+        override: ParsedOverride,
+        config_name: str,
+        usable: Sequence[ParsedOverride],
+        keys: Sequence[ParsedOverride],
+        mode: RunMode,
+    ) -> bool:
+        """Whether Hydra applies this override without the others that set keys."""
+        lines = [each.input_line for each in usable if each is override or each not in keys]
+        try:
+            self.loader.load_configuration(config_name, lines, mode)
+        except (HydraException, OmegaConfBaseException, AssertionError):
+            return False
+        return True
+
+    def _drop_file(self, error: Exception) -> bool:
+        """Leave out the file that Hydra could not merge; False where it stopped at something else."""
+        mistake, named = self._told(error), _FILE.match(str(error))
+        if named is None or not self.repository.drop(named[1], hydra_only=mistake.key.startswith("hydra")):
+            return False
+        self.repository.mistakes.append(mistake)
+        return True
 
     def _compose_changing(
         self, added: ParsedOverride, overrides: Sequence[ParsedOverride], multirun: bool
     ) -> Composition:
         """Go on as if a choice that was added to a defaults list which has the group already had been a change of it."""
         changed = copy.copy(added)
-        changed.type = OverrideType.CHANGE
+        changed.type, changed.input_line = OverrideType.CHANGE, added.input_line.lstrip("+")
         others = [changed if override is added else override for override in overrides]
         result = self.compose(others, multirun=multirun)
         key = changed.get_key_element()
@@ -144,89 +285,13 @@ class Composer:
             result.whole = result.whole and group.startswith("hydra/")
             return None
         replaced = copy.copy(override)
-        replaced._value = meant[0]
+        replaced._value, replaced.input_line = meant[0], f"{override.get_key_element()}={meant[0]}"
         return replaced
 
     def _is_option(self, group: str, name: object) -> bool:
         if not isinstance(name, str):
             return False
         return name == "???" or "${" in name or self.repository.config_exists(f"{group}/{name}")
-
-    def _note_unused(self, choice: Overrides, overrides: Sequence[ParsedOverride], result: Composition) -> None:
-        """Choices for groups that the defaults list does not have."""
-        typed = {override.get_key_element().lstrip("+~"): override for override in overrides}
-        known = sorted(key for key in choice.known_choices if not key.startswith("hydra/"))
-        for key, made in choice.override_metadata.items():
-            if made.used:
-                continue
-            if made.external_override:
-                source, at, hint = typed[key].source, key, f"; to add it write +{typed[key].input_line}"
-            else:
-                source = self.repository.source_of_default(made.containing_config_path, made.relative_key)
-                at, hint = "defaults", ""
-            text = f"the defaults list has no {key} to override{hint}{_same_group(key, known)}"
-            wrong = ConfigError(text, code="overridden-group-missing", group=key, allowed=tuple(known))
-            result.mistakes.append(Mistake(source, at, wrong))
-        for key, deletion in choice.deletions.items():
-            if not deletion.used:
-                text = f"the defaults list has no {key} to leave out{_same_group(key, known)}"
-                wrong = ConfigError(text, code="deleted-group-missing", group=key, allowed=tuple(known))
-                result.mistakes.append(Mistake(typed[key].source, key, wrong))
-
-    def _merge(self, defaults: list[ResultDefault]) -> DictConfig:
-        """The files' contents merged, without the files (or their `hydra` sections) that do not fit the others."""
-        while True:
-            loaded = copy.deepcopy(self.repository.cache)  # merging shares nodes with what was loaded, and changes them
-            try:
-                return self.loader._compose_config_from_defaults_list(defaults, self.repository)
-            except HydraException as error:
-                failure = error
-            finally:
-                self.repository.cache = loaded
-            mistake, named = self._told(failure), _FILE.match(str(failure))
-            if named is None or not self.repository.drop(named[1], hydra_only=mistake.key.startswith("hydra")):
-                raise failure
-            self.repository.mistakes.append(mistake)
-
-    def apply(self, result: Composition) -> None:
-        """Apply the overrides to the config; those that Hydra would not apply are noted as refused."""
-        result.refused.clear()
-        OmegaConf.set_struct(result.config, True)
-        OmegaConf.set_readonly(result.config.hydra, False)
-        for override in result.overrides:
-            if (reason := _behind_interpolation(override, result.config)) is not None:
-                result.refused.append((override, reason))
-                continue
-            try:
-                self.loader._apply_overrides_to_config([override], result.config)
-            except (HydraException, OmegaConfBaseException, AssertionError) as error:
-                reason = ConfigError(first_line(error.__cause__ or error), code="override-refused")
-                result.refused.append((override, reason))
-
-    def _complete(self, config: DictConfig, overrides: Sequence[ParsedOverride], choice: Overrides) -> None:
-        """Fill in what Hydra knows of a job, so that interpolations of `hydra` resolve as they will in the job."""
-        hydra = config.hydra
-        of_task = [override for override in overrides if not override.is_hydra_override()]
-        with open_dict(hydra):
-            hydra.overrides.task = [override.input_line for override in of_task]
-            hydra.overrides.hydra = [override.input_line for override in overrides if override.is_hydra_override()]
-            hydra.runtime.choices.update(choice.known_choices)
-            hydra.runtime.version, hydra.runtime.version_base = __version__, version.getbase()
-            hydra.runtime.cwd = os.getcwd()
-            hydra.runtime.output_dir = os.getcwd()  # a stand-in: the folder is made when the job starts
-            hydra.runtime.config_sources = [
-                ConfigSourceInfo(path=source.path, schema=source.scheme(), provider=source.provider)
-                for source in self.repository.get_sources()
-            ]
-            hydra.job.config_name = self.config_name
-            hydra.job.id, hydra.job.num = "0", 0
-            if "name" not in hydra.job:
-                hydra.job.name = JobRuntime.instance().get("name")
-            naming = hydra.job.config.override_dirname
-            hydra.job.override_dirname = get_overrides_dirname(
-                of_task, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
-            )
-            hydra.mode = hydra.mode or RunMode.RUN
 
     def _told(self, error: Exception) -> Mistake:
         """A failure of Hydra's as a mistake: the file and the key it names, and the first line that says something."""
@@ -241,20 +306,35 @@ class Composer:
         return Mistake(source, key, wrong)
 
 
-def _behind_interpolation(override: ParsedOverride, config: DictConfig) -> ConfigError | None:
+def _behind_interpolation(
+    override: ParsedOverride, files: Sequence[ConfigFile], earlier: Sequence[ParsedOverride]
+) -> ConfigError | None:
     """Why a key below an interpolation cannot be set: Hydra would put a mapping with that one key in its place."""
-    *above, _ = override.path
-    node: Any = config
-    for depth, part in enumerate(above, 1):
-        if not isinstance(node, DictConfig) or part not in node or OmegaConf.is_missing(node, part):
-            return None
-        if OmegaConf.is_interpolation(node, part):
-            raw = OmegaConf.to_container(node, resolve=False)[part]
+    for depth in range(1, len(override.path)):
+        above = override.path[:depth]
+        values = [_value_at(file.content, above[len(file.package) :]) for file in files if _covers(file.package, above)]
+        values += [each.value() for each in earlier if each.path == above and not each.is_delete()]
+        set_ = [value for value in values if value is not _NOTHING]
+        if set_ and isinstance(set_[-1], str) and "${" in set_[-1]:
+            raw = set_[-1]
             other = ".".join([raw[2:-1], *override.path[depth:]]) if re.fullmatch(r"\$\{[\w.]+\}", raw) else ""
-            text = f"{'.'.join(above[:depth])} is {raw}{f'; set {other} in its place' if other else ''}"
+            text = f"{'.'.join(above)} is {raw}{f'; set {other} in its place' if other else ''}"
             return ConfigError(text, code="key-below-interpolation", found=raw)
-        node = node[part]
     return None
+
+
+def _covers(package: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    return path[: len(package)] == package and len(path) > len(package)
+
+
+def _value_at(content: Entry, path: Sequence[str]) -> Any:
+    """A file's value at a path, or `_NOTHING`."""
+    entry = content
+    for part in path:
+        if not isinstance(entry.value, dict) or part not in entry.value:
+            return _NOTHING
+        entry = entry.value[part]
+    return entry.value
 
 
 def _added_twice(error: Exception, overrides: Sequence[ParsedOverride]) -> ParsedOverride | None:

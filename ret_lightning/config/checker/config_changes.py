@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.config_search_path import ConfigSearchPath
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from ret_lightning.config.checker.config_check import Check, Verdict, distinct, prepare, without_hydra
+from ret_lightning.config.checker.composition_check import Check
+from ret_lightning.config.checker.config_check import Verdict, distinct, find_mistakes, prepare, without_hydra
 from ret_lightning.config.checker.overrides import ParsedOverride, wrong_sweep
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, Wrong
 from ret_lightning.errors import ConfigError
@@ -34,7 +34,7 @@ class Base:
 
 def check_changes(
     base: Base,
-    search_path: ConfigSearchPath,
+    search_path: Sequence[str],
     config_name: str,
     overrides: Sequence[str],
     schema: type,
@@ -47,7 +47,7 @@ def check_changes(
 
     Args:
         base: the stored config.
-        search_path: the folders and packages that Hydra searches.
+        search_path: the folders that Hydra searches, see `initialized`.
         config_name: the primary config's name.
         overrides: the command line's overrides, as typed.
         schema: the dataclass of the top level's keys.
@@ -77,13 +77,12 @@ def check_changes(
             text = f"sets keys of several groups; state each key to change in {base.file} by itself"
             wrong = ConfigError(text, code="stored-config-group", group=group.key_or_group)
             mistakes.append(Mistake(group.source, group.key_or_group, wrong))
-    composition.files, composition.overrides = [], [each for each in changes if each not in groups]
-    hydra = composition.config.hydra
-    composition.config = OmegaConf.create(changed)
-    composition.config.hydra = hydra
-    composer.apply(composition)
-    found = Check(composer, composition, root, schema).run(complete=True)
-    config = without_hydra(composition.config)
+    applied = composer.apply(changed, [each for each in changes if each not in groups])
+    applied.mistakes, applied.whole = composition.mistakes, composition.whole
+    with read_write(applied.config), open_dict(applied.config):
+        applied.config.hydra = composition.config.hydra
+    found = find_mistakes([Check(composer, applied, root, schema)], mistakes, complete=True)
+    config = without_hydra(applied.config)
     if not mistakes and not found:
         found = [Mistake(_source(key, changes), key, wrong) for key, wrong in base.refused(base.config, config)]
     return Verdict(distinct([*mistakes, *found]), multirun=False, config=config)

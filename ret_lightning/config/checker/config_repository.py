@@ -1,17 +1,22 @@
-"""Hydra's reader of config files, which never fails: what it cannot load or find becomes a mistake."""
+"""A reader of config files that never fails: what it cannot load or find becomes a mistake."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from itertools import count
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
-from hydra.core.default_element import GroupDefault, InputDefault, ResultDefault
+from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.yaml_files import Entry, path_in, read_yaml, what_is_broken
+from ret_lightning.config.checker.yaml_files import Entry, entry_of, read_yaml, what_is_broken
 from ret_lightning.config.config_errors import Mistake, choices, nearest
 from ret_lightning.errors import ConfigError
 
@@ -24,35 +29,87 @@ class ConfigFile:
     content: Entry
 
 
-class Repository(CachingConfigRepository):
-    """Loads each config once. A broken file counts as empty; a misspelt entry of a defaults list as the nearest name.
+@dataclass(frozen=True)
+class DefaultsEntry:
+    """An entry of a defaults list, `override /gate@model.gate: lstm`; without a value it names a config."""
 
-    `mistakes` are those met so far. `whole` is False once any content is missing because of them, and `unsure` are the
-    places where it is missing, as far as that is known.
+    keywords: tuple[str, ...]
+    name: str  # of the group or config
+    package: str | None
+    value: Any
+    names_config: bool
+
+    @classmethod
+    def of(cls, item: Any) -> DefaultsEntry:
+        """Read an item of a YAML file's defaults list.
+
+        Raises:
+            ValueError: it is neither a name nor one pair of a group and its option.
+        """
+        key, value = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
+        if not isinstance(key, str) or not key.split():
+            raise ValueError(
+                f"an entry of a defaults list is a name, or one pair of a group and its option; got {item}"
+            )
+        *keywords, full = key.split() if isinstance(item, dict) else [key]
+        name, at, package = full.partition("@")
+        return cls(tuple(keywords), name, package if at else None, value, not isinstance(item, dict))
+
+    @property
+    def key(self) -> str:
+        """The key as a defaults list has it."""
+        return " ".join([*self.keywords, self.name + ("" if self.package is None else f"@{self.package}")])
+
+    def item(self) -> Any:
+        """The entry as a YAML file's defaults list has it."""
+        return self.key if self.names_config else {self.key: self.value}
+
+
+class Repository:
+    """The configs in some folders, each loaded once; Hydra reads them through a `CheckedSource`.
+
+    A broken file counts as empty, a misspelt entry of a defaults list as the nearest name. `mistakes` are those met so far.
+    `whole` is False once any content is missing because of them, and `unsure` are the places where it is missing, as far as
+    that is known.
     """
 
-    def __init__(self, delegate: ConfigRepository) -> None:
-        super().__init__(delegate)
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.folders: list[Path] = []
+        self.add_folders(folders)
         self.mistakes: list[Mistake] = []
         self.unsure: set[tuple[str, ...]] = set()
         self.whole = True
+        self.sources: Sequence[ConfigSource] = ()  # all of Hydra's, once it is initialised with this repository
         self._contents: dict[str, Entry] = {}
+        self._results: dict[str, ConfigResult] = {}
+        self.uri = f"{CheckedSource.scheme()}://{next(_NUMBERS)}"
+        _REPOSITORIES[self.uri] = self
 
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        if config_path not in self.cache:
-            self.cache[config_path] = self._load(config_path)
-        return self.cache[config_path]
+    def add_folders(self, folders: Sequence[str]) -> None:
+        """Search these as well, after the others."""
+        self.folders += [path for folder in folders if (path := _path_of(folder)) is not None]
+
+    def file_of(self, config_path: str) -> Path | None:
+        """The file of a config (`gate/lstm`) in the first folder that has it."""
+        files = (folder / f"{config_path.removesuffix('.yaml')}.yaml" for folder in self.folders)
+        return next((file for file in files if file.is_file()), None)
+
+    def config_exists(self, config_path: str) -> bool:
+        """Whether Hydra finds a config of this name, in these folders or in its own."""
+        return any(source.is_config(config_path) for source in self._all_sources())
+
+    def group_exists(self, group: str) -> bool:
+        """Whether Hydra finds a group of this name."""
+        return any(source.is_group(group) for source in self._all_sources())
 
     def options(self, group: str) -> list[str]:
-        """The options of a group, or the configs that stand at the top where the group is empty."""
-        if group and not self.group_exists(group):
-            return []
-        return [name for name in self.get_group_options(group, ObjectType.CONFIG) if not name.startswith("_")]
+        """The options of a group, or the configs that are at the top where the group is empty."""
+        return [name for name in self._names(group, ObjectType.CONFIG) if not name.startswith("_")]
 
     def groups(self, parent: str = "") -> list[str]:
         """All groups that have options, Hydra's own left out."""
         found: list[str] = []
-        for name in self.get_group_options(parent, ObjectType.GROUP):
+        for name in self._names(parent, ObjectType.GROUP):
             group = f"{parent}/{name}" if parent else name
             if group != "hydra":
                 found += ([group] if self.options(group) else []) + self.groups(group)
@@ -68,6 +125,26 @@ class Repository(CachingConfigRepository):
         options = self.options(group)
         text = f"{group} has no option {'null' if option is None else option}{choices(option, options)}{hint}"
         return ConfigError(text, code="unknown-option", group=group, found=option, allowed=tuple(options))
+
+    def store(self, config_path: str, config: Mapping[str, Any]) -> None:
+        """Add a config that is in no file."""
+        self._contents[config_path] = entry_of(dict(config), config_path)
+        self._results[config_path] = ConfigResult("main", self.uri, OmegaConf.create(dict(config)), {"package": None})
+
+    def stored(self, config_path: str) -> bool:
+        """Whether `store` added a config of this name."""
+        return config_path in self._results and self.file_of(config_path) is None
+
+    def stored_file(self, config_path: str) -> ConfigFile:
+        """What `store` added."""
+        return ConfigFile((), self._contents[config_path])
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """A config of these folders, with its defaults list as a key."""
+        if config_path not in self._results:
+            self._results[config_path] = self._load(config_path)
+        result = self._results[config_path]
+        return replace(result, config=copy.deepcopy(result.config))  # Hydra changes what it loads
 
     def files(self, defaults: Sequence[ResultDefault]) -> list[ConfigFile]:
         """The files of a defaults list that are not Hydra's own, in its order."""
@@ -89,79 +166,87 @@ class Repository(CachingConfigRepository):
         sources = [entry.source for inner, entry in content.walk() if inner == wanted[-len(inner) :]]
         return sources[-1] if key and sources else content.source
 
-    def source_of_default(self, config_path: str, group: str) -> str:
-        """The file, with its line, of a group's entry in a defaults list."""
-        content = self._contents[config_path]
-        named = [entry for entry in content.value["defaults"].value if isinstance(entry.value, dict)]
-        sources = [entry.source for entry in named if str(next(iter(entry.value))).split()[-1] == group]
-        return sources[0] if sources else content.source
+    def drop_default(self, config_path: str, key: str) -> str | None:
+        """Leave an entry out of a config's defaults list; its file and line, or None where there is no such entry."""
+        if config_path not in self._contents:
+            return None
+        config = self._results[config_path].config
+        left = [DefaultsEntry.of(item) for item in OmegaConf.to_container(config, resolve=False).get("defaults", [])]
+        wrong = [each for each in left if f"/{key}".endswith(f"/{each.key.split()[-1].lstrip('/')}")]
+        if not wrong:
+            return None
+        config["defaults"] = [each.item() for each in left if each not in wrong]
+        entries = self._contents[config_path].value["defaults"].value
+        return next(entry.source for entry in entries if DefaultsEntry.of(entry.plain()) == wrong[0])
 
     def drop(self, config_path: str, *, hydra_only: bool) -> bool:
-        """Go on without a config's content, or without its `hydra` section; False where there was none."""
-        config = self.load_config(config_path).config
+        """Leave a config's content out, or its `hydra` section; False where there was none."""
+        config = self._results[config_path].config if config_path in self._results else {}
         keys = [key for key in config if key == "hydra" or not hydra_only]
         for key in keys:
             config.pop(key)
         self.whole = self.whole and hydra_only
         return bool(keys)
 
-    def _load(self, config_path: str) -> ConfigResult | None:
-        source = next((source for source in self.get_sources() if source.is_config(config_path)), None)
-        if source is None:
-            return None
-        path = path_in(source, config_path)
-        if path is None:
-            return self.delegate.load_config(config_path)
+    def _all_sources(self) -> Iterable[ConfigSource]:
+        return self.sources or (CheckedSource("main", self.uri),)
+
+    def _names(self, group: str, kind: ObjectType) -> list[str]:
+        sources = (source for source in self._all_sources() if not group or source.is_group(group))
+        return sorted({name for source in sources for name in source.list(group, kind)})
+
+    def _load(self, config_path: str) -> ConfigResult:
+        path = self.file_of(config_path)
+        assert path is not None
+        result = ConfigResult("main", str(path.parent), OmegaConf.create({}), {"package": None})
         try:
-            result = self.delegate.load_config(config_path)
-            content = read_yaml(path)
+            text = path.read_text(encoding="utf-8")
+            content = read_yaml(path, text)
             if not isinstance(content.value, dict):
                 raise ValueError("a config holds keys and values")
+            entries = content.value.get("defaults", Entry([], ""))
+            if not isinstance(entries.value, list):
+                raise ValueError("defaults must be a list")
+            defaults = [(DefaultsEntry.of(entry.plain()), entry.source) for entry in entries.value]
+            result.config = OmegaConf.create(content.plain())
+            result.header = CheckedSource.header_of(text)
             self._contents[config_path] = content
         except Exception as error:  # whatever a broken file provokes, it is the file that is wrong
             where, wrong = what_is_broken(path, error)
             self.mistakes.append(Mistake(where, "", wrong))
             self.whole = False
-            return ConfigResult(source.provider, source.path, OmegaConf.create({}), {"package": None}, [])
-        result.defaults_list = self._right_defaults(config_path, result.defaults_list)
+            return replace(result, config=OmegaConf.create({}))
+        if defaults:
+            right = (self._right_default(config_path, each, source) for each, source in defaults)
+            result.config["defaults"] = [each.item() for each in right if each is not None]
         return result
 
-    def _right_defaults(self, config_path: str, defaults: Sequence[InputDefault]) -> list[InputDefault]:
-        """A file's defaults list without the entries that name nothing, or with what they probably mean."""
-        content = self._contents[config_path].value
-        entries = content["defaults"].value if "defaults" in content else []
-        right: list[InputDefault] = []
-        for default, entry in zip(defaults, entries, strict=True):
-            optional = default.is_self() or getattr(default, "optional", False)
-            wrong = None if optional else self._wrong(config_path, default)
-            if wrong is not None:
-                self.mistakes.append(Mistake(entry.source, "defaults", wrong))
-            if wrong is None or self._mend(default):
-                right.append(default)
-        return right
+    def _right_default(self, config_path: str, default: DefaultsEntry, source: str) -> DefaultsEntry | None:
+        """An entry of a defaults list; one that names nothing as what it probably means, or None where that is unclear."""
+        if "optional" in default.keywords or (default.names_config and default.name == "_self_"):
+            return default
+        wrong = self._wrong_default(config_path, default)
+        if wrong is None:
+            return default
+        self.mistakes.append(Mistake(source, "defaults", wrong))
+        group = default.name.lstrip("/")
+        options = [] if default.names_config else self.options(group)
+        meant = nearest(default.value, options) if isinstance(default.value, str) else []
+        if meant:
+            return replace(default, name=f"/{group}", value=meant[0])
+        if options:
+            self.unsure.add(place_of(default.package, group))
+        self.whole = self.whole and "override" in default.keywords
+        return None
 
-    def _mend(self, default: InputDefault) -> bool:
-        """Turn an entry that names nothing into what it probably means; False where that cannot be told."""
-        if isinstance(default, GroupDefault):
-            group = default.group.lstrip("/")
-            options = self.options(group)
-            meant = nearest(default.value, options) if isinstance(default.value, str) else []
-            if meant:
-                default.group, default.value = f"/{group}", meant[0]
-                return True
-            if options:
-                self.unsure.add(place_of(default.package, group))
-        self.whole = self.whole and default.is_override()
-        return False
-
-    def _wrong(self, config_path: str, default: InputDefault) -> ConfigError | None:
+    def _wrong_default(self, config_path: str, default: DefaultsEntry) -> ConfigError | None:
         """What is wrong with an entry of a defaults list, or None where it is right."""
         above = config_path.split("/")[:-1]
         # An option's name may hold slashes, so that its group is any of the folders above it.
         parents = [f"{'/'.join(above[:count])}/" for count in range(len(above), 0, -1)] or [""]
-        name = default.group if isinstance(default, GroupDefault) else default.path
+        name = default.name
         full = [name[1:]] if name.startswith("/") else [parent + name for parent in parents]
-        if not isinstance(default, GroupDefault):
+        if default.names_config:
             if "${" in name or any(self.config_exists(path) for path in full):
                 return None
             group, _, option = full[0].rpartition("/")
@@ -174,11 +259,64 @@ class Repository(CachingConfigRepository):
             return self.no_such_group(full[0], hint)
         for option in [default.value] if isinstance(default.value, str) else default.value or []:
             exists = any(self.config_exists(f"{group}/{option}") for group in groups)
-            if not exists and option != "???" and "${" not in option:
+            if not exists and option != "???" and "${" not in str(option):
                 return self.no_such_option(groups[0], option)
         return None
+
+
+class CheckedSource(ConfigSource):
+    """A source of configs for Hydra that reads them from a `Repository`; its path is that of the repository's `uri`."""
+
+    @property
+    def repository(self) -> Repository:
+        return _REPOSITORIES[f"{self.scheme()}://{self.path}"]
+
+    @staticmethod
+    def scheme() -> str:
+        return "checked"
+
+    @staticmethod
+    def header_of(text: str) -> dict[str, str | None]:
+        """The header of a config's text, `# @package _global_`."""
+        return ConfigSource._get_header_dict(text)
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return self.repository.load_config(config_path.removesuffix(".yaml"))
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return any((folder / config_path).is_dir() for folder in self.repository.folders)
+
+    def is_config(self, config_path: str) -> bool:
+        return self.repository.file_of(config_path) is not None or self.repository.stored(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found: list[str] = []
+        for folder in self.repository.folders:
+            for file in (folder / config_path).iterdir() if (folder / config_path).is_dir() else ():
+                self._list_add_result(found, f"{config_path}/{file.name}".lstrip("/"), file.name, results_filter)
+        return sorted(set(found))
 
 
 def place_of(package: str | None, group: str) -> tuple[str, ...]:
     """The place in the config that a group's content goes to."""
     return tuple((package or group).replace("/", ".").split("."))
+
+
+def _path_of(uri: str) -> Path | None:
+    """The folder of a search path's entry; None for one that is no folder or package."""
+    scheme, separator, rest = uri.rpartition("://")
+    if not separator or scheme == "file":
+        return Path(rest)
+    if scheme != "pkg":
+        return None
+    try:
+        return Path(str(resources.files(rest.replace("/", "."))))
+    except (ImportError, ValueError, TypeError):
+        return None
+
+
+_REPOSITORIES: WeakValueDictionary[str, Repository] = WeakValueDictionary()
+_NUMBERS = count()

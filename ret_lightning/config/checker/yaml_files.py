@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.plugins.config_source import ConfigSource
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import GrammarParseError
@@ -47,26 +45,15 @@ def entry_of(value: Any, source: str) -> Entry:
     return Entry([entry_of(inner, source) for inner in value] if isinstance(value, list) else value, source)
 
 
-def path_in(source: ConfigSource, config_path: str) -> Path | None:
-    """The file of a config (`gate/lstm`) in a folder or package that Hydra searches; None where it is no file."""
-    if source.scheme() == "file":
-        folder = Path(source.path)
-    elif source.scheme() == "pkg":
-        folder = Path(str(resources.files(source.path)))
-    else:
-        return None
-    return folder / f"{config_path.removesuffix('.yaml')}.yaml"
-
-
 def relative_path(path: Path) -> str:
     """A path as its user would open it: relative where it lies below the working directory."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def read_yaml(path: Path) -> Entry:
-    """A YAML file's entries, its scalars read as Hydra reads them. The file is one that Hydra could load."""
-    loader = get_yaml_loader()(path.read_text(encoding="utf-8"))
+def read_yaml(path: Path, text: str | None = None) -> Entry:
+    """A YAML file's entries, its scalars read as Hydra reads them; `text` is its content where that is read already."""
+    loader = get_yaml_loader()(path.read_text(encoding="utf-8") if text is None else text)
     try:
         node = loader.get_single_node()
         return Entry({}, relative_path(path)) if node is None else _entry(loader, node, relative_path(path), 0)
@@ -104,12 +91,22 @@ def first_line(error: BaseException) -> str:
 def _entry(loader: Any, node: yaml.Node, file: str, line: int) -> Entry:
     source = f"{file}:{line}" if line else file
     if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
+        own = sum(key.tag != "tag:yaml.org,2002:merge" for key, _ in node.value)
+        loader.flatten_mapping(node)  # puts the keys of `<<` first, which the mapping's own may repeat
         items = [(loader.construct_object(key, deep=True), key.start_mark, value) for key, value in node.value]
+        _refuse_duplicates(items[len(items) - own :], node)
         return Entry({key: _entry(loader, value, file, _line(mark)) for key, mark, value in items}, source)
     if isinstance(node, yaml.SequenceNode):
         return Entry([_entry(loader, item, file, _line(item.start_mark)) for item in node.value], source)
     return Entry(loader.construct_object(node), source)
+
+
+def _refuse_duplicates(items: Sequence[tuple[Any, yaml.Mark, yaml.Node]], node: yaml.Node) -> None:
+    seen: set[Any] = set()
+    for key, mark, _ in items:
+        if key in seen:
+            raise yaml.constructor.ConstructorError("in a mapping", node.start_mark, f"found duplicate key {key}", mark)
+        seen.add(key)
 
 
 def _parses(text: str) -> bool:

@@ -22,9 +22,8 @@ from ret_lightning.data.checks.row_scan import (
     Role,
     Untransformed,
 )
-from ret_lightning.data.datamodule import M2KRDataModule
+from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.images.sources import ImageReader
-from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.readers.source_location import BytePlace
@@ -57,7 +56,7 @@ class CorpusCheck:
 
     def __init__(
         self,
-        data: M2KRDataModule,
+        data: RetrievalDataModule,
         images: Images = "decode",
         image_share: float = 1.0,
         workers: int | None = None,
@@ -105,7 +104,7 @@ class CorpusCheck:
         if self.images == "none":
             return None
         try:
-            source = self.data.files.image_source()
+            source = self.data.layout.image_source()
         except DataError as error:
             self.report.add(self.report.problems, "images", error.kind, [error.message])
             return None
@@ -113,13 +112,13 @@ class CorpusCheck:
 
     def _plan(self, reader: ImageReader | None) -> None:
         """Which files there are, and which are missing."""
-        files, chosen = self.data.files, self.data.subset_names
+        files, chosen = self.data.layout, self.data.subset_names
         found = files.subsets()
         names = found if chosen is None else chosen
         if not names:
-            self._missing("test", lambda: files.query_files(M2KR_SUBSETS[0], "test"))
+            self._missing("test", lambda: files.query_files((*files.evaluated_subsets, "any")[0], "test"))
         row_reader = reader if self.images == "decode" else None
-        subsets = SubsetNames((*M2KR_SUBSETS, *M2KR_TRAINING_SUBSETS, *names))
+        subsets = SubsetNames((*files.known_subsets(), *names))
         if training := self._missing("training", files.training_files):
             try:
                 subsets = self.data.training_names(names)
@@ -154,8 +153,11 @@ class CorpusCheck:
     def _add_part(
         self, name: str, role: Role, files: RowFiles, subset: str | SubsetNames, reader: ImageReader | None
     ) -> None:
+        parser, extra = self.data.layout.parser, self.data.extra_columns
         try:
-            self._parts.append(CorpusPart(name, role, files, list(row_scans(files, role, subset, reader))))
+            self._parts.append(
+                CorpusPart(name, role, files, list(row_scans(files, role, subset, reader, parser=parser, extra=extra)))
+            )
         except DataError as error:
             self.report.add(self.report.problems, name, "broken_file", [error.message])
 
@@ -301,7 +303,7 @@ class CorpusCheck:
 
     def _share_cut(self) -> Callable[[list[str]], float] | None:
         """What tells the share of texts that the tokenizer cuts; None for one that does not tell its limit."""
-        tokenizer = self.data.collate.tokenizer
+        tokenizer = self.data.tokenizer
         if not hasattr(tokenizer, "max_length"):
             return None
         return lambda texts: sum(cut_texts(tokenizer, texts)) / len(texts)

@@ -15,6 +15,7 @@ from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RawRow, RowFiles
 from ret_lightning.data.readers.source_location import BytePlace, Place, numbered
+from ret_lightning.data.rows import M2KR_ROWS, ExtraColumns, RowParser
 
 
 @dataclass
@@ -67,7 +68,13 @@ class CorpusPart:
 
 
 def row_scans(
-    files: RowFiles, role: Role, subset: str | SubsetNames, reader: ImageReader | None, sampled_parts: int = 32
+    files: RowFiles,
+    role: Role,
+    subset: str | SubsetNames,
+    reader: ImageReader | None,
+    sampled_parts: int = 32,
+    parser: RowParser = M2KR_ROWS,
+    extra: ExtraColumns | None = None,
 ) -> Iterator[tuple[RowScan, int]]:
     """The scans of all stretches of files, each with about the bytes on disk that it reads."""
     stretches = files.stretches()
@@ -77,7 +84,7 @@ def row_scans(
         # Of a plain file the limits are bytes; another file is taken to be cut into equal parts.
         share = files.paths[stretch.file].stat().st_size // int(of_file[stretch.file])
         size = stretch.stop - stretch.start if stretch.stop else share
-        yield RowScan(files, stretch, role, subset, reader, number % every == 0), size
+        yield RowScan(files, stretch, role, subset, reader, number % every == 0, parser, extra), size
 
 
 def repeated(values: Iterable[str]) -> list[tuple[int, int]]:

@@ -13,10 +13,9 @@ from ret_lightning.data.batch import text_hash
 from ret_lightning.data.images.archive_index import member_name
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
-from ret_lightning.data.readers.fields import fields_of
 from ret_lightning.data.readers.row_files import RowFiles, Stretch
 from ret_lightning.data.readers.source_location import BytePlace, Place
-from ret_lightning.data.rows import Passage, Query, parse_pair, parse_passage, parse_query
+from ret_lightning.data.rows import M2KR_ROWS, ExtraColumns, Passage, Query, RowParser
 from ret_lightning.errors import DataError
 
 Role = Literal["training", "queries", "pool"]
@@ -24,7 +23,6 @@ Role = Literal["training", "queries", "pool"]
 NO_IMAGE = -1  # in place of a hash, which is never negative
 ONE_COLOUR = "one_colour_image"  # a kind of note
 SAMPLED = 50  # texts of a subset and side that a stretch gives away
-_PARSERS = {"training": parse_pair, "queries": parse_query, "pool": parse_passage}
 _TEXTS = ("instruction", "question", "passage_text")
 
 
@@ -113,6 +111,8 @@ class RowScan:
         subset: of the rows; of training rows what tells it.
         reader: reads images that stand in the rows themselves; None: they are not looked at.
         sampled: whether texts are given away.
+        parser: of the rows.
+        extra: columns of training rows that the loss reads.
     """
 
     files: RowFiles
@@ -121,6 +121,8 @@ class RowScan:
     subset: str | SubsetNames
     reader: ImageReader | None
     sampled: bool
+    parser: RowParser = M2KR_ROWS
+    extra: ExtraColumns | None = None
 
     def __call__(self) -> Facts:
         """Never raises for what the files hold."""
@@ -142,14 +144,16 @@ class RowScan:
 
     def _add(self, facts: Facts, content: Any, place: Place | BytePlace, position: int) -> None:
         untold = UntoldPlace(place)
-        values = fields_of(content, untold).values
-        row = _PARSERS[self.role](values, untold)
+        fields = self.parser.fields(content, untold)
+        values = fields.values
         if self.role == "training":
+            row = self.parser.pair(fields, self.extra)
             query, passages = row.query, (row.passage, *row.negatives)
             subset = self.subset(query.subset, query.data_id)
             if subset == UNKNOWN:
                 facts.notes.add(BadRow("unknown_subset", f"{untold}: data_id {query.data_id!r} tells no subset", place))
         else:
+            row = self.parser.query(fields) if self.role == "queries" else self.parser.passage(fields)
             query, passages = (row, ()) if self.role == "queries" else (None, (row,))
             subset = self.subset
         sides = [("query", query)] * (query is not None) + [("passage", passage) for passage in passages]

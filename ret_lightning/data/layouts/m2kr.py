@@ -1,25 +1,17 @@
-"""ReT-M2KR on disk: which file holds what, which subsets there are, and a subset ready to be evaluated."""
+"""ReT-M2KR on disk: which file holds what, which subsets there are, and what the paper reports of them."""
 
 from __future__ import annotations
 
 import glob
-import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
-from ret_lightning.data.images.sources import ImageSource, image_source
+from ret_lightning.data.layouts.base import Layout, PublishedResults
 from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles, suffix_of
-from ret_lightning.data.rows import Passage, Place, parse_passage, parse_query
-from ret_lightning.data.types import EvaluationSubset, Split, unreachable_queries
+from ret_lightning.data.types import Split
 from ret_lightning.errors import DataError
-
-log = logging.getLogger(__name__)
 
 # The eight test subsets of the paper, in its order.
 M2KR_SUBSETS = ("wit", "iglue", "kvqa", "oven", "llava", "infoseek", "evqa", "okvqa")
@@ -27,9 +19,31 @@ M2KR_SUBSETS = ("wit", "iglue", "kvqa", "oven", "llava", "infoseek", "evqa", "ok
 M2KR_TRAINING_SUBSETS = ("msmarco", "cc3m")
 
 
-@dataclass(frozen=True)
-class M2KRFiles:
-    """Where the files stand, relative to `root`; the defaults are ReT-M2KR's. Several folders may be one.
+# Recall's K of each subset in the paper (CVPR 2025, arXiv 2503.01980), which reports the last three with pseudo recall too.
+_RECALL_AT = {"wit": 10, "iglue": 1, "kvqa": 5, "oven": 5, "llava": 1, "infoseek": 5, "evqa": 5, "okvqa": 5}
+_WITH_ANSWERS = ("infoseek", "evqa", "okvqa")
+
+M2KR_PUBLISHED = PublishedResults(
+    "ReT-M2KR",
+    tuple(
+        (subset, metric)
+        for subset, k in _RECALL_AT.items()
+        for metric in (f"recall@{k}", *(["pseudo_recall@5"] if subset in _WITH_ANSWERS else []))
+    ),
+    {
+        "ReT CLIP ViT-L/14": (0.734, 0.818, 0.635, 0.820, 0.799, 0.470, 0.605, 0.445, 0.579, 0.202, 0.662),
+        "ReT OpenCLIP ViT-H/14": (0.714, 0.800, 0.593, 0.830, 0.798, 0.473, 0.607, 0.448, 0.578, 0.182, 0.634),
+        "ReT OpenCLIP ViT-G/14": (0.751, 0.822, 0.606, 0.840, 0.792, 0.520, 0.625, 0.486, 0.602, 0.190, 0.638),
+        "PreFLMR ViT-L (text-only passages)": (
+            0.605, 0.699, 0.440, 0.608, 0.729, 0.374, 0.578, 0.609, 0.708, 0.314, 0.690,
+        ),
+    },
+)  # fmt: skip
+
+
+@dataclass
+class M2KRLayout(Layout):
+    """The folders and files of ReT-M2KR, relative to `root`; several folders may be one.
 
     Attributes:
         root: the folder that holds everything.
@@ -51,6 +65,10 @@ class M2KRFiles:
     images: str | Sequence[str] = "images/m2kr/images"
     train_file: str | Sequence[str] = "m2kr_up_train.jsonl"
 
+    evaluated_subsets = M2KR_SUBSETS
+    training_subsets = M2KR_TRAINING_SUBSETS
+    published = M2KR_PUBLISHED
+
     def training_files(self) -> RowFiles:
         """The files of all training rows."""
         folder = self.root / self.train
@@ -70,10 +88,6 @@ class M2KRFiles:
     def passage_files(self, subset: str) -> RowFiles:
         """The pool of a subset."""
         return self._rows(self.root / self.passages, f"{subset}_passages_test")
-
-    def image_source(self) -> ImageSource:
-        """Where image paths lead; the first call indexes archives."""
-        return image_source(self.images, self.root)
 
     def subsets(self) -> list[str]:
         """The names of the subsets that have a test file; the paper's first and in its order, others by name."""
@@ -120,98 +134,3 @@ class M2KRFiles:
             code="missing-data-root",
             path=str(self.root),
         )
-
-
-def load_subset(
-    files: M2KRFiles,
-    name: str,
-    split: Split,
-    queries_from: Split | None = None,
-    instruction: str | None = None,
-    limit: int | None = None,
-    on_bad_row: OnBadRow = "raise",
-    max_bad_fraction: float = 0.0,
-) -> EvaluationSubset:
-    """Reads and checks the queries and the pool of a subset.
-
-    Args:
-        files: where things are.
-        name: of the subset.
-        split: what the result is called.
-        queries_from: whose queries to take; None: those of `split`.
-        instruction: of all queries, in place of their own; None: their own.
-        limit: most queries that are taken, the first good ones; None: all. The pool is always whole.
-        on_bad_row: `raise`, or `skip`: bad rows, and passages whose id stands in the pool already, are left out, and a
-            warning a file tells how many and where the first is.
-        max_bad_fraction: most that are left out of one file, as a share of its rows.
-
-    Raises:
-        DataError: naming file, line and field of the first mistake; or if more than `max_bad_fraction` are skipped.
-    """
-    query_files, pool_files = files.query_files(name, queries_from or split), files.passage_files(name)
-    tallies = [Tally(), Tally()] if on_bad_row == "skip" else [None, None]
-    queries = list(islice(parsed_rows(query_files, parse_query, tallies[0]), limit))
-    if instruction is not None:
-        queries = [query.instructed(instruction) for query in queries]
-    pool = _unique(parsed_rows(pool_files, parse_passage, tallies[1]), name, tallies[1])
-    for tally, path in zip(tallies, (query_files, pool_files), strict=True):
-        if tally and tally.bad:
-            tally.check(max_bad_fraction, str(path))
-            log.warning("%s: %s are left out; the first: %s", path, tally, next(iter(tally.first.values()))[0].message)
-    if not queries or not pool:
-        empty = query_files if not queries else pool_files
-        raise DataError(
-            f"{empty}: no rows that can be used; {name} needs at least one query and one passage",
-            code="no-evaluation-rows",
-            path=str(empty),
-            subset=name,
-        )
-    unreachable = unreachable_queries(
-        [query.passage_ids for query in queries], {passage.passage_id for passage in pool}
-    )
-    return EvaluationSubset(name, split, queries, pool, unreachable, source=queries_from or split)
-
-
-def twice(passage: Passage, first: Place, subset: str) -> DataError:
-    """The error of a passage whose id stands in the pool already, at `first`."""
-    return DataError(
-        f"{passage.place}: passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line {first.line}; "
-        "remove one of the two",
-        "duplicate_id",
-        code="duplicate-passage-id",
-        passage_id=passage.passage_id,
-        subset=subset,
-        first_line=first.line,
-    )
-
-
-def _unique(passages: Iterable[Passage], subset: str, tally: Tally | None) -> list[Passage]:
-    """The passages, of equal ids the first."""
-    firsts: dict[str, Passage] = {}
-    for passage in passages:
-        first = firsts.setdefault(passage.passage_id, passage)
-        if first is not passage:
-            error = twice(passage, first.place, subset)
-            if tally is None:
-                raise error
-            tally.add(BadRow.of(error, passage.place))
-    return list(firsts.values())
-
-
-def sampled_pool(subset: EvaluationSubset, size: int, seed: int) -> EvaluationSubset:
-    """The subset with a smaller pool: all positives of its queries, and others by chance up to `size`, in their order.
-
-    Recall in a smaller pool is higher than in the whole one: for watching a run, not for reporting.
-
-    Args:
-        subset: with its whole pool.
-        size: passages that stay; more, where the queries have more positives.
-        seed: of the choice, which is the same every time.
-    """
-    wanted = {passage_id for query in subset.queries for passage_id in query.passage_ids}
-    positive = np.array([passage.passage_id in wanted for passage in subset.pool])
-    others = np.flatnonzero(~positive)
-    count = min(len(others), max(0, size - int(positive.sum())))
-    kept = positive.copy()
-    kept[np.random.default_rng((seed, len(others))).choice(others, count, replace=False)] = True
-    return replace(subset, pool=[subset.pool[row] for row in np.flatnonzero(kept)])

@@ -98,10 +98,7 @@ class RowFields:
     def identifier(self, name: str) -> str:
         """Read a string or a whole number, as a string."""
         if name not in self.values:
-            names = ", ".join(json.dumps(key)[1:-1] for key in list(self.values)[:20]) or "no fields"
-            names = names if len(names) <= 200 else names[:197] + "..."
-            message = f"field {name} is missing; the row has {names}"
-            raise self.error(message, "missing_field", code="missing-field", key=name)
+            raise self._missing(name)
         return self._identifier(name, self.values[name])
 
     def identifiers(self, name: str) -> tuple[str, ...]:
@@ -136,6 +133,17 @@ class RowFields:
             answers.append(self._encodable(name, str(answer)))
         return tuple(answers)
 
+    def numbers(self, name: str) -> float | tuple[float, ...]:
+        """Read a number or a list of numbers, as floats; null is NaN, and true and false are 1 and 0."""
+        if name not in self.values:
+            raise self._missing(name)
+        value = self.values[name]
+        items = value if isinstance(value, list) else [value]
+        if not all(item is None or isinstance(item, int | float) for item in items):
+            raise self.wrong(name, "a number, null, or a list of these", value)
+        numbers = tuple(math.nan if item is None else float(item) for item in items)
+        return numbers if isinstance(value, list) else numbers[0]
+
     def error(self, message: str, kind: str, *, code: str, **values: Any) -> DataError:
         """Make the error of this row; see `row_error`."""
         return row_error(self.place, message, kind, code=code, **values)
@@ -144,6 +152,12 @@ class RowFields:
         """Make the error of a field of a wrong type."""
         message = f"field {name} must be {allowed}, got {describe_value(value)}"
         return self.error(message, "wrong_type", code="field-type", key=name, found=value, allowed=allowed)
+
+    def _missing(self, name: str) -> DataError:
+        names = ", ".join(json.dumps(key)[1:-1] for key in list(self.values)[:20]) or "no fields"
+        names = names if len(names) <= 200 else names[:197] + "..."
+        message = f"field {name} is missing; the row has {names}"
+        return self.error(message, "missing_field", code="missing-field", key=name)
 
     def _path(self, name: str, value: Any, allowed: str = "a string or null", found: Any = None) -> str | None:
         if value is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.data.sampling.subset_index import RowIds, row_ids, row_subsets
 from ret_lightning.errors import ConfigError
 
@@ -73,12 +74,14 @@ class Holdout:
 
     Attributes:
         files: of the training rows.
+        parser: of the rows.
         subsets: by name; those that were asked for.
         removed: (n,) int64, numbers of all rows that are not trained on, ascending.
         locations: of these rows and of those of the pools, number to file and position, see `RawRow`.
     """
 
     files: RowFiles
+    parser: RowParser
     subsets: dict[str, SubsetHoldout]
     removed: np.ndarray
     locations: Mapping[int, tuple[int, int]]
@@ -89,7 +92,13 @@ class Holdout:
         return frozenset(self.locations[row] for row in self.removed.tolist())
 
 
-def hold_out(files: RowFiles, known: Sequence[str], names: Sequence[str], limits: HoldoutLimits) -> Holdout:
+def hold_out(
+    files: RowFiles,
+    known: Sequence[str],
+    names: Sequence[str],
+    limits: HoldoutLimits,
+    parser: RowParser = M2KR_ROWS,
+) -> Holdout:
     """Chooses the rows that are held out of each subset.
 
     Sets of passage ids that rows name are taken in the order of their hashes (`id_hash`, no seed), as long as the rows that
@@ -101,11 +110,12 @@ def hold_out(files: RowFiles, known: Sequence[str], names: Sequence[str], limits
         known: names that a data_id may begin with.
         names: of the subsets.
         limits: of each.
+        parser: of the rows.
 
     Raises:
         DataError: if the files cannot be scanned.
     """
-    subsets, ids = row_subsets(files, known), row_ids(files, known)
+    subsets, ids = row_subsets(files, known, parser), row_ids(files, known, parser)
     ends = np.cumsum(ids.counts, dtype=np.int64)
     found = {}
     for name in names:
@@ -117,7 +127,7 @@ def hold_out(files: RowFiles, known: Sequence[str], names: Sequence[str], limits
     removed = np.unique(np.concatenate([empty, *(part for f in found.values() for part in (f.held_out, f.left_out))]))
     needed = np.unique(np.concatenate([removed, *(f.passages for f in found.values())]))
     locations = dict(zip(needed.tolist(), ids.locations(needed), strict=True))
-    return Holdout(files, found, removed, locations)
+    return Holdout(files, parser, found, removed, locations)
 
 
 def _subset(rows: np.ndarray, ids: RowIds, ends: np.ndarray, limits: HoldoutLimits) -> SubsetHoldout:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
-from ret_lightning.data.rows import subset_fields
+from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.data.sampling.batch_samplers import BatchCutter, Draw, EpochBatches, Span
 from ret_lightning.data.sampling.mixture import Mixture
 from ret_lightning.errors import DataError
@@ -43,6 +43,7 @@ class RowStream:
         limit: only so many rows are used, the first ones that the mixture does not leave out; None: all.
         seed: of the order.
         removed: file and position of rows that are not used at all, see `RawRow`.
+        parser: of the rows.
     """
 
     files: RowFiles
@@ -52,6 +53,7 @@ class RowStream:
     limit: int | None = None
     seed: int = 0
     removed: frozenset[tuple[int, int]] = frozenset()
+    parser: RowParser = M2KR_ROWS
 
     def draws(self, epoch: int) -> Iterator[Draw]:
         """The draws of an epoch."""
@@ -66,7 +68,7 @@ class RowStream:
 
     def subset(self, row: RawRow) -> str:
         """The subset of a row; `unknown` where it does not tell or cannot be parsed."""
-        return self.names(*subset_fields(row.content))
+        return self.names(*self.parser.parse_subset(row.content))
 
     def _read(self, stretch: Stretch) -> Iterator[RawRow]:
         rows = self.files.read(stretch)

@@ -17,10 +17,9 @@ import numpy as np
 
 from ret_lightning.data.bad_rows import UntoldPlace
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.fields import Content, fields_of
-from ret_lightning.data.readers.row_files import RowFiles, Stretch
+from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
 from ret_lightning.data.readers.source_location import Place
-from ret_lightning.data.rows import parse_pair, subset_fields
+from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.runtime.cache_dir import default_cache_dir
@@ -81,7 +80,7 @@ def id_hash(subset: str, passage_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def row_subsets(files: RowFiles, known: Sequence[str]) -> RowSubsets:
+def row_subsets(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowSubsets:
     """The subset of each row, from the cache folder (`$XDG_CACHE_HOME/ret_lightning`) where the files were read before.
 
     Large files are read by as many processes as there are cores, with a progress bar. A row that cannot be parsed counts
@@ -90,27 +89,28 @@ def row_subsets(files: RowFiles, known: Sequence[str]) -> RowSubsets:
     Args:
         files: of training rows.
         known: names that a data_id may begin with.
+        parser: of the rows.
 
     Raises:
         DataError: if a file cannot be read to its end, or a process is killed.
     """
-    names, codes = _scanned(files, known, ("names", "codes"))
+    names, codes = _scanned(files, known, parser, ("names", "codes"))
     return RowSubsets(tuple(names.tolist()), codes)
 
 
-def row_ids(files: RowFiles, known: Sequence[str]) -> RowIds:
+def row_ids(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowIds:
     """The passage ids of each row, from the same scan and cache as `row_subsets`, with the same arguments and errors."""
-    return RowIds(*_scanned(files, known, tuple(field.name for field in fields(RowIds))))
+    return RowIds(*_scanned(files, known, parser, tuple(field.name for field in fields(RowIds))))
 
 
-def _scanned(files: RowFiles, known: Sequence[str], wanted: Sequence[str]) -> list[np.ndarray]:
+def _scanned(files: RowFiles, known: Sequence[str], parser: RowParser, wanted: Sequence[str]) -> list[np.ndarray]:
     """Arrays of the scan by name."""
-    what = json.dumps([_VERSION, files.fingerprint(), list(known)])
+    what = json.dumps([_VERSION, files.fingerprint(), list(known), *parser.identity])
     cached = default_cache_dir() / "subsets" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.npz"
     if os.path.isfile(cached):  # False too where the folder may not be searched, and pathlib would raise
         with np.load(cached, allow_pickle=False) as file:
             return [file[name] for name in wanted]
-    found = _scan(files, SubsetNames(known))
+    found = _scan(files, SubsetNames(known), parser)
     try:
         with whole_file(cached) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **found)
@@ -125,13 +125,13 @@ def _scanned(files: RowFiles, known: Sequence[str], wanted: Sequence[str]) -> li
     return [found[name] for name in wanted]
 
 
-def _scan(files: RowFiles, names: SubsetNames) -> dict[str, np.ndarray]:
+def _scan(files: RowFiles, names: SubsetNames, parser: RowParser) -> dict[str, np.ndarray]:
     """The arrays of `RowSubsets` and `RowIds`."""
     stretches = files.stretches()
     codes_by_name: dict[str, int] = {}
     parts: list[_Part] = []
     rows_of_file = np.zeros(len(files.paths), np.int64)
-    for stretch, part in zip(stretches, _read_all(files, names, stretches), strict=True):
+    for stretch, part in zip(stretches, _read_all(files, names, parser, stretches), strict=True):
         own = [codes_by_name.setdefault(name, len(codes_by_name)) for name in part.names]
         part.codes = np.array(own, np.uint16)[part.codes]
         rows_of_file[stretch.file] += len(part.codes)
@@ -157,8 +157,8 @@ class _Part:
     positions: np.ndarray
 
 
-def _read_all(files: RowFiles, names: SubsetNames, stretches: Sequence[Stretch]) -> Iterator[_Part]:
-    read = partial(_read, files, names)
+def _read_all(files: RowFiles, names: SubsetNames, parser: RowParser, stretches: Sequence[Stretch]) -> Iterator[_Part]:
+    read = partial(_read, files, names, parser)
     if files.size() < QUIET_BYTES or len(stretches) == 1:
         yield from map(read, stretches)
         return
@@ -180,14 +180,13 @@ def _read_all(files: RowFiles, names: SubsetNames, stretches: Sequence[Stretch])
             ) from None
 
 
-def _read(files: RowFiles, names: SubsetNames, stretch: Stretch) -> _Part:
+def _read(files: RowFiles, names: SubsetNames, parser: RowParser, stretch: Stretch) -> _Part:
     positions_of: dict[str, int] = {}
     codes, hashes, counts, positions = [], [], [], []
     for row in files.read(stretch):
-        values = _values(row.content)
-        subset = names(*subset_fields(values))
+        found, ids = _subset_and_ids(parser, row)
+        subset = names(*found)
         codes.append(positions_of.setdefault(subset, len(positions_of)))
-        ids = _passage_ids(values)
         hashes += [id_hash(subset, passage_id) for passage_id in ids]
         counts.append(len(ids))
         positions.append(row.position)
@@ -200,17 +199,13 @@ def _read(files: RowFiles, names: SubsetNames, stretch: Stretch) -> _Part:
     )
 
 
-def _values(content: Content) -> Content:
-    """The fields of a row, parsed once; the row itself where it cannot be parsed."""
+def _subset_and_ids(parser: RowParser, row: RawRow) -> tuple[tuple[str | None, str], tuple[str, ...]]:
+    """What decides the subset of a row, and its passage ids: none of a row that training cannot use, so it is not held out."""
     try:
-        return fields_of(content, _NOWHERE).values
+        fields = parser.fields(row.content, _NOWHERE)
     except DataError:
-        return content
-
-
-def _passage_ids(values: Content) -> tuple[str, ...]:
-    """The ids of a row that training can use; else none, so that a bad row is never held out."""
+        return (None, ""), ()
     try:
-        return parse_pair(values, _NOWHERE).query.passage_ids
+        return parser.subset(fields), parser.pair(fields).query.passage_ids
     except DataError:
-        return ()
+        return parser.subset(fields), ()

@@ -15,7 +15,7 @@ from ret_lightning.data.layouts.m2kr import M2KR_SUBSETS, M2KR_TRAINING_SUBSETS
 from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.rows import subset_fields
+from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.data.sampling.batch_samplers import EpochBatches, GlobalBatches
 from ret_lightning.data.sampling.holdout import Holdout
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture, check_factors, check_names
@@ -86,6 +86,8 @@ class TrainingSet:
         named: subsets that other settings name, each with the setting.
         seed: of the order and of the fractions of the mixture.
         holdout: what is held out of these files for validation; None: nothing.
+        corpus: the subsets that the layout knows.
+        parser: of the rows.
 
     Raises:
         ConfigError: if a subset is named that there is not.
@@ -100,14 +102,17 @@ class TrainingSet:
         named: Mapping[str, str],
         seed: int = 0,
         holdout: Holdout | None = None,
+        corpus: Sequence[str] = (*M2KR_SUBSETS, *M2KR_TRAINING_SUBSETS),
+        parser: RowParser = M2KR_ROWS,
     ) -> None:
         self.files = files
+        self.parser = parser
         self.choice = choice
         self.seed = seed
         self.holdout = holdout if holdout is not None and len(holdout.removed) else None
         settings = dict.fromkeys(choice.repeat or {}, "data.repeat")
         settings |= dict.fromkeys(choice.weights or {}, "data.weights") | dict(named)
-        known = tuple(dict.fromkeys((*M2KR_SUBSETS, *M2KR_TRAINING_SUBSETS, *evaluated, *(choice.subsets or ()))))
+        known = tuple(dict.fromkeys((*corpus, *evaluated, *(choice.subsets or ()))))
         self.names = SubsetNames((*known, *settings))
         self._check_names(settings, known)
         rows = self._counts() if choice.weights is not None else None
@@ -121,7 +126,7 @@ class TrainingSet:
     @cached_property
     def subsets(self) -> RowSubsets:
         """The subset of each row: a scan of all files, the first time."""
-        return row_subsets(self.files, self.names.known)
+        return row_subsets(self.files, self.names.known, self.parser)
 
     @cached_property
     def rows(self) -> IndexedRows | RowFiles:
@@ -133,7 +138,7 @@ class TrainingSet:
         if self.choice.reading == "streaming":
             stream = RowStream(
                 self.files, self.names, self.mixture, self.choice.shuffle_buffer, self.choice.limit, self.seed,
-                self.holdout.removed_locations if self.holdout else frozenset(),
+                self.holdout.removed_locations if self.holdout else frozenset(), self.parser,
             )  # fmt: skip
             return StreamedBatches(stream, batch_size, rank, world_size, self.choice.one_subset_batches)
         rows, mixture = len(self.rows), None
@@ -193,6 +198,6 @@ class TrainingSet:
             seen = self.subsets.names
         else:
             contents = (row.content for stretch in self.files.stretches() for row in self.files.read(stretch))
-            seen = {self.names(*subset_fields(content)) for content in islice(contents, _NAMES_FROM)}
+            seen = {self.names(*self.parser.parse_subset(content)) for content in islice(contents, _NAMES_FROM)}
         for name, setting in settings.items():
             check_names(setting, [name], list(dict.fromkeys((*known, *seen))))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 from ret_lightning.models.backbones.missing_weights import no_weights
@@ -138,13 +138,13 @@ class OpenClipTextStack(_OpenClipStack):
         self.positional_embedding = clip.positional_embedding
         self.ln_final = clip.ln_final  # stored in a checkpoint, never used
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         check_token_ids(inputs, self.token_embedding.num_embeddings, len(self.positional_embedding))
         return self.token_embedding(inputs) + self.positional_embedding[: inputs.shape[1]]
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
-        # Causal and padded on the right: no real token sees padding. The mask is made anew, next to nothing beside the
-        # block, since a buffer would stay behind on the meta device when weights are assigned.
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        # Causal and padded on the right: no real token attends to padding. The causal mask is built per block, which costs
+        # little: a buffer would stay on the meta device when weights are assigned.
         length = states.shape[1]
         mask = torch.full((length, length), -torch.inf, dtype=states.dtype, device=states.device).triu(1)
         return self.block(index)(states, attn_mask=mask)
@@ -172,7 +172,7 @@ class OpenClipVisionStack(_OpenClipStack):
         self.ln_pre = visual.ln_pre
         self.ln_post = visual.ln_post  # stored in a checkpoint, never used
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         size = self._sizes["image_size"]
         if inputs.shape[-2:] != (size, size):
             raise ValueError(
@@ -182,7 +182,7 @@ class OpenClipVisionStack(_OpenClipStack):
         tokens = torch.cat([self.class_embedding.expand(len(inputs), 1, -1), patches], dim=1)
         return self.ln_pre(tokens + self.positional_embedding)
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         return self.block(index)(states)
 
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
@@ -194,7 +194,7 @@ def open_clip_backbone(
     pretrained: str | None = None,
     library: Literal["open_clip", "transformers"] = "open_clip",
     copy: str | None = None,
-    tokenizer: ClipTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     image_transform: ImageTransform | None = None,
     published_plan: str | None = None,
 ) -> Backbone:

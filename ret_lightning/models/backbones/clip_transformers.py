@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from transformers.utils import logging
 
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.missing_weights import no_weights
 from ret_lightning.ops.onednn_linear import multiply_by_products
@@ -162,13 +162,13 @@ class ClipTextStack(_ClipStack):
     model_class, config_class = CLIPTextModel, CLIPTextConfig
     fields = TEXT_FIELDS
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         check_token_ids(inputs, self.model.config.vocab_size, self.model.config.max_position_embeddings)
         return self.model.embeddings(input_ids=inputs)
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
-        # CLIP's texts are padded on the right and its attention looks only to the left, so no real token sees padding
-        # and no padding mask is needed: without one, PyTorch may use its fused causal attention.
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        # CLIP's texts are padded on the right and its attention is causal, so no real token attends to padding: without a
+        # padding mask, PyTorch may use its fused causal attention.
         return self.model.encoder.layers[index](states, attention_mask=None, is_causal=True)
 
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
@@ -182,10 +182,10 @@ class ClipVisionStack(_ClipStack):
     model_class, config_class = CLIPVisionModel, CLIPVisionConfig
     fields = VISION_FIELDS
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         return self.model.pre_layrnorm(self.model.embeddings(inputs))
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
         return self.model.encoder.layers[index](states, attention_mask=None, is_causal=False)
 
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
@@ -196,7 +196,7 @@ def clip_backbone(
     text: dict | None = None,
     vision: dict | None = None,
     pretrained: str | None = None,
-    tokenizer: ClipTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     image_transform: ImageTransform | None = None,
     published_plan: str | None = None,
 ) -> Backbone:

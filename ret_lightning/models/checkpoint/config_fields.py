@@ -7,6 +7,7 @@ What the published classes cannot express stands in a section `ret_lightning` of
 | tower | `gate` | name of the gate, where it is not the published one |
 | tower | `gate_settings` | arguments of its constructor, where they are not the three that the published fields hold |
 | tower | `modules` | modules of the classes that are not of this package |
+| tower | `tokenizer`, `image_transform` | `{"name": ..., "settings": {...}, "files": [...]}`, where it is not CLIP's |
 | tower | `layers` | `{"text": [...], "vision": [...]}`, where that is no published plan |
 | tower | `cell_per_step` | true: a cell for each step |
 | tower | `image_mean`, `image_std` | where they are not CLIP's |
@@ -15,7 +16,7 @@ What the published classes cannot express stands in a section `ret_lightning` of
 | tower | `max_length` | of a text in tokens, where it is not all that the text backbone has positions for |
 | whole | `share_cells` | true: both towers have the same cell (stored twice, as the published classes want it) |
 
-A model with any of the first five has a `layer_strategy` that the published classes refuse, lest they compute something
+A model with any of the first seven has a `layer_strategy` that the published classes refuse, lest they compute something
 else with it; so has one with heads or an MLP of other sizes than theirs, H // 64 and 4 H.
 """
 
@@ -31,8 +32,8 @@ from ret_lightning.models.backbones.base import BlockStack
 
 EXTENSION = "ret_lightning"
 TOWER_EXTENSION = (
-    "gate", "gate_settings", "modules", "layers", "cell_per_step", "image_mean", "image_std", "image_size", "image_reduce",
-    "max_length",
+    "gate", "gate_settings", "modules", "tokenizer", "image_transform", "layers", "cell_per_step", "image_mean", "image_std",
+    "image_size", "image_reduce", "max_length",
 )  # fmt: skip
 WHOLE_EXTENSION = ("share_cells",)
 

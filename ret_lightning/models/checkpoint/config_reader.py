@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ret_lightning.config.own_packages import import_own_packages
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models.backbones.base import Backbone, BlockStack
+from ret_lightning.models.backbones.base import STACKS, Backbone, BlockStack, find_stack
 from ret_lightning.models.cell import ACTIVATIONS, RetCell
 from ret_lightning.models.checkpoint.config_fields import (
     CLIP_IMAGES,
@@ -26,11 +26,12 @@ from ret_lightning.models.checkpoint.config_fields import (
     text_positions,
     vision_size,
 )
-from ret_lightning.models.exchangeable_parts import subclasses
+from ret_lightning.models.checkpoint.preprocessors import KINDS, read_entry
 from ret_lightning.models.gates import LSTMGate, gate_named
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
+from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 RetrieverT = TypeVar("RetrieverT", bound=TwoTowers)
 
@@ -41,7 +42,10 @@ _CELL_FIELDS = (
 
 
 def retriever_from_config(
-    config: Mapping[str, Any], where: Path, retriever_class: type[RetrieverT] = TwoTowers
+    config: Mapping[str, Any],
+    where: Path,
+    retriever_class: type[RetrieverT] = TwoTowers,
+    read: Callable[[str], bytes] | None = None,
 ) -> RetrieverT:
     """A retriever of random weights with the architecture of a config.
 
@@ -49,12 +53,13 @@ def retriever_from_config(
         config: the content of a `config.json`; kept, so that saving writes the fields that are not ours as they are.
         where: its file, for messages.
         retriever_class: `RetRetriever`, or a class derived from `TwoTowers`.
+        read: gets the content of a file from its path in the checkpoint's folder; None: from the folder of `where`.
 
     Raises:
         UserError: naming file and field, if a field is missing or cannot be served.
     """
     try:
-        return _retriever(config, where, retriever_class)
+        return _retriever(config, where, retriever_class, read or partial(_read_file, where.parent))
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         # A library refused sizes that are sound each for itself.
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -66,10 +71,12 @@ def retriever_from_config(
         ) from error
 
 
-def _retriever(config: Mapping[str, Any], where: Path, retriever_class: type[RetrieverT]) -> RetrieverT:
+def _retriever(
+    config: Mapping[str, Any], where: Path, retriever_class: type[RetrieverT], read: Callable[[str], bytes]
+) -> RetrieverT:
     whole = ConfigFields(config, where, "", WHOLE_DEFAULTS)
     query = whole.section("query_config", TOWER_DEFAULTS)
-    query_tower = _tower(query, _stack(query, "text_config"), _stack(query, "vision_config"))
+    query_tower = _tower(query, _stack(query, "text_config"), _stack(query, "vision_config"), read)
     sides = [(query, query_tower)]
     if not whole.flag("share_query_passage_models"):
         passage = whole.section("passage_config", TOWER_DEFAULTS)
@@ -81,6 +88,7 @@ def _retriever(config: Mapping[str, Any], where: Path, retriever_class: type[Ret
             passage,
             query_tower.text_backbone if whole.flag("share_text_models") else _stack(passage, "text_config"),
             query_tower.vision_backbone if whole.flag("share_vision_models") else _stack(passage, "vision_config"),
+            read,
             cells,
         )
         sides.append((passage, passage_tower))
@@ -90,24 +98,45 @@ def _retriever(config: Mapping[str, Any], where: Path, retriever_class: type[Ret
     return retriever
 
 
-def _tower(config: ConfigFields, text: BlockStack, vision: BlockStack, cells: list[RetCell] | None = None) -> RetTower:
+def _tower(
+    config: ConfigFields,
+    text: BlockStack,
+    vision: BlockStack,
+    read: Callable[[str], bytes],
+    cells: list[RetCell] | None = None,
+) -> RetTower:
     extension, plan = config.extension(TOWER_EXTENSION), _plan(config)
-    backbone = Backbone(
-        text,
-        vision,
-        ClipTokenizer(extension.count("max_length") if "max_length" in extension else text_positions(text)),
-        ImageTransform(
+    preprocessors: dict[str, Any] = {
+        kind: read_entry(extension, kind, modules_of(extension), read) for kind in KINDS if kind in extension
+    }
+    if "tokenizer" not in preprocessors:
+        longest = extension.count("max_length") if "max_length" in extension else text_positions(text)
+        preprocessors["tokenizer"] = ClipTokenizer(longest)
+    if "image_transform" not in preprocessors:
+        preprocessors["image_transform"] = ImageTransform(
             extension.count("image_size") if "image_size" in extension else vision_size(vision),
             extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else CLIP_IMAGES.mean,
             extension.numbers("image_std", 3, 0) if "image_std" in extension else CLIP_IMAGES.std,
             extension.flag("image_reduce"),
-        ),
-    )
+        )
+    backbone = Backbone(text, vision, **preprocessors)
     # Null is no output map to the published classes, as 0 is.
     no_map = config.get("late_proj_output_size", int, type(None)) is None
     size = 0 if no_map else config.count("late_proj_output_size", 0)
     with _located(config):
         return RetTower(backbone, plan, cells or _cells(config, plan), size, config.flag("use_pooler_features"))
+
+
+def _read_file(folder: Path, path: str) -> bytes:
+    refuse_lfs_pointer(folder / path)
+    try:
+        return (folder / path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"checkpoint {folder}: {path} cannot be read ({error.strerror}); copy the whole folder of the checkpoint",
+            code="checkpoint-file-missing",
+            path=folder / path,
+        ) from error
 
 
 def _plan(config: ConfigFields) -> LayerPlan:
@@ -190,31 +219,22 @@ def _set_trained(sides: list[tuple[ConfigFields, RetTower]]) -> None:
 
 
 def _stack(config: ConfigFields, field: str) -> BlockStack:
-    from ret_lightning.models.backbones import clip_transformers  # noqa: F401  the stacks that the published models have
-
     sizes = config.section(field, {})
     model_type = sizes.get("model_type", str)
-    known = _stack_classes()
-    if model_type not in known:
-        hint = import_own_packages(modules_of(config.extension(TOWER_EXTENSION)))
-        known = _stack_classes()
-    if model_type not in known:
+    kind, hint = find_stack(model_type, modules_of(config.extension(TOWER_EXTENSION)))
+    if kind is None:
         hint = hint or "a backbone of your own is known once its module is imported"
         raise sizes.error(
             "model_type",
-            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(known))}; {hint}",
+            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(STACKS))}; {hint}",
             code="checkpoint-backbone-unknown",
             found=model_type,
-            allowed=tuple(sorted(known)),
+            allowed=tuple(sorted(STACKS)),
         )
     with _located(sizes):
-        stack = known[model_type].from_layout_config(sizes.config)
+        stack = kind.from_layout_config(sizes.config)
     stack.source = sizes.config.get("_name_or_path") or ""
     return stack
-
-
-def _stack_classes() -> dict[str, type[BlockStack]]:
-    return {kind.__dict__["model_type"]: kind for kind in subclasses(BlockStack) if "model_type" in kind.__dict__}
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, Preprocessor
 from ret_lightning.models.backbones.base import BlockStack
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.checkpoint.config_fields import CLIP_IMAGES, EXTENSION, text_positions, vision_size
+from ret_lightning.models.checkpoint.preprocessors import KINDS, stored_of
 from ret_lightning.models.exchangeable_parts import class_name, described_value, is_own, json_value
 from ret_lightning.models.gates import Gate, LSTMGate
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS
@@ -83,12 +84,13 @@ def former_architecture(retriever: TwoTowers) -> dict[str, Any]:
 
 
 def own_modules(retriever: TwoTowers) -> list[str]:
-    """The modules of a retriever's gates and backbones that are not of this package."""
+    """The modules of a retriever's gates, backbones, tokenizers and image transforms that are not of this package."""
     return sorted({m for tower in (retriever.query_tower, retriever.passage_tower) for m in _own_modules(tower)})
 
 
 def _own_modules(tower: RetTower) -> list[str]:
-    parts = (tower.cells[0].gate, tower.text_backbone, tower.vision_backbone)
+    preprocessors = [getattr(tower, kind) for kind in KINDS if isinstance(getattr(tower, kind), Preprocessor)]
+    parts = (tower.cells[0].gate, tower.text_backbone, tower.vision_backbone, *preprocessors)
     return sorted({type(part).__module__ for part in parts if is_own(part)} - {"__main__"})
 
 
@@ -216,19 +218,21 @@ def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
             extension["gate_settings"] = settings
     if own := _own_modules(tower):
         extension["modules"] = own
+    extension |= {kind: stored.entry() for kind, stored in stored_of(tower).items()}
     if len(tower.cells) > 1:
         extension["cell_per_step"] = True
     other_sizes = cell.num_heads != cell.hidden_size // 64 or cell.intermediate_size != 4 * cell.hidden_size
     if extension or other_sizes or strategy == EXTENSION:
         extension["layers"], strategy = layers, EXTENSION
     images, tokenizer = tower.image_transform, tower.tokenizer
-    if (images.mean, images.std) != (CLIP_IMAGES.mean, CLIP_IMAGES.std):
-        extension |= {"image_mean": list(images.mean), "image_std": list(images.std)}
-    if images.size != vision_size(tower.vision_backbone):
-        extension["image_size"] = images.size
-    if images.reduce:
-        extension["image_reduce"] = True
-    if tokenizer.max_length != text_positions(tower.text_backbone):
+    if type(images) is ImageTransform:
+        if (images.mean, images.std) != (CLIP_IMAGES.mean, CLIP_IMAGES.std):
+            extension |= {"image_mean": list(images.mean), "image_std": list(images.std)}
+        if images.size != vision_size(tower.vision_backbone):
+            extension["image_size"] = images.size
+        if images.reduce:
+            extension["image_reduce"] = True
+    if type(tokenizer) is ClipTokenizer and tokenizer.max_length != text_positions(tower.text_backbone):
         extension["max_length"] = tokenizer.max_length
     return extension, strategy
 
@@ -236,8 +240,6 @@ def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
 def _check_storable(tower: RetTower) -> None:
     """Raises ConfigError if a part of a tower is of a class that a checkpoint cannot name."""
     for option, part, kind in (
-        ("backbone.tokenizer", tower.tokenizer, ClipTokenizer),
-        ("backbone.image_transform", tower.image_transform, ImageTransform),
         *(("the cell", cell, RetCell) for cell in tower.cells),
         ("the tower", tower, RetTower),
     ):

@@ -18,6 +18,7 @@ from torch import Tensor
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models.checkpoint.config_reader import RetrieverT, retriever_from_config
 from ret_lightning.models.checkpoint.config_writer import architecture, config_of
+from ret_lightning.models.checkpoint.preprocessors import FILES_FOLDER, preprocessor_files, stored_preprocessors
 from ret_lightning.models.checkpoint.state_names import load_published_state, published_sides, published_state
 from ret_lightning.models.precision import device_named, dtype_named
 from ret_lightning.models.two_towers import TwoTowers
@@ -26,6 +27,7 @@ from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_HUB_FILES = ["*.json", "*.safetensors", f"{FILES_FOLDER}/*"]
 
 
 def load_checkpoint(
@@ -102,7 +104,7 @@ def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: in
     from safetensors.torch import save_file
 
     folder, size = Path(folder), check_shard_size(max_shard_size)
-    config = storable_config(retriever)
+    config, parts = storable_config(retriever), preprocessor_files(retriever)
     state = _stand_alone(published_state(retriever))
     shards = split_torch_state_dict_into_shards(
         state, filename_pattern="model{suffix}.safetensors", max_shard_size=size
@@ -114,12 +116,19 @@ def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: in
             write_to = unfinished.enter_context(whole_file(folder / CONFIG_FILE))
             write_to.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             old = [path for path in _weight_files(folder) if path.name not in files]
+            kept = {folder / path for path in parts}
+            old += [path for path in folder.glob(f"{FILES_FOLDER}/*/*") if path not in kept]
             old += [] if shards.is_sharded else [folder / WEIGHTS_INDEX]
 
             @unfinished.push
             def remove_old(kind: type | None, *_: object) -> None:
                 for path in old if kind is None else ():
                     path.unlink(missing_ok=True)
+                    if path.parent != folder and not any(path.parent.iterdir()):
+                        path.parent.rmdir()
+
+            for path, content in parts.items():
+                unfinished.enter_context(whole_file(folder / path)).write_bytes(content)
 
             if shards.is_sharded:
                 index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
@@ -143,7 +152,8 @@ def storable_config(retriever: TwoTowers) -> dict[str, Any]:
     config = config_of(retriever)
     try:
         with torch.inference_mode(False), torch.device("meta"):
-            again = retriever_from_config(json.loads(json.dumps(config)), Path(CONFIG_FILE))
+            files = preprocessor_files(retriever)
+            again = retriever_from_config(json.loads(json.dumps(config)), Path(CONFIG_FILE), read=files.__getitem__)
     except Exception as error:  # of a part of the user's, which may raise anything
         reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise ConfigError(
@@ -157,6 +167,8 @@ def storable_config(retriever: TwoTowers) -> dict[str, Any]:
         for key in here | there
         if _of(here, key) != _of(there, key)
     ]
+    if stored_preprocessors(again) != stored_preprocessors(retriever):
+        differences.append("the tokenizer or the image transform would be read with other settings or files")
     own, state = published_state(again), published_state(retriever)
     differences += [f"tensor {name} has no place in the model that is read" for name in state if name not in own]
     differences += [
@@ -252,7 +264,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=_HUB_FILES))
     except (OSError, HFValidationError) as error:  # what the hub's errors are
         if (unwritable := cache_error(error)) is not None:
             raise unwritable from error

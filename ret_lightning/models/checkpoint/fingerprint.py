@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.checkpoint.config_writer import architecture, former_architecture
+from ret_lightning.models.checkpoint.preprocessors import PUBLISHED, fingerprint_settings
 from ret_lightning.models.checkpoint.state_names import published_state
-from ret_lightning.models.exchangeable_parts import class_name
+from ret_lightning.models.exchangeable_parts import class_name, described_value
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 
-VERSION = 2
-_PREFIX = f"v{VERSION}:"
+VERSION = 3
+# What the second version depends on, of the settings of tokenizers and image transforms.
+_IMAGE_SETTINGS = ("size", "mean", "std", "reduce")
+_KNOWN = {"tokenizer": ("max_length",), "image_transform": _IMAGE_SETTINGS}
 
 
 def fingerprint(retriever: TwoTowers) -> str:
-    """`v2:` and 32 hexadecimal digits that change with any weight, with any setting of a part, and with the preprocessing.
+    """A version and 32 hexadecimal digits that change with any weight, setting of a part, tokenizer and image transform.
 
-    A training checkpoint and what ret-export writes of it have the same fingerprint.
+    A training checkpoint and what ret-export writes of it have the same fingerprint. The version is `v2:`, or `v3:` where the
+    tokenizer or image transform has settings or files that CLIP's lack.
     """
-    preparation = {
-        f"{side}.{name}": value
-        for side, tower in (("query", retriever.query_tower), ("passage", retriever.passage_tower))
-        for name, value in {**_preparation(tower, ("size", "mean", "std", "reduce")), **_own_preparation(tower)}.items()
-    }
-    return _PREFIX + _digest(preparation | architecture(retriever), _weights(retriever))
+    further = _of_both_sides(retriever, _further_preparation)
+    return _fingerprint(retriever, further, VERSION if further else 2)
 
 
 def fingerprint_as(stored: str, retriever: TwoTowers) -> str:
@@ -38,18 +38,27 @@ def fingerprint_as(stored: str, retriever: TwoTowers) -> str:
 
     Args:
         stored: of an index or of embeddings, of this version or an earlier one. Fingerprints of the first version have no
-            prefix, and do not depend on the settings that only a gate of the user's own has.
+            prefix, and do not depend on the settings that only a gate of the user's own has; those of the second not on the
+            further settings and the files of a tokenizer or image transform.
         retriever: the model.
     """
-    return fingerprint(retriever) if ":" in stored else _first_fingerprint(retriever)
+    if ":" not in stored:
+        return _first_fingerprint(retriever)
+    return _fingerprint(retriever, {}, 2) if stored.startswith("v2:") else fingerprint(retriever)
+
+
+def _fingerprint(retriever: TwoTowers, further: dict[str, Any], version: int) -> str:
+    preparation = _of_both_sides(retriever, lambda tower: _preparation(tower, _IMAGE_SETTINGS) | _own_classes(tower))
+    return f"v{version}:" + _digest(preparation | further | architecture(retriever), _weights(retriever))
+
+
+def _of_both_sides(retriever: TwoTowers, settings: Callable[[RetTower], dict[str, Any]]) -> dict[str, Any]:
+    sides = (("query", retriever.query_tower), ("passage", retriever.passage_tower))
+    return {f"{side}.{name}": value for side, tower in sides for name, value in settings(tower).items()}
 
 
 def _first_fingerprint(retriever: TwoTowers) -> str:
-    settings: dict[str, Any] = {
-        f"{side}.{name}": value
-        for side, tower in (("query", retriever.query_tower), ("passage", retriever.passage_tower))
-        for name, value in _preparation(tower, ("size", "mean", "std")).items()
-    }
+    settings = _of_both_sides(retriever, lambda tower: _preparation(tower, ("size", "mean", "std")))
     try:
         settings |= former_architecture(retriever)
         weights = published_state(retriever)
@@ -63,10 +72,19 @@ def _preparation(tower: RetTower, image_settings: tuple[str, ...]) -> dict[str, 
     return {"tokenizer.max_length": getattr(tower.tokenizer, "max_length", None), **images}
 
 
-def _own_preparation(tower: RetTower) -> dict[str, str]:
+def _own_classes(tower: RetTower) -> dict[str, str]:
     """The classes of a tokenizer and an image transform that are not CLIP's."""
-    parts = {"tokenizer": (tower.tokenizer, ClipTokenizer), "image_transform": (tower.image_transform, ImageTransform)}
-    return {name: class_name(part) for name, (part, kind) in parts.items() if type(part) is not kind}
+    parts = {name: getattr(tower, name) for name in PUBLISHED}
+    return {name: class_name(part) for name, part in parts.items() if type(part) is not PUBLISHED[name]}
+
+
+def _further_preparation(tower: RetTower) -> dict[str, Any]:
+    """What the second version does not depend on."""
+    return {
+        f"{name}.{key}": described_value(value)
+        for name, known in _KNOWN.items()
+        for key, value in fingerprint_settings(getattr(tower, name), known).items()
+    }
 
 
 def _weights(retriever: TwoTowers) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ret_lightning.errors import UserError
 from ret_lightning.models.checkpoint.files import save_checkpoint, storable_config
 from ret_lightning.models.checkpoint.model_card import model_card
+from ret_lightning.models.checkpoint.preprocessors import FILES_FOLDER
 from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.runtime.atomic_files import write_text
 
@@ -43,7 +44,12 @@ def push(
                 commit_message=commit_message,
                 revision=revision,
                 # Shards of an earlier upload must not stay beside the new weights.
-                delete_patterns=["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"],
+                delete_patterns=[
+                    "model.safetensors",
+                    "model-*-of-*.safetensors",
+                    "model.safetensors.index.json",
+                    f"{FILES_FOLDER}/*",
+                ],
             )
     except (OSError, HFValidationError) as error:  # what the hub's errors are
         reason = str(error).strip().splitlines()[0]

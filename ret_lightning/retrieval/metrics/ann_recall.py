@@ -14,7 +14,7 @@ from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
 # Metric names in logs.
-ANN_RECALL, RECALL_LOSS, FALLBACK_SHARE = "agreement", "recall_cost", "fallback_share"
+ANN_RECALL, RECALL_LOSS, FALLBACK_SHARE = "ann_recall", "recall_loss", "fallback_share"
 
 
 def measure_ann_recall(
@@ -40,7 +40,7 @@ def measure_ann_recall(
 
     Returns:
         The metrics of `compare_rankings`. Of an index with candidates also `fallback_share`, the share of the queries for which
-        it found too few, and the same metrics without its exact fallback: `recall_cost_without_fallback@K` and so on.
+        it found too few, and the same metrics without its exact fallback: `recall_loss_without_fallback@K` and so on.
     """
     drawn = draw_sample(len(queries), sample, seed)
     exact = ExactIndex(index.device)
@@ -62,7 +62,7 @@ def short_share(ranking: Ranking) -> float:
 
 
 def without_fallback(compared: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of rankings without the exact fallback, renamed: `recall_cost@5` to `recall_cost_without_fallback@5`."""
+    """Metrics of rankings without the exact fallback, renamed: `recall_loss@5` to `recall_loss_without_fallback@5`."""
     return {"_without_fallback@".join(name.split("@")): value for name, value in compared.items()}
 
 
@@ -90,8 +90,8 @@ def compare_rankings(
         recall_at: the K of the recall of positives.
 
     Returns:
-        `agreement@k`: the share of the exact first k passages that are among the first k found, a mean over the queries, in
-        [0, 1]. And for each K, `recall_cost@K`, the recall loss: recall@K (a positive among the first K) of exact search
+        `ann_recall@k`: the share of the exact first k passages that are among the first k found, a mean over the queries, in
+        [0, 1]. And for each K, `recall_loss@K`, the recall loss: recall@K (a positive among the first K) of exact search
         less that of the index; negative where the index happened to leave out what ranked before a positive.
     """
     if len(found) == 0 or found.shape[0] != exact.shape[0]:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.config.checker.config_changes import Base
 from ret_lightning.config.config_errors import Wrong
 from ret_lightning.config.paths import make_paths_absolute
-from ret_lightning.config.renamed_keys import current_keys
+from ret_lightning.config.renamed_keys import current_config
 from ret_lightning.config.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.identity import differences, flat, within
@@ -41,11 +41,11 @@ MAY_CHANGE = {
     "devices": (
         "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark",
         "trainer.deterministic", "trainer.sync_batchnorm", "compile", "linear_backend",
-        "loss.backend", "loss.micro_batch",
+        "loss.backend", "micro_batch",
     ),
     "where the data is": (
         "data.root", "data.train_folder", "data.val_folder", "data.test_folder", "data.passages_folder",
-        "data.image_folder", "data.cache_dir",
+        "data.image_folder", "data.cache_dir", "data.layout.root", "data.layout.cache_dir",
     ),
     "loading": (
         "data.num_workers", "data.generation_workers", "data.eval_batch_size", "data.on_bad_row", "data.max_bad_fraction",
@@ -120,7 +120,7 @@ def stored_config(folder: Path) -> DictConfig:
         raise ConfigError(
             f"{file}: not the config of a run ({reason})", code="resume-config-unreadable", path=str(file)
         ) from error
-    plain = former_validation(current_keys(_renamed(_moved(plain, former, str(folder)))))
+    plain = former_validation(current_config(_renamed(_moved(plain, former, str(folder)))))
     for key, other in _SAME_AS.items():
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:

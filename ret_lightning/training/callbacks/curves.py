@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ret_lightning.evaluation.callback import RetrievalEvaluation, SubsetResult
+from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.evaluation_result import SubsetResult
 from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.runtime.atomic_files import whole_file
 
@@ -43,9 +44,10 @@ class Curves(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds a point to each curve."""
-        results = RetrievalEvaluation.of(trainer).results.get("val")
-        if trainer.sanity_checking or results is None:
+        result = RetrievalEvaluation.of(trainer).results.get("val")
+        if trainer.sanity_checking or result is None:
             return
+        results = result.subsets
         epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
         at = {"epoch": float(epoch), "step": float(trainer.global_step)}
         self._points.append(at | self.point(trainer, results))
@@ -62,7 +64,10 @@ class Curves(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the points of the run that is resumed, but for those of versions before 2026-11-25, which had no step."""
-        self._points = [point for point in state_dict["points"] if "step" in point]
+        # Versions before 2026-12-01 said agreement for ann_recall.
+        names = {"agreement": "ann_recall"}
+        points = [point for point in state_dict["points"] if "step" in point]
+        self._points = [{names.get(name, name): value for name, value in point.items()} for point in points]
 
 
 class RecallCurves(Curves):
@@ -80,7 +85,7 @@ class RecallCurves(Curves):
     def point(self, trainer: Trainer, results: Results) -> Point:
         """The recall of each subset, in [0, 1]."""
         if self.at is None:
-            computed = RetrievalEvaluation.of(trainer).recall_at
+            computed = RetrievalEvaluation.of(trainer).evaluator.recall_at
             self.at = 5 if 5 in computed else computed[-1]
         return {"recall": {name: result.metrics[f"recall@{self.at}"] for name, result in results.items()}}
 
@@ -95,22 +100,22 @@ class RecallCurves(Curves):
 
 
 class EvaluationCurves(Curves):
-    """Draws the seconds that each validation took, by part, and the agreement@10 of an approximate index with exact search."""
+    """Draws the seconds that each validation took, by part, and the recall@10 of an approximate index against exact search."""
 
     def point(self, trainer: Trainer, results: Results) -> Point:
-        """Seconds by part (the mean over the ranks), and agreement by subset, where it was measured."""
+        """Seconds by part (the mean over the ranks), and `ann_recall@10` by subset, where it was measured."""
         prefix = "val/seconds/"
         logged = trainer.callback_metrics.items()
         return {
             "seconds": {name.removeprefix(prefix): float(s) for name, s in logged if name.startswith(prefix)},
-            "agreement": {
-                name: r.agreement["agreement@10"] for name, r in results.items() if "agreement@10" in r.agreement
+            "ann_recall": {
+                name: r.ann_recall["ann_recall@10"] for name, r in results.items() if "ann_recall@10" in r.ann_recall
             },
         }
 
     def draw(self, figure: Figure, points: Sequence[Point], results: Results) -> None:
         """One plot, or two, one above the other."""
-        measured = bool(points[-1]["agreement"])
+        measured = bool(points[-1]["ann_recall"])
         if measured:
             figure.set_size_inches(8, 6.5)
         seconds, *others = figure.subplots(1 + measured, squeeze=False)[:, 0]
@@ -123,8 +128,8 @@ class EvaluationCurves(Curves):
         seconds.set_ylim(bottom=0)
         finish_axes(seconds, points)
         for axes in others:
-            draw_subsets(axes, points, "agreement")
-            axes.set(ylabel="agreement@10", title="Agreement with exact search")
+            draw_subsets(axes, points, "ann_recall")
+            axes.set(ylabel="ann_recall@10", title="Recall@10 against exact search")
             axes.set_ylim(bottom=min(axes.get_ylim()[0], 0.9), top=1.005)  # a narrower range would make much of nothing
             finish_axes(axes, points)
 

@@ -13,7 +13,8 @@ from PIL import Image
 from ret_lightning.data.images.sources import ImageSource
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import DataError
-from ret_lightning.evaluation.callback import RetrievalEvaluation, SubsetResult
+from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.evaluation_result import SubsetResult
 from ret_lightning.inputs import decode_image
 from ret_lightning.training.callbacks.example_figure import draw_examples
 from ret_lightning.training.callbacks.example_types import Example, ExampleItem
@@ -54,11 +55,11 @@ class Examples(Callback):
 
     def _show(self, trainer: Trainer, split: str, name: str) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        results = RetrievalEvaluation.of(trainer).results.get(split)
-        if not results or not trainer.is_global_zero or not (loggers or self.folder):
+        result = RetrievalEvaluation.of(trainer).results.get(split)
+        if result is None or not trainer.is_global_zero or not (loggers or self.folder):
             return
-        images = trainer.datamodule.files.image_source()
-        examples = list(examples_of(results.values(), images, self.per_subset, self.top_k))
+        images = trainer.datamodule.layout.image_source()
+        examples = list(examples_of(result.subsets.values(), images, self.per_subset, self.top_k))
         if self.folder is not None:
             draw_examples(examples, self.top_k, self.folder / f"{name}.png")
         for logger in loggers:

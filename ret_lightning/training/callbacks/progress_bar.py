@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from ret_lightning.data.types import Split
+from ret_lightning.data.batch import EvaluationBatch
+from ret_lightning.data.types import PLURAL
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Progress(TQDMProgressBar):
         """Likewise, of the rows that an evaluation encodes."""
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
         if not trainer.sanity_checking:
-            self._tell(trainer, "val", trainer.num_val_batches, batch_idx, dataloader_idx)
+            self._log_batch(trainer, batch, batch_idx, trainer.num_val_batches[dataloader_idx])
 
     def on_test_batch_end(
         self,
@@ -74,15 +74,12 @@ class Progress(TQDMProgressBar):
     ) -> None:
         """Likewise."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        self._tell(trainer, "test", trainer.num_test_batches, batch_idx, dataloader_idx)
+        self._log_batch(trainer, batch, batch_idx, trainer.num_test_batches[dataloader_idx])
 
-    def _tell(
-        self, trainer: Trainer, split: Split, batches: Sequence[int | float], batch_idx: int, loader: int
-    ) -> None:
+    def _log_batch(self, trainer: Trainer, batch: EvaluationBatch, batch_idx: int, batches: int | float) -> None:
         if self._is_time(trainer):
-            subset = trainer.datamodule.evaluation_subsets(split)[loader // 2].name
-            side = "queries" if loader % 2 else "passages"
-            log.info("encoding %s of %s: batch %d of %d on this rank", side, subset, batch_idx + 1, batches[loader])
+            side, at = PLURAL[batch.side], batch_idx + 1
+            log.info("encoding %s of %s: batch %d of %d on this rank", side, batch.subset, at, batches)
 
     def _is_time(self, trainer: Trainer) -> bool:
         """Whether a line is due now, on this rank."""

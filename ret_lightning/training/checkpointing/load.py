@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning._version import __version__
 from ret_lightning.config.build import build
-from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ImageTransform, Tokenizer
+from ret_lightning.errors import UserError
+from ret_lightning.inputs import Preprocessor
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.files import not_a_folder
+from ret_lightning.models.checkpoint.preprocessors import (
+    preprocessor_records,
+    record_differences,
+    restored_preprocessors,
+)
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
@@ -52,7 +57,22 @@ class RecordInCheckpoint(Callback):
             "validation": validation,
             "stored_config": pl_module.retriever.stored_config,
             "sources": [tower.text_backbone.source, tower.vision_backbone.source],
+            "preprocessors": preprocessor_records(tower),
         }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raise UserError where the run prepares texts or images otherwise than the checkpoint's did."""
+        stored = checkpoint.get(RECORD, {}).get("preprocessors", {})  # absent before 0.2
+        here = preprocessor_records(pl_module.retriever.query_tower)
+        for kind, record in stored.items():
+            if differences := record_differences(record, here.get(kind)):
+                raise UserError(
+                    f"backbone.{kind} is not the one that the checkpoint was trained with: {'; '.join(differences)}; restore "
+                    "the files and the code that it is built from, or start a new run",
+                    code="preprocessor-changed",
+                    key=f"backbone.{kind}",
+                    differences=tuple(differences),
+                )
 
 
 @dataclass(frozen=True)
@@ -99,40 +119,6 @@ def open_file(file: Path) -> RetRetriever:
     return load_trained(file).retriever
 
 
-@lru_cache(maxsize=1)
-def opened(checkpoint: str) -> RetRetriever:
-    """As `open_retriever`; the same object when the same is asked for again."""
-    file = Path(checkpoint).expanduser()
-    return open_file(file) if file.is_file() else open_retriever(checkpoint)
-
-
-def tokenizer_of(checkpoint: str) -> Tokenizer:
-    """The tokenizer of a checkpoint's towers, for configs; raises ConfigError where each tower has another one."""
-    retriever = opened(checkpoint)
-    return _of_both(retriever, checkpoint, "tokenizer", ("max_length",))
-
-
-def image_transform_of(checkpoint: str) -> ImageTransform:
-    """The image transform of a checkpoint's towers, as `tokenizer_of`."""
-    retriever = opened(checkpoint)
-    return _of_both(retriever, checkpoint, "image_transform", ("size", "mean", "std", "reduce"))
-
-
-def _of_both(retriever: RetRetriever, checkpoint: str, name: str, settings: tuple[str, ...]) -> Any:
-    query, passage = (getattr(tower, name) for tower in (retriever.query_tower, retriever.passage_tower))
-    for setting in settings if query is not passage else ():
-        values = getattr(query, setting, None), getattr(passage, setting, None)
-        if values[0] != values[1]:
-            raise ConfigError(
-                f"checkpoint={checkpoint}: the query tower's {name} has {setting}={values[0]} and the passage tower's "
-                f"{values[1]}; an evaluation prepares both sides alike",
-                code="towers-prepared-differently",
-                key=setting,
-                found=values,
-            )
-    return query
-
-
 def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path | None:
     """The checkpoint file that a source is, or the one of a run folder to use; the log states which, and its step.
 
@@ -172,7 +158,7 @@ def load_trained(file: Path) -> Trained:
     checkpoint = _read(file)
     record, state = checkpoint[RECORD], checkpoint["state_dict"]
     config = OmegaConf.create(record["config"])
-    retriever = build_untrained(config)
+    retriever = build_untrained(config, restored_preprocessors(record.get("preprocessors", {}), file))
     weights = {
         name.removeprefix(RETRIEVER_PREFIX): tensor
         for name, tensor in state.items()
@@ -226,12 +212,22 @@ def chosen_on(checkpoint: Path) -> str:
     return selection_queries.of_run(origin, {**config, "test_with": "best"})
 
 
-def build_untrained(config: DictConfig) -> RetRetriever:
-    """The model of a training config with random weights, also where the config names pretrained backbones."""
+def build_untrained(config: DictConfig, preprocessors: Mapping[str, Preprocessor] | None = None) -> RetRetriever:
+    """The model of a training config with random weights, also where the config names pretrained backbones.
+
+    Args:
+        config: of the run.
+        preprocessors: `tokenizer` and `image_transform` of a checkpoint, used in place of the config's.
+    """
     model = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
     if "pretrained" in model.backbone:
         model.backbone.pretrained = None
-    return build(model)
+    if not preprocessors:
+        return build(model)
+    backbone = model.pop("backbone")
+    for kind in preprocessors:
+        backbone.pop(kind, None)  # not built: what it reads may be gone
+    return build(model, backbone=build(backbone, **preprocessors))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hydra
 import pytest
-from hydra._internal.utils import create_config_search_path
 
 from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_check import Verdict, check
@@ -24,7 +23,7 @@ def check_folder(tmp_path, monkeypatch):
 
     def verdict(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> Verdict:
         folder = write(tmp_path / "conf", files)
-        return check(create_config_search_path(f"file://{folder}"), "train", overrides, Schema, **options)
+        return check([f"file://{folder}"], "train", overrides, Schema, **options)
 
     run.verdict = verdict
     return run

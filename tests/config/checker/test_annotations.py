@@ -8,6 +8,7 @@ import pytest
 
 from ret_lightning.config.checker.annotations import element_of, problem
 from ret_lightning.config.checker.signatures import Parameter, signature_of
+from ret_lightning.config.targets import locate
 
 TARGET = {"_target_": "anything"}
 
@@ -48,8 +49,9 @@ CASES: list[tuple[str, list[Any], list[Any]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_the_element_of_a_union_is_that_of_the_kind_at_hand() -> None:
-    annotation = signature_of("ret_lightning.data.instructions.Instructions").parameters["templates"].annotation
+    annotation = signature_of(locate("ret_lightning.data.instructions.Instructions")).parameters["templates"].annotation
     item = Parameter("item", False, element_of(annotation, list))
     value = Parameter("value", False, element_of(annotation, dict))
     assert problem(item, "Find:") is None
@@ -60,7 +62,7 @@ def test_the_element_of_a_union_is_that_of_the_kind_at_hand() -> None:
 
 @pytest.fixture(scope="module")
 def signature(tmp_path_factory):
-    """One function that has a parameter for each annotation, in a module that is read and never imported."""
+    """One function that has a parameter for each annotation, in a module of its own."""
     folder = tmp_path_factory.mktemp("annotated")
     lines = [
         "from __future__ import annotations",
@@ -75,7 +77,7 @@ def signature(tmp_path_factory):
     (folder / "annotated_part.py").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        found = signature_of("annotated_part.annotated")
+        found = signature_of(locate("annotated_part.annotated"))
     assert found is not None
     return found
 

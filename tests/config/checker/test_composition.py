@@ -6,7 +6,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra._internal.utils import create_config_search_path
 from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.composition import Composer, Composition
@@ -26,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def composed(folder: Path, *overrides: str, name: str = "train") -> Composition:
     parsed, unreadable = parse(overrides, [on_command_line(line) for line in overrides])
     assert not unreadable
-    return Composer(create_config_search_path(f"file://{folder}"), name, parsed).compose(parsed, multirun=False)
+    return Composer([f"file://{folder}"], name, parsed).compose(parsed, multirun=False)
 
 
 def by_hydra(folder: Path, *overrides: str) -> dict:
@@ -123,7 +122,7 @@ def test_unknown_config_names_the_others(folder: Path) -> None:
 
 
 def test_composer_is_used_again(folder: Path) -> None:
-    composer = Composer(create_config_search_path(f"file://{folder}"), "train", [])
+    composer = Composer([f"file://{folder}"], "train", [])
     for overrides in (["seed=3"], ["gate@model.gate=none"], []):
         parsed, _ = parse(overrides, overrides)
         assert own_keys(composer.compose(parsed, multirun=False)) == by_hydra(folder, *overrides)
@@ -151,6 +150,6 @@ def test_files_of_a_group_may_build_on_each_other(check_folder) -> None:
 def test_an_unknown_primary_config_names_the_others(tmp_path) -> None:
     hydra.version.setbase("1.3")
     folder = write(tmp_path / "conf")
-    verdict = check(create_config_search_path(f"file://{folder}"), "trian", [], Schema)
+    verdict = check([f"file://{folder}"], "trian", [], Schema)
     (told,) = map(line_of, verdict.mistakes)
     assert told == "command line: --config-name trian: no config has this name; did you mean train? choices: train"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra._internal.utils import create_config_search_path
 from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.allowed_targets import OWN_PACKAGES
@@ -36,7 +35,7 @@ def changed(stored: DictConfig, *overrides: str, multirun: bool = False) -> Verd
             yield "model.width", ConfigError("may not change", code="frozen")
 
     base = Base(stored, Path("runs/old/config.yaml"), ("resume",), refused)
-    search_path = create_config_search_path(f"file://{Path.cwd() / 'conf'}")
+    search_path = [f"file://{Path.cwd() / 'conf'}"]
     return check_changes(base, search_path, "train", overrides, Schema, multirun=multirun)
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.config_repository import Repository, place_of
 from tests.support.config_folder import FILES, write
+from tests.support.paths import CONF
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def repository(folder: Path) -> Repository:
-    return Repository(ConfigLoaderImpl(create_config_search_path(f"file://{folder}")).repository)
+    return Repository([f"file://{folder}"])
 
 
 def told(found: Repository) -> list[tuple[str, str, str]]:
@@ -40,9 +39,7 @@ def test_groups_and_options_are_the_folders_and_files(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_sound_file_is_loaded_as_it_is(folder: Path, name: str) -> None:
     found = repository(folder)
-    expected = OmegaConf.load(folder / f"{name}.yaml")
-    expected.pop("defaults", None)
-    assert found.load_config(name).config == expected
+    assert found.load_config(name).config == OmegaConf.load(folder / f"{name}.yaml")
     assert (found.mistakes, found.whole) == ([], True)
 
 
@@ -67,12 +64,13 @@ def test_broken_file_counts_as_empty(folder: Path, content: str, place: str, cod
 @pytest.mark.parametrize(
     ("entry", "defaults", "code", "whole"),
     [
-        ("- gate@model.gate: lst", [("gate", "lstm")], "unknown-option", True),
+        ("- gate@model.gate: lst", [{"/gate@model.gate": "lstm"}], "unknown-option", True),
         ("- gate@model.gate: zzz", [], "unknown-option", False),
+        ("- override gate@model.gate: zzz", [], "unknown-option", True),
         ("- gaet@model.gate: lstm", [], "unknown-group", False),
         ("- gate/zzz", [], "unknown-config", False),
-        ("- optional gate@model.gate: zzz", [("gate", "zzz")], None, True),
-        ("- gate@model.gate: ???", [("gate", "???")], None, True),
+        ("- optional gate@model.gate: zzz", [{"optional gate@model.gate": "zzz"}], None, True),
+        ("- gate@model.gate: ???", [{"gate@model.gate": "???"}], None, True),
     ],
 )
 def test_wrong_entry_of_a_defaults_list(
@@ -80,13 +78,12 @@ def test_wrong_entry_of_a_defaults_list(
 ) -> None:
     (folder / "train.yaml").write_text(f"defaults:\n  - _self_\n  {entry}\n")
     found = repository(folder)
-    loaded = found.load_config("train").defaults_list
-    assert [(each.group.lstrip("/"), each.value) for each in loaded if not each.is_self()] == defaults
+    assert found.load_config("train").config.defaults == ["_self_", *defaults]
     assert told(found) == ([] if code is None else [("conf/train.yaml:3", "defaults", code)])
     assert found.whole == whole
 
 
-def test_sources_of_keys_and_of_defaults(folder: Path) -> None:
+def test_sources_of_keys(folder: Path) -> None:
     found = repository(folder)
     found.load_config("train")
     lines = (folder / "train.yaml").read_text().splitlines()
@@ -94,12 +91,22 @@ def test_sources_of_keys_and_of_defaults(folder: Path) -> None:
     assert found.source_of("train", "seed") == f"conf/train.yaml:{line['seed: 1']}"
     assert found.source_of("train", "hydra.sweep.dir") == f"conf/train.yaml:{line['dir: ${output_dir}/sweep']}"
     assert found.source_of("train", "nowhere") == "conf/train.yaml"
-    assert found.source_of_default("train", "gate@model.gate") == f"conf/train.yaml:{line['- gate@model.gate: lstm']}"
     assert found.source_of("not/loaded") == "not/loaded"
+
+
+def test_dropped_entry_of_a_defaults_list(folder: Path) -> None:
+    found = repository(folder)
+    before = found.load_config("train").config.defaults
+    assert found.drop_default("train", "gate@model.gate") == "conf/train.yaml:4"
+    assert found.load_config("train").config.defaults == [each for each in before if "gate@model.gate" not in each]
+    assert found.drop_default("train", "gate@model.gate") is None
+    assert found.drop_default("not/loaded", "gate") is None
 
 
 def test_dropped_file_leaves_nothing(folder: Path) -> None:
     found = repository(folder)
+    assert not found.drop("train", hydra_only=True)  # not loaded
+    found.load_config("train")
     assert found.drop("train", hydra_only=True)
     assert "hydra" not in found.load_config("train").config
     assert found.whole
@@ -107,6 +114,13 @@ def test_dropped_file_leaves_nothing(folder: Path) -> None:
     assert found.drop("train", hydra_only=False)
     assert found.load_config("train").config == {}
     assert not found.whole
+
+
+def test_first_folder_or_package_has_the_config(folder: Path) -> None:
+    found = Repository([f"file://{folder}", "pkg://ret_lightning.conf", "pkg://no_such_package"])
+    assert found.file_of("gate/lstm") == folder / "gate/lstm.yaml"
+    assert found.file_of("gate/scalar").samefile(CONF / "gate/scalar.yaml")
+    assert found.file_of("gate/nowhere") is None
 
 
 def test_place_of_a_group() -> None:

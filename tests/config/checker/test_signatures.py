@@ -1,115 +1,81 @@
-"""Signatures read from source, against `inspect.signature` of the same things really imported."""
+"""Signatures as a config sees them: which keys there are, which are required, and their types."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
 from typing import Any
 
 import pytest
 
-from ret_lightning.config.checker.signatures import signature_of, signature_of_type
+from ret_lightning.config.checker.signatures import signature_of
+from ret_lightning.config.targets import locate
 from tests.support import config_targets
 
 PARTS = "tests.support.config_targets"
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def really(target: str) -> tuple[dict[str, bool], bool]:
-    """The parameters of an imported object that can be given by name, whether each is required, and if there are more."""
-    path = target.split(".")
-    for count in range(len(path), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(path[:count]))
-        except ModuleNotFoundError:
-            continue
-        for name in path[count:]:
-            found = getattr(found, name)
-        parameters = inspect.signature(found).parameters.values()
-        named = {each.name: each.default is inspect.Parameter.empty for each in parameters if each.kind in NAMED}
-        return named, any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-    raise AssertionError(target)
-
-
-def read(target: str) -> tuple[dict[str, bool], bool]:
-    signature = signature_of(target)
-    assert signature is not None, f"{target} was not resolved"
+def names(target: str) -> tuple[dict[str, bool], bool]:
+    """The parameters that can be given by name, whether each is required, and whether there are more."""
+    signature = signature_of(locate(target))
+    assert signature is not None
     return {name: parameter.required for name, parameter in signature.parameters.items()}, signature.open
 
 
 @pytest.mark.parametrize(
-    "target",
+    ("target", "parameters", "more"),
     [
-        f"{PARTS}.{name}"
-        for name in (
-            *("Model", "Log", "Derived", "Left", "Diamond", "Wrapped", "Made", "Made.from_size", "Made.plain"),
-            *("Record", "LongRecord", "RecordChild", "Schema", "positional", "folder"),
-        )
-    ]
-    + [f"tests.support.reexported_targets.{name}" for name in ("Gate", "Door", "Alias", "other.NoGate", "Lazy")],
+        ("Model", {"gate": True, "width": False, "name": False}, False),
+        ("Log", {"save_dir": True}, True),
+        ("Derived", {"size": True, "depth": False, "where": False}, False),
+        ("Diamond", {"right": True}, False),
+        ("Wrapped", {"size": True, "level": False}, False),
+        ("Made", {"size": True}, True),
+        ("Made.from_size", {"size": True, "name": False}, False),
+        ("Made.plain", {"size": True}, False),
+        ("MadeAnyhow", {"size": True}, False),  # its __new__ takes anything
+        ("Record", {"count": True, "names": False}, False),
+        ("RecordChild", {"count": True, "names": False, "extra": False}, False),
+        ("positional", {"second": True, "third": False}, False),
+        ("folder", {}, False),
+        ("Mixin", {}, False),
+    ],
 )
-def test_agrees_with_inspect_on_classes_and_functions(target: str) -> None:
-    assert read(target) == really(target)
+def test_names_that_a_config_can_set(target: str, parameters: dict[str, bool], more: bool) -> None:
+    assert names(f"{PARTS}.{target}") == (parameters, more)
+
+
+def test_annotations_are_types() -> None:
+    record = signature_of(config_targets.LongRecord).parameters
+    assert (record["names"].annotation, record["extra"].annotation) == (list[str], str)  # also those of a base
+    base = signature_of(config_targets.Derived).parameters
+    assert base["size"].annotation == config_targets.Size
+    assert (base["where"].nullable, base["size"].nullable) == (True, False)
+    assert signature_of(config_targets.Schema).parameters["record"].annotation == config_targets.Record | None
+
+
+def test_annotation_that_cannot_be_evaluated_leaves_the_others(tmp_path, monkeypatch) -> None:
+    lines = ["from __future__ import annotations", "def make(size: int, other: OnlyForTypeCheckers): ..."]
+    (tmp_path / "half_annotated.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    parameters = signature_of(locate("half_annotated.make")).parameters
+    assert (parameters["size"].annotation, parameters["other"].annotation) == (int, Any)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "target",
+    ("target", "name", "annotated"),
     [
-        "lightning.Trainer",
-        "lightning.pytorch.Trainer",
-        "lightning.pytorch.callbacks.EarlyStopping",
-        "lightning.pytorch.callbacks.LearningRateMonitor",
-        "lightning.pytorch.callbacks.ModelCheckpoint",
-        "lightning.pytorch.callbacks.RichProgressBar",
-        "lightning.pytorch.callbacks.TQDMProgressBar",
-        "lightning.pytorch.loggers.CSVLogger",
-        "lightning.pytorch.loggers.TensorBoardLogger",
-        "lightning.pytorch.loggers.WandbLogger",
-        "lightning.pytorch.strategies.DDPStrategy",
-        "torch.nn.GELU",
-        "torch.nn.Linear",
-        "torch.optim.AdamW",
-        "torch.optim.SGD",
-        "torch.optim.lr_scheduler.CosineAnnealingLR",
-        "torchmetrics.MeanMetric",
+        ("lightning.Trainer", "max_epochs", True),
+        ("lightning.pytorch.callbacks.ModelCheckpoint", "save_top_k", True),
+        ("lightning.pytorch.loggers.WandbLogger", "project", True),
+        ("torch.nn.Linear", "in_features", True),
+        ("torch.optim.AdamW", "betas", True),
+        ("torchmetrics.MeanMetric", "nan_strategy", True),
     ],
 )
-def test_agrees_with_inspect_on_the_libraries_that_configs_name(target: str) -> None:
-    assert read(target) == really(target)
+def test_classes_of_the_libraries_that_configs_name(target: str, name: str, annotated: bool) -> None:
+    parameter = signature_of(locate(target)).parameters[name]
+    assert (parameter.annotation is not Any) == annotated
 
 
-def test_a_new_that_passes_everything_on_leaves_the_word_to_init() -> None:
-    assert read(f"{PARTS}.MadeAnyhow") == ({"size": True}, False)
-    with pytest.raises(TypeError):
-        config_targets.MadeAnyhow(sise=3)
-
-
-def test_a_schema_that_is_imported_is_read_from_its_source() -> None:
-    signature = signature_of_type(config_targets.Schema)
-    assert signature is not None
-    assert {name: each.required for name, each in signature.parameters.items()} == really(f"{PARTS}.Schema")[0]
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        f"{PARTS}.Changed",  # a decorator that hands on other parameters
-        f"{PARTS}.T",  # no class
-        "tests.support.reexported_targets.Anything",  # the module has a __getattr__
-        "torch.Anything",  # PyTorch takes names from a C extension
-        "os.system",  # the standard library is not looked into
-    ],
-)
-def test_what_only_running_code_can_tell_is_left_open(target: str) -> None:
-    assert signature_of(target) is None
-
-
-def test_nothing_is_imported_by_reading(tmp_path, monkeypatch) -> None:
-    (tmp_path / "unimported_part.py").write_text("raise RuntimeError('imported')\nclass Gate:\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    signature = signature_of("unimported_part.Gate")
-    assert signature is not None
-    assert not signature.parameters
-    assert "unimported_part" not in sys.modules
+def test_no_signature_is_left_open() -> None:
+    assert signature_of(type) is None

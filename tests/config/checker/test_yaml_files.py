@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.utils import create_config_search_path
 from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.yaml_files import (
     Entry,
     entry_of,
     first_line,
-    path_in,
     read_yaml,
     relative_path,
     what_is_broken,
@@ -101,14 +98,6 @@ def test_path_is_relative_below_the_working_directory(tmp_path: Path, monkeypatc
     assert relative_path(tmp_path / "here/conf/a.yaml") == "conf/a.yaml"
     assert relative_path(Path("conf/../a.yaml")) == "a.yaml"
     assert relative_path(tmp_path / "a.yaml") == str(tmp_path / "a.yaml")
-
-
-def test_file_of_a_config_in_a_folder_or_package(tmp_path: Path) -> None:
-    search_path = create_config_search_path(f"file://{tmp_path}")
-    search_path.append("own", "pkg://ret_lightning.conf")
-    found = {source.provider: path_in(source, "gate/lstm") for source in ConfigRepository(search_path).get_sources()}
-    assert found["main"] == tmp_path / "gate/lstm.yaml"
-    assert found["own"].samefile(ROOT / "conf/gate/lstm.yaml")
 
 
 def test_first_line_of_a_message() -> None:

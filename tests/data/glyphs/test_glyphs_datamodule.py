@@ -18,7 +18,7 @@ def test_the_glyphs_corpus_is_read_by_the_same_reader(glyphs_root: Path) -> None
     own.setup("fit")
     other = M2KRDataModule(glyphs_root, tokenizer, transform, batch_size=16, seed=5, shared_passage_ids=True)
     other.setup("fit")
-    assert own.files.root == glyphs_root
+    assert own.layout.root == glyphs_root
     assert len(own.evaluation_subsets("val")) >= 6
     for a, b in zip(own.train_dataloader(), other.train_dataloader(), strict=True):
         assert torch.equal(a.queries.pixel_values, b.queries.pixel_values)

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from ret_lightning import M2KRDataModule
-from ret_lightning.data.layouts.m2kr import M2KRFiles, load_subset, sampled_pool
-from ret_lightning.data.readers.source_location import Place
-from ret_lightning.data.rows import Passage, Query
-from ret_lightning.data.types import EvaluationSubset
+from ret_lightning.data.layouts.m2kr import M2KR_PUBLISHED, M2KRLayout
+from ret_lightning.data.subset_loading import load_subset
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from tests.support.m2kr_folder import PASSAGES, query, read, write_folder, write_lines
+from tests.support.m2kr_folder import PASSAGES, query, write_folder, write_lines
 from tests.support.row_files import ROWS, write
 
 
@@ -58,7 +56,7 @@ def test_subsets_and_pools_are_those_with_files(root: Path) -> None:
     for name in ("birds_test.jsonl.gz", "apes_test_m2kr.parquet", "odd_passages_test.jsonl", "notes.txt", "x_test.csv"):
         (tests / name).write_text("{}")
     (pools / "birds_passages_test.parquet").write_text("")
-    files = M2KRFiles(root)
+    files = M2KRLayout(root)
     assert files.subsets() == ["wit", "infoseek", "evqa", "okvqa", "apes", "birds"]  # the paper's order, then by name
     assert files.pools() == ["birds", "evqa", "infoseek", "okvqa", "wit"]
 
@@ -66,14 +64,14 @@ def test_subsets_and_pools_are_those_with_files(root: Path) -> None:
 def test_first_suffix_is_taken(root: Path) -> None:
     folder = root / "jsonl/m2kr/test"
     other = write(folder / "wit_test.jsonl.gz", ROWS)
-    assert [path.name for path in M2KRFiles(root).query_files("wit", "test").paths] == ["wit_test.jsonl"]
+    assert [path.name for path in M2KRLayout(root).query_files("wit", "test").paths] == ["wit_test.jsonl"]
     (folder / "wit_test.jsonl").unlink()
-    assert M2KRFiles(root).query_files("wit", "test").paths == (other,)
-    assert [path.name for path in M2KRFiles(root).query_files("evqa", "test").paths] == ["evqa_test_m2kr.jsonl"]
+    assert M2KRLayout(root).query_files("wit", "test").paths == (other,)
+    assert [path.name for path in M2KRLayout(root).query_files("evqa", "test").paths] == ["evqa_test_m2kr.jsonl"]
 
 
 def test_validation_is_a_file_of_its_own(root: Path) -> None:
-    files = M2KRFiles(root)
+    files = M2KRLayout(root)
     assert not files.has_validation("wit")
     write_lines(root / "jsonl/m2kr/val/wit_val.jsonl", [query("wit", 2)])
     assert files.has_validation("wit")
@@ -85,38 +83,13 @@ def test_validation_is_a_file_of_its_own(root: Path) -> None:
 def test_missing_files_are_named(tmp_path: Path, folder: str, code: str) -> None:
     for open_files in (lambda files: files.training_files(), lambda files: files.passage_files("wit")):
         with pytest.raises(DataError) as error:
-            open_files(M2KRFiles(tmp_path / folder))
+            open_files(M2KRLayout(tmp_path / folder))
         assert error.value.code == code
 
 
-def test_repeated_passage_is_an_error_or_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = root / "jsonl/m2kr/passages/wit_passages_test.jsonl"
-    rows = read(file)
-    write_lines(file, [*rows, rows[3] | {"passage_text": "another text"}])
-    with pytest.raises(DataError) as error:
-        load_subset(M2KRFiles(root), "wit", "test")
-    assert (error.value.code, error.value.passage_id, error.value.first_line) == ("duplicate-passage-id", "wit_3", 4)
-    pool = load_subset(M2KRFiles(root), "wit", "test", on_bad_row="skip", max_bad_fraction=0.1).pool
-    assert [passage.passage_id for passage in pool] == [f"wit_{i}" for i in range(PASSAGES)]
-    assert pool[3].text == rows[3]["passage_text"]
-    assert f"{file}:{PASSAGES + 1}" in caplog.text
-
-
-def test_limit_and_instruction_leave_the_pool_whole(root: Path) -> None:
-    subset = load_subset(M2KRFiles(root), "okvqa", "test", instruction="Find:", limit=3)
-    assert [q.data_id for q in subset.queries] == [f"okvqa_test_{i}" for i in range(3)]
-    assert {q.instruction for q in subset.queries} == {"Find:"}
-    assert len(subset.pool) == PASSAGES
-
-
-def test_sampled_pool_depends_on_its_seed() -> None:
-    place = Place(Path("a.jsonl"), 1)
-    pool = [Passage(f"p{i}", "text", None, None, place) for i in range(200)]
-    queries = [Query(f"q{i}", None, "q?", None, None, (f"p{i}",), (), None, place) for i in (5, 150)]
-    subset = EvaluationSubset("wit", "val", queries, pool, [])
-    samples = [[p.passage_id for p in sampled_pool(subset, 40, seed).pool] for seed in (0, 0, 1)]
-    assert samples[0] == samples[1] != samples[2]
-    for sample in samples:
-        assert len(sample) == 40
-        assert {"p5", "p150"} <= set(sample)
-        assert sample == sorted(sample, key=lambda name: int(name[1:]))
+def test_a_published_row_has_a_value_for_each_column() -> None:
+    columns, models = M2KR_PUBLISHED.metrics, M2KR_PUBLISHED.models
+    assert len(columns) == 11
+    assert {len(values) for values in models.values()} == {11}
+    assert dict(zip(columns, models["ReT OpenCLIP ViT-G/14"], strict=True))["okvqa", "pseudo_recall@5"] == 0.638
+    assert dict(zip(columns, models["ReT OpenCLIP ViT-G/14"], strict=True))["llava", "recall@1"] == 0.792

@@ -12,6 +12,7 @@ from torch import Tensor
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.models import LSTMGate, build_retriever
+from ret_lightning.models.backbones.base import STACKS
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from tests.support.hashed_text import HashedText, StoredText, make
 from tests.support.tiny_models import assert_same_function, batch
@@ -44,7 +45,7 @@ def test_it_is_not_saved_before() -> None:
 
 def test_a_checkpoint_whose_backbone_is_not_imported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(StoredText()).save_pretrained(tmp_path)
-    monkeypatch.delattr(StoredText, "model_type")
+    monkeypatch.delitem(STACKS, StoredText.model_type)
     with pytest.raises(UserError) as raised:
         RetRetriever.from_pretrained(tmp_path)
     assert (raised.value.code, raised.value.found) == ("checkpoint-backbone-unknown", "tests_stored_text")
@@ -54,13 +55,14 @@ def test_a_checkpoint_whose_backbone_is_not_imported_says_so(tmp_path: Path, mon
 class ChangedText(HashedText):
     change: Callable[[Tensor], Tensor]
 
-    def run_block(self, index: int, states: Tensor) -> Tensor:
-        return type(self).change(super().run_block(index, states)) if index == 2 else super().run_block(index, states)
+    def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        states = super().run_block(index, states, attention_mask)
+        return type(self).change(states) if index == 2 else states
 
 
 class FewerStates(HashedText):
-    def forward(self, inputs: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        return super().forward(inputs, blocks)[1:]
+    def forward(self, inputs: Tensor, blocks: Sequence[int], attention_mask: Tensor | None = None) -> list[Tensor]:
+        return super().forward(inputs, blocks, attention_mask)[1:]
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["one tower", "both towers"])

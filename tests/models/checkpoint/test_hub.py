@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,8 +39,7 @@ class FakeHub:
         self.calls.append(("upload_folder", {"commit_message": commit_message, "revision": revision}))
         for old in [file for pattern in delete_patterns for file in (self.folder / repo_id).glob(pattern)]:
             old.unlink()
-        for file in Path(folder_path).iterdir():
-            (self.folder / repo_id / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
         return f"https://hub/{repo_id}/commit/1"
 
 

@@ -20,7 +20,7 @@ from ret_lightning import RetRetriever
 from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.build import build
 from ret_lightning.errors import ConfigError, UserError
-from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.inputs import ImageTransform
 from ret_lightning.models import Gate, LSTMGate, Openings, RetCell
 from ret_lightning.models.checkpoint.files import load_weights
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
@@ -189,14 +189,6 @@ class NamelessText(StoredText):
     pass
 
 
-class OwnTokenizer(ClipTokenizer):
-    pass
-
-
-class OwnTransform(ImageTransform):
-    pass
-
-
 class ArgumentsGate(LSTMGate):
     name = "tests_arguments"
 
@@ -250,9 +242,8 @@ def _with_gate(gate: Callable[[int], Gate]) -> Callable[[RetRetriever], None]:
 @pytest.mark.parametrize(
     ("change", "code", "found"),
     [
-        (_replaced("tokenizer", OwnTokenizer(20)), "part-not-storable", "OwnTokenizer"),
-        (_replaced("tokenizer", lambda texts: None), "part-not-storable", "function"),
-        (_replaced("image_transform", OwnTransform(16)), "part-not-storable", "OwnTransform"),
+        (_replaced("tokenizer", lambda texts: None), "preprocessor-not-storable", "function"),
+        (_replaced("image_transform", None), "preprocessor-not-storable", "NoneType"),
         (_own_cell, "part-not-storable", "OwnCell"),
         (_other_cell_in_one_step, "cells-of-steps-differ", "relu"),
         (_replaced("text_backbone", NamelessText(16, 4)), "backbone-without-name", "NamelessText"),

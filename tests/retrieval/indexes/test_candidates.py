@@ -87,16 +87,16 @@ def test_recall_loss_without_fallback_is_measured() -> None:
     exact = built(ExactIndex(), passages).search(queries, 10)
     positives = [[passages.ids[row]] for row in exact.rows[:, 4].tolist()]
     measured = measure_ann_recall(index, passages, queries, positives, recall_at=(5,))
-    assert measured["agreement@10"] == 1  # the exact fallback ranked every query
-    assert measured["recall_cost@5"] == 0
+    assert measured["ann_recall@10"] == 1  # the exact fallback ranked every query
+    assert measured["recall_loss@5"] == 0
     assert measured["fallback_share"] == 1
-    assert measured["agreement_without_fallback@10"] <= 0.2
-    assert measured["recall_cost_without_fallback@5"] > 0.5
+    assert measured["ann_recall_without_fallback@10"] <= 0.2
+    assert measured["recall_loss_without_fallback@5"] > 0.5
     assert index.exact_fallback is True
     index.exact_fallback = False
     unaided = measure_ann_recall(index, passages, queries, positives, recall_at=(5,))
     assert (
-        unaided["recall_cost@5"]
-        == unaided["recall_cost_without_fallback@5"]
-        == pytest.approx(measured["recall_cost_without_fallback@5"])
+        unaided["recall_loss@5"]
+        == unaided["recall_loss_without_fallback@5"]
+        == pytest.approx(measured["recall_loss_without_fallback@5"])
     )

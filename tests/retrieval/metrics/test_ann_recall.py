@@ -14,24 +14,24 @@ def test_recall_and_loss_by_hand():
     found = torch.tensor([[0, 2, 3], [4, 1, 2], [2, 1, 0]])
     result = compare_rankings(found, exact, IDS, [["b"], ["e", "d"], ["c"]], k=2, recall_at=(1, 3))
     assert result == {
-        "agreement@2": pytest.approx((1 / 2 + 1 / 2 + 1) / 3),  # {0, 1} and {0, 2}; {3, 4} and {4, 1}
-        "recall_cost@1": pytest.approx(2 / 3 - 2 / 3),  # exact finds d and c, the index e and c
-        "recall_cost@3": pytest.approx(3 / 3 - 2 / 3),  # the index lost b
+        "ann_recall@2": pytest.approx((1 / 2 + 1 / 2 + 1) / 3),  # {0, 1} and {0, 2}; {3, 4} and {4, 1}
+        "recall_loss@1": pytest.approx(2 / 3 - 2 / 3),  # exact finds d and c, the index e and c
+        "recall_loss@3": pytest.approx(3 / 3 - 2 / 3),  # the index lost b
     }
 
 
 def test_an_index_that_finds_more_has_negative_cost():
     exact, found = torch.tensor([[0, 1]]), torch.tensor([[1, 2]])
     assert compare_rankings(found, exact, IDS, [["c"]], k=2, recall_at=(2,)) == {
-        "agreement@2": 0.5,
-        "recall_cost@2": -1.0,
+        "ann_recall@2": 0.5,
+        "recall_loss@2": -1.0,
     }
 
 
 def test_places_beyond_the_pool_count_neither_way():
     exact, found = torch.tensor([[2, 0, -1, -1]]), torch.tensor([[0, -1, -1, -1]])
     result = compare_rankings(found, exact, IDS, [["a"]], k=4, recall_at=(1, 4))
-    assert result == {"agreement@4": 0.5, "recall_cost@1": -1.0, "recall_cost@4": 0.0}
+    assert result == {"ann_recall@4": 0.5, "recall_loss@1": -1.0, "recall_loss@4": 0.0}
 
 
 def test_it_is_measured_on_the_sample():
@@ -43,14 +43,14 @@ def test_it_is_measured_on_the_sample():
     drawn = draw_sample(50, 20, 3).tolist()
     best, found = brute_force(queries[drawn], passages, 7)[0], index.search(queries[drawn], 7).rows.numpy()
     shared = [len(set(b[:5]) & set(f[:5])) / 5 for b, f in zip(best, found, strict=True)]
-    assert measured["agreement@5"] == pytest.approx(sum(shared) / 20)
-    assert 0 < measured["agreement@5"] < 1
+    assert measured["ann_recall@5"] == pytest.approx(sum(shared) / 20)
+    assert 0 < measured["ann_recall@5"] < 1
     for at in (1, 7):
         exact, own = (
             sum(query in ranked[:at] for query, ranked in zip(drawn, ranking, strict=True)) / 20
             for ranking in (best, found)
         )
-        assert measured[f"recall_cost@{at}"] == pytest.approx(exact - own)
+        assert measured[f"recall_loss@{at}"] == pytest.approx(exact - own)
 
 
 def test_exact_search_agrees_with_itself():
@@ -58,7 +58,7 @@ def test_exact_search_agrees_with_itself():
     index = ExactIndex()
     index.build(passages)
     measured = measure_ann_recall(index, passages, queries, [["p1"]] * 10)
-    assert measured == {"agreement@10": 1, "recall_cost@1": 0, "recall_cost@5": 0, "recall_cost@10": 0}
+    assert measured == {"ann_recall@10": 1, "recall_loss@1": 0, "recall_loss@5": 0, "recall_loss@10": 0}
 
 
 def test_the_sample_depends_on_the_seed_alone():

@@ -10,16 +10,11 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 
-from ret_lightning import M2KRDataModule
-from ret_lightning.data.bad_rows import BadRow, Tally
-from ret_lightning.data.readers.source_location import Place
-from ret_lightning.distributed.collectives import world_size
 from ret_lightning.errors import DataError
 from ret_lightning.training.callbacks import bad_row_count
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.schedule import WarmupCosine
-from tests.support.m2kr_folder import SUBSETS, TRAIN
-from tests.support.ranks import on_ranks
+from tests.support.m2kr_folder import TRAIN
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 SKIP = {"on_bad_row": "skip", "max_bad_fraction": 0.5}
@@ -154,54 +149,3 @@ def test_without_skipping_a_bad_row_ends_the_run(root: Path) -> None:
     with pytest.raises(DataError) as error:
         fit(root, {"on_bad_row": "raise"})
     assert (error.value.code, error.value.path, error.value.line) == ("not-json", root / TRAIN, 4)
-
-
-def test_evaluation_keeps_rows_whose_image_is_gone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (root / "images/m2kr/images/sub/5.png").unlink()
-    with caplog.at_level(logging.WARNING):
-        fit(root, limit_val_batches=1.0, max_epochs=2)
-    told = [r.getMessage() for r in caplog.records if "go without" in r.getMessage()]
-    # Queries and pools of four subsets, once each; wit's passage 5 has no image.
-    assert {line.split(" cannot")[0] for line in told} == {
-        f"{name}: the images of the val {side}: 1 of 12 rows (1 missing_image)"
-        for name in SUBSETS
-        for side in ("queries", "passages")
-        if (name, side) != ("wit", "passages")
-    }
-    assert len(told) == 7
-    with pytest.raises(DataError, match=r"\w+: the images of the val (passages|queries): 1 of 12 rows .* more than"):
-        fit(root, {"max_bad_fraction": 0.05}, limit_val_batches=1.0)
-
-
-@pytest.mark.parametrize(("rank", "counted"), [(0, 12), (500, 0)])
-def test_a_row_for_a_rank_without_any_is_not_counted(
-    root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, counted: int
-) -> None:
-    tallies, over_ranks = [], bad_row_count._over_ranks
-    monkeypatch.setattr(bad_row_count, "_over_ranks", lambda tally, _: tallies.append(tally) or over_ranks(tally, _))
-    monkeypatch.setattr(M2KRDataModule, "_rank_and_world", lambda self: (rank, 1000))
-    seen = []
-    for split in ("val", "test"):
-        trainer = Trainer(**OPTIONS, logger=False)
-        module, data = make_module(), make_data(root, **SKIP)
-        monkeypatch.setattr(module, "validation_step", lambda batch, *_: seen.append(len(batch)))
-        (trainer.validate if split == "val" else trainer.test)(module, datamodule=data, verbose=False)
-    assert sum(seen) == 2 * (counted or 1)
-    assert [tally.rows for tally in tallies] == 2 * [counted, *[0] * (2 * len(SUBSETS) - 1)]
-
-
-def test_ranks_count_together(tmp_path: Path) -> None:
-    found = on_ranks(_count, 2, tmp_path)
-    assert found[0] == found[1] == (20, {"bad_json": 4, "missing_image": 1}, ["0", "1"])
-
-
-def _count(rank: int) -> tuple[int, dict[str, int], list[str]]:
-    assert world_size() == 2
-    tally = Tally(10)
-    for _ in range(2):
-        tally.add(BadRow("bad_json", str(rank), Place(Path("x"), 1)))
-    if rank:
-        tally.add(BadRow("missing_image", "gone", Place(Path("x"), 1)))
-    whole = bad_row_count._over_ranks(tally, torch.device("cpu"))
-    assert bad_row_count._over_ranks(Tally(3 + rank), torch.device("cpu")) == Tally(7)
-    return whole.rows, dict(whole.kinds), [row.text for row in whole.first["bad_json"]]

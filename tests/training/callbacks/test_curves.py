@@ -29,7 +29,7 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     assert [p.name for p in file.parent.iterdir()] == ["recall.png"]
     state = curves.state_dict()
     assert [point["epoch"] for point in state["points"]] == [1, 2]
-    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].items()}
+    recall = {name: result.metrics["recall@3"] for name, result in evaluation.results["val"].subsets.items()}
     assert state["points"][1]["recall"] == recall  # of the largest K, since there is no recall@5
     assert set(recall) == {"wit", "infoseek", "evqa", "okvqa"}
     other = RecallCurves(str(file))
@@ -38,7 +38,7 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     assert "epoch 2, step 6: recall@3" in caplog.text
 
 
-def test_the_picture_of_an_evaluation_has_its_times_and_the_agreement(root: Path, tmp_path: Path) -> None:
+def test_the_picture_of_an_evaluation_has_its_times_and_the_ann_recall(root: Path, tmp_path: Path) -> None:
     points, sizes = [], []
     for index in (FaissIndex("Flat"), ExactIndex()):
         file = tmp_path / f"{type(index).__name__}.png"
@@ -50,12 +50,12 @@ def test_the_picture_of_an_evaluation_has_its_times_and_the_agreement(root: Path
         with Image.open(file) as picture:
             sizes.append(picture.size)
     parts = {"encode", "build", "search"}
-    for drawn, names in zip(points, (parts | {"agreement"}, parts), strict=True):
+    for drawn, names in zip(points, (parts | {"ann_recall"}, parts), strict=True):
         assert horizontal(drawn) == ([1, 2], "step")  # two in an epoch
         assert all(set(point["seconds"]) == names for point in drawn)
         assert all(0 < point["seconds"]["encode"] < 60 for point in drawn)
-    assert points[0][0]["agreement"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
-    assert points[1][0]["agreement"] == {}
+    assert points[0][0]["ann_recall"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
+    assert points[1][0]["ann_recall"] == {}
     assert sizes[0][1] > sizes[1][1]  # a plot more
 
 

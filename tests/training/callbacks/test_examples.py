@@ -24,11 +24,11 @@ def test_pictures_of_the_same_queries_after_every_evaluation(root: Path, tmp_pat
         assert picture.width == 4 * example_figure.CELL_WIDTH + example_figure.GAP
         each = example_figure.CELL_HEIGHT + example_figure.HEADER
         assert picture.height == example_figure.HEADER + 3 * len(SUBSETS) * each
-    images = trainer.datamodule.files.image_source()
-    examples = list(examples_of(evaluation.results["test"].values(), images, 3, 2))
-    assert [e.subset for e in examples] == [name for name in evaluation.results["test"] for _ in range(3)]
+    images = trainer.datamodule.layout.image_source()
+    examples = list(examples_of(evaluation.results["test"].subsets.values(), images, 3, 2))
+    assert [e.subset for e in examples] == [name for name in evaluation.results["test"].subsets for _ in range(3)]
     for example in examples:
-        result = evaluation.results["test"][example.subset]
+        result = evaluation.results["test"].subsets[example.subset]
         (row,) = [i for i, q in enumerate(result.subset.queries) if q.data_id == example.data_id]
         query, position = result.subset.queries[row], result.query_rows.index(row)
         best = [result.subset.pool[i] for i in result.pool_rows(position)[:2]]

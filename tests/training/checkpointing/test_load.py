@@ -10,40 +10,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning import RetModule
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.errors import UserError
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import ContrastiveLoss
 from ret_lightning.models import RetRetriever
 from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO
 from ret_lightning.training.checkpointing.load import (
     RecordInCheckpoint,
-    _of_both,
     build_untrained,
     chosen_on,
     load_trained,
     training_checkpoint,
 )
 from ret_lightning.training.schedule import WarmupCosine
+from tests.support.own_preprocessors import WORDS, WordTokenizer
 from tests.support.report_runs import resolved
 from tests.support.scored_checkpoints import RECALL, write_checkpoint, write_config
-from tests.support.small_runs import SMALL, Trained
+from tests.support.small_runs import SMALL
 from tests.support.tiny_training import checkpoint
-
-
-@pytest.mark.slow  # needs a run of ret-train
-def test_towers_that_prepare_images_apart_are_told(trained: Trained) -> None:
-    from ret_lightning.inputs import ImageTransform
-
-    retriever = RetRetriever.from_pretrained(trained.exported)
-    assert _of_both(retriever, "x", "image_transform", ("size", "mean", "std")).size == 40
-    retriever.passage_tower.image_transform = ImageTransform(48, (0.15,) * 3, (0.3,) * 3)
-    with pytest.raises(
-        ConfigError, match=r"checkpoint=x: the query tower's image_transform has size=40 and the passage .* 48"
-    ):
-        _of_both(retriever, "x", "image_transform", ("size", "mean", "std"))
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +111,55 @@ def test_only_the_best_checkpoint_was_chosen(tmp_path: Path, name: str, chosen: 
     write_checkpoint(tmp_path, "last.ckpt", 20)
     (tmp_path / "origin.json").write_text(json.dumps({selection_queries.KEY: "holdout"}))
     assert chosen_on(tmp_path / "checkpoints" / name) == chosen
+
+
+@pytest.fixture
+def with_words(saved: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RetRetriever, DictConfig, Path]:
+    """A model of a config whose tokenizer reads a file, the config, and a checkpoint of the model."""
+    monkeypatch.setenv(OWN_PACKAGES, "tests")
+    (tmp_path / "words.txt").write_text(WORDS)
+    config = OmegaConf.create(load_trained(saved[1] / "checkpoints/last.ckpt").config)
+    target = {"_target_": "tests.support.own_preprocessors.WordTokenizer", "vocabulary": str(tmp_path / "words.txt")}
+    config.backbone.tokenizer = config.model.backbone.tokenizer = target
+    retriever = build_untrained(config)
+    module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
+    content = checkpoint(module, step=7)
+    RecordInCheckpoint(config).on_save_checkpoint(SimpleNamespace(callback_metrics={}), module, content)
+    RunCheckpointIO().save_checkpoint(content, tmp_path / "run/last.ckpt")
+    return retriever, config, tmp_path / "run/last.ckpt"
+
+
+def test_tokenizer_comes_from_the_checkpoint(with_words: tuple, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").unlink()
+    tower = load_trained(with_words[2]).retriever.query_tower
+    assert type(tower.tokenizer) is WordTokenizer
+    assert tower.tokenizer.words.decode() == WORDS
+    assert type(tower.image_transform) is ImageTransform
+
+
+@pytest.mark.parametrize("words", [WORDS, WORDS + "blue\n"])
+def test_run_with_another_tokenizer_is_refused(with_words: tuple, tmp_path: Path, words: str) -> None:
+    _, config, file = with_words
+    (tmp_path / "words.txt").write_text(words)
+    module = SimpleNamespace(retriever=build_untrained(config))
+    content = torch.load(file, weights_only=True)
+    if words == WORDS:
+        RecordInCheckpoint(config).on_load_checkpoint(None, module, content)
+        return
+    with pytest.raises(UserError) as raised:
+        RecordInCheckpoint(config).on_load_checkpoint(None, module, content)
+    assert (raised.value.code, raised.value.key) == ("preprocessor-changed", "backbone.tokenizer")
+    assert raised.value.differences == ("the file words.txt differs",)
+
+
+def test_checkpoint_without_preprocessors_is_read(saved: tuple, tmp_path: Path) -> None:
+    """As of versions before 0.2."""
+    run = Path(shutil.copytree(saved[1], tmp_path / "run"))
+    file = run / "checkpoints/last.ckpt"
+    content = torch.load(file, weights_only=True)
+    del content["ret_lightning"]["preprocessors"]
+    torch.save(content, file)
+    retriever = load_trained(file).retriever
+    assert type(retriever.query_tower.tokenizer) is ClipTokenizer
+    module = SimpleNamespace(retriever=retriever)
+    RecordInCheckpoint(OmegaConf.create()).on_load_checkpoint(None, module, content)

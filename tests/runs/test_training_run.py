@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.runs.train import _selected_on, best_validation
+from ret_lightning.runs.training_run import _selected_on, best_validation
 from ret_lightning.training.checkpointing import selection_queries
 from tests.support.scored_checkpoints import RECALL, write_checkpoint, write_config
 

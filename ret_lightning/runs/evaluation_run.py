@@ -12,26 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
-from torch.utils.data import DataLoader
 
 from ret_lightning._version import __version__
 from ret_lightning.config.build import build
-from ret_lightning.data.bad_rows import Tally
-from ret_lightning.data.datamodule import M2KRDataModule
-from ret_lightning.data.layouts.m2kr import M2KRFiles
-from ret_lightning.data.torch_datasets import EvaluationRows
-from ret_lightning.data.types import EvaluationSubset, Split
+from ret_lightning.data.datamodule import RetrievalDataModule
+from ret_lightning.data.types import Split
 from ret_lightning.distributed.ddp import SameConfigDDP
-from ret_lightning.errors import UserError
+from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.evaluation.callback import RetrievalEvaluation
+from ret_lightning.evaluation.encoding_module import EncodingModule
+from ret_lightning.evaluation.evaluation_result import EvaluationResult
 from ret_lightning.evaluation.metric_tables import print_tables
-from ret_lightning.evaluation.stored_sink import StoredVectors
-from ret_lightning.losses import ContrastiveLoss
+from ret_lightning.evaluation.stored_sink import StoredSink
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.checkpoint.preprocessors import preprocessor_records, record_differences
 from ret_lightning.runs.early_checks import check_devices, check_evaluation_limit
 from ret_lightning.runs.loggers import (
     WANDB_ID_FILE,
@@ -55,22 +53,19 @@ from ret_lightning.runtime.run_layout import (
     TIMINGS_FILE,
     write_json,
 )
-from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.callbacks.progress_bar import Progress
 from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
-from ret_lightning.training.checkpointing.load import RECORD, chosen_on, opened, training_checkpoint
-from ret_lightning.training.module import RetModule
-from ret_lightning.training.schedule import WarmupCosine
+from ret_lightning.training.checkpointing.load import RECORD, chosen_on, open_file, open_retriever, training_checkpoint
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: DictConfig) -> dict[str, float]:
+def run_evaluation(config: DictConfig) -> dict[str, float]:
     """Encodes pools and queries, ranks, and leaves metrics, rankings and timings in a folder.
 
-    The way is that of ret-train's own test: the same module, batches and callback, hence the same metrics. Only the vectors
-    are on disk meanwhile, so that an evaluation that was interrupted goes on with those that are there.
+    It uses the batches and the callback of ret-train's own test, hence the metrics are the same. The vectors are on disk
+    meanwhile, so that an evaluation that was interrupted continues with those that are there.
 
     Args:
         config: as ret-evaluate composes it; `output_dir` is the folder.
@@ -96,16 +91,14 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     started = time.perf_counter()
     quieten()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    opened.cache_clear()  # another model may stand there by now
-    # Nothing is trained: loss, optimiser and schedule are what the module asks for, and stay idle.
-    retriever = opened(config.checkpoint)
-    module = RetModule(retriever, ContrastiveLoss(), torch.optim.SGD, WarmupCosine())
-    whole: M2KRDataModule = build(config.data)
+    path = Path(config.checkpoint).expanduser()
+    retriever = open_file(path) if path.is_file() else open_retriever(config.checkpoint)
+    data: RetrievalDataModule = build(config.data, **_preparation(retriever, config.checkpoint))
     if is_first_rank():
-        whole.check_files((config.split,))
-    vectors = StoredVectors(folder / EMBEDDINGS_FOLDER, retriever, _made_with(config, whole))
+        data.check_files((config.split,))
+    sink = StoredSink(folder / EMBEDDINGS_FOLDER, retriever, config.split, _made_with(config, data))
     evaluation: RetrievalEvaluation = build(config.evaluation)
-    evaluation.vectors = vectors
+    evaluation.sink = sink
     # Given again after an interruption, it continues the W&B run that it began.
     resumed = Resumed(0, None) if (folder / WANDB_ID_FILE).is_file() else None
     loggers = build_loggers(config, folder, resumed)
@@ -116,110 +109,54 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         callbacks.append(Progress())
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, enable_checkpointing=False)
     if is_first_rank():  # before anything is written
-        whole.setup("test" if config.split == "test" else "validate")
-        check_evaluation_limit(whole, trainer, config.split, ranks=1)  # `StoredVectors` limits whole files
-        _warn_of_training_rows(whole, config)
+        data.setup("test" if config.split == "test" else "validate")
+        check_evaluation_limit(data, trainer, config.split, ranks=1)  # the sink limits whole files
+        _warn_of_training_rows(data, config)
+    # The sink applies the limit, as fast_dev_run and overfit_batches left it: it is of all rows, not of those that are left.
     limit = f"limit_{config.split}_batches"
-    # As fast_dev_run and overfit_batches left it. `MissingRows` sees to it: it is of all rows, not of those that are left.
-    data = MissingRows(whole, vectors, config.split, getattr(trainer, limit))
+    data.choose_batches = partial(sink.begin, batch_size=data.eval_batch_size, limit=getattr(trainer, limit))
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(evaluate)
-    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, vectors):
+        trainer.strategy.ranks_run(run_evaluation)
+    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, sink):
         log_config(loggers, config)
         record_wandb_run(loggers, folder)
         run = trainer.test if config.split == "test" else trainer.validate
-        run(module, datamodule=data, verbose=False)
+        run(EncodingModule(retriever), datamodule=data, verbose=False)
         metrics, tables = {}, []
         if trainer.is_global_zero:
-            metrics, tables = _finish(
-                evaluation, loggers, config, _seconds(trainer, config.split), started, sum(vectors.before)
-            )
+            seconds = _seconds(trainer, config.split)
+            result = evaluation.results[config.split]
+            metrics, tables = _finish(result, loggers, config, seconds, started, sum(sink.before.values()))
         if not config.keep_embeddings:
-            vectors.remove()
+            sink.remove()
     if tables:  # last of all: W&B has said what it has to say
         print_tables(tables)
     log.info("metrics, rankings and timings are in %s", folder)
     return metrics
 
 
-class MissingRows(LightningDataModule):
-    """The evaluation half of a data module, of it the rows whose vectors are not there yet.
-
-    Whatever concerns training rows, be they there or not, is left alone.
-
-    Args:
-        whole: the data module.
-        vectors: where the vectors go.
-        split: that is evaluated.
-        limit: see `StoredVectors.begin`.
-    """
-
-    def __init__(
-        self, whole: M2KRDataModule, vectors: StoredVectors, split: Split, limit: int | float | None = None
-    ) -> None:
-        super().__init__()
-        self.whole = whole
-        self.vectors = vectors
-        self.split = split
-        self.limit = limit
-        self.on_bad_row = whole.on_bad_row
-        self.max_bad_fraction = whole.max_bad_fraction
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._files: list[EvaluationRows] = []
-        self._bad: dict[int, Tally] = {}
-
-    def setup(self, stage: str | None = None) -> None:
-        """Reads queries and pools; what is cached of images and glyphs is guarded by locks of its own."""
-        self.whole.trainer = self.trainer
-        self.whole.setup(stage)
-        # Not when its turn comes, behind the evaluation, which has finished the stores by then and searched for hours.
-        count = next(callback for callback in self.trainer.callbacks if isinstance(callback, BadRowCount))
-        self.vectors.check = partial(count.on_validation_epoch_end, self.trainer, self.trainer.lightning_module)
-
-    @property
-    def files(self) -> M2KRFiles:
-        """As the whole module's."""
-        return self.whole.files
-
-    @property
-    def idle(self) -> dict[Split, bool]:
-        """As the whole module's."""
-        return self.whole.idle
-
-    def evaluation_subsets(self, split: Split) -> list[EvaluationSubset]:
-        """As the whole module's."""
-        return self.whole.evaluation_subsets(split)
-
-    def rows_before(self, loader: int) -> int:
-        """How many rows of a loader's file were encoded before this process began."""
-        return self.vectors.before[loader]
-
-    def bad_before(self, loader: int) -> Tally:
-        """Those of them, of this rank's share, whose images could not be read then and cannot be read now."""
-        return self._bad.get(loader, Tally())
-
-    def test_dataloader(self) -> list[DataLoader]:
-        """As the whole module's, of the rows that are missing."""
-        subsets = self.whole.evaluation_subsets(self.split)
-        self._files, self._bad = self.whole.evaluation_rows(self.split), {}
-        batches = self.vectors.begin(subsets, self.whole.eval_batch_size, self.limit, self._still_imageless)
-        return self.whole.evaluation_loaders(self.split, batches)
-
-    val_dataloader = test_dataloader
-
-    def _still_imageless(self, loader: int, rows: list[int]) -> bool:
-        bad = [self._files[loader][row][2] for row in rows]
-        if None in bad:
-            return False  # the loader reads them all again, and they are counted then
-        for row in bad:
-            self._bad.setdefault(loader, Tally()).add(row)
-        return True
+def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
+    """The tokenizer and the image transform of both sides; raises ConfigError if each tower has another one."""
+    query, passage = retriever.query_tower, retriever.passage_tower
+    ours, theirs = preprocessor_records(query), preprocessor_records(passage)
+    for kind in ("tokenizer", "image_transform"):
+        if getattr(query, kind) is getattr(passage, kind) or kind not in ours:
+            continue
+        if differences := record_differences(ours[kind], theirs.get(kind)):
+            shown = "; ".join(differences).replace(" there", " of queries").replace(" here", " of passages")
+            raise ConfigError(
+                f"checkpoint={checkpoint}: the towers have different {kind}s ({shown}); an evaluation prepares both sides alike",
+                code="towers-prepared-differently",
+                key=kind,
+                found=tuple(differences),
+            )
+    return {"tokenizer": query.tokenizer, "image_transform": query.image_transform}
 
 
-def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
+def _made_with(config: DictConfig, data: RetrievalDataModule) -> dict[str, Any]:
     """What decides the vectors besides the model and the rows."""
-    images = data.files.images
+    images = data.layout.images
     return {
         "trainer.precision": str(config.trainer.get("precision")),
         "data.image_folder": images if isinstance(images, str) else list(images),
@@ -227,7 +164,7 @@ def _made_with(config: DictConfig, data: M2KRDataModule) -> dict[str, Any]:
     }
 
 
-def _warn_of_training_rows(data: M2KRDataModule, config: DictConfig) -> None:
+def _warn_of_training_rows(data: RetrievalDataModule, config: DictConfig) -> None:
     """Warn if the queries are held-out training rows that the checkpoint may have been trained on."""
     if config.split != "val" or "holdout" not in data.validated_on.values():
         return
@@ -272,7 +209,7 @@ def _kept(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) -> Iterator[None]:
+def _config_written(folder: Path, config: DictConfig, sink: StoredSink) -> Iterator[None]:
     """Leaves the config in the folder, for the ranks that are started from it; an interrupted evaluation's if it is refused."""
     if not is_first_rank():  # by the environment: no process group exists yet
         yield
@@ -283,7 +220,7 @@ def _config_written(folder: Path, config: DictConfig, vectors: StoredVectors) ->
     try:
         yield
     except BaseException:
-        if former is not None and not vectors.before:  # what is in the stores goes with the former
+        if former is not None and not sink.before:  # what is in the stores goes with the former
             write_text(file, former)
         raise
 
@@ -313,7 +250,7 @@ def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
 
 
 def _finish(
-    evaluation: RetrievalEvaluation,
+    result: EvaluationResult,
     loggers: list[Logger],
     config: DictConfig,
     seconds: dict[str, float],
@@ -321,11 +258,10 @@ def _finish(
     before: int,
 ) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
-    results = evaluation.results[split]
     checkpoint = Path(config.checkpoint)
     chosen = chosen_on(checkpoint)
     metrics, tables = write_results(
-        evaluation, split, folder, f"checkpoint: {checkpoint}, {selection_queries.in_words(chosen)}"
+        result, split, folder, f"checkpoint: {checkpoint}, {selection_queries.in_words(chosen)}"
     )
     log_tables(loggers, tables)
     origin: dict[str, Any] = {
@@ -334,12 +270,12 @@ def _finish(
         "split": split,
         "version": __version__,
     }
-    agreement = {name: result.agreement for name, result in results.items() if result.agreement}
-    write_json(folder / ORIGIN_FILE, origin | ({"agreement_with_exact_search": agreement} if agreement else {}))
+    ann_recall = {name: own.ann_recall for name, own in result.subsets.items() if own.ann_recall}
+    write_json(folder / ORIGIN_FILE, origin | ({"ann_recall": ann_recall} if ann_recall else {}))
     timings = {
         "seconds": seconds | {"everything": time.perf_counter() - started},
-        "passages": sum(len(result.indexed_rows) for result in results.values()),
-        "queries": sum(len(result.query_rows) for result in results.values()),
+        "passages": sum(len(own.indexed_rows) for own in result.subsets.values()),
+        "queries": sum(len(own.query_rows) for own in result.subsets.values()),
         "encoded_before": before,  # rows, by a process that was interrupted: the seconds are without theirs
     }
     write_json(folder / TIMINGS_FILE, timings)

@@ -11,10 +11,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ret_lightning.data.bad_rows import BadRow
-from ret_lightning.data.readers.source_location import Place
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.runs.evaluate import MissingRows, _config_written, _kept, _take_folder, _warn_of_training_rows
+from ret_lightning.inputs import ClipTokenizer, ImageTransform
+from ret_lightning.runs.evaluation_run import (
+    _config_written,
+    _kept,
+    _preparation,
+    _take_folder,
+    _warn_of_training_rows,
+)
 
 NEW, FORMER = OmegaConf.create({"seed": 2}), "seed: 1\n"
 
@@ -103,13 +108,18 @@ def test_metrics_on_training_rows_are_warned_of(
     assert (reason or "") in caplog.text
 
 
-def test_rows_encoded_without_image_are_read_again_once_they_have_one() -> None:
-    gone = BadRow("missing_image", "a.png is missing", Place(Path("rows.jsonl"), 1))
-    whole = SimpleNamespace(on_bad_row="skip", max_bad_fraction=0.1)
-    data = MissingRows(whole, SimpleNamespace(before=[5, 2]), "test")
-    data._files = [[("id", None, gone), ("id", None, None), ("id", None, gone)]]
-    assert data.rows_before(0) == 5
-    assert not data._still_imageless(0, [0, 1])  # one of the images is there by now
-    assert data.bad_before(0).bad == 0
-    assert data._still_imageless(0, [0, 2])
-    assert data.bad_before(0).bad == 2
+def test_towers_that_prepare_differently_are_refused() -> None:
+    def retriever(size: int, length: int) -> SimpleNamespace:
+        towers = [
+            SimpleNamespace(tokenizer=ClipTokenizer(n), image_transform=ImageTransform(side))
+            for n, side in ((7, 16), (length, size))
+        ]
+        return SimpleNamespace(query_tower=towers[0], passage_tower=towers[1])
+
+    found = _preparation(retriever(16, 7), "run")
+    assert (found["tokenizer"].max_length, found["image_transform"].size) == (7, 16)
+    for size, length, kind in ((16, 9, "tokenizer"), (24, 7, "image_transform")):
+        with pytest.raises(ConfigError) as error:
+            _preparation(retriever(size, length), "run")
+        assert (error.value.code, error.value.key) == ("towers-prepared-differently", kind)
+        assert len(error.value.found) == 1

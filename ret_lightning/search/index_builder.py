@@ -1,4 +1,4 @@
-"""From a file of passages to a search index: what ret-index does."""
+"""From passages to a search index in a folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig
 
-from ret_lightning.config.build import build
+from ret_lightning.data.images.missing_images import check_images
 from ret_lightning.data.rows import CONTENT, Passage, content_digest
 from ret_lightning.errors import ConfigError, DataError, UserError
-from ret_lightning.evaluation.encode_rows import check_images, encoded
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.precision import device_named
+from ret_lightning.retrieval import ExactIndex
 from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import MANIFEST as STORE_MANIFEST
@@ -32,6 +31,7 @@ from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
 from ret_lightning.runtime.child_process import end_with
 from ret_lightning.runtime.console import quiet_libraries
 from ret_lightning.search.changed_rows import DIGESTS, drop_changed, write_digests
+from ret_lightning.search.encoded_rows import encoded
 from ret_lightning.search.index_folder import (
     EMBEDDINGS,
     LOCK,
@@ -50,29 +50,84 @@ log = logging.getLogger(__name__)
 COPIED = 1024  # embeddings at a time that go from one version into the next
 
 
-def index_passages(config: DictConfig) -> None:
-    """Encodes passages and makes them searchable, in a folder or in Qdrant.
+@dataclass(frozen=True)
+class EncodingOptions:
+    """How passages are encoded.
+
+    Attributes:
+        checkpoint: a run folder, a training checkpoint, a folder in the published layout, or a hub id; None: the one that the
+            index was made with.
+        image_root: what image paths are relative to, see `image_source`; None: no passage names an image file.
+        batch_size: rows per batch.
+        num_workers: processes that decode images while the model runs; 0: the encoding one does it.
+        processes: that encode, each a share of the passages, spread over the GPUs where there are any.
+        device: where to encode; None: a GPU, if there is one.
+        dtype: what to compute in (autocast); None: as the weights are.
+    """
+
+    checkpoint: str | None = None
+    image_root: str | None = None
+    batch_size: int = 32
+    num_workers: int = 0
+    processes: int = 1
+    device: str | None = None
+    dtype: str | None = None
+
+
+def build_index(
+    passages: str | Path | Sequence[Passage],
+    index: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    method: Index | None = None,
+    append: bool = False,
+    discard: bool = False,
+    image_root: str | Path | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    processes: int = 1,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Path:
+    """Encode passages and make them searchable, in a folder; an interrupted call continues where it stopped.
 
     Args:
-        config: as ret-index composes it.
+        passages: a file (`.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`) or a pattern of files; or the passages.
+        index: the folder to write.
+        checkpoint: the model, see `EncodingOptions`.
+        method: searches the vectors; None: exact search, or, with `append`, the method of the index that is there.
+        append: add the passages to the index that is there; their ids must be new.
+        discard: remove what an interrupted call wrote, if it was of other passages.
+        image_root, batch_size, num_workers, processes, device, dtype: see `EncodingOptions`.
+
+    Returns:
+        The folder, which `search` and `SearchFolder` open.
 
     Raises:
-        UserError: on what the user can mend; what was encoded until then is kept, and the next run goes on there.
+        UserError: naming what to change; what was encoded until then is kept.
     """
-    if config.qdrant is not None:
-        from ret_lightning.search.qdrant import index_into_qdrant
-
-        index_into_qdrant(config)
-        return
-    folder = Path(config.index)
+    options = EncodingOptions(
+        None if checkpoint is None else str(checkpoint), None if image_root is None else str(image_root), batch_size,
+        num_workers, processes, device, dtype,
+    )  # fmt: skip
+    folder = Path(index)
     with _alone_in(folder):
-        before = _before(folder, config.append)
-        passages = read_passages(config.passages)
+        before = _before(folder, append)
+        rows = read_passages(passages)
+        named = str(passages) if isinstance(passages, str | Path) else f"{len(rows)} passages"
         if before is not None:
-            refuse_known(passages, before.embeddings.ids, config.passages)
-        check_images(passages, config.image_root)
-        retriever, model = model_for(config.checkpoint, config.device, None if before is None else before.model)
-        _build(folder, before, passages, retriever, model, config)
+            refuse_known(rows, before.embeddings.ids, named)
+        check_images(rows, options.image_root)
+        retriever, model = model_for(options.checkpoint, device, None if before is None else before.model)
+        _build(folder, before, _Corpus(rows, named), retriever, model, options, method, discard)
+    return folder
+
+
+class _Corpus(NamedTuple):
+    """Passages, and what messages call them."""
+
+    passages: list[Passage]
+    name: str
 
 
 @contextmanager
@@ -143,11 +198,14 @@ def _before(folder: Path, append: bool) -> SearchFolder | None:
 def _build(
     folder: Path,
     before: SearchFolder | None,
-    passages: list[Passage],
+    corpus: _Corpus,
     retriever: RetRetriever,
     model: ModelIdentity,
-    config: DictConfig,
+    options: EncodingOptions,
+    method: Index | None,
+    discard: bool,
 ) -> None:
+    passages = corpus.passages
     version = 1 if before is None else before.version + 1
     at = folder / f"v{version}"
     kept = () if before is None else before.embeddings.ids
@@ -159,26 +217,30 @@ def _build(
         model,
         passages,
         content_digest(passages),
-        config,
+        options,
     )
-    store = _begun(share)
+    store = _begun(share, corpus.name, discard)
     unwritten = sum(row >= len(kept) for row in store.writer().rows)
     log.info(
         "%d passages%s, %d to encode with %s",
         *(len(passages), f" for the {len(kept)} that are there" if kept else "", unwritten, model.source),
     )
-    if config.processes == 1:
+    if options.processes == 1:
         texts = share.write(0, retriever, before)
     else:
-        with _processes(config.processes - 1) as pool:
-            others = [pool.submit(_write, share, rank) for rank in range(1, config.processes)]
+        with _processes(options.processes - 1) as pool:
+            others = [pool.submit(_write, share, rank) for rank in range(1, options.processes)]
             texts = share.write(0, retriever, before, others)
             for other in others:
                 texts.add(other.result())
     texts.warn(log, "passage texts")
     embeddings = store.finish().embeddings
-    # What is added to keeps its kind and settings, whatever the group `retrieval` says by default.
-    index: Index = build(config.retrieval) if before is None else before.index.clone(config.retrieval.get("device"))
+    # What is added to keeps its method and settings.
+    index = (
+        (ExactIndex() if method is None else method)
+        if before is None
+        else before.index.clone(None if method is None else method.device)
+    )
     index.build(embeddings)
     index.save(at / SEARCH)
     shown = [] if before is None else list(before.shown)
@@ -189,15 +251,15 @@ def _build(
     log.info("%s: %d passages, searched by %s", folder, len(embeddings), type(index).__name__)
 
 
-def _begun(share: _Share) -> StoreInProgress:
-    """The store of `share`; raises DataError where an interrupted run began another one that is not to be discarded."""
+def _begun(share: _Share, passages: str, discard: bool) -> StoreInProgress:
+    """The store of `share`; raises DataError if an interrupted run began another one, unless that is to be discarded."""
     version = share.folder.parent
     if not any((share.folder / name).exists() for name in (STORE_MANIFEST, PLAN)):
         write_digests(version, share.passages)
     try:
         return share.store()
     except AnotherStore as error:
-        if share.config.discard:
+        if discard:
             shutil.rmtree(version)
             log.info("%s, of an interrupted run, removed", version)
             write_digests(version, share.passages)
@@ -213,7 +275,7 @@ def _begun(share: _Share) -> StoreInProgress:
             return share.store()
         difference = "other texts or image paths than it has now" if edited else error.difference
         raise DataError(
-            f"passages={share.config.passages}: an interrupted run began {version} with {difference}; finish it with the "
+            f"passages={passages}: an interrupted run began {version} with {difference}; finish it with the "
             "passages and options that it began with (append=true adds others then), or encode all again with discard=true",
             code="index-begun-otherwise",
             path=version,
@@ -253,7 +315,7 @@ class _Share:
     model: ModelIdentity
     passages: list[Passage]
     content: str  # see `content_digest`
-    config: DictConfig
+    options: EncodingOptions
 
     def store(self) -> StoreInProgress:
         """New, or one that was interrupted."""
@@ -263,7 +325,7 @@ class _Share:
     def made_with(self) -> dict[str, Any]:
         """What decides the vectors besides the model and the ids."""
         # The content, too: what an interrupted run encoded would otherwise be paired with texts that were edited since.
-        return {"dtype": self.config.dtype, CONTENT: self.content}
+        return {"dtype": self.options.dtype, CONTENT: self.content}
 
     @property
     def first_new(self) -> int:
@@ -284,10 +346,10 @@ class _Share:
         Returns:
             The texts that it encoded.
         """
-        config = self.config
+        options = self.options
         if before is None and self.added_to is not None:
             before = SearchFolder(self.added_to, verify=False)
-        writer = self.store().writer(rank, config.processes)
+        writer = self.store().writer(rank, options.processes)
         first_new = self.first_new
         copied = torch.tensor([row for row in writer.rows if row < first_new], dtype=torch.int64)
         new = [self.passages[row - first_new] for row in writer.rows if row >= first_new]
@@ -297,9 +359,16 @@ class _Share:
         if not new:
             return texts
         with self.fewer_threads():
-            retriever = retriever or self.model.open(config.checkpoint, self._device(rank))
+            retriever = retriever or self.model.open(options.checkpoint, self._device(rank))
             for vectors in encoded(
-                retriever, new, config.image_root, config.batch_size, config.num_workers, config.dtype, rank == 0, texts
+                retriever,
+                new,
+                options.image_root,
+                options.batch_size,
+                options.num_workers,
+                options.dtype,
+                rank == 0,
+                texts,
             ):
                 writer.add(vectors)
                 for other in others:
@@ -311,12 +380,12 @@ class _Share:
     def fewer_threads(self) -> Iterator[None]:
         """Several processes share the cores; more threads than these are much slower than one."""
         threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, threads // self.config.processes))
+        torch.set_num_threads(max(1, threads // self.options.processes))
         try:
             yield
         finally:
             torch.set_num_threads(threads)
 
     def _device(self, rank: int) -> torch.device:
-        device = device_named(self.config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device_named(self.options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return torch.device("cuda", rank % torch.cuda.device_count()) if device.type == "cuda" else device

@@ -9,7 +9,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ret_lightning.search import build_index
+from ret_lightning.search import index_builder
 from ret_lightning.search.index_folder import SearchFolder
 from tests.support.m2kr_folder import passage, write_lines
 from tests.support.search_corpus import ALL, FIRST, NAME, images, interrupted
@@ -41,7 +41,7 @@ def test_adding_passages_gives_the_index_of_all(
 
 
 def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call, capsys, monkeypatch) -> None:
-    original = build_index.encoded
+    original = index_builder.encoded
     counts = []
 
     def cut_off(retriever, rows, *options, **more):
@@ -51,7 +51,7 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
                 raise KeyboardInterrupt
             yield vectors
 
-    monkeypatch.setattr(build_index, "encoded", cut_off)
+    monkeypatch.setattr(index_builder, "encoded", cut_off)
     options = (f"checkpoint={trained.run}", "index=cut", "batch_size=2")
     assert make("all.jsonl", *options) == 130
     assert call("search", "index=cut", "query=x") == 1
@@ -78,15 +78,15 @@ def test_passages_edited_after_an_interruption_are_encoded_again(
     rows = [passage(NAME, i) for i in range(FIRST)]
     write_lines(edited, rows)
     with monkeypatch.context() as patched:
-        patched.setattr(build_index, "finish_index", interrupted)  # all is encoded by then
+        patched.setattr(index_builder, "finish_index", interrupted)  # all is encoded by then
         assert make(edited, *options) == 130
     capsys.readouterr()
     rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]
     write_lines(edited, rows)
     counts = []
-    original = build_index.encoded
+    original = index_builder.encoded
     monkeypatch.setattr(
-        build_index, "encoded", lambda model, rows, *more: (counts.append(len(rows)), original(model, rows, *more))[1]
+        index_builder, "encoded", lambda model, rows, *more: (counts.append(len(rows)), original(model, rows, *more))[1]
     )
     assert make(edited, *options) == 0
     assert counts == [1]  # a part has one row here

@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 _PICTURES = ("recall_curves.png", "examples/test.png")  # where to look first; conf/callbacks/default.yaml
 
 
-def train(config: DictConfig, resume: bool = False) -> dict[str, float]:
+def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """Train, evaluate after every epoch, test, and leave everything in the run folder.
 
     Args:
@@ -118,7 +118,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     plugins = [RunCheckpointIO(on_saved=takeover.commit)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(train, resume=resume)
+        trainer.strategy.ranks_run(run_training, resume=resume)
         trainer.strategy.config_file = str(takeover.config_file)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
@@ -129,6 +129,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         scheduler=build(config.scheduler),
         backbone_learning_rate_scale=config.backbone_learning_rate_scale,
         on_nonfinite=config.on_nonfinite,
+        micro_batch=config.micro_batch,
     )
     if config.compile:
         compile_blocks(module.retriever)
@@ -217,7 +218,7 @@ def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> tuple[dict[str, float], list[Table]]:
     chosen = selection_queries.in_words(read_json(folder / ORIGIN_FILE)[selection_queries.KEY])
-    metrics, tables = write_results(evaluation, "test", folder, f"checkpoint: step {step}, {chosen}")
+    metrics, tables = write_results(evaluation.results["test"], "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
     write_json(folder / COST_FILE, cost.measured())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})

@@ -1,0 +1,1 @@
+from .sweeping import SweepSetup as SweepSetup

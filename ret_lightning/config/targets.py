@@ -1,0 +1,93 @@
+"""What a dotted name in a config stands for, found by importing it."""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from ret_lightning.config.config_errors import choices, nearest
+from ret_lightning.config.target_aliases import current_target
+from ret_lightning.errors import ConfigError
+
+
+class UnknownTarget(ConfigError):
+    """A dotted name that cannot be imported; the message states which part, and the alternatives."""
+
+
+def locate(target: str) -> Any:
+    """Import what a dotted name stands for: of each part an attribute if there is one, else a submodule.
+
+    Raises:
+        UnknownTarget: a part of the name does not exist, or its module cannot be imported.
+    """
+    first, *rest = current_target(target).split(".")
+    if not all(part.isidentifier() for part in (first, *rest)):
+        raise UnknownTarget(f"{target!r} is not a dotted name", code="target-not-dotted", found=target)
+    found: Any = _imported(first)
+    if found is None:
+        raise UnknownTarget(f"no package {first} is installed", code="target-package-missing", found=first)
+    for part in rest:
+        found = _member(found, part)
+    return found
+
+
+def is_imported(target: str) -> bool:
+    """Whether `locate` would find an object that an import has made already."""
+    module, _, name = current_target(target).rpartition(".")
+    return name in vars(sys.modules.get(module, object))
+
+
+def _imported(name: str) -> ModuleType | None:
+    """The module of that name; None where there is none."""
+    try:
+        return import_module(name)
+    except SyntaxError as error:
+        raise UnknownTarget(
+            f"{error.filename}:{error.lineno} is broken Python: {error.msg}",
+            code="target-broken-source",
+            path=error.filename,
+            line=error.lineno,
+        ) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            return None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UnknownTarget(
+            f"the module {name} cannot be imported: {reason}", code="target-module-failed", found=name, reason=reason
+        ) from error
+
+
+def _member(owner: Any, name: str) -> Any:
+    found = getattr(owner, name, owner)
+    if found is not owner:
+        return found
+    if isinstance(owner, ModuleType):
+        if hasattr(owner, "__path__") and (module := _imported(f"{owner.__name__}.{name}")) is not None:
+            return module
+        text = _no_such_name(owner, name)
+        raise UnknownTarget(text, code="target-not-in-module", found=name, module=owner.__name__)
+    if not isinstance(owner, type):
+        text = f"{owner.__qualname__} in {owner.__module__} is a function and has nothing inside"
+        raise UnknownTarget(text, code="target-inside-function", found=name)
+    methods = [key for key in dir(owner) if key[0] != "_" and callable(getattr(owner, key))]
+    full = f"{owner.__module__}.{owner.__qualname__}"
+    text = f"no {name} in the class {full}{choices(name, methods)}"
+    raise UnknownTarget(text, code="target-not-in-class", found=name, owner=full)
+
+
+def _no_such_name(module: ModuleType, name: str) -> str:
+    """Which kind of thing is missing from a module, and what it has of that kind."""
+    names = sorted((key for key in dir(module) if key[0] != "_"), key=str.lower)
+    own = [key for key in names if getattr(vars(module).get(key), "__module__", None) == module.__name__]
+    if name[0].isupper():
+        classes = [key for key in own if isinstance(vars(module)[key], type)]
+        if not nearest(name, classes):
+            classes = [key for key in names if key[0].isupper()]
+        return f"no class {name} in {module.__name__}{choices(name, classes)}"
+    submodules = [each.name for each in pkgutil.iter_modules(getattr(module, "__path__", ())) if each.name[0] != "_"]
+    kind = "module or function" if hasattr(module, "__path__") else "function"
+    functions = [key for key in own if not isinstance(vars(module)[key], type)]
+    return f"no {kind} {name} in {module.__name__}{choices(name, [*submodules, *functions])}"

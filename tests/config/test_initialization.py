@@ -1,0 +1,39 @@
+"""Hydra with our search path: which folder has a config, and what is left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from ret_lightning.config.initialization import initialized
+
+
+def test_first_folder_has_the_config(tmp_path: Path) -> None:
+    for folder, width in (("first", 1), ("second", 2)):
+        (tmp_path / folder / "model").mkdir(parents=True)
+        (tmp_path / folder / "model" / f"{folder}.yaml").write_text(f"width: {width}\n")
+        (tmp_path / folder / "train.yaml").write_text(f"seed: {width}\n")
+    path = [f"file://{tmp_path / folder}" for folder in ("first", "second")]
+    with initialized(path, "lab"):
+        config = hydra.compose("train", ["+model=second"], return_hydra_config=True)
+    assert (config.seed, config.model.width, config.hydra.job.name) == (1, 2, "lab")
+    assert [source.provider for source in config.hydra.runtime.config_sources if source.provider != "hydra"] == [
+        "main", "command-line", "schema",
+    ]  # fmt: skip
+
+
+def test_package_is_a_folder(tmp_path: Path) -> None:
+    with initialized(["pkg://ret_lightning.conf"], "lab") as app:
+        assert "lstm" in app.config_loader().get_group_options("gate")
+
+
+def test_hydra_is_as_before(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), initialized([f"file://{tmp_path}"], "lab"):
+        raise ZeroDivisionError
+    assert not GlobalHydra.instance().is_initialized()
+    (tmp_path / "train.yaml").write_text("seed: 1\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert hydra.compose("train").seed == 1
