@@ -126,6 +126,8 @@ def current_override(line: str, config: DictConfig | None) -> str:
 
 
 def _update_moved(config: DictConfig) -> list[str]:
+    from omegaconf import DictConfig, open_dict, read_write
+
     found = []
     for earlier, key in MOVED_KEYS.items():
         above, _, name = earlier.rpartition(".")
