@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from unittest import mock
 
 import torch
 from measure import compare, synchronize
@@ -30,7 +29,7 @@ from ret_lightning.losses import ContrastiveLoss, EncodedBatch
 from ret_lightning.models import EncoderInput, RetRetriever, normalised
 from ret_lightning.models.compile_blocks import compile_blocks
 from ret_lightning.models.precision import dtype_named
-from ret_lightning.ops import onednn_linear
+from ret_lightning.ops.onednn_linear import linear_backend
 
 OPTIONS = {
     "backbone": "clip_vit_b", "pairs": "8", "queries_with_image": "1", "passages_with_image": "0.5", "repeats": "3",
@@ -105,10 +104,10 @@ def main() -> None:
 
 
 def by_pytorch(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The step with all matrix products as PyTorch makes them by itself."""
+    """The step with PyTorch's own matrix multiplication."""
 
     def run() -> Tensor:
-        with mock.patch.multiple(onednn_linear, SMALLEST_WEIGHT=sys.maxsize, SMALLEST_PRODUCT=sys.maxsize):
+        with linear_backend("torch"):
             return step()
 
     return run

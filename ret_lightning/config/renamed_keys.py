@@ -7,11 +7,10 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
-
-from ret_lightning.config.target_aliases import current_target
+if TYPE_CHECKING:  # imported where needed: an index without a config needs no OmegaConf
+    from omegaconf import DictConfig, ListConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 UNTIL = "0.3"  # the version that refuses them
@@ -34,6 +33,8 @@ _OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
 
 def keys_of(target: Any) -> Mapping[str, str]:
     """The earlier option names of a `_target_`, each with today's."""
+    from ret_lightning.config.target_aliases import current_target
+
     return RENAMED_KEYS.get(current_target(target), {}) if isinstance(target, str) else {}
 
 
@@ -76,6 +77,8 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
     Returns:
         A warning for each.
     """
+    from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return []
     found = _update_moved(config) if isinstance(config, DictConfig) and config._get_parent() is None else []
@@ -108,6 +111,8 @@ def is_earlier(line: str) -> bool:
 
 def current_override(line: str, config: DictConfig | None) -> str:
     """An override with today's key, given the config that it applies to; the line itself where its key was not renamed."""
+    from omegaconf import DictConfig, OmegaConf
+
     if config is None or not is_earlier(line):
         return line
     sign, path, name, value = _OVERRIDE.fullmatch(line).groups(default="")
@@ -121,6 +126,8 @@ def current_override(line: str, config: DictConfig | None) -> str:
 
 
 def _update_moved(config: DictConfig) -> list[str]:
+    from omegaconf import DictConfig, open_dict, read_write
+
     found = []
     for earlier, key in MOVED_KEYS.items():
         above, _, name = earlier.rpartition(".")

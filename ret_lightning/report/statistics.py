@@ -1,4 +1,7 @@
-"""How sure a mean over seeds is, and whether two variants differ: over seeds, and over queries."""
+"""How sure a mean over seeds is, and whether two variants differ: over seeds, and over queries.
+
+Not `scipy.stats.permutation_test`, which is over 1,000 times slower on 5,000 differences of hits (benchmark: resampling.py).
+"""
 
 from __future__ import annotations
 

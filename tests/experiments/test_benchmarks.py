@@ -25,6 +25,7 @@ RUNS = {
     ),
     "step.py": (["backbone=tiny", "pairs=2", "repeats=1"], 2 + 3 + 2 + 3),
     "onednn_linear.py": (["shapes=8x4x6,40x30x20", "repeats=1"], 2 + 2),
+    "resampling.py": (["queries=20", "repeats=1"], 2 + 6),
     "evaluation.py": (["passages=300", "queries=5", "k=2", "d=8", "batch=16"], 2 + 4),
 }
 NO_SCRIPTS = {

@@ -1,8 +1,10 @@
-"""How far a metric may lie from what other queries of the same kind would give: bootstrap intervals.
+"""Bootstrap intervals of metrics: how far a mean may be from that of other queries of the same kind.
 
 The percentile bootstrap over queries (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3): queries
-are drawn with replacement, as many as there are, and averaged; the middle 95 % of many such means are the interval. It says
-what the choice of queries contributes, not what another training seed would.
+are sampled with replacement, as many as there are, and averaged; the middle 95 % of many such means are the interval. It
+covers the choice of queries, not that of a training seed.
+
+Not `scipy.stats.bootstrap`, which takes 1.2 s where this takes 1 ms, for 5,000 hits (benchmark: resampling.py).
 """
 
 from __future__ import annotations
