@@ -260,9 +260,13 @@ def build_untrained(config: DictConfig, preprocessors: Mapping[str, Preprocessor
     if not preprocessors:
         return build(model)
     backbone = model.pop("backbone")
-    for kind in preprocessors:
-        backbone.pop(kind, None)  # not built: what it reads may be gone
-    return build(model, backbone=build(backbone, **preprocessors))
+    # Taken out of the config, which is not built: the files that it names may be gone.
+    arguments = {kind: part for kind, part in preprocessors.items() if backbone.pop(kind, None) is not None}
+    retriever: RetRetriever = build(model, backbone=build(backbone, **arguments))
+    for tower in (retriever.query_tower, retriever.passage_tower):
+        for kind, part in preprocessors.items():
+            setattr(tower, kind, part)
+    return retriever
 
 
 def _read(file: Path) -> dict[str, Any]:
