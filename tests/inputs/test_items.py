@@ -65,3 +65,11 @@ def test_no_images_keep_the_shape_of_one() -> None:
     inputs = encoder_input([Item("a", None)], Letters(77), 6)
     assert inputs.pixel_values.shape == (0, 3, 6, 6)
     assert inputs.pixel_values.dtype == torch.float32
+
+
+def test_padding_has_the_id_of_the_tokenizer() -> None:
+    tokenizer = Letters(None)
+    tokenizer.max_length, tokenizer.pad_id = 20, 7
+    ids = encoder_input([Item("abc", None), Item("a", None)], tokenizer, 8, by_itself=True).input_ids
+    assert ids[0].tolist() == [*map(ord, "abc"), *[7] * 13]
+    assert ids[1].tolist() == [ord("a"), *[7] * 15]

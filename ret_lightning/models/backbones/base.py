@@ -325,6 +325,8 @@ def find_stack(model_type: str, modules: Sequence[str] = ()) -> tuple[type[Block
     Returns:
         The class, or None and what to do about it, for error messages.
     """
+    if model_type in STACKS:
+        return STACKS[model_type], ""
     folder = Path(__file__).parent
     ours = [module.name for module in iter_modules([str(folder)]) if not module.name.startswith("_")]
     # A module that has the name in its source comes first: the others may import libraries for seconds.

@@ -48,7 +48,8 @@ def fingerprint_as(stored: str, retriever: TwoTowers) -> str:
 
 
 def _fingerprint(retriever: TwoTowers, further: dict[str, Any], version: int) -> str:
-    preparation = _of_both_sides(retriever, lambda tower: _preparation(tower, _IMAGE_SETTINGS) | _own_classes(tower))
+    names = _own_classes if version == 2 else _own_names
+    preparation = _of_both_sides(retriever, lambda tower: _preparation(tower, _IMAGE_SETTINGS) | names(tower))
     return f"v{version}:" + _digest(preparation | further | architecture(retriever), _weights(retriever))
 
 
@@ -73,9 +74,14 @@ def _preparation(tower: RetTower, image_settings: tuple[str, ...]) -> dict[str, 
 
 
 def _own_classes(tower: RetTower) -> dict[str, str]:
-    """The classes of a tokenizer and an image transform that are not CLIP's."""
+    """The classes of a tokenizer and an image transform that are not CLIP's, by their dotted names."""
     parts = {name: getattr(tower, name) for name in PUBLISHED}
     return {name: class_name(part) for name, part in parts.items() if type(part) is not PUBLISHED[name]}
+
+
+def _own_names(tower: RetTower) -> dict[str, str]:
+    """As `_own_classes`, by the names that checkpoints store, which stay where a class is moved."""
+    return {name: getattr(getattr(tower, name), "name", found) for name, found in _own_classes(tower).items()}
 
 
 def _further_preparation(tower: RetTower) -> dict[str, Any]:

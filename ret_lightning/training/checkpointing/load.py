@@ -225,9 +225,13 @@ def build_untrained(config: Mapping[str, Any], preprocessors: Mapping[str, Prepr
     if not preprocessors:
         return build({**model, "backbone": backbone})
     del model["backbone"]
-    # Those of the config are not built: what they read may be gone.
-    backbone = {key: value for key, value in backbone.items() if key not in preprocessors}
-    return build(model, backbone=build(backbone, **preprocessors))
+    # Taken out of the config, which is not built: the files that it names may be gone.
+    arguments = {kind: part for kind, part in preprocessors.items() if backbone.pop(kind, None) is not None}
+    retriever: RetRetriever = build(model, backbone=build(backbone, **arguments))
+    for tower in (retriever.query_tower, retriever.passage_tower):
+        for kind, part in preprocessors.items():
+            setattr(tower, kind, part)
+    return retriever
 
 
 def _read(file: Path) -> dict[str, Any]:

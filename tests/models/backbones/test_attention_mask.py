@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from torch.nn.functional import pad
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import ConfigError
-from ret_lightning.models import BlockStack, EncoderInput
+from ret_lightning.models import Backbone, BlockStack, EncoderInput, LayerPlan
+from ret_lightning.models.backbones import clip_backbone, open_clip_backbone
+from ret_lightning.models.backbones.base import text_states
 from tests.support.hashed_text import HashedText, make
-from tests.support.tiny_models import batch
+from tests.support.tiny_models import TEXT, VISION, batch
 
 
 class BidirectionalText(HashedText):
@@ -65,6 +68,25 @@ def test_features_do_not_depend_on_padding(encode: Callable[..., Tensor]) -> Non
         torch.testing.assert_close(encode(retriever, rows, 9), encode(retriever, rows, 0), rtol=1e-5, atol=1e-5)
         changed = (encode(unmasked, rows, 9) - encode(unmasked, rows, 0)).abs().amax(dim=(1, 2))
     assert (changed > 1e-3).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "make_backbone",
+    [partial(clip_backbone, TEXT, VISION), partial(open_clip_backbone, "ViT-B-32")],
+    ids=["clip", "open"],
+)
+def test_states_of_clip_do_not_depend_on_what_is_padding(make_backbone: Callable[[], Backbone]) -> None:
+    """To the last bit: its attention is causal, and the mask changes nothing."""
+    backbone = make_backbone()
+    rows = batch([1, 1, 1], [0, 0, 0], length=9)
+    other = replace(rows, input_ids=rows.input_ids.masked_fill(~rows.attention_mask, 99))
+    plan = LayerPlan((0, 2), (0, 2))
+    with torch.no_grad():
+        states, others = (text_states(backbone.text, [x], plan.text)[0] for x in (rows, other))
+        bare = backbone.text(rows.input_ids, plan.text)
+    for block, unmasked in zip(plan.text, bare, strict=True):
+        assert torch.equal(states[block][rows.attention_mask], others[block][rows.attention_mask])
+        assert torch.equal(states[block], unmasked)
 
 
 def test_vision_stacks_get_no_mask() -> None:

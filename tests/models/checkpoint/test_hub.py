@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from ret_lightning import RetRetriever
 from ret_lightning.errors import UserError
+from tests.support.own_preprocessors import WORDS, WordTokenizer
 from tests.support.tiny_models import BY_NAME
 
 
@@ -37,8 +39,10 @@ class FakeHub:
         self, *, repo_id: str, folder_path: str, commit_message: str, revision: str | None, delete_patterns: list[str]
     ) -> str:
         self.calls.append(("upload_folder", {"commit_message": commit_message, "revision": revision}))
-        for old in [file for pattern in delete_patterns for file in (self.folder / repo_id).glob(pattern)]:
-            old.unlink()
+        files = [file for file in (self.folder / repo_id).rglob("*") if file.is_file()]
+        for file in files:
+            if any(fnmatch(str(file.relative_to(self.folder / repo_id)), pattern) for pattern in delete_patterns):
+                file.unlink()
         shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
         return f"https://hub/{repo_id}/commit/1"
 
@@ -92,3 +96,15 @@ def test_a_hub_out_of_reach_is_one_line() -> None:
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=r"^not a name: cannot be pushed to the hub \("):
         retriever.push_to_hub("not a name")
+
+
+def test_files_of_tokenizers_are_pushed(hub: FakeHub, tmp_path: Path) -> None:
+    retriever = RetRetriever.from_pretrained(BY_NAME["clip_vit_l"])
+    folder = hub.folder / "me/ret"
+    for words in (WORDS, WORDS + "blue\n"):  # the second upload replaces the file of the first
+        (tmp_path / "words.txt").write_text(words)
+        for tower in (retriever.query_tower, retriever.passage_tower):
+            tower.tokenizer = WordTokenizer(tmp_path / "words.txt")
+        retriever.push_to_hub("me/ret")
+        assert [file.read_text() for file in folder.glob("preprocessors/*/*")] == [words]
+        assert RetRetriever.from_pretrained(folder).query_tower.tokenizer.words.decode() == words

@@ -191,6 +191,15 @@ def test_unknown_class_is_reported(make, tmp_path: Path, kind: str, monkeypatch:
     assert "clip" in raised.value.allowed
 
 
+def test_name_of_two_classes_is_refused(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(Failing, "name", WordTokenizer.name)
+    with pytest.raises(UserError) as raised:
+        RetRetriever.from_pretrained(tmp_path / "model")
+    assert (raised.value.code, raised.value.found) == ("preprocessor-name-ambiguous", WordTokenizer.name)
+    assert len(raised.value.classes) == 2
+
+
 SOURCE = """
 from ret_lightning.inputs import ImageTransform
 
@@ -230,6 +239,12 @@ def test_fingerprint_covers_settings_and_files(make, words: Path) -> None:
     assert usual != fingerprint(make(images=SquashedImages(16, levels=5)))
     words.write_text(WORDS + "blue\n")
     assert usual != fingerprint(make())
+
+
+def test_fingerprint_does_not_depend_on_the_module(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(make())
+    monkeypatch.setattr(WordTokenizer, "__module__", "tests.moved")
+    assert fingerprint(make()) == before
 
 
 def test_fingerprint_of_the_second_version_is_recognised(make, words: Path) -> None:

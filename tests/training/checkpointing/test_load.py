@@ -17,7 +17,8 @@ from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import ContrastiveLoss
-from ret_lightning.models import RetRetriever
+from ret_lightning.models import Backbone, RetRetriever
+from ret_lightning.models.backbones import clip_backbone
 from ret_lightning.training.checkpointing import selection_queries
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO
 from ret_lightning.training.checkpointing.load import (
@@ -134,6 +135,22 @@ def test_tokenizer_comes_from_the_checkpoint(with_words: tuple, tmp_path: Path) 
     assert type(tower.tokenizer) is WordTokenizer
     assert tower.tokenizer.words.decode() == WORDS
     assert type(tower.image_transform) is ImageTransform
+
+
+def fixed_backbone(text: dict, vision: dict) -> Backbone:
+    """With a tokenizer and an image transform of its own choice."""
+    return clip_backbone(text, vision)
+
+
+def test_tokenizer_that_the_config_does_not_have_is_restored(with_words: tuple, tmp_path: Path) -> None:
+    content = torch.load(with_words[2], weights_only=True)
+    backbone = content["ret_lightning"]["config"]["model"]["backbone"]
+    content["ret_lightning"]["config"]["model"]["backbone"] = {
+        "_target_": f"{__name__}.fixed_backbone", "text": backbone["text"], "vision": backbone["vision"],
+    }  # fmt: skip
+    torch.save(content, tmp_path / "other.ckpt")
+    retriever = load_trained(tmp_path / "other.ckpt").retriever
+    assert {type(tower.tokenizer) for tower in (retriever.query_tower, retriever.passage_tower)} == {WordTokenizer}
 
 
 @pytest.mark.parametrize("words", [WORDS, WORDS + "blue\n"])
