@@ -26,12 +26,12 @@ MOST_MODULES, MOST_LINES = 14, 410
 TESTED_THROUGH = {
     "_version.py": "test_layout.py",  # an export of the package
     "commands/check.py": "data/checks/test_corpus_check.py",  # glue: a config, a check, an exit code
-    "commands/index.py": "search/test_build_index.py",
+    "commands/index.py": "search/test_index_builder.py",
     "commands/report.py": "report/test_report.py",
     "commands/search.py": "search/test_answer.py",
     "models/backbones/__main__.py": "models/backbones/test_registry.py",  # glue: arguments, a table, an exit code
     "runs/results.py": "commands/test_evaluate.py",  # glue: which files an evaluation leaves
-    "search/changed_rows.py": "search/test_build_index.py",  # needs an interrupted index
+    "search/changed_rows.py": "search/test_index_builder.py",  # needs an interrupted index
     "search/hits.py": "search/test_answer.py",  # a type
     "training/callbacks/example_types.py": "training/callbacks/test_example_figure.py",  # types
 }

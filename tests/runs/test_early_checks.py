@@ -115,7 +115,7 @@ def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, 
     file = root / "jsonl/m2kr/test/evqa_test_m2kr.jsonl"
     file.write_text(file.read_text() + "{\n")
     monkeypatch.setattr(
-        early_checks.M2KRDataModule, "prepare_data", lambda data: pytest.fail("reads the training file")
+        early_checks.RetrievalDataModule, "prepare_data", lambda data: pytest.fail("reads the training file")
     )
     with pytest.raises(DataError) as error:
         check(root)
