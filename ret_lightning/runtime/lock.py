@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ret_lightning.errors import UserError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from ret_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -33,46 +30,38 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UserError: if another process is at work there.
     """
-    if not is_first_rank() or fcntl is None:
+    if not is_first_rank():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK_FILE
-    with _locked(lock):
+    with _locked(folder / LOCK_FILE):
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def refuse_locked(folder: Path) -> None:
     """Raise UserError if another process is at work in a folder; nothing is written."""
-    lock = folder / LOCK_FILE
-    if fcntl is None or not lock.is_file():
-        return
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _occupied(folder) from None
-        except OSError:  # a file system without locks
-            return
+    if (folder / LOCK_FILE).is_file():
+        with _locked(folder / LOCK_FILE):
+            pass
 
 
 @contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    while True:
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _occupied(lock.parent) from None
-            except OSError:  # a file system without locks
-                log.debug("%s cannot be locked", lock)
-            # Whoever held the lock may have removed the file since it was opened; another process would make a new one.
-            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                yield
-                return
+def _locked(file: Path) -> Iterator[None]:
+    # Not 0: who held the lock removes the file before releasing it, and a process that opened it before has to try again.
+    lock = FileLock(file, timeout=0.3, poll_interval=0.05)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise _occupied(file.parent) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        log.debug("%s cannot be locked", file)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _occupied(folder: Path) -> UserError:

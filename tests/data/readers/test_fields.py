@@ -21,7 +21,7 @@ from ret_lightning.data.checks.corpus_check import CorpusCheck
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.readers.source_location import Place
-from ret_lightning.data.rows import parse_pair, parse_passage, parse_query, subset_fields
+from ret_lightning.data.rows import M2KR_ROWS, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.retrieval.metrics.relevance import has_answers
@@ -88,7 +88,7 @@ def test_nan_is_null(path: tuple) -> None:
         for content in (json.dumps(nan), json.dumps(nan).encode(), nan, null):
             assert outcome(parse, content) == expected
     for content in (json.dumps(nan).encode(), nan):
-        assert subset_fields(content) == subset_fields(json.dumps(null))
+        assert M2KR_ROWS.parse_subset(content) == M2KR_ROWS.parse_subset(json.dumps(null))
 
 
 @pytest.mark.parametrize("path", paths(ROW), ids=str)
@@ -103,7 +103,7 @@ def test_infinity_is_refused(path: tuple, number: float) -> None:
             assert (found.code, found.path, found.line) == ("infinite-number", PLACE.file, 7)
             assert (found.key, found.found) == (path[0], number)
             assert found.message.startswith(f"rows.jsonl:7: field {path[0]} holds {json.dumps(number)}; ")
-    assert subset_fields(row) == (None, "")
+    assert M2KR_ROWS.parse_subset(row) == (None, "")
 
 
 @pytest.mark.parametrize("field", ["data_id", "passage_id", "answer", "question"])
