@@ -24,6 +24,7 @@ from ret_lightning.commands.command_line import read_arguments
 from ret_lightning.commands.help_page import help_page
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
+from ret_lightning.config.allowed_targets import hydra_allow_list
 from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict, check
 from ret_lightning.config.config_errors import report
@@ -209,7 +210,7 @@ class _Application:
             overrides = [*own, f"resume={QuotedString(str(base.file.parent), Quote.single).with_quotes()}"]
         config_name = self.arguments.config_name or self.config_name
         try:
-            with initialized(self._search_path(), self._job_name()) as app:
+            with initialized(self._search_path(), self._job_name()) as app, hydra_allow_list():
                 if multirun:
                     return self._tell_failures(app.hydra.multirun(config_name, job, overrides))
                 return getattr(app.hydra.run(config_name, job, overrides).return_value, "exit_code", 0)

@@ -13,10 +13,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
+import hydra.utils
 from hydra.utils import instantiate
 
 from ret_lightning.config.config_errors import nearest
@@ -40,6 +42,8 @@ _LIBRARY_PARTS = (
     "torch.optim",
     "torchmetrics",
 )
+# What Hydra's own configs name.
+_HYDRA_PARTS = ("hydra", "hydra_plugins", "logging", "colorlog")
 
 
 def not_a_name(value: Any) -> ConfigError:
@@ -97,6 +101,17 @@ def allow_list(targets: Sequence[str]) -> dict[str, Any]:
     """The argument of Hydra's `instantiate` that allows these targets, which were checked here; Hydra 1.3 has none."""
     takes_list = "_execution_whitelist_" in signature(instantiate).parameters
     return {"_execution_whitelist_": list(targets)} if takes_list else {}
+
+
+def hydra_allow_list() -> AbstractContextManager[Any]:
+    """While this is open, Hydra builds callbacks and log handlers from its own parts and what our rule allows only.
+
+    Hydra 1.3 has no such list, and builds anything.
+    """
+    if not hasattr(hydra.utils, "execution_whitelist"):
+        return nullcontext()
+    parts = (_OURS, *_LIBRARY_PARTS, *own_packages(), *_HYDRA_PARTS)
+    return hydra.utils.execution_whitelist([*parts, *(f"{part}.*" for part in parts)])
 
 
 def own_packages() -> tuple[str, ...]:

@@ -47,9 +47,8 @@ def build(node: DictConfig | ListConfig | Mapping[str, Any] | None, *args: Any, 
         raise ValueError(f"{key} has no _target_ that could take further arguments")
     try:
         targets = _targets(node, key)
-        for at, name in targets:
-            _refuse_unsafe(f"{at}._target_".lstrip("."), name)
-        options = {"_convert_": "all", **allow_list([name for _, name in targets])}
+        names = [name for at, target in targets for name in _safe_names(f"{at}._target_".lstrip("."), target)]
+        options = {"_convert_": "all", **allow_list(names)}
         if target is None:
             return instantiate(node, **options)
         # Made as a partial and called here: instantiate would copy the caller's arguments into a config.
@@ -72,7 +71,8 @@ def _targets(node: Any, key: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _refuse_unsafe(key: str, target: Any) -> None:
+def _safe_names(key: str, target: Any) -> tuple[str, str]:
+    """The names of a target, as written and where it is defined; raises where a config may not build it."""
     if not isinstance(target, str):
         raise _at(key, not_a_name(target))
     if (reason := target_refusal(target)) is not None:
@@ -88,6 +88,7 @@ def _refuse_unsafe(key: str, target: Any) -> None:
     module = str(getattr(found, "__module__", None))
     if (reason := built_refusal(target, module, is_class=isinstance(found, type))) is not None:
         raise _at(key, reason)
+    return target, f"{module}.{getattr(found, '__qualname__', '')}"
 
 
 def _at(key: str, error: ConfigError) -> ConfigError:

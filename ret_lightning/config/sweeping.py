@@ -199,7 +199,7 @@ def _compose(
     before = HydraConfig.instance().cfg
     with open_dict(composed):
         composed.hydra.runtime.output_dir = str(folder)
-        composed.hydra.job.id = composed.hydra.job.num = 0
+        composed.hydra.job.id, composed.hydra.job.num = "0", 0
         HydraConfig.instance().set_config(composed)
         try:
             job = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
