@@ -10,13 +10,24 @@ from typing import Literal
 
 from ret_lightning.data.readers.source_location import numbered
 from ret_lightning.data.rows import Passage, Query
+from ret_lightning.inputs.items import PLURAL, Side
+
+__all__ = [
+    "PLURAL",
+    "SIDES",
+    "EvaluationSubset",
+    "Side",
+    "Source",
+    "Split",
+    "distinct_ids",
+    "unreachable_queries",
+    "warn_unreachable",
+]
 
 log = logging.getLogger(__name__)
 
 Split = Literal["val", "test"]
-Side = Literal["passage", "query"]
 SIDES: tuple[Side, ...] = ("passage", "query")  # in the order in which an evaluation encodes them
-PLURAL: dict[Side, str] = {"passage": "passages", "query": "queries"}
 Source = Literal["val", "holdout", "test"]  # of queries: <subset>_val files, held-out training rows, test files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch.nn.functional import pad
 
 from ret_lightning.inputs.encoder_input import EncoderInput
 from ret_lightning.inputs.tokenizer import Tokenizer
+
+Side = Literal["passage", "query"]  # of a row: which tower encodes it
+PLURAL: dict[Side, str] = {"passage": "passages", "query": "queries"}
 
 # Kernels take the places of a text by so many at a time, sum what is left over in another order, and a sum's last bit with it.
 BLOCK = 16

@@ -12,27 +12,25 @@ from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ret_lightning.errors import ConfigError, DataError, TokenError, UserError
 from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
+from ret_lightning.inputs.items import PLURAL, Side
 from ret_lightning.models.backbones.base import check_token_ids
 from ret_lightning.models.gate_activations import RowOpenings
 from ret_lightning.models.precision import device_named, dtype_named
+from ret_lightning.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from ret_lightning.models.tower import RetTower
     from ret_lightning.models.two_towers import TwoTowers
 
 Pair = tuple[str | None, str | Path | Image.Image | None]
-Side = Literal["query", "passage"]
-
-PLURAL = {"query": "queries", "passage": "passages"}
 
 # A list of more batches than this gets a progress bar.
 LONG = 20
@@ -104,7 +102,7 @@ def encode_pairs(
         _eval_mode(tower),
         _autocast(tower, dtype),
         closing(_in_batches(pairs, preparation.item, batch_size, num_workers)) as batches,
-        tqdm(total=count, desc=f"encoding {PLURAL[side]}", unit="row", disable=not progress) as bar,
+        progress_bar(total=count, desc=f"encoding {PLURAL[side]}", unit="row", disable=not progress) as bar,
     ):
         result = torch.empty(count or 0, *tower.row_shape, dtype=torch.float32)
         for items in batches:

@@ -437,7 +437,10 @@ def test_weights_of_another_precision(retriever, dtype: torch.dtype) -> None:
         retriever.encode_queries(pairs, dtype="fp32")
 
 
-def test_a_bar_for_long_lists_and_when_asked_for(retriever, capsys) -> None:
+def test_a_bar_for_long_lists_and_when_asked_for(retriever, capsys, monkeypatch) -> None:
+    """On a terminal; elsewhere the log has a line every half minute."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
     def shown(count: int, **options) -> str:
         retriever.encode_passages([(None, None)] * count, batch_size=2, **options)
         out, err = capsys.readouterr()
