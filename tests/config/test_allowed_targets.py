@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torchmetrics
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES, built_refusal, is_in, own_packages, target_refusal
+from ret_lightning.config.allowed_targets import (
+    OWN_PACKAGES,
+    allow_list,
+    built_refusal,
+    hydra_allow_list,
+    is_in,
+    own_packages,
+    target_refusal,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +88,28 @@ def test_name_is_inside_whole_parts_only() -> None:
     assert is_in("torch.nn.Linear", ("torch.optim", "torch.nn"))
     assert not is_in("torch.nnx.Linear", ("torch.nn",))
     assert not is_in("torch", ("torch.nn",))
+
+
+def test_hydra_with_an_allow_list_gets_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_list(config: object, _execution_whitelist_: object = None) -> None: ...
+
+    def without_list(config: object, **kwargs: object) -> None: ...
+
+    monkeypatch.setattr("ret_lightning.config.allowed_targets.instantiate", with_list)
+    assert allow_list(["a.B"]) == {"_execution_whitelist_": ["a.B"]}
+    monkeypatch.setattr("ret_lightning.config.allowed_targets.instantiate", without_list)
+    assert allow_list(["a.B"]) == {}
+
+
+def test_hydra_builds_what_the_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    monkeypatch.setenv(OWN_PACKAGES, "my_package")
+    monkeypatch.setattr(
+        "hydra.utils.execution_whitelist", lambda names: listed.extend(names) or nullcontext(), raising=False
+    )
+    with hydra_allow_list():
+        assert {"my_package.*", "ret_lightning.*", "hydra.*", "logging.*"} <= set(listed)
+        assert not any(name.startswith(("os", "builtins", "subprocess")) for name in listed)
+    monkeypatch.delattr("hydra.utils.execution_whitelist")
+    with hydra_allow_list():
+        pass

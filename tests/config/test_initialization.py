@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import hydra
@@ -9,6 +10,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from ret_lightning.config.initialization import initialized
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "ret_lightning"
 
 
 def test_first_folder_has_the_config(tmp_path: Path) -> None:
@@ -28,6 +32,14 @@ def test_first_folder_has_the_config(tmp_path: Path) -> None:
 def test_package_is_a_folder(tmp_path: Path) -> None:
     with initialized(["pkg://ret_lightning.conf"], "lab") as app:
         assert "lstm" in app.config_loader().get_group_options("gate")
+
+
+@pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_private_module_of_hydra_is_imported(module: Path) -> None:
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        assert [name for name in names if name.startswith(("hydra._", "omegaconf._"))] == []
 
 
 def test_hydra_is_as_before(tmp_path: Path) -> None:
