@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
-from ret_lightning.runs.train import _backend_setting
 
 from ret_lightning.ops import onednn_linear
+from ret_lightning.runs.training_run import _backend_setting
 from tests.support.small_runs import small_run
 
 pytestmark = pytest.mark.slow
