@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ret_lightning.config.target_aliases import ALIASES
-from ret_lightning.config.targets import locate
+from ret_lightning.config.targets.locate import locate
+from ret_lightning.config.targets.target_aliases import ALIASES
 from tests.support.paths import CONF, ROOT
 
 PACKAGE = ROOT / "ret_lightning"

@@ -24,14 +24,14 @@ from ret_lightning.commands.command_line import read_arguments
 from ret_lightning.commands.help_page import help_page
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
-from ret_lightning.config.allowed_targets import hydra_allow_list
 from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict, check
 from ret_lightning.config.config_errors import report
 from ret_lightning.config.home_folder import expand_config
 from ret_lightning.config.initialization import VERSION_BASE, initialized
-from ret_lightning.config.renamed_keys import current_override, deprecation, is_earlier, update_keys
 from ret_lightning.config.sweeping import Choose, all_jobs, is_grid, results_of
+from ret_lightning.config.targets.allowed_targets import hydra_allow_list
+from ret_lightning.config.targets.renamed_keys import current_override, deprecation, is_earlier, update_keys
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
 from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.child_process import use_default_start_method

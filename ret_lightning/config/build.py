@@ -10,11 +10,17 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ret_lightning.config.allowed_targets import allow_list, built_refusal, not_a_name, not_callable, target_refusal
 from ret_lightning.config.checker.yaml_files import first_line
-from ret_lightning.config.renamed_keys import update_keys
-from ret_lightning.config.target_aliases import update_targets
-from ret_lightning.config.targets import UnknownTarget, locate
+from ret_lightning.config.targets.allowed_targets import (
+    allow_list,
+    built_refusal,
+    not_a_name,
+    not_callable,
+    target_refusal,
+)
+from ret_lightning.config.targets.locate import UnknownTarget, locate
+from ret_lightning.config.targets.renamed_keys import update_keys
+from ret_lightning.config.targets.target_aliases import update_targets
 from ret_lightning.errors import ConfigError, UserError
 
 

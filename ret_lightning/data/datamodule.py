@@ -137,13 +137,9 @@ class RetrievalDataModule(LightningDataModule):
                 code="subset-named-twice",
                 found=list(subsets),
             )
-        if on_bad_row not in ("raise", "skip"):
-            raise ConfigError(
-                f"data.on_bad_row={on_bad_row} must be raise or skip",
-                code="unknown-on-bad-row",
-                found=on_bad_row,
-                allowed=("raise", "skip"),
-            )
+        if on_bad_row not in (allowed := ("raise", "skip")):
+            message = f"data.on_bad_row={on_bad_row} must be raise or skip"
+            raise ConfigError(message, code="unknown-on-bad-row", found=on_bad_row, allowed=allowed)
         if not 0 <= max_bad_fraction <= 1:
             raise ConfigError(
                 f"data.max_bad_fraction={max_bad_fraction} must be from 0 to 1",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ret_lightning.config.renamed_keys import RENAMED_KEYS, accept_renamed
+from ret_lightning.config.targets.renamed_keys import RENAMED_KEYS, accept_renamed
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ret_lightning.config.renamed_keys import RENAMED_KEYS, accept_renamed
+from ret_lightning.config.targets.renamed_keys import RENAMED_KEYS, accept_renamed
 from ret_lightning.data.bad_rows import OnBadRow
 from ret_lightning.data.images.sources import ImageReader, image_source
 from ret_lightning.data.torch_datasets import EvaluationRows

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from ret_lightning.config.allowed_targets import is_in
+from ret_lightning.config.targets.allowed_targets import is_in
 
 T = TypeVar("T")
 _PACKAGE = __name__.partition(".")[0]

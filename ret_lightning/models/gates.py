@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ret_lightning.config.own_packages import import_own_packages
+from ret_lightning.config.targets.own_packages import import_own_packages
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.exchangeable_parts import constructor_settings, subclasses
 from ret_lightning.ops.onednn_linear import Linear

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.renamed_keys import current_config
-from ret_lightning.config.target_aliases import current_target
+from ret_lightning.config.targets.renamed_keys import current_config
+from ret_lightning.config.targets.target_aliases import current_target
 
 # Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
 BESIDE_THE_RUN = (

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from tests.support.config_folder import write
 from tests.support.paths import ROOT
 

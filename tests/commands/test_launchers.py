@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from tests.support.small_runs import sweep, written
 
 pytestmark = pytest.mark.slow

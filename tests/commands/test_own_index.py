@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from tests.support import processes
 from tests.support.m2kr_folder import write_folder
 from tests.support.own_index import MODULE, write_own_index

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.report.run_folders import find_runs
 from tests.support.small_runs import m2kr, ret_train, sweep, written
 

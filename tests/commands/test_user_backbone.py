@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.models.backbones import list_backbones
 from tests.support import processes
 from tests.support.lab_backbone import write_backbone

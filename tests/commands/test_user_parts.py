@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import split_code
 from tests.support import processes
 from tests.support.m2kr_folder import write_folder

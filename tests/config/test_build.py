@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 from omegaconf import OmegaConf
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.build import build
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, DataError
 from tests.support import config_targets
 
@@ -98,7 +98,7 @@ def test_arguments_for_nothing_are_a_programming_error() -> None:
         ("testsuite.Part", "a config may not build testsuite.Part"),
         ("unbuildable.Part", "set RET_LIGHTNING_TARGETS"),
         ("ret_lightning.errors.os.system", "cannot import ret_lightning.errors.os.system"),
-        ("ret_lightning.config.allowed_targets.os.system", "it is a name for something in posix"),
+        ("ret_lightning.config.targets.allowed_targets.os.system", "it is a name for something in posix"),
         ("ret_lightning.config.checker.yaml_files.Path", "it is a name for something in pathlib"),
         (f"{PARTS}.Gat", f"cannot import {PARTS}.Gat"),
         (f"{PARTS}.Level.LOW", "is no class or function"),

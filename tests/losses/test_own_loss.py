@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.losses import EncodedBatch
 from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from tests.support.m2kr_folder import TRAIN, read, write_folder, write_lines

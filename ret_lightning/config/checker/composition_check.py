@@ -10,15 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from ret_lightning.config.allowed_targets import built_refusal, not_a_name, not_callable, target_refusal
 from ret_lightning.config.checker.annotations import dataclass_in, element_of, problem
 from ret_lightning.config.checker.composition import Composer, Composition
 from ret_lightning.config.checker.overrides import ParsedOverride
 from ret_lightning.config.checker.signatures import Parameter, Signature, signature_of
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
-from ret_lightning.config.renamed_keys import MOVED_KEYS, keys_of
-from ret_lightning.config.targets import UnknownTarget, is_imported, locate
+from ret_lightning.config.targets.allowed_targets import built_refusal, not_a_name, not_callable, target_refusal
+from ret_lightning.config.targets.locate import UnknownTarget, is_imported, locate
+from ret_lightning.config.targets.renamed_keys import MOVED_KEYS, keys_of
 from ret_lightning.errors import ConfigError
 
 Keys = tuple[str, ...]  # a key's place in the config

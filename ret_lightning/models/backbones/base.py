@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ret_lightning.config.own_packages import import_own_packages
+from ret_lightning.config.targets.own_packages import import_own_packages
 from ret_lightning.errors import ConfigError, TokenError
 from ret_lightning.inputs import EncoderInput, ImageTransform, Tokenizer
 from ret_lightning.models.layer_plans import LayerPlan

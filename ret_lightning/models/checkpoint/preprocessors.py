@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ret_lightning.config.own_packages import import_own_packages
+from ret_lightning.config.targets.own_packages import import_own_packages
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Preprocessor, Tokenizer
 from ret_lightning.models.exchangeable_parts import class_name, is_own, json_value, subclasses

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ret_lightning.config.own_packages import import_own_packages
-from ret_lightning.config.renamed_keys import current_settings
+from ret_lightning.config.targets.own_packages import import_own_packages
+from ret_lightning.config.targets.renamed_keys import current_settings
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, write_saved_index
 from ret_lightning.retrieval.ranking import Ranking

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ret_lightning.config.renamed_keys import FAISS_KEYS
+from ret_lightning.config.targets.renamed_keys import FAISS_KEYS
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.candidates import CandidateIndex

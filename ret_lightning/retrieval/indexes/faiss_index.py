@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ret_lightning.config.renamed_keys import FAISS_KEYS, accept_renamed
+from ret_lightning.config.targets.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import (

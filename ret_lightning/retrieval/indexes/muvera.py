@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning.config.renamed_keys import FAISS_KEYS, accept_renamed
+from ret_lightning.config.targets.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval.indexes.base import at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu

@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.config.checker.config_changes import Base
 from ret_lightning.config.config_errors import Wrong
 from ret_lightning.config.paths import make_paths_absolute
-from ret_lightning.config.renamed_keys import current_config
-from ret_lightning.config.target_aliases import current_target
+from ret_lightning.config.targets.renamed_keys import current_config
+from ret_lightning.config.targets.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 from ret_lightning.runs.identity import differences, flat, within
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE

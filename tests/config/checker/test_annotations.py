@@ -8,7 +8,7 @@ import pytest
 
 from ret_lightning.config.checker.annotations import element_of, problem
 from ret_lightning.config.checker.signatures import Parameter, signature_of
-from ret_lightning.config.targets import locate
+from ret_lightning.config.targets.locate import locate
 
 TARGET = {"_target_": "anything"}
 

@@ -9,10 +9,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_changes import Base, check_changes
 from ret_lightning.config.checker.config_check import Verdict
 from ret_lightning.config.config_errors import Wrong
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError
 from tests.support.config_folder import write
 from tests.support.config_targets import Schema

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.checker.config_check import check
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from tests.support.config_folder import line_of, write
 from tests.support.config_targets import Schema
 from tests.support.paths import ROOT

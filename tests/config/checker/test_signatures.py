@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ret_lightning.config.checker.signatures import signature_of
-from ret_lightning.config.targets import locate
+from ret_lightning.config.targets.locate import locate
 from tests.support import config_targets
 
 PARTS = "tests.support.config_targets"

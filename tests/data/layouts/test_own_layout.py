@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.evaluation.published_results import headline_metrics
 from tests.support.m2kr_folder import TRAIN, read, write_folder, write_lines
 from tests.support.small_runs import small_run

@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import PUBLISHED_PLANS, Evenly
 from ret_lightning.models.backbones import __main__, list_backbones

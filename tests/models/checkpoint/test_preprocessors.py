@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ret_lightning import RetRetriever
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.models.checkpoint.config_writer import is_published_architecture, own_modules

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from ret_lightning import RetRetriever
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
 from ret_lightning.config.build import build
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform
 from ret_lightning.models import Gate, LSTMGate, Openings, RetCell

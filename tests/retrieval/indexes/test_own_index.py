@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.retrieval import Embeddings, Index, search_replicated, search_sharded
 from ret_lightning.retrieval.indexes import base

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ret_lightning import RetModule
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.losses import ContrastiveLoss

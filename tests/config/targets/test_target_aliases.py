@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 import pytest
 from omegaconf import OmegaConf
 
-from ret_lightning.config.target_aliases import ALIASES, current_target, update_targets
+from ret_lightning.config.targets.target_aliases import ALIASES, current_target, update_targets
 
 
 @pytest.mark.parametrize("new", sorted(set(ALIASES.values())))

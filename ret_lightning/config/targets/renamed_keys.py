@@ -33,7 +33,7 @@ _OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
 
 def keys_of(target: Any) -> Mapping[str, str]:
     """The earlier option names of a `_target_`, each with today's."""
-    from ret_lightning.config.target_aliases import current_target
+    from ret_lightning.config.targets.target_aliases import current_target
 
     return RENAMED_KEYS.get(current_target(target), {}) if isinstance(target, str) else {}
 

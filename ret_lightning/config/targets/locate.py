@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ret_lightning.config.config_errors import choices, nearest
-from ret_lightning.config.target_aliases import current_target
+from ret_lightning.config.targets.target_aliases import current_target
 from ret_lightning.errors import ConfigError
 
 

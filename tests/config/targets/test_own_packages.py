@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES
-from ret_lightning.config.own_packages import import_own_packages
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
+from ret_lightning.config.targets.own_packages import import_own_packages
 
 
 def test_only_packages_of_the_user_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
-from ret_lightning.config.allowed_targets import OWN_PACKAGES, is_in, own_packages
+from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES, is_in, own_packages
 
 
 def import_own_packages(modules: Sequence[str]) -> str:

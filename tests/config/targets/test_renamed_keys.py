@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ret_lightning.config.build import build
-from ret_lightning.config.renamed_keys import (
+from ret_lightning.config.targets.renamed_keys import (
     FAISS_KEYS,
     RENAMED_KEYS,
     current_keys,

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from ret_lightning.config.targets import UnknownTarget, is_imported, locate
+from ret_lightning.config.targets.locate import UnknownTarget, is_imported, locate
 
 PARTS = "tests.support.config_targets"
 

@@ -1,0 +1,1 @@
+"""What a `_target_` and its keys may be called: allowed names, names of earlier versions, packages of the user."""
