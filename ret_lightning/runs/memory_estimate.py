@@ -65,7 +65,7 @@ def footprint(config: DictConfig) -> Footprint:
     parameters = list(retriever.parameters())
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     batch, ranks = config.data.batch_size, _ranks(config)
-    rows = min(batch, config.micro_batch or batch)
+    rows = min(batch, config.get("micro_batch") or batch)
     probe, vectors = kept_activations(retriever, _inputs(retriever.query_tower, _PROBE_ROWS))
     activations = probe * rows // _PROBE_ROWS
     if "16" in str(config.trainer.precision):

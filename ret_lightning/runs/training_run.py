@@ -131,7 +131,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         scheduler=build(config.scheduler),
         backbone_learning_rate_scale=config.backbone_learning_rate_scale,
         on_nonfinite=config.on_nonfinite,
-        micro_batch=config.micro_batch,
+        micro_batch=config.get("micro_batch"),
     )
     if config.compile:
         compile_blocks(module.retriever)
