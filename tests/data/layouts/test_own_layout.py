@@ -59,7 +59,7 @@ class MuseumLayout(Layout):
         return [name for name in self.evaluated_subsets if (self.root / f"docs-{name}.jsonl").is_file()]
 """
 CONFIG = """
-defaults: [common, _self_]
+defaults: [_common, _self_]
 _target_: ret_lightning.data.RetrievalDataModule
 layout:
   _target_: tests_data_museum.MuseumLayout
