@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
 
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.statistics import Summary, summarise
@@ -24,84 +24,57 @@ _LATEX = {
 
 
 def results_csv(rows: Sequence[Row], settings: Sequence[VariedSetting], metric: str) -> str:
-    """A line a variant, at full precision."""
-    header = [
-        *(setting.name for setting in settings), "metric", "seeds", "mean", "deviation", "low", "high", "difference",
-        "difference_low", "difference_high", "p", "p_holm", "untested", "fingerprint", "runs", "code", "selected_on",
-    ]  # fmt: skip
+    """One line per variant, at full precision."""
     lines = []
     for row in rows:
         of, variant = row.summary, row.variant
+        low, high = of.interval or (None, None)
+        difference_low, difference_high = row.difference_interval or (None, None)
         lines.append(
-            [
-                *(variant.values[setting.name] for setting in settings),
-                metric,
-                " ".join(str(run.seed) for run in variant.runs),
-                of.mean,
-                of.deviation,
-                *(of.interval or (None, None)),
-                row.difference,
-                *(row.difference_interval or (None, None)),
-                row.p,
-                row.p_corrected,
-                row.untested,
-                variant.fingerprint,
-                "; ".join(run.name for run in variant.runs),
-                "; ".join(codes(variant)),
-                "; ".join(dict.fromkeys(run.selected_on for run in variant.runs)),
-            ]
-        )
-    return _csv(header, lines)
+            {
+                **_values(variant, settings), "metric": metric, "seeds": " ".join(str(run.seed) for run in variant.runs),
+                "mean": of.mean, "deviation": of.deviation, "low": low, "high": high, "difference": row.difference,
+                "difference_low": difference_low, "difference_high": difference_high, "p": row.p,
+                "p_holm": row.p_corrected, "untested": row.untested, "fingerprint": variant.fingerprint,
+                "runs": "; ".join(run.name for run in variant.runs), "code": "; ".join(codes(variant)),
+                "selected_on": _selected_on(variant),
+            }
+        )  # fmt: skip
+    return _csv(lines)
 
 
 def runs_csv(variants: Sequence[Variant], settings: Sequence[VariedSetting]) -> str:
-    """A line a run: where it comes from, what it cost, all its metrics."""
+    """One line per run: where it comes from, what it cost, all its metrics."""
     runs = [(variant, run) for variant in variants for run in variant.runs]
     metrics = sorted({metric for _, run in runs for metric in run.metrics})
     costs = sorted({name for _, run in runs for name in run.cost})
-    header = [
-        "run",
-        *(s.name for s in settings),
-        "seed",
-        "fingerprint",
-        "code",
-        "dirty",
-        "tested_step",
-        "selected_on",
-        *costs,
-        *metrics,
-    ]
-    lines = [
+    return _csv(
         [
-            run.name,
-            *(variant.values[setting.name] for setting in settings),
-            run.seed,
-            variant.fingerprint,
-            run.code,
-            run.dirty,
-            run.origin.get("tested_step"),
-            run.selected_on,
-            *(run.cost.get(name) for name in costs),
-            *(run.metrics.get(metric) for metric in metrics),
+            {
+                "run": run.name, **_values(variant, settings), "seed": run.seed, "fingerprint": variant.fingerprint,
+                "code": run.code, "dirty": run.dirty, "tested_step": run.origin.get("tested_step"),
+                "selected_on": run.selected_on, **{name: run.cost.get(name) for name in costs},
+                **{metric: run.metrics.get(metric) for metric in metrics},
+            }
+            for variant, run in runs
         ]
-        for variant, run in runs
-    ]
-    return _csv(header, lines)
+    )  # fmt: skip
 
 
 def metrics_csv(variants: Sequence[Variant], settings: Sequence[VariedSetting]) -> str:
-    """A line a variant and metric: its mean over seeds, and how sure that is."""
-    header = [
-        *(s.name for s in settings), "metric", "seeds", "mean", "deviation", "low", "high", "fingerprint", "selected_on",
-    ]  # fmt: skip
+    """One line per variant and metric: its mean over seeds, and how sure that is."""
     lines = []
     for variant in variants:
         for metric, of in summaries(variant).items():
-            values = [variant.values[setting.name] for setting in settings]
-            numbers = [of.count, of.mean, of.deviation, *(of.interval or (None, None))]
-            chosen = "; ".join(dict.fromkeys(run.selected_on for run in variant.runs))
-            lines.append([*values, metric, *numbers, variant.fingerprint, chosen])
-    return _csv(header, lines)
+            low, high = of.interval or (None, None)
+            lines.append(
+                {
+                    **_values(variant, settings), "metric": metric, "seeds": of.count, "mean": of.mean,
+                    "deviation": of.deviation, "low": low, "high": high, "fingerprint": variant.fingerprint,
+                    "selected_on": _selected_on(variant),
+                }
+            )  # fmt: skip
+    return _csv(lines)
 
 
 def summaries(variant: Variant) -> dict[str, Summary]:
@@ -220,9 +193,14 @@ def _cells(row: Row, settings: Sequence[VariedSetting]) -> list[str]:
     ]
 
 
-def _csv(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()
+def _values(variant: Variant, settings: Sequence[VariedSetting]) -> dict[str, str]:
+    return {setting.name: variant.values[setting.name] for setting in settings}
+
+
+def _selected_on(variant: Variant) -> str:
+    return "; ".join(dict.fromkeys(run.selected_on for run in variant.runs))
+
+
+def _csv(lines: Sequence[Mapping[str, object]]) -> str:
+    # As objects: whole numbers stay whole next to missing ones.
+    return pd.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
