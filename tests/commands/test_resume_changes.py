@@ -180,7 +180,7 @@ def test_failure_before_the_start_changes_nothing(
         (run / "metrics.json").unlink()
     before = content(run)
     if act is not None:
-        monkeypatch.setattr("ret_lightning.data.datamodule.M2KRDataModule.train_dataloader", act)
+        monkeypatch.setattr("ret_lightning.data.datamodule.RetrievalDataModule.train_dataloader", act)
     options = ["data.root=/nowhere"] if act is None else []
     assert call("train", f"resume={run}", "trainer.max_epochs=4", *options) == code
     assert said in capfd.readouterr().err

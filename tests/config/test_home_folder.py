@@ -54,7 +54,7 @@ def test_input_path_is_expanded(
             "search.index_builder.build_index",
             ["checkpoint=x", "passages=~/made", 'index="~/made"', "image_root=~/made"],
         ),
-        ("search", "search.answer.search", ["index=~/made", "output='~/made'", "query=~/x", "image=~/made"]),
+        ("search", "search.answer.search", ["index=~/made", "query=~/x", "image=~/made"]),
         ("report", "report.report.write_report", ['runs="~/made"', "output=~/made"]),
     ],
 )

@@ -53,7 +53,12 @@ def test_keys_exist() -> None:
     """A misspelt key would never be made absolute."""
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         configs = [compose("train", ["data=m2kr"]), compose("train", ["data=glyphs"]), compose("evaluate")]
-    optional = {"trainer.default_root_dir", "model.backbone.pretrained"}  # of a user, and of stored configs
+    optional = {
+        "trainer.default_root_dir",
+        "model.backbone.pretrained",
+        "data.layout.root",
+        "data.layout.cache_dir",
+    }  # of a user, and of stored configs
     patterns = {*PATHS, *PATHS_OR_IDS} - optional
     keys = {key for config in configs for key in _keys(OmegaConf.to_container(config))}
     assert {pattern for pattern in patterns if not any(fnmatch(key, pattern) for key in keys)} == set()

@@ -342,7 +342,13 @@ def _rank(number: int, folder: str) -> None:
             results = evaluated(vectors, index())
         finally:
             Index.build = build
-        found[name] = {"own": own, "built": built, "shares": shares, "results": results, "before": vectors.before}
+        found[name] = {
+            "own": own,
+            "built": built,
+            "shares": shares,
+            "results": results,
+            "before": list(vectors.before.values()),
+        }
     vectors = stored(Path(folder) / "gone")
     encode(vectors)
     complete(vectors)

@@ -127,7 +127,9 @@ class RowFields:
             if answer is None:
                 continue
             answer = _whole(answer)
-            is_number = isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+            is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+            if is_number and not isinstance(answer, int):  # which may be too large for `isfinite`
+                is_number = math.isfinite(answer)
             if not is_number and not isinstance(answer, str):
                 raise self.wrong(name, "a list of strings, numbers, or objects with wikidata", answer)
             answers.append(self._encodable(name, str(answer)))
@@ -141,7 +143,10 @@ class RowFields:
         items = value if isinstance(value, list) else [value]
         if not all(item is None or isinstance(item, int | float) for item in items):
             raise self.wrong(name, "a number, null, or a list of these", value)
-        numbers = tuple(math.nan if item is None else float(item) for item in items)
+        try:
+            numbers = tuple(math.nan if item is None else float(item) for item in items)
+        except OverflowError:
+            raise self.wrong(name, "a number that a float holds", value) from None
         return numbers if isinstance(value, list) else numbers[0]
 
     def error(self, message: str, kind: str, *, code: str, **values: Any) -> DataError:

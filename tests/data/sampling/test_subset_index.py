@@ -13,6 +13,7 @@ import pytest
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import RowFiles
+from ret_lightning.data.rows import M2KR_ROWS
 from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.sampling.holdout import HoldoutLimits, hold_out
 from ret_lightning.data.sampling.subset_index import id_hash, row_ids, row_subsets
@@ -69,9 +70,9 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
 def test_processes_scan_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [training_row(i, NAMES[i * i % 2], [f"p{i * 7 % 900}", f"p{i}"][: 1 + i % 2]) for i in range(5000)]
     files = jsonl_files(tmp_path / "train.jsonl", rows)
-    alone = subset_index._scan(files, SubsetNames(NAMES))
+    alone = subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
     monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
-    together = subset_index._scan(files, SubsetNames(NAMES))
+    together = subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
     assert alone.keys() == together.keys()
     for name, array in alone.items():
         assert np.array_equal(array, together[name])
@@ -84,9 +85,9 @@ def test_a_killed_scan_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 100)
     files = jsonl_files(tmp_path / "train.jsonl", [training_row(i, "wit", ["a"]) for i in range(50)])
     monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
-    monkeypatch.setattr(subset_index, "_values", lambda content: os._exit(9))
+    monkeypatch.setattr(subset_index, "_subset_and_ids", lambda parser, row: os._exit(9))
     with pytest.raises(DataError) as error:
-        subset_index._scan(files, SubsetNames(NAMES))
+        subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
     assert error.value.code == "scan-process-killed"
 
 
