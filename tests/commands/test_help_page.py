@@ -66,7 +66,7 @@ def test_options_of_a_group_are_its_files(name: str) -> None:
     for group in groups(name):
         (place,) = [number for number, line in enumerate(lines) if line.startswith(f"  {group} ")]
         options = lines[place + 1].strip().removeprefix("(no default), ").split(", ")
-        assert sorted(options) == sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        assert sorted(options) == sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
         default = next(entry[group] for entry in primary(name)["defaults"] if group in entry)
         assert default is None or options[0] == default
 

@@ -18,9 +18,6 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
-import hydra.utils
-from hydra.utils import instantiate
-
 from ret_lightning.config.config_errors import nearest
 from ret_lightning.errors import ConfigError
 
@@ -99,6 +96,8 @@ def built_refusal(target: str, module: str, *, is_class: bool) -> ConfigError | 
 
 def allow_list(targets: Sequence[str]) -> dict[str, Any]:
     """The argument of Hydra's `instantiate` that allows these targets, which were checked here; Hydra 1.3 has none."""
+    from hydra.utils import instantiate  # not on machines that only run experiments/benchmarks/gpu.py
+
     takes_list = "_execution_whitelist_" in signature(instantiate).parameters
     return {"_execution_whitelist_": list(targets)} if takes_list else {}
 
@@ -108,6 +107,8 @@ def hydra_allow_list() -> AbstractContextManager[Any]:
 
     Hydra 1.3 has no such list, and builds anything.
     """
+    import hydra.utils
+
     if not hasattr(hydra.utils, "execution_whitelist"):
         return nullcontext()
     parts = (_OURS, *_LIBRARY_PARTS, *own_packages(), *_HYDRA_PARTS)

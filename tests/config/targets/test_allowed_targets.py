@@ -95,9 +95,9 @@ def test_hydra_with_an_allow_list_gets_the_targets(monkeypatch: pytest.MonkeyPat
 
     def without_list(config: object, **kwargs: object) -> None: ...
 
-    monkeypatch.setattr("ret_lightning.config.targets.allowed_targets.instantiate", with_list)
+    monkeypatch.setattr("hydra.utils.instantiate", with_list)
     assert allow_list(["a.B"]) == {"_execution_whitelist_": ["a.B"]}
-    monkeypatch.setattr("ret_lightning.config.targets.allowed_targets.instantiate", without_list)
+    monkeypatch.setattr("hydra.utils.instantiate", without_list)
     assert allow_list(["a.B"]) == {}
 
 
