@@ -43,7 +43,7 @@ from ret_lightning.search.index_folder import (
     read_search_manifest,
 )
 from ret_lightning.search.model_identity import ModelIdentity, model_for
-from ret_lightning.search.passages import PassageRecord, read_passages, refuse_known
+from ret_lightning.search.passages import PassageRecord, name_of, read_passages, refuse_known
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def build_index(
     with _alone_in(folder):
         before = _before(folder, append)
         rows = read_passages(passages)
-        named = str(passages) if isinstance(passages, str | Path) else f"{len(rows)} passages"
+        named = name_of(passages)
         if before is not None:
             refuse_known(rows, before.embeddings.ids, named)
         check_images(rows, options.image_root)

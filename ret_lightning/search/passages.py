@@ -64,6 +64,11 @@ def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
     return passages
 
 
+def name_of(files: str | Path | Sequence[Passage]) -> str:
+    """What messages call the argument of `read_passages`."""
+    return str(files) if isinstance(files, str | Path) else f"{len(files)} passages"
+
+
 def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
     """Raises DataError where an id is in the index already."""
     there = set(known)
@@ -95,7 +100,7 @@ def write_passage_records(file: Path, passages: Iterable[PassageRecord]) -> None
 
 
 class PassageRecords(Sequence[PassageRecord]):
-    """The rows of a file of `write_shown`; each is read when it is asked for.
+    """The rows of a file of `write_passage_records`; each is read when it is asked for.
 
     Raises:
         DataError: if the file cannot be read.

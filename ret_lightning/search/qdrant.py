@@ -25,7 +25,7 @@ from ret_lightning.search.encoded_rows import encoded
 from ret_lightning.search.hits import Hit
 from ret_lightning.search.index_builder import EncodingOptions
 from ret_lightning.search.model_identity import ModelIdentity, model_for
-from ret_lightning.search.passages import read_passages, refuse_known
+from ret_lightning.search.passages import name_of, read_passages, refuse_known
 from ret_lightning.search.qdrant_connection import connected
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def index_into_qdrant(
         UserError: naming what to change; what was written until then is kept.
     """
     rows = read_passages(passages)
-    named = str(passages) if isinstance(passages, str | Path) else f"{len(rows)} passages"
+    named = name_of(passages)
     options = EncodingOptions(
         None if checkpoint is None else str(checkpoint), None if image_root is None else str(image_root), batch_size,
         num_workers, device=device, dtype=dtype,

@@ -12,7 +12,7 @@ from filelock import FileLock
 from ret_lightning.search import index_builder
 from ret_lightning.search.index_folder import SearchFolder
 from tests.support.m2kr_folder import passage, write_lines
-from tests.support.search_corpus import ALL, FIRST, NAME, images, interrupted
+from tests.support.search_corpus import ALL, FIRST, NAME, encoded_ids, images, interrupted, interrupted_after
 from tests.support.small_runs import Trained, command
 
 pytestmark = pytest.mark.slow  # they share one run of ret-train
@@ -41,19 +41,10 @@ def test_adding_passages_gives_the_index_of_all(
 
 
 def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call, capsys, monkeypatch) -> None:
-    original = index_builder.encoded
-    counts = []
-
-    def cut_off(retriever, rows, *options, **more):
-        counts.append(len(rows))
-        for number, vectors in enumerate(original(retriever, rows, *options, **more)):
-            if number == 2 and len(counts) == 1:
-                raise KeyboardInterrupt
-            yield vectors
-
-    monkeypatch.setattr(index_builder, "encoded", cut_off)
+    calls = encoded_ids(monkeypatch, index_builder)
     options = (f"checkpoint={trained.run}", "index=cut", "batch_size=2")
-    assert make("all.jsonl", *options) == 130
+    with interrupted_after(2, monkeypatch, index_builder):
+        assert make("all.jsonl", *options) == 130
     assert call("search", "index=cut", "query=x") == 1
     assert "index=cut: the index is not finished; run ret-index again" in capsys.readouterr().err
     assert make("first.jsonl", *options) == 1
@@ -61,7 +52,7 @@ def test_an_interrupted_run_goes_on(trained: Trained, make, tmp_path: Path, call
         "an interrupted run began cut/v1 with count 12, not 7; finish it with the passages" in capsys.readouterr().err
     )
     assert make("all.jsonl", *options) == 0
-    assert counts == [12, 8]
+    assert [len(ids) for ids in calls] == [12, 8]
     assert len(SearchFolder(tmp_path / "cut")) == ALL
 
 
@@ -83,13 +74,9 @@ def test_passages_edited_after_an_interruption_are_encoded_again(
     capsys.readouterr()
     rows[0][field] = {"passage_text": "Another fact.", "passage_image_path": "sub/1.png"}[field]
     write_lines(edited, rows)
-    counts = []
-    original = index_builder.encoded
-    monkeypatch.setattr(
-        index_builder, "encoded", lambda model, rows, *more: (counts.append(len(rows)), original(model, rows, *more))[1]
-    )
+    calls = encoded_ids(monkeypatch, index_builder)
     assert make(edited, *options) == 0
-    assert counts == [1]  # a part has one row here
+    assert [len(ids) for ids in calls] == [1]  # a part has one row here
     assert "1 passages were edited since" in "".join(capsys.readouterr())
     assert list(SearchFolder(tmp_path / "cut").shown)[-FIRST].text == rows[0]["passage_text"]
     assert not list(tmp_path.glob("cut/*/row_digests.npy"))

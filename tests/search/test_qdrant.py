@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from ret_lightning.search.model_identity import ModelIdentity
 from ret_lightning.search.passages import read_passages
 from tests.support.m2kr_folder import passage, write_lines
 from tests.support.random_pools import maxsim_float64
-from tests.support.search_corpus import ALL, FIRST, NAME, images, needs_qdrant, read
+from tests.support.search_corpus import ALL, FIRST, NAME, encoded_ids, images, interrupted_after, needs_qdrant, read
 from tests.support.small_runs import Trained
 
 needs_run = pytest.mark.slow  # of ret-train, which all of them share
@@ -69,53 +66,25 @@ def test_qdrant_answers_as_exact_search_does(
 def test_an_interrupted_run_into_qdrant_goes_on(trained: Trained, make, call, capsys, monkeypatch) -> None:
     from ret_lightning.search import qdrant
 
-    original, counts = qdrant.encoded, []
-
-    def cut_off(retriever, rows, *options, **more):
-        counts.append(len(rows))
-        for number, vectors in enumerate(original(retriever, rows, *options, **more)):
-            if number == 2 and len(counts) == 1:
-                raise KeyboardInterrupt
-            yield vectors
-
-    monkeypatch.setattr(qdrant, "encoded", cut_off)
+    calls = encoded_ids(monkeypatch, qdrant)
     options = (f"checkpoint={trained.run}", "qdrant=store", "collection=cut", "batch_size=2")
-    assert make("all.jsonl", *options) == 130
+    with interrupted_after(2, monkeypatch, qdrant):
+        assert make("all.jsonl", *options) == 130
     assert call("search", "qdrant=store", "collection=cut", "query=x") == 1
     assert "collection=cut: is not finished; run ret-index again" in capsys.readouterr().err
     assert make("first.jsonl", *options, "append=true") == 1
     assert "append=true: collection=cut is not finished, so nothing can be added" in capsys.readouterr().err
     assert make("all.jsonl", *options) == 0
-    assert counts == [12, 8]
+    assert [len(ids) for ids in calls] == [12, 8]
     capsys.readouterr()
     assert call("search", "qdrant=store", "collection=cut", "query=x", "top_k=20") == 0
     assert len(read(capsys.readouterr().out)) == ALL
 
 
-@pytest.fixture
-def cut_off(monkeypatch) -> Callable[[int], AbstractContextManager]:
-    """Within it ret-index is interrupted after so many batches of what goes into Qdrant."""
-    from ret_lightning.search import qdrant
-
-    original = qdrant.encoded
-
-    @contextmanager
-    def after(batches: int) -> Iterator[None]:
-        def encoded(*options, **more):
-            yield from itertools.islice(original(*options, **more), batches)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(qdrant, "encoded", encoded)
-            yield
-
-    return after
-
-
 @needs_run
 @needs_qdrant
 def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
-    trained: Trained, make, call, tmp_path: Path, capsys, cut_off, monkeypatch
+    trained: Trained, make, call, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     from ret_lightning.search import qdrant
 
@@ -123,20 +92,15 @@ def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
     there = (f"checkpoint={trained.exported}", "batch_size=2")
     store = ("qdrant=store", "collection=cut")
     write_lines(file, rows)
-    with cut_off(3):  # six rows
+    with interrupted_after(3, monkeypatch, qdrant):  # six rows
         assert make(file, *there, *store) == 130
     rows[4]["passage_text"], rows[0]["passage_image_path"] = "Another fact.", "sub/1.png"  # both were encoded
     rows[6]["passage_text"] = "A text that was not encoded by then."
     rows = [rows[6], *rows[:6]]  # in other places
     write_lines(file, rows)
-    original, encoded = qdrant.encoded, []
-    monkeypatch.setattr(
-        qdrant,
-        "encoded",
-        lambda r, p, *more, **named: encoded.extend(q.passage_id for q in p) or original(r, p, *more, **named),
-    )
+    calls = encoded_ids(monkeypatch, qdrant)
     assert make(file, *there, *store) == 0
-    assert encoded == ["evqa_6", "evqa_0", "evqa_4"]
+    assert calls == [["evqa_6", "evqa_0", "evqa_4"]]
     assert make(file, *there, "index=folder") == 0
     answers = []
     for place in (store, ("index=folder",)):
@@ -150,8 +114,10 @@ def test_what_is_in_qdrant_in_the_end_is_what_the_rows_say(
 
 @needs_qdrant
 def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
-    trained: Trained, make, call, tmp_path: Path, capsys, cut_off
+    trained: Trained, make, call, tmp_path: Path, capsys, monkeypatch
 ) -> None:
+    from ret_lightning.search import qdrant
+
     store = ("qdrant=store", "collection=corpus")
     assert make("first.jsonl", f"checkpoint={trained.run}", *store) == 0
 
@@ -170,7 +136,7 @@ def test_a_collection_that_is_added_to_answers_as_before_until_it_is_whole(
     assert make(more, *add) == 1  # before anything is encoded
     assert "gone.png" in capsys.readouterr().err
     write_lines(more, rows)
-    with cut_off(4):
+    with interrupted_after(4, monkeypatch, qdrant):
         assert make(more, *add) == 130
     assert answers() == before
     assert make("first.jsonl", *add) == 1  # none of them twice, in the part that is not whole either

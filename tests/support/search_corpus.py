@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -37,6 +41,32 @@ def cut(file: Path) -> None:
 def interrupted(*_: object, **__: object) -> None:
     """As by Ctrl-C; a signal would not reach a test that runs in a process of xdist's."""
     raise KeyboardInterrupt
+
+
+def encoded_ids(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[list[str]]:
+    """The ids of the passages that `module` has encoded from now on, a list for each call of `encoded`."""
+    original, calls = module.encoded, []
+
+    def encoded(retriever, rows, *options, **more):
+        calls.append([row.passage_id for row in rows])
+        return original(retriever, rows, *options, **more)
+
+    monkeypatch.setattr(module, "encoded", encoded)
+    return calls
+
+
+@contextmanager
+def interrupted_after(batches: int, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Iterator[None]:
+    """Within it ret-index is interrupted after so many batches of what `module` encodes."""
+    original = module.encoded
+
+    def encoded(*options, **more):
+        yield from itertools.islice(original(*options, **more), batches)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "encoded", encoded)
+        yield
 
 
 def brute_force(trained: Trained, pairs: list) -> tuple[np.ndarray, list[list[str]]]:
