@@ -69,7 +69,7 @@ class RetrievalDataModule(LightningDataModule):
         augmentation: of training images; None: none.
         negatives: most that are taken of the `negative_passages` of a training row; None: all.
         columns: fields of training rows, each a number or a list of numbers, that the loss receives: `EncodedBatch.extra`.
-        passage_columns: fields with a number per passage of a training row, likewise; see `rows.ExtraColumns`.
+        passage_columns: fields of training rows with a number per passage, received by the loss too; see `rows.ExtraColumns`.
         shared_passage_ids: whether the subsets take their passages from one corpus, where an id names the same passage in all
             of them: it is then a positive of every query of a batch that names it. Otherwise equal ids of two subsets are two
             passages, each a negative of the other's query.

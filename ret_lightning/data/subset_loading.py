@@ -37,7 +37,7 @@ def load_subset(
         queries_from: whose queries to take; None: those of `split`.
         instruction: of all queries, in place of their own; None: their own.
         limit: most queries that are taken, the first good ones; None: all. The pool is always whole.
-        on_bad_row: `raise`, or `skip`: bad rows, and passages whose id stands in the pool already, are left out, and a
+        on_bad_row: `raise`, or `skip`: bad rows, and passages whose id the pool has already, are left out, and a
             warning a file tells how many and where the first is.
         max_bad_fraction: most that are left out of one file, as a share of its rows.
 
@@ -66,7 +66,7 @@ def load_subset(
 
 
 def twice(passage: Passage, first: Place, subset: str) -> DataError:
-    """The error of a passage whose id stands in the pool already, at `first`."""
+    """The error of a passage whose id the pool has already, at `first`."""
     return DataError(
         f"{passage.place}: passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line {first.line}; "
         "remove one of the two",

@@ -29,7 +29,7 @@ class EncodedBatch:
 
     Attributes:
         query: (B, k, d) vectors of length 1, with a gradient; (B, d) is read as k = 1.
-        passage: (P, k', d) likewise: the positive of each query, in their order, then the negatives that rows name.
+        passage: (P, k', d), as `query`: the positive of each query, in their order, then the negatives that rows name.
         labels: (B, m) int64, the labels of the passages that are positives of each query, padded with `PADDING`; (B,) is
             read as m = 1. m may differ between ranks. Equal labels mean the same passage, on whatever rank.
         passage_labels: (P,) int64, the label of each passage; None: each query's first label, where P is B.

@@ -34,7 +34,7 @@ class TestedOn:
 
     Attributes:
         subsets: by name; empty where the data are not here.
-        images: where image paths lead; None likewise.
+        images: where image paths lead; None where the data are not here.
         missing: why not; empty where they are.
     """
 

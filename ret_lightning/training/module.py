@@ -47,7 +47,7 @@ class RetModule(EncodingModule):
         scheduler: of the learning rate, by step.
         backbone_learning_rate_scale: factor of the learning rate for trained backbones; pretrained ones want less than
             the new layers.
-        on_nonfinite: what to do where a loss or a gradient is infinite or no number: `stop` with an error, or `skip` the
+        on_nonfinite: what to do where a loss or a gradient is infinite or NaN: `stop` with an error, or `skip` the
             optimiser step and count it (`train/skipped_steps`), until SKIPPED_IN_A_ROW have been.
         micro_batch: most pairs whose activations are in memory at a time (gradient caching, see `models.gradient_cache`), for
             batches beyond memory; None: the whole batch at once.

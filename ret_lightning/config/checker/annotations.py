@@ -151,7 +151,7 @@ def _is_opaque(annotation: Any) -> bool:
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):  # to Python, and so to pydantic, true is 1
-        raise ValueError("a bool is no number")
+        raise ValueError("a bool is not a number")
     return value
 
 

@@ -264,7 +264,7 @@ class Check:
         try:
             value = node[key]
         except InterpolationToMissingValueError:
-            return  # the missing value is told at its own place
+            return  # the missing value is reported where it is
         except OmegaConfBaseException as error:
             missing = re.search(r"Interpolation key '(.+?)' not found", str(error))
             meant = nearest(missing[1], [".".join(at) for at, _ in entry_of(self.plain, "").walk()]) if missing else []
