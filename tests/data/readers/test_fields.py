@@ -287,3 +287,9 @@ def test_infinity_in_files(tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             read_file(str(file))
         assert (error.value.code, error.value.line, error.value.key) == ("infinite-number", 1, "n")
+
+
+@pytest.mark.parametrize(("line", "column"), [(b"{broken", 2), (b'{"a": 1} x', 10), (b'{"a": tru}', 7), (b"", 1)])
+def test_broken_json_is_placed_by_the_line_of_the_file_alone(line: bytes, column: int) -> None:
+    with pytest.raises(DataError, match=rf"^rows\.jsonl:7: not JSON: [^:]+ at column {column} \[not-json\]$"):
+        parse_passage(line, PLACE)
