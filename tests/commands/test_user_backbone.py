@@ -44,7 +44,8 @@ def test_backbone_of_another_package(
     data = ["data=m2kr", f"data.root={root}", "data.num_workers=0", "data.batch_size=8"]
     own = ["--config-dir", configs, "backbone=letters"]
     (card,) = [card for card in list_backbones([configs]) if card.name == "letters"]
-    assert (card.family, card.text, card.vision) == (("lab_letters", "lab_patches"), (16, 2), (16, 3))
+    assert (card.text, card.vision) == ((16, 2), (16, 3)), card.problem
+    assert card.family == (f"{PACKAGE}_letters", f"{PACKAGE}_patches")
     assert (card.description, card.plan.steps, card.problem) == ("Letters and patches", 2, "")
 
     assert call("check", *own, *data[:2], "images=none", "workers=1", f"report={tmp_path / 'check.json'}") == 0

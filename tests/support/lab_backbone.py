@@ -57,7 +57,7 @@ class _Stack(BlockStack):
 
 
 class LetterStack(_Stack):
-    model_type = "lab_letters"
+    model_type = f"{__name__}_letters"
 
     def __init__(self, width, num_blocks):
         super().__init__(width, num_blocks)
@@ -68,7 +68,7 @@ class LetterStack(_Stack):
 
 
 class PatchStack(_Stack):
-    model_type = "lab_patches"
+    model_type = f"{__name__}_patches"
 
     def __init__(self, width, num_blocks):
         super().__init__(width, num_blocks)
@@ -96,7 +96,11 @@ image_transform:
 
 
 def write_backbone(folder: Path, package: str) -> Path:
-    """Write `package.py` and `conf/backbone/letters.yaml` into a folder; returns the folder of configs."""
+    """Write `package.py` and `conf/backbone/letters.yaml` into a folder; returns the folder of configs.
+
+    Its stacks have the model types `{package}_letters` and `{package}_patches`, so that tests with different packages do
+    not register the same ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{package}.py").write_text(MODULE)
     (folder / "conf" / "backbone").mkdir(parents=True)

@@ -62,9 +62,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_command_prints_a_table(own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv(OWN_PACKAGES, "tests_registry_lab")
-    # The stacks have the model types of another test's.
-    for name in ("lab_letters", "lab_patches"):
-        monkeypatch.delitem(STACKS, name, raising=False)
     monkeypatch.setattr("sys.argv", ["backbones", "--config-dir", str(own)])
     assert __main__.main() == 0
     lines = capsys.readouterr().out.splitlines()
