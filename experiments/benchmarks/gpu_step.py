@@ -134,9 +134,9 @@ class PublishedStep:
         stacks = (self.text, self.vision)
         forward = type(self.vision).forward
 
-        def without_autocast(stack: torch.nn.Module, inputs: Tensor, blocks: object) -> object:
+        def without_autocast(stack: torch.nn.Module, inputs: Tensor, *rest: object) -> object:
             with torch.autocast(DEVICE.type, enabled=False):
-                return forward(stack, inputs.bfloat16() if inputs.is_floating_point() else inputs, blocks)
+                return forward(stack, inputs.bfloat16() if inputs.is_floating_point() else inputs, *rest)
 
         for stack in stacks:
             stack.to(torch.bfloat16)
