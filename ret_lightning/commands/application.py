@@ -1,4 +1,4 @@
-"""A command as a Hydra application that checks its config first, and ends a mistake of its user in one line."""
+"""A command as a Hydra application that checks its config first, and ends a problem of its user in one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(
 ) -> None:
     """Run a command: read the command line as Hydra does, check the config, then run the task, once or for every job.
 
-    With a mistake in the config nothing is run and every mistake is printed. `--help`, `--info` and their like are
+    With a problem in the config nothing is run and every problem is printed. `--help`, `--info` and their like are
     Hydra's own. In a sweep a job that fails does not stop the others; the failures are listed at the end.
 
     Args:
@@ -79,7 +79,7 @@ def run(
         ready: called with the config of a single run before anything is written; raises what refuses the run.
 
     Raises:
-        SystemExit: 2 for a mistake in the config or on the command line, 1 for a failure, 130 for an interrupt. With
+        SystemExit: 2 for a problem in the config or on the command line, 1 for a failure, 130 for an interrupt. With
             HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
     """
     # Tells of a cache of its own when an interrupted process ends.
@@ -122,14 +122,14 @@ class _Application:
             try:
                 self._leave_to_hydra()
             except Exception:  # it may well be the config that Hydra stumbles over
-                if _shows_traceback() or not self._check(complete=False).mistakes:
+                if _shows_traceback() or not self._check(complete=False).problems:
                     raise
                 return 2
             return 0
         base = self.base(arguments.overrides)
         self._rename_overrides(base)
         verdict = self._check(complete=not arguments.cfg, base=base)
-        if verdict.mistakes:
+        if verdict.problems:
             return 2
         if arguments.cfg == "job" and base is not None:
             print(OmegaConf.to_yaml(verdict.config, resolve=arguments.resolve), end="")
@@ -151,7 +151,7 @@ class _Application:
         every_key = len(overrides) < len(self.arguments.overrides)
         self.arguments.overrides = overrides
         config_name = self.arguments.config_name or self.config_name
-        if (overrides or config_name != self.config_name) and self._check(complete=False).mistakes:
+        if (overrides or config_name != self.config_name) and self._check(complete=False).problems:
             return 2
         print(help_page(self._search_path(), config_name, self.prog, overrides, every_key=every_key))
         return 0
@@ -191,8 +191,8 @@ class _Application:
 
     def _check(self, *, complete: bool, base: Base | None = None) -> Verdict:
         verdict = self._verdict(self.arguments.overrides, complete=complete, base=base)
-        if verdict.mistakes:
-            print(report(verdict.mistakes, self.prog), file=sys.stderr)
+        if verdict.problems:
+            print(report(verdict.problems, self.prog), file=sys.stderr)
         return verdict
 
     def _verdict(self, overrides: Sequence[str], *, complete: bool, base: Base | None = None) -> Verdict:

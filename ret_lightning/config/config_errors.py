@@ -15,7 +15,7 @@ Wrong: TypeAlias = tuple[str, ConfigError]  # a dotted key, and the error in its
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
+class Problem:
     """One error in a config, with its source.
 
     Attributes:
@@ -39,10 +39,10 @@ class Mistake:
         return ": ".join(part for part in (self.source, "" if said else self.key, str(self.error)) if part)
 
 
-def report(mistakes: Sequence[Mistake], prog: str) -> str:
-    """All mistakes as a command prints them: a heading, and one line a mistake."""
-    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return "\n".join([f"{prog}: {count} in the config:", *(f"  {mistake}" for mistake in mistakes)])
+def report(problems: Sequence[Problem], prog: str) -> str:
+    """All problems as a command prints them: a heading, and one line a problem."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"{prog}: {count} in the config:", *(f"  {problem}" for problem in problems)])
 
 
 def exclusive(other: str) -> ConfigError:

@@ -9,12 +9,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ret_lightning.config.config_errors import Wrong, choices
+from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.errors import ConfigError
 
 TOP = 10  # K of MRR and nDCG: retrieval/metrics/per_query.py, which would bring torch along
 
 _PACKAGES = ("ret_lightning.", "lightning.")  # whose callbacks log no metric that is unknown here
-_MEANS = ("headline_recall", "headline_pseudo_recall")
+_MEANS = ("main_recall", "main_pseudo_recall")
 _SECONDS = ("encode", "build", "search", "ann_recall")
 _TRAIN = (
     "loss", "loss_query_to_passage", "loss_passage_to_query", "query_recall@1", "passage_recall@1", "learning_rate",
@@ -84,6 +85,7 @@ def unlogged_monitors(
     for name, callback in callbacks.items():
         monitor = (callback or {}).get("monitor")
         if isinstance(monitor, str) and not (own_loss and monitor.startswith("train/")):
+            monitor = current_metric(monitor)
             yield from ((f"callbacks.{name}.monitor", wrong) for wrong in _unlogged(monitor, ks, subsets, answered))
 
 

@@ -222,7 +222,7 @@ class RetrievalDataModule(LightningDataModule):
         """Opens the files; evaluation files are parsed and checked whole, training rows when they are read.
 
         Raises:
-            DataError: naming the first file that is missing, or file, line and field of the first mistake.
+            DataError: naming the first file that is missing, or file, line and field of the first problem.
         """
         self.layout.prepare()
         if stage in (None, "fit") and self._train is None:

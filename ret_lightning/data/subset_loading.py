@@ -42,7 +42,7 @@ def load_subset(
         max_bad_fraction: most that are left out of one file, as a share of its rows.
 
     Raises:
-        DataError: naming file, line and field of the first mistake; or if more than `max_bad_fraction` are skipped.
+        DataError: naming file, line and field of the first problem; or if more than `max_bad_fraction` are skipped.
     """
     query_files, pool_files = layout.query_files(name, queries_from or split), layout.passage_files(name)
     tallies = [Tally(), Tally()] if on_bad_row == "skip" else [None, None]

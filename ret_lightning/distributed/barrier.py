@@ -16,7 +16,7 @@ from ret_lightning.distributed.collectives import world_size
 PATIENCE = timedelta(days=7)
 
 
-class Meeting:
+class Barrier:
     """A group of all ranks beside the default one, by gloo, so that no GPU waits; made on all of them together.
 
     Where torch.distributed is not in use, nobody is waited for.

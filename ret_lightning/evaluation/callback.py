@@ -18,7 +18,7 @@ from ret_lightning.evaluation.embedding_sink import EmbeddingSink, MemorySink
 from ret_lightning.evaluation.evaluation_result import EvaluationResult
 from ret_lightning.evaluation.evaluator import Evaluator
 from ret_lightning.evaluation.metric_list import print_once
-from ret_lightning.evaluation.published_results import HEADLINE_MEANS
+from ret_lightning.evaluation.published_results import MAIN_MEANS
 from ret_lightning.retrieval import Index
 from ret_lightning.retrieval.metrics.ann_recall import FALLBACK_SHARE
 
@@ -32,7 +32,7 @@ class RetrievalEvaluation(Callback):
     has `evaluation_subsets(split)`, as `M2KRDataModule` has. This callback collects the vectors, has an `Evaluator` rank each
     subset's pool, and logs `<split>/<subset>/recall@K`, `fractional_recall@K`, `pseudo_recall@K`, `mrr@10`, `ndcg@10`, their
     means over the subsets as `<split>/mean/...`, and the seconds that encoding, building and searching took; after a test also
-    the ends of the 95 % intervals of the headline metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by
+    the ends of the 95 % intervals of the main metrics, `test/<subset>/recall@5/low` and `/high`. Rows are told apart by
     their position in the file, so nothing is counted twice whatever the loaders did.
 
     An approximate index is measured against exact search on a sample of each subset's queries:
@@ -127,8 +127,8 @@ class RetrievalEvaluation(Callback):
             log.info("%s", self._line(split, trainer, result))
 
     def _log_intervals(self, pl_module: LightningModule, result: EvaluationResult) -> None:
-        shown = {f"{name}/{metric}" for name, own in result.subsets.items() for metric in own.headline}
-        shown.update(f"mean/{name}" for name in HEADLINE_MEANS)
+        shown = {f"{name}/{metric}" for name, own in result.subsets.items() for metric in own.main_metrics}
+        shown.update(f"mean/{name}" for name in MAIN_MEANS)
         for key, (low, high) in result.intervals().items():
             if key in shown:
                 pl_module.log_dict({f"test/{key}/low": low, f"test/{key}/high": high}, sync_dist=True)

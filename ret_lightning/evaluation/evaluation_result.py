@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
-from ret_lightning.evaluation.published_results import HEADLINE_MEANS, headline_metrics
+from ret_lightning.evaluation.published_results import MAIN_MEANS, main_metrics
 from ret_lightning.retrieval import Ranking, intervals, write_qrels, write_run
 
 
@@ -42,9 +42,9 @@ class SubsetResult:
     ann_recall: dict[str, float] = field(default_factory=dict)
 
     @property
-    def headline(self) -> list[str]:
+    def main_metrics(self) -> list[str]:
         """The metrics to report first: recall, and pseudo recall where that belongs to it."""
-        return headline_metrics(self.subset.name, self.metrics)
+        return main_metrics(self.subset.name, self.metrics)
 
     def pool_rows(self, position: int) -> list[int]:
         """The ranked passages of the query at a position, as positions in `subset.pool`, best first."""
@@ -67,7 +67,7 @@ class EvaluationResult:
     def metrics(self) -> dict[str, float]:
         """`<subset>/recall@5` and so on, with the means over the subsets under `mean/`.
 
-        A mean is over the subsets that have the metric. `mean/headline_recall` and `mean/headline_pseudo_recall` take of
+        A mean is over the subsets that have the metric. `mean/main_recall` and `mean/main_pseudo_recall` take of
         each subset what the paper reports of it, whatever its K.
         """
         flat = {
@@ -104,9 +104,9 @@ class EvaluationResult:
         """The means over subsets: name to the subsets that it is over, each with the metric that it takes of it."""
         metrics = dict.fromkeys(metric for result in self.subsets.values() for metric in result.metrics)
         means = {m: {name: m for name, result in self.subsets.items() if m in result.metrics} for m in metrics}
-        for mean, metric in HEADLINE_MEANS.items():
+        for mean, metric in MAIN_MEANS.items():
             parts = {
-                name: own for name, r in self.subsets.items() for own in r.headline if own.startswith(f"{metric}@")
+                name: own for name, r in self.subsets.items() for own in r.main_metrics if own.startswith(f"{metric}@")
             }
             if parts:
                 means[mean] = parts

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ret_lightning.data.layouts.base import PublishedResults, published_results
 from ret_lightning.evaluation.evaluation_result import EvaluationResult, SubsetResult
-from ret_lightning.evaluation.published_results import HEADLINE_MEANS
+from ret_lightning.evaluation.published_results import MAIN_MEANS
 from ret_lightning.runtime.console import console, printing
 
 # Columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures.
@@ -22,10 +22,10 @@ def metrics_tables(
 ) -> list[Table]:
     """What to report first, then all metrics.
 
-    The first table has a row a headline metric with its interval and the size of the subset; then, where subsets of the paper
+    The first table has a row a main metric with its interval and the size of the subset; then, where subsets of the paper
     are among the results, the paper's table with a row of this run. The others have one row a subset and one of means, and a
     column a metric: Recall@K with MRR, nDCG and what a random ranking would give at K = 5 (or the smallest K), fractional
-    recall@K where it differs from recall@K, and pseudo recall@K where subsets have answers; headline metrics carry a star.
+    recall@K where it differs from recall@K, and pseudo recall@K where subsets have answers; main metrics carry a star.
 
     Args:
         result: of the evaluation.
@@ -36,7 +36,7 @@ def metrics_tables(
     results, metrics = result.subsets, result.metrics
     at = sorted(next(iter(results.values())).random_recall)
     recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
-    tables = [_headline(results, metrics, bounds, split)]
+    tables = [_main_table(results, metrics, bounds, split)]
     for published in published_results():
         if any(f"{subset}/{metric}" in metrics for subset, metric in published.metrics):
             tables.append(published_table(published, metrics))
@@ -82,7 +82,7 @@ def print_tables(tables: Sequence[Table]) -> None:
             shown.print(table)
 
 
-def _headline(
+def _main_table(
     results: Mapping[str, SubsetResult],
     metrics: Mapping[str, float],
     bounds: Mapping[str, tuple[float, float]],
@@ -95,12 +95,12 @@ def _headline(
         table.add_column(name, justify="left" if name in ("subset", "metric") else "right")
     for name, result in results.items():
         sizes = [str(len(result.query_rows)), str(len(result.indexed_rows))]
-        if not result.headline:  # its K is not in evaluation.recall_at
+        if not result.main_metrics:  # its K is not in evaluation.recall_at
             table.add_row(name, *sizes, "", "", "")
-        for metric in result.headline:
+        for metric in result.main_metrics:
             table.add_row(name, *sizes, _short(metric), *_with_interval(f"{name}/{metric}", metrics, bounds))
     table.add_section()
-    for mean, metric in HEADLINE_MEANS.items():
+    for mean, metric in MAIN_MEANS.items():
         if f"mean/{mean}" in metrics:
             table.add_row("mean", "", "", metric.replace("_", " "), *_with_interval(f"mean/{mean}", metrics, bounds))
     return table
@@ -114,7 +114,7 @@ def _all(
     random_at: int | None = None,
 ) -> Table:
     """A row for each subset that has the first of the columns, and one of means; last, if wanted, the recall by chance."""
-    table = Table(title=title, caption="* headline metric", caption_justify="left")
+    table = Table(title=title, caption="* main metric", caption_justify="left")
     table.add_column("subset")
     for heading in (*map(_short, columns), *([f"random R@{random_at}"] if random_at else [])):
         table.add_column(heading, justify="right")
@@ -122,7 +122,7 @@ def _all(
         if columns[0] in result.metrics:
             figures = _figures([result.metrics[metric] for metric in columns])
             marked = [
-                ("*" if metric in result.headline else "") + figure
+                ("*" if metric in result.main_metrics else "") + figure
                 for metric, figure in zip(columns, figures, strict=True)
             ]
             table.add_row(name, *marked, *(_figures([result.random_recall[random_at]]) if random_at else []))

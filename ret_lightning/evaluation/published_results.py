@@ -8,10 +8,10 @@ from ret_lightning.data.layouts.base import published_results
 from ret_lightning.data.layouts.m2kr import M2KR_PUBLISHED
 
 # Means over the subsets of what is reported of each, and the metric that they are of, whatever its K.
-HEADLINE_MEANS = {"headline_recall": "recall", "headline_pseudo_recall": "pseudo_recall"}
+MAIN_MEANS = {"main_recall": "recall", "main_pseudo_recall": "pseudo_recall"}
 
 
-def headline_metrics(subset: str, computed: Collection[str]) -> list[str]:
+def main_metrics(subset: str, computed: Collection[str]) -> list[str]:
     """The metrics of a subset to report first: the published ones; of another subset recall@5, and pseudo_recall@5.
 
     Args:

@@ -28,7 +28,7 @@ from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
 from ret_lightning.data.sampling.batch_samplers import evaluation_batches
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side, Split, distinct_ids
-from ret_lightning.distributed.barrier import Meeting
+from ret_lightning.distributed.barrier import Barrier
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.embedding_sink import DTYPES, EmbeddingSink, EncodedSubset, limited_rows
@@ -80,7 +80,7 @@ class StoredSink(EmbeddingSink):
         self._made_with = {"split": split, **(made_with or {})}
         self._files: dict[tuple[str, Side], _File] = {}
         self._embeddings: dict[tuple[str, Side], Embeddings] = {}
-        self._meeting: Meeting | None = None
+        self._barrier: Barrier | None = None
 
     def begin(
         self, files: Sequence[EvaluationRows], batch_size: int, limit: int | float | None = None
@@ -102,14 +102,14 @@ class StoredSink(EmbeddingSink):
             ConfigError: if the limit leaves nothing, or a rank does not see the folder of the first.
         """
         self.counts.start()
-        self._meeting = Meeting()
+        self._barrier = Barrier()
         self._find_folder()
         counts = [limited_rows(len(f), batch_size, limit, f"{f.subset} {PLURAL[f.side]}") for f in files]
         stores: list[StoreInProgress] = []
         for turn in range(2):  # the first rank makes them, the others find them, in the same folder
             if (rank() == 0) == (turn == 0):
                 stores = [self._store(f, f.rows[:count], batch_size) for f, count in zip(files, counts, strict=True)]
-            self._meeting.wait()
+            self._barrier.wait()
         if rank() == 0:  # of an evaluation that was killed while it searched
             for file in files:
                 shutil.rmtree(self.folder / file.subset / INDEX, ignore_errors=True)
@@ -118,7 +118,7 @@ class StoredSink(EmbeddingSink):
             # As `data.sampling.batch_samplers.dealt` does it, each file begins with another rank.
             writer = store.writer((rank() - number) % ranks, ranks, partial(_still_imageless, file, bad[number]))
             self._files[file.subset, file.side] = _File(file, store, store.finished, writer)
-        missing = self._meeting.sums([len(file.writer.rows) for file in self._files.values()])
+        missing = self._barrier.sums([len(file.writer.rows) for file in self._files.values()])
         there = [count - left for count, left in zip(counts, missing, strict=True)]
         self.before = dict(zip(self._files, there, strict=True))
         if not any(there):
@@ -135,7 +135,7 @@ class StoredSink(EmbeddingSink):
     def encoded(self, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
         """What is stored of a subset; see `EmbeddingSink.encoded`."""
         passages, queries = (self._embeddings[subset.name, side] for side in SIDES)
-        return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._meeting)
+        return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._barrier)
 
     def _add(self, batch: EvaluationBatch, vectors: Tensor) -> None:
         """Write a batch; rows have to come in the order of `begin`. Raises DataError where vectors are not finite."""
@@ -150,7 +150,7 @@ class StoredSink(EmbeddingSink):
         file.taken += len(batch)
 
     def _wait(self) -> None:
-        self._meeting.wait()
+        self._barrier.wait()
 
     def _finish(self) -> None:
         if rank() == 0:
@@ -158,7 +158,7 @@ class StoredSink(EmbeddingSink):
                 if file.was_finished:  # by an earlier process: nobody has looked at its content since
                     EmbeddingStore.open(file.store.folder, self._fingerprint)
                 file.store.finish()
-        self._meeting.wait()
+        self._barrier.wait()
         self._embeddings = {
             key: EmbeddingStore.open(file.store.folder, verify=False).embeddings for key, file in self._files.items()
         }
@@ -170,7 +170,7 @@ class StoredSink(EmbeddingSink):
         """
         self._files, self._embeddings = {}, {}
         gc.collect()  # a map is closed with the last tensor of it, which may hang in a circle of references
-        self._meeting.wait()
+        self._barrier.wait()
         if rank() != 0:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -184,13 +184,13 @@ class StoredSink(EmbeddingSink):
         """
         if world_size() == 1:
             return
-        sign = self.folder / self._meeting.from_first(f".seen-{uuid4().hex}")
+        sign = self.folder / self._barrier.from_first(f".seen-{uuid4().hex}")
         if rank() == 0:
             sign.parent.mkdir(parents=True, exist_ok=True)
             sign.touch()
-        self._meeting.wait()
-        blind = self._meeting.sums([int(number == rank() and not sign.exists()) for number in range(world_size())])
-        output = self._meeting.from_first(str(self.folder.parent))
+        self._barrier.wait()
+        blind = self._barrier.sums([int(number == rank() and not sign.exists()) for number in range(world_size())])
+        output = self._barrier.from_first(str(self.folder.parent))
         if rank() == 0:
             sign.unlink()
         if any(blind):
@@ -237,7 +237,7 @@ def _still_imageless(file: EvaluationRows, bad: Tally, rows: list[int]) -> bool:
 
 
 class _StoredSubset(EncodedSubset):
-    def __init__(self, passages: Embeddings, queries: Embeddings, folder: Path, meeting: Meeting) -> None:
+    def __init__(self, passages: Embeddings, queries: Embeddings, folder: Path, barrier: Barrier) -> None:
         stretch = share_of(len(passages))
         self.pool_rows = torch.arange(len(passages))
         self.query_rows = torch.arange(len(queries))
@@ -246,7 +246,7 @@ class _StoredSubset(EncodedSubset):
         self.positions = torch.arange(stretch.start, stretch.stop)
         self._passages = passages
         self._folder = folder
-        self._meeting = meeting
+        self._barrier = barrier
 
     def index_of_all(self, index: Index) -> Index:
         """The first rank builds it of the mapped store and saves it, and all load it; one of no known kind is built by each."""
@@ -263,10 +263,10 @@ class _StoredSubset(EncodedSubset):
             built.build(self._passages)
             built.save(self._folder)
             del built
-        self._meeting.wait()
+        self._barrier.wait()
         # On the first rank too: a loaded FAISS index is on the CPU, and all ranks have to find the same.
         loaded = Index.load(self._folder, self._passages, index.device, verify=False)
-        self._meeting.wait()
+        self._barrier.wait()
         if rank() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
         return loaded

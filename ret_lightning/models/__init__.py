@@ -1,18 +1,22 @@
 """The model: backbones, the recurrent cell with its gates, towers, the retriever, and the published checkpoint layout."""
 
+import warnings
+from typing import Any
+
+from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models.backbones.base import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.gate_activations import ActivationMeans
 from ret_lightning.models.gates import (
     ConstantGate,
     CoupledGate,
     Gate,
+    GateActivations,
     LSTMGate,
     NoForgetGate,
     NoGate,
     NoInputGate,
-    Openings,
     ScalarGate,
     gate_named,
 )
@@ -32,6 +36,7 @@ from ret_lightning.models.tower import RetTower, normalised
 
 __all__ = [
     "PUBLISHED_PLANS",
+    "ActivationMeans",
     "Backbone",
     "BlockStack",
     "ConstantGate",
@@ -41,6 +46,7 @@ __all__ = [
     "Explicit",
     "FirstMiddleLast",
     "Gate",
+    "GateActivations",
     "LSTMGate",
     "Last",
     "LayerPlan",
@@ -48,8 +54,6 @@ __all__ = [
     "NoForgetGate",
     "NoGate",
     "NoInputGate",
-    "OpeningMeans",
-    "Openings",
     "Published",
     "Recurrence",
     "RetCell",
@@ -60,3 +64,10 @@ __all__ = [
     "gate_named",
     "normalised",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Openings":  # the earlier name, in gates of users
+        warnings.warn(deprecation("ret_lightning.models.Openings", "GateActivations"), FutureWarning, stacklevel=2)
+        return GateActivations
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.attention import Attention
 from ret_lightning.models.exchangeable_parts import class_name
-from ret_lightning.models.gates import Gate, Openings
+from ret_lightning.models.gates import Gate, GateActivations
 from ret_lightning.models.layer_states import ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
 
@@ -25,7 +25,7 @@ class RetCell(nn.Module):
         r  = x + SelfAttention(z, z, z)
         hT = CrossAttention_T(z, LN_T(text))       padded positions masked out
         hV = CrossAttention_V(z, LN_V(image))
-        s  = a(r) * f + a(hT) * iT + a(hV) * iV    openings f, iT, iV and a from the gate
+        s  = a(r) * f + a(hT) * iT + a(hV) * iV    activations f, iT, iV and a from the gate
         q' = s + MLP(LN(s))
 
     Rows without a modality are left out of its cross-attention; their h is 0, which the gate multiplies by 0 anyway.
@@ -106,7 +106,7 @@ class RetCell(nn.Module):
         )
         self.unused_norm = UnusedNorm(hidden_size)
 
-    def forward(self, state: Tensor, text: ModalityStates, image: ModalityStates) -> tuple[Tensor, Openings]:
+    def forward(self, state: Tensor, text: ModalityStates, image: ModalityStates) -> tuple[Tensor, GateActivations]:
         """One step.
 
         Args:
@@ -115,19 +115,19 @@ class RetCell(nn.Module):
             image: adapted states (n_image, L', H) of the rows that have an image.
 
         Returns:
-            q', (N, k, H), and the openings of the gate.
+            q', (N, k, H), and the activations of the gate.
         """
         x = state + self.positions
         z = self.state_norm(x)
         residual = x + self.self_attention(z, z)
         h_text = _read(self.text_attention, z, text, self.text_norm(text.values))
         h_image = _read(self.image_attention, z, image, self.image_norm(image.values))
-        openings = self.gate.openings(h_text, h_image, text.present, image.present)
-        _check_openings(self.gate, openings, state.shape)
-        mixed = self.gate.mix(residual, h_text, h_image, openings)
+        activations = self.gate.activations(h_text, h_image, text.present, image.present)
+        _check_activations(self.gate, activations, state.shape)
+        mixed = self.gate.mix(residual, h_text, h_image, activations)
         if mixed.shape != state.shape:
             raise _wrong_shape(self.gate, "mix: the new state", mixed, state.shape, "gate-state-shape")
-        return mixed + self.mlp(self.mlp_norm(mixed)), openings
+        return mixed + self.mlp(self.mlp_norm(mixed)), activations
 
 
 class UnusedNorm(nn.Module):
@@ -142,26 +142,26 @@ class UnusedNorm(nn.Module):
         self.register_buffer("bias", torch.zeros(hidden_size))
 
 
-def _check_openings(gate: Gate, openings: Openings, shape: torch.Size) -> None:
-    """Raises ConfigError unless a gate, perhaps of the user's own, returned openings that fit states of a shape."""
-    if not isinstance(openings, Openings):
+def _check_activations(gate: Gate, activations: GateActivations, shape: torch.Size) -> None:
+    """Raises ConfigError unless a gate, perhaps of the user's own, returned activations that fit states of a shape."""
+    if not isinstance(activations, GateActivations):
         raise ConfigError(
-            f"gate: {class_name(gate)}.openings returned a {type(openings).__name__}; expected Openings",
-            code="gate-without-openings",
+            f"gate: {class_name(gate)}.activations returned a {type(activations).__name__}; expected GateActivations",
+            code="gate-without-activations",
             gate=class_name(gate),
-            found=type(openings).__name__,
+            found=type(activations).__name__,
         )
     for name in ("forget", "text", "image"):
-        opening = getattr(openings, name)
-        fits = isinstance(opening, Tensor) and opening.dim() == 3
+        activation = getattr(activations, name)
+        fits = isinstance(activation, Tensor) and activation.dim() == 3
         # The full size first: under torch.compile no guard is needed where it is the same symbol.
-        if not fits or not all(opening.shape[at] == shape[at] or opening.shape[at] == 1 for at in range(3)):
-            raise _wrong_shape(gate, f"openings: {name}", opening, shape, "gate-opening-shape")
+        if not fits or not all(activation.shape[at] == shape[at] or activation.shape[at] == 1 for at in range(3)):
+            raise _wrong_shape(gate, f"activations: {name}", activation, shape, "gate-activation-shape")
 
 
 def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, code: str) -> ConfigError:
     of_found = f"has the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"is a {type(found).__name__}"
-    allowed = ", or 1 in place of any of the three" if "opening" in code else ""
+    allowed = ", or 1 in place of any of the three" if "activation" in code else ""
     return ConfigError(
         f"gate: {class_name(gate)}.{what} {of_found}; expected (N, k, H) = {tuple(shape)}{allowed}",
         code=code,

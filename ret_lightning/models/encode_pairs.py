@@ -22,7 +22,7 @@ from ret_lightning.errors import ConfigError, DataError, TokenError, UserError
 from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
 from ret_lightning.inputs.items import PLURAL, Side
 from ret_lightning.models.backbones.base import check_token_ids
-from ret_lightning.models.gate_activations import RowOpenings
+from ret_lightning.models.gate_activations import RowActivations
 from ret_lightning.models.precision import device_named, dtype_named
 from ret_lightning.runtime.progress import progress_bar
 
@@ -117,7 +117,7 @@ def encode_pairs(
         return result if done == len(result) else result[:done].clone()
 
 
-def gate_openings(retriever: TwoTowers, side: Side, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+def gate_activations(retriever: TwoTowers, side: Side, pairs: Sequence[Pair]) -> dict[str, Tensor]:
     """How far the gates of one tower open for each pair, in eval mode and one pass; the model stays as it was.
 
     Args:
@@ -135,11 +135,11 @@ def gate_openings(retriever: TwoTowers, side: Side, pairs: Sequence[Pair]) -> di
     """
     _check_all(side, pairs)
     tower: RetTower = getattr(retriever, f"{side}_tower")
-    preparation, openings = _Preparation(tower, side), RowOpenings()
+    preparation, activations = _Preparation(tower, side), RowActivations()
     inputs = preparation.inputs([preparation.item(i, pair) for i, pair in enumerate(pairs)])
     with torch.inference_mode(False), _eval_mode(tower), torch.no_grad():
-        tower(inputs.to(tower.start.device), openings)
-    return {name: opening.cpu() for name, opening in openings.stacked(tower.start.shape[1]).items()}
+        tower(inputs.to(tower.start.device), activations)
+    return {name: activation.cpu() for name, activation in activations.stacked(tower.start.shape[1]).items()}
 
 
 class _Preparation:

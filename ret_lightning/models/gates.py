@@ -1,7 +1,7 @@
 """Gates: how much of the old state and of each modality's reading goes into the new state.
 
 A gate is one small class and one config of the group `gate`. It sees what the cell read from each modality in a step and
-returns three openings; the cell forms
+returns three activations; the cell forms
 
     s = a(r) * forget + a(h_text) * text + a(h_image) * image            a: identity, or tanh
 
@@ -11,6 +11,7 @@ without one does not depend on it.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.config.targets.own_packages import import_own_packages
+from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.exchangeable_parts import constructor_settings, subclasses
 from ret_lightning.ops.onednn_linear import Linear
 
 
 @dataclass
-class Openings:
-    """The openings of one step, each (N, k, H), or 1 in any place of that, in [0, 1].
+class GateActivations:
+    """The activations of one step, each (N, k, H), or 1 in any place of that, in [0, 1].
 
     Attributes:
         forget: of the old state (open: it is kept).
@@ -69,6 +71,10 @@ class Gate(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         # Never the parent's: a checkpoint with it would be read as the parent.
         cls.name = cls.__dict__.get("name", "")
+        # The method's earlier name, in gates of users.
+        if "openings" in cls.__dict__ and "activations" not in cls.__dict__:
+            warnings.warn(deprecation(f"{cls.__name__}.openings", "activations"), FutureWarning, stacklevel=2)
+            cls.activations = cls.__dict__["openings"]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Gate:
         gate = super().__new__(cls)
@@ -86,8 +92,8 @@ class Gate(nn.Module, ABC):
         self.register_buffer("forget_bias", torch.tensor(float(forget_bias)))
 
     @abstractmethod
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        """The openings of one step.
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        """The activations of one step.
 
         Args:
             text: (N, k, H) read from the text; 0 in rows without one.
@@ -96,11 +102,11 @@ class Gate(nn.Module, ABC):
             image_mask: (N, 1, 1) likewise.
         """
 
-    def mix(self, state: Tensor, text: Tensor, image: Tensor, openings: Openings) -> Tensor:
+    def mix(self, state: Tensor, text: Tensor, image: Tensor, activations: GateActivations) -> Tensor:
         """The new state s, (N, k, H), from the old one and what was read, see the module's equation."""
         if self.tanh:
             state, text, image = torch.tanh(state), torch.tanh(text), torch.tanh(image)
-        return state * openings.forget + text * openings.text + image * openings.image
+        return state * activations.forget + text * activations.text + image * activations.image
 
 
 class LSTMGate(Gate):
@@ -122,9 +128,9 @@ class LSTMGate(Gate):
         self.text_forget = Linear(hidden_size, hidden_size)
         self.image_forget = Linear(hidden_size, hidden_size)
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        forget = _forget_opening(self, text, image, text_mask, image_mask)
-        return Openings(forget, *_input_openings(self, text, image, text_mask, image_mask))
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        forget = _forget_activation(self, text, image, text_mask, image_mask)
+        return GateActivations(forget, *_input_activations(self, text, image, text_mask, image_mask))
 
 
 class NoForgetGate(Gate):
@@ -144,8 +150,10 @@ class NoForgetGate(Gate):
         self.text_input = Linear(hidden_size, hidden_size)
         self.image_input = Linear(hidden_size, hidden_size)
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        return Openings(torch.ones_like(text_mask), *_input_openings(self, text, image, text_mask, image_mask))
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        return GateActivations(
+            torch.ones_like(text_mask), *_input_activations(self, text, image, text_mask, image_mask)
+        )
 
 
 class NoInputGate(Gate):
@@ -165,9 +173,9 @@ class NoInputGate(Gate):
         self.text_forget = Linear(hidden_size, hidden_size)
         self.image_forget = Linear(hidden_size, hidden_size)
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        forget = _forget_opening(self, text, image, text_mask, image_mask)
-        return Openings(forget, text=text_mask, image=image_mask)
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        forget = _forget_activation(self, text, image, text_mask, image_mask)
+        return GateActivations(forget, text=text_mask, image=image_mask)
 
 
 class NoGate(Gate):
@@ -182,8 +190,8 @@ class NoGate(Gate):
 
     name = "none"
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        return Openings(torch.ones_like(text_mask), text=text_mask, image=image_mask)
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        return GateActivations(torch.ones_like(text_mask), text=text_mask, image=image_mask)
 
 
 class CoupledGate(Gate):
@@ -206,9 +214,9 @@ class CoupledGate(Gate):
         self.text_forget = Linear(hidden_size, hidden_size)
         self.image_forget = Linear(hidden_size, hidden_size)
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        forget = _forget_opening(self, text, image, text_mask, image_mask)
-        return Openings(forget, text=(1 - forget) * text_mask, image=(1 - forget) * image_mask)
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        forget = _forget_activation(self, text, image, text_mask, image_mask)
+        return GateActivations(forget, text=(1 - forget) * text_mask, image=(1 - forget) * image_mask)
 
 
 class ScalarGate(Gate):
@@ -218,7 +226,7 @@ class ScalarGate(Gate):
         image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
         forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
 
-    The openings are (N, k, 1). Adds 4 (H + 1) parameters.
+    The activations are (N, k, 1). Adds 4 (H + 1) parameters.
     """
 
     name = "scalar"
@@ -230,13 +238,13 @@ class ScalarGate(Gate):
         self.text_forget = Linear(hidden_size, 1)
         self.image_forget = Linear(hidden_size, 1)
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        forget = _forget_opening(self, text, image, text_mask, image_mask)
-        return Openings(forget, *_input_openings(self, text, image, text_mask, image_mask))
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        forget = _forget_activation(self, text, image, text_mask, image_mask)
+        return GateActivations(forget, *_input_activations(self, text, image, text_mask, image_mask))
 
 
 class ConstantGate(Gate):
-    """Learned openings, one a channel, that are blind to what is read.
+    """Learned activations, one a channel, that are blind to what is read.
 
         text   = sigmoid(b_iT + input_bias) * m_text
         image  = sigmoid(b_iV + input_bias) * m_image
@@ -253,8 +261,8 @@ class ConstantGate(Gate):
         self.image_logits = nn.Parameter(torch.zeros(hidden_size))
         self.forget_logits = nn.Parameter(torch.zeros(hidden_size))
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        return Openings(
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        return GateActivations(
             forget=torch.sigmoid(self.forget_logits + self.forget_bias)[None, None],
             text=torch.sigmoid(self.text_logits + self.input_bias) * text_mask,
             image=torch.sigmoid(self.image_logits + self.input_bias) * image_mask,
@@ -298,7 +306,7 @@ def _gates_named(name: str) -> dict[str, type[Gate]]:
     return {f"{gate.__module__}.{gate.__qualname__}": gate for gate in subclasses(Gate) if gate.name == name != ""}
 
 
-def _input_openings(
+def _input_activations(
     gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The input gates of text and image, by the maps `text_input` and `image_input`."""
@@ -308,7 +316,7 @@ def _input_openings(
     )
 
 
-def _forget_opening(gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Tensor:
+def _forget_activation(gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Tensor:
     """The forget gate, by the maps `text_forget` and `image_forget`."""
     forget = text_mask * gate.text_forget(text) + image_mask * gate.image_forget(image)
     return torch.sigmoid(forget + gate.forget_bias)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ret_lightning.inputs import EncoderInput
-from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.gate_activations import ActivationMeans
 from ret_lightning.models.retriever import RetRetriever
 
 _FIELDS = len(fields(EncoderInput))
@@ -27,8 +27,8 @@ def encode_in_micro_batches(
     queries: EncoderInput,
     passages: EncoderInput,
     micro_batch: int | None,
-    query_means: OpeningMeans | None = None,
-    passage_means: OpeningMeans | None = None,
+    query_means: ActivationMeans | None = None,
+    passage_means: ActivationMeans | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Encode a batch as `retriever(queries, passages)` does, with the activations of few queries in memory at a time.
 
@@ -56,7 +56,7 @@ def _encode(
     retriever: RetRetriever,
     queries: EncoderInput,
     passages: EncoderInput,
-    means: tuple[OpeningMeans | None, OpeningMeans | None],
+    means: tuple[ActivationMeans | None, ActivationMeans | None],
 ) -> tuple[Tensor, Tensor]:
     first_time = [means]  # the second encoding, in the backward pass, must not count the activations again
 

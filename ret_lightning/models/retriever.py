@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.backbones.base import Backbone
 from ret_lightning.models.cell import RetCell
 from ret_lightning.models.checkpoint.files import load_checkpoint, save_checkpoint
 from ret_lightning.models.checkpoint.hub import push
-from ret_lightning.models.encode_pairs import Pair, encode_pairs, gate_openings
+from ret_lightning.models.encode_pairs import Pair, encode_pairs, gate_activations
 from ret_lightning.models.exchangeable_parts import call_with_copies, class_name
 from ret_lightning.models.gates import Gate
 from ret_lightning.models.layer_plans import LayerPlan, Published, Recurrence
@@ -74,12 +76,17 @@ class RetRetriever(TwoTowers):
         """As `encode_queries`, by the passage tower."""
         return encode_pairs(self, "passage", pairs, batch_size, device, dtype, progress, num_workers)
 
-    def gate_openings(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """`forget`, `text` and `image` to (N, steps, k) openings in [0, 1] of N pairs, means over the channels.
+    def gate_activations(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """`forget`, `text` and `image` to (N, steps, k) activations in [0, 1] of N pairs, means over the channels.
 
-        `models.encode_pairs.gate_openings` has the details.
+        `models.encode_pairs.gate_activations` has the details.
         """
-        return gate_openings(self, side, pairs)
+        return gate_activations(self, side, pairs)
+
+    def gate_openings(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """The earlier name of `gate_activations`, until version 0.3."""
+        warnings.warn(deprecation("gate_openings", "gate_activations"), FutureWarning, stacklevel=2)
+        return self.gate_activations(side, pairs)
 
     def score(self, queries: Tensor | Iterable[Pair], passages: Tensor | Iterable[Pair], **options: Any) -> Tensor:
         """(Nq, Np) MaxSim scores of every query with every passage, each in [-k, k].

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models.backbones.base import Backbone
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.gate_activations import OpeningMeans, RowOpenings
+from ret_lightning.models.gate_activations import ActivationMeans, RowActivations
 from ret_lightning.models.layer_plans import LayerPlan
 from ret_lightning.models.layer_states import LayerStates, ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
@@ -71,7 +71,7 @@ class RetTower(nn.Module):
         """(k, d), the shape of a row's vectors; k is 1 where `pooled`."""
         return 1 if self.pooled else self.start.shape[1], self.output_size
 
-    def forward(self, inputs: EncoderInput, means: OpeningMeans | RowOpenings | None = None) -> Tensor:
+    def forward(self, inputs: EncoderInput, means: ActivationMeans | RowActivations | None = None) -> Tensor:
         """Encodes B rows.
 
         Args:
@@ -83,7 +83,9 @@ class RetTower(nn.Module):
         """
         return self.recur(*self.backbone.states(inputs, self.plan), means)
 
-    def recur(self, text: LayerStates, image: LayerStates, means: OpeningMeans | RowOpenings | None = None) -> Tensor:
+    def recur(
+        self, text: LayerStates, image: LayerStates, means: ActivationMeans | RowActivations | None = None
+    ) -> Tensor:
         """The recurrence alone, on backbone states that are already computed, perhaps for other towers as well.
 
         Args:
@@ -99,13 +101,13 @@ class RetTower(nn.Module):
         steps = zip(self.plan.text, self.text_adapters, self.plan.vision, self.image_adapters, strict=True)
         for step, (text_block, text_adapter, image_block, image_adapter) in enumerate(steps):
             cell = self.cells[step % len(self.cells)]
-            state, openings = cell(
+            state, activations = cell(
                 state,
                 ModalityStates(text_adapter(text[text_block]), text.rows, text_present, text.padding),
                 ModalityStates(image_adapter(image[image_block]), image.rows, image_present, image.padding),
             )
             if means is not None:
-                means.add(step, openings, text_present, image_present)
+                means.add(step, activations, text_present, image_present)
         if self.pooled:
             state = state.mean(dim=1)
         return self.output(state)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models.backbones.base import BlockStack, image_states, text_states
-from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.gate_activations import ActivationMeans
 from ret_lightning.models.layer_states import LayerStates
 from ret_lightning.models.tower import RetTower, normalised
 
@@ -33,15 +33,15 @@ class TwoTowers(nn.Module):
         self,
         queries: EncoderInput,
         passages: EncoderInput,
-        query_means: OpeningMeans | None = None,
-        passage_means: OpeningMeans | None = None,
+        query_means: ActivationMeans | None = None,
+        passage_means: ActivationMeans | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encodes a training batch; a backbone that both towers share runs once over the rows of both.
 
         Args:
             queries: B_q rows.
             passages: B_p rows.
-            query_means: if given, collects the query tower's gate openings.
+            query_means: if given, collects the query tower's gate activations.
             passage_means: likewise.
 
         Returns:

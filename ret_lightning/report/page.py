@@ -159,7 +159,7 @@ def _gates(variant: Variant, content: Content) -> list[GateMap]:
 
 
 def _heat_map(variant: Variant, gates: GateMap) -> Markup:
-    return heat_map(gates, f"openings of the gates of the {gates.side} tower, {variant.label}")
+    return heat_map(gates, f"activations of the gates of the {gates.side} tower, {variant.label}")
 
 
 def _cost(variant: Variant, logs: Mapping[str, Log]) -> list[tuple[float | None, str]]:

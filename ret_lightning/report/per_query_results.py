@@ -10,7 +10,7 @@ import torch
 
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
-from ret_lightning.evaluation.published_results import HEADLINE_MEANS, headline_metrics
+from ret_lightning.evaluation.published_results import MAIN_MEANS, main_metrics
 from ret_lightning.report.run_folders import Run
 from ret_lightning.retrieval import Ranking, judge, query_means, read_qrels, read_run
 from ret_lightning.retrieval.metrics.per_query import TOP
@@ -41,7 +41,7 @@ def mean_parts(metric: str, metrics: Mapping[str, float]) -> dict[str, str]:
     """The subsets that a metric is a mean over, each with the metric that it takes of it.
 
     Args:
-        metric: `okvqa/recall@5`, `mean/recall@5` or `mean/headline_recall`.
+        metric: `okvqa/recall@5`, `mean/recall@5` or `mean/main_recall`.
         metrics: of a run.
     """
     subset, _, name = metric.partition("/")
@@ -52,10 +52,10 @@ def mean_parts(metric: str, metrics: Mapping[str, float]) -> dict[str, str]:
         of, _, kind = key.partition("/")
         if of != "mean":
             own.setdefault(of, []).append(kind)
-    if name not in HEADLINE_MEANS:
+    if name not in MAIN_MEANS:
         return {of: name for of, kinds in own.items() if name in kinds}
-    wanted = f"{HEADLINE_MEANS[name]}@"
-    return {of: m for of, kinds in own.items() for m in headline_metrics(of, kinds) if m.startswith(wanted)}
+    wanted = f"{MAIN_MEANS[name]}@"
+    return {of: m for of, kinds in own.items() for m in main_metrics(of, kinds) if m.startswith(wanted)}
 
 
 def judge_run(run: Run, subset: str, metric: str, data: EvaluationSubset | None) -> Judged:

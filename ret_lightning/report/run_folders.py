@@ -15,6 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.errors import ConfigError, UserError, split_code
 from ret_lightning.runtime.run_layout import (
     CHECKPOINTS_FOLDER,
@@ -170,7 +171,7 @@ def _numbers(content: dict[str, Any]) -> dict[str, float]:
             raise ValueError(f"{METRICS_FILE}: {key} is {value!r}, not a finite number")
     if not content:
         raise ValueError(f"{METRICS_FILE} holds no metric")
-    return {key: float(value) for key, value in content.items()}
+    return {current_metric(key): float(value) for key, value in content.items()}
 
 
 def _why_unfinished(folder: Path, config: dict[str, Any]) -> str:

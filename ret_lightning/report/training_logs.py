@@ -1,4 +1,4 @@
-"""What runs logged on the way, from the rows of their CSV logs: curves, gate openings and speed."""
+"""What runs logged on the way, from the rows of their CSV logs: curves, gate activations and speed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.report.run_folders import Run
 
 CSV_FILE = "csv/metrics.csv"
@@ -37,7 +38,7 @@ def read_log(run: Run) -> Log:
                     value = _number(text)
                     if step is not None and value is not None:
                         # Steps are counted from 0: what is logged in step 0 has one step behind it.
-                        series.setdefault(name, []).append((int(step) + 1, value))
+                        series.setdefault(current_metric(name), []).append((int(step) + 1, value))
     except (OSError, csv.Error, UnicodeDecodeError):
         return Log({})
     return Log(series)
@@ -56,7 +57,7 @@ def speed(log: Log) -> float | None:
 
 @dataclass(frozen=True)
 class GateMap:
-    """The openings of the gates of one side over training.
+    """The activations of the gates of one side over training.
 
     Attributes:
         side: `query` or `passage`.

@@ -188,7 +188,7 @@ def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
 def _numbers(cells: list[str]) -> list[str] | list[float | None]:
     """The numbers of a column, where there are nothing but numbers in it, which a dashboard can then sort and plot.
 
-    The mark of a headline metric goes, which is one of the run's summary besides.
+    The mark of a main metric goes, which is one of the run's summary besides.
     """
     try:
         return [float(cell.removeprefix("*")) if cell else None for cell in cells]

@@ -15,7 +15,7 @@ from ret_lightning.data.batch import TrainingBatch
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.evaluation.encoding_module import EncodingModule
 from ret_lightning.losses.base import NONFINITE_REMEDY, EncodedBatch, RetrievalLoss
-from ret_lightning.models import BlockStack, OpeningMeans, RetRetriever
+from ret_lightning.models import ActivationMeans, BlockStack, RetRetriever
 from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.callbacks.text_lengths import TextLengths
@@ -97,7 +97,7 @@ class RetModule(EncodingModule):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of this rank's share of a batch."""
         logs = self._logs_this_step()
-        means = (OpeningMeans(), OpeningMeans()) if logs else (None, None)
+        means = (ActivationMeans(), ActivationMeans()) if logs else (None, None)
         vectors = encode_in_micro_batches(self.retriever, batch.queries, batch.passages, self.micro_batch, *means)
         encoded = EncodedBatch(*vectors, batch.labels, batch.passage_labels, batch.passage_rows, batch.extra)
         if self.on_nonfinite == "stop":

@@ -55,7 +55,7 @@ def test_mistakes_stop_everything_and_are_all_printed(command, tmp_path) -> None
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "ret-lab: 3 mistakes in the config:",
+        "ret-lab: 3 problems in the config:",
         "  command line: gate@model.gate=lsmt: gate has no option lsmt; did you mean lstm? choices: lstm, none"
         " [unknown-option]",
         "  conf/experiment/demo.yaml:3: trainer.max_epoch: tests.support.config_targets.Trainer has no parameter max_epoch;"

@@ -155,6 +155,6 @@ def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
     done = command("export", cwd=tmp_path)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
-    assert lines[0] == "ret-export: 2 mistakes in the config:"
+    assert lines[0] == "ret-export: 2 problems in the config:"
     assert "checkpoint: has no value yet; give it one: checkpoint=<value>" in lines[1]
     assert list(tmp_path.iterdir()) == []

@@ -192,7 +192,7 @@ def missing_file(root: Path) -> None:
         (missing_file, ["trainer=ddp_cpu"], 1, "m2kr_up_train.jsonl: no such file"),
         (broken_image, ["trainer=ddp_cpu"], 1, "sub/1.png cannot be decoded"),
         (None, ["data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
-        (None, ["gate=lstmm", "trainer.max_epoch=1"], 2, "2 mistakes in the config"),
+        (None, ["gate=lstmm", "trainer.max_epoch=1"], 2, "2 problems in the config"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code, message, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code,
     assert "Traceback" not in done.stderr
     if code == 1:
         told = [line for line in done.stderr.splitlines() if line.startswith("ret-train: ")]
-        # A rank that meets the same mistake may say it too.
+        # A rank that meets the same problem may say it too.
         assert 1 <= len(told) <= (2 if "trainer=ddp_cpu" in options else 1)
         assert any(message in line for line in told)
         recorded = json.loads((folder / "failure.json").read_text())["error"]

@@ -20,7 +20,7 @@ PARTS = """
 from pathlib import Path
 
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
-from ret_lightning.models import LSTMGate, Openings
+from ret_lightning.models import LSTMGate, GateActivations
 
 class SharpGate(LSTMGate):
     name = "tests_commands_sharp"
@@ -29,9 +29,9 @@ class SharpGate(LSTMGate):
         super().__init__(hidden_size)
         self.sharpness = sharpness
 
-    def openings(self, *inputs):
-        found = super().openings(*inputs)
-        return Openings(found.forget**self.sharpness, found.text, found.image)
+    def activations(self, *inputs):
+        found = super().activations(*inputs)
+        return GateActivations(found.forget**self.sharpness, found.text, found.image)
 
 class OwnTokenizer(ClipTokenizer):
     # Leaves out the words of a file.

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ret_lightning.config.config_errors import Mistake, choices, nearest, report, show_value
+from ret_lightning.config.config_errors import Problem, choices, nearest, report, show_value
 from ret_lightning.errors import ConfigError
 
 
 def test_the_report_counts() -> None:
-    mistakes = [
-        Mistake("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
-        Mistake("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
+    problems = [
+        Problem("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
+        Problem("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
     ]
-    assert report(mistakes, "ret-train") == (
-        "ret-train: 2 mistakes in the config:\n"
+    assert report(problems, "ret-train") == (
+        "ret-train: 2 problems in the config:\n"
         "  conf/a.yaml:1: a.b: is wrong [wrong-value]\n"
         "  command line: +a=1: is wrong too [wrong-again]"
     )
-    assert report(mistakes[:1], "ret-train").startswith("ret-train: 1 mistake in the config:\n")
+    assert report(problems[:1], "ret-train").startswith("ret-train: 1 problem in the config:\n")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_report_counts() -> None:
     ],
 )
 def test_key_is_printed_unless_the_override_begins_with_it(source: str, key: str, line: str) -> None:
-    assert str(Mistake(source, key, ConfigError("is wrong", code="wrong"))) == line
+    assert str(Problem(source, key, ConfigError("is wrong", code="wrong"))) == line
 
 
 def test_nearest_ignores_case_and_keeps_the_spelling() -> None:

@@ -64,7 +64,7 @@ def test_computed_metrics_may_be_monitored() -> None:
 
 @pytest.mark.parametrize(
     "monitor",
-    ["train/loss", "loss", "gate/passage/0", "val/index/recall_loss", "val/mean/headline_recall", "val/seconds/encode"],
+    ["train/loss", "loss", "gate/passage/0", "val/index/recall_loss", "val/mean/main_recall", "val/seconds/encode"],
 )
 def test_other_logged_metrics_may_be_monitored(monitor: str) -> None:
     assert monitored(monitor, subsets=["wit"]) == []
@@ -74,7 +74,7 @@ def test_other_logged_metrics_may_be_monitored(monitor: str) -> None:
     ("monitor", "code"),
     [
         ("val/mean/recall@2", "monitor-not-computed"),
-        ("val/wit/headline_recall", "monitor-not-computed"),
+        ("val/wit/main_recall", "monitor-not-computed"),
         ("val/wit/recall", "monitor-not-computed"),
         ("test/mean/recall@1", "monitor-not-computed"),
         ("train/recall@1", "monitor-not-computed"),

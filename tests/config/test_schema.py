@@ -11,20 +11,20 @@ from ret_lightning.errors import ConfigError
 from tests.support.paths import CONF
 
 
-def mistakes(*overrides: str) -> dict[str, ConfigError]:
+def problems(*overrides: str) -> dict[str, ConfigError]:
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=list(overrides))
     return dict(TrainConfig.check(config))
 
 
 def test_what_is_shipped_is_sound() -> None:
-    assert mistakes() == {}
-    assert mistakes("experiment=demo") == {}
-    assert mistakes("data=m2kr", "data.root=/nowhere", "backbone=clip_vit_l", "model=ret", "trainer=ddp") == {}
+    assert problems() == {}
+    assert problems("experiment=demo") == {}
+    assert problems("data=m2kr", "data.root=/nowhere", "backbone=clip_vit_l", "model=ret", "trainer=ddp") == {}
 
 
 def test_all_values_out_of_range_are_told_at_once() -> None:
-    told = mistakes(
+    told = problems(
         "data.batch_size=0", "seed=-1", "model.dropout=1.5", "loss.temperature=0", "evaluation.recall_at=[]"
     )
     assert set(told) == {"data.batch_size", "seed", "model.dropout", "loss.temperature", "evaluation.recall_at"}
@@ -32,7 +32,7 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
     assert (error.code, error.found, error.least) == ("number-too-small", 0, 1)
     error = told["model.dropout"]
     assert (error.code, error.found, error.most) == ("number-too-large", 1.5, 1)
-    told = mistakes("optimizer.lr=nan", "loss.temperature=nan")
+    told = problems("optimizer.lr=nan", "loss.temperature=nan")
     assert told["optimizer.lr"].code == "number-not-finite"
     assert told["loss.temperature"].code == "temperature-not-positive"
 
@@ -124,7 +124,7 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
     ],
 )
 def test_contradictions_name_the_key(overrides: list[str], key: str, code: str, values: dict) -> None:
-    error = mistakes(*overrides)[key]
+    error = problems(*overrides)[key]
     assert error.code == code
     assert error.values == values
 
@@ -137,7 +137,7 @@ def test_contradictions_name_the_key(overrides: list[str], key: str, code: str, 
         ("val/mean/recal@5", [], "monitor-not-computed"),
         ("va/mean/recall@5", [], "monitor-not-computed"),
         ("val/recall@5", [], "monitor-not-computed"),
-        ("val/name/headline_recall", [], "monitor-not-computed"),
+        ("val/name/main_recall", [], "monitor-not-computed"),
         ("val/seconds/encod", [], "monitor-not-computed"),
         ("train/los", [], "monitor-not-computed"),
         ("val/nam/recall@5", ["data.subsets=[name,case]"], "monitored-subset-not-validated"),
@@ -148,7 +148,7 @@ def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[st
         added = f"+callbacks.early_stopping={{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: {monitor}}}"
         own = added if callback == "early_stopping" else f"callbacks.checkpoint.monitor={monitor}"
         extra = ["callbacks.checkpoint.monitor=val/mean/mrr@10"] if callback == "early_stopping" else []
-        (key, error), *others = mistakes(own, *extra, *options).items()
+        (key, error), *others = problems(own, *extra, *options).items()
         assert (key, error.code, others) == (f"callbacks.{callback}.monitor", code, [])
         assert error.found == (monitor if code == "monitor-not-computed" else "nam")
 
@@ -156,18 +156,18 @@ def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[st
 @pytest.mark.parametrize(
     "monitor",
     [
-        "val/mean/headline_recall", "val/mean/pseudo_recall@1", "val/name/fractional_recall@5", "val/name/ndcg@10",
+        "val/mean/main_recall", "val/mean/pseudo_recall@1", "val/name/fractional_recall@5", "val/name/ndcg@10",
         "val/seconds/encode", "train/loss",
         "gate/query/text/step_00", "mixture/name", "val/index/ann_recall@10",
     ],
 )  # fmt: skip
 def test_monitors_of_logged_metrics_are_accepted(monitor: str) -> None:
-    assert mistakes(f"callbacks.checkpoint.monitor={monitor}") == {}
+    assert problems(f"callbacks.checkpoint.monitor={monitor}") == {}
 
 
 def test_own_callback_may_log_what_is_monitored() -> None:
     own = "+callbacks.own={_target_: my_package.Accuracy}"
-    assert mistakes("callbacks.checkpoint.monitor=val/accuracy", own) == {}
+    assert problems("callbacks.checkpoint.monitor=val/accuracy", own) == {}
 
 
 def test_the_ranges_are_of_keys_that_exist() -> None:
@@ -185,6 +185,6 @@ def test_the_ranges_are_of_keys_that_exist() -> None:
 
 def test_a_stream_whose_end_is_known_is_sound() -> None:
     streaming = "data.reading=streaming"
-    assert mistakes(streaming, "trainer.max_steps=500") == {}
-    assert mistakes(streaming, "scheduler.horizon_steps=500") == {}
-    assert mistakes(streaming, "trainer.limit_train_batches=80") == {}  # an epoch of known length
+    assert problems(streaming, "trainer.max_steps=500") == {}
+    assert problems(streaming, "scheduler.horizon_steps=500") == {}
+    assert problems(streaming, "trainer.limit_train_batches=80") == {}  # an epoch of known length

@@ -1,4 +1,4 @@
-"""Every YAML file that is shipped: it says how to run it, composes without a mistake, and builds."""
+"""Every YAML file that is shipped: it says how to run it, composes without a problem, and builds."""
 
 from __future__ import annotations
 

@@ -6,22 +6,22 @@ import time
 from functools import partial
 from pathlib import Path
 
-from ret_lightning.distributed.barrier import Meeting
+from ret_lightning.distributed.barrier import Barrier
 from tests.support.ranks import on_ranks
 
 
 def meet(number: int, folder: Path) -> dict:
-    meeting = Meeting()
+    barrier = Barrier()
     arrived = folder / "arrived"
     if number == 2:
         time.sleep(0.3)
         arrived.touch()
-    meeting.wait()
+    barrier.wait()
     return {
         "after": arrived.exists(),
-        "text": meeting.from_first(f"from {number}"),
-        "sums": meeting.sums([number, 1, 2**40]),
-        "none": meeting.sums([]),
+        "text": barrier.from_first(f"from {number}"),
+        "sums": barrier.sums([number, 1, 2**40]),
+        "none": barrier.sums([]),
     }
 
 
@@ -31,7 +31,7 @@ def test_ranks_wait_and_agree(tmp_path: Path) -> None:
 
 
 def test_one_process_waits_for_nobody() -> None:
-    meeting = Meeting()
-    meeting.wait()
-    assert meeting.from_first("text") == "text"
-    assert meeting.sums((1, 2)) == [1, 2]
+    barrier = Barrier()
+    barrier.wait()
+    assert barrier.from_first("text") == "text"
+    assert barrier.sums((1, 2)) == [1, 2]

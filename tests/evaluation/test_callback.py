@@ -76,7 +76,7 @@ def test_metrics_are_those_of_ranking_by_hand(root: Path, index) -> None:
         {n: v for n, v in logged.items() if not n.startswith(("test/seconds/", "test/index/")) and n not in ends},
         abs=1e-6,
     )
-    assert ends == set()  # the headline metrics, at 5 and 10, are not among these
+    assert ends == set()  # the main metrics, at 5 and 10, are not among these
     timed = ["encode", "build", "search", *(["ann_recall"] if index.approximate else [])]
     assert {n for n in logged if "seconds" in n} == {f"test/seconds/{n}" for n in timed}
 
@@ -111,27 +111,27 @@ def recalls(evaluation: RetrievalEvaluation, k: int) -> list[float]:
     return [result.metrics[f"recall@{k}"] for result in evaluation.results["test"].subsets.values()]
 
 
-def test_headline_metrics_have_means_and_intervals(root: Path) -> None:
+def test_main_metrics_have_means_and_intervals(root: Path) -> None:
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5, 10], ranked=10)
     _, logged = evaluate(root, evaluation)
     results, flat = evaluation.results["test"].subsets, evaluation.results["test"].metrics
-    assert {name: result.headline for name, result in results.items()} == {
+    assert {name: result.main_metrics for name, result in results.items()} == {
         "wit": ["recall@10"],
         "infoseek": ["recall@5", "pseudo_recall@5"],
         "evqa": ["recall@5"],  # its rows have no answers here
         "okvqa": ["recall@5", "pseudo_recall@5"],
     }
     recalls = [flat[key] for key in ("wit/recall@10", "infoseek/recall@5", "evqa/recall@5", "okvqa/recall@5")]
-    assert flat["mean/headline_recall"] == pytest.approx(sum(recalls) / 4)
+    assert flat["mean/main_recall"] == pytest.approx(sum(recalls) / 4)
     pseudo = [flat[f"{name}/pseudo_recall@5"] for name in ("infoseek", "okvqa")]
-    assert flat["mean/headline_pseudo_recall"] == pytest.approx(sum(pseudo) / 2)
+    assert flat["mean/main_pseudo_recall"] == pytest.approx(sum(pseudo) / 2)
     bounds = evaluation.results["test"].intervals()
     assert set(bounds) == set(flat)
     assert all(low <= flat[key] <= high for key, (low, high) in bounds.items())
     low, high = bounds["okvqa/recall@5"]
     assert 0.2 < high - low < 0.6  # twelve queries: 1.96 * 2 * sqrt(p (1 - p) / 12)
-    shown = {f"{name}/{metric}" for name, result in results.items() for metric in result.headline}
-    shown |= {"mean/headline_recall", "mean/headline_pseudo_recall"}
+    shown = {f"{name}/{metric}" for name, result in results.items() for metric in result.main_metrics}
+    shown |= {"mean/main_recall", "mean/main_pseudo_recall"}
     assert {n for n in logged if n.endswith("/low")} == {f"test/{key}/low" for key in shown}
     for key in shown:
         assert (logged[f"test/{key}/low"], logged[f"test/{key}/high"]) == pytest.approx(bounds[key], abs=1e-6)

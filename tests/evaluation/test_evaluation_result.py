@@ -40,8 +40,8 @@ def test_means_are_over_the_subsets_that_have_the_metric(result: EvaluationResul
     assert result.metrics == {
         "wit/recall@5": 0.5, "wit/recall@10": 0.75, "mine/recall@5": 0.5, "mine/pseudo_recall@5": 1.0,
         "mean/recall@5": 0.5, "mean/recall@10": 0.75, "mean/pseudo_recall@5": 1.0,
-        "mean/headline_recall": (0.75 + 0.5) / 2,  # recall@10 of wit, as published, and recall@5 of an unknown subset
-        "mean/headline_pseudo_recall": 1.0,
+        "mean/main_recall": (0.75 + 0.5) / 2,  # recall@10 of wit, as published, and recall@5 of an unknown subset
+        "mean/main_pseudo_recall": 1.0,
     }  # fmt: skip
     assert result.ann_recall == {"ann_recall@10": 0.75, "wit/ann_recall@10": 0.5, "mine/ann_recall@10": 1.0}
 

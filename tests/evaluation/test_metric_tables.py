@@ -38,10 +38,10 @@ def headers(table: Table) -> list[str]:
     return [str(column.header) for column in table.columns]
 
 
-def test_the_headline_metrics_come_first_with_their_intervals(evaluation: RetrievalEvaluation) -> None:
-    headline = tables(evaluation)[0]
+def test_the_main_metrics_come_first_with_their_intervals(evaluation: RetrievalEvaluation) -> None:
+    main = tables(evaluation)[0]
     flat, bounds = evaluation.results["test"].metrics, evaluation.results["test"].intervals()
-    assert headers(headline) == ["subset", "queries", "passages", "metric", "value", "95 % interval"]
+    assert headers(main) == ["subset", "queries", "passages", "metric", "value", "95 % interval"]
     keys = [
         ("wit", "R@10", "wit/recall@10"),
         ("infoseek", "R@5", "infoseek/recall@5"),
@@ -49,22 +49,22 @@ def test_the_headline_metrics_come_first_with_their_intervals(evaluation: Retrie
         ("evqa", "R@5", "evqa/recall@5"),
         ("okvqa", "R@5", "okvqa/recall@5"),
         ("okvqa", "PR@5", "okvqa/pseudo_recall@5"),
-        ("mean", "recall", "mean/headline_recall"),
-        ("mean", "pseudo recall", "mean/headline_pseudo_recall"),
+        ("mean", "recall", "mean/main_recall"),
+        ("mean", "pseudo recall", "mean/main_pseudo_recall"),
     ]
-    for (subset, metric, key), row in zip(keys, rows(headline), strict=True):
+    for (subset, metric, key), row in zip(keys, rows(main), strict=True):
         sizes = ("", "") if subset == "mean" else ("12", "12")
         low, high = bounds[key]
         assert row == (subset, *sizes, metric, f"{flat[key]:.3f}", f"{low:.3f} to {high:.3f}")
 
 
-def test_a_subset_without_its_headline_metric_still_has_its_sizes(root: Path) -> None:
+def test_a_subset_without_its_main_metric_still_has_its_sizes(root: Path) -> None:
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=10)
     Trainer(**OPTIONS, logger=False, callbacks=[evaluation]).test(
         make_module(), datamodule=make_data(root, subsets=["wit"]), verbose=False
     )
-    headline, recall, fractional = tables(evaluation)
-    assert rows(headline) == [("wit", "12", "12", "", "", "")]
+    main, recall, fractional = tables(evaluation)
+    assert rows(main) == [("wit", "12", "12", "", "", "")]
     assert [row[0] for row in rows(recall)] == [row[0] for row in rows(fractional)] == ["wit", "mean"]
 
 
@@ -82,7 +82,7 @@ def test_fractional_recall_is_shown_where_it_differs_from_recall(evaluation: Ret
     assert rows(table)[-1] == ("mean", *(f"{flat[f'mean/fractional_recall@{k}']:.3f}" for k in (1, 5, 10)))
 
 
-def test_all_metrics_follow_and_the_headline_carries_a_star(evaluation: RetrievalEvaluation) -> None:
+def test_all_metrics_follow_and_the_main_metric_carries_a_star(evaluation: RetrievalEvaluation) -> None:
     _, _, recall, _, pseudo = tables(evaluation)
     flat = evaluation.results["test"].metrics
     assert headers(recall) == ["subset", "R@1", "R@5", "R@10", "MRR@10", "nDCG@10", "random R@5"]

@@ -66,7 +66,7 @@ def contents(result: SubsetResult) -> tuple:
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(seconds=60), rank=rank, world_size=WORLD
+        "gloo", f"file://{folder}/barrier", timeout=datetime.timedelta(seconds=60), rank=rank, world_size=WORLD
     )
     found = [contents(evaluated(index, *size, rank, WORLD)) for index in INDEXES for size in SIZES]
     torch.save(found, f"{folder}/{rank}.pt")

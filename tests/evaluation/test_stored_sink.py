@@ -20,7 +20,7 @@ from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import SIDES, EvaluationSubset
-from ret_lightning.distributed.barrier import PATIENCE, Meeting
+from ret_lightning.distributed.barrier import PATIENCE, Barrier
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation import EmbeddingSink, Evaluator, MemorySink, StoredSink
 from ret_lightning.evaluation.embedding_sink import limited_rows
@@ -316,7 +316,7 @@ def _rank(number: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        f"file://{folder}/meeting",
+        f"file://{folder}/barrier",
         timeout=datetime.timedelta(seconds=60),
         rank=number,
         world_size=WORLD,
@@ -361,10 +361,10 @@ def _rank(number: int, folder: str) -> None:
     found["gathered"] = gather_at(
         random[places].half(), torch.tensor(places, dtype=torch.int64), 7, torch.device("cpu")
     )
-    meeting = Meeting()
-    found["sums"] = meeting.sums([number, 1])
+    barrier = Barrier()
+    found["sums"] = barrier.sums([number, 1])
     # No clock is waited for: what the group was made with says how long it would wait.
-    found["patience"] = meeting._group._get_backend(torch.device("cpu")).options._timeout
+    found["patience"] = barrier._group._get_backend(torch.device("cpu")).options._timeout
     torch.save(found, f"{folder}/{number}.pt")
     dist.destroy_process_group()
 
@@ -372,7 +372,7 @@ def _rank(number: int, folder: str) -> None:
 def _rank_apart(number: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(seconds=60), rank=number, world_size=2
+        "gloo", f"file://{folder}/barrier", timeout=datetime.timedelta(seconds=60), rank=number, world_size=2
     )
     with pytest.raises(ConfigError) as caught:
         stored(Path(folder) / f"disk{number}" / "embeddings").begin(files_of(), BATCH)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.models import LSTMGate, Openings, RetCell
+from ret_lightning.models import GateActivations, LSTMGate, RetCell
 from ret_lightning.models.cell import sinusoidal_table
 from ret_lightning.models.layer_states import ModalityStates
 
@@ -74,14 +74,14 @@ def test_a_step_is_the_equations(tanh: bool, has_text: list[int], has_image: lis
     valid = torch.arange(6)[None] < torch.tensor([6, 3, 2, 1, 4])[:, None]
     m_t, m_v = (torch.tensor(m, dtype=torch.float32)[:, None, None] for m in (has_text, has_image))
     t_rows, v_rows = (torch.tensor(m).nonzero().squeeze(1) for m in (has_text, has_image))
-    ours, openings = cell(
+    ours, activations = cell(
         q,
         ModalityStates(text[t_rows], t_rows, m_t, ~valid[t_rows]),
         ModalityStates(image[v_rows], v_rows, m_v),
     )
     torch.testing.assert_close(ours, plain_step(cell, q, text, image, valid, m_t, m_v), rtol=1e-5, atol=1e-5)
-    assert openings.text.shape == openings.image.shape == openings.forget.shape == (N, K, H)
-    assert torch.equal(openings.text.flatten(1).sum(1) > 0, torch.tensor(has_text) > 0)
+    assert activations.text.shape == activations.image.shape == activations.forget.shape == (N, K, H)
+    assert torch.equal(activations.text.flatten(1).sum(1) > 0, torch.tensor(has_text) > 0)
 
 
 def test_every_parameter_gets_a_gradient_even_without_a_modality() -> None:
@@ -119,12 +119,12 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 
 class GateOfTheUser(LSTMGate):
-    def __init__(self, width: int, change: Callable[[Openings], object], mixed: slice = slice(None)) -> None:
+    def __init__(self, width: int, change: Callable[[GateActivations], object], mixed: slice = slice(None)) -> None:
         super().__init__(width)
         self.change, self.mixed = change, mixed
 
-    def openings(self, *inputs: Tensor) -> object:
-        return self.change(super().openings(*inputs))
+    def activations(self, *inputs: Tensor) -> object:
+        return self.change(super().activations(*inputs))
 
     def mix(self, *inputs: object) -> Tensor:
         return super().mix(*inputs)[:, self.mixed]
@@ -142,17 +142,17 @@ def step(cell: RetCell, rows: int) -> None:
 @pytest.mark.parametrize(
     ("gate", "code", "found"),
     [
-        (lambda o: Openings(o.forget.repeat(1, 1, 3), o.text, o.image), "gate-opening-shape", (N, K, 3 * H)),
-        (lambda o: Openings(o.forget, o.text.mean(-1), o.image), "gate-opening-shape", (N, K)),
-        (lambda o: Openings(o.forget, o.text, o.image[:2]), "gate-opening-shape", (2, K, H)),
-        (lambda o: Openings(1.0, o.text, o.image), "gate-opening-shape", "float"),
-        (lambda o: (o.forget, o.text, o.image), "gate-without-openings", "tuple"),
-        (lambda o: None, "gate-without-openings", "NoneType"),
+        (lambda o: GateActivations(o.forget.repeat(1, 1, 3), o.text, o.image), "gate-activation-shape", (N, K, 3 * H)),
+        (lambda o: GateActivations(o.forget, o.text.mean(-1), o.image), "gate-activation-shape", (N, K)),
+        (lambda o: GateActivations(o.forget, o.text, o.image[:2]), "gate-activation-shape", (2, K, H)),
+        (lambda o: GateActivations(1.0, o.text, o.image), "gate-activation-shape", "float"),
+        (lambda o: (o.forget, o.text, o.image), "gate-without-activations", "tuple"),
+        (lambda o: None, "gate-without-activations", "NoneType"),
         (slice(2), "gate-state-shape", (N, 2, H)),
     ],
 )
 def test_gate_of_the_user_is_checked(gate: Any, code: str, found: object, compiled: bool) -> None:
-    change = gate if callable(gate) else lambda openings: openings
+    change = gate if callable(gate) else lambda activations: activations
     own = GateOfTheUser(H, change, gate if isinstance(gate, slice) else slice(None))
     cell = RetCell(own, H, K, HEADS, H).eval()
     if compiled:

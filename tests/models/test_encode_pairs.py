@@ -18,7 +18,7 @@ from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.models import EncoderInput, LSTMGate, RetRetriever, RetTower, build_retriever, encode_pairs
 from ret_lightning.models.backbones.clip_transformers import clip_backbone
 from ret_lightning.models.exchangeable_parts import subclasses
-from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.gate_activations import ActivationMeans
 from ret_lightning.models.gates import Gate
 from ret_lightning.ops.onednn_linear import choose_backend
 
@@ -523,21 +523,21 @@ def test_score_is_the_sum_over_query_vectors_of_the_best_passage_vector(retrieve
 @pytest.mark.parametrize(
     "gate", [gate for gate in subclasses(Gate) if gate.__module__ == Gate.__module__], ids=lambda gate: gate.name
 )
-def test_gate_openings_are_those_that_the_means_are_of(gate: type[Gate]) -> None:
+def test_gate_activations_are_those_that_the_means_are_of(gate: type[Gate]) -> None:
     retriever = build(gate=gate).train()
     pairs = [("a text", picture(0)), ("another text", None), (None, picture(1))]
-    openings = retriever.gate_openings("query", pairs)
+    activations = retriever.gate_activations("query", pairs)
     assert retriever.training
-    assert {name: tuple(own.shape) for name, own in openings.items()} == dict.fromkeys(
+    assert {name: tuple(own.shape) for name, own in activations.items()} == dict.fromkeys(
         ("forget", "text", "image"), (3, retriever.query_tower.plan.steps, 4)
     )
-    assert all(((own >= 0) & (own <= 1)).all() for own in openings.values())
-    assert (openings["text"][2] == 0).all()
-    assert (openings["image"][1] == 0).all()
-    preparation, means = encode_pairs._Preparation(retriever.query_tower, "query"), OpeningMeans()
+    assert all(((own >= 0) & (own <= 1)).all() for own in activations.values())
+    assert (activations["text"][2] == 0).all()
+    assert (activations["image"][1] == 0).all()
+    preparation, means = encode_pairs._Preparation(retriever.query_tower, "query"), ActivationMeans()
     with torch.no_grad():
         inputs = preparation.inputs([preparation.item(i, pair) for i, pair in enumerate(pairs)])
         retriever.eval().query_tower(inputs, means)
     rows = {"forget": [0, 1, 2], "text": [0, 1], "image": [0, 2]}
     for (step, name), mean in means.means().items():
-        torch.testing.assert_close(openings[name][rows[name], step].mean(), mean)
+        torch.testing.assert_close(activations[name][rows[name], step].mean(), mean)

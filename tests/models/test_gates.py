@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.cell import RetCell
-from ret_lightning.models.gate_activations import OpeningMeans
+from ret_lightning.models.gate_activations import ActivationMeans
 from ret_lightning.models.gates import (
     ConstantGate,
     CoupledGate,
     Gate,
+    GateActivations,
     LSTMGate,
     NoForgetGate,
     NoGate,
@@ -60,7 +61,7 @@ def mask(rows: list[int], dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.tensor(rows, dtype=dtype)[:, None, None]
 
 
-def plain_openings(
+def plain_activations(
     name: str, gate: Gate, p_i: float, p_f: float, h_t: Tensor, h_v: Tensor, m_t: Tensor, m_v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Forget, text, image, each (N, k, H)."""
@@ -93,22 +94,22 @@ def plain_openings(
 @every_gate
 @pytest.mark.parametrize("tanh", [False, True])
 @pytest.mark.parametrize(("p_i", "p_f"), [(0.0, 0.0), (-0.7, 1.3)])
-def test_openings_and_mix_are_the_equation(name: str, tanh: bool, p_i: float, p_f: float) -> None:
+def test_activations_and_mix_are_the_equation(name: str, tanh: bool, p_i: float, p_f: float) -> None:
     gate = make_gate(name, input_bias=p_i, forget_bias=p_f, tanh=tanh)
     # The cell hands over zeros where a row lacks a modality; the equation holds for anything.
     r, h_t, h_v = torch.randn(3, N, K, H).unbind()
     m_t, m_v = mask(HAS_TEXT), mask(HAS_IMAGE)
-    openings = gate.openings(h_t, h_v, m_t, m_v)
-    f, i_t, i_v = plain_openings(name, gate, p_i, p_f, h_t, h_v, m_t, m_v)
-    for ours, plain in ((openings.forget, f), (openings.text, i_t), (openings.image, i_v)):
+    activations = gate.activations(h_t, h_v, m_t, m_v)
+    f, i_t, i_v = plain_activations(name, gate, p_i, p_f, h_t, h_v, m_t, m_v)
+    for ours, plain in ((activations.forget, f), (activations.text, i_t), (activations.image, i_v)):
         torch.testing.assert_close(ours.expand(N, K, H), plain)
     a_r, a_t, a_v = ((x.exp() - (-x).exp()) / (x.exp() + (-x).exp()) if tanh else x for x in (r, h_t, h_v))
-    torch.testing.assert_close(gate.mix(r, h_t, h_v, openings), a_r * f + a_t * i_t + a_v * i_v)
+    torch.testing.assert_close(gate.mix(r, h_t, h_v, activations), a_r * f + a_t * i_t + a_v * i_v)
 
 
 def test_scalar_gate_has_one_value_a_vector() -> None:
-    openings = make_gate("scalar").openings(*torch.randn(2, N, K, H), mask(HAS_TEXT), mask(HAS_IMAGE))
-    assert openings.forget.shape == openings.text.shape == openings.image.shape == (N, K, 1)
+    activations = make_gate("scalar").activations(*torch.randn(2, N, K, H), mask(HAS_TEXT), mask(HAS_IMAGE))
+    assert activations.forget.shape == activations.text.shape == activations.image.shape == (N, K, 1)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +132,15 @@ def test_parameters_added(name: str, at_16: int, at_1024: int) -> None:
 
 
 def test_constant_gate_starts_from_its_priors() -> None:
-    openings = ConstantGate(H, input_bias=-2.0, forget_bias=3.0).openings(
+    activations = ConstantGate(H, input_bias=-2.0, forget_bias=3.0).activations(
         *torch.randn(2, N, K, H), mask([1] * N), mask([1] * N)
     )
-    for opening, start in ((openings.forget, 0.9525741), (openings.text, 0.1192029), (openings.image, 0.1192029)):
-        torch.testing.assert_close(opening, torch.full_like(opening, start))  # sigmoid(3), sigmoid(-2)
+    for activation, start in (
+        (activations.forget, 0.9525741),
+        (activations.text, 0.1192029),
+        (activations.image, 0.1192029),
+    ):
+        torch.testing.assert_close(activation, torch.full_like(activation, start))  # sigmoid(3), sigmoid(-2)
 
 
 @every_gate
@@ -145,14 +150,14 @@ def test_dtypes(name: str, dtype: torch.dtype, mask_dtype: torch.dtype | str) ->
     mask_dtype = dtype if mask_dtype == "as the model" else mask_dtype
     gate = make_gate(name, input_bias=-0.7, forget_bias=1.3, tanh=True).to(dtype)
     r, h_t, h_v = torch.randn(3, N, K, H, dtype=torch.float64).to(dtype).unbind()
-    openings = gate.openings(h_t, h_v, mask(HAS_TEXT, mask_dtype), mask(HAS_IMAGE, mask_dtype))
-    mixed = gate.mix(r, h_t, h_v, openings)
+    activations = gate.activations(h_t, h_v, mask(HAS_TEXT, mask_dtype), mask(HAS_IMAGE, mask_dtype))
+    mixed = gate.mix(r, h_t, h_v, activations)
     assert mixed.dtype == torch.promote_types(dtype, mask_dtype)
     gate.double()
     h_t, h_v, m_t, m_v = h_t.double(), h_v.double(), mask(HAS_TEXT).double(), mask(HAS_IMAGE).double()
     # A half model holds the priors rounded to its own precision.
     p_i, p_f = (torch.tensor(p, dtype=torch.float32).to(dtype).item() for p in (-0.7, 1.3))
-    f, i_t, i_v = plain_openings(name, gate, p_i, p_f, h_t, h_v, m_t, m_v)
+    f, i_t, i_v = plain_activations(name, gate, p_i, p_f, h_t, h_v, m_t, m_v)
     plain = r.double().tanh() * f + h_t.tanh() * i_t + h_v.tanh() * i_v
     tolerance = {torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
     torch.testing.assert_close(mixed.double(), plain, rtol=tolerance, atol=tolerance)
@@ -160,13 +165,13 @@ def test_dtypes(name: str, dtype: torch.dtype, mask_dtype: torch.dtype | str) ->
 
 @every_gate
 @pytest.mark.parametrize(("has_text", "has_image"), [(HAS_TEXT, HAS_IMAGE), ([1] * N, [0] * N)])
-def test_mean_openings(name: str, has_text: list[int], has_image: list[int]) -> None:
+def test_mean_activations(name: str, has_text: list[int], has_image: list[int]) -> None:
     gate = make_gate(name, input_bias=-0.7, forget_bias=1.3)
     h_t, h_v = torch.randn(2, N, K, H).unbind()
     m_t, m_v = mask(has_text), mask(has_image)
-    means = OpeningMeans()
-    means.add(0, gate.openings(h_t, h_v, m_t, m_v), m_t, m_v)
-    f, i_t, i_v = plain_openings(name, gate, -0.7, 1.3, h_t, h_v, m_t, m_v)
+    means = ActivationMeans()
+    means.add(0, gate.activations(h_t, h_v, m_t, m_v), m_t, m_v)
+    f, i_t, i_v = plain_activations(name, gate, -0.7, 1.3, h_t, h_v, m_t, m_v)
     ours = means.means()
     torch.testing.assert_close(ours[0, "forget"], f.mean())
     torch.testing.assert_close(ours[0, "text"], i_t[torch.tensor(has_text) == 1].mean())
@@ -249,7 +254,7 @@ def test_a_gate_is_found_and_rebuilt_by_its_name(name: str) -> None:
     again.load_state_dict(gate.state_dict())
     inputs = (*torch.randn(2, N, K, H), mask(HAS_TEXT), mask(HAS_IMAGE))
     state = torch.randn(N, K, H)
-    mixed = [g.mix(state, *inputs[:2], g.openings(*inputs)) for g in (gate, again)]
+    mixed = [g.mix(state, *inputs[:2], g.activations(*inputs)) for g in (gate, again)]
     assert torch.equal(*mixed)
 
 
@@ -309,3 +314,18 @@ def test_one_name_for_two_gates_is_refused_but_a_class_may_be_defined_again() ->
     second = define("Second")
     with pytest.raises(ConfigError, match=r"more than one gate is named .*: .*\.First, .*\.Second; give each"):
         gate_named(second.name)
+
+
+def test_earlier_names_are_accepted() -> None:
+    with pytest.warns(FutureWarning, match="use GateActivations"):
+        from ret_lightning.models import Openings
+    assert Openings is GateActivations
+    with pytest.warns(FutureWarning, match="EarlierGate.openings is deprecated .* use activations"):
+
+        class EarlierGate(Gate):
+            def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+                return GateActivations(text_mask, text_mask, image_mask)
+
+    gate, masks = EarlierGate(2), (torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
+    activations = gate.activations(torch.ones(1, 3, 2), torch.zeros(1, 3, 2), *masks)
+    assert (activations.forget.item(), activations.image.item()) == (1, 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.losses import PADDING, ContrastiveLoss, EncodedBatch
-from ret_lightning.models import EncoderInput, OpeningMeans, RetRetriever
+from ret_lightning.models import ActivationMeans, EncoderInput, RetRetriever
 from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from tests.support.tiny_models import NO_DROPOUT, PASSAGES, QUERIES, batch
 
@@ -76,9 +76,9 @@ def test_more_passages_than_queries(make_retriever) -> None:
         torch.testing.assert_close(passage, whole[1])
 
 
-def test_gate_openings_are_counted_once(make_retriever) -> None:
+def test_gate_activations_are_counted_once(make_retriever) -> None:
     retriever = make_retriever(**NO_DROPOUT).train()
-    means, whole = (OpeningMeans(), OpeningMeans()), (OpeningMeans(), OpeningMeans())
+    means, whole = (ActivationMeans(), ActivationMeans()), (ActivationMeans(), ActivationMeans())
     vectors = encode_in_micro_batches(retriever, QUERIES, PASSAGES, 2, *means)
     (vectors[0].sum() + vectors[1].sum()).backward()
     encode_in_micro_batches(retriever, QUERIES, PASSAGES, None, *whole)

@@ -124,7 +124,7 @@ def test_more_blocks_than_there_are_cannot_be_trained(trained: tuple, message: s
 
 def _steps(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/barrier", rank=rank, world_size=2)
     variants = [
         *((gate, {}, (1, True)) for gate in GATES),
         *(("lstm", sharing, trained) for sharing, trained in itertools.product(SHARING.values(), TRAINED.values())),

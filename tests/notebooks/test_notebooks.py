@@ -28,23 +28,23 @@ assert torch.allclose(passage_vectors.norm(dim=2), torch.ones(183, tower.start.s
 GATES = """
 import torch
 
-assert set(openings) == {"forget", "text", "image"}
-assert all(bool(((o >= 0) & (o <= 1)).all()) for o in openings.values())
-assert bool((openings["image"][1] == 0).all()) and bool((openings["text"][2] == 0).all())
+assert set(activations) == {"forget", "text", "image"}
+assert all(bool(((o >= 0) & (o <= 1)).all()) for o in activations.values())
+assert bool((activations["image"][1] == 0).all()) and bool((activations["text"][2] == 0).all())
 
 # The equation of the published gate, on what the cell read, which hooks on its linear maps tell.
 seen = {}
 gate = tower.cells[0].gate
 for name in ("text_input", "image_input", "text_forget", "image_forget"):
     getattr(gate, name).register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, []).append(o.detach()))
-again = retriever.gate_openings("query", [views["text and image"]])
+again = retriever.gate_activations("query", [views["text and image"]])
 for step in range(tower.plan.steps):
     text = torch.sigmoid(seen["text_input"][step] + gate.input_bias)
     forget = torch.sigmoid(seen["text_forget"][step] + seen["image_forget"][step] + gate.forget_bias)
     assert torch.allclose(text.mean(-1), again["text"][:, step], atol=1e-5)
     assert torch.allclose(forget.mean(-1), again["forget"][:, step], atol=1e-5)
-for name in openings:
-    assert torch.allclose(again[name][0], openings[name][0], atol=1e-4)
+for name in activations:
+    assert torch.allclose(again[name][0], activations[name][0], atol=1e-4)
 """
 
 

@@ -58,7 +58,7 @@ def test_curves_pass_through_their_points() -> None:
     assert titles == ["a: 0.000 at 0", "a: 0.500 at 5", "a: 1.000 at 10"]
 
 
-def test_gate_cells_are_as_dark_as_their_openings() -> None:
+def test_gate_cells_are_as_dark_as_their_activations() -> None:
     gates = GateMap("query", [("text", 0), ("text", 1)], [10, 20], [[0.25, 1.0], [None, 0.5]])
     chart = heat_map(gates, "gates")
     cells = marks(chart, "rect", "cell")

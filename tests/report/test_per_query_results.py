@@ -21,8 +21,8 @@ def test_a_mean_is_over_the_subsets_that_have_the_metric() -> None:
     assert mean_parts("wit/recall@10", metrics) == {"wit": "recall@10"}
     assert mean_parts("mean/recall@5", metrics) == {"wit": "recall@5", "okvqa": "recall@5"}
     assert mean_parts("mean/pseudo_recall@5", metrics) == {"okvqa": "pseudo_recall@5"}
-    assert mean_parts("mean/headline_recall", metrics) == {"wit": "recall@10", "okvqa": "recall@5"}
-    assert mean_parts("mean/headline_pseudo_recall", metrics) == {"okvqa": "pseudo_recall@5"}
+    assert mean_parts("mean/main_recall", metrics) == {"wit": "recall@10", "okvqa": "recall@5"}
+    assert mean_parts("mean/main_pseudo_recall", metrics) == {"okvqa": "pseudo_recall@5"}
 
 
 @pytest.fixture

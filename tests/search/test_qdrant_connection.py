@@ -35,7 +35,7 @@ def test_what_can_be_no_collection_is_told(
         assert code == expected
         said = capsys.readouterr().err
         assert message in said
-        assert len(said.splitlines()) == expected  # one line more for a mistake in the config
+        assert len(said.splitlines()) == expected  # one line more for a problem in the config
     assert not (tmp_path / "store").exists()
     assert not (index / "meta.json").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ret_lightning.config.config_errors import Mistake
+from ret_lightning.config.config_errors import Problem
 from ret_lightning.errors import split_code
 
 FILES = {
@@ -76,10 +76,10 @@ def write(folder: Path, changes: Mapping[str, str | bytes] | None = None) -> Pat
     return folder
 
 
-def line_of(mistake: Mistake) -> str:
-    """The line of a mistake without its code."""
-    line, code = split_code(str(mistake))
-    assert code == mistake.code
+def line_of(problem: Problem) -> str:
+    """The line of a problem without its code."""
+    line, code = split_code(str(problem))
+    assert code == problem.code
     return line
 
 

@@ -97,7 +97,7 @@ def metrics(ranks: dict[str, list[int]]) -> dict[str, float]:
         found[f"{subset}/mrr@10"] = sum(1 / rank if rank <= 10 else 0 for rank in own) / len(own)
     for name in ("recall@1", "recall@5", "mrr@10"):
         found[f"mean/{name}"] = sum(found[f"{subset}/{name}"] for subset in ranks) / len(ranks)
-    found["mean/headline_recall"] = found["mean/recall@5"]
+    found["mean/main_recall"] = found["mean/recall@5"]
     return found
 
 

@@ -1,1 +1,1 @@
-"""The check of a config before anything is imported for it: every mistake with its file, line and remedy."""
+"""The check of a config before anything is imported for it: every problem with its file, line and remedy."""

@@ -2,7 +2,7 @@
 
 A config holds numbers, strings, lists and mappings; an annotation may say anything. What is understood: the plain types, None,
 unions, Literal, lists, tuples, mappings, paths, aliases of all these, and classes (which no number or string is). Everything
-else fits: a check that refuses a right config is worse than one that misses a mistake.
+else fits: a check that refuses a right config is worse than one that misses a problem.
 """
 
 from __future__ import annotations

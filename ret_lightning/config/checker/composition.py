@@ -1,4 +1,4 @@
-"""A config composed by Hydra, with every mistake collected.
+"""A config composed by Hydra, with every problem collected.
 
 Hydra stops at the first thing that it cannot find, read or merge. Here it is asked again without what it stopped at, or with
 what was probably meant, until it succeeds. It reads the files through a `Repository`, which repairs what it can.
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ret_lightning.config.checker.config_repository import CheckedSource, ConfigFile, Repository, place_of
 from ret_lightning.config.checker.overrides import ParsedOverride
 from ret_lightning.config.checker.yaml_files import Entry, first_line
-from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
+from ret_lightning.config.config_errors import COMMAND_LINE, Problem, choices, nearest
 from ret_lightning.config.initialization import initialized
 from ret_lightning.errors import ConfigError
 
@@ -60,14 +60,14 @@ class Composition:
 
     `config` is None where nothing could be put together. `files` and `overrides` are in the order in which later ones
     win; `refused` are overrides that Hydra would not apply, with its reason. `whole` is False where content is missing
-    because of one of the mistakes, and `unsure` are the places where it is missing.
+    because of one of the problems, and `unsure` are the places where it is missing.
     """
 
     config: DictConfig | None = None
     files: list[ConfigFile] = field(default_factory=list)
     overrides: list[ParsedOverride] = field(default_factory=list)
     refused: list[tuple[ParsedOverride, ConfigError]] = field(default_factory=list)
-    mistakes: list[Mistake] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     unsure: set[tuple[str, ...]] = field(default_factory=set)
     whole: bool = True
 
@@ -108,7 +108,7 @@ class Composer:
         if not self.repository.config_exists(self.config_name):
             text = f"no config has this name{choices(self.config_name, self.repository.options(''))}"
             wrong = ConfigError(text, code="unknown-config-name", found=self.config_name)
-            result.mistakes.append(Mistake(f"{COMMAND_LINE}--config-name {self.config_name}", "", wrong))
+            result.problems.append(Problem(f"{COMMAND_LINE}--config-name {self.config_name}", "", wrong))
             return result
         usable = [fit for override in overrides if (fit := self._usable(override, result)) is not None]
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
@@ -121,11 +121,11 @@ class Composer:
         except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
             if (added := _added_twice(error, overrides)) is not None:
                 return self._compose_changing(added, overrides, multirun)
-            result.mistakes += [*self.repository.mistakes, self._told(error)]
+            result.problems += [*self.repository.problems, self._told(error)]
             return result
         if self.repository.whole:
             self._note_unused(unused, result)
-        result.mistakes += self.repository.mistakes
+        result.problems += self.repository.problems
         result.unsure |= self.repository.unsure
         result.whole = result.whole and self.repository.whole
         result.files = self.repository.files(defaults)  # without those that do not fit
@@ -179,7 +179,7 @@ class Composer:
             else:
                 text = f"the defaults list has no {each.key} to override{hint}"
                 wrong = ConfigError(text, code="overridden-group-missing", group=each.key, allowed=tuple(known))
-            result.mistakes.append(Mistake(each.source, each.at, wrong))
+            result.problems.append(Problem(each.source, each.at, wrong))
 
     def _merged(self, config_name: str, usable: list[ParsedOverride], result: Composition, mode: RunMode) -> DictConfig:
         """The config, without the files (or their `hydra` sections) and the overrides that do not fit the others."""
@@ -240,10 +240,10 @@ class Composer:
 
     def _drop_file(self, error: Exception) -> bool:
         """Leave out the file that Hydra could not merge; False where it stopped at something else."""
-        mistake, named = self._told(error), _FILE.match(str(error))
-        if named is None or not self.repository.drop(named[1], hydra_only=mistake.key.startswith("hydra")):
+        problem, named = self._told(error), _FILE.match(str(error))
+        if named is None or not self.repository.drop(named[1], hydra_only=problem.key.startswith("hydra")):
             return False
-        self.repository.mistakes.append(mistake)
+        self.repository.problems.append(problem)
         return True
 
     def _compose_changing(
@@ -257,7 +257,7 @@ class Composer:
         key = changed.get_key_element()
         text = f"the defaults list has {key} already; to choose another option leave out the +"
         wrong = ConfigError(text, code="group-added-twice", group=key)
-        result.mistakes.insert(0, Mistake(added.source, key, wrong))
+        result.problems.insert(0, Problem(added.source, key, wrong))
         return result
 
     def _usable(self, override: ParsedOverride, result: Composition) -> ParsedOverride | None:
@@ -267,7 +267,7 @@ class Composer:
         if not self.repository.group_exists(group):
             if override.package is None and "/" not in group:
                 return override  # it sets a key
-            result.mistakes.append(Mistake(override.source, key, self.repository.no_such_group(group)))
+            result.problems.append(Problem(override.source, key, self.repository.no_such_group(group)))
             return None
         if isinstance(value, dict) or override.is_delete():
             return override
@@ -279,7 +279,7 @@ class Composer:
             hint = f"; to leave the group out write ~{key}" if name is None else ""
             if (extra := _PLUGINS.get(str(name))) and group.startswith("hydra/"):
                 hint = f"; {name} comes with pip install 'ret_lightning[{extra}]'"
-            result.mistakes.append(Mistake(override.source, key, self.repository.no_such_option(group, name, hint)))
+            result.problems.append(Problem(override.source, key, self.repository.no_such_option(group, name, hint)))
         meant = [] if isinstance(value, list) else nearest(str(value), options)
         if not meant:
             result.unsure.add(place_of(override.package, group))
@@ -294,8 +294,8 @@ class Composer:
             return False
         return name == "???" or "${" in name or self.repository.config_exists(f"{group}/{name}")
 
-    def _told(self, error: Exception) -> Mistake:
-        """A failure of Hydra's as a mistake: the file and the key it names, and the first line that says something."""
+    def _told(self, error: Exception) -> Problem:
+        """A failure of Hydra's as a problem: the file and the key it names, and the first line that says something."""
         lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
         named = _FILE.match(lines[0]) if lines else None
         key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
@@ -304,7 +304,7 @@ class Composer:
         telling = [line for line in lines if line and "raised while composing config" not in line]
         source = self.repository.source_of(named[1], key) if named else f"config {self.config_name}"
         wrong = ConfigError(telling[0] if telling else type(error).__name__, code="config-not-composed")
-        return Mistake(source, key, wrong)
+        return Problem(source, key, wrong)
 
 
 def _searchpath(file: Path) -> Any:

@@ -15,7 +15,7 @@ from ret_lightning.config.checker.composition import Composer, Composition
 from ret_lightning.config.checker.overrides import ParsedOverride
 from ret_lightning.config.checker.signatures import Parameter, Signature, signature_of
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, first_line
-from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, choices, nearest
+from ret_lightning.config.config_errors import COMMAND_LINE, Problem, choices, nearest
 from ret_lightning.config.targets.allowed_targets import built_refusal, not_a_name, not_callable, target_refusal
 from ret_lightning.config.targets.locate import UnknownTarget, is_imported, locate
 from ret_lightning.config.targets.renamed_keys import MOVED_KEYS, keys_of
@@ -38,14 +38,14 @@ class Check:
         # A file's key that the command line takes away again need not fit, as when another _target_ is set.
         self.deleted = {override.path for override in composition.overrides if override.is_delete()}
 
-    def run(self, complete: bool, *, imports: bool) -> list[Mistake]:
-        """Find the mistakes; without imports of targets only in what is imported already."""
+    def run(self, complete: bool, *, imports: bool) -> list[Problem]:
+        """Find the problems; without imports of targets only in what is imported already."""
         self.imports = imports
-        self.mistakes = list(self.composition.mistakes)
+        self.problems = list(self.composition.problems)
         self.sources: dict[Keys, str] = {}  # who set a key last
         everything = self.composition.config
         if everything is None:
-            return self.mistakes
+            return self.problems
         self.config = OmegaConf.masked_copy(everything, [key for key in everything if key != "hydra"])
         self.plain = OmegaConf.to_container(self.config, resolve=False)
         for file in self.composition.files:
@@ -61,10 +61,10 @@ class Check:
             self._hold_override(override)
         if self.composition.whole:
             self._finish(everything, complete)
-        return self.mistakes
+        return self.problems
 
     def _add(self, path: Keys, source: str, error: ConfigError) -> None:
-        self.mistakes.append(Mistake(source, ".".join(path), error))
+        self.problems.append(Problem(source, ".".join(path), error))
 
     def _hold(self, path: Keys, entry: Entry) -> None:
         """Hold what one source sets, at its place in the config, against its owners."""
@@ -73,11 +73,11 @@ class Check:
         self._mapping(entry, (), self.plain, Any)
 
     def _hold_override(self, override: ParsedOverride) -> None:
-        before = len(self.mistakes)
+        before = len(self.problems)
         path = override.path
         if not override.is_delete() and not override.is_hydra_override():
             self._hold(path, entry_of(override.value(), override.source))
-        if len(self.mistakes) == before and self.composition.whole:
+        if len(self.problems) == before and self.composition.whole:
             for refused, reason in self.composition.refused:
                 if refused is override:
                     self._add(path, override.source, self._refused(override, path, reason))
@@ -227,7 +227,7 @@ class Check:
         running.set_config(everything)
         try:
             self._node(self.config, (), Any, complete)
-            if complete and self.imports and not self.mistakes and hasattr(self.schema, "check"):
+            if complete and self.imports and not self.problems and hasattr(self.schema, "check"):
                 for key, wrong in self.schema.check(copy.deepcopy(self.config)):
                     path = tuple(key.split("."))
                     self._add(path, self._source(path), wrong)
@@ -275,7 +275,7 @@ class Check:
         if isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=False)
         wrong = self._wrong_target(str(value)) if path[-1] == "_target_" else problem(parameter, value)
-        known = {mistake.key for mistake in self.mistakes}
+        known = {problem.key for problem in self.problems}
         if wrong is not None and not known.intersection(re.findall(r"\$\{([\w.]+)\}", raw)):  # else reported there
             placed = ConfigError(f"{raw}: {wrong.message}", code=wrong.code, **wrong.values)
             self._add(path, self._source(path), placed)

@@ -9,9 +9,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ret_lightning.config.checker.composition_check import Check
-from ret_lightning.config.checker.config_check import Verdict, distinct, find_mistakes, prepare, without_hydra
+from ret_lightning.config.checker.config_check import Verdict, distinct, find_problems, prepare, without_hydra
 from ret_lightning.config.checker.overrides import ParsedOverride, wrong_sweep
-from ret_lightning.config.config_errors import COMMAND_LINE, Mistake, Wrong
+from ret_lightning.config.config_errors import COMMAND_LINE, Problem, Wrong
 from ret_lightning.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def check_changes(
     *,
     multirun: bool = False,
 ) -> Verdict:
-    """Apply overrides to a stored config, and find every mistake in the result.
+    """Apply overrides to a stored config, and find every problem in the result.
 
     Groups (`logger=csv`) are composed from their files, single values are applied as Hydra does.
 
@@ -53,19 +53,19 @@ def check_changes(
         schema: the dataclass of the top level's keys.
         multirun: the command line asks for a sweep, which is refused.
     """
-    root, composer, parsed, mistakes = prepare(search_path, config_name, overrides, schema)
+    root, composer, parsed, problems = prepare(search_path, config_name, overrides, schema)
     if composer is None:
-        return Verdict(mistakes, multirun)
+        return Verdict(problems, multirun)
     if multirun:
         wrong = ConfigError(f"{base.file} is one run; leave --multirun out", code="stored-config-multirun")
-        mistakes.append(Mistake(f"{COMMAND_LINE}--multirun", "", wrong))
-    mistakes += [wrong for override in parsed if (wrong := wrong_sweep(override, multirun=False)) is not None]
+        problems.append(Problem(f"{COMMAND_LINE}--multirun", "", wrong))
+    problems += [wrong for override in parsed if (wrong := wrong_sweep(override, multirun=False)) is not None]
     own = [each for each in parsed if each.is_hydra_override() or each.key_or_group in base.of_command]
     changes = [each for each in parsed if each not in own and not each.is_sweep_override()]
     groups = [each for each in changes if composer.repository.group_exists(each.key_or_group) and not each.is_delete()]
     composition = composer.compose([*own, *groups], multirun=False)
     if composition.config is None:
-        return Verdict([*mistakes, *composition.mistakes], multirun=False)
+        return Verdict([*problems, *composition.problems], multirun=False)
     composed = OmegaConf.to_container(composition.config, resolve=False)
     changed = OmegaConf.to_container(base.config, resolve=False)
     # A key that a later version added has its default.
@@ -76,16 +76,16 @@ def check_changes(
         else:
             text = f"sets keys of several groups; state each key to change in {base.file} by itself"
             wrong = ConfigError(text, code="stored-config-group", group=group.key_or_group)
-            mistakes.append(Mistake(group.source, group.key_or_group, wrong))
+            problems.append(Problem(group.source, group.key_or_group, wrong))
     applied = composer.apply(changed, [each for each in changes if each not in groups])
-    applied.mistakes, applied.whole = composition.mistakes, composition.whole
+    applied.problems, applied.whole = composition.problems, composition.whole
     with read_write(applied.config), open_dict(applied.config):
         applied.config.hydra = composition.config.hydra
-    found = find_mistakes([Check(composer, applied, root, schema)], mistakes, complete=True)
+    found = find_problems([Check(composer, applied, root, schema)], problems, complete=True)
     config = without_hydra(applied.config)
-    if not mistakes and not found:
-        found = [Mistake(_source(key, changes), key, wrong) for key, wrong in base.refused(base.config, config)]
-    return Verdict(distinct([*mistakes, *found]), multirun=False, config=config)
+    if not problems and not found:
+        found = [Problem(_source(key, changes), key, wrong) for key, wrong in base.refused(base.config, config)]
+    return Verdict(distinct([*problems, *found]), multirun=False, config=config)
 
 
 def _source(key: str, overrides: Sequence[ParsedOverride]) -> str:

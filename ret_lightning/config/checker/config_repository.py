@@ -1,4 +1,4 @@
-"""A reader of config files that never fails: what it cannot load or find becomes a mistake."""
+"""A reader of config files that never fails: what it cannot load or find becomes a problem."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.yaml_files import Entry, entry_of, what_is_broken, with_lines
-from ret_lightning.config.config_errors import Mistake, choices, nearest
+from ret_lightning.config.config_errors import Problem, choices, nearest
 from ret_lightning.errors import ConfigError
 
 
@@ -69,7 +69,7 @@ class DefaultsEntry:
 class Repository:
     """The configs in some folders, each loaded once; Hydra reads them through a `CheckedSource`.
 
-    A broken file counts as empty, a misspelt entry of a defaults list as the nearest name. `mistakes` are those met so far.
+    A broken file counts as empty, a misspelt entry of a defaults list as the nearest name. `problems` are those met so far.
     `whole` is False once any content is missing because of them, and `unsure` are the places where it is missing, as far as
     that is known.
     """
@@ -77,7 +77,7 @@ class Repository:
     def __init__(self, folders: Sequence[str]) -> None:
         self.folders: list[Path] = []
         self.add_folders(folders)
-        self.mistakes: list[Mistake] = []
+        self.problems: list[Problem] = []
         self.unsure: set[tuple[str, ...]] = set()
         self.whole = True
         self.sources: Sequence[ConfigSource] = ()  # all of Hydra's, once it is initialised with this repository
@@ -215,7 +215,7 @@ class Repository:
             self._contents[config_path] = content
         except Exception as error:  # whatever a broken file provokes, it is the file that is wrong
             where, wrong = what_is_broken(path, error)
-            self.mistakes.append(Mistake(where, "", wrong))
+            self.problems.append(Problem(where, "", wrong))
             self.whole = False
             return replace(result, config=OmegaConf.create({}))
         if defaults:
@@ -230,7 +230,7 @@ class Repository:
         wrong = self._wrong_default(config_path, default)
         if wrong is None:
             return default
-        self.mistakes.append(Mistake(source, "defaults", wrong))
+        self.problems.append(Problem(source, "defaults", wrong))
         group = default.name.lstrip("/")
         options = [] if default.names_config else self.options(group)
         meant = nearest(default.value, options) if isinstance(default.value, str) else []

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Quote, Quo
 from hydra.errors import HydraException
 
 from ret_lightning.config.checker.yaml_files import first_line
-from ret_lightning.config.config_errors import COMMAND_LINE, Mistake
+from ret_lightning.config.config_errors import COMMAND_LINE, Problem
 from ret_lightning.errors import ConfigError
 
 # A character that Hydra's grammar takes within quotes only, or for syntax of its own: not one of these.
@@ -32,17 +32,17 @@ class ParsedOverride(Override):
         return tuple(re.split(r"[.\[]", self.key_or_group.replace("]", "")))
 
 
-def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[ParsedOverride], list[Mistake]]:
-    """The overrides that can be read, and a mistake for each that cannot; each line with its source."""
+def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[ParsedOverride], list[Problem]]:
+    """The overrides that can be read, and a problem for each that cannot; each line with its source."""
     parser = OverridesParser.create()
     settings: list[ParsedOverride] = []
-    mistakes: list[Mistake] = []
+    problems: list[Problem] = []
     for line, source in zip(lines, sources, strict=True):
         try:
             settings += [ParsedOverride(**vars(override), source=source) for override in parser.parse_overrides([line])]
         except HydraException as error:
-            mistakes.append(Mistake(source, line.partition("=")[0].lstrip("+~"), _unreadable(line, error)))
-    return settings, mistakes
+            problems.append(Problem(source, line.partition("=")[0].lstrip("+~"), _unreadable(line, error)))
+    return settings, problems
 
 
 def quoted_argument(line: str) -> str | None:
@@ -95,14 +95,14 @@ def variants(overrides: Sequence[ParsedOverride]) -> Iterator[list[ParsedOverrid
             yield [value if at == place else others[0] for at, others in enumerate(values) if others]
 
 
-def wrong_sweep(override: ParsedOverride, *, multirun: bool) -> Mistake | None:
+def wrong_sweep(override: ParsedOverride, *, multirun: bool) -> Problem | None:
     """Why an override may not sweep, or None where it may or does not."""
     if not override.is_sweep_override():
         return None
     key, _, value = override.input_line.partition("=")
     if multirun and override.is_hydra_override():
         error = ConfigError("Hydra's own settings cannot be swept", code="sweep-of-hydra-settings")
-        return Mistake(override.source, key, error)
+        return Problem(override.source, key, error)
     if multirun:
         return None
     hint = ""
@@ -111,7 +111,7 @@ def wrong_sweep(override: ParsedOverride, *, multirun: bool) -> Mistake | None:
             f"; for a list type {shlex.quote(f'{key}=[{value}]')}, for one text {quoted_argument(override.input_line)}"
         )
     error = ConfigError(f"several values need --multirun (-m){hint}", code="sweep-without-multirun", found=value)
-    return Mistake(override.source, key, error)
+    return Problem(override.source, key, error)
 
 
 def _values(override: ParsedOverride) -> list[ParsedOverride]:

@@ -27,6 +27,9 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
 }
 # Keys of a config that have moved to another node.
 MOVED_KEYS = {"loss.micro_batch": "micro_batch"}
+# Options that name a metric, and the metrics that were renamed: `mean/headline_recall` is `mean/main_recall`.
+METRIC_OPTIONS = ("metric", "monitor")
+_EARLIER_METRIC = re.compile(r"\bheadline_(?=(?:pseudo_)?recall\b)")
 EARLIER = frozenset(key for keys in RENAMED_KEYS.values() for key in keys)
 _OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
 
@@ -36,6 +39,11 @@ def keys_of(target: Any) -> Mapping[str, str]:
     from ret_lightning.config.targets.target_aliases import current_target
 
     return RENAMED_KEYS.get(current_target(target), {}) if isinstance(target, str) else {}
+
+
+def current_metric(name: str) -> str:
+    """Today's name of a metric, also of one in a stored file: `val/mean/headline_recall` -> `val/mean/main_recall`."""
+    return _EARLIER_METRIC.sub("main_", name)
 
 
 def current_settings(settings: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
@@ -54,6 +62,7 @@ def current_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     node = {key: current_keys(item) for key, item in value.items()}
+    node |= {key: current_metric(node[key]) for key in METRIC_OPTIONS if isinstance(node.get(key), str)}
     keys = keys_of(node.get("_target_"))
     return current_settings(node, keys) if keys else node
 
@@ -82,6 +91,7 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return []
     found = _update_moved(config) if isinstance(config, DictConfig) and config._get_parent() is None else []
+    found += _update_metrics(config) if isinstance(config, DictConfig) else []
     for key in list(config) if isinstance(config, DictConfig) else range(len(config)):
         if isinstance(node := config._get_node(key), DictConfig | ListConfig):
             found += update_keys(node)
@@ -123,6 +133,20 @@ def current_override(line: str, config: DictConfig | None) -> str:
     if current is None:
         return line
     return f"{sign if sign == '~' else '' if current in node else '++'}{path}.{current}{value}"
+
+
+def _update_metrics(config: DictConfig) -> list[str]:
+    from omegaconf import read_write
+
+    found = []
+    for option in METRIC_OPTIONS:
+        node = config._get_node(option) if option in config else None
+        metric = node._value() if node is not None else None
+        if isinstance(metric, str) and (current := current_metric(metric)) != metric:
+            with read_write(config):
+                config[option] = current
+            found.append(deprecation(f"{config._get_full_key(option)}={metric}", current))
+    return found
 
 
 def _update_moved(config: DictConfig) -> list[str]:

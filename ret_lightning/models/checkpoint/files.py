@@ -222,7 +222,7 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str)
         # A prior is a number that may stand as a whole one.
         if name in state and tensor.dim() and tensor.is_floating_point() and not state[name].is_floating_point()
     ]
-    for mistake, names in (
+    for problem, names in (
         ("missing in the file", [name for name in own if name not in state]),
         ("not in the model", [name for name in state if name not in own]),
         ("of another shape", shapes),
@@ -232,9 +232,9 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str)
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(
-                f"{what}: {mistake}: {'; '.join(names[:3])}{more}",
+                f"{what}: {problem}: {'; '.join(names[:3])}{more}",
                 code="checkpoint-tensors-differ",
-                reason=mistake,
+                reason=problem,
                 found=tuple(names),
             )
 

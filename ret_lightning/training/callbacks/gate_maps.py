@@ -17,10 +17,10 @@ Maps = dict[str, dict[str, list[float]]]
 
 
 class GateMaps(Callback):
-    """Draws the mean openings of the last logged training step as heat maps; on W&B as `gates`, too.
+    """Draws the mean activations of the last logged training step as heat maps; on W&B as `gates`, too.
 
     Args:
-        file: where to; its folder is made. A gate without openings draws nothing.
+        file: where to; its folder is made. A gate without activations draws nothing.
     """
 
     def __init__(self, file: str) -> None:
@@ -38,7 +38,7 @@ class GateMaps(Callback):
 
 
 def gate_maps(metrics: Mapping[str, float]) -> Maps:
-    """Sorts `gate/<side>/<forget|text|image>/step_<n>` into side, kind, and one mean opening in [0, 1] a step."""
+    """Sorts `gate/<side>/<forget|text|image>/step_<n>` into side, kind, and one mean activation in [0, 1] a step."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     for name, value in metrics.items():
         if match := NAME.fullmatch(name):
@@ -70,6 +70,6 @@ def draw_gate_maps(maps: Maps, file: Path) -> None:
             axes.set_xticks(range(steps), [str(step + 1) for step in range(steps)])
             axes.set_title(side)
         axes_of[-1].set_xlabel("step of the recurrence")
-        figure.colorbar(image, ax=list(axes_of), label="mean opening")
+        figure.colorbar(image, ax=list(axes_of), label="mean activation")
         with whole_file(file) as unfinished:
             figure.savefig(unfinished, format="png", dpi=110)

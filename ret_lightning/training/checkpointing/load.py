@@ -1,4 +1,4 @@
-"""Trained models: what a training checkpoint says of itself, and opening one again."""
+"""Trained models: what a training checkpoint says of itself, and loading one again."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.errors import UserError
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, CONFIG_FILE
 from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
@@ -108,7 +109,8 @@ def monitored(run: Path) -> tuple[str | None, str]:
     chosen = OmegaConf.select(config, "callbacks.checkpoint")
     if chosen is None:
         return None, "max"
-    return chosen.get("monitor"), chosen.get("mode") or "max"
+    monitor = chosen.get("monitor")
+    return monitor and current_metric(monitor), chosen.get("mode") or "max"
 
 
 def _scored(folder: Path) -> Iterator[Candidate]:
@@ -122,6 +124,7 @@ def _scored(folder: Path) -> Iterator[Candidate]:
             continue
         scores = checkpoint.get(SCORES) or _lightning_scores(file, checkpoint)
         if scores:
+            scores = {current_metric(name): score for name, score in scores.items()}
             yield Candidate(file, checkpoint["global_step"], scores)
 
 

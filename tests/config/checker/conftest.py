@@ -13,13 +13,13 @@ from tests.support.config_targets import Schema
 
 @pytest.fixture
 def check_folder(tmp_path, monkeypatch):
-    """`check_folder("seed=3", files={...})` checks a folder of configs and returns the lines of the mistakes, without codes."""
+    """`check_folder("seed=3", files={...})` checks a folder of configs and returns the lines of the problems, without codes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_PACKAGES, "tests")
     hydra.version.setbase("1.3")
 
     def run(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> list[str]:
-        return [line_of(mistake) for mistake in verdict(*overrides, files=files, **options).mistakes]
+        return [line_of(problem) for problem in verdict(*overrides, files=files, **options).problems]
 
     def verdict(*overrides: str, files: dict[str, str | bytes] | None = None, **options: bool) -> Verdict:
         folder = write(tmp_path / "conf", files)

@@ -34,7 +34,7 @@ def by_hydra(folder: Path, *overrides: str) -> dict:
 
 
 def told(result: Composition) -> list[tuple[str, str]]:
-    return [(mistake.key, mistake.code) for mistake in result.mistakes]
+    return [(problem.key, problem.code) for problem in result.problems]
 
 
 def own_keys(result: Composition) -> dict:
@@ -54,7 +54,7 @@ def own_keys(result: Composition) -> dict:
 )
 def test_config_is_that_of_hydra(folder: Path, overrides: list[str]) -> None:
     result = composed(folder, *overrides)
-    assert (result.mistakes, result.refused, result.whole, result.unsure) == ([], [], True, set())
+    assert (result.problems, result.refused, result.whole, result.unsure) == ([], [], True, set())
     assert own_keys(result) == by_hydra(folder, *overrides)
 
 
@@ -105,7 +105,7 @@ def test_refused_override_changes_nothing(folder: Path) -> None:
 def test_file_that_does_not_fit_is_left_out(folder: Path) -> None:
     write(folder, {"trainer/cpu": "- 1\n", "model/small": "width: 9\n"})
     result = composed(folder)
-    assert [(mistake.source, mistake.code) for mistake in result.mistakes] == [
+    assert [(problem.source, problem.code) for problem in result.problems] == [
         ("conf/trainer/cpu.yaml", "config-unreadable")
     ]
     assert result.config.model.width == 9
@@ -116,9 +116,9 @@ def test_file_that_does_not_fit_is_left_out(folder: Path) -> None:
 def test_unknown_config_names_the_others(folder: Path) -> None:
     result = composed(folder, name="trian")
     assert result.config is None
-    (mistake,) = result.mistakes
-    assert (mistake.code, mistake.error.found) == ("unknown-config-name", "trian")
-    assert "train" in mistake.error.message
+    (problem,) = result.problems
+    assert (problem.code, problem.error.found) == ("unknown-config-name", "trian")
+    assert "train" in problem.error.message
 
 
 def test_composer_is_used_again(folder: Path) -> None:
@@ -151,5 +151,5 @@ def test_an_unknown_primary_config_names_the_others(tmp_path) -> None:
     hydra.version.setbase("1.3")
     folder = write(tmp_path / "conf")
     verdict = check([f"file://{folder}"], "trian", [], Schema)
-    (told,) = map(line_of, verdict.mistakes)
+    (told,) = map(line_of, verdict.problems)
     assert told == "command line: --config-name trian: no config has this name; did you mean train? choices: train"

@@ -14,11 +14,11 @@ import pytest
     ],
 )
 def test_replaced_target_names_keys_to_remove(check_folder, overrides: list[str], remedies: list[str]) -> None:
-    mistakes = check_folder.verdict(*overrides).mistakes
-    assert [mistake.code for mistake in mistakes] == ["unknown-parameter"] * len(remedies)
-    for mistake, remedy in zip(mistakes, remedies, strict=True):
-        assert (f"remove it with '{remedy}'" in str(mistake)) == bool(remedy)
-    assert not check_folder.verdict(*overrides, *filter(None, remedies)).mistakes or not all(remedies)
+    problems = check_folder.verdict(*overrides).problems
+    assert [problem.code for problem in problems] == ["unknown-parameter"] * len(remedies)
+    for problem, remedy in zip(problems, remedies, strict=True):
+        assert (f"remove it with '{remedy}'" in str(problem)) == bool(remedy)
+    assert not check_folder.verdict(*overrides, *filter(None, remedies)).problems or not all(remedies)
 
 
 EXPERIMENT = "# @package _global_\n"

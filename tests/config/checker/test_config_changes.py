@@ -40,7 +40,7 @@ def changed(stored: DictConfig, *overrides: str, multirun: bool = False) -> Verd
 
 
 def told(verdict: Verdict) -> list[tuple[str, str, str]]:
-    return [(mistake.source, mistake.key, mistake.code) for mistake in verdict.mistakes]
+    return [(problem.source, problem.key, problem.code) for problem in verdict.problems]
 
 
 def test_stored_values_stay_but_for_the_changes(stored: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""The check on throw-away configs: each kind of mistake, where it is told, and that right configs have none."""
+"""The check on throw-away configs: each kind of problem, where it is told, and that right configs have none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.paths import ROOT
         ("output_dir=${hydra:runtime.cwd}/${hydra:job.name}/${now:%Y}",),
     ],
 )
-def test_a_right_config_has_no_mistakes(check_folder, overrides) -> None:
+def test_a_right_config_has_no_problems(check_folder, overrides) -> None:
     assert check_folder(*overrides) == []
 
 
@@ -128,9 +128,9 @@ def test_a_mistake_on_the_command_line(check_folder, overrides: str, line: str) 
     ],
 )
 def test_mistake_has_code_and_values(check_folder, override: str, code: str, values: dict) -> None:
-    (mistake,) = check_folder.verdict(override).mistakes
-    assert mistake.code == code
-    assert mistake.error.values.items() >= values.items()
+    (problem,) = check_folder.verdict(override).problems
+    assert problem.code == code
+    assert problem.error.values.items() >= values.items()
 
 
 EXPERIMENT = "# @package _global_\n"
@@ -194,7 +194,7 @@ def test_an_override_that_only_one_choice_of_a_sweep_takes(check_folder) -> None
     )
 
 
-def test_a_right_sweep_has_no_mistakes(check_folder) -> None:
+def test_a_right_sweep_has_no_problems(check_folder) -> None:
     overrides = ("gate@model.gate=glob(*)", "seed=range(1,9)", "optimizer.lr=choice(1e-3,1e-4)", "+trainer.max_steps=3")
     assert check_folder(*overrides, "~model.width", multirun=True) == []
 
@@ -205,7 +205,7 @@ def test_the_config_itself_may_ask_for_a_sweep(check_folder) -> None:
         + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,two\n      model.gate.hidden: 1\n"
     )
     verdict = check_folder.verdict("experiment=demo", files={"experiment/demo": study})
-    assert list(map(line_of, verdict.mistakes)) == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
+    assert list(map(line_of, verdict.problems)) == ["conf/experiment/demo.yaml:6: seed: wants int, got 'two'"]
     assert verdict.multirun
     assert not check_folder.verdict(files={"experiment/demo": study}).multirun
     assert check_folder("experiment=demo", "seed=3", files={"experiment/demo": study}) == []
@@ -236,7 +236,7 @@ def test_the_schema_says_which_keys_there_must_be(check_folder) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path) -> None:
     verdict = check([f"file://{tmp_path}/nowhere"], "train", [], Schema)
-    (told,) = map(str, verdict.mistakes)
+    (told,) = map(str, verdict.problems)
     assert f"{tmp_path}/nowhere" in told
 
 
@@ -247,13 +247,13 @@ REAL = {
 
 
 def in_a_process(folder: Path, *overrides: str) -> tuple[list[str], bool]:
-    """The codes of the mistakes in a process of its own, and whether it imported PyTorch."""
+    """The codes of the problems in a process of its own, and whether it imported PyTorch."""
     script = f"""
 import sys
 from ret_lightning.config.checker.config_check import check
 from tests.support.config_targets import Schema
-found = check(["file://{folder}"], "train", {list(overrides)!r}, Schema).mistakes
-print(*(f"{{mistake.key}} {{mistake.code}}" for mistake in found), sep="\\n")
+found = check(["file://{folder}"], "train", {list(overrides)!r}, Schema).problems
+print(*(f"{{problem.key}} {{problem.code}}" for problem in found), sep="\\n")
 print([name for name in ("torch", "lightning", "numpy", "transformers", "wandb") if name in sys.modules])
 """
     done = subprocess.run(
@@ -269,7 +269,7 @@ print([name for name in ("torch", "lightning", "numpy", "transformers", "wandb")
 
 
 @pytest.mark.parametrize(
-    ("override", "mistake"),
+    ("override", "problem"),
     [
         ("trainer.max_epoch=3", "trainer.max_epoch key-not-in-config"),
         ("optimizer.lrr=3", "optimizer.lrr key-not-in-config"),
@@ -281,8 +281,8 @@ print([name for name in ("torch", "lightning", "numpy", "transformers", "wandb")
         ("optimizer.lr=${sed", "optimizer.lr override-needs-quotes"),
     ],
 )
-def test_wrong_name_is_reported_without_pytorch(tmp_path: Path, override: str, mistake: str) -> None:
-    assert in_a_process(write(tmp_path / "conf", REAL), override) == ([mistake], False)
+def test_wrong_name_is_reported_without_pytorch(tmp_path: Path, override: str, problem: str) -> None:
+    assert in_a_process(write(tmp_path / "conf", REAL), override) == ([problem], False)
 
 
 @pytest.mark.slow

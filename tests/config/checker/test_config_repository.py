@@ -25,7 +25,7 @@ def repository(folder: Path) -> Repository:
 
 
 def told(found: Repository) -> list[tuple[str, str, str]]:
-    return [(mistake.source, mistake.key, mistake.code) for mistake in found.mistakes]
+    return [(problem.source, problem.key, problem.code) for problem in found.problems]
 
 
 def test_groups_and_options_are_the_folders_and_files(folder: Path) -> None:
@@ -40,7 +40,7 @@ def test_groups_and_options_are_the_folders_and_files(folder: Path) -> None:
 def test_sound_file_is_loaded_as_it_is(folder: Path, name: str) -> None:
     found = repository(folder)
     assert found.load_config(name).config == OmegaConf.load(folder / f"{name}.yaml")
-    assert (found.mistakes, found.whole) == ([], True)
+    assert (found.problems, found.whole) == ([], True)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_sound_file_is_loaded_as_it_is(folder: Path, name: str) -> None:
 def test_broken_file_counts_as_empty(folder: Path, content: str, place: str, code: str) -> None:
     (folder / "gate/lstm.yaml").write_text(content)
     found = repository(folder)
-    for _ in range(2):  # read once, so that there is one mistake
+    for _ in range(2):  # read once, so that there is one problem
         assert found.load_config("gate/lstm").config == {}
     assert told(found) == [(place, "", code)]
     assert not found.whole

@@ -16,9 +16,9 @@ from ret_lightning.config.checker.overrides import on_command_line, parse, wrong
 )  # fmt: skip
 def test_unreadable_value_prints_argument(text: str) -> None:
     line = f"data.root={text}"
-    settings, mistakes = parse([line], [on_command_line(line)])
-    assert (settings, [mistake.code for mistake in mistakes]) == ([], ["override-needs-quotes"])
-    error = mistakes[0].error
+    settings, problems = parse([line], [on_command_line(line)])
+    assert (settings, [problem.code for problem in problems]) == ([], ["override-needs-quotes"])
+    error = problems[0].error
     assert f"type {error.expected}" in error.message
     assert "Exception" not in error.message
     (argument,) = shlex.split(error.expected)  # as a shell would pass it
@@ -48,15 +48,15 @@ def test_unreadable_item_prints_argument(line: str, expected: str, value: object
 
 @pytest.mark.parametrize("line", ["seed", "dätä=1", "a b=1", "data.weights={Müller:2}"])
 def test_broken_key_prints_no_argument(line: str) -> None:
-    (mistake,) = parse([line], [line])[1]
-    assert mistake.code == "override-unreadable"
+    (problem,) = parse([line], [line])[1]
+    assert problem.code == "override-unreadable"
 
 
 def test_comma_prints_list_and_text() -> None:
     line = "data.root=/data/a,b"
     (setting,), _ = parse([line], [on_command_line(line)])
-    mistake = wrong_sweep(setting, multirun=False)
-    assert mistake.code == "sweep-without-multirun"
+    problem = wrong_sweep(setting, multirun=False)
+    assert problem.code == "sweep-without-multirun"
     for argument, value in (("'data.root=[/data/a,b]'", ["/data/a", "b"]), ("'data.root=\"/data/a,b\"'", "/data/a,b")):
-        assert argument in mistake.error.message
+        assert argument in problem.error.message
         assert parse(shlex.split(argument), [""])[0][0].value() == value

@@ -14,6 +14,7 @@ from ret_lightning.config.targets.renamed_keys import (
     FAISS_KEYS,
     RENAMED_KEYS,
     current_keys,
+    current_metric,
     current_override,
     is_earlier,
     update_keys,
@@ -123,3 +124,18 @@ def test_other_overrides_are_not_looked_at(line: str) -> None:
 
 def test_names_are_faiss_s() -> None:
     assert set(FAISS_KEYS.values()) == {"nlist", "nprobe", "m", "nbits", "M", "training_points"}
+
+
+def test_metric_names() -> None:
+    earlier, current = "val/mean/headline_recall", "val/mean/main_recall"
+    assert current_metric(earlier) == current
+    assert current_metric("mean/headline_pseudo_recall/low") == "mean/main_pseudo_recall/low"
+    assert current_metric("headline/recall@5") == "headline/recall@5"
+    stored = {"callbacks": {"checkpoint": {"monitor": earlier}}, "metric": "mean/headline_recall", "name": earlier}
+    config = OmegaConf.create(stored)
+    warnings = update_keys(config)
+    assert [current in line or "mean/main_recall" in line for line in warnings] == [True, True]
+    renamed = {"callbacks": {"checkpoint": {"monitor": current}}, "metric": "mean/main_recall", "name": earlier}
+    assert OmegaConf.to_container(config) == renamed
+    assert current_keys(stored) == renamed
+    assert update_keys(config) == []

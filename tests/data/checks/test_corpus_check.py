@@ -219,9 +219,9 @@ def test_the_command(root: Path, tmp_path: Path) -> None:
     assert f"{root / TRAIN}:2: not JSON" in broken.stdout
     told = json.loads((tmp_path / "broken.json").read_text())
     assert [(p["where"], p["kind"], p["count"]) for p in told["problems"]] == [("training", "bad_json", 1)]
-    mistake = ret_check(f"data.root={root}", "images=all", "workers=0")
-    assert mistake.returncode == 2
-    assert "images" in mistake.stderr
+    problem = ret_check(f"data.root={root}", "images=all", "workers=0")
+    assert problem.returncode == 2
+    assert "images" in problem.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.json", "m2kr", "sound.json"]
 
 

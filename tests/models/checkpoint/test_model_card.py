@@ -21,8 +21,8 @@ def test_the_card() -> None:
     assert "| subset | recall@5 | recall@10 | pseudo_recall@5 |" in card
     assert "| evqa |  |  | 1.0000 |\n| wit | 0.1250 | 0.2500 |  |\n| mean | 0.5000 |  |  |" in card
     assert "Nothing" not in card
-    both = model_card(retriever, "here", results=[("Results", {**metrics, "mean/headline_recall": 0.75})])
+    both = model_card(retriever, "here", results=[("Results", {**metrics, "mean/main_recall": 0.75})])
     assert "| subset | recall@5 | recall@10 | pseudo_recall@5 |" in both
-    assert "| mean | 0.5000 |  |  |\n\nheadline recall: 0.7500" in both
+    assert "| mean | 0.5000 |  |  |\n\nmain recall: 0.7500" in both
     assert "the published code reads it as well" in card
     assert "| recurrence.vision | [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22] |" in card

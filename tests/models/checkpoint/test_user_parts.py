@@ -21,7 +21,7 @@ from ret_lightning.config.build import build
 from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ImageTransform
-from ret_lightning.models import Gate, LSTMGate, Openings, RetCell
+from ret_lightning.models import Gate, GateActivations, LSTMGate, RetCell
 from ret_lightning.models.checkpoint.files import load_weights
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.models.gates import NoGate
@@ -49,9 +49,9 @@ class SharpGate(LSTMGate):
         super().__init__(hidden_size, input_bias, forget_bias, tanh)
         self.sharpness = sharpness
 
-    def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Openings:
-        found = super().openings(text, image, text_mask, image_mask)
-        return Openings(found.forget**self.sharpness, found.text, found.image)
+    def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+        found = super().activations(text, image, text_mask, image_mask)
+        return GateActivations(found.forget**self.sharpness, found.text, found.image)
 
 
 class PlainGate(NoGate):

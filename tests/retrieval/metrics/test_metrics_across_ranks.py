@@ -20,7 +20,7 @@ def cases():
 
 def _rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/barrier", rank=rank, world_size=WORLD)
     hits, found = random_hits(9, share=0.2), []
     for shares in SHARES:
         for make in METRICS:

@@ -71,7 +71,7 @@ EVALUATIONS = [
 
 
 def _rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/barrier", rank=rank, world_size=3)
     done = []
     for batches, sent in EVALUATIONS:
         callback = StopOnSignal()
