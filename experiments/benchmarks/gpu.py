@@ -50,7 +50,7 @@ from measure import synchronize
 from torch import Tensor
 
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.distributed.barrier import Meeting
+from ret_lightning.distributed.barrier import Barrier
 from ret_lightning.inputs import ClipTokenizer
 from ret_lightning.losses import ContrastiveLoss, EncodedBatch, maxsim
 from ret_lightning.models import RetRetriever
@@ -185,7 +185,7 @@ def collectives() -> None:
         stack.callback(dist.destroy_process_group)
         for module in ("distributed.collectives", "distributed.barrier", "losses.contrastive"):
             stack.enter_context(mock.patch(f"ret_lightning.{module}.world_size", return_value=_Many(1)))
-        found, ranks = everything(), Meeting()
+        found, ranks = everything(), Barrier()
         ranks.wait()
         same = all(relative_distance(x, y) < 1e-5 for x, y in zip(found, alone, strict=True))
         met = ranks.sums([3]) == [3] and ranks.from_first("a") == "a"
