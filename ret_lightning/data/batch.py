@@ -72,7 +72,7 @@ class EvaluationBatch:
         bad_images: rows that go without their image, since it cannot be read.
         imageless: the positions of these, as in `rows`.
         texts: of the rows, and how many of them the tokenizer cut.
-        is_repeated: whether the rows are another rank's, repeated for a rank without any (see `never_idle`).
+        is_repeated: whether the rows are another rank's, repeated for a rank without any (see `fill_idle_rank`).
     """
 
     inputs: EncoderInput

@@ -17,20 +17,20 @@ from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.loaders import evaluation_loader, row_loader
+from ret_lightning.data.loaders import make_evaluation_loader, make_row_loader
 from ret_lightning.data.required_files import Needed, check_required_files
 from ret_lightning.data.rows import ExtraColumns
-from ret_lightning.data.sampling.batch_samplers import dealt, never_idle
+from ret_lightning.data.sampling.batch_samplers import distribute_batches, fill_idle_rank
 from ret_lightning.data.sampling.holdout import HoldoutLimits
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
-from ret_lightning.data.subset_loading import load_subset, sampled_pool
+from ret_lightning.data.subset_loading import load_subset, sample_pool
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
 from ret_lightning.data.types import SIDES, EvaluationSubset, Source, Split, warn_unreachable
 from ret_lightning.data.validation_plan import (
     Validation,
     ValidationPlan,
     check_validation,
-    held_out_subset,
+    load_holdout_subset,
     plan_validation,
 )
 from ret_lightning.errors import ConfigError, DataError
@@ -271,7 +271,7 @@ class RetrievalDataModule(LightningDataModule):
         # At the time of the first call Lightning has not restored its count of epochs.
         batches.set_epoch(max(self.position.epoch, self.trainer.current_epoch if self.trainer else 0))
         batches.resume(self.position)
-        return row_loader(rows, batches, self.collate.training, persistent_workers=True, **self._loading())
+        return make_row_loader(rows, batches, self.collate.training, persistent_workers=True, **self._loading())
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and what it served; see `Position`."""
@@ -284,7 +284,7 @@ class RetrievalDataModule(LightningDataModule):
         self.position = Position.of_state(state_dict, self._rank_and_world()[1], self.batch_size)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """A loader for each side of each subset, see `evaluation_rows`; each row on one rank, but see `never_idle`."""
+        """A loader for each side of each subset, see `evaluation_rows`; each row on one rank, but see `fill_idle_rank`."""
         return self.evaluation_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader]:
@@ -297,8 +297,8 @@ class RetrievalDataModule(LightningDataModule):
         batches = self.choose_batches(files)
         idle = not any(batches)
         return [
-            evaluation_loader(rows, own, self.collate, is_repeated=idle, **self._loading())
-            for rows, own in zip(files, never_idle(batches), strict=True)
+            make_evaluation_loader(rows, own, self.collate, is_repeated=idle, **self._loading())
+            for rows, own in zip(files, fill_idle_rank(batches), strict=True)
         ]
 
     def choose_batches(self, files: Sequence[EvaluationRows]) -> list[list[list[int]]]:
@@ -306,7 +306,7 @@ class RetrievalDataModule(LightningDataModule):
 
         An evaluation that continues replaces this by `StoredVectors.begin`, which leaves out what is encoded already.
         """
-        return dealt([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
+        return distribute_batches([len(rows) for rows in files], self.eval_batch_size, *self._rank_and_world())
 
     def evaluation_rows(self, split: Split) -> list[EvaluationRows]:
         """What the loaders of a split read from: of each subset the pool, and then the queries."""
@@ -356,14 +356,14 @@ class RetrievalDataModule(LightningDataModule):
         source, instruction, limit = plan.sources[name], self.instructions.first(name), self.choice.limit
         note = {"val": "", "holdout": ", held-out training rows", "test": ", the test queries"}[source]
         if source == "holdout":
-            subset = held_out_subset(plan.holdout, name, instruction, limit, self.choice.reading == "indexed")
+            subset = load_holdout_subset(plan.holdout, name, instruction, limit, self.choice.reading == "indexed")
         else:
             subset = load_subset(
                 self.layout, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction
             )
             if split == "val" and self.validation_pool is not None and len(subset.pool) > self.validation_pool:
                 note += f", sampled from {len(subset.pool)} (data.validation_pool)"
-                subset = sampled_pool(subset, self.validation_pool, self.seed)
+                subset = sample_pool(subset, self.validation_pool, self.seed)
         sizes, shown = (len(subset.queries), len(subset.pool)), note if split == "val" else ""
         log.info("%s/%s: %d queries, %d passages%s", split, name, *sizes, shown)
         warn_unreachable(subset)

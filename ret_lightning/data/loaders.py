@@ -13,7 +13,7 @@ from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.runtime.fork_context import fork_context
 
 
-def row_loader(
+def make_row_loader(
     rows: Dataset,
     batches: Iterable[Any],
     collate: Callable[[Any], Any],
@@ -45,7 +45,7 @@ def row_loader(
     )
 
 
-def evaluation_loader(
+def make_evaluation_loader(
     rows: EvaluationRows,
     batches: Sequence[Sequence[int]],
     collator: Collator,
@@ -59,7 +59,7 @@ def evaluation_loader(
         batches: of each batch the positions of its rows.
         collator: of the tower that encodes them.
         is_repeated: see `EvaluationBatch`.
-        options: of `row_loader`.
+        options: of `make_row_loader`.
     """
     collate = partial(collator.evaluation, subset=rows.subset, side=rows.side, is_repeated=is_repeated)
-    return row_loader(rows, batches, collate, **options)
+    return make_row_loader(rows, batches, collate, **options)

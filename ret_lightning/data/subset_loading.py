@@ -91,7 +91,7 @@ def _unique(passages: Iterable[Passage], subset: str, tally: Tally | None) -> li
     return list(firsts.values())
 
 
-def sampled_pool(subset: EvaluationSubset, size: int, seed: int) -> EvaluationSubset:
+def sample_pool(subset: EvaluationSubset, size: int, seed: int) -> EvaluationSubset:
     """The subset with a smaller pool: all positives of its queries, and others by chance up to `size`, in their order.
 
     Recall in a smaller pool is higher than in the whole one: for watching a run, not for reporting.

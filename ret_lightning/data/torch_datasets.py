@@ -20,7 +20,7 @@ from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import M2KR_ROWS, BytePlace, Content, ExtraColumns, Passage, Place, Query, RowParser
-from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.types import Side
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
@@ -54,10 +54,10 @@ class TrainingItem:
 
 
 class TrainingRows(Dataset):
-    """The training rows, looked up by the draws of a sampler.
+    """The training rows, looked up by the samples of a sampler.
 
     Args:
-        rows: gives a row and its place for a draw's `row`.
+        rows: gives a row and its place for a sample's `row`.
         read_image: for both sides.
         names: tells the subset of a row.
         augmentation: of the images of both sides; None: none.
@@ -96,21 +96,21 @@ class TrainingRows(Dataset):
         self.extra = extra
         self.parser = parser
 
-    def __getitem__(self, draw: Draw) -> TrainingItem | BadRow:
-        """The row of a draw."""
-        content, place = self.rows[draw.row]
+    def __getitem__(self, sample: SampledRow) -> TrainingItem | BadRow:
+        """The row of a sample."""
+        content, place = self.rows[sample.row]
         if self.on_bad_row == "raise":
-            return self._read(content, place, draw)
+            return self._read(content, place, sample)
         try:
-            return self._read(content, UntoldPlace(place), draw)
+            return self._read(content, UntoldPlace(place), sample)
         except DataError as error:
             return BadRow.of(error, place)  # as an exception, it would come out of a worker without its kind
 
-    def _read(self, content: Content, place: Place | BytePlace | UntoldPlace, draw: Draw) -> TrainingItem:
+    def _read(self, content: Content, place: Place | BytePlace | UntoldPlace, sample: SampledRow) -> TrainingItem:
         pair = self.parser.parse_pair(content, place, self.extra)
         subset = self.names(pair.query.subset, pair.query.data_id)
-        # Seeded by what the row is, not by who reads it: any number of workers or ranks draws the same.
-        random = np.random.default_rng((self.seed, *draw.identity()))
+        # Seeded by what the row is, not by who reads it: any number of workers or ranks samples the same.
+        random = np.random.default_rng((self.seed, *sample.identity()))
         augment = (lambda image: self.augmentation(image, random)) if self.augmentation else None
 
         def item(side: Query | Passage) -> Item:

@@ -15,7 +15,7 @@ from ret_lightning.data.readers.row_files import suffix_of
 from ret_lightning.data.readers.source_location import BytePlace, Place
 from ret_lightning.data.rows import Query
 from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
-from ret_lightning.data.sampling.subset_index import row_subsets
+from ret_lightning.data.sampling.subset_index import scan_subsets
 from ret_lightning.data.types import EvaluationSubset, Source
 from ret_lightning.errors import ConfigError, DataError
 
@@ -105,7 +105,7 @@ def plan_validation(
     if "holdout" in sources.values():
         return ValidationPlan(sources, holdout)
     reasons = "; ".join(f"{name}: {found.reason}" for name, found in holdout.subsets.items())
-    unknown = row_subsets(training, known, layout.parser).counts.get(UNKNOWN)
+    unknown = scan_subsets(training, known, layout.parser).counts.get(UNKNOWN)
     if unknown:
         reasons += f"; {unknown} training rows state no subset, neither in the field subset nor at the start of data_id"
     if validation == "holdout":
@@ -131,7 +131,7 @@ def _without_holdout(names: Sequence[str], with_file: Sequence[str], reason: str
     return ValidationPlan(dict.fromkeys(names, "test"))
 
 
-def held_out_subset(
+def load_holdout_subset(
     holdout: Holdout, name: str, instruction: str | None = None, limit: int | None = None, indexed: bool = False
 ) -> EvaluationSubset:
     """The held-out rows of a subset as queries, and their pool of training passages, both in the order of the files.

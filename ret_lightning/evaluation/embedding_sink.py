@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.sampling.batch_samplers import dealt
+from ret_lightning.data.sampling.batch_samplers import distribute_batches
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import PLURAL, EvaluationSubset, Side
 from ret_lightning.distributed.collectives import gather_rows, rank, row_counts, world_size
@@ -146,7 +146,7 @@ class MemorySink(EmbeddingSink):
         """Deal the batches of all rows to the ranks; see `EmbeddingSink.begin`."""
         self.start()
         sizes = [limited_rows(len(rows), batch_size, limit, f"{rows.subset} {PLURAL[rows.side]}") for rows in files]
-        return dealt(sizes, batch_size, rank(), world_size())
+        return distribute_batches(sizes, batch_size, rank(), world_size())
 
     def start(self) -> None:
         """Forget what was collected before."""

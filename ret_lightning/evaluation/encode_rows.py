@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.loaders import evaluation_loader
-from ret_lightning.data.sampling.batch_samplers import evaluation_batches
+from ret_lightning.data.loaders import make_evaluation_loader
+from ret_lightning.data.sampling.batch_samplers import split_evaluation_batches
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.data.types import PLURAL
 from ret_lightning.errors import DataError
@@ -51,13 +51,13 @@ def encode_rows(
     Raises:
         DataError: naming the row, if its image is missing or cannot be decoded, or its vectors are not finite.
     """
-    batches = evaluation_batches(range(len(rows)), batch_size) if batches is None else batches
+    batches = split_evaluation_batches(range(len(rows)), batch_size) if batches is None else batches
     if not batches:
         return
     tower = getattr(retriever, f"{rows.side}_tower")
     device = tower.start.device
     collator = Collator(tower.tokenizer, tower.image_transform.size)
-    loader = evaluation_loader(rows, batches, collator, num_workers=num_workers, pin_memory=device.type == "cuda")
+    loader = make_evaluation_loader(rows, batches, collator, num_workers=num_workers, pin_memory=device.type == "cuda")
     precision = torch.autocast(device.type, None if dtype is None else dtype_named(dtype), enabled=dtype is not None)
     with progress_bar(
         total=sum(map(len, batches)), desc=f"encoding {PLURAL[rows.side]}", unit="row", delay=1, disable=not progress

@@ -25,7 +25,7 @@ from torch import Tensor
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
-from ret_lightning.data.sampling.batch_samplers import evaluation_batches
+from ret_lightning.data.sampling.batch_samplers import split_evaluation_batches
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side, Split, distinct_ids
 from ret_lightning.distributed.barrier import Barrier
@@ -115,7 +115,7 @@ class StoredSink(EmbeddingSink):
                 shutil.rmtree(self.folder / file.subset / INDEX, ignore_errors=True)
         ranks, bad = world_size(), [Tally() for _ in files]
         for number, (file, store) in enumerate(zip(files, stores, strict=True)):
-            # As `data.sampling.batch_samplers.dealt` does it, each file begins with another rank.
+            # As `data.sampling.batch_samplers.distribute_batches` does it, each file begins with another rank.
             writer = store.writer((rank() - number) % ranks, ranks, partial(_still_imageless, file, bad[number]))
             self._files[file.subset, file.side] = _File(file, store, store.finished, writer)
         missing = self._barrier.sums([len(file.writer.rows) for file in self._files.values()])
@@ -127,7 +127,7 @@ class StoredSink(EmbeddingSink):
             self.counts.add_before(file.subset, file.side, encoded, own_bad)
             if encoded:
                 log.info("%s: %d of %d %s are encoded already", file.subset, encoded, count, PLURAL[file.side])
-        return [evaluation_batches(file.writer.rows, batch_size) for file in self._files.values()]
+        return [split_evaluation_batches(file.writer.rows, batch_size) for file in self._files.values()]
 
     def start(self) -> None:
         """Keep what is in the stores; `begin` has started the counts."""

@@ -36,7 +36,7 @@ def test_training_batches_are_the_rows(root: Path) -> None:
     rows = read(root / TRAIN)
     tokenizer, transform = ClipTokenizer(), ImageTransform(16)
     loader = data.train_dataloader()
-    order = [draw.row for batch in loader.batch_sampler for draw in batch]
+    order = [sample.row for batch in loader.batch_sampler for sample in batch]
     assert sorted(order) == list(range(40))
     position = 0
     for batch in loader:

@@ -17,7 +17,7 @@ from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.sampling.batch_samplers import Draw, EpochBatches, GlobalBatches
+from ret_lightning.data.sampling.batch_samplers import EpochBatches, GlobalBatches, SampledRow
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture
 from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches
 from ret_lightning.data.sampling.subset_index import RowSubsets
@@ -56,7 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowFiles]:
         yield files
 
 
-def serve(make: Make, ranks: int, batch: int, position: Position = START) -> list[list[Draw]]:
+def serve(make: Make, ranks: int, batch: int, position: Position = START) -> list[list[SampledRow]]:
     """The global batches that are left of the epoch, each put together from the ranks' shares."""
     samplers = [make(batch, rank, ranks) for rank in range(ranks)]
     for sampler in samplers:
@@ -67,10 +67,10 @@ def serve(make: Make, ranks: int, batch: int, position: Position = START) -> lis
     assert all(batch for batches in shares for batch in batches)
     if isinstance(samplers[0], GlobalBatches):
         assert len(samplers[0]) == position.batches + len(shares[0])
-    return [[draw for share in together for draw in share] for together in zip(*shares, strict=True)]
+    return [[sample for share in together for sample in share] for together in zip(*shares, strict=True)]
 
 
-def resumed(make: Make, legs: list[tuple[int, int, int]], last: tuple[int, int]) -> list[list[Draw]]:
+def resumed(make: Make, legs: list[tuple[int, int, int]], last: tuple[int, int]) -> list[list[SampledRow]]:
     """The global batches of an epoch of which each leg (ranks, batch size, batches) serves some and `last` the others."""
     position, served = START, []
     for ranks, batch, count in legs:
@@ -82,8 +82,8 @@ def resumed(make: Make, legs: list[tuple[int, int, int]], last: tuple[int, int])
     return served + serve(make, *last, position)
 
 
-def identities(batches: list[list[Draw]]) -> Counter[tuple[int, ...]]:
-    return Counter(draw.identity() for batch in batches for draw in batch)
+def identities(batches: list[list[SampledRow]]) -> Counter[tuple[int, ...]]:
+    return Counter(sample.identity() for batch in batches for sample in batch)
 
 
 def check(make: Make, one_subset: bool, legs: list[tuple[int, int, int]], last: tuple[int, int], subset) -> None:
@@ -93,7 +93,7 @@ def check(make: Make, one_subset: bool, legs: list[tuple[int, int, int]], last: 
     assert found <= whole
     assert (whole - found).total() < last[0] * (len(NAMES) if one_subset else 1)
     if one_subset:
-        assert all(len({subset(draw) for draw in batch}) == 1 for batch in batches)
+        assert all(len({subset(sample) for sample in batch}) == 1 for batch in batches)
     if all(leg[:2] == last for leg in legs):
         assert batches == serve(make, *last)
 
@@ -110,14 +110,14 @@ legs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(0, 1
 def test_indexed_rows_come_once(rows, factors, one_subset, legs, last) -> None:
     make = indexed(rows, factors, one_subset)
     codes = make(1, 0, 1).mixture.codes if one_subset else None
-    check(make, one_subset, legs, last, lambda draw: codes[draw.row])
+    check(make, one_subset, legs, last, lambda sample: codes[sample.row])
 
 
 @settings(max_examples=40)
 @given(st.sampled_from(FACTORS), st.booleans(), legs, sizes)
 def test_streamed_rows_come_once(files, factors, one_subset, legs, last) -> None:
     make = streamed(files, factors, one_subset)
-    check(make, one_subset, legs, last, lambda draw: make(1, 0, 1).stream.subset(draw.row))
+    check(make, one_subset, legs, last, lambda sample: make(1, 0, 1).stream.subset(sample.row))
 
 
 @pytest.mark.parametrize("one_subset", [False, True])
@@ -190,5 +190,5 @@ def test_order_is_that_of_earlier_versions(tmp_path: Path, monkeypatch, reading,
         )
         sampler = StreamedBatches(stream, 7, 1, 2, one_subset)
     sampler.set_epoch(EPOCH)
-    order = [[draw.identity() for draw in batch] for batch in sampler]
+    order = [[sample.identity() for sample in batch] for batch in sampler]
     assert zlib.crc32(repr(order).encode()) == ORDERS[reading, mixed, one_subset]

@@ -9,7 +9,7 @@ import pytest
 from ret_lightning.data.layouts.m2kr import M2KRLayout
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import Passage, Query
-from ret_lightning.data.subset_loading import load_subset, sampled_pool
+from ret_lightning.data.subset_loading import load_subset, sample_pool
 from ret_lightning.data.types import EvaluationSubset
 from ret_lightning.errors import DataError
 from tests.support.m2kr_folder import PASSAGES, read, write_lines
@@ -40,7 +40,7 @@ def test_sampled_pool_depends_on_its_seed() -> None:
     pool = [Passage(f"p{i}", "text", None, None, place) for i in range(200)]
     queries = [Query(f"q{i}", None, "q?", None, None, (f"p{i}",), (), None, place) for i in (5, 150)]
     subset = EvaluationSubset("wit", "val", queries, pool)
-    samples = [[p.passage_id for p in sampled_pool(subset, 40, seed).pool] for seed in (0, 0, 1)]
+    samples = [[p.passage_id for p in sample_pool(subset, 40, seed).pool] for seed in (0, 0, 1)]
     assert samples[0] == samples[1] != samples[2]
     for sample in samples:
         assert len(sample) == 40

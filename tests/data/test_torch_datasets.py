@@ -15,7 +15,7 @@ from ret_lightning.data.batch import label
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.source_location import Place
 from ret_lightning.data.rows import Passage
-from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingItem, TrainingRows
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Item
@@ -84,10 +84,10 @@ def pixels_of(image: str | bytes, place: Place, subset: str, augment: object = N
     return pixels if augment is None else augment(pixels)
 
 
-def training_rows(path: Path, rows: list[dict | str], **options: object) -> tuple[TrainingRows, list[Draw]]:
+def training_rows(path: Path, rows: list[dict | str], **options: object) -> tuple[TrainingRows, list[SampledRow]]:
     files = jsonl_files(path, rows)
     raw = [row for part in files.stretches() for row in files.read(part)]
-    return TrainingRows(files, pixels_of, SubsetNames(["wit"]), **options), [Draw(0, row) for row in raw]
+    return TrainingRows(files, pixels_of, SubsetNames(["wit"]), **options), [SampledRow(0, row) for row in raw]
 
 
 ROW = {"data_id": "wit_1", "question": "q?", "image_path": "1.png", "passage_id": ["a", "b"], "passage_text": "A."}
@@ -95,8 +95,8 @@ ROW = {"data_id": "wit_1", "question": "q?", "image_path": "1.png", "passage_id"
 
 def test_training_item_is_the_row(tmp_path: Path) -> None:
     negatives = [{"passage_id": "n", "passage_text": None, "passage_image_path": "2.png"}]
-    rows, (draw,) = training_rows(tmp_path / "a.jsonl", [ROW | {"negative_passages": negatives}])
-    found = rows[draw]
+    rows, (sample,) = training_rows(tmp_path / "a.jsonl", [ROW | {"negative_passages": negatives}])
+    found = rows[sample]
     assert (found.query.text, found.query.pixels.mean().item()) == ("q?", 1.0)
     assert [(each.text, None if each.pixels is None else each.pixels.mean().item()) for each in found.passages] == [
         ("A.", None),
@@ -111,23 +111,23 @@ def test_augmentation_follows_the_draw(tmp_path: Path) -> None:
     def noise(pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         return pixels + random.random()
 
-    rows, (draw,) = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=1)
+    rows, (sample,) = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=1)
     again = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=1)[0]
     other = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=2)[0]
-    first = rows[draw].query.pixels
-    assert torch.equal(first, again[draw].query.pixels)
-    assert not torch.equal(first, other[draw].query.pixels)
-    assert not torch.equal(first, rows[draw._replace(epoch=1)].query.pixels)
+    first = rows[sample].query.pixels
+    assert torch.equal(first, again[sample].query.pixels)
+    assert not torch.equal(first, other[sample].query.pixels)
+    assert not torch.equal(first, rows[sample._replace(epoch=1)].query.pixels)
 
 
 def test_bad_training_row_is_raised_or_returned(tmp_path: Path) -> None:
     content = ["{", ROW | {"image_path": "broken.png"}, ROW]
-    rows, draws = training_rows(tmp_path / "a.jsonl", content)
-    for draw in draws[:2]:
+    rows, samples = training_rows(tmp_path / "a.jsonl", content)
+    for sample in samples[:2]:
         with pytest.raises(DataError):
-            rows[draw]
-    rows, draws = training_rows(tmp_path / "a.jsonl", content, on_bad_row="skip")
-    drawn = [rows[draw] for draw in draws]
+            rows[sample]
+    rows, samples = training_rows(tmp_path / "a.jsonl", content, on_bad_row="skip")
+    drawn = [rows[sample] for sample in samples]
     assert [row.kind if isinstance(row, BadRow) else None for row in drawn] == ["bad_json", "unreadable_image", None]
     assert [row.message.partition(": ")[0] for row in drawn[:2]] == [f"{tmp_path}/a.jsonl:{line}" for line in (2, 3)]
     batch = Collator(ClipTokenizer(), 16).training(drawn)

@@ -54,9 +54,9 @@ def ids_of(row: dict) -> set[str]:
 
 
 def trained(data: M2KRDataModule, rank: int = 0, ranks: int = 1) -> list[dict]:
-    """The rows of an epoch, as a rank draws them."""
+    """The rows of an epoch, as a rank samples them."""
     contents = (
-        data._train.rows[draw.row][0] for batch in data._train.batches(8 // ranks, rank, ranks) for draw in batch
+        data._train.rows[sample.row][0] for batch in data._train.batches(8 // ranks, rank, ranks) for sample in batch
     )
     return [content if isinstance(content, dict) else json.loads(content) for content in contents]
 

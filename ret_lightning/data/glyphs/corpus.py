@@ -39,10 +39,10 @@ from ret_lightning.data.glyphs.fonts import (
     Drawing,
     FontJob,
     draw_font,
-    drawable,
     font_file,
     font_split,
     image_path,
+    select_drawable,
 )
 from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_corpus_manifest
 from ret_lightning.data.glyphs.passage_texts import CHARACTERS
@@ -169,7 +169,9 @@ def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) ->
     _remove(partial)  # of a process that was killed
     try:
         jobs = {
-            font: FontJob(font_file(font), drawable(font, CHARACTERS), partial / _IMAGES / font, settings["image_size"])
+            font: FontJob(
+                font_file(font), select_drawable(font, CHARACTERS), partial / _IMAGES / font, settings["image_size"]
+            )
             for fonts in FONTS.values()
             for font in fonts
         }

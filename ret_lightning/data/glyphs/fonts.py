@@ -115,7 +115,7 @@ def font_file(font: str) -> Path:
     return path
 
 
-def drawable(font: str, characters: Iterable[str]) -> tuple[str, ...]:
+def select_drawable(font: str, characters: Iterable[str]) -> tuple[str, ...]:
     """Those of the characters that the corpus may show in this font.
 
     The font must have a glyph for them, the right one, and a held-out font one that training has not shown already.

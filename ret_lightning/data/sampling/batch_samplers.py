@@ -19,13 +19,13 @@ from ret_lightning.data.sampling.mixture import RowMixture
 T = TypeVar("T")
 
 
-class Draw(NamedTuple):
+class SampledRow(NamedTuple):
     """One row of an epoch, as a sampler hands it to the dataset.
 
     Attributes:
         epoch: what a row turns into may depend on it (augmentation).
         row: its number, or the row itself where files are streamed.
-        copy: counts the draws of a row that comes several times in an epoch, from 0.
+        copy: counts the samples of a row that comes several times in an epoch, from 0.
     """
 
     epoch: int
@@ -33,12 +33,12 @@ class Draw(NamedTuple):
     copy: int = 0
 
     def identity(self) -> tuple[int, ...]:
-        """Numbers that seed whatever is random about this draw: the same whoever reads it, on any rank or worker."""
+        """Numbers that seed whatever is random about this sample: the same whoever reads it, on any rank or worker."""
         row = (self.row.file, self.row.position) if isinstance(self.row, RawRow) else (self.row,)
         return (self.epoch, *row, self.copy)
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[SampledRow]]):
     """This rank's share of the global batches of an epoch, each of `batch_size` rows per rank.
 
     Each rank takes its span of every batch, so W ranks with batches of B see what one rank with batches of W * B sees.
@@ -96,15 +96,15 @@ class EpochBatches(Sampler[list[Draw]]):
         """Whether the epoch at hand has batches of several sizes."""
         return bool(self._recut(self.epoch)[0])
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampledRow]]:
         return self._own_batches(self.epoch)  # the epoch as it is now, not when the first batch is asked for
 
-    def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
+    def _own_batches(self, epoch: int) -> Iterator[list[SampledRow]]:
         # Not before a batch is asked for: a loader with workers makes an iterator that it never uses.
         for batch in self.global_batches(epoch):
             yield self.share(batch)
 
-    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
+    def global_batches(self, epoch: int) -> Iterator[Sequence[SampledRow]]:
         """The batches of all ranks together that are left of an epoch, each with a row for every rank."""
         recut, served = self._recut(epoch)
         samples = self._samples(epoch)
@@ -123,14 +123,14 @@ class EpochBatches(Sampler[list[Draw]]):
         """All samples of an epoch, in order."""
 
     @abstractmethod
-    def _cut(self, epoch: int, samples: Any, size: int) -> Iterator[Sequence[Draw]]:
+    def _cut(self, epoch: int, samples: Any, size: int) -> Iterator[Sequence[SampledRow]]:
         """Cuts samples into batches of `size` rows; some may be smaller."""
 
     @abstractmethod
     def _left(self, epoch: int, samples: Any, span: Span) -> Any:
         """The samples, in order, that the batches of a span do not contain."""
 
-    def _served(self, epoch: int, samples: Any, span: Span) -> Iterator[Sequence[Draw]]:
+    def _served(self, epoch: int, samples: Any, span: Span) -> Iterator[Sequence[SampledRow]]:
         return islice(_whole(self._cut(epoch, samples, span.ranks * span.batch_size), span.ranks), span.batches)
 
     def share(self, batch: Sequence[T]) -> list[T]:
@@ -207,17 +207,19 @@ class GlobalBatches(EpochBatches):
         codes = self.mixture.codes[numbers % self.rows]
         return [numbers[codes == code] for code in np.unique(codes)]
 
-    def _cut(self, epoch: int, samples: _Numbered, size: int) -> Iterator[Sequence[Draw]]:
+    def _cut(self, epoch: int, samples: _Numbered, size: int) -> Iterator[Sequence[SampledRow]]:
         turns = np.repeat(np.arange(len(samples.groups)), [-(-len(group) // size) for group in samples.groups])
         if self.shuffle and len(samples.groups) > 1:
             turns = samples.random.permutation(turns)
         row_of = (lambda number: number % self.rows) if samples.repeats else None
         batches = [_cut(group, size, row_of) for group in samples.groups]
         for turn in turns:
-            yield [Draw(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
+            yield [SampledRow(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
 
     def _left(self, epoch: int, samples: _Numbered, span: Span) -> _Numbered:
-        served = [draw.row + draw.copy * self.rows for batch in self._served(epoch, samples, span) for draw in batch]
+        served = [
+            sample.row + sample.copy * self.rows for batch in self._served(epoch, samples, span) for sample in batch
+        ]
         return replace(samples, groups=[group[~np.isin(group, served)] for group in samples.groups])
 
 
@@ -236,11 +238,11 @@ class _Numbered:
     random: np.random.Generator
 
 
-def evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
+def split_evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
     """Rows of an evaluation file in batches: the same rows in the same batches, whoever encodes them, and with what else.
 
     The last bits of a row's vectors depend on the company that it is encoded in. So batches are cut from the whole file, and
-    ranks are dealt whole ones; a row then has the same vectors on any number of ranks, and after an interruption.
+    ranks are distribute_batches whole ones; a row then has the same vectors on any number of ranks, and after an interruption.
 
     Args:
         rows: numbers of rows, ascending; perhaps not all of the file.
@@ -252,16 +254,18 @@ def evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
     return [list(batch) for _, batch in groupby(rows, key=lambda row: row // batch_size)]
 
 
-def dealt(sizes: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[list[int]]]:
-    """A rank's batches of each of several files of so many rows: every batch of `evaluation_batches` on one rank.
+def distribute_batches(
+    sizes: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[list[int]]]:
+    """A rank's batches of each of several files of so many rows: every batch of `split_evaluation_batches` on one rank.
 
     Each file begins with another rank, so that files of a single batch do not all fall to the first.
     """
-    whole = [evaluation_batches(range(size), batch_size) for size in sizes]
+    whole = [split_evaluation_batches(range(size), batch_size) for size in sizes]
     return [batches[(rank - file) % world_size :: world_size] for file, batches in enumerate(whole)]
 
 
-def never_idle(batches: list[list[list[int]]]) -> list[list[list[int]]]:
+def fill_idle_rank(batches: list[list[list[int]]]) -> list[list[list[int]]]:
     """The batches of all loaders of a rank, with the first file's first row where there are none at all.
 
     Lightning leaves an evaluation out, its end included, on a rank that has no batch, and the others would wait for it there.
@@ -272,12 +276,12 @@ def never_idle(batches: list[list[list[int]]]) -> list[list[list[int]]]:
 class BatchCutter(Generic[T]):
     """Cuts a sequence into batches in which no row stands twice, as long as there are others.
 
-    A draw whose row the batch has already waits for the next one. At most sixteen batches of draws wait; where a few rows
+    A sample whose row the batch has already waits for the next one. At most sixteen batches of samples wait; where a few rows
     come so often that this does not do, they meet.
 
     Args:
         size: of a batch.
-        row_of: tells a draw's row; None: no row comes twice, and nothing has to be compared.
+        row_of: tells a sample's row; None: no row comes twice, and nothing has to be compared.
     """
 
     def __init__(self, size: int, row_of: Callable[[T], Hashable] | None = None) -> None:
@@ -287,14 +291,14 @@ class BatchCutter(Generic[T]):
         self._rows: set[Hashable] = set()
         self._waiting: deque[T] = deque()
 
-    def add(self, draw: T) -> list[T] | None:
-        """Takes the next draw; gives a batch where that makes it full."""
+    def add(self, sample: T) -> list[T] | None:
+        """Takes the next sample; gives a batch where that makes it full."""
         if self._waiting and not self._batch:
-            self._resume(self.size - 1)  # the draw at hand is never the second of two that make a batch full
-        if self._has(draw) and len(self._waiting) < 16 * self.size:
-            self._waiting.append(draw)
+            self._resume(self.size - 1)  # the sample at hand is never the second of two that make a batch full
+        if self._has(sample) and len(self._waiting) < 16 * self.size:
+            self._waiting.append(sample)
             return None
-        self._take(draw)
+        self._take(sample)
         return self._finished() if len(self._batch) == self.size else None
 
     def rest(self) -> Iterator[list[T]]:
@@ -305,21 +309,21 @@ class BatchCutter(Generic[T]):
                 self._take(self._waiting.popleft())
             yield self._finished()
 
-    def _has(self, draw: T) -> bool:
-        return self.row_of is not None and self.row_of(draw) in self._rows
+    def _has(self, sample: T) -> bool:
+        return self.row_of is not None and self.row_of(sample) in self._rows
 
-    def _take(self, draw: T) -> None:
-        self._batch.append(draw)
+    def _take(self, sample: T) -> None:
+        self._batch.append(sample)
         if self.row_of is not None:
-            self._rows.add(self.row_of(draw))
+            self._rows.add(self.row_of(sample))
 
     def _resume(self, size: int) -> None:
         for _ in range(len(self._waiting)):
-            draw = self._waiting.popleft()
-            if len(self._batch) < size and not self._has(draw):
-                self._take(draw)
+            sample = self._waiting.popleft()
+            if len(self._batch) < size and not self._has(sample):
+                self._take(sample)
             else:
-                self._waiting.append(draw)
+                self._waiting.append(sample)
 
     def _finished(self) -> list[T]:
         batch, self._batch, self._rows = self._batch, [], set()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
-from ret_lightning.data.sampling.subset_index import RowIds, row_ids, row_subsets
+from ret_lightning.data.sampling.subset_index import RowIds, scan_passage_ids, scan_subsets
 from ret_lightning.errors import ConfigError
 
 DISTRACTORS = 1_000  # training passages of a pool, unless its size is set
@@ -101,12 +101,12 @@ def hold_out(
 ) -> Holdout:
     """Chooses the rows that are held out of each subset.
 
-    Sets of passage ids that rows name are taken in the order of their hashes (`id_hash`, no seed), as long as the rows that
-    name any of the ids stay within the limits; a set that would exceed them is passed over. Nothing depends on the order of
-    the rows, on other subsets, or on what else a run does with them.
+    Sets of passage ids are taken in the order of their hashes (`hash_passage_id`, without a seed) while the rows that contain
+    any of the ids stay within the limits. A set that would exceed the limits is skipped. The result does not depend on the
+    order of the rows, on other subsets, or on the other settings of a run.
 
     Args:
-        files: of the training rows; they are scanned the first time, see `row_subsets`.
+        files: of the training rows; they are scanned the first time, see `scan_subsets`.
         known: names that a data_id may begin with.
         names: of the subsets.
         limits: of each.
@@ -115,7 +115,7 @@ def hold_out(
     Raises:
         DataError: if the files cannot be scanned.
     """
-    subsets, ids = row_subsets(files, known, parser), row_ids(files, known, parser)
+    subsets, ids = scan_subsets(files, known, parser), scan_passage_ids(files, known, parser)
     ends = np.cumsum(ids.counts, dtype=np.int64)
     found = {}
     for name in names:

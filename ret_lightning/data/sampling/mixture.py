@@ -44,7 +44,7 @@ class Mixture:
         return int(whole) + (chance < fraction)
 
     @classmethod
-    def of_settings(
+    def from_settings(
         cls,
         repeat: Mapping[str, float] | None,
         weights: Mapping[str, float] | None,
@@ -114,7 +114,7 @@ class RowMixture:
 
     @property
     def sizes(self) -> list[int]:
-        """How many draws an epoch has of each subset, in the order of their codes."""
+        """How many samples an epoch has of each subset, in the order of their codes."""
         return [
             len(rows) * math.floor(factor) + _part(len(rows), factor)
             for rows, factor in zip(self._rows, self.factors, strict=True)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
-from ret_lightning.data.sampling.batch_samplers import BatchCutter, Draw, EpochBatches, Span
+from ret_lightning.data.sampling.batch_samplers import BatchCutter, EpochBatches, SampledRow, Span
 from ret_lightning.data.sampling.mixture import Mixture
 from ret_lightning.errors import DataError
 
@@ -55,16 +55,16 @@ class RowStream:
     removed: frozenset[tuple[int, int]] = frozenset()
     parser: RowParser = M2KR_ROWS
 
-    def draws(self, epoch: int) -> Iterator[Draw]:
-        """The draws of an epoch."""
+    def sample_epoch(self, epoch: int) -> Iterator[SampledRow]:
+        """The samples of an epoch."""
         random = Random(f"{self.seed}/{epoch}")
         if self.limit is None:
             stretches = self.files.stretches()
             random.shuffle(stretches)
-            rows = interleaved([self._read(stretch) for stretch in stretches], OPEN_STRETCHES, random)
+            rows = interleave([self._read(stretch) for stretch in stretches], OPEN_STRETCHES, random)
         else:
             rows = islice(filter(self._used, chain.from_iterable(map(self._read, self.files.stretches()))), self.limit)
-        return shuffled(self._mixed(rows, epoch, random), self.buffer, random)
+        return shuffle_with_buffer(self._mixed(rows, epoch, random), self.buffer, random)
 
     def subset(self, row: RawRow) -> str:
         """The subset of a row; `unknown` where it does not tell or cannot be parsed."""
@@ -77,11 +77,11 @@ class RowStream:
     def _used(self, row: RawRow) -> bool:
         return self.mixture.is_plain or self.mixture.factor(self.subset(row)) > 0
 
-    def _mixed(self, rows: Iterable[RawRow], epoch: int, random: Random) -> Iterator[Draw]:
+    def _mixed(self, rows: Iterable[RawRow], epoch: int, random: Random) -> Iterator[SampledRow]:
         if self.mixture.is_plain:
-            return (Draw(epoch, row) for row in rows)
+            return (SampledRow(epoch, row) for row in rows)
         return (
-            Draw(epoch, row, copy)
+            SampledRow(epoch, row, copy)
             for row in rows
             for copy in range(self.mixture.copies(self.subset(row), random.random()))
         )
@@ -109,7 +109,7 @@ class StreamedBatches(EpochBatches):
         self.one_subset = one_subset
         self.end: tuple[int, int] | None = None  # epoch and number of its last batch, when that has been handed out
 
-    def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
+    def _own_batches(self, epoch: int) -> Iterator[list[SampledRow]]:
         """Reads one batch ahead, so that the last one is known as such."""
         count = sum(span.batches for span in self.spans(epoch))
         waiting = None
@@ -121,7 +121,7 @@ class StreamedBatches(EpochBatches):
             self.end = epoch, count
             yield self.share(waiting)
 
-    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
+    def global_batches(self, epoch: int) -> Iterator[Sequence[SampledRow]]:
         """See `EpochBatches`.
 
         Raises:
@@ -139,51 +139,53 @@ class StreamedBatches(EpochBatches):
                 ranks=self.world_size,
             )
 
-    def _samples(self, epoch: int) -> Iterator[Draw]:
-        return self.stream.draws(epoch)
+    def _samples(self, epoch: int) -> Iterator[SampledRow]:
+        return self.stream.sample_epoch(epoch)
 
-    def _left(self, epoch: int, samples: Iterator[Draw], span: Span) -> Iterator[Draw]:
-        waiting: dict[tuple[int, ...], Draw] = {}
+    def _left(self, epoch: int, samples: Iterator[SampledRow], span: Span) -> Iterator[SampledRow]:
+        waiting: dict[tuple[int, ...], SampledRow] = {}
 
-        def read() -> Iterator[Draw]:
-            for draw in samples:
-                waiting[draw.identity()] = draw
-                yield draw
+        def read() -> Iterator[SampledRow]:
+            for sample in samples:
+                waiting[sample.identity()] = sample
+                yield sample
 
         for batch in self._served(epoch, read(), span):
-            for draw in batch:
-                del waiting[draw.identity()]
+            for sample in batch:
+                del waiting[sample.identity()]
         return chain(waiting.values(), samples)
 
-    def _cut(self, epoch: int, samples: Iterator[Draw], size: int) -> Iterator[Sequence[Draw]]:
+    def _cut(self, epoch: int, samples: Iterator[SampledRow], size: int) -> Iterator[Sequence[SampledRow]]:
         if not self.one_subset:
             return self._cut_all(samples, size)
-        return shuffled(self._cut_by_subset(samples, size), _FINISHED_BATCHES, Random(f"{self.seed}/{epoch}/batches"))
+        return shuffle_with_buffer(
+            self._cut_by_subset(samples, size), _FINISHED_BATCHES, Random(f"{self.seed}/{epoch}/batches")
+        )
 
-    def _cutter(self, size: int) -> BatchCutter[Draw]:
+    def _cutter(self, size: int) -> BatchCutter[SampledRow]:
         plain = self.stream.mixture.is_plain
-        return BatchCutter(size, None if plain else lambda draw: (draw.row.file, draw.row.position))
+        return BatchCutter(size, None if plain else lambda sample: (sample.row.file, sample.row.position))
 
-    def _cut_all(self, samples: Iterator[Draw], size: int) -> Iterator[list[Draw]]:
+    def _cut_all(self, samples: Iterator[SampledRow], size: int) -> Iterator[list[SampledRow]]:
         cutter = self._cutter(size)
-        for draw in samples:
-            if batch := cutter.add(draw):
+        for sample in samples:
+            if batch := cutter.add(sample):
                 yield batch
         yield from cutter.rest()
 
-    def _cut_by_subset(self, samples: Iterator[Draw], size: int) -> Iterator[list[Draw]]:
-        cutters: dict[str, BatchCutter[Draw]] = {}
-        for draw in samples:
-            name = self.stream.subset(draw.row)
+    def _cut_by_subset(self, samples: Iterator[SampledRow], size: int) -> Iterator[list[SampledRow]]:
+        cutters: dict[str, BatchCutter[SampledRow]] = {}
+        for sample in samples:
+            name = self.stream.subset(sample.row)
             if name not in cutters:
                 cutters[name] = self._cutter(size)
-            if batch := cutters[name].add(draw):
+            if batch := cutters[name].add(sample):
                 yield batch
         for cutter in cutters.values():
             yield from cutter.rest()
 
 
-def interleaved(sources: Sequence[Iterator[T]], at_once: int, random: Random) -> Iterator[T]:
+def interleave(sources: Sequence[Iterator[T]], at_once: int, random: Random) -> Iterator[T]:
     """The items of all sources, each time the next one of any of `at_once` sources that are open; in order within a source."""
     waiting = iter(sources)
     opened = list(islice(waiting, at_once))
@@ -198,7 +200,7 @@ def interleaved(sources: Sequence[Iterator[T]], at_once: int, random: Random) ->
             opened.pop(place)
 
 
-def shuffled(items: Iterable[T], buffer: int, random: Random) -> Iterator[T]:
+def shuffle_with_buffer(items: Iterable[T], buffer: int, random: Random) -> Iterator[T]:
     """The items in another order: each changes places with one of the `buffer` that wait; fewer than that, any order."""
     waiting: list[T] = []
     for item in items:

@@ -57,7 +57,7 @@ class RowIds:
     """The passage ids of each row, and where each row is.
 
     Attributes:
-        hashes: (ids,) uint64, `id_hash` of each row's passage ids in their order, row after row.
+        hashes: (ids,) uint64, `hash_passage_id` of each row's passage ids in their order, row after row.
         counts: (rows,) uint32, how many ids each row has; 0 where the row cannot be parsed.
         positions: (rows,) int64, see `RawRow`.
         file_ends: (files,) int64, how many rows there are up to the end of each file.
@@ -74,13 +74,13 @@ class RowIds:
         return list(zip(files.tolist(), self.positions[rows].tolist(), strict=True))
 
 
-def id_hash(subset: str, passage_id: str) -> int:
+def hash_passage_id(subset: str, passage_id: str) -> int:
     """A passage id of a subset as 64 bits: the same in every process, run and version."""
     text = f"{subset}\0{passage_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def row_subsets(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowSubsets:
+def scan_subsets(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowSubsets:
     """The subset of each row, from the cache folder (`$XDG_CACHE_HOME/ret_lightning`) where the files were read before.
 
     Large files are read by as many processes as there are cores, with a progress bar. A row that cannot be parsed counts
@@ -98,8 +98,8 @@ def row_subsets(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_
     return RowSubsets(tuple(names.tolist()), codes)
 
 
-def row_ids(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowIds:
-    """The passage ids of each row, from the same scan and cache as `row_subsets`, with the same arguments and errors."""
+def scan_passage_ids(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowIds:
+    """The passage ids of each row, from the same scan and cache as `scan_subsets`, with the same arguments and errors."""
     return RowIds(*_scanned(files, known, parser, tuple(field.name for field in fields(RowIds))))
 
 
@@ -187,7 +187,7 @@ def _read(files: RowFiles, names: SubsetNames, parser: RowParser, stretch: Stret
         found, ids = _subset_and_ids(parser, row)
         subset = names(*found)
         codes.append(positions_of.setdefault(subset, len(positions_of)))
-        hashes += [id_hash(subset, passage_id) for passage_id in ids]
+        hashes += [hash_passage_id(subset, passage_id) for passage_id in ids]
         counts.append(len(ids))
         positions.append(row.position)
     return _Part(

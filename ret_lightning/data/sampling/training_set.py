@@ -20,7 +20,7 @@ from ret_lightning.data.sampling.batch_samplers import EpochBatches, GlobalBatch
 from ret_lightning.data.sampling.holdout import Holdout
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture, check_factors, check_names
 from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches
-from ret_lightning.data.sampling.subset_index import RowSubsets, row_subsets
+from ret_lightning.data.sampling.subset_index import RowSubsets, scan_subsets
 from ret_lightning.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class TrainingSet:
         self.names = SubsetNames((*known, *settings))
         self._check_names(settings, known)
         rows = self._counts() if choice.weights is not None else None
-        self.mixture = Mixture.of_settings(choice.repeat, choice.weights, choice.subsets, rows)
+        self.mixture = Mixture.from_settings(choice.repeat, choice.weights, choice.subsets, rows)
 
     def __str__(self) -> str:
         removed = len(self.holdout.removed) if self.holdout else 0
@@ -126,11 +126,11 @@ class TrainingSet:
     @cached_property
     def subsets(self) -> RowSubsets:
         """The subset of each row: a scan of all files, the first time."""
-        return row_subsets(self.files, self.names.known, self.parser)
+        return scan_subsets(self.files, self.names.known, self.parser)
 
     @cached_property
     def rows(self) -> IndexedRows | RowFiles:
-        """What a dataset looks a draw's row up in."""
+        """What a dataset looks a sample's row up in."""
         return IndexedRows(self.files) if self.choice.reading == "indexed" else self.files
 
     def batches(self, batch_size: int, rank: int = 0, world_size: int = 1) -> EpochBatches:
@@ -150,12 +150,12 @@ class TrainingSet:
             rows, batch_size, self.seed, rank, world_size, mixture=mixture, one_subset=self.choice.one_subset_batches
         )
         if len(batches) == 0:
-            draws = rows if mixture is None else sum(mixture.sizes)
+            samples = rows if mixture is None else sum(mixture.sizes)
             raise DataError(
-                f"{self.files}: {draws} rows an epoch are too few for one batch on each of {world_size} ranks",
+                f"{self.files}: {samples} rows an epoch are too few for one batch on each of {world_size} ranks",
                 code="too-few-training-rows",
                 path=str(self.files),
-                rows=draws,
+                rows=samples,
                 ranks=world_size,
             )
         return batches

@@ -21,10 +21,10 @@ from ret_lightning.data.glyphs.fonts import (
     PASSAGE_FONT,
     FontJob,
     draw_font,
-    drawable,
     font_file,
     font_split,
     image_path,
+    select_drawable,
 )
 from ret_lightning.data.glyphs.passage_texts import CHARACTERS
 from ret_lightning.errors import DataError
@@ -47,7 +47,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np
 
 
 def _draw(font: str, characters: str, folder: Path) -> list[str]:
-    job = FontJob(font_file(font), drawable(font, characters), folder / font, SIZE)
+    job = FontJob(font_file(font), select_drawable(font, characters), folder / font, SIZE)
     return [drawing.character for drawing in draw_font(job)]
 
 
@@ -77,7 +77,7 @@ def test_the_glyph_that_a_font_names_is_the_character(font: str):
     names = _font_tools(font).getBestCmap()
     # The list gives these names to the characters' mathematical doubles.
     doubles = {"\u2206": "Δ", "\u2126": "Ω", "\u00b5": "μ"}
-    for character in drawable(font, CHARACTERS):
+    for character in select_drawable(font, CHARACTERS):
         named = agl.toUnicode(names[ord(character)])
         assert doubles.get(named, named) == character, f"{font} {names[ord(character)]}"
 
@@ -85,13 +85,13 @@ def test_the_glyph_that_a_font_names_is_the_character(font: str):
 def test_code_points_that_computer_modern_draws_as_something_else_are_refused():
     wrong = "<>\"'\\^_`{|}~$£¥Δ"
     for font in ("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"):
-        assert drawable(font, wrong) == ()
+        assert select_drawable(font, wrong) == ()
     names = _font_tools("cmr10").getBestCmap()
     assert (names[ord("<")], names[ord("£")]) == ("exclamdown", "Theta")  # what the refusal is for
 
 
 def test_characters_without_a_glyph_and_blank_drawings_are_refused(tmp_path: Path):
-    assert drawable("DejaVuSans", "A\u4e2d\ue000\u00a0") == ("A", "\u00a0")  # no CJK, nothing of private use
+    assert select_drawable("DejaVuSans", "A\u4e2d\ue000\u00a0") == ("A", "\u00a0")  # no CJK, nothing of private use
     assert _draw("DejaVuSans", "A\u00a0B", tmp_path) == ["A", "B"]
     assert sorted(path.name for path in (tmp_path / "DejaVuSans").iterdir()) == ["U+0041.png", "U+0042.png"]
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.sampling.batch_samplers import (
     BatchCutter,
-    Draw,
     GlobalBatches,
-    dealt,
-    evaluation_batches,
-    never_idle,
+    SampledRow,
+    distribute_batches,
+    fill_idle_rank,
+    split_evaluation_batches,
 )
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture
 from ret_lightning.data.sampling.subset_index import RowSubsets
 
 
-def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[Draw]]]:
+def epoch(rows: int, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[list[list[SampledRow]]]:
     samplers = [GlobalBatches(rows, batch, seed, rank, world) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
@@ -37,7 +37,7 @@ def test_every_row_once_and_as_many_batches_on_each_rank(rows: int, world: int) 
     assert len({len(batches) for batches in ranks}) == 1
     assert [len(GlobalBatches(rows, 4, 0, r, world)) for r in range(world)] == [len(b) for b in ranks]
     assert all(len(batch) > 0 for batches in ranks for batch in batches)
-    seen = sorted(draw.row for batches in ranks for batch in batches for draw in batch)
+    seen = sorted(sample.row for batches in ranks for batch in batches for sample in batch)
     rest = rows % (4 * world)
     dropped = rest if rest < world else 0
     assert len(seen) == rows - dropped
@@ -64,30 +64,33 @@ def test_the_order_follows_seed_and_epoch() -> None:
 
 def test_evaluation_rows_are_dealt_out_once_and_in_the_same_batches() -> None:
     sizes = (0, 1, 5, 12)
-    alone = dealt(sizes, 4)
+    alone = distribute_batches(sizes, 4)
     assert alone == [[], [[0]], [[0, 1, 2, 3], [4]], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]]
     for world in (2, 5):
-        ranks = [dealt(sizes, 4, rank, world) for rank in range(world)]
+        ranks = [distribute_batches(sizes, 4, rank, world) for rank in range(world)]
         for file, whole in enumerate(alone):
             assert sorted(batch for own in ranks for batch in own[file]) == whole
     # Files of one batch go to different ranks.
-    assert [[len(file) for file in dealt([3] * 4, 4, rank, 2)] for rank in (0, 1)] == [[1, 0, 1, 0], [0, 1, 0, 1]]
+    assert [[len(file) for file in distribute_batches([3] * 4, 4, rank, 2)] for rank in (0, 1)] == [
+        [1, 0, 1, 0],
+        [0, 1, 0, 1],
+    ]
 
 
 def test_rows_that_are_left_come_in_the_batches_of_the_whole_file() -> None:
-    assert evaluation_batches([2, 3, 8, 9, 10, 15], 4) == [[2, 3], [8, 9, 10], [15]]
+    assert split_evaluation_batches([2, 3, 8, 9, 10, 15], 4) == [[2, 3], [8, 9, 10], [15]]
 
 
 def test_a_rank_without_a_batch_takes_the_first_row() -> None:
-    assert never_idle([[], [], []]) == [[[0]], [], []]
-    assert never_idle([[], [[3]]]) == [[], [[3]]]
+    assert fill_idle_rank([[], [], []]) == [[[0]], [], []]
+    assert fill_idle_rank([[], [[3]]]) == [[], [[3]]]
 
 
 def test_the_order_is_numpys_permutation_cut_into_batches() -> None:
     order = np.random.default_rng((3, 2)).permutation(25).tolist()
     sampler = GlobalBatches(25, 10, seed=3)
     sampler.set_epoch(2)
-    assert [[draw.row for draw in batch] for batch in sampler] == [order[:10], order[10:20], order[20:]]
+    assert [[sample.row for sample in batch] for batch in sampler] == [order[:10], order[10:20], order[20:]]
 
 
 CODES = np.array([0, 1, 2, 1] * 30, np.uint16)
@@ -109,7 +112,7 @@ def test_a_mixture_over_ranks_and_epochs(factors: dict[str, float], world: int, 
             sampler.set_epoch(epoch)
         ranks = [list(sampler) for sampler in samplers]
         assert [len(batches) for batches in ranks] == [len(sampler) for sampler in samplers]
-        counts = Counter(draw.row for batches in ranks for batch in batches for draw in batch)
+        counts = Counter(sample.row for batches in ranks for batch in batches for sample in batch)
         dropped = 0
         for code, name in enumerate(SUBSETS.names):
             rows, factor = np.flatnonzero(code == CODES).tolist(), factors.get(name, 1.0)
@@ -119,7 +122,7 @@ def test_a_mixture_over_ranks_and_epochs(factors: dict[str, float], world: int, 
         assert 0 <= dropped < world * (3 if one_subset else 1)
         if one_subset:
             for index in range(len(ranks[0])):
-                assert len({CODES[draw.row] for batches in ranks for draw in batches[index]}) == 1
+                assert len({CODES[sample.row] for batches in ranks for sample in batches[index]}) == 1
 
 
 @pytest.mark.parametrize("one_subset", [False, True])
@@ -146,7 +149,7 @@ def test_resume_continues_an_epoch_of_the_same_size(factors, world: int, one_sub
 def test_a_mixture_does_not_depend_on_the_number_of_ranks() -> None:
     one = list(GlobalBatches(120, 12, mixture=RowMixture(SUBSETS, Mixture({"evqa": 3}))))
     parts = [list(GlobalBatches(120, 4, 0, r, 3, mixture=RowMixture(SUBSETS, Mixture({"evqa": 3})))) for r in range(3)]
-    assert [[draw for part in parts for draw in part[index]] for index in range(len(one))] == one
+    assert [[sample for part in parts for sample in part[index]] for index in range(len(one))] == one
 
 
 def test_fractions_take_other_rows_in_another_epoch() -> None:
@@ -154,7 +157,7 @@ def test_fractions_take_other_rows_in_another_epoch() -> None:
     halves = set()
     for epoch in range(5):
         sampler.set_epoch(epoch)
-        halves.add(frozenset(draw.row for batch in sampler for draw in batch if CODES[draw.row] == 1))
+        halves.add(frozenset(sample.row for batch in sampler for sample in batch if CODES[sample.row] == 1))
     assert {len(half) for half in halves} == {30}
     assert len(halves) == 5
 
@@ -167,12 +170,12 @@ def test_a_limit_counts_rows_that_the_mixture_uses() -> None:
 
 @given(rows=st.lists(st.integers(0, 12), max_size=80), size=st.integers(1, 9))
 def test_cutting_keeps_copies_apart_where_that_can_be(rows: list[int], size: int) -> None:
-    cutter = BatchCutter(size, row_of=lambda draw: draw[1])
-    draws = list(enumerate(rows))
-    batches = [batch for draw in draws if (batch := cutter.add(draw))]
+    cutter = BatchCutter(size, row_of=lambda sample: sample[1])
+    samples = list(enumerate(rows))
+    batches = [batch for sample in samples if (batch := cutter.add(sample))]
     while_reading = len(batches)
     batches += cutter.rest()
-    assert sorted(draw for batch in batches for draw in batch) == draws
+    assert sorted(sample for batch in batches for sample in batch) == samples
     assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
     assert all(0 < len(batch) <= size for batch in batches)
     for batch in batches[:while_reading]:
@@ -183,7 +186,7 @@ def test_cutting_keeps_copies_apart_where_that_can_be(rows: list[int], size: int
 
 
 def test_rows_that_come_too_often_meet_instead_of_waiting_for_ever() -> None:
-    cutter = BatchCutter(4, row_of=lambda draw: 0)
-    batches = [batch for draw in range(1000) if (batch := cutter.add(draw))]
+    cutter = BatchCutter(4, row_of=lambda sample: 0)
+    batches = [batch for sample in range(1000) if (batch := cutter.add(sample))]
     assert len(batches) > 200
     assert sum(map(len, [*batches, *cutter.rest()])) == 1000

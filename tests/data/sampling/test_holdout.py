@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ret_lightning.data.sampling import holdout as holdout_file
 from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
-from ret_lightning.data.validation_plan import held_out_subset
+from ret_lightning.data.validation_plan import load_holdout_subset
 from ret_lightning.errors import ConfigError
 from tests.support.row_files import jsonl_files, training_row
 
@@ -206,12 +206,12 @@ def test_repeated_rows_validate_once(tmp_path: Path) -> None:
     rows = [training_row(i % 20, "wit", [f"p{i % 20}"]) for i in range(60)]
     files = jsonl_files(tmp_path / "train.jsonl", rows)
     found = hold_out(files, NAMES, ["wit"], HoldoutLimits(fraction=0.2))
-    subset = held_out_subset(found, "wit")
+    subset = load_holdout_subset(found, "wit")
     assert len(found.subsets["wit"].held_out) == 12
     assert len(subset.queries) == len({query.data_id for query in subset.queries}) == 4
     assert [query.place.line for query in subset.queries] == sorted(query.place.line for query in subset.queries)
-    assert len(held_out_subset(found, "wit", limit=3).queries) == 3
-    assert {q.instruction for q in held_out_subset(found, "wit", instruction="Find:").queries} == {"Find:"}
+    assert len(load_holdout_subset(found, "wit", limit=3).queries) == 3
+    assert {q.instruction for q in load_holdout_subset(found, "wit", instruction="Find:").queries} == {"Find:"}
 
 
 @pytest.mark.parametrize("pool", [None, 5])

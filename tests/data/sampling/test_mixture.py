@@ -24,19 +24,19 @@ def test_copies_of_one_row() -> None:
 
 def test_weights_share_out_the_rows_there_are(caplog: pytest.LogCaptureFixture) -> None:
     rows = {"wit": 600, "okvqa": 20, "evqa": 100, "unknown": 7}
-    mixture = Mixture.of_settings(None, {"wit": 1, "okvqa": 2, "evqa": 0}, None, rows)
-    draws = {name: mixture.factor(name) * count for name, count in rows.items()}
-    assert draws == pytest.approx({"wit": 620 / 3, "okvqa": 2 * 620 / 3, "evqa": 0, "unknown": 0})
+    mixture = Mixture.from_settings(None, {"wit": 1, "okvqa": 2, "evqa": 0}, None, rows)
+    samples = {name: mixture.factor(name) * count for name, count in rows.items()}
+    assert samples == pytest.approx({"wit": 620 / 3, "okvqa": 2 * 620 / 3, "evqa": 0, "unknown": 0})
     assert "data.weights does not name unknown: left out" in caplog.text
     with pytest.raises(DataError) as error:
-        Mixture.of_settings(None, {"kvqa": 1}, None, rows)
+        Mixture.from_settings(None, {"kvqa": 1}, None, rows)
     assert (error.value.code, error.value.subset) == ("weight-without-rows", "kvqa")
 
 
 def test_chosen_subsets_and_rows_that_do_not_tell() -> None:
-    mixture = Mixture.of_settings({"wit": 3}, None, ["wit", "evqa"])
+    mixture = Mixture.from_settings({"wit": 3}, None, ["wit", "evqa"])
     assert [mixture.factor(name) for name in ("wit", "evqa", "unknown", "okvqa")] == [3, 1, 1, 0]
-    assert Mixture.of_settings(None, None, None).is_plain
+    assert Mixture.from_settings(None, None, None).is_plain
 
 
 @pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), "2", True, None])

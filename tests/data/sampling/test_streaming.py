@@ -13,9 +13,9 @@ from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles
-from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.sampling.mixture import Mixture
-from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches, interleaved, shuffled
+from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches, interleave, shuffle_with_buffer
 from ret_lightning.errors import DataError
 from tests.support.row_files import parsed, write
 
@@ -41,8 +41,8 @@ def ranks(rows: RowStream, batch: int, world: int, epoch: int = 0, served: int =
     return [list(sampler) for sampler in samplers]
 
 
-def ids(batches: list[list[Draw]]) -> list[str]:
-    return [parsed(draw.row.content)["data_id"] for batch in batches for draw in batch]
+def ids(batches: list[list[SampledRow]]) -> list[str]:
+    return [parsed(sample.row.content)["data_id"] for batch in batches for sample in batch]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -68,7 +68,7 @@ def test_ranks_see_what_one_rank_sees(files: RowFiles) -> None:
     one = ranks(stream(files), 12, 1)[0]
     for world, batch in ((2, 6), (3, 4), (4, 3)):
         parts = ranks(stream(files), batch, world)
-        assert [[draw for part in parts for draw in part[index]] for index in range(len(one))] == one
+        assert [[sample for part in parts for sample in part[index]] for index in range(len(one))] == one
 
 
 def test_the_order_follows_seed_and_epoch(files: RowFiles) -> None:
@@ -107,20 +107,20 @@ def test_a_mixture_repeats_and_thins_out_subsets(files: RowFiles) -> None:
     assert len(set(halves)) == 40  # another half each time
     mean = sum(map(len, halves)) / 40
     assert mean == pytest.approx(by_subset["evqa"] / 2, abs=3 * (by_subset["evqa"] / 4 / 40) ** 0.5)
-    assert {draw.copy for batch in ranks(rows, 8, 1)[0] for draw in batch} == {0, 1, 2}
+    assert {sample.copy for batch in ranks(rows, 8, 1)[0] for sample in batch} == {0, 1, 2}
 
 
 def test_copies_of_a_row_stay_out_of_each_others_batch(files: RowFiles) -> None:
     batches = ranks(stream(files, Mixture({"okvqa": 9})), 20, 1)[0]
     assert sum(map(len, batches)) == len(ROWS) + 8 * sum("okvqa" in row["data_id"] for row in ROWS)
     for batch in batches[:-6]:  # at the end only copies may be left
-        assert len({draw.row for draw in batch}) == len(batch)
+        assert len({sample.row for sample in batch}) == len(batch)
 
 
 def test_batches_of_one_subset(files: RowFiles) -> None:
     for world in (1, 2):
         parts = ranks(stream(files), 8, world, one_subset=True)
-        together = [ids([draws for part in parts for draws in [part[index]]]) for index in range(len(parts[0]))]
+        together = [ids([samples for part in parts for samples in [part[index]]]) for index in range(len(parts[0]))]
         subsets = [{name.split("_")[0] for name in batch} for batch in together]
         assert all(len(names) == 1 for names in subsets)
         assert sorted(name for batch in together for name in batch) == sorted(row["data_id"] for row in ROWS)
@@ -152,25 +152,25 @@ def test_broken_rows_count_as_unknown(tmp_path: Path) -> None:
 
 
 def test_shuffling_keeps_all_and_moves_far() -> None:
-    moved = list(shuffled(iter(range(10_000)), 100, Random(0)))
+    moved = list(shuffle_with_buffer(iter(range(10_000)), 100, Random(0)))
     assert sorted(moved) == list(range(10_000))
     distances = [abs(place - item) for place, item in enumerate(moved[:9_000])]
     assert 70 < sum(distances) / len(distances) < 130
-    assert sorted(shuffled(range(50), 100, Random(0))) == list(range(50))
-    orders = Counter(tuple(shuffled(range(3), 100, Random(seed))) for seed in range(600))
+    assert sorted(shuffle_with_buffer(range(50), 100, Random(0))) == list(range(50))
+    orders = Counter(tuple(shuffle_with_buffer(range(3), 100, Random(seed))) for seed in range(600))
     assert len(orders) == 6
     assert min(orders.values()) > 70  # 100 each; fewer rows than the buffer come in any order
 
 
 def test_interleaving_reads_from_several_sources_at_once() -> None:
     sources = [iter([(s, i) for i in range(100)]) for s in range(10)]
-    mixed = list(interleaved(sources, 4, Random(0)))
+    mixed = list(interleave(sources, 4, Random(0)))
     assert sorted(mixed) == [(s, i) for s in range(10) for i in range(100)]
     for source in range(10):
         assert [i for s, i in mixed if s == source] == list(range(100))
     assert {s for s, _ in mixed[:60]} == {0, 1, 2, 3}
-    assert list(interleaved([], 4, Random(0))) == []
-    assert list(interleaved([iter([]), iter([1])], 1, Random(0))) == [1]
+    assert list(interleave([], 4, Random(0))) == []
+    assert list(interleave([iter([]), iter([1])], 1, Random(0))) == [1]
 
 
 def test_rows_of_a_sorted_file_end_in_mixed_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

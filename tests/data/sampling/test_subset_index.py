@@ -16,7 +16,7 @@ from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import M2KR_ROWS
 from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.sampling.holdout import HoldoutLimits, hold_out
-from ret_lightning.data.sampling.subset_index import id_hash, row_ids, row_subsets
+from ret_lightning.data.sampling.subset_index import hash_passage_id, scan_passage_ids, scan_subsets
 from ret_lightning.errors import DataError
 from tests.support.row_files import jsonl_files, training_row
 
@@ -29,7 +29,7 @@ def test_subset_scan_warns(
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with caplog.at_level(logging.WARNING):
         files = jsonl_files(tmp_path / "train.jsonl", [training_row(i, "okvqa", ["a"]) for i in range(40)])
-        assert len(row_subsets(files, ["okvqa"]).codes) == 40
+        assert len(scan_subsets(files, ["okvqa"]).codes) == 40
     assert "XDG_CACHE_HOME" in caplog.text
 
 
@@ -45,17 +45,17 @@ ROWS = [
 
 def test_the_subset_of_each_row_is_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = jsonl_files(tmp_path / "a.jsonl", ROWS)
-    found = row_subsets(files, ["wit", "okvqa"])
+    found = scan_subsets(files, ["wit", "okvqa"])
     assert [found.names[code] for code in found.codes] == ["okvqa", "wit", "wit", "unknown", "unknown", "okvqa"]
     assert found.counts == {"okvqa": 2, "wit": 2, "unknown": 2}
     with monkeypatch.context() as patch:
         patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
-        again = row_subsets(files, ["wit", "okvqa"])
+        again = scan_subsets(files, ["wit", "okvqa"])
     assert again.names == found.names
     assert again.codes.tolist() == found.codes.tolist()
-    assert row_subsets(files, ["wit"]).counts == {"unknown": 4, "wit": 2}
+    assert scan_subsets(files, ["wit"]).counts == {"unknown": 4, "wit": 2}
     jsonl_files(tmp_path / "a.jsonl", ROWS[:2])
-    assert row_subsets(files, ["wit", "okvqa"]).counts == {"okvqa": 1, "wit": 1}
+    assert scan_subsets(files, ["wit", "okvqa"]).counts == {"okvqa": 1, "wit": 1}
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(
@@ -63,7 +63,7 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(subset_index, "default_cache_dir", lambda: tmp_path / "file")
-    assert row_subsets(jsonl_files(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
+    assert scan_subsets(jsonl_files(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
     assert "cannot be written" in caplog.text
 
 
@@ -97,14 +97,14 @@ def test_files_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
         again = hold_out(files, NAMES, NAMES, HoldoutLimits())
-        assert subset_index.row_subsets(files, NAMES).counts == {"wit": 50}
+        assert subset_index.scan_subsets(files, NAMES).counts == {"wit": 50}
     assert again.locations == first.locations
 
 
 def test_ids_and_locations_of_rows(tmp_path: Path) -> None:
     rows = [training_row(i, NAMES[i % 2], [f"p{i}", "both"][: 1 + i % 2]) for i in range(6)]
     files = RowFiles([jsonl_files(tmp_path / f"{n}.jsonl", part).paths[0] for n, part in enumerate((["{"], rows))])
-    found = row_ids(files, NAMES)
+    found = scan_passage_ids(files, NAMES)
     assert found.counts.tolist() == [0, 1, 2, 1, 2, 1, 2]  # a bad row has none
     texts = [f"{NAMES[i % 2]}\0{name}".encode() for i, row in enumerate(rows) for name in row["passage_id"]]
     hashes = [int(hashlib.blake2b(text, digest_size=8).hexdigest(), 16) for text in texts]
@@ -115,6 +115,6 @@ def test_ids_and_locations_of_rows(tmp_path: Path) -> None:
 
 
 def test_id_of_another_subset_is_another() -> None:
-    assert id_hash("wit", "1") != id_hash("okvqa", "1")
-    assert id_hash("wit", "a") == id_hash("wit", "a") != id_hash("wita", "")
-    assert id_hash("wit", "\udcff") < 2**64  # not UTF-8
+    assert hash_passage_id("wit", "1") != hash_passage_id("okvqa", "1")
+    assert hash_passage_id("wit", "a") == hash_passage_id("wit", "a") != hash_passage_id("wita", "")
+    assert hash_passage_id("wit", "\udcff") < 2**64  # not UTF-8

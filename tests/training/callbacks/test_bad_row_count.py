@@ -90,7 +90,7 @@ def test_what_is_left_trains_as_if_it_were_alone(root: Path) -> None:
     whole = make_data(root)
     whole.prepare_data()
     whole.setup()
-    order = [draw.row for batch in whole.train_dataloader().batch_sampler for draw in batch]
+    order = [sample.row for batch in whole.train_dataloader().batch_sampler for sample in batch]
     spoil(root, {order[1]: "{", order[6]: "nonsense"})  # two of the eight of the first batch
     data = make_data(root, **SKIP)
     data.prepare_data()
@@ -111,7 +111,7 @@ def test_a_step_without_a_good_row_changes_nothing(root: Path) -> None:
     data.prepare_data()
     data.setup()
     second = list(data.train_dataloader().batch_sampler)[1]
-    spoil(root, {draw.row: "{" for draw in second})
+    spoil(root, {sample.row: "{" for sample in second})
     steps, trainer = fit(root, {"max_bad_fraction": 0.9})
     assert [len(bad) for bad in steps.bad] == [0, 8, 0]
     assert trainer.global_step == 3
