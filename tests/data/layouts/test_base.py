@@ -37,7 +37,7 @@ def test_defaults_of_a_layout(tmp_path: Path) -> None:
     layout.image_source().find("x.png")
 
 
-def test_published_results_come_once_per_publication() -> None:
+def test_published_results_are_listed_once() -> None:
     class Again(M2KRLayout):
         pass
 

@@ -104,7 +104,7 @@ def museum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
-def test_own_layout_trains_and_evaluates_as_m2kr_does(
+def test_custom_layout_metrics_equal_m2kr(
     call: Callable[..., int], museum: tuple[Path, Path, Path], tmp_path: Path, reading: str
 ) -> None:
     m2kr, own, configs = museum
@@ -141,7 +141,7 @@ def test_own_layout_trains_and_evaluates_as_m2kr_does(
     assert main_metrics("vases", ["recall@3", "recall@5"]) == ["recall@3"]  # what its publication reports
 
 
-def test_own_layout_is_checked(
+def test_check_reports_bad_row_of_custom_layout(
     call: Callable[..., int], museum: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, own, configs = museum

@@ -25,7 +25,7 @@ NAMES = SubsetNames(["wit", "WITH", "okvqa", "e-vqa", "wit"])
         ("birds", "wit_1", "birds"),
     ],
 )
-def test_subset_of_a_row(subset: str | None, data_id: str, name: str) -> None:
+def test_subset_of_row(subset: str | None, data_id: str, name: str) -> None:
     assert NAMES(subset, data_id) == name
 
 
