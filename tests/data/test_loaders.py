@@ -1,4 +1,4 @@
-"""Loaders over rows."""
+"""Tests of the data loaders over rows."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.inputs import ClipTokenizer
 
 
-def test_iterating_leaves_the_global_random_state_alone() -> None:
+def test_loader_does_not_use_global_random_state() -> None:
     before = torch.get_rng_state()
     assert list(make_row_loader([3, 4, 5], [[2, 0], [1]], list)) == [[5, 3], [4]]
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_workers_load_the_same() -> None:
+def test_workers_load_the_same_batches() -> None:
     one, other = (list(make_row_loader(range(9), [[8], [1, 2]], list, num_workers=n)) for n in (0, 1))
     assert one == other == [[8], [1, 2]]
 
 
-def test_evaluation_batches_carry_subset_and_side() -> None:
+def test_evaluation_batches_have_subset_and_side() -> None:
     rows = EvaluationRows([Passage(f"p{i}", f"text {i}") for i in range(5)], None, "wit", "passage")
     batches = list(make_evaluation_loader(rows, [[4, 1], [0]], Collator(ClipTokenizer(), 16), is_repeated=True))
     assert all(isinstance(batch, EvaluationBatch) for batch in batches)

@@ -1,4 +1,4 @@
-"""Rows to items to batches: labels, negatives, and images of evaluation rows."""
+"""Tests of the datasets and the collator: labels, negatives, augmentation and bad rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.row_files import jsonl_files
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 3), (2, 2), (0, 0)])
-def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: int | None, count: int) -> None:
+def test_negatives_follow_all_positives(tmp_path: Path, limit: int | None, count: int) -> None:
     root = write_folder(tmp_path, training_rows=4)
     file = root / "jsonl/m2kr/train/m2kr_up_train.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -77,7 +77,7 @@ def test_collated_labels(items: list[TrainingItem], labels: list, passage_labels
 
 
 def pixels_of(image: str | bytes, place: Place, subset: str, augment: object = None) -> torch.Tensor:
-    """Stands for an `ImageReader`: the first number of the pixels tells the image."""
+    """Replace an `ImageReader`: all pixels have the number in the name of the image."""
     if image == "broken.png":
         raise DataError(f"{place}: cannot be read", "unreadable_image", code="test-image")
     pixels = torch.full((3, 16, 16), float(image.removesuffix(".png")))
@@ -107,7 +107,7 @@ def test_training_item_is_the_row(tmp_path: Path) -> None:
     assert found.subset == "wit"
 
 
-def test_augmentation_follows_the_draw(tmp_path: Path) -> None:
+def test_augmentation_is_seeded_by_the_sample(tmp_path: Path) -> None:
     def noise(pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         return pixels + random.random()
 
@@ -127,14 +127,14 @@ def test_bad_training_row_is_raised_or_returned(tmp_path: Path) -> None:
         with pytest.raises(DataError):
             rows[sample]
     rows, samples = training_rows(tmp_path / "a.jsonl", content, on_bad_row="skip")
-    drawn = [rows[sample] for sample in samples]
-    assert [row.kind if isinstance(row, BadRow) else None for row in drawn] == ["bad_json", "unreadable_image", None]
-    assert [row.message.partition(": ")[0] for row in drawn[:2]] == [f"{tmp_path}/a.jsonl:{line}" for line in (2, 3)]
-    batch = Collator(ClipTokenizer(), 16).training(drawn)
-    assert (len(batch), batch.bad_rows) == (1, tuple(drawn[:2]))
+    items = [rows[sample] for sample in samples]
+    assert [row.kind if isinstance(row, BadRow) else None for row in items] == ["bad_json", "unreadable_image", None]
+    assert [row.message.partition(": ")[0] for row in items[:2]] == [f"{tmp_path}/a.jsonl:{line}" for line in (2, 3)]
+    batch = Collator(ClipTokenizer(), 16).training(items)
+    assert (len(batch), batch.bad_rows) == (1, tuple(items[:2]))
 
 
-def test_evaluation_row_goes_without_an_unreadable_image() -> None:
+def test_unreadable_image_of_evaluation_row_is_skipped() -> None:
     passages = [Passage(f"p{i}", f"text {i}", name, None, Place(Path("a.jsonl"), i + 1)) for i, name in enumerate(
         ("3.png", "broken.png", None)
     )]  # fmt: skip

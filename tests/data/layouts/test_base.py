@@ -1,4 +1,4 @@
-"""What a layout has without saying anything, and the published results of all layouts."""
+"""Tests of the defaults of a layout, and of the list of published results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layout of the user's own: one file and one config, other file names and other fields, through the commands."""
+"""Tests of a user-defined layout, with its own file names and fields, through the commands."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def renamed(rows: list[dict]) -> list[dict]:
 
 @pytest.fixture
 def museum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
-    """A folder in the layout of ReT-M2KR, the same corpus in the own layout, and a folder of configs."""
+    """Create a corpus in the layout of ReT-M2KR, the same corpus in the custom layout, and a config folder."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "tests_data_museum.py").write_text(LAYOUT)
     (tmp_path / "conf" / "data").mkdir(parents=True)
@@ -135,10 +135,12 @@ def test_custom_layout_metrics_equal_m2kr(
             "data.subsets=[vases,coins]",
         ) == 0  # fmt: skip
         assert json.loads((evaluated / "metrics.json").read_text()) == metrics[-1]
-    ours, theirs = metrics
-    main = {name for name in ours if "main_" in name}
-    assert {n: v for n, v in ours.items() if n not in main} == {n: v for n, v in theirs.items() if n not in main}
-    assert main_metrics("vases", ["recall@3", "recall@5"]) == ["recall@3"]  # what its publication reports
+    m2kr_metrics, museum_metrics = metrics
+    main = {name for name in m2kr_metrics if "main_" in name}
+    assert {n: v for n, v in m2kr_metrics.items() if n not in main} == {
+        n: v for n, v in museum_metrics.items() if n not in main
+    }
+    assert main_metrics("vases", ["recall@3", "recall@5"]) == ["recall@3"]  # the published metric
 
 
 def test_check_reports_bad_row_of_custom_layout(

@@ -1,4 +1,4 @@
-"""The subset of a training row, from its fields."""
+"""Tests of the subset of a training row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = SubsetNames(["wit", "WITH", "okvqa", "e-vqa", "wit"])
         (None, "E-VQA.3", "e-vqa"),
         (None, "my_okvqa_1", UNKNOWN),  # only at the beginning
         (None, "", UNKNOWN),
-        ("OKVQA", "wit_1", "okvqa"),  # the field wins, in the spelling of the known name
+        ("OKVQA", "wit_1", "okvqa"),  # the field has priority; the spelling is that of the known name
         ("birds", "wit_1", "birds"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ret_lightning.data.sampling import holdout as holdout_file
 from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits, hold_out
-from ret_lightning.data.validation_plan import load_holdout_subset
+from ret_lightning.data.subset_loading import load_holdout_subset
 from ret_lightning.errors import ConfigError
 from tests.support.row_files import jsonl_files, training_row
 
