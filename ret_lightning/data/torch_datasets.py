@@ -105,16 +105,16 @@ class TrainingRows(Dataset):
         Raises:
             DataError: if the row is bad and `on_bad_row` is `raise`.
         """
-        content, place = self.rows[sample.row]
+        content, location = self.rows[sample.row]
         if self.on_bad_row == "raise":
-            return self._read(content, place, sample)
+            return self._read(content, location, sample)
         try:
-            return self._read(content, UntoldPlace(place), sample)
+            return self._read(content, UntoldPlace(location), sample)
         except DataError as error:
-            return BadRow.of(error, place)  # an exception raised in a loader worker loses its kind
+            return BadRow.of(error, location)  # an exception raised in a loader worker loses its kind
 
-    def _read(self, content: Content, place: Place | BytePlace | UntoldPlace, sample: SampledRow) -> TrainingItem:
-        pair = self.parser.parse_pair(content, place, self.extra)
+    def _read(self, content: Content, location: Place | BytePlace | UntoldPlace, sample: SampledRow) -> TrainingItem:
+        pair = self.parser.parse_pair(content, location, self.extra)
         subset = self.names(pair.query.subset, pair.query.data_id)
         # Seeded by the sample, so that the result does not depend on the number of workers or ranks.
         random = np.random.default_rng((self.seed, *sample.identity()))

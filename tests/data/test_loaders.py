@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.loaders import make_evaluation_loader, make_row_loader
+from ret_lightning.data.loaders import make_evaluation_loader, make_evaluation_loaders, make_row_loader
 from ret_lightning.data.rows import Passage
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.inputs import ClipTokenizer
@@ -28,3 +28,15 @@ def test_evaluation_batches_have_subset_and_side() -> None:
     assert all(isinstance(batch, EvaluationBatch) for batch in batches)
     assert [batch.rows.tolist() for batch in batches] == [[4, 1], [0]]
     assert {(batch.subset, batch.side, batch.is_repeated) for batch in batches} == {("wit", "passage", True)}
+
+
+def test_idle_rank_repeats_first_row() -> None:
+    files = [
+        EvaluationRows([Passage(f"{side}{i}", f"text {i}") for i in range(3)], None, "wit", side)
+        for side in ("passage", "query")
+    ]
+    for batches, rows, is_repeated in (([[[1]], [[2]]], [[1], [2]], False), ([[], []], [[0]], True)):
+        loaders = make_evaluation_loaders(files, batches, Collator(ClipTokenizer(), 16))
+        found = [batch for loader in loaders for batch in loader]
+        assert [batch.rows.tolist() for batch in found] == rows
+        assert {batch.is_repeated for batch in found} == {is_repeated}
