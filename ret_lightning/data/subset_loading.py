@@ -143,7 +143,7 @@ def sample_pool(subset: EvaluationSubset, size: int, seed: int) -> EvaluationSub
 
 
 def load_holdout_subset(
-    holdout: Holdout, name: str, instruction: str | None = None, limit: int | None = None, indexed: bool = False
+    holdout: Holdout, name: str, instruction: str | None = None, limit: int | None = None, is_indexed: bool = False
 ) -> EvaluationSubset:
     """Read the held-out rows of a subset as queries, and their candidate pool of training passages, in file order.
 
@@ -152,7 +152,7 @@ def load_holdout_subset(
         name: name of the subset, which must have held-out rows.
         instruction: instruction that replaces those of the queries; None: keep them.
         limit: maximum number of queries, the first ones; None: all. The pool is always complete.
-        indexed: whether rows of compressed and Parquet files are read from the Arrow copy.
+        is_indexed: whether rows of compressed and Parquet files are read from the Arrow copy.
 
     Raises:
         DataError: if a file cannot be read.
@@ -161,7 +161,7 @@ def load_holdout_subset(
     held_out = found.held_out.tolist()
     rows = sorted({*held_out, *found.passages.tolist()})
     pairs = dict(
-        zip(rows, (holdout.parser.parse_pair(*row) for row in _read_rows(holdout, rows, indexed)), strict=True)
+        zip(rows, (holdout.parser.parse_pair(*row) for row in _read_rows(holdout, rows, is_indexed)), strict=True)
     )
     # A file may repeat rows to weight them; each distinct row is one query.
     distinct: dict[Query, Query] = {}
@@ -175,9 +175,9 @@ def load_holdout_subset(
     return EvaluationSubset(name, "val", queries, pool, source="holdout")
 
 
-def _read_rows(holdout: Holdout, rows: Sequence[int], indexed: bool) -> Iterator[tuple[Content, Place | BytePlace]]:
+def _read_rows(holdout: Holdout, rows: Sequence[int], is_indexed: bool) -> Iterator[tuple[Content, Place | BytePlace]]:
     files = holdout.files
-    if indexed and any(suffix_of(path) != ".jsonl" for path in files.paths):
+    if is_indexed and any(suffix_of(path) != ".jsonl" for path in files.paths):
         copy = IndexedRows(files)
         yield from (copy[row] for row in rows)
         return

@@ -70,7 +70,7 @@ class ResumedEpoch(Callback):
         batches = getattr(trainer.train_dataloader, "batch_sampler", None)
         if isinstance(batches, EpochBatches) and batches.position.spans:
             _report(trainer, batches)
-            self._recut = batches.is_recut
+            self._recut = batches.has_mixed_batch_sizes
         loop = trainer.fit_loop
         if not loop.restarting:
             return

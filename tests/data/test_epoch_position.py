@@ -140,10 +140,10 @@ def test_next_epoch_is_whole_after_a_change() -> None:
     sampler.resume(Position(EPOCH, (Span(2, 5, 3),)))
     sampler.set_epoch(EPOCH)
     assert len(sampler) == 3 + 4
-    assert sampler.is_recut
+    assert sampler.has_mixed_batch_sizes
     sampler.set_epoch(EPOCH + 1)
     assert len(sampler) == len(list(sampler)) == 10
-    assert not sampler.is_recut
+    assert not sampler.has_mixed_batch_sizes
 
 
 def test_position_merges_spans_of_one_size() -> None:

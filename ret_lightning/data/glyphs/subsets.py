@@ -1,7 +1,7 @@
 """The subsets of the glyphs corpus and their rows: questions about a drawing, and the passages that answer them.
 
 The seven subsets correspond to subsets of M2KR. All rank passages of the same characters with the same ids. The passages of
-some subsets have an image of the character in addition to the text (`passage_images`).
+some subsets have an image of the character in addition to the text (`has_passage_images`).
 
 | subset | similar to | question | positive: passage of | passages | answers |
 |---|---|---|---|---|---|
@@ -49,14 +49,14 @@ class Kind:
         target: returns the character whose passage is the positive; None if the question does not apply to a character.
         answers: returns the answers for pseudo recall, which the passage text of the target contains; None if the subset has
             no answers.
-        passage_images: whether the passages have an image.
+        has_passage_images: whether the passages have an image.
     """
 
     instructions: tuple[str, ...]
     questions: Callable[[str], tuple[str, ...]]
     target: Callable[[str], str | None]
     answers: Callable[[str], list[str] | list[dict[str, str]]] | None
-    passage_images: bool
+    has_passage_images: bool
 
 
 def _no_question(_: str) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ KINDS: dict[str, Kind] = {
         questions=_no_question,
         target=_itself,
         answers=None,
-        passage_images=False,
+        has_passage_images=False,
     ),
     "look": Kind(
         instructions=(
@@ -93,7 +93,7 @@ KINDS: dict[str, Kind] = {
         questions=_no_question,
         target=_itself,
         answers=None,
-        passage_images=True,
+        has_passage_images=True,
     ),
     "case": Kind(
         instructions=(
@@ -104,7 +104,7 @@ KINDS: dict[str, Kind] = {
         questions=_case_questions,
         target=texts.other_case,
         answers=None,
-        passage_images=False,
+        has_passage_images=False,
     ),
     "block": Kind(
         instructions=(
@@ -119,7 +119,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=_itself,
         answers=lambda character: [texts.block(character)],
-        passage_images=False,
+        has_passage_images=False,
     ),
     "base": Kind(
         instructions=(
@@ -134,7 +134,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=texts.base_letter,
         answers=None,
-        passage_images=True,
+        has_passage_images=True,
     ),
     "codepoint": Kind(
         instructions=(
@@ -149,7 +149,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=_itself,
         answers=lambda character: [{"wikidata": texts.passage_id(character)}],
-        passage_images=True,
+        has_passage_images=True,
     ),
     "value": Kind(
         instructions=(
@@ -164,7 +164,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=lambda character: character if texts.value(character) else None,
         answers=lambda character: [texts.value(character)],
-        passage_images=True,
+        has_passage_images=True,
     ),
 }
 
@@ -298,4 +298,4 @@ def _sample_phrasings(kind: Kind, character: str, count: int, rng: random.Random
 
 
 def _passage_image(kind: Kind, character: str) -> str | None:
-    return image_path(PASSAGE_FONT, character) if kind.passage_images else None
+    return image_path(PASSAGE_FONT, character) if kind.has_passage_images else None

@@ -100,9 +100,9 @@ class EpochBatches(Sampler[list[SampledRow]]):
         return [span for span in self.position.spans if span.batches] if epoch == self.position.epoch else []
 
     @property
-    def is_recut(self) -> bool:
+    def has_mixed_batch_sizes(self) -> bool:
         """Whether the current epoch has batches of several sizes."""
-        return bool(self._recut(self.epoch)[0])
+        return bool(self._earlier_spans(self.epoch)[0])
 
     def __iter__(self) -> Iterator[list[SampledRow]]:
         return self._own_batches(self.epoch)  # binds the current epoch now, not when the first batch is requested
@@ -114,13 +114,13 @@ class EpochBatches(Sampler[list[SampledRow]]):
 
     def global_batches(self, epoch: int) -> Iterator[Sequence[SampledRow]]:
         """Yield the remaining global batches of an epoch; each has at least one row per rank."""
-        recut, served = self._recut(epoch)
+        earlier, served = self._earlier_spans(epoch)
         samples = self._samples(epoch)
-        for span in recut:
+        for span in earlier:
             samples = self._remaining(epoch, samples, span)
         return islice(_drop_small(self._split(epoch, samples, self.global_size), self.world_size), served, None)
 
-    def _recut(self, epoch: int) -> tuple[list[Span], int]:
+    def _earlier_spans(self, epoch: int) -> tuple[list[Span], int]:
         """Return the spans of an earlier batch size, and the number of batches served since with the current size."""
         spans = self.spans(epoch)
         served = spans.pop().batches if spans and spans[-1].size == self.size else 0
@@ -182,7 +182,7 @@ class GlobalBatches(EpochBatches):
 
     def __len__(self) -> int:
         """Return the number of batches of the epoch, including those that were served before it was resumed."""
-        if not self.is_recut:
+        if not self.has_mixed_batch_sizes:
             return self.batches_per_epoch(*self.size)
         if self._length is None or self._length[:2] != (self.epoch, self.position):
             samples = self._samples(self.epoch)
@@ -202,17 +202,17 @@ class GlobalBatches(EpochBatches):
         sizes = [self.rows] if self.mixture is None else self.mixture.sizes
         return _count_batches(sizes if self.one_subset else [sum(sizes)], ranks, batch_size)
 
-    def _samples(self, epoch: int) -> _Numbered:
+    def _samples(self, epoch: int) -> _NumberedSamples:
         random = np.random.default_rng((self.seed, epoch))
-        repeats = False
+        has_repeats = False
         groups = [np.arange(self.rows)]
         if self.mixture is not None:
             copies = self.mixture.copies(self.seed, epoch)
-            repeats = bool(copies.max(initial=0) > 1)
+            has_repeats = bool(copies.max(initial=0) > 1)
             groups = self._groups(_number_samples(copies))
         if self.shuffle:
             groups = [random.permutation(group) for group in groups]
-        return _Numbered(groups, repeats, random)
+        return _NumberedSamples(groups, has_repeats, random)
 
     def _groups(self, numbers: np.ndarray) -> list[np.ndarray]:
         if not self.one_subset:
@@ -220,16 +220,16 @@ class GlobalBatches(EpochBatches):
         codes = self.mixture.codes[numbers % self.rows]
         return [numbers[codes == code] for code in np.unique(codes)]
 
-    def _split(self, epoch: int, samples: _Numbered, size: int) -> Iterator[Sequence[SampledRow]]:
+    def _split(self, epoch: int, samples: _NumberedSamples, size: int) -> Iterator[Sequence[SampledRow]]:
         turns = np.repeat(np.arange(len(samples.groups)), [-(-len(group) // size) for group in samples.groups])
         if self.shuffle and len(samples.groups) > 1:
             turns = samples.random.permutation(turns)
-        row_of = (lambda number: number % self.rows) if samples.repeats else None
+        row_of = (lambda number: number % self.rows) if samples.has_repeats else None
         batches = [_split_group(group, size, row_of) for group in samples.groups]
         for turn in turns:
             yield [SampledRow(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
 
-    def _remaining(self, epoch: int, samples: _Numbered, span: Span) -> _Numbered:
+    def _remaining(self, epoch: int, samples: _NumberedSamples, span: Span) -> _NumberedSamples:
         served = [
             sample.row + sample.copy * self.rows for batch in self._served(epoch, samples, span) for sample in batch
         ]
@@ -237,17 +237,17 @@ class GlobalBatches(EpochBatches):
 
 
 @dataclass(frozen=True)
-class _Numbered:
+class _NumberedSamples:
     """The samples of an epoch as integers, `row + copy * rows`, because there may be millions of them.
 
     Attributes:
         groups: (samples,) int64 each; all samples of a batch are from one group.
-        repeats: whether a row may be sampled more than once.
+        has_repeats: whether a row may be sampled more than once.
         random: generator of the order of the groups' batches.
     """
 
     groups: list[np.ndarray]
-    repeats: bool
+    has_repeats: bool
     random: np.random.Generator
 
 
