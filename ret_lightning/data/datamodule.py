@@ -275,11 +275,11 @@ class RetrievalDataModule(LightningDataModule):
         """Return the state of `Position`: the epoch, and the batches that it served."""
         epochs, batches = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop.batch_progress
         epoch, served = (epochs.ready, 0) if batches.is_last_batch else (epochs.ready - 1, batches.current.ready)
-        return self.position.moved(epoch, served, self._rank_and_world()[1], self.batch_size).state()
+        return self.position.advance(epoch, served, self._rank_and_world()[1], self.batch_size).state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position from which training resumes; Lightning calls it before it creates the loaders."""
-        self.position = Position.of_state(state_dict, self._rank_and_world()[1], self.batch_size)
+        self.position = Position.from_state(state_dict, self._rank_and_world()[1], self.batch_size)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Return the validation loaders: of each subset, one of the candidate pool and one of the queries."""

@@ -9,12 +9,12 @@ from itertools import islice
 
 import numpy as np
 
-from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parsed_rows
+from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parse_rows
 from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.readers.fields import Content
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import suffix_of
-from ret_lightning.data.readers.source_location import BytePlace, Place
+from ret_lightning.data.readers.source_location import Location
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.sampling.holdout import Holdout
 from ret_lightning.data.types import EvaluationSubset, Split
@@ -81,10 +81,10 @@ def load_subset(
     """
     query_files, pool_files = layout.query_files(name, queries_from or split), layout.passage_files(name)
     tallies = [Tally(), Tally()] if on_bad_row == "skip" else [None, None]
-    queries = list(islice(parsed_rows(query_files, layout.parser.parse_query, tallies[0]), limit))
+    queries = list(islice(parse_rows(query_files, layout.parser.parse_query, tallies[0]), limit))
     if instruction is not None:
-        queries = [query.instructed(instruction) for query in queries]
-    pool = _drop_duplicates(parsed_rows(pool_files, layout.parser.parse_passage, tallies[1]), name, tallies[1])
+        queries = [query.with_instruction(instruction) for query in queries]
+    pool = _drop_duplicates(parse_rows(pool_files, layout.parser.parse_passage, tallies[1]), name, tallies[1])
     for tally, path in zip(tallies, (query_files, pool_files), strict=True):
         if tally and tally.bad:
             tally.check(max_bad_fraction, str(path))
@@ -107,19 +107,19 @@ def _drop_duplicates(passages: Iterable[Passage], subset: str, tally: Tally | No
         first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
             error = DataError(
-                f"{passage.place}: passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line "
-                f"{first.place.line}; remove one of the two",
+                f"{passage.location}: passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line "
+                f"{first.location.line}; remove one of the two",
                 "duplicate_id",
                 code="duplicate-passage-id",
-                path=passage.place.file,
-                line=passage.place.line,
+                path=passage.location.file,
+                line=passage.location.line,
                 passage_id=passage.passage_id,
                 subset=subset,
-                first_line=first.place.line,
+                first_line=first.location.line,
             )
             if tally is None:
                 raise error
-            tally.add(BadRow.of(error, passage.place))
+            tally.add(BadRow.of(error, passage.location))
     return list(firsts.values())
 
 
@@ -167,15 +167,15 @@ def load_holdout_subset(
     distinct: dict[Query, Query] = {}
     for row in held_out:
         query = pairs[row].query
-        distinct.setdefault(replace(query, place=None), query)
+        distinct.setdefault(replace(query, location=None), query)
     queries = list(distinct.values())[:limit]
     if instruction is not None:
-        queries = [query.instructed(instruction) for query in queries]
+        queries = [query.with_instruction(instruction) for query in queries]
     pool = [pairs[row].passage for row in found.passages.tolist()]
     return EvaluationSubset(name, "val", queries, pool, source="holdout")
 
 
-def _read_rows(holdout: Holdout, rows: Sequence[int], is_indexed: bool) -> Iterator[tuple[Content, Place | BytePlace]]:
+def _read_rows(holdout: Holdout, rows: Sequence[int], is_indexed: bool) -> Iterator[tuple[Content, Location]]:
     files = holdout.files
     if is_indexed and any(suffix_of(path) != ".jsonl" for path in files.paths):
         copy = IndexedRows(files)

@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
+from ret_lightning.data.bad_rows import BadRow, DeferredLocation, OnBadRow
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.rows import M2KR_ROWS, BytePlace, Content, ExtraColumns, Passage, Place, Query, RowParser
+from ret_lightning.data.readers.source_location import Location
+from ret_lightning.data.rows import M2KR_ROWS, Content, ExtraColumns, Passage, Query, RowParser
 from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.types import Side
 from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
-from ret_lightning.inputs.truncated_texts import TextCount, count_cut
+from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, collate_items
+from ret_lightning.inputs.truncated_texts import TextCount, count_truncated
 from ret_lightning.losses import PADDING
 
 T = TypeVar("T")
@@ -109,11 +110,11 @@ class TrainingRows(Dataset):
         if self.on_bad_row == "raise":
             return self._read(content, location, sample)
         try:
-            return self._read(content, UntoldPlace(location), sample)
+            return self._read(content, DeferredLocation(location), sample)
         except DataError as error:
             return BadRow.of(error, location)  # an exception raised in a loader worker loses its kind
 
-    def _read(self, content: Content, location: Place | BytePlace | UntoldPlace, sample: SampledRow) -> TrainingItem:
+    def _read(self, content: Content, location: Location | DeferredLocation, sample: SampledRow) -> TrainingItem:
         pair = self.parser.parse_pair(content, location, self.extra)
         subset = self.names(pair.query.subset, pair.query.data_id)
         # Seeded by the sample, so that the result does not depend on the number of workers or ranks.
@@ -121,10 +122,10 @@ class TrainingRows(Dataset):
         augment = (lambda image: self.augmentation(image, random)) if self.augmentation else None
 
         def item(side: Query | Passage) -> Item:
-            return Item(side.text, side.image and self.read_image(side.image, side.place, subset, augment))
+            return Item(side.text, side.image and self.read_image(side.image, side.location, subset, augment))
 
-        instruction = self.instructions.any(subset, random)
-        query = item(pair.query if instruction is None else pair.query.instructed(instruction))
+        instruction = self.instructions.sample(subset, random)
+        query = item(pair.query if instruction is None else pair.query.with_instruction(instruction))
         chosen = self._sample_negatives(len(pair.negatives), random)
         passages = (pair.passage, *(pair.negatives[i] for i in chosen))
         ids_of = "" if self.shared_passage_ids else subset
@@ -179,11 +180,11 @@ class EvaluationRows(Dataset):
     def __getitem__(self, index: int) -> tuple[Item, int, BadRow | None]:
         row = self.rows[index]
         try:
-            pixels = row.image and self.read_image(row.image, row.place, self.subset)
+            pixels = row.image and self.read_image(row.image, row.location, self.subset)
         except DataError as error:
             if self.on_bad_row == "raise":
                 raise
-            return Item(row.text, None), index, BadRow.of(error, row.place)
+            return Item(row.text, None), index, BadRow.of(error, row.location)
         return Item(row.text, pixels), index, None
 
 
@@ -256,8 +257,8 @@ class Collator:
         )
 
     def _inputs(self, items: Sequence[Item], by_itself: bool = False) -> tuple[EncoderInput, TextCount]:
-        inputs = encoder_input(items, self.tokenizer, self.image_size, by_itself)
-        return inputs, count_cut(self.tokenizer, items, inputs)
+        inputs = collate_items(items, self.tokenizer, self.image_size, by_itself)
+        return inputs, count_truncated(self.tokenizer, items, inputs)
 
 
 def _positives_first(values: Sequence[Sequence[T]]) -> list[T]:

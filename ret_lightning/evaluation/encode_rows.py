@@ -75,10 +75,10 @@ def check_finite(rows: EvaluationRows, batch: EvaluationBatch, vectors: Tensor, 
     """Raise DataError, naming the first row of a batch whose vectors are not finite; `remedy` ends the message."""
     finite = vectors.isfinite().flatten(1).all(dim=1).tolist()
     if not all(finite):
-        place = rows.rows[int(batch.rows[finite.index(False)])].place
+        location = rows.rows[int(batch.rows[finite.index(False)])].location
         raise DataError(
-            f"{place}: the model encodes this {batch.side} to numbers that are not finite; give another checkpoint{remedy}",
+            f"{location}: the model encodes this {batch.side} to numbers that are not finite; give another checkpoint{remedy}",
             code="row-vectors-not-finite",
-            path=place.file,
-            line=place.line,
+            path=location.file,
+            line=location.line,
         )

@@ -9,7 +9,7 @@ import torch
 
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.rank_tallies import tally_over_ranks
+from ret_lightning.data.rank_tallies import reduce_tally
 from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side
 from ret_lightning.distributed.collectives import gather_sizes, rank
 from ret_lightning.inputs.truncated_texts import TextCount
@@ -69,7 +69,7 @@ class RowCounts:
         for subset in subsets:
             for side in SIDES:
                 tally = Tally()
-                tally.update(tally_over_ranks(self._images.get((subset.name, side), Tally()), device))
+                tally.update(reduce_tally(self._images.get((subset.name, side), Tally()), device))
                 tally.rows += self._before.get((subset.name, side), 0)  # the share is of the whole file
                 name = f"{subset.name}: the images of the {subset.split} {PLURAL[side]}"
                 if not tally.bad or name in self._reported:
@@ -88,6 +88,6 @@ class RowCounts:
 
 def warn_of_cut_texts(count: TextCount, what: str, device: torch.device) -> None:
     """Log one line on the first rank if any rank's texts are cut; all ranks call this together."""
-    sizes = torch.tensor(gather_sizes((count.texts, count.cut), device)).sum(dim=0).tolist()
+    sizes = torch.tensor(gather_sizes((count.texts, count.truncated), device)).sum(dim=0).tolist()
     if rank() == 0:
         TextCount(*sizes, count.limit).warn(log, what)

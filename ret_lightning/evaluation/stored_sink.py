@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
+from ret_lightning.data.rows import CONTENT, Passage, Query, hash_content
 from ret_lightning.data.sampling.batch_samplers import split_evaluation_batches
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side, Split, distinct_ids
@@ -212,7 +212,7 @@ class StoredSink(EmbeddingSink):
                 ids,
                 self._shapes[file.side],
                 self._fingerprint,
-                {**self._made_with, CONTENT: content_digest(rows)},
+                {**self._made_with, CONTENT: hash_content(rows)},
                 dtype=str(DTYPES[file.side]).removeprefix("torch."),
                 batch_rows=batch_size,
             )

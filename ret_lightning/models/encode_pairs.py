@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError, TokenError, UserError
-from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
+from ret_lightning.inputs import EncoderInput, Item, collate_items, open_image, to_rgb
 from ret_lightning.inputs.items import PLURAL, Side
 from ret_lightning.models.backbones.base import check_token_ids
 from ret_lightning.models.gate_activations import RowActivations
@@ -174,7 +174,7 @@ class _Preparation:
         """A batch of pairs, on the CPU, with its token ids checked: on a GPU a wrong id ends the process."""
         # A transform of another library need not tell its size; it matters for the shape of no pixels at all only.
         size = getattr(self.tower.image_transform, "size", 1)
-        inputs = encoder_input(items, self.tower.tokenizer, size, by_itself=True)
+        inputs = collate_items(items, self.tower.tokenizer, size, batch_invariant=True)
         try:
             check_token_ids(inputs.input_ids[inputs.text_rows], self._vocabulary, self._positions)
         except TokenError as error:
@@ -188,7 +188,7 @@ class _Preparation:
         try:
             if isinstance(image, Image.Image):
                 with self._lock:
-                    picture = rgb_image(image)
+                    picture = to_rgb(image)
             else:
                 picture = open_image(image, getattr(self.tower.image_transform, "least_side", None))
         except DataError as error:

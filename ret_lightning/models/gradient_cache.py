@@ -75,4 +75,4 @@ def _tensors(inputs: EncoderInput) -> list[Tensor]:
 def _divided(inputs: EncoderInput, count: int) -> list[EncoderInput]:
     """Split rows into `count` parts of about equal length, some of them perhaps empty."""
     bounds = [len(inputs) * part // count for part in range(count + 1)]
-    return [inputs.stretch(start, stop) for start, stop in pairwise(bounds)]
+    return [inputs.slice(start, stop) for start, stop in pairwise(bounds)]

@@ -177,7 +177,7 @@ def _read_queries(files: str | Path | Sequence[Query]) -> list[Query]:
 
     if isinstance(files, str | Path):
         rows = RowFiles.named(Path(), str(files), "queries")
-        queries = [parse_query(content, place, judged=False) for content, place in rows]
+        queries = [parse_query(content, location, with_positives=False) for content, location in rows]
     else:
         rows, queries = "queries", list(files)
     if not queries:

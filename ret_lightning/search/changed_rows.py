@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ret_lightning.data.rows import Passage, row_digests
+from ret_lightning.data.rows import Passage, hash_rows
 from ret_lightning.retrieval.store.store_plan import change_config, drop_rows
 from ret_lightning.runtime.atomic_files import whole_file
 
@@ -19,7 +19,7 @@ def write_digests(folder: Path, passages: Sequence[Passage]) -> None:
     """Store a digest of each passage, by which `drop_changed` finds those that were edited."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / DIGESTS) as unfinished, unfinished.open("wb") as file:
-        np.save(file, row_digests(passages))
+        np.save(file, hash_rows(passages))
 
 
 def drop_changed(
@@ -41,7 +41,7 @@ def drop_changed(
         before = np.load(folder / DIGESTS)
     except (OSError, ValueError):  # of an earlier version, or not whole
         return None
-    now = row_digests(passages)
+    now = hash_rows(passages)
     if before.shape != now.shape:
         return None
     changed = np.flatnonzero(before != now)

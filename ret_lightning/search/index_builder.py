@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ret_lightning.data.images.missing_images import check_images
-from ret_lightning.data.rows import CONTENT, Passage, content_digest
+from ret_lightning.data.rows import CONTENT, Passage, hash_content
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
@@ -216,7 +216,7 @@ def _build(
         retriever.passage_tower.row_shape,
         model,
         passages,
-        content_digest(passages),
+        hash_content(passages),
         options,
     )
     store = _begun(share, corpus.name, discard)
@@ -314,7 +314,7 @@ class _Share:
     shape: tuple[int, int]
     model: ModelIdentity
     passages: list[Passage]
-    content: str  # see `content_digest`
+    content: str  # see `hash_content`
     options: EncodingOptions
 
     def store(self) -> StoreInProgress:

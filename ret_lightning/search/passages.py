@@ -48,18 +48,18 @@ def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
         first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
             raise DataError(
-                f"{passage.place}: passage_id {passage.passage_id!r} comes a second time, first at {first.place}; ids must be "
-                "unique",
+                f"{passage.location}: passage_id {passage.passage_id!r} comes a second time, first at {first.location}; "
+                "ids must be unique",
                 code="passage-id-twice",
-                path=passage.place.file,
-                line=passage.place.line,
+                path=passage.location.file,
+                line=passage.location.line,
                 found=passage.passage_id,
             )
     empty = [passage for passage in passages if passage.text is None and passage.image is None]
     if empty:
         log.warning(
             "%s: %d of %d passages have neither text nor image, the first is %r at %s; they are kept, and may rank high",
-            *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].place),
+            *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].location),
         )
     return passages
 
@@ -76,7 +76,7 @@ def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> 
     if twice:
         raise DataError(
             f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
-            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only",
+            f"{twice[0].passage_id!r} at {twice[0].location}; give new ones only",
             code="passages-indexed-already",
             count=len(twice),
             found=twice[0].passage_id,

@@ -125,7 +125,7 @@ def test_unreachable_queries_are_counted_and_reported(root: Path, caplog: pytest
     write_lines(root / "jsonl/m2kr/test/wit_test.jsonl", rows)
     data = module(root, subsets=["wit"])
     assert data.evaluation_subsets("test")[0].unreachable == [1, 3]
-    assert "test/wit: 2 of 4 queries have none of their passages in the pool and count as misses" in caplog.text
+    assert "test/wit: 2 of 4 queries have no positive in the candidate pool and count as misses" in caplog.text
     assert "data_id 1 at" in caplog.text
     assert "wit_test.jsonl:2" in caplog.text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.data.layouts.m2kr import M2KRLayout
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.subset_loading import load_subset, sample_pool
 from ret_lightning.data.types import EvaluationSubset
@@ -36,9 +36,9 @@ def test_limit_and_instruction_keep_the_pool(root: Path) -> None:
 
 
 def test_sampled_pool_depends_on_seed() -> None:
-    place = Place(Path("a.jsonl"), 1)
-    pool = [Passage(f"p{i}", "text", None, None, place) for i in range(200)]
-    queries = [Query(f"q{i}", None, "q?", None, None, (f"p{i}",), (), None, place) for i in (5, 150)]
+    location = SourceLocation(Path("a.jsonl"), 1)
+    pool = [Passage(f"p{i}", "text", None, None, location) for i in range(200)]
+    queries = [Query(f"q{i}", None, "q?", None, None, (f"p{i}",), (), None, location) for i in (5, 150)]
     subset = EvaluationSubset("wit", "val", queries, pool)
     samples = [[p.passage_id for p in sample_pool(subset, 40, seed).pool] for seed in (0, 0, 1)]
     assert samples[0] == samples[1] != samples[2]

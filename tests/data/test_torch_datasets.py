@@ -13,7 +13,7 @@ from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.data.batch import label
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage
 from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingItem, TrainingRows
@@ -76,17 +76,17 @@ def test_collated_labels(items: list[TrainingItem], labels: list, passage_labels
     assert {tensor.device.type for tensor in (moved.labels, moved.passage_labels, moved.queries.input_ids)} == {"meta"}
 
 
-def pixels_of(image: str | bytes, place: Place, subset: str, augment: object = None) -> torch.Tensor:
+def pixels_of(image: str | bytes, location: SourceLocation, subset: str, augment: object = None) -> torch.Tensor:
     """Replace an `ImageReader`: all pixels have the number in the name of the image."""
     if image == "broken.png":
-        raise DataError(f"{place}: cannot be read", "unreadable_image", code="test-image")
+        raise DataError(f"{location}: cannot be read", "unreadable_image", code="test-image")
     pixels = torch.full((3, 16, 16), float(image.removesuffix(".png")))
     return pixels if augment is None else augment(pixels)
 
 
 def training_rows(path: Path, rows: list[dict | str], **options: object) -> tuple[TrainingRows, list[SampledRow]]:
     files = jsonl_files(path, rows)
-    raw = [row for part in files.stretches() for row in files.read(part)]
+    raw = [row for part in files.spans() for row in files.read(part)]
     return TrainingRows(files, pixels_of, SubsetNames(["wit"]), **options), [SampledRow(0, row) for row in raw]
 
 
@@ -135,7 +135,7 @@ def test_bad_training_row_is_raised_or_returned(tmp_path: Path) -> None:
 
 
 def test_unreadable_image_of_evaluation_row_is_skipped() -> None:
-    passages = [Passage(f"p{i}", f"text {i}", name, None, Place(Path("a.jsonl"), i + 1)) for i, name in enumerate(
+    passages = [Passage(f"p{i}", f"text {i}", name, None, SourceLocation(Path("a.jsonl"), i + 1)) for i, name in enumerate(
         ("3.png", "broken.png", None)
     )]  # fmt: skip
     with pytest.raises(DataError):
@@ -148,4 +148,4 @@ def test_unreadable_image_of_evaluation_row_is_skipped() -> None:
     assert [row.kind for row in batch.bad_images] == ["unreadable_image"]
     assert batch.inputs.image_rows.tolist() == [2]
     assert batch.inputs.text_rows.tolist() == [0, 1, 2]
-    assert (batch.texts.texts, batch.texts.cut) == (3, 0)
+    assert (batch.texts.texts, batch.texts.truncated) == (3, 0)

@@ -88,12 +88,12 @@ def rank_batch(step: int, rank: int, world: int, negatives: bool, dtype: torch.d
     )
     labels = labels[start:stop]
     labels = labels[:, : max(1, int((labels != PADDING).any(dim=0).sum()))]  # as wide as this rank's rows need
-    own, own_labels, rows = passages.stretch(start, stop), labels[:, 0], torch.arange(stop - start)
+    own, own_labels, rows = passages.slice(start, stop), labels[:, 0], torch.arange(stop - start)
     if negatives:
-        own = joined(own, others.stretch(start, stop))
+        own = joined(own, others.slice(start, stop))
         own_labels = torch.cat([own_labels, other_labels[start:stop]])
         rows = rows.repeat(2)
-    return TrainingBatch(queries.stretch(start, stop), own, labels, own_labels, rows, ("x",) * (stop - start))
+    return TrainingBatch(queries.slice(start, stop), own, labels, own_labels, rows, ("x",) * (stop - start))
 
 
 def joined(one: EncoderInput, other: EncoderInput) -> EncoderInput:

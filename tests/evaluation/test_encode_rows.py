@@ -11,12 +11,12 @@ from PIL import Image
 
 from ret_lightning import RetRetriever
 from ret_lightning.data.images.sources import ImageReader, image_source
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.encode_rows import encode_rows
-from ret_lightning.inputs import Item, encoder_input
+from ret_lightning.inputs import Item, collate_items
 from tests.support.tiny_training import make_module
 
 
@@ -33,7 +33,8 @@ def passages(tmp_path: Path) -> list[Passage]:
         Image.fromarray(pixels[number]).save(tmp_path / f"{number}.png")
     contents = [("a fact", None), ("another, longer fact", "0.png"), (None, "1.png"), ("x", None), ("y z", None)]
     return [
-        Passage(f"p{i}", text, image, None, Place(Path("a.jsonl"), i + 1)) for i, (text, image) in enumerate(contents)
+        Passage(f"p{i}", text, image, None, SourceLocation(Path("a.jsonl"), i + 1))
+        for i, (text, image) in enumerate(contents)
     ]
 
 
@@ -43,7 +44,7 @@ def by_itself(retriever: RetRetriever, side: str, row: Passage | Query, folder: 
     if row.image_path is not None:
         with Image.open(folder / row.image_path) as image:
             pixels = tower.image_transform(image.convert("RGB"))
-    inputs = encoder_input([Item(row.text, pixels)], tower.tokenizer, tower.image_transform.size)
+    inputs = collate_items([Item(row.text, pixels)], tower.tokenizer, tower.image_transform.size)
     with torch.inference_mode():
         return retriever.encode(side, inputs)[0]
 
@@ -78,7 +79,7 @@ def test_batches_that_are_missing_are_encoded_alone(
 
 
 def test_queries_pass_through_their_own_tower(retriever: RetRetriever, tmp_path: Path) -> None:
-    query = Query("q", "Find:", "what?", None, None, (), (), None, Place(Path("q.jsonl"), 1))
+    query = Query("q", "Find:", "what?", None, None, (), (), None, SourceLocation(Path("q.jsonl"), 1))
     ((_, vectors),) = encode_rows(retriever, rows_of([query], "query", tmp_path, retriever), progress=False)
     torch.testing.assert_close(vectors[0], by_itself(retriever, "query", query, tmp_path), atol=1e-5, rtol=0)
 

@@ -48,7 +48,7 @@ def test_row_for_a_rank_without_any_is_not_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, counted: int
 ) -> None:
     tallies: list[Tally] = []
-    monkeypatch.setattr(row_counts, "tally_over_ranks", lambda tally, device: tallies.append(tally) or tally)
+    monkeypatch.setattr(row_counts, "reduce_tally", lambda tally, device: tallies.append(tally) or tally)
     monkeypatch.setattr(M2KRDataModule, "_rank_and_world", lambda self: (rank, 1000))
     data = make_data(root, **SKIP)
     data.setup("test")

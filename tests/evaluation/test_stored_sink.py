@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import SIDES, EvaluationSubset
 from ret_lightning.distributed.barrier import PATIENCE, Barrier
@@ -31,13 +31,15 @@ from tests.support.tiny_training import make_module
 WORLD = 3
 SIZES = {"small": (1, 2), "large": (23, 11)}  # passages, queries
 BATCH = 4
-BAD = BadRow("missing_image", "no such image", Place(Path("a.jsonl"), 1))
+BAD = BadRow("missing_image", "no such image", SourceLocation(Path("a.jsonl"), 1))
 INDEXES: dict[str, Callable[[], Index]] = {"exact": ExactIndex, "faiss": lambda: FaissIndex(candidates=3)}
 
 
 def made_up(name: str, pool: int, queries: int, text: str = "fact") -> EvaluationSubset:
     passages = [
-        SimpleNamespace(passage_id=f"p{row}", text=f"{text} {row}", image=None, place=Place(Path("a.jsonl"), row + 1))
+        SimpleNamespace(
+            passage_id=f"p{row}", text=f"{text} {row}", image=None, location=SourceLocation(Path("a.jsonl"), row + 1)
+        )
         for row in range(pool)
     ]
     asked = [

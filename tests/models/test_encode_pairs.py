@@ -222,7 +222,7 @@ GOOD = ("a cat", None)
         ([("a\ud83d", None)], r"queries\[0\]: its text has half of a surrogate pair at 1"),
         ([GOOD, ("a", "none.jpg")], r"queries\[1\]: image none\.jpg does not exist"),
         ([GOOD, ("a", Path("none.jpg"))], r"queries\[1\]: image none\.jpg does not exist"),
-        ([("a", Image.new("RGB", (0, 3)))], r"queries\[0\]: image cannot be decoded: it is 0 by 3 pixels"),
+        ([("a", Image.new("RGB", (0, 3)))], r"queries\[0\]: image cannot be decoded: size is 0 x 3 pixels"),
     ],
 )
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -345,7 +345,7 @@ def test_an_exception_comes_as_it_is_and_leaves_the_model_and_no_thread(
         raise OutOfPaint("blue")
 
     before, threads = state_of(retriever.train()), threading.active_count()
-    monkeypatch.setattr(encode_pairs, "rgb_image", no_paint)
+    monkeypatch.setattr(encode_pairs, "to_rgb", no_paint)
     with pytest.raises(OutOfPaint, match=r"^blue$"):
         retriever.encode_queries(mixed_pairs(), num_workers=num_workers, batch_size=2)
     encode_calls(retriever, lambda rows: (_ for _ in ()).throw(OutOfPaint("red")))

@@ -54,8 +54,7 @@ def test_both_passes_drop_the_same(make_retriever) -> None:
     retriever.zero_grad(set_to_none=True)
     torch.manual_seed(3)
     kept = [
-        retriever(QUERIES.stretch(start, stop), PASSAGES.stretch(start, stop))
-        for start, stop in ((0, 2), (2, 4), (4, 7))
+        retriever(QUERIES.slice(start, stop), PASSAGES.slice(start, stop)) for start, stop in ((0, 2), (2, 4), (4, 7))
     ]
     vectors = (torch.cat(side) for side in zip(*kept, strict=True))
     loss = ContrastiveLoss()(EncodedBatch(*vectors, LABELS)).loss
@@ -115,11 +114,11 @@ def test_memory_follows_the_piece(make_retriever) -> None:
 
 
 def test_stretches_are_the_rows() -> None:
-    part = QUERIES.stretch(2, 6)
+    part = QUERIES.slice(2, 6)
     assert torch.equal(part.input_ids, QUERIES.input_ids[2:6])
     assert part.text_mask.tolist() == QUERIES.text_mask[2:6].tolist()
     assert part.image_mask.tolist() == QUERIES.image_mask[2:6].tolist()
     assert torch.equal(
         part.pixel_values, QUERIES.pixel_values[1:3]
     )  # of rows 2 and 5, the second and third with an image
-    assert len(QUERIES.stretch(3, 3)) == 0
+    assert len(QUERIES.slice(3, 3)) == 0

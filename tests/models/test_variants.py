@@ -39,7 +39,7 @@ def loss(retriever: nn.Module, queries: EncoderInput, passages: EncoderInput) ->
 def test_a_rank_without_rows_has_gradients_of_zeros(gate: str, trained: tuple, micro_batch: int | None) -> None:
     """DDP waits for each of them."""
     retriever = make(gate, {}, trained).train()
-    nothing = batch([1, 1], [1, 1]).stretch(0, 0)
+    nothing = batch([1, 1], [1, 1]).slice(0, 0)
     queries, passages = encode_in_micro_batches(retriever, nothing, nothing, micro_batch)
     assert queries.shape == passages.shape == (0, 4, 8)
     (queries.sum() + passages.sum()).backward()

@@ -13,7 +13,7 @@ import pytest
 from ret_lightning import RetRetriever
 from ret_lightning.data.images.sources import ImageReader, image_source
 from ret_lightning.data.readers.row_files import SUFFIXES, RowFiles
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ImageTransform, decode_image, open_image
 from ret_lightning.models.backbones.clip_open import _read
@@ -63,11 +63,11 @@ def test_a_pointer_in_place_of_an_image_of_a_row(tmp_path: Path) -> None:
         member = tarfile.TarInfo("a.jpg")
         member.size = len(POINTER)
         archive.addfile(member, io.BytesIO(POINTER))
-    place = Place(tmp_path / "rows.jsonl", 3)
+    location = SourceLocation(tmp_path / "rows.jsonl", 3)
     for source, image in ((tmp_path, "a.jpg"), (image_source("images.tar", tmp_path), "a.jpg"), (tmp_path, POINTER)):
-        error = error_of(ImageReader(source, ImageTransform(16)), image, place, "wit")
+        error = error_of(ImageReader(source, ImageTransform(16)), image, location, "wit")
         assert (error.code, error.kind, error.size) == ("git-lfs-pointer", "lfs_pointer", SIZE)
-        assert error.message.startswith(f"{place} (subset wit): image ")
+        assert error.message.startswith(f"{location} (subset wit): image ")
 
 
 @pytest.mark.parametrize(

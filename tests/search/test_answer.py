@@ -129,7 +129,7 @@ def test_a_search_imports_only_what_it_needs(trained: Trained, files: Path, make
         ),
         (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
         (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),
-        (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png; image_root=DIR tells where images are"),
+        (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png, but image_root is not set"),
         (["queries={files}/all.jsonl"], 1, "all.jsonl:1: field data_id is missing"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ret_lightning import RetRetriever
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.search.encoded_rows import encoded
@@ -22,10 +22,10 @@ def retriever() -> RetRetriever:
 
 def test_texts_are_counted(retriever: RetRetriever) -> None:
     texts = TextCount()
-    place = Place(Path("a.jsonl"), 1)
-    rows = [Passage(f"p{i}", text, None, None, place) for i, text in enumerate(("short", "word " * 100, "x"))]
+    location = SourceLocation(Path("a.jsonl"), 1)
+    rows = [Passage(f"p{i}", text, None, None, location) for i, text in enumerate(("short", "word " * 100, "x"))]
     list(encoded(retriever, rows, None, 2, 0, progress=False, texts=texts))
-    assert (texts.texts, texts.cut, texts.limit) == (3, 1, 77)
+    assert (texts.texts, texts.truncated, texts.limit) == (3, 1, 77)
 
 
 def test_no_rows_give_no_batch(retriever: RetRetriever) -> None:
@@ -33,10 +33,10 @@ def test_no_rows_give_no_batch(retriever: RetRetriever) -> None:
 
 
 def test_side_is_that_of_the_rows(retriever: RetRetriever) -> None:
-    place = Place(Path("a.jsonl"), 1)
-    query = Query("q", None, "what?", None, None, (), (), None, place)
+    location = SourceLocation(Path("a.jsonl"), 1)
+    query = Query("q", None, "what?", None, None, (), (), None, location)
     (asked,) = encoded(retriever, [query], None, 8, 0, progress=False)
-    (told,) = encoded(retriever, [Passage("p", "what?", None, None, place)], None, 8, 0, progress=False)
+    (told,) = encoded(retriever, [Passage("p", "what?", None, None, location)], None, 8, 0, progress=False)
     torch.testing.assert_close(asked, retriever.encode_queries([("what?", None)]))
     torch.testing.assert_close(told, retriever.encode_passages([("what?", None)]))
     assert not torch.allclose(asked, told)

@@ -148,7 +148,7 @@ def test_several_processes_make_the_same_index(trained: Trained, index: Path, fi
             "p.jsonl:3: passage_id 'evqa_1' comes a second time",
         ),
         ([passage(NAME, 1), "{broken"], [], 1, "p.jsonl:2: not JSON"),
-        ([passage(NAME, 1)], ["image_root=null"], 1, "p.jsonl:1 names the image sub/1.png; image_root=DIR tells where"),
+        ([passage(NAME, 1)], ["image_root=null"], 1, "p.jsonl:1 names the image sub/1.png, but image_root is not set"),
         (
             [passage(NAME, 1)],
             ["image_root=nowhere"],

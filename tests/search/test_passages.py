@@ -47,7 +47,7 @@ def test_rows_of_all_files_of_a_pattern(tmp_path: Path) -> None:
         write_lines(tmp_path / f"p{part}.jsonl", [passage(NAME, 2 * part + i) for i in range(2)])
     read_back = read_passages(str(tmp_path / "p*.jsonl"))
     assert [p.passage_id for p in read_back] == [f"{NAME}_{i}" for i in range(4)]
-    places = [(p.place.file.name, p.place.line) for p in read_back]
+    places = [(p.location.file.name, p.location.line) for p in read_back]
     assert places == [("p0.jsonl", 1), ("p0.jsonl", 2), ("p1.jsonl", 1), ("p1.jsonl", 2)]
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import TypeVar
 
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
+from ret_lightning.data.readers.row_files import FileSpan, RawRow, RowFiles
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.data.sampling.batch_samplers import BatchCutter, EpochBatches, SampledRow, Span
 from ret_lightning.data.sampling.mixture import Mixture
@@ -63,18 +63,18 @@ class RowStream:
         """
         random = Random(f"{self.seed}/{epoch}")
         if self.limit is None:
-            spans = self.files.stretches()
+            spans = self.files.spans()
             random.shuffle(spans)
             rows = interleave([self._read(span) for span in spans], OPEN_SPANS, random)
         else:
-            rows = islice(filter(self._used, chain.from_iterable(map(self._read, self.files.stretches()))), self.limit)
+            rows = islice(filter(self._used, chain.from_iterable(map(self._read, self.files.spans()))), self.limit)
         return shuffle_with_buffer(self._mixed(rows, epoch, random), self.buffer, random)
 
     def subset(self, row: RawRow) -> str:
         """Return the subset of a row; `unknown` if the row does not state it or cannot be parsed."""
         return self.names(*self.parser.parse_subset(row.content))
 
-    def _read(self, span: Stretch) -> Iterator[RawRow]:
+    def _read(self, span: FileSpan) -> Iterator[RawRow]:
         rows = self.files.read(span)
         return (row for row in rows if (row.file, row.position) not in self.removed) if self.removed else rows
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ret_lightning.data.bad_rows import UntoldPlace
+from ret_lightning.data.bad_rows import DeferredLocation
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.row_files import FileSpan, RawRow, RowFiles
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 QUIET_BYTES = 100_000_000  # smaller files are read in this process without a progress bar
 _VERSION = 2  # format of the cached files
-_NOWHERE = UntoldPlace(Place(Path(), 0))  # the scan does not report bad rows; training does
+_NOWHERE = DeferredLocation(SourceLocation(Path(), 0))  # the scan does not report bad rows; training does
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _load_scan(files: RowFiles, known: Sequence[str], parser: RowParser, names: 
 
 def _scan(files: RowFiles, names: SubsetNames, parser: RowParser) -> dict[str, np.ndarray]:
     """Scan the files, and return the arrays of `RowSubsets` and `RowIds`."""
-    spans = files.stretches()
+    spans = files.spans()
     codes_by_name: dict[str, int] = {}
     parts: list[_Part] = []
     rows_of_file = np.zeros(len(files.paths), np.int64)
@@ -170,7 +170,7 @@ class _Part:
     positions: np.ndarray
 
 
-def _scan_spans(files: RowFiles, names: SubsetNames, parser: RowParser, spans: Sequence[Stretch]) -> Iterator[_Part]:
+def _scan_spans(files: RowFiles, names: SubsetNames, parser: RowParser, spans: Sequence[FileSpan]) -> Iterator[_Part]:
     scan = partial(_scan_span, files, names, parser)
     if files.size() < QUIET_BYTES or len(spans) == 1:
         yield from map(scan, spans)
@@ -193,7 +193,7 @@ def _scan_spans(files: RowFiles, names: SubsetNames, parser: RowParser, spans: S
             ) from None
 
 
-def _scan_span(files: RowFiles, names: SubsetNames, parser: RowParser, span: Stretch) -> _Part:
+def _scan_span(files: RowFiles, names: SubsetNames, parser: RowParser, span: FileSpan) -> _Part:
     positions_of: dict[str, int] = {}
     codes, hashes, counts, positions = [], [], [], []
     for row in files.read(span):

@@ -224,7 +224,7 @@ class TrainingSet:
         if self.choice.reading == "indexed":
             seen = self.subsets.names
         else:
-            contents = (row.content for span in self.files.stretches() for row in self.files.read(span))
+            contents = (row.content for span in self.files.spans() for row in self.files.read(span))
             seen = {self.names(*self.parser.parse_subset(content)) for content in islice(contents, _ROWS_WITH_NAMES)}
         for name, setting in settings.items():
             check_names(setting, [name], list(dict.fromkeys((*known, *seen))))

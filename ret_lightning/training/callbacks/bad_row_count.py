@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ret_lightning.data.bad_rows import JUDGED_FROM, Tally
+from ret_lightning.data.bad_rows import MIN_ROWS_FOR_FRACTION, Tally
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.data.rank_tallies import tally_over_ranks
+from ret_lightning.data.rank_tallies import reduce_tally
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ class BadRowCount(Callback):
     """Counts the bad rows of training.
 
     Logs `data/bad_rows/<kind>`, over all ranks since the beginning of the run, warns of the first few of each kind, and stops
-    when more than `data.max_bad_fraction` of the training rows seen are bad: as soon as JUDGED_FROM rows were seen, and at
-    the end of each epoch. Evaluations count theirs themselves (`evaluation.row_counts`).
+    when more than `data.max_bad_fraction` of the training rows seen are bad: as soon as MIN_ROWS_FOR_FRACTION rows were seen,
+    and at the end of each epoch. Evaluations count theirs themselves (`evaluation.row_counts`).
 
     `RetModule` brings it along; it does nothing where the data module does not skip.
     """
@@ -49,16 +49,16 @@ class BadRowCount(Callback):
         tally = Tally(len(batch) + len(batch.bad_rows))
         for row in batch.bad_rows:
             tally.add(row)
-        for row in self._training.update(tally_over_ranks(tally, pl_module.device)):
+        for row in self._training.update(reduce_tally(tally, pl_module.device)):
             log.warning("left out of training: %s [%s]", row.message, row.kind)
         counts = {f"data/bad_rows/{kind}": float(count) for kind, count in sorted(self._training.kinds.items())}
         # All ranks hold the same numbers, so that nothing is left to be reduced.
         pl_module.log_dict(counts, rank_zero_only=True, batch_size=1)
-        if self._training.rows >= JUDGED_FROM:
+        if self._training.rows >= MIN_ROWS_FOR_FRACTION:
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judges a corpus that is smaller than JUDGED_FROM rows."""
+        """Judges a corpus that is smaller than MIN_ROWS_FOR_FRACTION rows."""
         if _skips(trainer):
             self._check(trainer)
 

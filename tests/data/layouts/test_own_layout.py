@@ -29,9 +29,9 @@ NAMES = {
 
 
 class MuseumRows(RowParser):
-    def fields(self, content, place):
-        row = super().fields(content, place)
-        return RowFields({NAMES.get(name, name): value for name, value in row.values.items()}, row.place)
+    def fields(self, content, location):
+        row = super().fields(content, location)
+        return RowFields({NAMES.get(name, name): value for name, value in row.values.items()}, row.location)
 
 
 @dataclass

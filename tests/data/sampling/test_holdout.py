@@ -215,7 +215,7 @@ def test_repeated_row_is_one_query(tmp_path: Path) -> None:
     subset = load_holdout_subset(found, "wit")
     assert len(found.subsets["wit"].held_out) == 12
     assert len(subset.queries) == len({query.data_id for query in subset.queries}) == 4
-    assert [query.place.line for query in subset.queries] == sorted(query.place.line for query in subset.queries)
+    assert [query.location.line for query in subset.queries] == sorted(query.location.line for query in subset.queries)
     assert len(load_holdout_subset(found, "wit", limit=3).queries) == 3
     assert {q.instruction for q in load_holdout_subset(found, "wit", instruction="Find:").queries} == {"Find:"}
 

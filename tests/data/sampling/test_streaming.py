@@ -25,7 +25,7 @@ ROWS = [{"data_id": f"{NAMES[i % 3]}_{i}", "question": "?" * (i % 11)} for i in 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowFiles:
-    monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 500)
+    monkeypatch.setattr(row_files, "MIN_SPAN_BYTES", 500)
     return RowFiles([write(tmp_path / "a.jsonl", ROWS[:130]), write(tmp_path / "b.jsonl", ROWS[130:])])
 
 
@@ -145,7 +145,7 @@ def test_broken_rows_count_as_unknown(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"data_id": "wit_1"}\n{broken\n[1]\n{"data_id": 5}\n{"subset": "Okvqa"}\n\xff\n{"subset": 3}\n')
     rows = stream(RowFiles([path]), Mixture({"wit": 0}))
-    assert [rows.subset(row) for row in rows.files.read(rows.files.stretches()[0])] == [
+    assert [rows.subset(row) for row in rows.files.read(rows.files.spans()[0])] == [
         "wit", "unknown", "unknown", "unknown", "okvqa", "unknown", "unknown",
     ]  # fmt: skip
     assert len(ranks(rows, 1, 1)[0]) == 6
@@ -175,7 +175,7 @@ def test_interleave_reads_several_sources_at_once() -> None:
 
 def test_sorted_file_yields_mixed_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small buffer, eight open spans are enough to mix a file that is sorted by subset."""
-    monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 1_000)
+    monkeypatch.setattr(row_files, "MIN_SPAN_BYTES", 1_000)
     rows = [{"data_id": f"{NAMES[i // 1000]}_{i}"} for i in range(3000)]
     batches = ranks(stream(RowFiles([write(tmp_path / "a.jsonl", rows)]), buffer=100), 32, 1)[0]
     kinds = [len({name.split("_")[0] for name in ids([batch])}) for batch in batches]

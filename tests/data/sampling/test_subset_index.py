@@ -82,7 +82,7 @@ def test_parallel_scan_equals_serial_scan(tmp_path: Path, monkeypatch: pytest.Mo
 def test_killed_scan_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 100)
+    monkeypatch.setattr(row_files, "MIN_SPAN_BYTES", 100)
     files = jsonl_files(tmp_path / "train.jsonl", [training_row(i, "wit", ["a"]) for i in range(50)])
     monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
     monkeypatch.setattr(subset_index, "_parse_subset_and_ids", lambda parser, row: os._exit(9))

@@ -129,7 +129,7 @@ def test_too_many_end_the_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
         fit(root, {"max_bad_fraction": 0.08})
     fit(root, {"max_bad_fraction": 0.09})
     spoil(root, dict.fromkeys(range(12), "{"))
-    monkeypatch.setattr(bad_row_count, "JUDGED_FROM", 8)  # before the epoch is over
+    monkeypatch.setattr(bad_row_count, "MIN_ROWS_FOR_FRACTION", 8)  # before the epoch is over
     with pytest.raises(DataError, match=r"of (8|16) rows .* are bad"):
         fit(root, {"max_bad_fraction": 0.3})
 

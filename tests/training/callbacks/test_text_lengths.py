@@ -30,7 +30,7 @@ def test_one_line_per_split(
     with caplog.at_level(logging.WARNING, "ret_lightning"):
         trainer.fit(module, datamodule=data)
         trainer.test(module, datamodule=data)
-    lines = [message for message in caplog.messages if "more than 3 tokens and are cut there" in message]
+    lines = [message for message in caplog.messages if "more than 3 tokens and are truncated" in message]
     assert [line.split(":")[0] for line in lines].count("val texts") == 1
     assert [line.split(":")[0] for line in lines].count("test texts") == 1
     batches = min(first, 3)  # 24 rows
