@@ -401,7 +401,7 @@ def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
             if file.metadata.num_rows == 0:
                 raise DataError(f"{path}: the file has no rows", code="parquet-without-rows", path=str(path))
             yield file
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         first = str(error).splitlines()[0]
         raise DataError(
             f"{path}: cannot read the file as parquet: {first}", code="parquet-not-read", path=str(path), reason=first

@@ -162,6 +162,15 @@ def test_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
     assert error.value.code == "parquet-without-rows"
 
 
+def test_parquet_column_name_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"naïve": [1]}), path)
+    path.write_bytes(path.read_bytes().replace("ï".encode(), b"\x80\x80"))
+    with pytest.raises(DataError) as error:
+        RowFiles([path]).spans()
+    assert (error.value.code, error.value.path) == ("parquet-not-read", str(path))
+
+
 def test_parquet_files_may_have_different_columns(tmp_path: Path) -> None:
     first = write(tmp_path / "a.parquet", [{"data_id": 1, "question": None}, {"data_id": 2, "question": None}])
     second = write(tmp_path / "b.parquet", [{"data_id": 3, "question": "what", "image": {"bytes": b"x", "path": None}}])
