@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ret_lightning.report.charts import COLOURS, Bar, Line, axis, bar_chart, dash, heat_map, line_chart
+from ret_lightning.report.charts import COLOURS, Bar, Line, axis, bar_axis, bar_chart, dash, heat_map, line_chart
 from ret_lightning.report.training_logs import GateMap
 
 
@@ -81,6 +81,12 @@ def test_axis_limits_are_round(low: float, high: float, ends: tuple[float, float
     assert 2 <= len(ticks) <= 8
     if high > low:
         assert (first, last) == pytest.approx(ends)
+
+
+def test_bar_axis_contains_intervals_and_dots() -> None:
+    low, high, _ = bar_axis([Bar("a", 0.9, (0.8, 1.1), [(-0.1, "seed 1")], "")])
+    assert low <= -0.1
+    assert high >= 1.1
 
 
 def test_repeated_colours_are_dashed() -> None:

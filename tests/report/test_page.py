@@ -49,6 +49,15 @@ def test_report_of_one_run(tmp_path: Path) -> None:
     assert "all runs" in (tmp_path / "out/results.md").read_text()
 
 
+def test_curve_has_colour_of_its_bar(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/0", "gate=lstm")
+    make_run(tmp_path / "runs/1", "gate=none")
+    (tmp_path / "runs/0/csv/metrics.csv").unlink()
+    write_report(tmp_path / "runs", tmp_path / "out", gallery=0)
+    text = (tmp_path / "out/report.html").read_text()
+    assert re.findall(r'class="mean" style="--c:var\(--series-(\d)\)"', text) == ["1"]
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     make_run(tmp_path / "runs/<b>&amp;", "init_from='<script>alert(1)</script>'")
     make_run(tmp_path / "runs/x|y", "init_from='a|b_%$'")

@@ -83,7 +83,6 @@ def test_difference_has_sign(value: float | None, text: str) -> None:
 def test_format_intervals_and_p() -> None:
     assert tables.format_interval((-0.5, 0.25)) == "\u22120.500 to 0.250"
     assert tables.format_difference_interval((-0.5, 0.25)) == "\u22120.500 to +0.250"
-    assert (tables.format_interval(None), tables.format_difference_interval(None), tables.format_p(None)) == (
-        tables.MISSING,
-    ) * 3
+    for format_ in (tables.format_interval, tables.format_difference_interval, tables.format_p):
+        assert format_(None) == tables.MISSING
     assert tables.format_p(0.00014) == "0.0001"
