@@ -1,10 +1,10 @@
-"""Bootstrap intervals and randomisation tests over queries: this project's against SciPy's, alternately in one process.
+"""Benchmark of bootstrap intervals and randomisation tests over queries: ours against SciPy.
 
     python experiments/benchmarks/resampling.py
     python experiments/benchmarks/resampling.py queries=1000 repeats=5
 
-The values are hits (0 or 1), reciprocal ranks at 10, and numbers that are all different. Both sides make as many resamples as
-an evaluation (2,000 of the mean) and a report (9,999 of the signs) do; SciPy's in batches of 500.
+The values are hits (0 or 1), reciprocal ranks at 10, and distinct numbers. Both use the numbers of resamples of an evaluation
+(2,000) and a report (9,999), SciPy in batches of 500, and run alternately in one process.
 """
 
 from __future__ import annotations
