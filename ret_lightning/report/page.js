@@ -35,7 +35,7 @@ function filter(input, items, status) {
     item.hidden = !words.every((word) => text.includes(word));
     visible += item.hidden ? 0 : 1;
   }
-  status.textContent = words.length ? `${visible} of ${items().length} shown` : "";
+  status.textContent = words.length ? `${visible} of ${items().length} displayed` : "";
 }
 
 for (const block of document.querySelectorAll("[data-block]")) {

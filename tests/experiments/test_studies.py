@@ -49,7 +49,7 @@ def test_table_contains_swept_variants(study: str) -> None:
     assert all(row["seeds"].split() == seeds for row in rows)
     assert all("uncommitted" not in row["code"] for row in rows)
     text = (EXPERIMENTS / study / "README.md").read_text(encoding="utf-8")
-    for part in ("**Question.**", f"make study NAME={study}", "**Result", "**What it says.**", "(results.png)"):
+    for part in ("**Question.**", f"make study NAME={study}", "**Result", "**Conclusion.**", "(results.png)"):
         assert part in text
     for row in rows:  # the README's table is the report's
         assert f"{float(row['mean']):.3f}" in text

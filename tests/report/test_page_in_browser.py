@@ -104,7 +104,7 @@ def test_page_is_usable_by_keyboard(open_page) -> None:
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Filter the results"
     page.keyboard.type("NO_forget")
     assert first_column(page) == ["gate=no_forget"]
-    assert page.locator("#results [role=status]").inner_text() == "1 of 3 shown"
+    assert page.locator("#results [role=status]").inner_text() == "1 of 3 displayed"
     page.keyboard.press("Control+a")
     page.keyboard.press("Delete")
     assert len(first_column(page)) == 3
