@@ -14,7 +14,7 @@ export WANDB_MODE ?= offline
 .DEFAULT_GOAL := help
 NAME ?=
 
-.PHONY: help setup demo study test test-fast lint format clean
+.PHONY: help setup demo study test test-fast lint format docs docs-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,5 +53,17 @@ format: $(READY)  ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# DOCS_BIN: the bin folder of another environment that has zensical, mkdocstrings-python, hydra-core and lazy-loader.
+DOCS_BIN ?= $(BIN)
+
+docs: $(if $(filter $(BIN),$(DOCS_BIN)),$(READY))  ## build the documentation into docs/site, without a network
+	$(DOCS_BIN)/python docs/generate.py
+	cd docs && $(abspath $(DOCS_BIN))/zensical build --strict --clean
+	$(DOCS_BIN)/python docs/check.py
+
+docs-serve: $(if $(filter $(BIN),$(DOCS_BIN)),$(READY))  ## serve the documentation and rebuild it on changes
+	$(DOCS_BIN)/python docs/generate.py
+	cd docs && $(abspath $(DOCS_BIN))/zensical serve
+
 clean:  ## remove the environment and build outputs
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info docs/site docs/.cache
