@@ -32,6 +32,7 @@ PUBLIC = ("", "losses", "models", "models.backbones", "inputs", "data", "trainin
 STUDIES = (
     "demo", "gates", "recurrence", "tokens", "sharing", "late_interaction", "backbones", "fault_tolerance",
 )  # fmt: skip
+WIDE = "---\nhide:\n  - toc\n---\n\n"  # for pages of wide tables
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     (PAGES / "reference").mkdir(parents=True, exist_ok=True)
     (PAGES / "reference" / "config.md").write_text(NOTE + config_page(), encoding="utf-8")
     (PAGES / "reference" / "command-line.md").write_text(NOTE + command_page(), encoding="utf-8")
-    (PAGES / "reference" / "error-codes.md").write_text(NOTE + error_page(), encoding="utf-8")
+    (PAGES / "reference" / "error-codes.md").write_text(WIDE + NOTE + error_page(), encoding="utf-8")
     (PAGES / "reference" / "api.md").write_text(NOTE + api_page(), encoding="utf-8")
     copy_studies()
     for name in ("CHANGELOG", "CONTRIBUTING"):
@@ -372,7 +373,7 @@ def copy_studies() -> None:
         text = re.sub(r"\]\(([\w.]+\.png)\)", rf"](../images/{name}_\1)", text)
         # Links to files of the repository, which are no pages.
         text = re.sub(r"(?<!!)\[([^\]]*)\]\((?!\.\./images|https?:)([^)]*)\)", partial(_path_of, name), text)
-        (PAGES / "studies" / f"{name}.md").write_text(NOTE + text, encoding="utf-8")
+        (PAGES / "studies" / f"{name}.md").write_text(WIDE + NOTE + text, encoding="utf-8")
 
 
 def _path_of(study: str, link: re.Match[str]) -> str:
