@@ -100,9 +100,7 @@ def check_python(block: Block) -> None:
     exec(compile(tree, f"{block.page}:{block.line}", "exec"), {})
 
 
-def check_command(
-    words: list[str], where: str, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def check_command(words: list[str], where: str, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """A command of this project composes its config; a target, an extra or a script exists."""
     name = next((word for word in words if word.startswith("ret-") and word[4:] in COMMANDS), None)
     if name:
