@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ RUNS = {
 }
 NO_SCRIPTS = {
     "clustered_embeddings.py", "gpu_fixtures.py", "gpu_step.py", "measure.py", "plaid_side.py", "published_way.py",
-    "random_model.py",
+    "random_model.py", "versions.py",
 }  # fmt: skip
 
 GPU_CHECKS = {
@@ -89,3 +90,25 @@ def test_gpu_checks_pass_on_cpu_with_few_packages(tmp_path: Path) -> None:
     assert names["XFAIL"] == KNOWN_FAULTS
     assert len(names["PASS"]) == 15, done.stdout
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_versions_compares_each_number_of_two_checkouts() -> None:
+    command = [
+        sys.executable,
+        SCRIPTS / "versions.py",
+        f"before={SCRIPTS.parents[1]}",
+        "script=resampling.py",
+        "repeats=1",
+    ]
+    done = subprocess.run([*command, "queries=20"], capture_output=True, text=True, check=True)
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    assert len({(row, column) for row, column, *_ in rows}) == len(rows) >= 6
+    for _, _, before, after, ratio in rows:
+        assert float(before) == 0 or abs(float(after) / float(before) - float(ratio)) < 1e-2 * float(ratio)
+
+
+def test_versions_reads_numbers_of_tables() -> None:
+    numbers = runpy.run_path(str(SCRIPTS / "versions.py"))["numbers"]
+    text = "no | table\n| side | rate | peak |\n|---|--:|--:|\n| plain | 1,020 | 22 MiB |\n\n| n | x |\n|--|--|\n| 3 | - |\n"
+    assert list(numbers(text)) == [(("1: plain", "rate"), 1020), (("1: plain", "peak"), 22)]
