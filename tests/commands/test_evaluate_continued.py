@@ -333,7 +333,7 @@ def test_two_at_once_do_not_write_into_one_folder(
 ) -> None:
     with alone_in(tmp_path / "taken"):
         assert call("evaluate", *options(trained, tmp_path / "taken")) == 1
-    assert "another process is at work there; wait for it" in capsys.readouterr().err
+    assert "[folder-in-use]" in capsys.readouterr().err
 
 
 def test_loggers_continue_too(trained: Trained, tmp_path: Path, call, monkeypatch) -> None:

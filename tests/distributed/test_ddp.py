@@ -1,4 +1,4 @@
-"""The DDP strategy that starts its ranks from a config file."""
+"""The DDP strategy that starts its ranks with a config file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.tiny_training import OPTIONS
 
 
 def evaluate(config: object, **options: bool) -> None:
-    """Stands for what the ranks run."""
+    """A placeholder for the function of the ranks."""
 
 
 @pytest.fixture
 def strategy(monkeypatch: pytest.MonkeyPatch) -> Iterator[SameConfigDDP]:
-    """The strategy of a trainer of three ranks, with its launcher."""
+    """Return the strategy of a trainer with three ranks, including its launcher."""
     for name in (*RANK_VARIABLES, "RANK", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     own = SameConfigDDP("runs/a/config.yaml")
@@ -36,7 +36,7 @@ def strategy(monkeypatch: pytest.MonkeyPatch) -> Iterator[SameConfigDDP]:
         os.environ.pop(name, None)
 
 
-def test_ranks_run_the_function_with_this_config(strategy: SameConfigDDP) -> None:
+def test_rank_command_names_function_and_config(strategy: SameConfigDDP) -> None:
     with pytest.raises(RuntimeError, match="ranks_run"):
         strategy.rank_command()
     assert strategy.prog == "ret-lightning"
@@ -45,7 +45,7 @@ def test_ranks_run_the_function_with_this_config(strategy: SameConfigDDP) -> Non
     assert strategy.prog == "ret-evaluate"
 
 
-def test_each_other_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
 
     def start(command: list[str], env: dict[str, str]) -> SimpleNamespace:
@@ -68,12 +68,12 @@ def test_each_other_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: p
         }
         assert env[PARENT_VARIABLE] == str(os.getpid())
     strategy.end_ranks(failed=False)
-    assert not set(RANK_VARIABLES) & set(os.environ)  # the next job of a sweep starts ranks of its own
+    assert not set(RANK_VARIABLES) & set(os.environ)  # the next job of a sweep starts its own ranks
     assert launcher.procs == []
 
 
 @pytest.mark.parametrize(("code", "failed"), [("raise SystemExit(3)", True), ("pass", False)])
-def test_failed_rank_is_noticed(strategy: SameConfigDDP, code: str, failed: bool, monkeypatch) -> None:
+def test_failed_rank_is_detected(strategy: SameConfigDDP, code: str, failed: bool, monkeypatch) -> None:
     monkeypatch.setattr(ddp, "GRACE", 0.3 if not failed else 10.0)
     process = subprocess.Popen([sys.executable, "-S", "-c", code])
     strategy._launcher.procs = [process]
@@ -87,10 +87,10 @@ def test_ranks_are_killed_or_waited_for(strategy: SameConfigDDP, failed: bool, c
     strategy._launcher.procs = [process]
     strategy.end_ranks(failed)
     assert [process.returncode] == codes
-    assert not strategy.another_failed()  # they are forgotten
+    assert not strategy.another_failed()  # the processes are no longer tracked
 
 
-def test_validation_does_not_pass_through_ddp(strategy: SameConfigDDP) -> None:
+def test_validation_step_bypasses_ddp(strategy: SameConfigDDP) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("called through DDP")
 

@@ -168,7 +168,7 @@ def test_concurrent_processes_generate_one_corpus(pristine: Path, tmp_path: Path
         from ret_lightning.data.glyphs.corpus import prepare_glyphs
         if __name__ == "__main__":
             logging.basicConfig(level=logging.INFO)
-            progress.SECONDS = 0.0
+            progress.LOG_INTERVAL = 0.0
             print("ready", flush=True)
             sys.stdin.readline()
             print(prepare_glyphs(sys.argv[1], workers=1))
