@@ -22,7 +22,7 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 from ret_lightning.models.backbones.missing_weights import no_weights
-from ret_lightning.ops.onednn_linear import multiply_by_products
+from ret_lightning.ops.onednn_linear import use_onednn_matmul
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 # The names of modules and parameters here and in a checkpoint: outside the blocks, and in a block.
@@ -66,7 +66,7 @@ class _OpenClipStack(BlockStack):
 
     def __init__(self, transformer: Transformer, **sizes: int) -> None:
         super().__init__()
-        multiply_by_products(transformer)
+        use_onednn_matmul(transformer)
         self.transformer = transformer
         self.width = transformer.width
         self.num_blocks = transformer.layers

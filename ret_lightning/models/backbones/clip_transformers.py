@@ -17,7 +17,7 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.missing_weights import no_weights
-from ret_lightning.ops.onednn_linear import multiply_by_products
+from ret_lightning.ops.onednn_linear import use_onednn_matmul
 
 # The attention is called without a mask tensor, see `ClipTextStack.run_block`; only this implementation understands that.
 ATTENTION = "sdpa"
@@ -58,7 +58,7 @@ class _ClipStack(BlockStack):
 
     def __init__(self, model: CLIPTextModel | CLIPVisionModel) -> None:
         super().__init__()
-        multiply_by_products(model)
+        use_onednn_matmul(model)
         self.model = model
         self.width = model.config.hidden_size
         self.num_blocks = model.config.num_hidden_layers
