@@ -34,9 +34,10 @@ class EncodedBatch:
             queries, then the negatives that the rows name. (P, d) means k' = 1.
         labels: (B, m) int64, labels of the positive passages of each query, padded with `PADDING`; (B,) means m = 1. m may
             differ between ranks. Equal labels denote the same passage on every rank.
-        passage_labels: (P,) int64, label of each passage. None, allowed if P = B, uses the first label of each query.
-        passage_rows: (P,) int64, index of the row, 0 to B - 1, that names each passage. None, allowed if P = B, means
-            row i names passage i.
+        passage_labels: (P,) int64, label of each passage. None, allowed if P = B, is replaced by the first label of each
+            query.
+        passage_rows: (P,) int64, index of the row, 0 to B - 1, that names each passage. None is replaced by 0 to B - 1 if
+            P = B, and otherwise means that the rows are unknown.
         extra: Columns that the data module reads for the loss (`data.columns`, `data.passage_columns`), by name: (B,) or
             (B, n) float32 for a column of rows, (P,) float32 for a column of passages. Missing values are NaN.
 

@@ -143,10 +143,10 @@ def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
     for kind in ("tokenizer", "image_transform"):
         if getattr(query, kind) is getattr(passage, kind) or kind not in ours:
             continue
-        if differences := record_differences(ours[kind], theirs.get(kind)):
-            shown = "; ".join(differences).replace(" there", " of queries").replace(" here", " of passages")
+        if differences := record_differences(ours[kind], theirs.get(kind), ("the query tower", "the passage tower")):
             raise ConfigError(
-                f"checkpoint={checkpoint}: the towers have different {kind}s ({shown}); an evaluation needs the same one",
+                f"checkpoint={checkpoint}: the towers have different {kind}s ({'; '.join(differences)}); an evaluation needs "
+                "the same one",
                 code="towers-prepared-differently",
                 key=kind,
                 found=tuple(differences),

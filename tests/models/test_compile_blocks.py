@@ -1,4 +1,4 @@
-"""Compiled blocks: the same vectors and gradients, under the same names."""
+"""Compiled blocks produce the same gradients under the same names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.tiny_models import NO_DROPOUT, PASSAGES, QUERIES
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_blocks_compute_the_same(make_retriever) -> None:
+def test_compiled_blocks_match_eager_blocks(make_retriever) -> None:
     options = {**NO_DROPOUT, "train_text": True, "train_vision": True}
     plain, compiled = make_retriever(**options), make_retriever(**options)
     compiled.load_state_dict(plain.state_dict())
