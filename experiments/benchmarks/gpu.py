@@ -188,7 +188,7 @@ def collectives() -> None:
         found, ranks = everything(), Barrier()
         ranks.wait()
         same = all(relative_distance(x, y) < 1e-5 for x, y in zip(found, alone, strict=True))
-        met = ranks.sums([3]) == [3] and ranks.from_first("a") == "a"
+        met = ranks.all_reduce_sum([3]) == [3] and ranks.broadcast("a") == "a"
         check("collectives", same and met, f"{dist.get_backend()}: loss, gradients, search, metrics and barrier")
 
 

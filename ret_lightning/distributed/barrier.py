@@ -12,7 +12,7 @@ from ret_lightning.distributed.collectives import world_size
 
 # The default group times out after 30 minutes, but building an index of millions of vectors takes longer. A terminated
 # process closes its connections and is detected at once; a machine that loses power or its network is not.
-PATIENCE = timedelta(days=7)
+BARRIER_TIMEOUT = timedelta(days=7)
 
 
 class Barrier:
@@ -22,14 +22,14 @@ class Barrier:
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if world_size() > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=BARRIER_TIMEOUT) if world_size() > 1 else None
 
     def wait(self) -> None:
         """Block until all ranks have called this method."""
         if self._group is not None:
             dist.barrier(group=self._group)
 
-    def from_first(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return the text of rank 0 on every rank."""
         if self._group is None:
             return text
@@ -37,7 +37,7 @@ class Barrier:
         dist.broadcast_object_list(texts, src=0, group=self._group)
         return texts[0]
 
-    def sums(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
         """Return the element-wise sums of the numbers over all ranks, on every rank."""
         if self._group is None:
             return list(numbers)

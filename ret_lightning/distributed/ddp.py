@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from ret_lightning.distributed.rank_process import PARENT_VARIABLE, rank_command
 
 # Seconds within which the first rank should detect by itself that another rank has ended.
-GRACE = 10.0
+GRACE_SECONDS = 10.0
 
 # Environment variables that a rank reads to join the process group.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -45,7 +45,7 @@ class SameConfigDDP(DDPStrategy):
         self._function: Callable[..., Any] | None = None
         self._options: tuple[str, ...] = ()
 
-    def ranks_run(self, function: Callable[..., Any], **options: bool) -> None:
+    def set_rank_function(self, function: Callable[..., Any], **options: bool) -> None:
         """Set the function that the other ranks run.
 
         Args:
@@ -59,10 +59,10 @@ class SameConfigDDP(DDPStrategy):
         """Return the command line that starts another rank.
 
         Raises:
-            RuntimeError: If `ranks_run` was not called.
+            RuntimeError: If `set_rank_function` was not called.
         """
         if self._function is None:
-            raise RuntimeError("SameConfigDDP: call ranks_run(function) before the trainer starts")
+            raise RuntimeError("SameConfigDDP: call set_rank_function(function) before the trainer starts")
         return rank_command(self._function, self.config_file, self._options)
 
     @property
@@ -81,11 +81,11 @@ class SameConfigDDP(DDPStrategy):
     def _configure_launcher(self) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes, strategy=self)
 
-    def another_failed(self) -> bool:
+    def other_rank_failed(self) -> bool:
         """Return whether a rank that this process started has failed; the first rank then fails in a collective."""
-        return isinstance(self._launcher, _Launcher) and self._launcher.another_failed(GRACE)
+        return isinstance(self._launcher, _Launcher) and self._launcher.other_rank_failed(GRACE_SECONDS)
 
-    def end_ranks(self, failed: bool) -> None:
+    def stop_ranks(self, failed: bool) -> None:
         """Stop the processes that this process started, so that the next job of a sweep can start its own.
 
         Args:
@@ -131,7 +131,7 @@ class _Launcher(_SubprocessScriptLauncher):
         started = self.procs
         while started and not any(process.poll() for process in started):
             time.sleep(1)
-        time.sleep(2 * GRACE)
+        time.sleep(2 * GRACE_SECONDS)
         if started:  # `end` empties the list
             print(
                 f"{self.strategy.prog}: another rank failed, see its error above; stopping",
@@ -142,7 +142,7 @@ class _Launcher(_SubprocessScriptLauncher):
                 process.kill()
             os._exit(1)
 
-    def another_failed(self, seconds: float) -> bool:
+    def other_rank_failed(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while self.procs and time.monotonic() < until:
             if any(process.poll() for process in self.procs):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ret_lightning.errors import UserError
-from ret_lightning.runtime.child_process import end_with
+from ret_lightning.runtime.child_process import exit_with_parent
 from ret_lightning.runtime.console import quiet_libraries
 
 PARENT_VARIABLE = "RET_LIGHTNING_FIRST_RANK"  # environment variable with the id of the process that starts the ranks
@@ -41,7 +41,7 @@ def main() -> None:
     module, name = target.split(":")
     # Without a collective, a rank does not detect that the first rank was killed, and would keep running next to the
     # ranks of a restarted run.
-    end_with(int(os.environ[PARENT_VARIABLE]))
+    exit_with_parent(int(os.environ[PARENT_VARIABLE]))
     try:
         with quiet_libraries():
             getattr(import_module(module), name)(OmegaConf.load(file), **dict.fromkeys(options, True))

@@ -118,7 +118,7 @@ class StoredSink(EmbeddingSink):
             # As `data.sampling.batch_samplers.distribute_batches` does it, each file begins with another rank.
             writer = store.writer((rank() - number) % ranks, ranks, partial(_still_imageless, file, bad[number]))
             self._files[file.subset, file.side] = _File(file, store, store.finished, writer)
-        missing = self._barrier.sums([len(file.writer.rows) for file in self._files.values()])
+        missing = self._barrier.all_reduce_sum([len(file.writer.rows) for file in self._files.values()])
         there = [count - left for count, left in zip(counts, missing, strict=True)]
         self.before = dict(zip(self._files, there, strict=True))
         if not any(there):
@@ -184,13 +184,15 @@ class StoredSink(EmbeddingSink):
         """
         if world_size() == 1:
             return
-        sign = self.folder / self._barrier.from_first(f".seen-{uuid4().hex}")
+        sign = self.folder / self._barrier.broadcast(f".seen-{uuid4().hex}")
         if rank() == 0:
             sign.parent.mkdir(parents=True, exist_ok=True)
             sign.touch()
         self._barrier.wait()
-        blind = self._barrier.sums([int(number == rank() and not sign.exists()) for number in range(world_size())])
-        output = self._barrier.from_first(str(self.folder.parent))
+        blind = self._barrier.all_reduce_sum(
+            [int(number == rank() and not sign.exists()) for number in range(world_size())]
+        )
+        output = self._barrier.broadcast(str(self.folder.parent))
         if rank() == 0:
             sign.unlink()
         if any(blind):

@@ -117,7 +117,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     data.choose_batches = partial(sink.begin, batch_size=data.eval_batch_size, limit=getattr(trainer, limit))
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(run_evaluation)
+        trainer.strategy.set_rank_function(run_evaluation)
     with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, sink):
         log_config(loggers, config)
         record_wandb_run(loggers, folder)

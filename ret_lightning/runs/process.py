@@ -59,7 +59,7 @@ def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
         failed = trainer.interrupted
     except Exception as raised:
         error = original_error(raised)
-        if isinstance(error, RuntimeError) and ranks and ranks.another_failed():
+        if isinstance(error, RuntimeError) and ranks and ranks.other_rank_failed():
             raise UserError(
                 "another rank failed, so this one did; its message is above", code="another-rank-failed"
             ) from error
@@ -68,12 +68,12 @@ def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
         raise error from error.__cause__
     finally:
         if ranks and failed:
-            ranks.end_ranks(failed=True)  # before the connection goes, which they would tell of at length
+            ranks.stop_ranks(failed=True)  # before the connection goes, which they would tell of at length
         _close(loggers)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if ranks and not failed:
-            ranks.end_ranks(failed=False)
+            ranks.stop_ranks(failed=False)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     plugins = [RunCheckpointIO(on_saved=takeover.commit)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(run_training, resume=resume)
+        trainer.strategy.set_rank_function(run_training, resume=resume)
         trainer.strategy.config_file = str(takeover.config_file)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)

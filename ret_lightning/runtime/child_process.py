@@ -17,7 +17,7 @@ def use_default_start_method() -> None:
         multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
 
 
-def end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Exit this process within a second after its parent has ended for any reason.
 
     Args:

@@ -27,7 +27,7 @@ def fork_context() -> context.BaseContext | None:
     return _ForkContext() if method == "fork" else None
 
 
-def let_threads_pass() -> None:
+def wait_for_native_threads() -> None:
     """Wait until no native thread holds the lock that a forked child acquires first; a no-op from Python 3.12 on."""
     if sys.version_info < (3, 12):
         time.sleep(NATIVE_THREADS_DELAY)
@@ -42,7 +42,7 @@ if sys.platform != "win32":  # Windows has no fork
             process_obj.collects_garbage = enabled = gc.isenabled()
             gc.disable()  # in the child, until `_bootstrap` has frozen the inherited objects
             try:
-                let_threads_pass()
+                wait_for_native_threads()
                 return context.ForkProcess._Popen(process_obj)
             finally:
                 if enabled:

@@ -20,7 +20,7 @@ RANKINGS_FOLDER = "rankings"  # TREC runs and qrels, one of each per subset
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
-def previous(path: Path) -> Path:
+def previous_path(path: Path) -> Path:
     """Return the path of a result from before the run was extended: `metrics.previous.json` for `metrics.json`."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 

@@ -28,7 +28,7 @@ from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import MANIFEST as STORE_MANIFEST
 from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
-from ret_lightning.runtime.child_process import end_with
+from ret_lightning.runtime.child_process import exit_with_parent
 from ret_lightning.runtime.console import quiet_libraries
 from ret_lightning.search.changed_rows import DIGESTS, drop_changed, write_digests
 from ret_lightning.search.encoded_rows import encoded
@@ -287,7 +287,7 @@ def _begun(share: _Share, passages: str, discard: bool) -> StoreInProgress:
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this one, however it ends, and at once where the block raises; what is written is kept."""
     # With their parent the lock on the folder is gone.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=exit_with_parent, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:

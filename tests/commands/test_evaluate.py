@@ -157,7 +157,7 @@ def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tm
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["checkpoint=nowhere"], 1, "ret-evaluate: checkpoint nowhere: no such folder (a hub id would be owner/name)"),
+        (["checkpoint=nowhere"], 1, "ret-evaluate: checkpoint nowhere: the folder does not exist"),
         (["checkpoint={run}", "output_dir={run}"], 2, "[folder-holds-training-run]"),
         (["checkpoint={run}", "data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
         ([], 2, "checkpoint: has no value yet; give it one: checkpoint=<value>"),

@@ -76,7 +76,7 @@ def test_the_card_tells_results_config_and_origin(run: Path, exported: Path) -> 
         assert f"{metrics[f'{subset}/recall@5']:.4f}" in row
     assert "| okvqa |" in validation
     assert 'RetRetriever.from_pretrained("model")' in card
-    assert "only ret_lightning reads it" in card  # the coupled gate is not the published one
+    assert "Only ret_lightning can load it" in card  # the coupled gate is not the published one
     assert "CoupledGate" in card.split("## Training configuration")[1]
     assert "| gate.forget_bias | 0.5 |" in card
     assert str(run / "checkpoints" / "best.ckpt") in card

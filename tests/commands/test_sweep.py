@@ -62,7 +62,7 @@ def test_a_job_that_fails_is_told_at_the_end_and_run_again(root: Path, tmp_path:
         done = sweep(root, tmp_path, *command)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-2].startswith("ret-train: 1 of ")
-        assert "nowhere: no such folder" in done.stderr.splitlines()[-1]
+        assert "nowhere: the folder does not exist" in done.stderr.splitlines()[-1]
         assert list(written(tmp_path / "sweep")) == ["init_from=null"]
     assert "1 finished already, 1 to run" in done.stdout
 

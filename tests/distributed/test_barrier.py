@@ -19,9 +19,9 @@ def synchronise(number: int, folder: Path) -> dict:
     barrier.wait()
     return {
         "after": arrived.exists(),
-        "text": barrier.from_first(f"from {number}"),
-        "sums": barrier.sums([number, 1, 2**40]),
-        "none": barrier.sums([]),
+        "text": barrier.broadcast(f"from {number}"),
+        "sums": barrier.all_reduce_sum([number, 1, 2**40]),
+        "none": barrier.all_reduce_sum([]),
     }
 
 
@@ -33,5 +33,5 @@ def test_barrier_waits_and_shares_values(tmp_path: Path) -> None:
 def test_barrier_of_one_process_returns_at_once() -> None:
     barrier = Barrier()
     barrier.wait()
-    assert barrier.from_first("text") == "text"
-    assert barrier.sums((1, 2)) == [1, 2]
+    assert barrier.broadcast("text") == "text"
+    assert barrier.all_reduce_sum((1, 2)) == [1, 2]

@@ -28,7 +28,7 @@ def train(config: DictConfig, **options: bool) -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that runs `main` with the command of `rank_command`, and returns the watched parent ids."""
     parents: list[int] = []
-    monkeypatch.setattr(rank_process, "end_with", parents.append)
+    monkeypatch.setattr(rank_process, "exit_with_parent", parents.append)
     monkeypatch.setenv(PARENT_VARIABLE, "123")
     CALLS.clear()
 

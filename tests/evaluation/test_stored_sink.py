@@ -20,7 +20,7 @@ from ret_lightning.data.batch import EvaluationBatch
 from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import SIDES, EvaluationSubset
-from ret_lightning.distributed.barrier import PATIENCE, Barrier
+from ret_lightning.distributed.barrier import BARRIER_TIMEOUT, Barrier
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation import EmbeddingSink, Evaluator, MemorySink, StoredSink
 from ret_lightning.evaluation.embedding_sink import limited_rows
@@ -364,7 +364,7 @@ def _rank(number: int, folder: str) -> None:
         random[places].half(), torch.tensor(places, dtype=torch.int64), 7, torch.device("cpu")
     )
     barrier = Barrier()
-    found["sums"] = barrier.sums([number, 1])
+    found["sums"] = barrier.all_reduce_sum([number, 1])
     # No clock is waited for: what the group was made with says how long it would wait.
     found["patience"] = barrier._group._get_backend(torch.device("cpu")).options._timeout
     torch.save(found, f"{folder}/{number}.pt")
@@ -427,4 +427,4 @@ def test_ranks_share_the_stores_and_find_what_one_finds(tmp_path: Path) -> None:
     gathered = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0)).half()
     assert all(torch.equal(rank["gathered"], gathered) for rank in ranks)
     assert all(rank["sums"] == [3, 3] for rank in ranks)
-    assert all(rank["patience"] == PATIENCE > datetime.timedelta(days=1) for rank in ranks)
+    assert all(rank["patience"] == BARRIER_TIMEOUT > datetime.timedelta(days=1) for rank in ranks)

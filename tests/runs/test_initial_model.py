@@ -36,9 +36,9 @@ def test_the_log_states_file_and_step(
 @pytest.mark.parametrize(
     ("file", "remedy"),
     [
-        ("exported/model.safetensors", "name the folder: {exported}"),
-        ("exported/config.json", "name the folder: {exported}"),
-        ("run/checkpoints/best.safetensors", "name a .ckpt file, or the run folder: {run}"),
+        ("exported/model.safetensors", "use the folder {exported}"),
+        ("exported/config.json", "use the folder {exported}"),
+        ("run/checkpoints/best.safetensors", "use a .ckpt file or the run folder {run}"),
     ],
 )
 def test_a_file_in_place_of_a_folder(trained: Trained, config: DictConfig, file: str, remedy: str) -> None:

@@ -19,8 +19,8 @@ child.wait()
 """
 CHILD = """
 import sys, threading
-from ret_lightning.runtime.child_process import end_with
-end_with(int(sys.argv[1]))
+from ret_lightning.runtime.child_process import exit_with_parent
+exit_with_parent(int(sys.argv[1]))
 print("started", flush=True)
 threading.Event().wait()
 """

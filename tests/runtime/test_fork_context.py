@@ -37,10 +37,10 @@ gc.collect()
 """
 
 # Forks among native threads that enter Python, as gloo's do after a collective. The lock can still be acquired between
-# the check and the fork, so one hang is allowed; without `let_threads_pass`, five or six of 2,000 forks hang.
+# the check and the fork, so one hang is allowed; without `wait_for_native_threads`, five or six of 2,000 forks hang.
 NATIVE_THREADS = """
 import ctypes, os, signal, time
-from ret_lightning.runtime.fork_context import let_threads_pass
+from ret_lightning.runtime.fork_context import wait_for_native_threads
 
 pthread = ctypes.CDLL(None)
 
@@ -54,7 +54,7 @@ for _ in range(2000):
         thread = ctypes.c_ulong()
         if pthread.pthread_create(ctypes.byref(thread), None, into_python, None) == 0:
             pthread.pthread_detach(thread)
-    let_threads_pass()
+    wait_for_native_threads()
     child = os.fork()
     if child == 0:
         os._exit(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ret_lightning.runtime.run_layout import METRICS_FILE, previous, read_json, write_json
+from ret_lightning.runtime.run_layout import METRICS_FILE, previous_path, read_json, write_json
 
 
 def test_json_round_trip_is_exact(tmp_path: Path) -> None:
@@ -33,4 +33,4 @@ def test_missing_json_reads_as_empty_object(tmp_path: Path) -> None:
 
 
 def test_previous_result_is_next_to_new_one() -> None:
-    assert previous(Path("runs/a/metrics.json")) == Path("runs/a/metrics.previous.json")
+    assert previous_path(Path("runs/a/metrics.json")) == Path("runs/a/metrics.previous.json")

@@ -158,7 +158,7 @@ def test_several_processes_make_the_same_index(trained: Trained, index: Path, fi
         ([passage(NAME, 1)], ["append=true"], 1, "index=new holds no finished index to add to"),
         ([passage(NAME, 1)], ["passages=gone-*.jsonl"], 1, "passages=gone-*.jsonl matches no file"),
         ([passage(NAME, 1)], ["checkpoint=null"], 2, "checkpoint=null: a new index needs one"),
-        ([passage(NAME, 1)], ["checkpoint=nowhere"], 1, "checkpoint nowhere: no such folder"),
+        ([passage(NAME, 1)], ["checkpoint=nowhere"], 1, "checkpoint nowhere: the folder does not exist"),
         ([passage(NAME, 1)], ["index=taken"], 1, "index=taken: holds 'notes.txt', which is no part of an index"),
         ([passage(NAME, 1)], ["index=p.jsonl"], 1, "index=p.jsonl: a file of that name is in the way"),
         ([passage(NAME, 1)], ["batch_size=0"], 2, "batch_size=0: 0 is too small"),

@@ -28,7 +28,7 @@ from ret_lightning.runtime.run_layout import (
     METRICS_FILE,
     ORIGIN_FILE,
     RANKINGS_FOLDER,
-    previous,
+    previous_path,
     read_json,
     write_json,
 )
@@ -133,7 +133,7 @@ class Takeover:
 def _set_aside(path: Path) -> None:
     if not path.exists():
         return
-    aside = previous(path)
+    aside = previous_path(path)
     if aside.is_dir():
         shutil.rmtree(aside)
     os.replace(path, aside)
