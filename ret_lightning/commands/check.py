@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import CheckConfig
 
-NARROWEST = 100  # columns that the table needs
+MIN_WIDTH = 100  # columns that the table needs
 
 if TYPE_CHECKING:
     from ret_lightning.data.checks.check_report import CheckReport
@@ -36,7 +36,7 @@ def _check(config: DictConfig) -> CheckReport:
         write_text(config.report, json.dumps(report.as_json(), indent=1) + "\n")
     shown = console()
     with printing():
-        report.print(shown if shown.width >= NARROWEST else console(width=NARROWEST))
+        report.print(shown if shown.width >= MIN_WIDTH else console(width=MIN_WIDTH))
     return report
 
 

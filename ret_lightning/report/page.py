@@ -26,7 +26,7 @@ from ret_lightning.report.training_logs import (
 )
 from ret_lightning.report.variants import Variant, VariedSetting, format_value
 from ret_lightning.runs.identity import ABSENT
-from ret_lightning.training.checkpointing.selection_queries import in_words
+from ret_lightning.training.checkpointing.selection_queries import describe
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def render_page(content: ReportContent) -> str:
         script=Markup(folder.joinpath("page.js").read_text(encoding="utf-8")),
         run_id=lambda run: f"run-{numbers[id(run)]}",
         origin=describe_origin,
-        in_words=in_words,
+        in_words=describe,
         tables=tables,
         bars=bar_chart(metric_bars(content), f"{content.metric} of each variant"),
         curves=_curve_chart(content),

@@ -18,7 +18,7 @@ from ret_lightning.report.run_folders import Run, find_runs
 from ret_lightning.report.training_logs import read_log
 from ret_lightning.report.variants import Variant, choose_baseline, group_runs
 from ret_lightning.runtime.atomic_files import write_files
-from ret_lightning.training.checkpointing.selection_queries import in_words
+from ret_lightning.training.checkpointing.selection_queries import describe
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _facts(variants: Sequence[Variant], base: Variant, metric: str, unfinished: 
     facts = [f"{_count(runs, 'run')} of {_count(len(variants), 'variant')}, compared by {metric}"]
     if len(variants) > 1:
         facts.append(f"baseline: {base.label}")
-    chosen = dict.fromkeys(in_words(run.selected_on) for variant in variants for run in variant.runs)
+    chosen = dict.fromkeys(describe(run.selected_on) for variant in variants for run in variant.runs)
     facts.append(f"checkpoint of a run: {'; or '.join(chosen)}")
     if unfinished:
         facts.append(f"{_count(unfinished, 'unfinished run')} not included, listed below")

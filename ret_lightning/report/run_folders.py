@@ -61,7 +61,7 @@ class Run:
     @property
     def selected_on(self) -> str:
         """The queries on which the checkpoint was selected: `val`, `holdout`, `test`, `last` or `unknown`."""
-        return selection_queries.of_run(self.origin, self.config)
+        return selection_queries.from_run(self.origin, self.config)
 
     @property
     def code(self) -> str:
@@ -223,14 +223,14 @@ def _checkpoint_state(folder: Path) -> str:
 
 def _checkpoint_steps(folder: Path) -> tuple[list[tuple[int, str]], list[str]]:
     """Return steps and names of the readable checkpoints, and the names of the corrupted ones."""
-    from ret_lightning.training.checkpointing.checkpoint_io import stored_step
+    from ret_lightning.training.checkpointing.checkpoint_io import read_step
 
     last = folder / CHECKPOINTS_FOLDER / "last.ckpt"
     files = [last] if last.is_file() else sorted((folder / CHECKPOINTS_FOLDER).glob("*.ckpt"))
     steps, corrupted = [], []
     for file in files:
         try:
-            steps.append((stored_step(file), file.name))
+            steps.append((read_step(file), file.name))
         except UserError:
             corrupted.append(file.name)
     return steps, corrupted

@@ -14,7 +14,7 @@ from ret_lightning.config.run_rules import has_own_loss, unlogged_monitors
 from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
-from ret_lightning.evaluation.batch_limits import limited_batches
+from ret_lightning.evaluation.batch_limits import limit_batches
 from ret_lightning.models.checkpoint.config_writer import config_of
 from ret_lightning.models.two_towers import TwoTowers
 
@@ -124,7 +124,7 @@ def check_evaluation_limit(data: RetrievalDataModule, trainer: Trainer, split: S
 
 def _check_limit(trainer: Trainer, name: str, batches: int, what: str) -> None:
     option = "trainer.overfit_batches" if trainer.overfit_batches else f"trainer.{name}"
-    limited_batches(batches, getattr(trainer, name), option, what)
+    limit_batches(batches, getattr(trainer, name), option, what)
 
 
 def _check_monitors(config: DictConfig, subsets: list[str] | None, answered: list[str] | None = None) -> None:

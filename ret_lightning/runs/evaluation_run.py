@@ -55,8 +55,14 @@ from ret_lightning.runtime.run_layout import (
 )
 from ret_lightning.training.callbacks.progress_bar import Progress
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
-from ret_lightning.training.checkpointing.load import RECORD, chosen_on, open_file, open_retriever, training_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import open_checkpoint
+from ret_lightning.training.checkpointing.load import (
+    RECORD,
+    find_training_checkpoint,
+    load_retriever,
+    open_retriever,
+    read_selected_on,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +84,7 @@ def run_evaluation(config: DictConfig) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     check_devices(config.trainer)
-    file = training_checkpoint(config.checkpoint)
+    file = find_training_checkpoint(config.checkpoint)
     if file is not None:  # the same file for every rank and to the end, also while a training run adds others
         config.checkpoint = str(file)
     with alone_in(folder):
@@ -92,7 +98,7 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     quieten()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     path = Path(config.checkpoint).expanduser()
-    retriever = open_file(path) if path.is_file() else open_retriever(config.checkpoint)
+    retriever = load_retriever(path) if path.is_file() else open_retriever(config.checkpoint)
     data: RetrievalDataModule = build(config.data, **_preparation(retriever, config.checkpoint))
     if is_first_rank():
         data.check_files((config.split,))
@@ -169,7 +175,7 @@ def _warn_of_training_rows(data: RetrievalDataModule, config: DictConfig) -> Non
     if config.split != "val" or "holdout" not in data.validated_on.values():
         return
     file = Path(config.checkpoint)
-    record = stored_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
+    record = open_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
     trained: dict[str, Any] = former_validation(record.get("config", {})).get("data", {})
     settings = {key: config.data.get(key) for key in ("holdout_rows", "holdout_fraction")}
     held_out = trained.get("validation") in ("auto", "holdout")
@@ -259,14 +265,14 @@ def _finish(
 ) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
     checkpoint = Path(config.checkpoint)
-    chosen = chosen_on(checkpoint)
+    chosen = read_selected_on(checkpoint)
     metrics, tables = write_results(
-        result, split, folder, f"checkpoint: {checkpoint}, {selection_queries.in_words(chosen)}"
+        result, split, folder, f"checkpoint: {checkpoint}, {selection_queries.describe(chosen)}"
     )
     log_tables(loggers, tables)
     origin: dict[str, Any] = {
         "checkpoint": config.checkpoint,
-        selection_queries.KEY: chosen,
+        selection_queries.SELECTED_ON: chosen,
         "split": split,
         "version": __version__,
     }

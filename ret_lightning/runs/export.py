@@ -15,7 +15,12 @@ from ret_lightning.models.checkpoint.model_card import model_card
 from ret_lightning.runtime.atomic_files import write_text
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, ORIGIN_FILE, write_json
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.load import Trained, chosen_on, load_trained, training_checkpoint
+from ret_lightning.training.checkpointing.load import (
+    TrainedModel,
+    find_training_checkpoint,
+    load_trained_model,
+    read_selected_on,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +44,7 @@ def export(
     check_shard_size(max_shard_size)
     if not str(output):
         raise ConfigError("output is empty; name the folder to write", code="export-output-empty")
-    output, file = Path(output), training_checkpoint(checkpoint)
+    output, file = Path(output), find_training_checkpoint(checkpoint)
     if file is None:
         raise ConfigError(
             f"checkpoint={checkpoint}: no training checkpoint and no run folder with one in {CHECKPOINTS_FOLDER}/",
@@ -60,14 +65,14 @@ def export(
             path=str(output),
             found=there[0],
         )
-    trained = load_trained(file)
+    trained = load_trained_model(file)
     storable_config(trained.retriever)  # a refusal leaves no card behind
     # The weights come last: a folder that has them is whole.
-    chosen = chosen_on(file)
+    chosen = read_selected_on(file)
     origin = {
         "checkpoint": str(file),
         "step": trained.step,
-        selection_queries.KEY: chosen,
+        selection_queries.SELECTED_ON: chosen,
         "version": __version__,
     }
     try:
@@ -81,7 +86,7 @@ def export(
     log.info("%s: the model of %s, step %d", output, file, trained.step)
 
 
-def _card(trained: Trained, name: str, chosen: str) -> str:
+def _card(trained: TrainedModel, name: str, chosen: str) -> str:
     config = trained.config
     origin = {
         "checkpoint": trained.file,
@@ -89,7 +94,7 @@ def _card(trained: Trained, name: str, chosen: str) -> str:
         "step": trained.step,
         "seed": config["seed"],
         "data": config["data"]["_target_"].rpartition(".")[2],
-        "checkpoint choice": selection_queries.in_words(chosen),
+        "checkpoint choice": selection_queries.describe(chosen),
         "ret_lightning": f"{trained.version}, exported with {__version__}",
     }
     notes = [] if trained.test else ["The run has no test metrics of these weights."]

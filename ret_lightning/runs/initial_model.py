@@ -11,7 +11,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.files import architecture_differences, find_checkpoint, load_weights
 from ret_lightning.models.checkpoint.partial_loading import load_fitting_weights
-from ret_lightning.training.checkpointing.load import build_untrained, open_file, training_checkpoint
+from ret_lightning.training.checkpointing.load import build_untrained, find_training_checkpoint, load_retriever
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def initial_retriever(config: DictConfig) -> RetRetriever:
 
 
 def _opened(source: str) -> RetRetriever:
-    file = training_checkpoint(source, option="init_from")
+    file = find_training_checkpoint(source, option="init_from")
     if file is not None:
-        return open_file(file)
+        return load_retriever(file)
     folder = find_checkpoint(source)
     log.info("init_from: weights in %s, of no recorded step", folder)
     return RetRetriever.from_pretrained(folder)

@@ -13,7 +13,7 @@ from ret_lightning.config.build import build
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models import RetTower
 from ret_lightning.training.checkpointing.load import build_untrained
-from ret_lightning.training.module import RetModule, parameter_groups
+from ret_lightning.training.module import RetModule, build_parameter_groups
 
 _PROBE_ROWS = 2  # of the batch that is sent through; activations grow with the rows
 
@@ -125,7 +125,7 @@ def _inputs(tower: RetTower, rows: int) -> EncoderInput:
 
 def _optimizer_state(module: RetModule) -> int:
     """Bytes, asked of the optimiser itself after a step on the meta device."""
-    groups: list[dict[str, Any]] = parameter_groups(module)
+    groups: list[dict[str, Any]] = build_parameter_groups(module)
     for group in groups:
         group.pop("learning_rate_scale")
     optimizer = module.make_optimizer(groups)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ret_lightning.data.types import Split
 from ret_lightning.evaluation.evaluation_result import EvaluationResult
-from ret_lightning.evaluation.metric_tables import metrics_tables
+from ret_lightning.evaluation.metric_tables import build_metrics_tables
 from ret_lightning.runtime.run_layout import INTERVALS_FILE, RANKINGS_FOLDER, write_json
 
 
@@ -29,6 +29,6 @@ def write_results(
     """
     bounds = result.intervals()
     result.write_rankings(folder / RANKINGS_FOLDER)
-    tables = metrics_tables(result, bounds, split, note)
+    tables = build_metrics_tables(result, bounds, split, note)
     write_json(folder / INTERVALS_FILE, bounds)
     return result.metrics, tables

@@ -44,10 +44,10 @@ from ret_lightning.training.callbacks.cost import Cost
 from ret_lightning.training.callbacks.rng_states import RandomStates
 from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, repair_checkpoints, stored_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, open_checkpoint, repair_checkpoints
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
-from ret_lightning.training.checkpointing.load import RecordInCheckpoint, build_untrained
-from ret_lightning.training.checkpointing.selection import best_checkpoint
+from ret_lightning.training.checkpointing.load import CheckpointRecord, build_untrained
+from ret_lightning.training.checkpointing.selection import find_best_checkpoint
 from ret_lightning.training.module import RetModule
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         evaluation,
         cost,
         SameConfig(config),
-        RecordInCheckpoint(OmegaConf.to_container(config, resolve=True)),
+        CheckpointRecord(OmegaConf.to_container(config, resolve=True)),
         UnloggedRow(),
         WandbStep(),
         ResumedLearningRate(),
@@ -144,13 +144,13 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if not trainer.interrupted:
             takeover.commit()
-        best = trainer.strategy.broadcast(best_checkpoint(folder) if trainer.is_global_zero else None)
+        best = trainer.strategy.broadcast(find_best_checkpoint(folder) if trainer.is_global_zero else None)
         if trainer.is_global_zero and not trainer.interrupted:
             scores = {best[1]: best[0].scores[best[1]]} if best else {}
             origin = {
                 **read_json(folder / ORIGIN_FILE),
                 "best": scores,
-                selection_queries.KEY: _selected_on(data, best, config),
+                selection_queries.SELECTED_ON: _selected_on(data, best, config),
             }
             write_json(folder / ORIGIN_FILE, origin)
         if trainer.interrupted or config.test_with == "none":
@@ -177,7 +177,7 @@ def _selected_on(data: LightningDataModule, best: object, config: DictConfig) ->
     """Where the queries are from that decided which weights are tested."""
     if not best or config.test_with != "best":
         return selection_queries.LAST
-    return selection_queries.of_sources(subset.source for subset in data.evaluation_subsets("val"))
+    return selection_queries.from_sources(subset.source for subset in data.evaluation_subsets("val"))
 
 
 def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | None]:
@@ -188,7 +188,7 @@ def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | N
     if checkpoint is None:
         log.info("resuming from the beginning: %s has no complete checkpoint", folder)
         return None, None
-    stored = stored_checkpoint(checkpoint)
+    stored = open_checkpoint(checkpoint)
     log.info("resuming from %s, step %d", checkpoint, stored["global_step"])
     return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit, takeover.on_abandon)
 
@@ -204,7 +204,7 @@ def best_validation(folder: Path) -> float:
     Raises:
         ConfigError: if no checkpoint was scored.
     """
-    best = best_checkpoint(folder)
+    best = find_best_checkpoint(folder)
     if best is None:
         raise ConfigError(
             f"{folder}: a search needs the best value of callbacks.checkpoint.monitor, and no checkpoint was scored; "
@@ -219,10 +219,10 @@ def best_validation(folder: Path) -> float:
 def _finish(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> tuple[dict[str, float], list[Table]]:
-    chosen = selection_queries.in_words(read_json(folder / ORIGIN_FILE)[selection_queries.KEY])
+    chosen = selection_queries.describe(read_json(folder / ORIGIN_FILE)[selection_queries.SELECTED_ON])
     metrics, tables = write_results(evaluation.results["test"], "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
-    write_json(folder / COST_FILE, cost.measured())
+    write_json(folder / COST_FILE, cost.collect())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
     write_json(folder / METRICS_FILE, metrics)
     return metrics, tables

@@ -105,7 +105,7 @@ def model_for(
 
 def _opened(checkpoint: str) -> tuple[RetRetriever, Path | None]:
     """A model, and the file of a training checkpoint."""
-    from ret_lightning.training.checkpointing.load import open_file, training_checkpoint  # brings Lightning
+    from ret_lightning.training.checkpointing.load import find_training_checkpoint, load_retriever  # brings Lightning
 
-    file = training_checkpoint(checkpoint)
-    return (RetRetriever.from_pretrained(checkpoint) if file is None else open_file(file)), file
+    file = find_training_checkpoint(checkpoint)
+    return (RetRetriever.from_pretrained(checkpoint) if file is None else load_retriever(file)), file

@@ -184,4 +184,4 @@ def test_run_without_scores_uses_last(
     run = copied(finished, here / "run")
     (run / "checkpoints" / "best.ckpt").unlink()
     assert call("export", f"checkpoint={run}", f"output={here / 'exported'}") == 0
-    assert "last.ckpt, step 10 (the last one: no checkpoint was scored)" in "".join(capfd.readouterr())
+    assert "last.ckpt, step 10 (last checkpoint: no checkpoint was scored)" in "".join(capfd.readouterr())

@@ -58,7 +58,7 @@ def test_what_it_leaves(trained: Trained, evaluated) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {f"{s}/recall@{k}" for s in SUBSETS for k in (1, 2, 3, 5, 10, 50, 100)} <= metrics.keys()
     assert "ReT CLIP ViT-L/14" in done.stdout
-    row = next(line for line in done.stdout.splitlines() if "this one" in line)
+    row = next(line for line in done.stdout.splitlines() if "this run" in line)
     assert f"{metrics['wit/recall@10']:.3f}" in row
 
 
@@ -76,7 +76,7 @@ def test_loggers_get_what_they_get_of_a_test_of_ret_train(
     assert {name: logged[f"{split}/{name}"] for name in metrics} == pytest.approx(metrics, abs=1e-6)
     assert [path.name for path in (folder / "examples").iterdir()] == [f"{split}.png"]
     tables = {path.name.split("_")[0] for path in (folder / "wandb").rglob("*.table.json")}
-    assert {"examples", "Headline metrics, " + split} <= tables
+    assert {"examples", "Main metrics, " + split} <= tables
 
 
 @pytest.mark.skipif(choose_backend() != "onednn", reason="needs a processor with AVX-512")

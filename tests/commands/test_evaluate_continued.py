@@ -120,8 +120,8 @@ def test_it_goes_on_where_it_was_killed(trained: Trained, killed: Path, undistur
     assert done.returncode == 0, done.stderr
     assert count(rows) == ROWS - ENCODED
     assert contents(folder) == contents(undisturbed)
-    assert "wit: 12 of 12 queries are encoded already" in log_of(folder)
-    assert "infoseek: 5 of 12 passages are encoded already" in log_of(folder)
+    assert "wit: 12 of 12 queries are already encoded" in log_of(folder)
+    assert "infoseek: 5 of 12 passages are already encoded" in log_of(folder)
     assert json.loads((folder / "timings.json").read_text())["encoded_before"] == ENCODED
     assert not (folder / "embeddings").exists()
 
@@ -133,7 +133,7 @@ def test_two_ranks_go_on_where_one_was_killed(
     more = ("trainer=ddp_cpu", "keep_embeddings=true", "data.num_workers=1")
     done = evaluate(trained, *options(trained, folder, *more), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "infoseek: 5 of 12 passages are encoded already" in log_of(folder)
+    assert "infoseek: 5 of 12 passages are already encoded" in log_of(folder)
     assert contents(folder) == contents(undisturbed)
     assert embeddings(folder) == embeddings(undisturbed)
 
@@ -219,7 +219,8 @@ def test_another_checkpoint_or_pool_is_refused(
         assert call("evaluate", *options(trained, folder, *change)) == 1
         said = capsys.readouterr().err
         assert (
-            f"ret-evaluate: {folder}/embeddings: holds passages of wit from another evaluation, with {message}" in said
+            f"ret-evaluate: {folder}/embeddings: contains passages of wit from another evaluation, with {message}"
+            in said
         )
         assert "delete this folder, or choose another output_dir" in said
         assert "Traceback" not in said
@@ -227,7 +228,7 @@ def test_another_checkpoint_or_pool_is_refused(
         assert (folder / "config.yaml").read_text() == config
     # What ret-export makes of a checkpoint is the same model.
     assert call("evaluate", *options(trained, folder, f"checkpoint={trained.exported}")) == 0
-    assert "5 of 12 passages are encoded already" in log_of(folder)
+    assert "5 of 12 passages are already encoded" in log_of(folder)
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_there(
@@ -249,7 +250,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
     assert said.strip().endswith("[disk-full]")
     assert "Traceback" not in said
     assert call("evaluate", *options(trained, folder)) == 0
-    assert "wit: 12 of 12 passages are encoded already" in log_of(folder)
+    assert "wit: 12 of 12 passages are already encoded" in log_of(folder)
     assert contents(folder) == contents(undisturbed)
 
 
@@ -269,7 +270,7 @@ def test_images_that_cannot_be_read_are_counted_and_read_again(
         assert call("evaluate", *skip) == 1
         assert most in capsys.readouterr().err
         assert not list(folder.rglob("manifest.json"))
-    assert "12 of 12 queries are encoded already" in log_of(folder)  # the image was tried, and nothing encoded again
+    assert "12 of 12 queries are already encoded" in log_of(folder)  # the image was tried, and nothing encoded again
     assert call("evaluate", *skip, "data.on_bad_row=raise") == 1
     assert "3.png" in capsys.readouterr().err
     # Taken as they are: all stores are finished, and it is killed before it has the metrics.

@@ -57,7 +57,7 @@ def test_validation_rows_are_training_rows_that_are_not_trained_on(
     assert call("train", *small_run(root, run, *more)) == 0
     said = "".join(capfd.readouterr())
     assert selected_on(run) == "holdout"
-    assert "chosen on held-out training rows" in " ".join(said.split())
+    assert "selected on held-out training rows" in " ".join(said.split())
     assert call("evaluate", f"checkpoint={run}", f"data.root={root}", "split=val", f"output_dir={out}") == 0
     rows, found = training_rows(root), validated(out)
     for name, ids in found.items():
@@ -77,7 +77,7 @@ def test_validation_rows_are_training_rows_that_are_not_trained_on(
 def test_every_table_says_on_which_rows_the_checkpoint_was_chosen(
     root: Path, finished: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = "chosen on held-out training rows"
+    words = "selected on held-out training rows"
     runs = tmp_path / "runs"
     shutil.copytree(finished, runs / "one")
     assert call("evaluate", f"checkpoint={runs / 'one'}", f"data.root={root}", f"output_dir={tmp_path / 'out'}") == 0

@@ -48,9 +48,11 @@ def test_rows_and_validations_come_once(root: Path, tmp_path: Path, reading: str
     assert [set(counts.values()) for counts in found.values()] == [{1}, {1}]
     assert [len(counts) for counts in found.values()] == [40, 40]
     assert Counter(e["epoch"] for e in course(folder) if "validation" in e) == {0: 2, 1: 2}  # once on each of two ranks
-    lines = [line for leg in done for line in (leg.stdout + leg.stderr).splitlines() if "the global batch has" in line]
+    lines = [
+        line for leg in done for line in (leg.stdout + leg.stderr).splitlines() if "with a global batch of" in line
+    ]
     assert len(lines) == len(done) - 1
-    assert "has 8 rows (2 ranks x 4) and had 4 rows (1 rank x 4)" in lines[-1]
+    assert "with a global batch of 8 rows (2 ranks x 4), previously 4 rows (1 rank x 4)" in lines[-1]
 
     logged = pandas.read_csv(folder / "csv" / "metrics.csv")
     assert logged["train/loss"].dropna().size == LEGS[reading][-2][1] + 5

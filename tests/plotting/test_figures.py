@@ -10,7 +10,7 @@ import pytest
 
 from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.training.callbacks import gate_maps
-from ret_lightning.training.callbacks.curves import draw_subsets, finish_axes
+from ret_lightning.training.callbacks.curves import draw_subsets, format_axes
 
 # Texts that mathtext rejects or parses, that legends omit, or that no font contains.
 NAMES = ["$$", "a$x_1$b", "$\\frac$", "_private", "%", "\\", "\U0010fffd", "東京", "<b>&amp;"]
@@ -27,7 +27,7 @@ def test_names_are_drawn_literally(name: str, usetex: bool, tmp_path: Path) -> N
             draw_subsets(axes, points, "recall")
             axes.set_yticks([0], [name])
             axes.set(title=name, xlabel=name)
-            finish_axes(axes, points)
+            format_axes(axes, points)
             figure.savefig(tmp_path / "figure.png")
             labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [name, "mean"]

@@ -26,7 +26,7 @@ def test_page_is_well_formed_and_self_contained(report: Path) -> None:
 def test_page_contains_facts_methods_and_remarks(report: Path) -> None:
     page = page_of(report)
     for text in (
-        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; checkpoint of a run: chosen on ",
+        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; checkpoint of a run: selected on ",
         "1 unfinished run not included",
         "gone", "interrupted or still running (no metrics.json); no checkpoint",
         "2 runs with uncommitted code changes, which cannot be reproduced from a commit: none_1, none_2",

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # they share one run of ret-train
     ("source", "message"),
     [
         ("run", "init_from: {run}/checkpoints/best.ckpt, step 5 (best by val/mean/recall@5: "),
-        ("run/checkpoints/last.ckpt", "init_from: {run}/checkpoints/last.ckpt, step 5 (as named)"),
+        ("run/checkpoints/last.ckpt", "init_from: {run}/checkpoints/last.ckpt, step 5 (named explicitly)"),
         ("exported", "init_from: weights in {exported}, of no recorded step"),
     ],
 )

@@ -39,5 +39,5 @@ def test_last_weights_are_selected_on_nothing(best: str | None, test_with: str) 
 def test_best_weights_are_selected_on_the_validation_queries() -> None:
     data = SimpleNamespace(evaluation_subsets=lambda split: [SimpleNamespace(source={"val": "holdout"}[split])])
     found = _selected_on(data, "checkpoint", OmegaConf.create({"test_with": "best"}))
-    assert found == selection_queries.of_sources(["holdout"])
-    assert found != selection_queries.of_sources(["test"])
+    assert found == selection_queries.from_sources(["holdout"])
+    assert found != selection_queries.from_sources(["test"])

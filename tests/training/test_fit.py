@@ -24,7 +24,7 @@ from tests.support.tiny_training import OPTIONS, make_data, make_module
 QUIET = {name: OPTIONS[name] for name in ("accelerator", "devices", "enable_progress_bar", "enable_model_summary")}
 
 
-def test_trained_model_is_the_one_that_was_tested(root: Path, tmp_path: Path) -> None:
+def test_saved_model_has_the_tested_metrics(root: Path, tmp_path: Path) -> None:
     retriever, data = make_module().retriever, make_data(root)
     before = {name: weight.clone() for name, weight in retriever.state_dict().items()}
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=10)

@@ -11,7 +11,7 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.runs.identity import differences, of_the_run
 from ret_lightning.runs.resume.resumed_config import stored_config
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, CONFIG_FILE
-from ret_lightning.training.checkpointing.checkpoint_io import whole_position
+from ret_lightning.training.checkpointing.checkpoint_io import read_position
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         if file.is_symlink():
             continue
         try:
-            step, epoch = whole_position(file)
+            step, epoch = read_position(file)
         except UserError as error:
             log.warning("passed over: %s", error)
             continue
