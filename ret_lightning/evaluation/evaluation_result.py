@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
-from ret_lightning.evaluation.published_results import MAIN_MEANS, main_metrics
+from ret_lightning.evaluation.published_results import MAIN_MEANS, select_main_metrics
 from ret_lightning.retrieval import Ranking, intervals, write_qrels, write_run
 
 
@@ -45,7 +45,7 @@ class SubsetResult:
     @property
     def main_metrics(self) -> list[str]:
         """Names of the main metrics: recall, and pseudo recall if it is reported for the subset."""
-        return main_metrics(self.subset.name, self.metrics)
+        return select_main_metrics(self.subset.name, self.metrics)
 
     def pool_rows(self, position: int) -> list[int]:
         """Return the ranked passages of a query.

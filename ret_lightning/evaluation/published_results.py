@@ -11,7 +11,7 @@ from ret_lightning.data.layouts.m2kr import M2KR_PUBLISHED
 MAIN_MEANS = {"main_recall": "recall", "main_pseudo_recall": "pseudo_recall"}
 
 
-def main_metrics(subset: str, computed: Collection[str]) -> list[str]:
+def select_main_metrics(subset: str, computed: Collection[str]) -> list[str]:
     """Return the main metrics of a subset: the published ones, or recall@5 and pseudo_recall@5 for other subsets.
 
     Args:

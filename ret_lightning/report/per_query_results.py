@@ -10,7 +10,7 @@ import torch
 
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
-from ret_lightning.evaluation.published_results import MAIN_MEANS, main_metrics
+from ret_lightning.evaluation.published_results import MAIN_MEANS, select_main_metrics
 from ret_lightning.report.run_folders import Run
 from ret_lightning.retrieval import Ranking, judge, query_means, read_qrels, read_run
 from ret_lightning.retrieval.metrics.per_query import TOP
@@ -56,7 +56,7 @@ def resolve_mean_metric(metric: str, metrics: Mapping[str, float]) -> dict[str, 
         return {subset: name for subset, kinds in by_subset.items() if name in kinds}
     prefix = f"{MAIN_MEANS[name]}@"
     return {
-        subset: m for subset, kinds in by_subset.items() for m in main_metrics(subset, kinds) if m.startswith(prefix)
+        subset: m for subset, kinds in by_subset.items() for m in select_main_metrics(subset, kinds) if m.startswith(prefix)
     }
 
 

@@ -43,7 +43,7 @@ class EpochSteps:
         return max(0.0, self.counted + (step - self.since) * self.rate)
 
     def with_steps_per_epoch(self, step: int, per_epoch: int) -> EpochSteps:
-        """Return the counter for a with_steps_per_epoch number of steps per epoch.
+        """Return the counter after a change of the steps per epoch.
 
         Args:
             step: the step from which the change applies.

@@ -48,7 +48,7 @@ class RetModule(EncodingModule):
         backbone_learning_rate_scale: factor of the learning rate of trained backbones; pretrained backbones need a
             lower learning rate than the new layers.
         on_nonfinite: what to do if a loss or a gradient is not finite: `stop` raises an error, `skip` skips the
-            optimizer step and counts it in `train/skipped_steps`, up to MAX_CONSECUTIVE_SKIPS steps in a row.
+            optimizer step and counts it in `train/skipped_steps`, up to MAX_CONSECUTIVE_SKIPS consecutive steps.
         micro_batch: maximum number of pairs whose activations are in memory at a time (gradient caching, see
             `models.gradient_cache`), for batches that do not fit into memory; None encodes the whole batch at once.
 

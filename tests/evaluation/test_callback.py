@@ -37,9 +37,9 @@ def compute_reference_metrics(root: Path) -> dict[str, float]:
                     best = [subset.pool[i] for i in scores[row].argsort(descending=True).tolist()[:k]]
                     hits += any(p.passage_id in asked.passage_ids for p in best)
                     shares += sum(p.passage_id in asked.passage_ids for p in best) / len(set(asked.passage_ids))
-                    wanted = [a.strip().casefold() for a in asked.answers]
-                    answered += bool(wanted)
-                    found += any(w in (p.text or "").casefold() for w in wanted for p in best)
+                    answers = [a.strip().casefold() for a in asked.answers]
+                    answered += bool(answers)
+                    found += any(w in (p.text or "").casefold() for w in answers for p in best)
                 metrics[f"{subset.name}/recall@{k}"] = hits / len(subset.queries)
                 metrics[f"{subset.name}/fractional_recall@{k}"] = shares / len(subset.queries)
                 if answered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ret_lightning.evaluation.published_results import main_metrics
+from ret_lightning.evaluation.published_results import select_main_metrics
 
 
 @pytest.mark.parametrize(
@@ -23,5 +23,5 @@ from ret_lightning.evaluation.published_results import main_metrics
 )
 def test_main_metrics_are_the_published_ones(subset: str, expected: list[str]) -> None:
     computed = [f"{name}@{k}" for name in ("recall", "pseudo_recall") for k in (1, 2, 3, 5, 10)]
-    assert main_metrics(subset, computed) == expected
-    assert main_metrics(subset, ["recall@3"]) == []
+    assert select_main_metrics(subset, computed) == expected
+    assert select_main_metrics(subset, ["recall@3"]) == []
