@@ -55,7 +55,7 @@ from ret_lightning.inputs import ClipTokenizer
 from ret_lightning.losses import ContrastiveLoss, EncodedBatch, maxsim
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.compile_blocks import compile_blocks
-from ret_lightning.retrieval import Embeddings, ExactIndex, judge, search_sharded
+from ret_lightning.retrieval import Embeddings, ExactIndex, evaluate_ranking, search_sharded
 
 OPTIONS = {"only": "", "limit": "400"}
 
@@ -176,7 +176,7 @@ def collectives() -> None:
         a, b = (x.to(DEVICE).requires_grad_() for x in (q, p))
         loss = ContrastiveLoss()(EncodedBatch(a, b, torch.arange(9, device=DEVICE))).loss
         ranking = search_sharded(ExactIndex(DEVICE), pool, torch.arange(700), queries, 20, DEVICE)
-        recall = judge(ranking, pool.ids, [[str(i)] for i in range(9)], [1, 5], device=DEVICE)["recall@5"]
+        recall = evaluate_ranking(ranking, pool.ids, [[str(i)] for i in range(9)], [1, 5], device=DEVICE)["recall@5"]
         return [*torch.autograd.grad(loss, (a, b)), loss.detach(), ranking.rows, ranking.scores, recall]
 
     alone = everything()

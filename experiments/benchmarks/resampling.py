@@ -19,7 +19,7 @@ from scipy import stats
 
 from ret_lightning.report.statistics import RESAMPLES as SIGNS
 from ret_lightning.report.statistics import randomisation_test
-from ret_lightning.retrieval.metrics.bootstrap import LEVEL, RESAMPLES, resampled_means
+from ret_lightning.retrieval.metrics.bootstrap import LEVEL, RESAMPLES, resample_means
 
 OPTIONS = {"queries": "5000", "repeats": "3"}
 BATCH = 500
@@ -60,7 +60,7 @@ def scipy_interval(values: np.ndarray) -> object:
 
 
 def own_interval(values: np.ndarray) -> np.ndarray:
-    return np.quantile(resampled_means(values, RESAMPLES, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return np.quantile(resample_means(values, RESAMPLES, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
 
 
 def scipy_test(differences: np.ndarray) -> float:

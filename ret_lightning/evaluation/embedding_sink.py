@@ -21,7 +21,7 @@ from ret_lightning.distributed.collectives import gather_rows, rank, row_counts,
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation.batch_limits import limit_batches
 from ret_lightning.evaluation.row_counts import RowCounts
-from ret_lightning.retrieval import Embeddings, Index, gather_at, share_of
+from ret_lightning.retrieval import Embeddings, Index, gather_by_position, rank_slice
 
 DTYPES: dict[Side, torch.dtype] = {"passage": torch.float16, "query": torch.float32}
 
@@ -208,7 +208,7 @@ class MemorySink(EmbeddingSink):
         # Every rank gets all queries: they are few, and every rank searches for each of them.
         own_rows, own_queries = self._take_own_rows(subset.name, "query", device)
         query_rows = gather_rows(own_rows.to(device), row_counts(own_rows.to(device))).cpu().sort().values
-        queries = gather_at(own_queries, torch.searchsorted(query_rows, own_rows), len(query_rows), device)
+        queries = gather_by_position(own_queries, torch.searchsorted(query_rows, own_rows), len(query_rows), device)
         return _SubsetInMemory(pool_rows, query_rows, queries, vectors, positions, ids, device)
 
     def _take_own_rows(self, subset: str, side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -268,8 +268,8 @@ class _SubsetInMemory(EncodedSubset):
 
         This rank's share then refers to the copy.
         """
-        vectors = gather_at(self.share.vectors, self.positions, len(self._ids), self._device)
-        whole, shard = Embeddings(self._ids, vectors), share_of(len(self._ids))
+        vectors = gather_by_position(self.share.vectors, self.positions, len(self._ids), self._device)
+        whole, shard = Embeddings(self._ids, vectors), rank_slice(len(self._ids))
         self.share = whole.part(shard.start, shard.stop)
         self.positions = torch.arange(shard.start, shard.stop)
         index.build(whole)

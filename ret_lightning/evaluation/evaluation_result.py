@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.evaluation.published_results import MAIN_MEANS, select_main_metrics
-from ret_lightning.retrieval import Ranking, intervals, write_qrels, write_run
+from ret_lightning.retrieval import Ranking, bootstrap_intervals, write_qrels, write_run
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class EvaluationResult:
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Compute the 95 % bootstrap interval (low, high) of each of `metrics`."""
-        return intervals({name: result.by_query for name, result in self.subsets.items()}, self._means())
+        return bootstrap_intervals({name: result.by_query for name, result in self.subsets.items()}, self._means())
 
     def write_rankings(self, folder: str | Path) -> None:
         """Write two TREC files per subset: the run `<subset>.trec` and the positives `<subset>.qrels`.

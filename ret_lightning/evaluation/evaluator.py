@@ -28,10 +28,10 @@ from ret_lightning.retrieval import (
     Ranking,
     compare_rankings,
     count_positives,
-    draw_sample,
-    judge,
+    evaluate_ranking,
     query_means,
     random_recall,
+    sample_queries,
     search_replicated,
     search_sharded,
 )
@@ -245,7 +245,7 @@ class Evaluator:
         return search_replicated(index, queries[sampled], self.ranked, device, fallback=False).rows
 
     def _sample_queries(self, count: int) -> Tensor:
-        return draw_sample(count, self.ann_recall_sample, seed=0)
+        return sample_queries(count, self.ann_recall_sample, seed=0)
 
     def _warn_of_fallback(self, subset: EvaluationSubset, ranking: Ranking, is_sanity_check: bool) -> None:
         short = 0 if ranking.short is None else int(ranking.short.sum())
@@ -291,7 +291,7 @@ class Evaluator:
         answers, texts = [query.answers for query in queries], [passage.text for passage in passages]
         # The ranks exchange results, for which NCCL requires GPU tensors; a single process is faster on the CPU.
         where = device if world_size() > 1 else "cpu"
-        by_query = judge(ranking, ids, positives, self.recall_at, texts, answers, where)
+        by_query = evaluate_ranking(ranking, ids, positives, self.recall_at, texts, answers, where)
         reachable = count_positives(ids, positives)
         random = {k: random_recall(len(ids), reachable, k) for k in self.recall_at}
         return SubsetResult(subset, query_rows, indexed_rows, ranking, by_query, query_means(by_query), random)

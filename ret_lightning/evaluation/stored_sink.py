@@ -35,9 +35,9 @@ from ret_lightning.evaluation.embedding_sink import DTYPES, EmbeddingSink, Encod
 from ret_lightning.evaluation.encode_rows import check_finite
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.models.two_towers import TwoTowers
-from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
+from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, rank_slice
 from ret_lightning.retrieval.store.embedding_store import StoreInProgress, StoreWriter
-from ret_lightning.retrieval.store.store_plan import AnotherStore
+from ret_lightning.retrieval.store.store_plan import StoreMismatch
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class StoredSink(EmbeddingSink):
                 dtype=str(DTYPES[file.side]).removeprefix("torch."),
                 batch_rows=batch_size,
             )
-        except AnotherStore as error:
+        except StoreMismatch as error:
             raise DataError(
                 f"{self.folder}: contains {PLURAL[file.side]} of {file.subset} from another evaluation, with "
                 f"{error.difference}; delete this folder, or choose another output_dir",
@@ -255,7 +255,7 @@ def _are_images_still_missing(file: EvaluationRows, bad: Tally, rows: list[int])
 
 class _StoredSubset(EncodedSubset):
     def __init__(self, passages: Embeddings, queries: Embeddings, folder: Path, barrier: Barrier) -> None:
-        shard = share_of(len(passages))
+        shard = rank_slice(len(passages))
         self.pool_rows = torch.arange(len(passages))
         self.query_rows = torch.arange(len(queries))
         self.queries = queries.vectors

@@ -12,7 +12,7 @@ from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.published_results import MAIN_MEANS, select_main_metrics
 from ret_lightning.report.run_folders import Run
-from ret_lightning.retrieval import Ranking, judge, query_means, read_qrels, read_run
+from ret_lightning.retrieval import Ranking, evaluate_ranking, query_means, read_qrels, read_run
 from ret_lightning.retrieval.metrics.per_query import TOP
 from ret_lightning.runtime.run_layout import RANKINGS_FOLDER
 
@@ -92,7 +92,7 @@ def score_queries(run: Run, subset: str, metric: str, data: EvaluationSubset | N
     _, _, k = metric.partition("@")
     at = int(k) if metric.startswith(("recall", "pseudo_recall")) else TOP
     ranking = _ranking(ranked, queries, pool, max(at, TOP))
-    values = judge(ranking, pool, list(relevant.values()), [at], texts, answers).get(metric)
+    values = evaluate_ranking(ranking, pool, list(relevant.values()), [at], texts, answers).get(metric)
     mean = None if values is None else query_means({metric: values}).get(metric)
     reported = run.metrics[f"{subset}/{metric}"]
     if mean is None or abs(mean - reported) > _TOLERANCE:

@@ -1,7 +1,7 @@
 """What a search returns, and the one rule by which passages are put in order.
 
 The rule: by score, and of equal scores the passage that stands earlier in the pool first. trec_eval has another one, equal
-scores by id; a run file says the same in both, since `strictly_falling` takes the ties out of it.
+scores by id; a run file says the same in both, since `break_ties` takes the ties out of it.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def top_columns(scores: Tensor, k: int) -> Tensor:
     Returns:
         (N, k) int64.
     """
-    ordered = _ordered(scores)
+    ordered = _to_ordered_integers(scores)
     falling = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
     return ((ordered << 32) | falling).topk(k, dim=1).indices
 
 
-def strictly_falling(scores: Tensor) -> Tensor:
+def break_ties(scores: Tensor) -> Tensor:
     """Scores that never rise along a row, with the ties apart: each at most the next float32 below the one before it.
 
     Whoever orders by these numbers gets the order that they stand in, whatever becomes of equal ones there. Scores that are
@@ -78,11 +78,11 @@ def strictly_falling(scores: Tensor) -> Tensor:
     """
     places = torch.arange(scores.shape[1], device=scores.device)
     # Each at most one step below its neighbour on the left, hence at most j - i steps below any score i of those.
-    ordered = (_ordered(scores) + places).cummin(dim=1).values - places
-    return _unordered(ordered)
+    ordered = (_to_ordered_integers(scores) + places).cummin(dim=1).values - places
+    return _from_ordered_integers(ordered)
 
 
-def _ordered(scores: Tensor) -> Tensor:
+def _to_ordered_integers(scores: Tensor) -> Tensor:
     """float32 -> int64 that orders as the numbers do, one step from each to the next; -0.0 and 0.0 are 0."""
     bits = scores.view(torch.int32)
     return torch.where(
@@ -90,6 +90,6 @@ def _ordered(scores: Tensor) -> Tensor:
     ).long()  # a sign and a magnitude that rises as the number's does
 
 
-def _unordered(ordered: Tensor) -> Tensor:
+def _from_ordered_integers(ordered: Tensor) -> Tensor:
     bits = torch.where(ordered < 0, -ordered - (1 << 31), ordered)
     return bits.int().view(torch.float32)

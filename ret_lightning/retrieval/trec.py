@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.ranking import Ranking, strictly_falling
+from ret_lightning.retrieval.ranking import Ranking, break_ties
 from ret_lightning.runtime.atomic_files import whole_file
 
 # The least number that single precision rounds to infinity.
@@ -52,7 +52,7 @@ def write_run(
     queries = _encode_queries(path, query_ids)
     passages = [_encode(path, passage) for passage in pool_ids]
     tag = _encode(path, tag)
-    written = strictly_falling(ranking.scores)
+    written = break_ties(ranking.scores)
     with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
         for query, rows, scores in zip(queries, ranking.rows.tolist(), written.tolist(), strict=True):
             file.writelines(
@@ -70,7 +70,7 @@ def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
             whole number, its score is not a finite number in single precision, or it repeats a query's passage.
     """
     found: dict[str, dict[str, float]] = {}
-    for line, columns in _lines(path, "run", "query Q0 passage rank score tag"):
+    for line, columns in _read_lines(path, "run", "query Q0 passage rank score tag"):
         query, _, passage, rank, score, _ = columns
         entries = found.setdefault(query, {})
         if passage in entries:
@@ -82,13 +82,13 @@ def read_run(path: str | Path) -> dict[str, list[tuple[str, float]]]:
                 query=unquote(query),
                 passage=unquote(passage),
             )
-        _whole_number(rank, "rank", path, line)
-        entries[passage] = _score(score, path, line)
-    return {unquote(query): _in_order(entries) for query, entries in found.items()}
+        _parse_integer(rank, "rank", path, line)
+        entries[passage] = _parse_score(score, path, line)
+    return {unquote(query): _sort_entries(entries) for query, entries in found.items()}
 
 
 def read_ranking(path: str | Path, query_ids: Sequence[str], pool_ids: Sequence[str]) -> Ranking:
-    """Reads a run, of this program or another, as the ranking that `judge` takes.
+    """Reads a run, of this program or another, as the ranking that `evaluate_ranking` takes.
 
     Args:
         path: a run.
@@ -161,19 +161,19 @@ def read_qrels(path: str | Path) -> dict[str, tuple[str, ...]]:
             not a whole number, or it repeats a query's passage.
     """
     found: dict[str, dict[str, int]] = {}
-    for line, columns in _lines(path, "qrels file", "query 0 passage relevance"):
+    for line, columns in _read_lines(path, "qrels file", "query 0 passage relevance"):
         query, passage = unquote(columns[0]), unquote(columns[2])
         entries = found.setdefault(query, {})
         if passage in entries:
             raise DataError(
                 f"{path}, line {line}: passage {passage!r} is judged a second time for query {query!r}",
-                code="trec-passage-judged-twice",
+                code="trec-qrels-duplicate",
                 path=path,
                 line=line,
                 query=query,
                 passage=passage,
             )
-        entries[passage] = _whole_number(columns[3], "relevance", path, line)
+        entries[passage] = _parse_integer(columns[3], "relevance", path, line)
     return {
         query: tuple(passage for passage, relevance in entries.items() if relevance > 0)
         for query, entries in found.items()
@@ -204,7 +204,7 @@ def _encode(path: str | Path, name: str) -> str:
     return re.sub(r"[\s%]", lambda match: quote(match[0], safe=""), name)
 
 
-def _in_order(entries: dict[str, float]) -> list[tuple[str, float]]:
+def _sort_entries(entries: dict[str, float]) -> list[tuple[str, float]]:
     """Encoded passage ids and their scores -> decoded, in trec_eval's order."""
     single = np.array(list(entries.values()), dtype=np.float32).tolist()
     # Code points, by which Python compares, are in the order of their UTF-8 bytes.
@@ -212,7 +212,7 @@ def _in_order(entries: dict[str, float]) -> list[tuple[str, float]]:
     return [(unquote(name), score) for _, (name, score) in ordered]
 
 
-def _whole_number(text: str, what: str, path: str | Path, line: int) -> int:
+def _parse_integer(text: str, what: str, path: str | Path, line: int) -> int:
     try:
         return int(text)
     except ValueError:
@@ -226,7 +226,7 @@ def _whole_number(text: str, what: str, path: str | Path, line: int) -> int:
         ) from None
 
 
-def _score(text: str, path: str | Path, line: int) -> float:
+def _parse_score(text: str, path: str | Path, line: int) -> float:
     try:
         score = float(text)
     except ValueError:
@@ -242,7 +242,7 @@ def _score(text: str, path: str | Path, line: int) -> float:
     return score
 
 
-def _lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[int, list[str]]]:
+def _read_lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[int, list[str]]]:
     """The columns of the lines that are not blank, each with the number of its line."""
     wanted = len(layout.split())
     try:

@@ -27,7 +27,7 @@ from ret_lightning.retrieval import ExactIndex
 from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.store.embedding_store import EmbeddingStore, StoreInProgress
 from ret_lightning.retrieval.store.store_plan import MANIFEST as STORE_MANIFEST
-from ret_lightning.retrieval.store.store_plan import PLAN, AnotherStore
+from ret_lightning.retrieval.store.store_plan import PLAN, StoreMismatch
 from ret_lightning.runtime.child_process import exit_with_parent
 from ret_lightning.runtime.console import quiet_libraries
 from ret_lightning.search.changed_rows import DIGESTS, drop_changed, write_digests
@@ -258,7 +258,7 @@ def _begun(share: _Share, passages: str, discard: bool) -> StoreInProgress:
         write_digests(version, share.passages)
     try:
         return share.store()
-    except AnotherStore as error:
+    except StoreMismatch as error:
         if discard:
             shutil.rmtree(version)
             log.info("%s, of an interrupted run, removed", version)

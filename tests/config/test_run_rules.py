@@ -55,7 +55,7 @@ def test_k_of_mrr_is_that_of_the_evaluation() -> None:
 def test_computed_metrics_may_be_monitored() -> None:
     ranking = Ranking(torch.arange(10)[None], torch.arange(10.0, 0, -1)[None])
     ids = [f"p{i}" for i in range(10)]
-    computed = per_query.judge(ranking, ids, [["p1"]], KS, ["a text"] * 10, [["a text"]])
+    computed = per_query.evaluate_ranking(ranking, ids, [["p1"]], KS, ["a text"] * 10, [["a text"]])
     assert len(computed) == 3 * len(KS) + 2
     for metric in computed:
         for scope in ("mean", "wit"):

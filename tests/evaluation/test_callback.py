@@ -13,7 +13,7 @@ from lightning import Trainer
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.errors import ConfigError
 from ret_lightning.losses import maxsim
-from ret_lightning.retrieval import ExactIndex, FaissIndex, draw_sample, read_qrels, read_run
+from ret_lightning.retrieval import ExactIndex, FaissIndex, read_qrels, read_run, sample_queries
 from tests.support.m2kr_folder import SUBSETS
 from tests.support.tiny_training import OPTIONS, evaluate, make_data, make_module
 
@@ -91,7 +91,7 @@ def test_ann_recall_compares_with_exact_search(root: Path) -> None:
     means = []
     for name, result in found.results["test"].subsets.items():
         exact = best.results["test"].subsets[name]
-        sampled = draw_sample(len(result.query_rows), 4, 0).tolist()
+        sampled = sample_queries(len(result.query_rows), 4, 0).tolist()
         shared = [
             len(set(result.ranking.rows[row].tolist()) & set(exact.ranking.rows[row].tolist())) / 10 for row in sampled
         ]

@@ -25,7 +25,7 @@ from ret_lightning.distributed.barrier import BARRIER_TIMEOUT, Barrier
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.evaluation import EmbeddingSink, Evaluator, MemorySink, StoredSink
 from ret_lightning.evaluation.embedding_sink import limit_rows
-from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_at
+from ret_lightning.retrieval import Embeddings, EmbeddingStore, ExactIndex, FaissIndex, Index, gather_by_position
 from tests.support.damage import flip
 from tests.support.tiny_training import make_module
 
@@ -363,7 +363,7 @@ def _run_rank(number: int, folder: str) -> None:
     vectors.remove()
     random = torch.randn(7, 4, 8, generator=torch.Generator().manual_seed(0))
     positions = [[], [6, 0, 2, 4], [5, 1, 3]][number]
-    found["gathered"] = gather_at(
+    found["gathered"] = gather_by_position(
         random[positions].half(), torch.tensor(positions, dtype=torch.int64), 7, torch.device("cpu")
     )
     barrier = Barrier()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ret_lightning.retrieval import Ranking
-from ret_lightning.retrieval.ranking import strictly_falling, top_columns
+from ret_lightning.retrieval.ranking import break_ties, top_columns
 
 NUMBERS = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), float("-inf")]), st.floats(width=32, allow_nan=False)
@@ -32,7 +32,7 @@ def test_ties_are_set_apart_by_as_little_as_can_be(scores, copies):
     for score in scores:
         below = np.nextafter(np.float32(expected[-1]), np.float32(-np.inf)) if expected else np.inf
         expected.append(float(min(np.float32(score), below)))
-    apart = strictly_falling(torch.tensor([scores], dtype=torch.float32))
+    apart = break_ties(torch.tensor([scores], dtype=torch.float32))
     assert apart.dtype == torch.float32
     assert apart.tolist() == [expected]
     assert all(a > b for a, b in pairwise(expected))

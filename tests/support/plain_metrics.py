@@ -12,7 +12,7 @@ import torch
 from ret_lightning.retrieval import (
     QueryMetric,
     Ranking,
-    judge,
+    evaluate_ranking,
 )
 
 METRICS = [
@@ -51,7 +51,7 @@ def updated(metric: QueryMetric, queries: torch.Tensor, hits: torch.Tensor) -> Q
 
 
 def judged(case: Case, **options) -> dict[str, torch.Tensor]:
-    return judge(case.ranking, case.ids, case.positives, KS, case.texts, case.answers, **options)
+    return evaluate_ranking(case.ranking, case.ids, case.positives, KS, case.texts, case.answers, **options)
 
 
 def make_case(queries: int = 60, pool: int = 80, width: int = 60, seed: int = 0) -> Case:

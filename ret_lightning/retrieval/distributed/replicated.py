@@ -11,7 +11,7 @@ from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.ranking import Ranking
 
 # Rows at a time that go from one rank to all others: at 32 vectors of 128 in half precision, 8 MiB.
-ROWS_A_MESSAGE = 1024
+ROWS_PER_MESSAGE = 1024
 
 
 def search_replicated(
@@ -30,18 +30,18 @@ def search_replicated(
         The (Nq, top_k) ranking of all queries, on the CPU, the same on every rank.
     """
     search = index.search if fallback else index.search_candidates
-    found = search(queries[share_of(len(queries))], top_k)
+    found = search(queries[rank_slice(len(queries))], top_k)
     counts = row_counts(found.rows.to(device))
     short = None if found.short is None else gather_rows(found.short.long().to(device), counts).cpu().bool()
     return Ranking(*(gather_rows(part.to(device), counts).cpu() for part in (found.rows, found.scores)), short)
 
 
-def share_of(count: int) -> slice:
+def rank_slice(count: int) -> slice:
     """This rank's stretch of so many items; stretches differ by one item at most, and follow each other as ranks do."""
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
-def gather_at(rows: Tensor, places: Tensor, count: int, device: torch.device) -> Tensor:
+def gather_by_position(rows: Tensor, places: Tensor, count: int, device: torch.device) -> Tensor:
     """The rows of all ranks, in one tensor on each; nothing of that size is ever there twice.
 
     Args:
@@ -60,8 +60,8 @@ def gather_at(rows: Tensor, places: Tensor, count: int, device: torch.device) ->
         whole[places] = rows
         return whole
     for source, held in enumerate(row_counts(places.to(device))):
-        for start in range(0, held, ROWS_A_MESSAGE):
-            piece = slice(start, min(start + ROWS_A_MESSAGE, held))
+        for start in range(0, held, ROWS_PER_MESSAGE):
+            piece = slice(start, min(start + ROWS_PER_MESSAGE, held))
             if source == rank():
                 own = [places[piece].to(device), rows[piece].to(device)]
             else:

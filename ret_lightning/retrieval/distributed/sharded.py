@@ -35,7 +35,7 @@ def search_sharded(
         rows = torch.where(found.rows >= 0, positions[found.rows.clamp(min=0)], -1)
         scores = found.scores
     # Side by side, a rank's after another's: (Nq, ranks * top_k).
-    rows, scores = (_beside(part, device) for part in (rows, scores))
+    rows, scores = (_gather_columns(part, device) for part in (rows, scores))
     # In the order of the pool, so that of equal scores the earlier passage comes first; what is missing comes last.
     order = torch.where(rows >= 0, rows, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
     rows, scores = rows.gather(1, order), scores.gather(1, order)
@@ -43,6 +43,6 @@ def search_sharded(
     return Ranking(rows.gather(1, best), scores.gather(1, best))
 
 
-def _beside(part: Tensor, device: torch.device) -> Tensor:
+def _gather_columns(part: Tensor, device: torch.device) -> Tensor:
     columns = part.T.contiguous().to(device)
     return gather_rows(columns, row_counts(columns)).T.cpu()

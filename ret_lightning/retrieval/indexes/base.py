@@ -22,7 +22,7 @@ from torch import Tensor
 from ret_lightning.config.targets.own_packages import import_own_packages
 from ret_lightning.config.targets.renamed_keys import current_settings
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.serialization import MANIFEST, checked_manifest, write_saved_index
+from ret_lightning.retrieval.indexes.serialization import MANIFEST, read_verified_manifest, write_saved_index
 from ret_lightning.retrieval.ranking import Ranking
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -61,7 +61,7 @@ class Index(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        KINDS[kind_of(cls)] = cls
+        KINDS[index_class_name(cls)] = cls
 
     def __init__(self, device: str | torch.device | None = None) -> None:
         try:
@@ -143,7 +143,7 @@ class Index(ABC):
 
     def clone(self, device: str | torch.device | None = None) -> Index:
         """A new index of the same class and settings, not built; `device` as in the constructor."""
-        return index_like(kind_of(type(self)), settings_of(self), device)
+        return create_index(index_class_name(type(self)), index_settings(self), device)
 
     def save(self, folder: str | Path) -> None:
         """Write what `build` made, without the passages.
@@ -156,7 +156,7 @@ class Index(ABC):
         """
         if self._passages is None:
             raise ValueError(f"{type(self).__name__}: build the index before saving it")
-        write_saved_index(Path(folder), kind_of(type(self)), settings_of(self), self._passages, self._save)
+        write_saved_index(Path(folder), index_class_name(type(self)), index_settings(self), self._passages, self._save)
 
     @staticmethod
     def load(
@@ -179,10 +179,10 @@ class Index(ABC):
         """
         folder = Path(folder)
         _check_passages(passages, "Index.load")
-        content = checked_manifest(folder, passages, verify)
+        content = read_verified_manifest(folder, passages, verify)
         _import_kind(content["kind"], folder / MANIFEST)
         try:
-            index = index_like(content["kind"], content["settings"], device)
+            index = create_index(content["kind"], content["settings"], device)
         except (ValueError, TypeError) as error:
             raise DataError(
                 f"{folder / MANIFEST}: {error}; build the index again",
@@ -218,12 +218,12 @@ class Index(ABC):
         self._build(passages)
 
 
-def kind_of(cls: type[Index]) -> str:
+def index_class_name(cls: type[Index]) -> str:
     """The name of a class in index.json."""
     return cls.__name__ if cls.__module__.partition(".")[0] == _PACKAGE else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def settings_of(index: Index) -> dict[str, Any]:
+def index_settings(index: Index) -> dict[str, Any]:
     """The constructor's arguments, but for the device, which belongs to the machine.
 
     Raises:
@@ -241,8 +241,8 @@ def settings_of(index: Index) -> dict[str, Any]:
     return {name: getattr(index, name) for name in names if name != "device"}
 
 
-def index_like(kind: str, settings: dict[str, Any], device: str | torch.device | None = None) -> Index:
-    """A new index, not built, of a kind and with the settings of `settings_of`.
+def create_index(kind: str, settings: dict[str, Any], device: str | torch.device | None = None) -> Index:
+    """A new index, not built, of a kind and with the settings of `index_settings`.
 
     Raises:
         ValueError, TypeError: on another kind or unknown settings.
@@ -269,7 +269,7 @@ def _import_kind(kind: Any, file: Path) -> None:
         )
 
 
-def at_least_one(index: Index, **settings: int | None) -> None:
+def check_at_least_one(index: Index, **settings: int | None) -> None:
     """Raises ConfigError for the first setting below 1; None is automatic."""
     for name, value in settings.items():
         if value is not None and value < 1:

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning.retrieval.indexes.base import Index, at_least_one
+from ret_lightning.retrieval.indexes.base import Index, check_at_least_one
 from ret_lightning.retrieval.indexes.exact import (
     MARGIN,
     ExactIndex,
-    candidate_scores,
-    order_candidates,
-    scan_error,
+    rerank_candidates,
+    scan_error_bound,
+    score_candidates,
 )
 from ret_lightning.retrieval.ranking import Ranking, top_columns
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
-FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
+MIN_CANDIDATES = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
 
 
 class CandidateIndex(Index):
@@ -46,7 +46,7 @@ class CandidateIndex(Index):
         exact_fallback: bool = True,
     ) -> None:
         super().__init__(device)
-        at_least_one(self, candidates=candidates)
+        check_at_least_one(self, candidates=candidates)
         self.candidates = candidates
         self.exact_fallback = exact_fallback
         self._exact = ExactIndex(device)
@@ -86,36 +86,36 @@ class CandidateIndex(Index):
         self._exact._passages = passages
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        count = max(self.candidates or max(FEWEST, 4 * top_k), top_k)
+        count = max(self.candidates or max(MIN_CANDIDATES, 4 * top_k), top_k)
         if len(self._passages) <= count:
             self._short.append(torch.zeros(len(queries), dtype=torch.bool))
-            return self._ranked_exactly(queries, top_k)
+            return self._rank_exactly(queries, top_k)
         candidates, found = self._propose(queries, count)
-        rows, scores = self._order(queries, candidates.to(queries.device), top_k)
+        rows, scores = self._rerank(queries, candidates.to(queries.device), top_k)
         short = found.to(queries.device) < top_k
         self._short.append(short.cpu())
         if self.exact_fallback and short.any():
-            rows[short], scores[short] = self._ranked_exactly(queries[short], top_k)
+            rows[short], scores[short] = self._rank_exactly(queries[short], top_k)
         return rows, scores
 
-    def _order(self, queries: Tensor, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """`order_candidates`, which is in float64, for those candidates only that can be among the best top_k."""
+    def _rerank(self, queries: Tensor, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """`rerank_candidates`, which is in float64, for those candidates only that can be among the best top_k."""
         width = top_k + MARGIN
         if candidates.shape[1] <= 2 * width:
-            return order_candidates(queries, self._passages, candidates, top_k)
+            return rerank_candidates(queries, self._passages, candidates, top_k)
         candidates = candidates.sort(dim=1).values  # for `top_columns`: of equal scores the lower row first
-        coarse = candidate_scores(queries, self._passages, candidates, torch.float32)
+        coarse = score_candidates(queries, self._passages, candidates, torch.float32)
         kept = top_columns(coarse, width)
-        rows, scores = order_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
+        rows, scores = rerank_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
         last = coarse.gather(1, kept[:, -1:])[:, 0]
-        unsettled = scores[:, -1] <= last + scan_error(queries, self._exact.largest_norm, torch.float32)
+        unsettled = scores[:, -1] <= last + scan_error_bound(queries, self._exact.largest_norm, torch.float32)
         if unsettled.any():
-            rows[unsettled], scores[unsettled] = order_candidates(
+            rows[unsettled], scores[unsettled] = rerank_candidates(
                 queries[unsettled], self._passages, candidates[unsettled], top_k
             )
         return rows, scores
 
-    def _ranked_exactly(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    def _rank_exactly(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         ranking = self._exact.search(queries, top_k)
         return ranking.rows.to(queries.device), ranking.scores.to(queries.device)
 

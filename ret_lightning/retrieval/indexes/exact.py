@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.ops.maxsim import maxsim
-from ret_lightning.retrieval.indexes.base import Index, at_least_one
+from ret_lightning.retrieval.indexes.base import Index, check_at_least_one
 from ret_lightning.retrieval.ranking import top_columns
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -20,7 +20,7 @@ MARGIN = 32
 # Bytes of a block of passages in the scan, in float32: a CPU's block is read from the store and multiplied while it is near,
 # a GPU's is large enough to hide the transfer. And scores a block at most, which with their places take 24 bytes each.
 CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 1 << 25, 1 << 30
-SCORES_A_BLOCK = 1 << 22
+SCORES_PER_BLOCK = 1 << 22
 
 # Numbers of gathered passage vectors at a time. On a CPU the block should stay in the second-level cache and in memory
 # that the allocator hands out again; on a GPU it should be large enough to hide the launches (1 GiB in float64).
@@ -52,12 +52,12 @@ class ExactIndex(Index):
 
     def __init__(self, device: str | torch.device | None = None, block: int | None = None) -> None:
         super().__init__(device)
-        at_least_one(self, block=block)
+        check_at_least_one(self, block=block)
         self.block = block
         self.largest_norm = 0.0
 
     def _build(self, passages: Embeddings) -> None:
-        self.largest_norm = _largest_norm(passages)
+        self.largest_norm = _find_largest_norm(passages)
 
     def _save(self, folder: Path) -> dict[str, Any]:
         return {"largest_norm": self.largest_norm}
@@ -72,12 +72,12 @@ class ExactIndex(Index):
         scores = queries.new_empty(len(queries), top_k)
         left = torch.arange(len(queries), device=queries.device)
         # A float64 scan costs what two float32 scans do, so a shortlist of half the pool saves nothing.
-        for dtype in _scans(queries, passages.vectors) if len(passages) > 2 * width else ():
+        for dtype in _scan_dtypes(queries, passages.vectors) if len(passages) > 2 * width else ():
             own = queries[left]
             candidates, rough = self._scan(own, width, dtype)
-            rows[left], scores[left] = order_candidates(own, passages, candidates, top_k)
+            rows[left], scores[left] = rerank_candidates(own, passages, candidates, top_k)
             # No passage that was left out scores above rough[:, -1] + error: none of them is among the best top_k.
-            left = left[scores[left, -1] <= rough[:, -1] + scan_error(own, self.largest_norm, dtype)]
+            left = left[scores[left, -1] <= rough[:, -1] + scan_error_bound(own, self.largest_norm, dtype)]
             if len(left) == 0:
                 return rows, scores
         rows[left], scores[left] = self._scan(queries[left], top_k, torch.float64)
@@ -90,7 +90,7 @@ class ExactIndex(Index):
         if block is None:
             block_bytes = GPU_BLOCK_BYTES if queries.is_cuda else CPU_BLOCK_BYTES
             block = max(
-                1, min(block_bytes // (4 * vectors.shape[1] * vectors.shape[2]), SCORES_A_BLOCK // len(queries))
+                1, min(block_bytes // (4 * vectors.shape[1] * vectors.shape[2]), SCORES_PER_BLOCK // len(queries))
             )
         queries = queries.to(dtype)
         rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
@@ -107,7 +107,7 @@ class ExactIndex(Index):
         return rows, scores
 
 
-def _largest_norm(passages: Embeddings) -> float:
+def _find_largest_norm(passages: Embeddings) -> float:
     longest = 0.0
     for block in passages.vectors.split(1024) if len(passages) else ():
         longest = max(longest, float(torch.linalg.vector_norm(block, dim=2, dtype=torch.float32).max()))
@@ -115,7 +115,7 @@ def _largest_norm(passages: Embeddings) -> float:
     return longest
 
 
-def scan_error(queries: Tensor, longest: float, dtype: torch.dtype) -> Tensor:
+def scan_error_bound(queries: Tensor, longest: float, dtype: torch.dtype) -> Tensor:
     """How far a score scanned in `dtype` may lie from the true one, for each query: (Nq,) float32.
 
     A product of two vectors of width d summed in float32 errs by at most d u |q| |p|, and adding Lq of them by Lq u times the
@@ -133,7 +133,7 @@ def scan_error(queries: Tensor, longest: float, dtype: torch.dtype) -> Tensor:
     return longest * (arithmetic + (queries - queries.to(dtype).float()).norm(dim=2).sum(dim=1))
 
 
-def order_candidates(queries: Tensor, passages: Embeddings, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def rerank_candidates(queries: Tensor, passages: Embeddings, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Puts each query's candidates in their exact order and keeps the best.
 
     Args:
@@ -146,12 +146,12 @@ def order_candidates(queries: Tensor, passages: Embeddings, candidates: Tensor, 
         rows (Nq, top_k) int64 and scores (Nq, top_k) float32, on the device of the queries.
     """
     candidates = candidates.sort(dim=1).values  # so that of equal scores the lower column is the lower row
-    scores = candidate_scores(queries, passages, candidates, torch.float64)
+    scores = score_candidates(queries, passages, candidates, torch.float64)
     kept = top_columns(scores, top_k)
     return candidates.gather(1, kept), scores.gather(1, kept)
 
 
-def candidate_scores(queries: Tensor, passages: Embeddings, candidates: Tensor, dtype: torch.dtype) -> Tensor:
+def score_candidates(queries: Tensor, passages: Embeddings, candidates: Tensor, dtype: torch.dtype) -> Tensor:
     """(Nq, C) float32 MaxSim scores of each query with its own candidates, made in `dtype`; -inf where there is none."""
     scores = queries.new_empty(candidates.shape)
     places = candidates.clamp(min=0)
@@ -170,6 +170,6 @@ def candidate_scores(queries: Tensor, passages: Embeddings, candidates: Tensor, 
     return scores.masked_fill_(candidates < 0, -torch.inf)
 
 
-def _scans(queries: Tensor, vectors: Tensor) -> tuple[torch.dtype, ...]:
+def _scan_dtypes(queries: Tensor, vectors: Tensor) -> tuple[torch.dtype, ...]:
     half = queries.is_cuda and vectors.dtype == torch.float16
     return (torch.float16, torch.float32) if half else (torch.float32,)

@@ -19,11 +19,11 @@ from ret_lightning.runtime.progress import progress_bar
 if TYPE_CHECKING:
     import faiss
 
-PASSAGES_A_BLOCK = 2048
+PASSAGES_PER_BLOCK = 2048
 # Rounds of k-means for codes. FAISS's 25 take two and a half times as long, for candidates that are the same to 0.001.
-CODE_ROUNDS, CODE_POINTS = 10, 64
+PQ_ITERATIONS, PQ_POINTS_PER_CENTROID = 10, 64
 
-MOST_HITS_ON_A_GPU = 2048  # FAISS's limit
+MAX_GPU_HITS = 2048  # FAISS's limit
 
 # On a command line a comma means a sweep, unless the value is in quotes of its own.
 FACTORY_EXAMPLES = (
@@ -33,7 +33,7 @@ FACTORY_EXAMPLES = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FaissSpec:
     """What to build.
 
     Attributes:
@@ -54,12 +54,12 @@ class Recipe:
 
 
 def build_faiss(
-    recipe: Recipe, passages: Embeddings, width: int, per_passage: int, encode: Callable[[Tensor], Tensor], device
+    spec: FaissSpec, passages: Embeddings, width: int, per_passage: int, encode: Callable[[Tensor], Tensor], device
 ) -> faiss.Index:
     """Trains and fills an index for inner products.
 
     Args:
-        recipe: see `Recipe`.
+        spec: see `FaissSpec`.
         passages: the pool.
         width: of what is indexed.
         per_passage: how many vectors are indexed of each passage.
@@ -74,83 +74,83 @@ def build_faiss(
     count = len(passages) * per_passage
     shape = f"{len(passages)} passages x {per_passage} vectors"
     try:
-        index = faiss.index_factory(width, recipe.factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(width, spec.factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise ConfigError(
-            f"{recipe.name}: FAISS has no index {recipe.factory!r} for vectors of width {width} and inner products "
+            f"{spec.name}: FAISS has no index {spec.factory!r} for vectors of width {width} and inner products "
             f"({_reason(error)}); choose {FACTORY_EXAMPLES}",
             code="faiss-factory-unknown",
-            found=recipe.factory,
+            found=spec.factory,
             width=width,
         ) from None
     ivf = faiss.try_extract_index_ivf(index)
-    if ivf is None and recipe.nprobe is not None:
+    if ivf is None and spec.nprobe is not None:
         raise ConfigError(
-            f"{recipe.name}: nprobe={recipe.nprobe} needs inverted lists, and {recipe.factory!r} has none; leave it "
+            f"{spec.name}: nprobe={spec.nprobe} needs inverted lists, and {spec.factory!r} has none; leave it "
             "out, or use an IVF factory such as 'IVF64,Flat'",
-            code="faiss-probes-without-cells",
-            found=recipe.nprobe,
-            factory=recipe.factory,
+            code="faiss-nprobe-without-ivf",
+            found=spec.nprobe,
+            factory=spec.factory,
         )
     if ivf is not None and not 1 <= ivf.nlist <= count:
         raise ConfigError(
-            f"{recipe.name}: {recipe.factory!r} has nlist={ivf.nlist}, and the pool {count} vectors ({shape}); "
+            f"{spec.name}: {spec.factory!r} has nlist={ivf.nlist}, and the pool {count} vectors ({shape}); "
             f"use nlist=1 to {count}, or 'Flat'",
-            code="faiss-cells-too-many",
+            code="faiss-nlist-too-large",
             found=ivf.nlist,
             most=count,
         )
-    _prepare(faiss, index, recipe)
+    _prepare(faiss, index, spec)
     try:
-        with _one_thread(faiss, recipe.factory):
+        with _single_threaded(faiss, spec.factory):
             if not index.is_trained:
-                index.train(_training_points(recipe, passages, per_passage, encode))
-            index = _on_gpu(faiss, index, recipe, device)
-            starts = range(0, len(passages), PASSAGES_A_BLOCK)
-            for start in progress_bar(starts, desc=f"index {recipe.factory}", unit="block", delay=5, leave=False):
-                index.add(encode(passages.vectors[start : start + PASSAGES_A_BLOCK]).numpy())
+                index.train(_training_points(spec, passages, per_passage, encode))
+            index = _on_gpu(faiss, index, spec, device)
+            starts = range(0, len(passages), PASSAGES_PER_BLOCK)
+            for start in progress_bar(starts, desc=f"index {spec.factory}", unit="block", delay=5, leave=False):
+                index.add(encode(passages.vectors[start : start + PASSAGES_PER_BLOCK]).numpy())
                 passages.release()
     except RuntimeError as error:
         raise ConfigError(
-            f"{recipe.name}: {recipe.factory!r} cannot be built from {count} vectors of width {width} ({shape}): "
+            f"{spec.name}: {spec.factory!r} cannot be built from {count} vectors of width {width} ({shape}): "
             f"{_reason(error)}; choose {FACTORY_EXAMPLES}",
             code="faiss-index-not-built",
-            factory=recipe.factory,
+            factory=spec.factory,
             vectors=count,
             width=width,
         ) from None
     return index
 
 
-def _prepare(faiss, index: faiss.Index, recipe: Recipe) -> None:
+def _prepare(faiss, index: faiss.Index, spec: FaissSpec) -> None:
     """Set seeds, nprobe and the length of training; all training points are used, without a warning if they are few."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
         ivf = faiss.downcast_index(ivf)
-        ivf.nprobe = min(recipe.nprobe or automatic_nprobe(ivf.nlist), ivf.nlist)
-        ivf.cp.min_points_per_centroid, ivf.cp.max_points_per_centroid = 1, max(1, recipe.training_points)
-        ivf.cp.seed = recipe.seed
+        ivf.nprobe = min(spec.nprobe or automatic_nprobe(ivf.nlist), ivf.nlist)
+        ivf.cp.min_points_per_centroid, ivf.cp.max_points_per_centroid = 1, max(1, spec.training_points)
+        ivf.cp.seed = spec.seed
     for holder in (index, ivf):
         quantizer = getattr(holder, "pq", None)
         if quantizer is not None:
-            quantizer.cp.niter, quantizer.cp.max_points_per_centroid = CODE_ROUNDS, CODE_POINTS
+            quantizer.cp.niter, quantizer.cp.max_points_per_centroid = PQ_ITERATIONS, PQ_POINTS_PER_CENTROID
             quantizer.cp.min_points_per_centroid = 1
-            quantizer.cp.seed = recipe.seed
+            quantizer.cp.seed = spec.seed
             if hasattr(
                 holder, "do_polysemous_training"
             ):  # it numbers centroids for a kind of search that is not used here
                 holder.do_polysemous_training = False
 
 
-def _training_points(recipe: Recipe, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
-    """The encoded vectors of randomly sampled passages: `recipe.training_points`, rounded up to whole passages."""
-    wanted = min(len(passages), -(-recipe.training_points // per_passage))
-    drawn = torch.randperm(len(passages), generator=torch.Generator().manual_seed(recipe.seed))[:wanted]
+def _training_points(spec: FaissSpec, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
+    """The encoded vectors of randomly sampled passages: `spec.training_points`, rounded up to whole passages."""
+    wanted = min(len(passages), -(-spec.training_points // per_passage))
+    drawn = torch.randperm(len(passages), generator=torch.Generator().manual_seed(spec.seed))[:wanted]
     places = drawn.sort().values
-    return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_A_BLOCK)]).numpy()
+    return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_PER_BLOCK)]).numpy()
 
 
-def goes_on_gpu(gpu: bool | None, device: torch.device) -> bool:
+def uses_gpu(gpu: bool | None, device: torch.device) -> bool:
     """Whether FAISS is to use a GPU.
 
     Args:
@@ -180,9 +180,9 @@ def is_on_gpu(index: object) -> bool:
     return type(index).__name__.startswith("GpuIndex")
 
 
-def _on_gpu(faiss, index: faiss.Index, recipe: Recipe, device: torch.device) -> faiss.Index:
+def _on_gpu(faiss, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
     """The index on the GPU of `device`, where that is wanted and can be."""
-    if not goes_on_gpu(recipe.gpu, device):
+    if not uses_gpu(spec.gpu, device):
         return index
     number = device.index if device.type == "cuda" else None
     if number is None:  # the one that this process, a rank of several, works with
@@ -190,17 +190,17 @@ def _on_gpu(faiss, index: faiss.Index, recipe: Recipe, device: torch.device) -> 
     try:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
     except RuntimeError as error:
-        if recipe.gpu:
+        if spec.gpu:
             raise ConfigError(
-                f"{recipe.name}: FAISS cannot have {recipe.factory!r} on a GPU ({_reason(error)}); leave gpu out",
+                f"{spec.name}: FAISS cannot have {spec.factory!r} on a GPU ({_reason(error)}); leave gpu out",
                 code="faiss-not-on-gpu",
-                factory=recipe.factory,
+                factory=spec.factory,
             ) from None
         return index  # graphs and 4-bit codes are for CPUs only
 
 
 @contextmanager
-def _one_thread(faiss, factory: str) -> Iterator[None]:
+def _single_threaded(faiss, factory: str) -> Iterator[None]:
     """Graphs (HNSW, NSG) come out differently each time that several threads add to them."""
     threads = faiss.omp_get_max_threads()
     if re.search("HNSW|NSG", factory):

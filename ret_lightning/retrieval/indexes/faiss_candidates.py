@@ -9,7 +9,7 @@ import torch
 
 from ret_lightning.config.targets.renamed_keys import FAISS_KEYS
 from ret_lightning.errors import DataError
-from ret_lightning.retrieval.indexes.base import at_least_one
+from ret_lightning.retrieval.indexes.base import check_at_least_one
 from ret_lightning.retrieval.indexes.candidates import CandidateIndex
 from ret_lightning.retrieval.indexes.faiss_build import is_on_gpu
 from ret_lightning.retrieval.store.embeddings import Embeddings
@@ -53,7 +53,7 @@ class FaissCandidates(CandidateIndex):
         exact_fallback: bool,
     ) -> None:
         super().__init__(candidates, device, exact_fallback)
-        at_least_one(self, nlist=nlist, nprobe=nprobe, training_points=training_points)
+        check_at_least_one(self, nlist=nlist, nprobe=nprobe, training_points=training_points)
         self.factory = factory
         self.nlist = nlist
         self.nprobe = nprobe

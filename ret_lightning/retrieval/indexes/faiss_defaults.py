@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ret_lightning.errors import ConfigError
 
 # Below this many vectors inverted lists and codes gain nothing, and FAISS asks for 39 vectors per centroid of an 8-bit code.
-SMALLEST_TRAINED = 39 * 256
+MIN_TRAINED_VECTORS = 39 * 256
 TRAINING_VECTORS_PER_LIST = 32
 
 
@@ -38,7 +38,7 @@ def automatic_training_points(nlist: int) -> int:
     return max(TRAINING_VECTORS_PER_LIST * nlist, 1 << 16)
 
 
-def filled_in(factory: str, values: Mapping[str, object], given: Mapping[str, int | None]) -> str:
+def fill_factory(factory: str, values: Mapping[str, object], given: Mapping[str, int | None]) -> str:
     """A factory string with its places, such as {nlist}, filled in.
 
     Args:

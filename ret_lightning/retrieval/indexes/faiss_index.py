@@ -17,23 +17,23 @@ from torch import Tensor
 
 from ret_lightning.config.targets.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval.indexes.base import at_least_one
+from ret_lightning.retrieval.indexes.base import check_at_least_one
 from ret_lightning.retrieval.indexes.faiss_build import (
-    MOST_HITS_ON_A_GPU,
-    PASSAGES_A_BLOCK,
-    Recipe,
+    MAX_GPU_HITS,
+    PASSAGES_PER_BLOCK,
+    FaissSpec,
     build_faiss,
-    goes_on_gpu,
     is_on_gpu,
+    uses_gpu,
 )
 from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
 from ret_lightning.retrieval.indexes.faiss_defaults import (
-    SMALLEST_TRAINED,
+    MIN_TRAINED_VECTORS,
     automatic_m,
     automatic_nlist,
     automatic_nprobe,
     automatic_training_points,
-    filled_in,
+    fill_factory,
 )
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # Hits at a time: 2^20 of them with their sorting are about 50 MiB.
 BLOCK_ELEMENTS = 1 << 20
-MOST_NBITS = 16  # FAISS trains 2^nbits centroids
+MAX_NBITS = 16  # FAISS trains 2^nbits centroids
 
 
 class FaissIndex(FaissCandidates):
@@ -111,7 +111,7 @@ class FaissIndex(FaissCandidates):
         exact_fallback: bool = True,
     ) -> None:
         super().__init__(factory, candidates, nlist, nprobe, training_points, seed, gpu, device, exact_fallback)
-        at_least_one(self, hits=hits, m=m, nbits=nbits, M=M)
+        check_at_least_one(self, hits=hits, m=m, nbits=nbits, M=M)
         self.hits = hits
         self.m = m
         self.nbits = nbits
@@ -120,18 +120,18 @@ class FaissIndex(FaissCandidates):
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
         device = self.device or passages.vectors.device
-        on_gpu = goes_on_gpu(self.gpu, device)
-        recipe = self._recipe(len(passages) * k, width, on_gpu)
-        if recipe.factory == "Flat" and recipe.nprobe is None and not on_gpu and not passages.vectors.is_cuda:
-            self._faiss = _PoolsOwnTokens(passages)
+        on_gpu = uses_gpu(self.gpu, device)
+        spec = self._spec(len(passages) * k, width, on_gpu)
+        if spec.factory == "Flat" and spec.nprobe is None and not on_gpu and not passages.vectors.is_cuda:
+            self._faiss = _PoolTokens(passages)
             return
 
         def tokens(vectors: Tensor) -> Tensor:
             return vectors.flatten(0, 1).to("cpu", torch.float32).contiguous()
 
-        self._faiss = build_faiss(recipe, passages, width, k, tokens, device)
+        self._faiss = build_faiss(spec, passages, width, k, tokens, device)
 
-    def _recipe(self, count: int, width: int, on_gpu: bool) -> Recipe:
+    def _spec(self, count: int, width: int, on_gpu: bool) -> FaissSpec:
         nlist = self.nlist or automatic_nlist(count)
         nbits = self.nbits or (8 if on_gpu else 4)
         m = self.m or automatic_m(width, nbits)
@@ -145,33 +145,33 @@ class FaissIndex(FaissCandidates):
         if width % m:
             raise ConfigError(
                 f"FaissIndex: m={m} must divide the width of the vectors, {width}",
-                code="faiss-codes-not-divisor",
+                code="faiss-m-not-divisor",
                 found=m,
                 width=width,
             )
-        if nbits > MOST_NBITS:
+        if nbits > MAX_NBITS:
             raise ConfigError(
-                f"FaissIndex: nbits={nbits} must be at most {MOST_NBITS}",
-                code="faiss-bits-too-many",
+                f"FaissIndex: nbits={nbits} must be at most {MAX_NBITS}",
+                code="faiss-nbits-too-large",
                 found=nbits,
-                most=MOST_NBITS,
+                most=MAX_NBITS,
             )
         given = {"nlist": self.nlist, "m": self.m, "nbits": self.nbits, "M": self.M}
-        factory = filled_in(self.factory, values, given)
+        factory = fill_factory(self.factory, values, given)
         training_points = self.training_points or automatic_training_points(nlist)
         nprobe = self.nprobe
         if factory != self.factory:
-            if count < SMALLEST_TRAINED and self.nlist is None:
+            if count < MIN_TRAINED_VECTORS and self.nlist is None:
                 factory, nprobe = "Flat", None
             log.info(
                 "index of %d vectors: %s%s, trained on %d",
                 *(count, factory, f", nprobe={nprobe or automatic_nprobe(nlist)}" if "IVF" in factory else ""),
                 min(training_points, count),
             )
-        return Recipe("FaissIndex", factory, nprobe, training_points, self.seed, self.gpu)
+        return FaissSpec("FaissIndex", factory, nprobe, training_points, self.seed, self.gpu)
 
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
-        if isinstance(self._faiss, _PoolsOwnTokens):
+        if isinstance(self._faiss, _PoolTokens):
             return {}
         return super()._save_proposals(folder) | {"tokens": self.file}
 
@@ -179,23 +179,23 @@ class FaissIndex(FaissCandidates):
         if "tokens" in state:
             super()._restore_proposals(folder, passages, state)
         else:
-            self._faiss = _PoolsOwnTokens(passages)
+            self._faiss = _PoolTokens(passages)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         n_passages, k = self._passages.vectors.shape[:2]
         hits = min(self.hits or 2 * count, n_passages * k)
         if is_on_gpu(self._faiss):
-            hits = min(hits, MOST_HITS_ON_A_GPU)
+            hits = min(hits, MAX_GPU_HITS)
         candidates, found = [], []
         for block in queries.cpu().split(max(1, BLOCK_ELEMENTS // (queries.shape[1] * hits))):
             scores, tokens = self._faiss.search(block.flatten(0, 1).contiguous().numpy(), hits)
-            best, number = best_candidates(scores, tokens // k, len(block), count)  # FAISS's -1, for none, stays -1
+            best, number = select_candidates(scores, tokens // k, len(block), count)  # FAISS's -1, for none, stays -1
             candidates.append(torch.from_numpy(best))
             found.append(torch.from_numpy(number))
         return torch.cat(candidates), torch.cat(found)
 
 
-class _PoolsOwnTokens:
+class _PoolTokens:
     """The part of a flat FAISS index that is used here, over the vectors where they are, instead of a copy in float32."""
 
     def __init__(self, passages: Embeddings) -> None:
@@ -206,8 +206,8 @@ class _PoolsOwnTokens:
 
         best = faiss.ResultHeap(len(queries), hits, keep_max=True)
         vectors = self._passages.vectors
-        for start in range(0, len(vectors), PASSAGES_A_BLOCK):
-            tokens = vectors[start : start + PASSAGES_A_BLOCK].flatten(0, 1).float().contiguous().numpy()
+        for start in range(0, len(vectors), PASSAGES_PER_BLOCK):
+            tokens = vectors[start : start + PASSAGES_PER_BLOCK].flatten(0, 1).float().contiguous().numpy()
             scores, places = faiss.knn(queries, tokens, min(hits, len(tokens)), metric=faiss.METRIC_INNER_PRODUCT)
             best.add_result(scores, places + start * vectors.shape[1])
             self._passages.release()
@@ -215,7 +215,7 @@ class _PoolsOwnTokens:
         return best.D, best.I
 
 
-def best_candidates(
+def select_candidates(
     scores: np.ndarray, passages: np.ndarray, n_queries: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The passages that each query's vectors hit, best first by how much each vector's best hit there beats its worst hit.
@@ -234,13 +234,13 @@ def best_candidates(
     candidates, found = np.full((n_queries, count), -1), np.zeros(n_queries, dtype=np.int64)
     of_queries = zip(np.split(scores, n_queries), np.split(passages, n_queries), strict=True)
     for query, hits in enumerate(of_queries):
-        best = _best_of_query(*hits, count)
+        best = _select_for_query(*hits, count)
         candidates[query, : len(best)], found[query] = best, len(best)
     return candidates, found
 
 
-def _best_of_query(scores: np.ndarray, passages: np.ndarray, count: int) -> np.ndarray:
-    """The (n,) passages, n at most `count`, of one query's hits (Lq, h); see `best_candidates`."""
+def _select_for_query(scores: np.ndarray, passages: np.ndarray, count: int) -> np.ndarray:
+    """The (n,) passages, n at most `count`, of one query's hits (Lq, h); see `select_candidates`."""
     length, hits = scores.shape
     worst = np.where(passages >= 0, scores, np.inf).min(axis=1, keepdims=True)
     gains = (scores - worst).ravel()

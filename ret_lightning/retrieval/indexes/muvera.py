@@ -12,21 +12,21 @@ from torch import Tensor
 
 from ret_lightning.config.targets.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.base import at_least_one
-from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
+from ret_lightning.retrieval.indexes.base import check_at_least_one
+from ret_lightning.retrieval.indexes.faiss_build import MAX_GPU_HITS, FaissSpec, build_faiss, is_on_gpu
 from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nlist, automatic_nprobe, filled_in
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nlist, automatic_nprobe, fill_factory
 from ret_lightning.retrieval.indexes.muvera_encoding import FixedDimensionalEncoding
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 
-PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
+ENCODING_BLOCK = 128  # at a time: their projections in 20 repetitions are 5 MiB
 MAPS_FILE = "maps.safetensors"
-SMALLEST_WITH_LISTS = 4096
-MOST_NUMBERS = 1 << 20  # of an encoding: 4 MiB a passage
+MIN_IVF_PASSAGES = 4096
+MAX_ENCODING_WIDTH = 1 << 20  # of an encoding: 4 MiB a passage
 # Encodings to train k-means on: each has thousands of numbers.
-TRAINED_ON = 8192
+TRAINING_ENCODINGS = 8192
 
 
 class MuveraIndex(FaissCandidates):
@@ -71,15 +71,15 @@ class MuveraIndex(FaissCandidates):
         exact_fallback: bool = True,
     ) -> None:
         super().__init__(factory, candidates, nlist, nprobe, training_points, seed, gpu, device, exact_fallback)
-        at_least_one(self, repetitions=repetitions, hyperplanes=hyperplanes, projection=projection)
+        check_at_least_one(self, repetitions=repetitions, hyperplanes=hyperplanes, projection=projection)
         numbers = repetitions * 2 ** (hyperplanes or 1) * projection
-        if numbers > MOST_NUMBERS:
+        if numbers > MAX_ENCODING_WIDTH:
             raise ConfigError(
                 f"MuveraIndex: {repetitions} repetitions of 2^{hyperplanes or 1} parts with {projection} numbers each make an "
-                f"encoding of {numbers} numbers, more than {MOST_NUMBERS}; lower hyperplanes, repetitions or projection",
+                f"encoding of {numbers} numbers, more than {MAX_ENCODING_WIDTH}; lower hyperplanes, repetitions or projection",
                 code="muvera-encoding-too-long",
                 found=numbers,
-                most=MOST_NUMBERS,
+                most=MAX_ENCODING_WIDTH,
             )
         self.repetitions = repetitions
         self.hyperplanes = hyperplanes
@@ -89,28 +89,30 @@ class MuveraIndex(FaissCandidates):
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
         hyperplanes = self.hyperplanes or max(1, round(math.log2(k)) - 2)
-        encoding = FixedDimensionalEncoding.draw(
+        encoding = FixedDimensionalEncoding.sample(
             width, self.repetitions, hyperplanes, min(self.projection, width), self.seed
         )
 
         def encode(vectors: Tensor) -> Tensor:
-            return torch.cat([encoding.passages(block) for block in vectors.cpu().split(PASSAGES_ENCODED)])
+            return torch.cat([encoding.encode_passages(block) for block in vectors.cpu().split(ENCODING_BLOCK)])
 
-        recipe = self._recipe(len(passages))
-        log.info("index of %d encodings of %d numbers: %s", len(passages), encoding.width, recipe.factory)
+        spec = self._spec(len(passages))
+        log.info("index of %d encodings of %d numbers: %s", len(passages), encoding.width, spec.factory)
         device = self.device or passages.vectors.device
-        self._faiss, self._encoding = build_faiss(recipe, passages, encoding.width, 1, encode, device), encoding
+        self._faiss, self._encoding = build_faiss(spec, passages, encoding.width, 1, encode, device), encoding
 
-    def _recipe(self, count: int) -> Recipe:
+    def _spec(self, count: int) -> FaissSpec:
         nlist = self.nlist or automatic_nlist(count)
-        factory = filled_in(self.factory, {"nlist": nlist}, {"nlist": self.nlist})
+        factory = fill_factory(self.factory, {"nlist": nlist}, {"nlist": self.nlist})
         nprobe = self.nprobe
         if factory != self.factory:
-            if count < SMALLEST_WITH_LISTS and self.nlist is None:
+            if count < MIN_IVF_PASSAGES and self.nlist is None:
                 factory, nprobe = "Flat", None
             else:
                 nprobe = nprobe or max(automatic_nprobe(nlist), nlist // 4)
-        return Recipe("MuveraIndex", factory, nprobe, self.training_points or TRAINED_ON, self.seed, self.gpu)
+        return FaissSpec(
+            "MuveraIndex", factory, nprobe, self.training_points or TRAINING_ENCODINGS, self.seed, self.gpu
+        )
 
     def _clear_proposals(self) -> None:
         super()._clear_proposals()
@@ -137,8 +139,8 @@ class MuveraIndex(FaissCandidates):
         super()._restore_proposals(folder, passages, state)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        encoded = torch.cat([self._encoding.queries(block) for block in queries.cpu().split(PASSAGES_ENCODED)])
-        found = min(count, MOST_HITS_ON_A_GPU) if is_on_gpu(self._faiss) else count
+        encoded = torch.cat([self._encoding.encode_queries(block) for block in queries.cpu().split(ENCODING_BLOCK)])
+        found = min(count, MAX_GPU_HITS) if is_on_gpu(self._faiss) else count
         _, rows = self._faiss.search(encoded.numpy(), found)
         candidates = torch.nn.functional.pad(torch.from_numpy(rows), (0, count - found), value=-1)
         return candidates, (candidates >= 0).sum(dim=1)

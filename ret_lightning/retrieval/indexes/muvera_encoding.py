@@ -30,7 +30,7 @@ class FixedDimensionalEncoding:
     signs: Tensor
 
     @staticmethod
-    def draw(width: int, repetitions: int, hyperplanes: int, projection: int, seed: int) -> FixedDimensionalEncoding:
+    def sample(width: int, repetitions: int, hyperplanes: int, projection: int, seed: int) -> FixedDimensionalEncoding:
         """Maps for vectors of a width, the same for the same arguments."""
         random = torch.Generator().manual_seed(seed)
         planes = torch.randn(repetitions, hyperplanes, width, generator=random)
@@ -42,17 +42,17 @@ class FixedDimensionalEncoding:
         """Numbers an encoding has: repetitions * 2^hyperplanes * projection."""
         return len(self.planes) * 2 ** self.planes.shape[1] * self.signs.shape[1]
 
-    def queries(self, vectors: Tensor) -> Tensor:
+    def encode_queries(self, vectors: Tensor) -> Tensor:
         """(n, L, d) -> (n, width) float32: sums a part."""
-        projected, parts = self._projected(vectors)
-        return self._sums(projected, parts).flatten(1)
+        projected, parts = self._project(vectors)
+        return self._sum_per_part(projected, parts).flatten(1)
 
-    def passages(self, vectors: Tensor) -> Tensor:
+    def encode_passages(self, vectors: Tensor) -> Tensor:
         """(n, L, d) -> (n, width) float32: means a part, an empty one filled in. The inner product of a query's encoding with
         a passage's, divided by the repetitions, estimates their MaxSim."""
-        projected, parts = self._projected(vectors)
-        numbers = self._sums(torch.ones_like(projected[..., :1]), parts)
-        means = self._sums(projected, parts) / numbers.clamp(min=1)
+        projected, parts = self._project(vectors)
+        numbers = self._sum_per_part(torch.ones_like(projected[..., :1]), parts)
+        means = self._sum_per_part(projected, parts) / numbers.clamp(min=1)
         every = torch.arange(numbers.shape[2])
         bits = 2 ** torch.arange(self.planes.shape[1])
         differing = ((every[:, None, None] ^ every[:, None]) & bits != 0).sum(dim=2)
@@ -60,7 +60,7 @@ class FixedDimensionalEncoding:
         own = projected.gather(2, nearest[..., None].expand(-1, -1, -1, projected.shape[3]))
         return torch.where(numbers > 0, means, own).flatten(1)
 
-    def _projected(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """(n, repetitions, L, projection), and the part of each vector, (n, repetitions, L)."""
         n, length, width = vectors.shape
         flat = vectors.reshape(-1, width).float()
@@ -71,7 +71,7 @@ class FixedDimensionalEncoding:
         parts = ((sides > 0) * 2 ** torch.arange(self.planes.shape[1])).sum(dim=3)
         return projected, parts
 
-    def _sums(self, values: Tensor, parts: Tensor) -> Tensor:
+    def _sum_per_part(self, values: Tensor, parts: Tensor) -> Tensor:
         """(n, repetitions, L, m) -> (n, repetitions, 2^b, m): added up a part."""
         n, repetitions, _, width = values.shape
         total = values.new_zeros(n, repetitions, 2 ** self.planes.shape[1], width)

@@ -23,7 +23,7 @@ from ret_lightning.runtime.atomic_files import disk_full, disk_is_full, write_te
 
 FORMAT, MANIFEST, UNFINISHED = 1, "index.json", ".unfinished"
 READ_BYTES = 1 << 24
-ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
+CHECKED_ROWS = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
 
 
 def write_saved_index(
@@ -64,7 +64,7 @@ def write_saved_index(
         text = _json(content)
         _remove_saved_index(folder)
         for name in names:
-            _sync(unfinished / name)
+            _flush_to_disk(unfinished / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(unfinished / name, folder / name)
     except Exception as error:
@@ -98,7 +98,7 @@ def _remove_saved_index(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -126,7 +126,7 @@ def read_index_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[str, Any]:
+def read_verified_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[str, Any]:
     """The content of index.json, after the index's files and the pool were compared with it.
 
     Raises:
@@ -145,7 +145,7 @@ def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[s
                 code="saved-index-file-changed",
                 path=path,
             )
-    if difference := _difference(content, passages):
+    if difference := _find_difference(content, passages):
         raise DataError(
             f"{folder}: the index is of other passages than these: {difference}; load it with those that it was built of, or "
             "build it again",
@@ -156,7 +156,7 @@ def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[s
     return content
 
 
-def _difference(content: dict[str, Any], passages: Embeddings) -> str | None:
+def _find_difference(content: dict[str, Any], passages: Embeddings) -> str | None:
     """What tells the pool of a manifest from these passages; None where nothing does."""
     shape = list(passages.vectors.shape)
     if content["passages"] != shape:
@@ -189,6 +189,6 @@ def _sha256_of_some_vectors(passages: Embeddings) -> str:
     In half precision, whatever the pool is in: vectors in float32 and a store of them count as the same.
     """
     last = len(passages) - 1
-    rows = sorted({place * last // (ROWS_CHECKED - 1) for place in range(ROWS_CHECKED)}) if len(passages) else []
+    rows = sorted({place * last // (CHECKED_ROWS - 1) for place in range(CHECKED_ROWS)}) if len(passages) else []
     vectors = passages.take(torch.tensor(rows, dtype=torch.int64)).cpu().half().numpy()
     return hashlib.sha256(vectors.astype("<f2").tobytes()).hexdigest()

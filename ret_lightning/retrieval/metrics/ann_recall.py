@@ -42,7 +42,7 @@ def measure_ann_recall(
         The metrics of `compare_rankings`. Of an index with candidates also `fallback_share`, the share of the queries for which
         it found too few, and the same metrics without its exact fallback: `recall_loss_without_fallback@K` and so on.
     """
-    drawn = draw_sample(len(queries), sample, seed)
+    drawn = sample_queries(len(queries), sample, seed)
     exact = ExactIndex(index.device)
     exact.build(passages)
     depth = max(k, *recall_at)
@@ -66,7 +66,7 @@ def without_fallback(compared: Mapping[str, float]) -> dict[str, float]:
     return {"_without_fallback@".join(name.split("@")): value for name, value in compared.items()}
 
 
-def draw_sample(count: int, size: int, seed: int) -> Tensor:
+def sample_queries(count: int, size: int, seed: int) -> Tensor:
     """(min(size, count),) int64: that many different positions below `count`, ascending; the same for the same arguments."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size].sort().values
 

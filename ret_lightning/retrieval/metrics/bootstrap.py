@@ -21,7 +21,7 @@ LEVEL = 0.95
 BLOCK_ELEMENTS = 1 << 22
 
 
-def intervals(
+def bootstrap_intervals(
     by_query: Mapping[str, Mapping[str, Tensor]],
     means: Mapping[str, Mapping[str, str]],
     resamples: int = RESAMPLES,
@@ -35,7 +35,7 @@ def intervals(
     an interval stays the same whatever else is evaluated.
 
     Args:
-        by_query: subset to metric to (Nq,), NaN for queries that the metric does not count; `judge`.
+        by_query: subset to metric to (Nq,), NaN for queries that the metric does not count; `evaluate_ranking`.
         means: name of a mean to the subsets that it is over, each with the metric that it takes of it.
         resamples: means drawn.
         level: the share of them inside.
@@ -50,14 +50,14 @@ def intervals(
             counted = values[~values.isnan()].numpy()
             if len(counted):
                 key = f"{subset}/{metric}"
-                drawn[key] = resampled_means(counted, resamples, (seed, *key.encode()))
+                drawn[key] = resample_means(counted, resamples, (seed, *key.encode()))
     for name, parts in means.items():
         drawn[f"mean/{name}"] = np.mean([drawn[f"{subset}/{metric}"] for subset, metric in parts.items()], axis=0)
     ends = [(1 - level) / 2, (1 + level) / 2]
     return {key: tuple(np.quantile(samples, ends).tolist()) for key, samples in drawn.items()}
 
 
-def resampled_means(values: np.ndarray, resamples: int, seed: int | tuple[int, ...]) -> np.ndarray:
+def resample_means(values: np.ndarray, resamples: int, seed: int | tuple[int, ...]) -> np.ndarray:
     """The means of `resamples` samples of the values, each as large as they are and drawn with replacement.
 
     Only how often each distinct value is drawn matters, and those counts are multinomial: a few numbers a sample instead of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.distributed.collectives import gather_rows, row_counts
-from ret_lightning.retrieval.distributed.replicated import share_of
+from ret_lightning.retrieval.distributed.replicated import rank_slice
 from ret_lightning.retrieval.metrics.rank_metrics import rank_metrics
 from ret_lightning.retrieval.metrics.relevance import answer_hits, count_relevant, has_answers, positive_hits
 from ret_lightning.retrieval.ranking import Ranking
@@ -17,7 +17,7 @@ from ret_lightning.retrieval.ranking import Ranking
 TOP = 10
 
 
-def judge(
+def evaluate_ranking(
     ranking: Ranking,
     pool_ids: Sequence[str],
     positives: Sequence[Sequence[str]],
@@ -47,7 +47,7 @@ def judge(
     Raises:
         ValueError: if lengths do not fit, or the ranking is narrower than the largest K.
     """
-    own = share_of(len(ranking))
+    own = rank_slice(len(ranking))
     rows = ranking.rows[own, : max([TOP, *recall_at])]
     hits = positive_hits(rows, pool_ids, positives[own])
     relevant = torch.tensor(count_relevant(pool_ids, positives[own]), dtype=torch.int64)

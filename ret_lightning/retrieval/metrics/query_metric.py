@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ret_lightning.retrieval.metrics.rank_metrics import check_ks, query_means, rank_metrics
+from ret_lightning.retrieval.metrics.rank_metrics import check_cutoffs, query_means, rank_metrics
 
 
 class QueryMetric(Metric):
@@ -34,7 +34,7 @@ class QueryMetric(Metric):
     def __init__(self, name: str, ks: Iterable[int], queries: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.name, self.ks = name, sorted(set(ks))
-        check_ks(name, self.ks)
+        check_cutoffs(name, self.ks)
         # One shape on every rank, whatever it counted: torchmetrics cannot gather lists of which one is empty.
         nothing = torch.full((queries, len(self.ks)), torch.nan, dtype=torch.float64)
         self.add_state("values", nothing, dist_reduce_fx=_first_counted)

@@ -66,7 +66,7 @@ def rank_metrics(name: str, ks: Iterable[int], hits: Tensor, relevant: Tensor | 
         ValueError: if shapes or dtypes do not fit, or a query has more hits than right passages.
     """
     ks = sorted(set(ks))
-    check_ks(name, ks)
+    check_cutoffs(name, ks)
     if hits.dtype != torch.bool or hits.dim() != 2 or hits.shape[1] < ks[-1]:
         raise ValueError(
             f"{name}@{ks[-1]} needs bool hits of shape (N, {ks[-1]} or more), got {hits.dtype} of shape {tuple(hits.shape)}"
@@ -76,7 +76,7 @@ def rank_metrics(name: str, ks: Iterable[int], hits: Tensor, relevant: Tensor | 
     return {f"{name}@{k}": METRICS[name](hits, k, relevant) for k in ks}
 
 
-def check_ks(name: str, ks: Sequence[int]) -> None:
+def check_cutoffs(name: str, ks: Sequence[int]) -> None:
     """Raise ConfigError unless there is a K and each is at least 1."""
     if not ks or min(ks) < 1:
         raise ConfigError(

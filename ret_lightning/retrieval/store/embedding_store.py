@@ -38,20 +38,20 @@ from ret_lightning.retrieval.store.store_plan import (
     PROVISIONAL,
     SUMS,
     StorePlan,
-    check_same,
-    note_file,
+    check_same_plan,
+    marker_file,
     provisional_rows,
     read_plan,
     read_store_json,
+    reopen_if_provisional,
     sha256,
     sha256_of_part,
-    unfinish,
-    write_note,
+    write_marker,
 )
 from ret_lightning.runtime.atomic_files import write_text
 
 # Rows a part: a 64th of the store, so that ranks share evenly, but no more than an interruption may cost.
-MOST_PARTS, LARGEST_PART = 64, 4096
+MAX_PARTS, MAX_PART_ROWS = 64, 4096
 
 
 class EmbeddingStore:
@@ -67,7 +67,7 @@ class EmbeddingStore:
     def __init__(self, folder: Path, plan: StorePlan, ids: Sequence[str]) -> None:
         self.folder = folder
         self.plan = plan
-        self.embeddings: Embeddings = _mapped(folder / plan.vectors_file, plan, ids)
+        self.embeddings: Embeddings = _map_embeddings(folder / plan.vectors_file, plan, ids)
 
     @staticmethod
     def create(
@@ -94,7 +94,7 @@ class EmbeddingStore:
             dtype: of the numbers on disk.
 
         Raises:
-            AnotherStore: if another store is in the folder.
+            StoreMismatch: if another store is in the folder.
             DataError: if files that are none of a store's are.
             ValueError: on ids or shapes that `Embeddings` would refuse, or another dtype.
         """
@@ -105,7 +105,7 @@ class EmbeddingStore:
         if min(shape) < 1:
             raise ValueError(f"create: shape must be (k, d), both above 0, got {tuple(shape)}")
         text = json.dumps(list(ids))
-        automatic = max(1, min(LARGEST_PART, -(-len(ids) // MOST_PARTS)))
+        automatic = max(1, min(MAX_PART_ROWS, -(-len(ids) // MAX_PARTS)))
         plan = StorePlan(
             fingerprint=fingerprint,
             config=json.loads(json.dumps(config or {})),
@@ -120,8 +120,8 @@ class EmbeddingStore:
         if found:
             before = read_plan(folder, found[0])
             plan = replace(plan, part_rows=before.part_rows)
-            check_same(folder, before, plan)
-            if found[0] == MANIFEST and unfinish(folder, plan):
+            check_same_plan(folder, before, plan)
+            if found[0] == MANIFEST and reopen_if_provisional(folder, plan):
                 found.remove(MANIFEST)
         elif folder.is_dir():
             names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -133,7 +133,7 @@ class EmbeddingStore:
                     found=others[0],
                 )
         if MANIFEST not in found:
-            if PLAN not in found or not _ids_are(folder, plan):
+            if PLAN not in found or not _ids_match(folder, plan):
                 write_text(folder / IDS, text)
                 write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
             (folder / PARTS).mkdir(exist_ok=True)
@@ -158,7 +158,7 @@ class EmbeddingStore:
         if not (folder / MANIFEST).exists():
             if (folder / PLAN).exists():
                 plan = read_plan(folder, PLAN)
-                missing = sum(not note_file(folder, part).exists() for part in range(plan.parts))
+                missing = sum(not marker_file(folder, part).exists() for part in range(plan.parts))
                 raise DataError(
                     f"{folder}: the store is not finished, {missing} of {plan.parts} parts are missing; "
                     "run the encoding again, it goes on where it stopped",
@@ -183,18 +183,20 @@ class EmbeddingStore:
         try:
             text, size = (folder / IDS).read_bytes(), (folder / plan.vectors_file).stat().st_size
         except OSError as error:
-            raise _torn(folder, f"{Path(error.filename).name} cannot be read ({error.strerror})") from None
+            raise _corrupt_store(folder, f"{Path(error.filename).name} cannot be read ({error.strerror})") from None
         if sha256(text) != plan.ids_sha256:
-            raise _torn(folder, f"{IDS} was changed: its checksum is not the manifest's")
+            raise _corrupt_store(folder, f"{IDS} was changed: its checksum is not the manifest's")
         if size != plan.count * plan.row_bytes:
-            raise _torn(folder, f"{plan.vectors_file} has {size} bytes, and {plan.count * plan.row_bytes} belong there")
+            raise _corrupt_store(
+                folder, f"{plan.vectors_file} has {size} bytes, expected {plan.count * plan.row_bytes}"
+            )
         if not isinstance(sums, list) or len(sums) != plan.parts:
-            raise _torn(folder, f"{MANIFEST} has not the checksums of {plan.parts} parts")
+            raise _corrupt_store(folder, f"{MANIFEST} has not the checksums of {plan.parts} parts")
         if verify:
             for part, wanted in enumerate(sums):
                 if sha256_of_part(folder, plan, part) != wanted:
                     rows = plan.rows(part)
-                    raise _torn(
+                    raise _corrupt_store(
                         folder,
                         f"{plan.vectors_file} was changed: the checksum of rows {rows.start} to {rows.stop - 1} is wrong",
                     )
@@ -214,15 +216,15 @@ class StoreInProgress:
         return (self.folder / MANIFEST).exists()
 
     def writer(
-        self, rank: int = 0, world: int = 1, as_before: Callable[[list[int]], bool] = lambda rows: False
+        self, rank: int = 0, world: int = 1, keep_provisional: Callable[[list[int]], bool] = lambda rows: False
     ) -> StoreWriter:
         """What one of `world` ranks has to write; every row belongs to one rank, whatever was written before.
 
         Args:
             rank: of this process.
             world: how many there are.
-            as_before: asked once for each part of this rank's that is complete and has provisional rows, with these rows:
-                whether the part can stay as it is.
+            keep_provisional: called once for each complete part of this rank that has provisional rows, with these rows;
+                returns whether to keep the part.
 
         Raises:
             ValueError: if the rank is not in [0, world).
@@ -232,8 +234,8 @@ class StoreInProgress:
         own = [] if self.finished else range(rank, self.plan.parts, world)
         missing = []
         for part in own:
-            again = provisional_rows(self.folder, part) if self._complete(part) else None
-            if again is None or (again and not as_before(again)):
+            again = provisional_rows(self.folder, part) if self._is_complete(part) else None
+            if again is None or (again and not keep_provisional(again)):
                 missing.append(part)
         return StoreWriter(self.folder, self.plan, missing)
 
@@ -245,7 +247,7 @@ class StoreInProgress:
         """
         if not self.finished:
             for part in range(self.plan.parts):
-                if not self._complete(part):
+                if not self._is_complete(part):
                     rows = self.plan.rows(part)
                     raise DataError(
                         f"{self.folder}: rows {rows.start} to {rows.stop - 1} are missing; run the encoding again, it goes "
@@ -255,7 +257,7 @@ class StoreInProgress:
                         first=rows.start,
                         last=rows.stop - 1,
                     )
-            sums = [read_store_json(note_file(self.folder, part))["sha256"] for part in range(self.plan.parts)]
+            sums = [read_store_json(marker_file(self.folder, part))["sha256"] for part in range(self.plan.parts)]
             again = [row for part in range(self.plan.parts) for row in provisional_rows(self.folder, part)]
             manifest = {**asdict(self.plan), SUMS: sums} | ({PROVISIONAL: again} if again else {})
             write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
@@ -263,10 +265,10 @@ class StoreInProgress:
         (self.folder / PLAN).unlink(missing_ok=True)
         return EmbeddingStore.open(self.folder, verify=False)
 
-    def _complete(self, part: int) -> bool:
+    def _is_complete(self, part: int) -> bool:
         """Whether a part is there as its note says; a note that is broken, or of other rows, counts as none."""
         try:
-            wanted = json.loads(note_file(self.folder, part).read_text(encoding="utf-8"))["sha256"]
+            wanted = json.loads(marker_file(self.folder, part).read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return sha256_of_part(self.folder, self.plan, part) == wanted
@@ -321,7 +323,7 @@ class StoreWriter:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the note must not outlive the rows when the power fails
-        write_note(self._folder, part, sha256(content), sorted(self._provisional.intersection(self._plan.rows(part))))
+        write_marker(self._folder, part, sha256(content), sorted(self._provisional.intersection(self._plan.rows(part))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,7 +363,7 @@ class _MappedEmbeddings(Embeddings):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
+def _map_embeddings(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     shape = (plan.count, plan.vectors, plan.width)
     if plan.count == 0:  # an empty file cannot be mapped
         return Embeddings(ids, torch.zeros(shape, dtype=getattr(torch, plan.dtype)))
@@ -372,14 +374,14 @@ def _mapped(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     return _MappedEmbeddings(ids, vectors, mapped, opened)
 
 
-def _ids_are(folder: Path, plan: StorePlan) -> bool:
+def _ids_match(folder: Path, plan: StorePlan) -> bool:
     try:
         return sha256((folder / IDS).read_bytes()) == plan.ids_sha256
     except OSError:
         return False
 
 
-def _torn(folder: Path, what: str) -> DataError:
+def _corrupt_store(folder: Path, what: str) -> DataError:
     return DataError(
         f"{folder}: {what}; delete the store and encode it again", code="store-torn", path=folder, reason=what
     )

@@ -68,12 +68,12 @@ class StorePlan:
         return range(part * self.part_rows, min((part + 1) * self.part_rows, self.count))
 
 
-class AnotherStore(DataError):
+class StoreMismatch(DataError):
     """A folder holds a store that is not the one that was wanted; its value `difference` reads `count 25, not 26`."""
 
 
-def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
-    """Raises AnotherStore, naming the first difference, where the plan in a folder is not the one that is wanted.
+def check_same_plan(folder: Path, before: StorePlan, plan: StorePlan) -> None:
+    """Raises StoreMismatch, naming the first difference, where the plan in a folder is not the one that is wanted.
 
     Other rows are told of before other settings: a config may hold a digest of the rows, which says less.
     """
@@ -88,7 +88,7 @@ def check_same(folder: Path, before: StorePlan, plan: StorePlan) -> None:
             key = next(k for k in {**wanted, **found} if found.get(k) != wanted.get(k))
             found, wanted = found.get(key), wanted.get(key)
         what = "other ids" if key == "ids_sha256" else f"{key} {found!r}, not {wanted!r}"
-        raise AnotherStore(
+        raise StoreMismatch(
             f"{folder}: holds a store with {what}; delete it or choose another folder",
             code="store-of-another-plan",
             path=folder,
@@ -145,26 +145,26 @@ def read_store_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def note_file(folder: Path, part: int) -> Path:
+def marker_file(folder: Path, part: int) -> Path:
     """The file that says that a part is complete, and its checksum."""
     return folder / PARTS / f"{part:06d}.json"
 
 
-def write_note(folder: Path, part: int, checksum: str, provisional: Sequence[int] = ()) -> None:
+def write_marker(folder: Path, part: int, checksum: str, provisional: Sequence[int] = ()) -> None:
     """Says that a part is complete."""
     content = {"sha256": checksum} | ({PROVISIONAL: list(provisional)} if provisional else {})
-    write_text(note_file(folder, part), json.dumps(content))
+    write_text(marker_file(folder, part), json.dumps(content))
 
 
 def provisional_rows(folder: Path, part: int) -> list[int]:
     """Those of the rows of a part that is complete which its note says so of."""
-    return read_store_json(note_file(folder, part)).get(PROVISIONAL, [])
+    return read_store_json(marker_file(folder, part)).get(PROVISIONAL, [])
 
 
-def unfinish(folder: Path, plan: StorePlan) -> bool:
+def reopen_if_provisional(folder: Path, plan: StorePlan) -> bool:
     """Make a finished store with provisional rows one in progress again; returns whether it had any."""
     manifest = read_store_json(folder / MANIFEST)
-    if not manifest.get(PROVISIONAL) or not _has_sums(manifest, plan):
+    if not manifest.get(PROVISIONAL) or not _has_checksums(manifest, plan):
         return False
     _reopen(folder, plan, manifest)
     return True
@@ -182,9 +182,9 @@ def drop_rows(folder: Path, rows: Iterable[int]) -> None:
     parts = {row // plan.part_rows for row in rows}
     if finished:
         manifest = read_store_json(folder / MANIFEST)
-        _reopen(folder, plan, manifest, parts if _has_sums(manifest, plan) else range(plan.parts))
+        _reopen(folder, plan, manifest, parts if _has_checksums(manifest, plan) else range(plan.parts))
     for part in parts:
-        note_file(folder, part).unlink(missing_ok=True)
+        marker_file(folder, part).unlink(missing_ok=True)
 
 
 def change_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -193,7 +193,7 @@ def change_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
 
 
-def _has_sums(manifest: Mapping[str, Any], plan: StorePlan) -> bool:
+def _has_checksums(manifest: Mapping[str, Any], plan: StorePlan) -> bool:
     sums = manifest.get(SUMS)
     return isinstance(sums, list) and len(sums) == plan.parts
 
@@ -204,9 +204,9 @@ def _reopen(folder: Path, plan: StorePlan, manifest: Mapping[str, Any], without:
     again = manifest.get(PROVISIONAL, [])
     for part in range(plan.parts):
         if part in without:
-            note_file(folder, part).unlink(missing_ok=True)
+            marker_file(folder, part).unlink(missing_ok=True)
         else:
-            write_note(folder, part, manifest[SUMS][part], [row for row in again if row in plan.rows(part)])
+            write_marker(folder, part, manifest[SUMS][part], [row for row in again if row in plan.rows(part)])
     write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
     (folder / MANIFEST).unlink(missing_ok=True)  # last of all: until then the store is finished
 

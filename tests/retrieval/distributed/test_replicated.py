@@ -7,7 +7,7 @@ import torch
 
 from ret_lightning.retrieval import FaissIndex, search_replicated
 from ret_lightning.retrieval.distributed import replicated
-from ret_lightning.retrieval.distributed.replicated import gather_at, share_of
+from ret_lightning.retrieval.distributed.replicated import gather_by_position, rank_slice
 from tests.support.random_pools import clustered
 
 
@@ -30,14 +30,14 @@ def test_shares_of_the_ranks_are_even_and_cover_every_item_once(
     shares = []
     for rank in range(ranks):
         monkeypatch.setattr(replicated, "rank", lambda rank=rank: rank)
-        shares.append(list(range(count))[share_of(count)])
+        shares.append(list(range(count))[rank_slice(count)])
     assert [item for share in shares for item in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_one_rank_gathers_its_rows_by_place() -> None:
     rows = torch.randn(4, 2, 3)
-    assert gather_at(rows, torch.arange(4), 4, torch.device("cpu")) is rows
+    assert gather_by_position(rows, torch.arange(4), 4, torch.device("cpu")) is rows
     places = torch.tensor([2, 0, 3, 1])
-    gathered = gather_at(rows, places, 4, torch.device("cpu"))
+    gathered = gather_by_position(rows, places, 4, torch.device("cpu"))
     assert all(torch.equal(gathered[place], row) for place, row in zip(places.tolist(), rows, strict=True))

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from ret_lightning.ops.maxsim import maxsim
 from ret_lightning.retrieval import Embeddings, Ranking
 from ret_lightning.retrieval.indexes import exact as exact_module
-from ret_lightning.retrieval.indexes.exact import order_candidates
+from ret_lightning.retrieval.indexes.exact import rerank_candidates
 from tests.support.exact_search import assert_is, search
 from tests.support.random_pools import brute_force, clustered, embeddings, maxsim_float64
 
@@ -74,7 +74,7 @@ def test_candidates_may_come_in_any_order():
     queries, passages = clustered(10, 5)
     vectors = torch.cat([passages.vectors, passages.vectors])
     shuffled = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(seed)) for seed in range(5)])
-    rows, scores = order_candidates(queries, embeddings(vectors), shuffled, 15)
+    rows, scores = rerank_candidates(queries, embeddings(vectors), shuffled, 15)
     assert_is(Ranking(rows, scores), *brute_force(queries, embeddings(vectors), 15))
 
 
@@ -121,7 +121,7 @@ def test_a_scan_in_half_precision_gives_the_exact_ranking(monkeypatch, margin):
     passages = Embeddings(passages.ids, passages.vectors.half())
     expected = brute_force(queries, passages, 10)
     assert (brute_force(queries.half(), passages, 10)[0] != expected[0]).any()
-    monkeypatch.setattr(exact_module, "_scans", lambda queries, vectors: (torch.float16, torch.float32))
+    monkeypatch.setattr(exact_module, "_scan_dtypes", lambda queries, vectors: (torch.float16, torch.float32))
     monkeypatch.setattr(exact_module, "MARGIN", margin)
     scanned = []
 
@@ -145,6 +145,6 @@ def test_the_error_of_a_scan_in_half_precision_is_bounded():
     longest = float(passages.vectors.float().norm(dim=2).max())
     rough, exact = (maxsim_float64(q, passages.vectors) for q in (queries.half(), queries))
     error = np.abs(rough - exact).max(axis=1)
-    bound = exact_module.scan_error(queries, longest, torch.float16).numpy()
+    bound = exact_module.scan_error_bound(queries, longest, torch.float16).numpy()
     assert (error <= bound).all()
     assert (bound < 50 * error).all()  # not so wide that every query would be scanned again

@@ -9,7 +9,7 @@ import torch
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import FaissIndex
 from ret_lightning.retrieval.indexes import faiss_index as faiss_module
-from ret_lightning.retrieval.indexes.faiss_build import goes_on_gpu, is_on_gpu
+from ret_lightning.retrieval.indexes.faiss_build import is_on_gpu, uses_gpu
 from tests.support.random_pools import clustered
 
 
@@ -64,11 +64,11 @@ def test_codes_are_those_of_where_faiss_searches(gpu, device, gpus, expected, mo
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    recipes = []
-    monkeypatch.setattr(faiss_module, "build_faiss", lambda recipe, *_: recipes.append(recipe))
+    specs = []
+    monkeypatch.setattr(faiss_module, "build_faiss", lambda spec, *_: specs.append(spec))
     FaissIndex("IVF{nlist},{pq}", gpu=gpu, device=device)._build_proposals(clustered(2000, 1, k=8)[1])
-    assert goes_on_gpu(gpu, torch.device(device)) is expected
-    assert recipes[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
+    assert uses_gpu(gpu, torch.device(device)) is expected
+    assert specs[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 3), ("cuda:1", 1)])

@@ -8,7 +8,7 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, MuveraIndex
 from ret_lightning.retrieval.indexes import faiss_index as faiss_module
 from ret_lightning.retrieval.indexes import muvera as muvera_module
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_m, automatic_nlist, automatic_nprobe, filled_in
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_m, automatic_nlist, automatic_nprobe, fill_factory
 from tests.support.random_pools import clustered
 
 
@@ -32,9 +32,9 @@ def test_probes_are_never_more_than_cells():
 
 def test_places_are_filled_in():
     values = {"nlist": 64, "m": 8, "nbits": 6, "pq": "PQ8x6"}
-    assert filled_in("IVF{nlist},{pq}", values, {"nlist": 64, "m": 8, "nbits": 6}) == "IVF64,PQ8x6"
-    assert filled_in("PQ{m}x{nbits}", values, {}) == "PQ8x6"
-    assert filled_in("Flat", values, {"nlist": None}) == "Flat"
+    assert fill_factory("IVF{nlist},{pq}", values, {"nlist": 64, "m": 8, "nbits": 6}) == "IVF64,PQ8x6"
+    assert fill_factory("PQ{m}x{nbits}", values, {}) == "PQ8x6"
+    assert fill_factory("Flat", values, {"nlist": None}) == "Flat"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_places_are_filled_in():
 )
 def test_places_and_settings_that_do_not_meet_are_refused(factory, given, message):
     with pytest.raises(ConfigError, match=message):
-        filled_in(factory, {"nlist": 64}, given)
+        fill_factory(factory, {"nlist": 64}, given)
 
 
 SHIPPED = ["Flat", "IVF{nlist},SQ4", "IVF{nlist},{pq}", "HNSW{M}_SQ8"]
@@ -109,7 +109,7 @@ def test_the_flat_index_holds_no_vectors_and_finds_what_faiss_does():
     vectors = queries.flatten(0, 1).numpy()
     for block in (7, 2048):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(faiss_module, "PASSAGES_A_BLOCK", block)
+            patch.setattr(faiss_module, "PASSAGES_PER_BLOCK", block)
             scores, tokens = index._faiss.search(vectors, 100)
         expected_scores, expected = flat.search(vectors, 100)
         torch.testing.assert_close(torch.from_numpy(scores), torch.from_numpy(expected_scores))
@@ -123,7 +123,7 @@ def test_a_gpu_that_finds_fewer_than_candidates_are_asked_for(monkeypatch):
     index = MuveraIndex("Flat", candidates=200)
     index.build(passages)
     monkeypatch.setattr(muvera_module, "is_on_gpu", lambda index: True)
-    monkeypatch.setattr(muvera_module, "MOST_HITS_ON_A_GPU", 64)
+    monkeypatch.setattr(muvera_module, "MAX_GPU_HITS", 64)
     candidates, found = index._propose(queries, 200)
     assert candidates.shape == (5, 200)
     assert found.tolist() == [64] * 5

@@ -11,7 +11,7 @@ import torch
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, Ranking
 from ret_lightning.retrieval.indexes import faiss_index as faiss_module
-from ret_lightning.retrieval.indexes.faiss_index import best_candidates
+from ret_lightning.retrieval.indexes.faiss_index import select_candidates
 from tests.support.random_pools import clustered, embeddings, maxsim_float64
 
 
@@ -112,7 +112,7 @@ def test_best_candidates_are_those_of_the_definition(count):
         ranked = sorted(totals, key=lambda passage: (-totals[passage], passage))[:count]
         expected[query, : len(ranked)] = ranked
         found.append(len(ranked))
-    candidates, number = best_candidates(scores, passages, n_queries, count)
+    candidates, number = select_candidates(scores, passages, n_queries, count)
     np.testing.assert_array_equal(candidates, expected)
     assert number.tolist() == found
     assert found[1] == 0

@@ -38,8 +38,8 @@ def estimate(query: np.ndarray, passage: np.ndarray, planes: np.ndarray, signs: 
 def test_the_inner_product_of_encodings_is_the_definition(length, other, repetitions, hyperplanes, projection):
     generator = torch.Generator().manual_seed(0)
     queries, passages = torch.randn(4, length, 16, generator=generator), torch.randn(5, other, 16, generator=generator)
-    encoding = FixedDimensionalEncoding.draw(16, repetitions, hyperplanes, projection, seed=1)
-    encoded = encoding.queries(queries), encoding.passages(passages)
+    encoding = FixedDimensionalEncoding.sample(16, repetitions, hyperplanes, projection, seed=1)
+    encoded = encoding.encode_queries(queries), encoding.encode_passages(passages)
     assert [e.shape for e in encoded] == [(4, encoding.width), (5, encoding.width)]
     assert encoding.width == repetitions * 2**hyperplanes * projection
     planes, signs = encoding.planes.double().numpy(), encoding.signs.double().numpy()
@@ -48,7 +48,7 @@ def test_the_inner_product_of_encodings_is_the_definition(length, other, repetit
 
 
 def test_signs_keep_inner_products_on_average():
-    encoding = FixedDimensionalEncoding.draw(8, repetitions=4000, hyperplanes=1, projection=2, seed=0)
+    encoding = FixedDimensionalEncoding.sample(8, repetitions=4000, hyperplanes=1, projection=2, seed=0)
     vectors = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     projected = encoding.signs @ vectors.T
     products = (projected[:, :, 0] * projected[:, :, 1]).sum(dim=1)
@@ -57,8 +57,8 @@ def test_signs_keep_inner_products_on_average():
 
 def test_the_estimate_follows_maxsim():
     queries, passages = clustered(200, 20, k=8, d=32)
-    encoding = FixedDimensionalEncoding.draw(32, repetitions=40, hyperplanes=3, projection=16, seed=0)
-    estimated = encoding.queries(queries) @ encoding.passages(passages.vectors).T / 40
+    encoding = FixedDimensionalEncoding.sample(32, repetitions=40, hyperplanes=3, projection=16, seed=0)
+    estimated = encoding.encode_queries(queries) @ encoding.encode_passages(passages.vectors).T / 40
     exact = maxsim_float64(queries, passages.vectors)
     correlation = np.corrcoef(estimated.numpy().ravel(), exact.ravel())[0, 1]
     assert correlation > 0.9

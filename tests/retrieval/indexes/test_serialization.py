@@ -10,7 +10,7 @@ import torch
 
 from ret_lightning.errors import DataError
 from ret_lightning.retrieval import Embeddings, ExactIndex, FaissIndex, Index, MuveraIndex
-from ret_lightning.retrieval.indexes.base import settings_of
+from ret_lightning.retrieval.indexes.base import index_settings
 from tests.support.random_pools import brute_force, clustered
 
 INDEXES = {
@@ -57,7 +57,7 @@ def test_clone_has_the_same_settings(kind: str) -> None:
     index = INDEXES[kind]()
     copy = index.clone("cpu")
     assert type(copy) is type(index)
-    assert settings_of(copy) == settings_of(index)
+    assert index_settings(copy) == index_settings(index)
     assert copy.device == torch.device("cpu")
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ret_lightning.retrieval import ExactIndex, FaissIndex, compare_rankings, draw_sample, measure_ann_recall
+from ret_lightning.retrieval import ExactIndex, FaissIndex, compare_rankings, measure_ann_recall, sample_queries
 from tests.support.random_pools import brute_force, clustered
 
 IDS = ["a", "b", "c", "d", "e"]
@@ -40,7 +40,7 @@ def test_it_is_measured_on_the_sample():
     index.build(passages)
     positives = [[passages.ids[query]] for query in range(50)]
     measured = measure_ann_recall(index, passages, queries, positives, sample=20, seed=3, k=5, recall_at=(1, 7))
-    drawn = draw_sample(50, 20, 3).tolist()
+    drawn = sample_queries(50, 20, 3).tolist()
     best, found = brute_force(queries[drawn], passages, 7)[0], index.search(queries[drawn], 7).rows.numpy()
     shared = [len(set(b[:5]) & set(f[:5])) / 5 for b, f in zip(best, found, strict=True)]
     assert measured["ann_recall@5"] == pytest.approx(sum(shared) / 20)
@@ -62,8 +62,8 @@ def test_exact_search_agrees_with_itself():
 
 
 def test_the_sample_depends_on_the_seed_alone():
-    assert draw_sample(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
-    one, same, other = draw_sample(1000, 20, 1), draw_sample(1000, 20, 1), draw_sample(1000, 20, 2)
+    assert sample_queries(5, 9, 0).tolist() == [0, 1, 2, 3, 4]
+    one, same, other = sample_queries(1000, 20, 1), sample_queries(1000, 20, 1), sample_queries(1000, 20, 2)
     assert one.tolist() == same.tolist() == sorted(set(one.tolist()))
     assert one.tolist() != other.tolist()
 

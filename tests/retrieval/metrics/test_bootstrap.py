@@ -5,12 +5,12 @@ import pytest
 import torch
 from scipy import stats
 
-from ret_lightning.retrieval import intervals
-from ret_lightning.retrieval.metrics.bootstrap import resampled_means
+from ret_lightning.retrieval import bootstrap_intervals
+from ret_lightning.retrieval.metrics.bootstrap import resample_means
 
 
 def interval(values: np.ndarray, **options) -> tuple[float, float]:
-    return intervals({"x": {"m": torch.from_numpy(values)}}, {}, **options)["x/m"]
+    return bootstrap_intervals({"x": {"m": torch.from_numpy(values)}}, {}, **options)["x/m"]
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -31,7 +31,7 @@ def test_intervals_are_those_of_scipy(values: np.ndarray, step: float, level: fl
 
 def test_resamples_have_the_mean_and_the_spread_that_they_should() -> None:
     values = np.random.default_rng(0).exponential(size=300)
-    means = resampled_means(values, 20_000, 0)
+    means = resample_means(values, 20_000, 0)
     assert means.shape == (20_000,)
     assert means.mean() == pytest.approx(values.mean(), abs=4 * values.std() / np.sqrt(300 * 20_000))
     assert means.std() == pytest.approx(values.std() / np.sqrt(300), rel=0.03)
@@ -58,7 +58,7 @@ def test_the_interval_of_a_mean_keeps_each_subsets_weight() -> None:
     values = {name: torch.from_numpy(random.beta(1, 2, n)) for name, n in sizes.items()}
     means = {"m": dict.fromkeys(sizes, "m"), "of two": {"small": "m", "large": "n"}}
     by_query = {name: {"m": own, "n": own / 2} for name, own in values.items()}
-    found = intervals(by_query, means, resamples=5000)
+    found = bootstrap_intervals(by_query, means, resamples=5000)
     for parts, key in ((list(values.values()), "mean/m"), ([values["small"], values["large"] / 2], "mean/of two")):
         center = np.mean([float(part.mean()) for part in parts])
         deviation = np.sqrt(sum(float(part.var(correction=0)) / len(part) for part in parts)) / len(parts)
@@ -69,7 +69,7 @@ def test_the_interval_of_a_mean_keeps_each_subsets_weight() -> None:
 def test_subsets_with_the_same_values_are_drawn_apart() -> None:
     values = torch.from_numpy(np.random.default_rng(3).random(200))
     by_query = {"one": {"m": values}, "other": {"m": values}}
-    found = intervals(by_query, {"m": {"one": "m", "other": "m"}})
+    found = bootstrap_intervals(by_query, {"m": {"one": "m", "other": "m"}})
     width = {key: high - low for key, (low, high) in found.items()}
     assert width["mean/m"] == pytest.approx(width["one/m"] / np.sqrt(2), rel=0.1)
 
@@ -77,26 +77,28 @@ def test_subsets_with_the_same_values_are_drawn_apart() -> None:
 def test_an_interval_depends_on_nothing_but_its_values_names_and_seed() -> None:
     random = np.random.default_rng(4)
     values, others = torch.from_numpy(random.random(100)), torch.from_numpy(random.random(300))
-    alone = intervals({"x": {"m": values}}, {})
-    along = intervals({"y": {"n": others}, "x": {"n": others[:100], "m": values}}, {"n": {"y": "n", "x": "n"}})
+    alone = bootstrap_intervals({"x": {"m": values}}, {})
+    along = bootstrap_intervals(
+        {"y": {"n": others}, "x": {"n": others[:100], "m": values}}, {"n": {"y": "n", "x": "n"}}
+    )
     assert along["x/m"] == alone["x/m"]
     assert set(along) == {"y/n", "x/n", "x/m", "mean/n"}
-    assert intervals({"x": {"m": values}}, {}, seed=1) != alone
+    assert bootstrap_intervals({"x": {"m": values}}, {}, seed=1) != alone
 
 
 def test_queries_that_are_not_counted_are_not_drawn() -> None:
     values = torch.tensor([0.0, 1.0, 1.0, 0.0] * 25)
     holes = torch.cat([values, torch.full((900,), torch.nan)])
     nothing = torch.full((3,), torch.nan)
-    found = intervals({"x": {"m": holes, "nothing": nothing}}, {})
-    assert found == intervals({"x": {"m": values}}, {})
+    found = bootstrap_intervals({"x": {"m": holes, "nothing": nothing}}, {})
+    assert found == bootstrap_intervals({"x": {"m": values}}, {})
 
 
 def test_many_distinct_values_are_drawn_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(5).random(100)
-    whole = resampled_means(values, 37, 0)
+    whole = resample_means(values, 37, 0)
     monkeypatch.setattr("ret_lightning.retrieval.metrics.bootstrap.BLOCK_ELEMENTS", 1000)
-    np.testing.assert_allclose(resampled_means(values, 37, 0), whole, rtol=1e-15)
+    np.testing.assert_allclose(resample_means(values, 37, 0), whole, rtol=1e-15)
 
 
 def test_equal_values_leave_nothing_open() -> None:

@@ -15,7 +15,7 @@ SHARES = (([0, 1, 2, 3, 4, 8], [4, 5, 6, 7, 8], [2]), ([], [0, 1, 2, 3, 4, 5, 6,
 
 
 def cases():
-    return [make_case(), make_case(queries=1)]  # of the second, two ranks have no query to judge
+    return [make_case(), make_case(queries=1)]  # of the second, two ranks have no query to evaluate_ranking
 
 
 def _rank(rank: int, folder: str) -> None:

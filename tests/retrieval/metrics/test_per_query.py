@@ -13,7 +13,7 @@ import torch
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import (
     Ranking,
-    judge,
+    evaluate_ranking,
     query_means,
     read_qrels,
     read_ranking,
@@ -119,7 +119,7 @@ def test_from_files_alone_come_the_same_metrics(tmp_path: Path) -> None:
     right = read_qrels(qrels)
     ids = sorted({passage for ranked in read_run(run).values() for passage, _ in ranked})
     ranking = read_ranking(run, list(right), ids)
-    results = judge(ranking, ids, list(right.values()), KS)
+    results = evaluate_ranking(ranking, ids, list(right.values()), KS)
     expected = judged(case)
     assert "pseudo_recall@5" not in results
     for metric, values in results.items():
@@ -129,7 +129,7 @@ def test_from_files_alone_come_the_same_metrics(tmp_path: Path) -> None:
 def test_a_ranking_of_a_pool_smaller_than_k() -> None:
     rows = torch.tensor([[1, 0] + [-1] * 8, [-1] * 10])
     scores = torch.tensor([[2.0, 1.0] + [-torch.inf] * 8, [-torch.inf] * 10])
-    results = judge(Ranking(rows, scores), ["a", "b"], [["a"], ["a"]], [5])
+    results = evaluate_ranking(Ranking(rows, scores), ["a", "b"], [["a"], ["a"]], [5])
     assert query_means(results) == pytest.approx(
         {"recall@5": 0.5, "fractional_recall@5": 0.5, "mrr@10": 0.25, "ndcg@10": 0.5 / math.log2(3)}
     )
@@ -138,7 +138,7 @@ def test_a_ranking_of_a_pool_smaller_than_k() -> None:
 def test_no_k_at_all_is_refused() -> None:
     case = make_case()
     with pytest.raises(ConfigError, match="recall@K: K must be one or more numbers"):
-        judge(case.ranking, case.ids, case.positives, [])
+        evaluate_ranking(case.ranking, case.ids, case.positives, [])
 
 
 def test_a_ranking_narrower_than_k_is_refused() -> None:
@@ -146,4 +146,4 @@ def test_a_ranking_narrower_than_k_is_refused() -> None:
     with pytest.raises(ValueError, match=r"recall@50 needs bool hits of shape \(N, 50 or more\)"):
         judged(case)
     with pytest.raises(ValueError, match="mrr@10 needs bool hits"):
-        judge(case.ranking, case.ids, case.positives, [5])
+        evaluate_ranking(case.ranking, case.ids, case.positives, [5])

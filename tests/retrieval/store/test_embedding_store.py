@@ -206,7 +206,7 @@ def test_a_finished_store_is_left_as_it_is(tmp_path):
     ("damage", "message"),
     [
         (lambda f: flip(f / "vectors.f16", 9 * K * D * 2), r"vectors\.f16 was changed: the checksum of rows 8 to 11 is wrong"),
-        (lambda f: os.truncate(f / "vectors.f16", 100), r"vectors\.f16 has 100 bytes, and 600 belong there"),
+        (lambda f: os.truncate(f / "vectors.f16", 100), r"vectors\.f16 has 100 bytes, expected 600"),
         (lambda f: (f / "vectors.f16").unlink(), r"vectors\.f16 cannot be read \(No such file"),
         (lambda f: (f / "ids.json").unlink(), r"ids\.json cannot be read \(No such file"),
         (lambda f: flip(f / "ids.json", 4), r"ids\.json was changed"),
@@ -215,7 +215,7 @@ def test_a_finished_store_is_left_as_it_is(tmp_path):
         (lambda f: (f / "manifest.json").write_text('{"format": 9}'), r"format 9 is not known, only 1"),
         (lambda f: (f / "manifest.json").write_text('{"format": 1}'), r"not the manifest\.json of a store.*fingerprint"),
         (lambda f: edit(f, count="25"), r"not the manifest\.json of a store \(a size is not a whole number\)"),
-        (lambda f: edit(f, vectors=7), r"vectors\.f16 has 600 bytes, and 1400 belong there"),
+        (lambda f: edit(f, vectors=7), r"vectors\.f16 has 600 bytes, expected 1400"),
         (lambda f: edit(f, parts_sha256=["x"]), r"has not the checksums of 7 parts"),
         (lambda f: (f / "manifest.json").unlink(), r"no store of embeddings, it has no manifest\.json"),
     ],

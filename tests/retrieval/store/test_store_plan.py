@@ -14,13 +14,13 @@ from ret_lightning.retrieval.store import store_plan
 from ret_lightning.retrieval.store.store_plan import (
     PARTS,
     PLAN,
-    AnotherStore,
+    StoreMismatch,
     StorePlan,
-    check_same,
+    check_same_plan,
     provisional_rows,
     read_plan,
     sha256_of_part,
-    write_note,
+    write_marker,
 )
 
 SMALL = StorePlan(
@@ -56,9 +56,9 @@ def test_sizes_of_the_stored_numbers(dtype: str, size: int, file: str) -> None:
     ],
 )
 def test_first_difference_is_named_rows_before_settings(changes: dict, difference: str, tmp_path: Path) -> None:
-    check_same(tmp_path, SMALL, SMALL)
-    with pytest.raises(AnotherStore) as caught:
-        check_same(tmp_path, SMALL, replace(SMALL, **changes))
+    check_same_plan(tmp_path, SMALL, SMALL)
+    with pytest.raises(StoreMismatch) as caught:
+        check_same_plan(tmp_path, SMALL, replace(SMALL, **changes))
     assert (caught.value.code, caught.value.difference) == ("store-of-another-plan", difference)
 
 
@@ -93,8 +93,8 @@ def test_file_that_is_no_plan_is_refused(change: dict | str | None, code: str, t
 
 def test_notes_of_parts_keep_provisional_rows(tmp_path: Path) -> None:
     (tmp_path / PARTS).mkdir()
-    write_note(tmp_path, 0, "sum")
-    write_note(tmp_path, 12, "sum", [120, 125])
+    write_marker(tmp_path, 0, "sum")
+    write_marker(tmp_path, 12, "sum", [120, 125])
     assert (provisional_rows(tmp_path, 0), provisional_rows(tmp_path, 12)) == ([], [120, 125])
 
 
