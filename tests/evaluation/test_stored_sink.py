@@ -266,10 +266,10 @@ def test_changed_finished_store_is_refused(tmp_path: Path) -> None:
     flip(tmp_path / "large" / "passages" / "vectors.f16", 5 * 4 * 8 * 2)
     vectors = open_sink(tmp_path)
     assert encode(vectors) == []
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError) as caught:
         complete_sink(vectors)
-    assert "large/passages: vectors.f16" in error.value.message
-    assert "rows 4 to 7" in error.value.message
+    assert (caught.value.code, caught.value.path) == ("store-torn", tmp_path / "large" / "passages")
+    assert "rows 4 to 7" in caught.value.reason
 
 
 @pytest.mark.parametrize(

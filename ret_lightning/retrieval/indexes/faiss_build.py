@@ -1,4 +1,7 @@
-"""A FAISS index of a factory string, trained on a part of the pool and filled block by block, without a copy of the pool."""
+"""Build a FAISS index from a factory string: train it on a sample of the passages and add all of them block by block.
+
+Shapes: N passages of k vectors of width d.
+"""
 
 from __future__ import annotations
 
@@ -20,29 +23,29 @@ if TYPE_CHECKING:
     import faiss
 
 PASSAGES_PER_BLOCK = 2048
-# Rounds of k-means for codes. FAISS's 25 take two and a half times as long, for candidates that are the same to 0.001.
+# k-means iterations and training points per centroid of a product quantizer; fewer than the FAISS defaults of 25 and 256.
 PQ_ITERATIONS, PQ_POINTS_PER_CENTROID = 10, 64
 
-MAX_GPU_HITS = 2048  # FAISS's limit
+MAX_GPU_HITS = 2048  # limit of FAISS
 
-# On a command line a comma means a sweep, unless the value is in quotes of its own.
+# Hydra parses an unquoted comma on the command line as a sweep.
 FACTORY_EXAMPLES = (
     "for example 'Flat', 'IVF64,Flat', 'IVF64,SQfp16', 'IVF64,PQ16' or 'HNSW32' "
-    "(with a comma, on a command line: 'retrieval.factory=\"IVF64,Flat\"')"
+    "(quote a value with a comma on the command line: 'retrieval.factory=\"IVF64,Flat\"')"
 )
 
 
 @dataclass(frozen=True)
 class FaissSpec:
-    """What to build.
+    """Specification of a FAISS index.
 
     Attributes:
-        name: of the index class, for messages.
-        factory: FAISS index factory string, its places filled in.
-        nprobe: inverted lists to search; None for automatic.
-        training_points: vectors to train on.
-        seed: of the choice of these and of k-means.
-        gpu: whether to use a GPU; None: if the device is one and FAISS was built for it.
+        name: name of the index class, for error messages.
+        factory: FAISS index factory string without placeholders.
+        nprobe: number of inverted lists to search; None for automatic.
+        training_points: number of vectors to train on.
+        seed: seed of the sampling of training points and of k-means.
+        gpu: whether to use a GPU. None: if the device is a GPU and FAISS supports GPUs.
     """
 
     name: str
@@ -56,18 +59,22 @@ class FaissSpec:
 def build_faiss(
     spec: FaissSpec, passages: Embeddings, width: int, per_passage: int, encode: Callable[[Tensor], Tensor], device
 ) -> faiss.Index:
-    """Trains and fills an index for inner products.
+    """Train and fill a FAISS index for inner products.
 
     Args:
-        spec: see `FaissSpec`.
-        passages: the pool.
-        width: of what is indexed.
-        per_passage: how many vectors are indexed of each passage.
-        encode: (n, k, d) vectors of the pool -> (n * per_passage, width) float32, on the CPU.
-        device: the one that the index's scores are made on.
+        spec: specification of the index.
+        passages: the N passages.
+        width: width of the indexed vectors.
+        per_passage: number of indexed vectors per passage.
+        encode: maps (n, k, d) passage vectors to (n * per_passage, width) float32 vectors on the CPU.
+        device: device on which the index computes exact scores.
+
+    Returns:
+        The FAISS index, on a GPU if `spec` and `device` allow it.
 
     Raises:
-        ConfigError: if FAISS refuses the factory string, or the pool has too few vectors for it.
+        ConfigError: if FAISS rejects the factory string, a setting does not apply to it, or there are too few vectors for
+            it.
     """
     import faiss
 
@@ -77,53 +84,55 @@ def build_faiss(
         index = faiss.index_factory(width, spec.factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise ConfigError(
-            f"{spec.name}: FAISS has no index {spec.factory!r} for vectors of width {width} and inner products "
-            f"({_reason(error)}); choose {FACTORY_EXAMPLES}",
+            f"{spec.name}: factory {spec.factory!r} is not a FAISS index for inner products of vectors of width {width} "
+            f"({_clean_message(error)}); choose {FACTORY_EXAMPLES}",
             code="faiss-factory-unknown",
             found=spec.factory,
             width=width,
+            reason=_clean_message(error),
         ) from None
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None and spec.nprobe is not None:
         raise ConfigError(
-            f"{spec.name}: nprobe={spec.nprobe} needs inverted lists, and {spec.factory!r} has none; leave it "
-            "out, or use an IVF factory such as 'IVF64,Flat'",
+            f"{spec.name}: nprobe={spec.nprobe} requires inverted lists, which factory {spec.factory!r} does not have; remove "
+            "nprobe, or use an IVF factory such as 'IVF64,Flat'",
             code="faiss-nprobe-without-ivf",
             found=spec.nprobe,
             factory=spec.factory,
         )
     if ivf is not None and not 1 <= ivf.nlist <= count:
         raise ConfigError(
-            f"{spec.name}: {spec.factory!r} has nlist={ivf.nlist}, and the pool {count} vectors ({shape}); "
-            f"use nlist=1 to {count}, or 'Flat'",
+            f"{spec.name}: factory {spec.factory!r} has nlist={ivf.nlist}, expected 1 to {count}, the number of vectors "
+            f"({shape}); lower nlist, or use 'Flat'",
             code="faiss-nlist-too-large",
             found=ivf.nlist,
             most=count,
         )
-    _prepare(faiss, index, spec)
+    _configure(faiss, index, spec)
     try:
         with _single_threaded(faiss, spec.factory):
             if not index.is_trained:
-                index.train(_training_points(spec, passages, per_passage, encode))
-            index = _on_gpu(faiss, index, spec, device)
+                index.train(_sample_training_points(spec, passages, per_passage, encode))
+            index = _move_to_gpu(faiss, index, spec, device)
             starts = range(0, len(passages), PASSAGES_PER_BLOCK)
             for start in progress_bar(starts, desc=f"index {spec.factory}", unit="block", delay=5, leave=False):
                 index.add(encode(passages.vectors[start : start + PASSAGES_PER_BLOCK]).numpy())
                 passages.release()
     except RuntimeError as error:
         raise ConfigError(
-            f"{spec.name}: {spec.factory!r} cannot be built from {count} vectors of width {width} ({shape}): "
-            f"{_reason(error)}; choose {FACTORY_EXAMPLES}",
+            f"{spec.name}: FAISS cannot build {spec.factory!r} from {count} vectors of width {width} ({shape}): "
+            f"{_clean_message(error)}; choose {FACTORY_EXAMPLES}",
             code="faiss-index-not-built",
             factory=spec.factory,
             vectors=count,
             width=width,
+            reason=_clean_message(error),
         ) from None
     return index
 
 
-def _prepare(faiss, index: faiss.Index, spec: FaissSpec) -> None:
-    """Set seeds, nprobe and the length of training; all training points are used, without a warning if they are few."""
+def _configure(faiss, index: faiss.Index, spec: FaissSpec) -> None:
+    """Set seeds, nprobe and training parameters; all training points are used, without a warning if they are few."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
         ivf = faiss.downcast_index(ivf)
@@ -136,43 +145,43 @@ def _prepare(faiss, index: faiss.Index, spec: FaissSpec) -> None:
             quantizer.cp.niter, quantizer.cp.max_points_per_centroid = PQ_ITERATIONS, PQ_POINTS_PER_CENTROID
             quantizer.cp.min_points_per_centroid = 1
             quantizer.cp.seed = spec.seed
-            if hasattr(
-                holder, "do_polysemous_training"
-            ):  # it numbers centroids for a kind of search that is not used here
+            if hasattr(holder, "do_polysemous_training"):  # slow, and only used by polysemous search
                 holder.do_polysemous_training = False
 
 
-def _training_points(spec: FaissSpec, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]):
-    """The encoded vectors of randomly sampled passages: `spec.training_points`, rounded up to whole passages."""
-    wanted = min(len(passages), -(-spec.training_points // per_passage))
-    drawn = torch.randperm(len(passages), generator=torch.Generator().manual_seed(spec.seed))[:wanted]
-    places = drawn.sort().values
-    return torch.cat([encode(passages.take(block)) for block in places.split(PASSAGES_PER_BLOCK)]).numpy()
+def _sample_training_points(
+    spec: FaissSpec, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]
+):
+    """Encode randomly sampled passages: `spec.training_points` vectors, rounded up to whole passages."""
+    size = min(len(passages), -(-spec.training_points // per_passage))
+    sampled = torch.randperm(len(passages), generator=torch.Generator().manual_seed(spec.seed))[:size]
+    rows = sampled.sort().values
+    return torch.cat([encode(passages.take(block)) for block in rows.split(PASSAGES_PER_BLOCK)]).numpy()
 
 
 def uses_gpu(gpu: bool | None, device: torch.device) -> bool:
-    """Whether FAISS is to use a GPU.
+    """Return whether FAISS uses a GPU.
 
     Args:
-        gpu: true, false, or None: where `device` is one.
-        device: the one that the index's scores are made on.
+        gpu: True, False, or None for "if `device` is a GPU".
+        device: device on which the index computes exact scores.
 
     Raises:
-        ConfigError: if it must, and cannot.
+        ConfigError: if `gpu` is True and FAISS has no GPU support.
     """
     import faiss
 
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if gpu and not gpus:
         raise ConfigError(
-            "index: gpu=true, and this FAISS has no GPU; install faiss-gpu in place of faiss-cpu, or leave gpu out",
+            "index: gpu=true, but the installed FAISS has no GPU support; install faiss-gpu, or remove gpu",
             code="faiss-without-gpu",
         )
     return bool(gpus) and (device.type == "cuda" if gpu is None else gpu)
 
 
 def is_on_gpu(index: object) -> bool:
-    """Whether a FAISS index, or what stands behind its transforms (as of OPQ), is on a GPU."""
+    """Return whether a FAISS index, or the index behind its transforms (such as OPQ), is on a GPU."""
     import faiss
 
     while isinstance(index, faiss.IndexPreTransform):
@@ -180,28 +189,28 @@ def is_on_gpu(index: object) -> bool:
     return type(index).__name__.startswith("GpuIndex")
 
 
-def _on_gpu(faiss, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
-    """The index on the GPU of `device`, where that is wanted and can be."""
+def _move_to_gpu(faiss, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
+    """Move the index to the GPU of `device` if the specification allows it and FAISS supports it."""
     if not uses_gpu(spec.gpu, device):
         return index
     number = device.index if device.type == "cuda" else None
-    if number is None:  # the one that this process, a rank of several, works with
+    if number is None:  # the current device of this rank
         number = torch.cuda.current_device() if torch.cuda.is_available() else 0
     try:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
     except RuntimeError as error:
         if spec.gpu:
             raise ConfigError(
-                f"{spec.name}: FAISS cannot have {spec.factory!r} on a GPU ({_reason(error)}); leave gpu out",
+                f"{spec.name}: gpu=true, but FAISS has no GPU index for {spec.factory!r} ({_clean_message(error)}); unset gpu",
                 code="faiss-not-on-gpu",
                 factory=spec.factory,
             ) from None
-        return index  # graphs and 4-bit codes are for CPUs only
+        return index  # FAISS supports graphs and 4-bit codes on CPUs only
 
 
 @contextmanager
 def _single_threaded(faiss, factory: str) -> Iterator[None]:
-    """Graphs (HNSW, NSG) come out differently each time that several threads add to them."""
+    """Build graphs (HNSW, NSG) with one thread; with several threads the graph differs between builds."""
     threads = faiss.omp_get_max_threads()
     if re.search("HNSW|NSG", factory):
         faiss.omp_set_num_threads(1)
@@ -211,6 +220,6 @@ def _single_threaded(faiss, factory: str) -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _reason(error: RuntimeError) -> str:
-    """FAISS's message without the C++ function and source line in front of it."""
+def _clean_message(error: RuntimeError) -> str:
+    """Return the message of FAISS without its C++ function and source line."""
     return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error), flags=re.DOTALL).strip()
