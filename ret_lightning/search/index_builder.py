@@ -73,6 +73,17 @@ class EncodingOptions:
     device: str | None = None
     dtype: str | None = None
 
+    @classmethod
+    def from_paths(
+        cls, checkpoint: str | Path | None, image_root: str | Path | None, **settings: Any
+    ) -> EncodingOptions:
+        """Create options from paths of type `str` or `Path`; `settings` are the other attributes."""
+        return cls(
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            image_root=None if image_root is None else str(image_root),
+            **settings,
+        )
+
 
 def build_index(
     passages: str | Path | Sequence[Passage],
@@ -106,10 +117,15 @@ def build_index(
     Raises:
         UserError: naming what to change; what was encoded until then is kept.
     """
-    options = EncodingOptions(
-        None if checkpoint is None else str(checkpoint), None if image_root is None else str(image_root), batch_size,
-        num_workers, processes, device, dtype,
-    )  # fmt: skip
+    options = EncodingOptions.from_paths(
+        checkpoint,
+        image_root,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        processes=processes,
+        device=device,
+        dtype=dtype,
+    )
     folder = Path(index)
     with _alone_in(folder):
         before = _before(folder, append)

@@ -149,10 +149,9 @@ def index_into_qdrant(
     """
     rows = read_passages(passages)
     named = name_of(passages)
-    options = EncodingOptions(
-        None if checkpoint is None else str(checkpoint), None if image_root is None else str(image_root), batch_size,
-        num_workers, device=device, dtype=dtype,
-    )  # fmt: skip
+    options = EncodingOptions.from_paths(
+        checkpoint, image_root, batch_size=batch_size, num_workers=num_workers, device=device, dtype=dtype
+    )
     with connected(qdrant) as client:
         count = _index(client, collection, rows, named, options, append, discard)
     log.info("%s: %d passages in collection %s", qdrant, count, collection)
