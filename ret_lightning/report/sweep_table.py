@@ -11,7 +11,7 @@ from rich.table import Table
 from ret_lightning.errors import UserError
 from ret_lightning.report.run_folders import Run, last_checkpoint_step
 from ret_lightning.report.variants import find_varied_settings
-from ret_lightning.runs.memory_estimate import Footprint, footprint
+from ret_lightning.runs.memory_estimate import Footprint, estimate_footprint
 from ret_lightning.runs.sweep_plan import JobPlan, describe_plans
 from ret_lightning.runtime.console import console, printing
 
@@ -74,13 +74,13 @@ def print_plans(plans: Sequence[JobPlan]) -> bool:
 def _estimate(plan: JobPlan) -> Footprint | str:
     """Estimate the memory of a job; the error message if its model cannot be built."""
     try:
-        return footprint(plan.job.config)
+        return estimate_footprint(plan.job.config)
     except UserError as error:
         return error.message
 
 
 def _state(plan: JobPlan) -> str:
-    step = last_checkpoint_step(plan.job.folder) if plan.state == "goes on" else None
+    step = last_checkpoint_step(plan.job.folder) if plan.state == "unfinished" else None
     state = f"resumes from step {step}" if step else plan.state
     return f"{state}; failed: {plan.failed}" if plan.failed and plan.state != "finished" else state
 

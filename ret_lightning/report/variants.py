@@ -12,7 +12,7 @@ from typing import Any
 from ret_lightning.config.config_errors import choices
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.run_folders import Run
-from ret_lightning.runs.identity import ABSENT, config_fingerprint, of_the_run, within
+from ret_lightning.runs.identity import ABSENT, config_fingerprint, is_within, run_identity
 
 # Keys that determine the queries and candidate pools of the test split.
 _DATASET_KEYS = (
@@ -166,7 +166,7 @@ def format_value(value: Any) -> str:
 
 
 def _flat_configs(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    configs = [of_the_run(run.config) for run in runs]
+    configs = [run_identity(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     # In a resolved config data.seed=${seed} is a number; it is a copy if it equals the seed in every run.
     copies = {
@@ -240,7 +240,7 @@ def _settings(
 
     def position(item: tuple[str, tuple[list[str], tuple[str, ...]]]) -> int:
         name, (keys, _) = item
-        return min(order.index(key) for key in [k for k in order if within(k, [name])] or keys)
+        return min(order.index(key) for key in [k for k in order if is_within(k, [name])] or keys)
 
     found = dict(sorted(found.items(), key=position))
     names = _short_names(list(found))

@@ -1,4 +1,4 @@
-"""ret-train resume=... with another number of ranks: gloo on this machine, stopped in the middle of an epoch."""
+"""ret-train resume=... with another number of ranks, stopped in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return number_questions(write_folder(tmp_path_factory.mktemp("corpus") / "m2kr", training_rows=41))
 
 
-# The ranks of each leg, and the optimiser step after which it is stopped; batches of 4 per rank. 40 of the 41 rows are served
-# when the last leg starts: two ranks have nothing left of the first epoch but its validation, and drop a row of the second.
+# Ranks of each part and the optimizer step after which it is stopped; batches of 4 per rank. The last part starts after 40 of
+# the 41 rows, so its ranks only validate in the first epoch, and drop a row of the second.
 LEGS = {"indexed": [(2, 3), (1, 7), (2, 0)], "streaming": [(1, 10), (2, 0)]}
 
 
 @pytest.mark.parametrize("reading", LEGS)
-def test_rows_and_validations_come_once(root: Path, tmp_path: Path, reading: str) -> None:
+def test_rows_and_validations_are_not_repeated(root: Path, tmp_path: Path, reading: str) -> None:
     folder = tmp_path / "run"
     options = m2kr(
         root, "trainer=ddp_cpu", "data.batch_size=4", f"data.reading={reading}", "scheduler.horizon_steps=20",

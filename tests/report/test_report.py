@@ -120,8 +120,8 @@ def test_command_writes_report(runs: Path, report: Path, tmp_path: Path) -> None
     ("options", "code", "line"),
     [
         (["runs=nowhere", "output=out"], 1, "ret-report: runs=nowhere: no such folder"),
-        (["runs=.", "output=out", "gallery=-1"], 2, "  command line: gallery=-1: -1 is too small; 0 is the least"),
-        (["runs=.", "output=out", "metrik=a"], 2, "  command line: metrik=a: no such key or group: metrik"),
+        (["runs=.", "output=out", "gallery=-1"], 2, "  command line: gallery=-1: expected at least 0, got -1"),
+        (["runs=.", "output=out", "metrik=a"], 2, "  command line: metrik=a: unknown key or group metrik"),
     ],
 )
 def test_error_is_one_line(options: list[str], code: int, line: str, tmp_path: Path) -> None:

@@ -23,15 +23,15 @@ def printed_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_table_has_one_row_per_job(tmp_path: Path, monkeypatch, capsys) -> None:
     estimated = []
-    monkeypatch.setattr(sweep_table, "footprint", lambda config: estimated.append(config) or NEEDED)
+    monkeypatch.setattr(sweep_table, "estimate_footprint", lambda config: estimated.append(config) or NEEDED)
     jobs = [planned_job(tmp_path / f"{g}_{s}", f"gate={g}", f"seed={s}") for g in ("lstm", "none") for s in (1, 2)]
-    states = [("finished", "lost"), ("goes on", None), ("new", "out of memory"), ("new", None)]
+    states = [("finished", "lost"), ("unfinished", None), ("new", "out of memory"), ("new", None)]
     assert print_plans([JobPlan(job, *state) for job, state in zip(jobs, states, strict=True)])
     lines = printed_lines(capsys)
     memory = "1.50 M 0.50 M 1.00 0.50 0.25 0.12 1.88"
     for expected in (
         f"lstm_1 lstm 1 finished {memory}",
-        f"lstm_2 lstm 2 goes on {memory}",
+        f"lstm_2 lstm 2 unfinished {memory}",
         f"none_1 none 1 new; failed: out of memory {memory}",
         f"none_2 none 2 new {memory}",
     ):
@@ -43,12 +43,12 @@ def test_table_has_one_row_per_job(tmp_path: Path, monkeypatch, capsys) -> None:
 
 
 def test_invalid_model_is_reported_in_its_row(tmp_path: Path, monkeypatch, capsys) -> None:
-    def footprint(config) -> Footprint:
+    def estimate_footprint(config) -> Footprint:
         if "no" in config.model.gate._target_.lower():
             raise ConfigError("no such width", code="x")
         return NEEDED
 
-    monkeypatch.setattr(sweep_table, "footprint", footprint)
+    monkeypatch.setattr(sweep_table, "estimate_footprint", estimate_footprint)
     plans = [JobPlan(planned_job(tmp_path / gate, f"gate={gate}"), "new") for gate in ("lstm", "none")]
     assert not print_plans(plans)
     lines = printed_lines(capsys)

@@ -343,4 +343,4 @@ def test_package_with_import_error_is_reported(exported: Path, package: str, mon
     (exported.parent / package / "parts.py").write_text("1 / 0")
     with pytest.raises(UserError) as raised:
         RetRetriever.from_pretrained(exported)
-    assert f"importing {package}.parts failed (ZeroDivisionError: division by zero)" in raised.value.message
+    assert f"import of {package}.parts failed (ZeroDivisionError: division by zero)" in raised.value.message
