@@ -137,6 +137,7 @@ class _Application:
         base = self.base(arguments.overrides)
         self._rename_overrides(base)
         result = self._check(complete=not arguments.cfg, base=base)
+        self._warn(result.deprecations)
         if result.problems:
             return 2
         if arguments.cfg == "job" and base is not None:

@@ -19,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ret_lightning.config.checker.sweep_params import find_renamed_params, rename_params
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.sweep_names import job_names, sweep_name
 from ret_lightning.errors import ConfigError
@@ -111,6 +112,7 @@ def start_sweep(
     Raises:
         ConfigError: if `dry_run=true` and the sweeper is not a grid.
     """
+    _rename_params(context, config, sweeper, arguments)
     swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides([*swept, *arguments])
     folder = _folder(config, parsed)
@@ -137,6 +139,17 @@ def start_sweep(
     choose: Choose = getattr(task, "choose", choose_all)
     jobs = choose(_plan(context, config, parsed, wrapped.split_arguments(parsed, None)[0]))
     return _launch(jobs, wrapped.launcher, config, wrapped.max_batch_size) if jobs else []
+
+
+def _rename_params(context: HydraContext, config: DictConfig, sweeper: DictConfig, arguments: list[str]) -> None:
+    """Replace earlier option names in the parameters of a sweeper, in place."""
+    loader, params = context.config_loader, sweeper.get("params") or {}
+    renamed = find_renamed_params(
+        params, arguments, loader, lambda job: loader.load_sweep_config(config, [each.input_line for each in job])
+    )
+    if renamed:
+        with read_write(sweeper), open_dict(sweeper):
+            sweeper.params = rename_params(params, renamed)
 
 
 def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:

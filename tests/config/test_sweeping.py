@@ -101,6 +101,20 @@ def test_move_job_keeps_the_original(tmp_path: Path) -> None:
     assert job.config.output_dir == str(job.folder) != moved.config.output_dir
 
 
+def test_earlier_keys_of_sweeper_params_are_planned(tmp_path: Path) -> None:
+    params = "model.cells: 2,4\n      model.probes: 3"
+    files = {
+        "model/small": "_target_: ret_lightning.retrieval.FaissIndex\nnlist: 1",
+        "experiment/demo": f"# @package _global_\nhydra:\n  sweeper:\n    params:\n      {params}",
+    }
+    planned, _ = sweep(tmp_path, "experiment=demo", choose=lambda jobs: [], files=files)
+    assert [(job.name, job.config.model.nlist, job.config.model.nprobe) for job in planned] == [
+        ("nlist=2", 2, 3),
+        ("nlist=4", 4, 3),
+    ]
+    assert all("cells" not in job.config.model for job in planned)
+
+
 @pytest.mark.parametrize("results", [None, [], [[]], [[0.1, 0.2]]])
 def test_other_return_values_are_not_results(results: Any) -> None:
     assert collect_results(results) == []

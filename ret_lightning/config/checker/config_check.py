@@ -35,7 +35,9 @@ from ret_lightning.config.checker.overrides import (
     parse,
 )
 from ret_lightning.config.checker.signatures import Signature, signature_of
+from ret_lightning.config.checker.sweep_params import find_renamed_params, rename_params
 from ret_lightning.config.config_errors import Problem
+from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.errors import ConfigError
 
 # Codes of problems in values: the names are valid, so the targets can be imported to find further problems.
@@ -52,12 +54,14 @@ class CheckResult:
         dry_run: whether the jobs are only listed.
         config: the composed config without `hydra`, unresolved; None if composition failed. For a multirun, the config of
             the first job.
+        deprecations: a message for each earlier key in `hydra.sweeper.params`.
     """
 
     problems: list[Problem]
     multirun: bool
     dry_run: bool = False
     config: DictConfig | None = None
+    deprecations: tuple[str, ...] = ()
 
 
 def check(
@@ -84,12 +88,13 @@ def check(
     root, composer, parsed, problems = prepare(search_path, config_name, overrides, schema)
     if composer is None:
         return CheckResult(problems, multirun)
+    deprecations: tuple[str, ...] = ()
     jobs = expand_sweeps(parsed)
     first = composer.compose(next(jobs), multirun=multirun)
     if first.config is not None and first.config.hydra.mode == RunMode.MULTIRUN:
         multirun = True
     if multirun and first.config is not None:
-        of_sweeper, invalid = _sweeper_settings(first, {override.get_key_element() for override in parsed})
+        of_sweeper, invalid, deprecations = _sweeper_settings(composer, first, overrides, parsed)
         problems += invalid
         jobs = expand_sweeps([*of_sweeper, *parsed])
         first = composer.compose(next(jobs), multirun=True)
@@ -99,7 +104,7 @@ def check(
     dry_run = first.config is not None and bool(OmegaConf.select(first.config, "dry_run"))
     unreadable = {problem.key for problem in problems if problem.code == "override-needs-quotes"}
     problems = [each for each in problems if each.code != "value-missing" or each.key not in unreadable]
-    return CheckResult(drop_duplicates(problems), multirun, dry_run, drop_hydra(first.config))
+    return CheckResult(drop_duplicates(problems), multirun, dry_run, drop_hydra(first.config), deprecations)
 
 
 def prepare(
@@ -151,13 +156,32 @@ def drop_duplicates(problems: Iterable[Problem]) -> list[Problem]:
     return list(found.values())
 
 
-def _sweeper_settings(composition: Composition, typed: set[str]) -> tuple[list[ParsedOverride], list[Problem]]:
-    """Parse the parameters of the sweeper (`hydra.sweeper.params`) that the command line does not set."""
-    params = OmegaConf.select(composition.config, "hydra.sweeper.params") or {}
+def _sweeper_settings(
+    composer: Composer, first: Composition, overrides: Sequence[str], parsed: Sequence[ParsedOverride]
+) -> tuple[list[ParsedOverride], list[Problem], tuple[str, ...]]:
+    """Parse the parameters of the sweeper (`hydra.sweeper.params`) that the command line does not set.
+
+    Args:
+        composer: the composer of the config.
+        first: the composition of the first job without these parameters.
+        overrides: overrides of the command line, as typed.
+        parsed: the same overrides, parsed.
+
+    Returns:
+        The parameters as overrides; a problem for each that cannot be parsed; a deprecation message for each earlier key.
+    """
+    params = OmegaConf.select(first.config, "hydra.sweeper.params") or {}
     sources: dict[tuple[str, ...], str] = {}
-    for file in composition.files:
+    for file in first.files:
         sources |= {(*file.package, *path): entry.source for path, entry in file.content.walk()}
-    keys = [key for key in params if key not in typed]
+    renamed = find_renamed_params(
+        params, overrides, composer.loader, lambda job: composer.compose(job, multirun=True).config
+    )
     package = ("hydra", "sweeper", "params")
-    lines = [f"{key}={params[key]}" for key in keys]
-    return parse(lines, [sources.get((*package, key), ".".join((*package, key))) for key in keys])
+    located = {key: sources.get((*package, key), ".".join((*package, key))) for key in map(str, params)}
+    located |= {new: located[key] for key, new in renamed.items()}
+    typed = {override.get_key_element() for override in parsed}
+    current = {key: value for key, value in rename_params(params, renamed).items() if key not in typed}
+    deprecations = tuple(deprecation(f"{key}={params[key]}", f"{new}={params[key]}") for key, new in renamed.items())
+    settings, problems = parse([f"{key}={value}" for key, value in current.items()], list(map(located.get, current)))
+    return settings, problems, deprecations

@@ -235,6 +235,23 @@ def test_config_can_request_a_sweep(check_folder) -> None:
     assert check_folder("experiment=demo", "seed=3", files={"experiment/demo": study}) == []
 
 
+def test_earlier_keys_of_sweeper_params_are_accepted(check_folder) -> None:
+    content = "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      model.cells: 2,four\n"
+    files = {
+        "experiment/demo": EXPERIMENT + content,
+        "model/small": "_target_: ret_lightning.retrieval.FaissIndex\nnlist: 1",
+    }
+    result = check_folder.result("experiment=demo", "~gate@model.gate", files=files)
+    (message,) = result.deprecations
+    assert message.startswith("model.cells=2,four is deprecated")
+    assert message.endswith("use model.nlist=2,four")
+    assert [(problem.source, problem.key, problem.code) for problem in result.problems] == [
+        ("conf/experiment/demo.yaml:6", "model.nlist", "value-of-wrong-type")
+    ]
+    result = check_folder.result("experiment=demo", "~gate@model.gate", "model.nlist=3", files=files)
+    assert result.problems == []
+
+
 def test_sweep_of_hydra_settings_is_refused(check_folder) -> None:
     (problem,) = check_folder.result("hydra.verbose=true,false", multirun=True).problems
     assert (problem.source, problem.code) == ("command line: hydra.verbose=true,false", "sweep-of-hydra-settings")
