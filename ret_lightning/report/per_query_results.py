@@ -56,7 +56,10 @@ def resolve_mean_metric(metric: str, metrics: Mapping[str, float]) -> dict[str, 
         return {subset: name for subset, kinds in by_subset.items() if name in kinds}
     prefix = f"{MAIN_MEANS[name]}@"
     return {
-        subset: m for subset, kinds in by_subset.items() for m in select_main_metrics(subset, kinds) if m.startswith(prefix)
+        subset: m
+        for subset, kinds in by_subset.items()
+        for m in select_main_metrics(subset, kinds)
+        if m.startswith(prefix)
     }
 
 
