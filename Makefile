@@ -48,6 +48,7 @@ lint: $(READY)  ## check style, formatting and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tests/support/retired_phrases.py
 
 format: $(READY)  ## fix style and formatting
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ from ret_lightning.report.training_logs import (
     median_throughput,
     validation_curve,
 )
-from ret_lightning.report.variants import Variant, VariedSetting, format_value
+from ret_lightning.report.variants import Variant, VariedSetting, format_setting
 from ret_lightning.runs.identity import ABSENT
 from ret_lightning.training.checkpointing.selection_queries import describe
 
@@ -218,7 +218,7 @@ def _format_memory(count: float) -> str:
 def _config_differences(content: ReportContent) -> list[tuple[str, str, list[str]]]:
     """Return for each config key that differs its setting, the key, and its value in each variant."""
     return [
-        (setting.name, key, [format_value(variant.config.get(key, ABSENT)) for variant in content.variants])
+        (setting.name, key, [format_setting(variant.config.get(key, ABSENT)) for variant in content.variants])
         for setting in content.settings
         for key in sorted(setting.keys)
     ]

@@ -156,7 +156,7 @@ def choose_baseline(variants: Sequence[Variant], settings: Sequence[VariedSettin
     return matches[0]
 
 
-def format_value(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """Format a config value as it is written on the command line."""
     if value is ABSENT:
         return ABSENT
@@ -189,7 +189,7 @@ def _check_same_dataset(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) 
     parsed = [(json.loads(text), names) for text, names in datasets.items()]
     differing = [key for key in _DATASET_KEYS if len({json.dumps(known.get(key)) for known, _ in parsed}) > 1]
     listed = "; ".join(
-        f"{', '.join(f'{key}={format_value(known.get(key))}' for key in differing)}: {_listed(names)}"
+        f"{', '.join(f'{key}={format_setting(known.get(key))}' for key in differing)}: {_listed(names)}"
         for known, names in parsed
     )
     raise ConfigError(
@@ -210,7 +210,7 @@ def _settings(
     """Return the settings that vary between configs, and the value of each setting in each config."""
     varying: dict[str, tuple[str, ...]] = {}  # key -> its value in each config
     for key in dict.fromkeys(key for config in configs for key in config):
-        values = tuple(format_value(config.get(key, ABSENT)) for config in configs)
+        values = tuple(format_setting(config.get(key, ABSENT)) for config in configs)
         if len(set(values)) > 1:
             varying[key] = values
     order = list(varying)
@@ -276,7 +276,7 @@ def _options(group: str, configs: Sequence[Mapping[str, Any]], chosen: Sequence[
     if all(group in own for own in chosen):
         return tuple(own[group] for own in chosen)
     return tuple(
-        _class_name(f"{group}._target_", format_value(config.get(f"{group}._target_", ABSENT))) for config in configs
+        _class_name(f"{group}._target_", format_setting(config.get(f"{group}._target_", ABSENT))) for config in configs
     )
 
 

@@ -46,9 +46,9 @@ def test_resumed_run_keeps_its_backend(
 ) -> None:
     run = tmp_path / "run"
     used = []
-    multiply = onednn_linear._multiply
+    multiply = onednn_linear._onednn_matmul
     monkeypatch.setattr(onednn_linear, "SMALLEST_WEIGHT", 1)
-    monkeypatch.setattr(onednn_linear, "_multiply", lambda *inputs: used.append(1) or multiply(*inputs))
+    monkeypatch.setattr(onednn_linear, "_onednn_matmul", lambda *inputs: used.append(1) or multiply(*inputs))
     assert call("train", *small_run(root, run, "trainer.max_epochs=1", "linear_backend=onednn")) == 0
     assert used
     assert stored(run) == "onednn"

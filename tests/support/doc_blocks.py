@@ -43,7 +43,7 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """The README and every page that is written by hand, or copied from a file of the root."""
+    """The README and every page that is written manually, or copied from a file of the root."""
     written = [file for file in sorted((ROOT / "docs/pages").rglob("*.md")) if not _is_generated(file)]
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *written]
 

@@ -1,7 +1,7 @@
 """Takeover of a run folder: at once for a new run, at the first new checkpoint for a resumed run.
 
 Until then, a resumed run may fail or be interrupted without any change to the results in the folder. At the takeover,
-`config.yaml` is replaced, and the earlier results are renamed so that no reader mistakes them for those of a finished run.
+`config.yaml` is replaced, and the earlier results are renamed so that no reader takes them for those of a finished run.
 """
 
 from __future__ import annotations
