@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
 
 from ret_lightning import RetRetriever
+from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.retrieval import read_run
 from ret_lightning.runs.identity import differences, run_identity
 from ret_lightning.runs.resume.resumed_config import stored_config
@@ -51,6 +52,7 @@ def overrides(folder: Path) -> list[str]:
 
 def assert_same_results(folder: Path, expected: Path) -> None:
     metrics, stored = (json.loads((each / "metrics.json").read_text()) for each in (folder, expected))
+    stored = {current_metric(key): value for key, value in stored.items()}
     assert {key: metrics.get(key) for key in stored} == pytest.approx(stored)
     for file in (expected / "rankings").glob("*.trec"):
         ranked, recorded = read_run(folder / "rankings" / file.name), read_run(file)
