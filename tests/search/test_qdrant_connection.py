@@ -22,7 +22,7 @@ def test_invalid_locations_are_rejected(trained: Trained, make, call, index, tmp
     (tmp_path / "file").write_text("")
     for target, expected, codes, location in (
         (("qdrant=file", "collection=c"), 1, ["qdrant-is-file"], "qdrant=file: "),
-        (("qdrant=store", "collection=a/b"), 2, ["collection-bad-name"], "collection=a/b"),
+        (("qdrant=store", "collection=a/b"), 2, ["collection-bad-name"], "'a/b'"),
         (
             ("qdrant=/proc/missing", "collection=c"),
             1,

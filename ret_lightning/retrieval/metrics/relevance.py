@@ -30,13 +30,13 @@ def positive_hits(rows: Tensor, pool_ids: Sequence[str], positives: Sequence[Seq
     # One integer per (query, passage id). Rows of -1 select the last code, which no positive has.
     codes = torch.tensor([code[passage] for passage in pool_ids] + [len(code)])
     base = torch.arange(len(rows)).unsqueeze(1) * (len(code) + 1)
-    wanted = [
+    positive_codes = [
         query * (len(code) + 1) + code[passage]
         for query, ids in enumerate(positives)
         for passage in _distinct(ids)
         if passage in code
     ]
-    return torch.isin(base + codes[rows], torch.tensor(wanted, dtype=torch.int64))
+    return torch.isin(base + codes[rows], torch.tensor(positive_codes, dtype=torch.int64))
 
 
 def answer_hits(rows: Tensor, pool_texts: Sequence[str | None], answers: Sequence[Sequence[str]]) -> Tensor:
@@ -52,13 +52,13 @@ def answer_hits(rows: Tensor, pool_texts: Sequence[str | None], answers: Sequenc
     """
     _check_lengths(rows, answers, "lists of answers")
     hits = np.zeros(rows.shape, dtype=bool)
-    wanted = [_folded_answers(own) for own in answers]
-    asked = rows[[bool(own) for own in wanted]].unique().tolist()
-    folded = {row: (pool_texts[row] or "").casefold() if row >= 0 else "" for row in asked}
+    folded_answers = [_folded_answers(own) for own in answers]
+    needed_rows = rows[[bool(own) for own in folded_answers]].unique().tolist()
+    folded = {row: (pool_texts[row] or "").casefold() if row >= 0 else "" for row in needed_rows}
     for query, ranked in enumerate(rows.tolist()):
-        texts = [folded[row] for row in ranked] if wanted[query] else []
+        texts = [folded[row] for row in ranked] if folded_answers[query] else []
         together = "\n".join(texts)  # most answers occur in no text; one search rules them out
-        for answer in wanted[query]:
+        for answer in folded_answers[query]:
             if answer in together:
                 hits[query] |= [answer in text for text in texts]
     return torch.from_numpy(hits)

@@ -134,8 +134,8 @@ def test_float16_scan_returns_exact_ranking(monkeypatch, margin):
     monkeypatch.setattr(exact_module, "maxsim", spy)
     assert_ranking(search(passages, queries, 10), *expected)
     of = {
-        wanted: max((n for dtype, n in scanned if dtype == wanted), default=0)
-        for wanted in (torch.float16, torch.float32)
+        precision: max((n for dtype, n in scanned if dtype == precision), default=0)
+        for precision in (torch.float16, torch.float32)
     }
     assert of[torch.float16] == 200 > of[torch.float32]  # the first scan decides most queries
     assert (of[torch.float32] > 0) == (margin == 1)

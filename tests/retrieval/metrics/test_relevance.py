@@ -65,8 +65,10 @@ def test_answer_hits_match_definition(texts, answers, random):
     rows = torch.tensor([(ranked + [-1] * 8)[:8] for ranked in order])
     expected = []
     for ranked, own in zip(order, answers, strict=True):
-        wanted = [answer.strip().casefold() for answer in own if answer.strip() != ""]
-        found = [texts[r] is not None and any(answer in texts[r].casefold() for answer in wanted) for r in ranked]
+        folded_answers = [answer.strip().casefold() for answer in own if answer.strip() != ""]
+        found = [
+            texts[r] is not None and any(answer in texts[r].casefold() for answer in folded_answers) for r in ranked
+        ]
         expected.append((found + [False] * 8)[:8])
     assert answer_hits(rows, texts, answers).tolist() == expected
     assert has_answers(answers).tolist() == [any(answer.strip() for answer in own) for own in answers]
