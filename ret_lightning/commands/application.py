@@ -1,4 +1,4 @@
-"""A command as a Hydra application that checks its config first, and ends a problem of its user in one line."""
+"""A command as a Hydra application that checks its config first, and reports a user's error in one line."""
 
 from __future__ import annotations
 

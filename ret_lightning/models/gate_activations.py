@@ -1,4 +1,4 @@
-"""What the gates did: mean activations by step and modality over many rows, or those of each row."""
+"""Gate activations: means by step and modality over many rows, or those of each row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ret_lightning.models.gates import GateActivations
 
 
 class ActivationMeans:
-    """Collects what the gates did in one or more forward passes, without keeping activations or waiting for a GPU."""
+    """Collects mean gate activations over one or more forward passes, without keeping their tensors or waiting for a GPU."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, str], list[Tensor]] = defaultdict(list)

@@ -75,6 +75,8 @@ class Gate(nn.Module, ABC):
         if "openings" in cls.__dict__ and "activations" not in cls.__dict__:
             warnings.warn(deprecation(f"{cls.__name__}.openings", "activations"), FutureWarning, stacklevel=2)
             cls.activations = cls.__dict__["openings"]
+        if "activations" in cls.__dict__:  # for `super().openings(...)` in such a gate
+            cls.openings = cls.__dict__["activations"]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Gate:
         gate = super().__new__(cls)

@@ -97,7 +97,7 @@ def line_chart(lines: Sequence[Line], name: str, x_label: str) -> Markup:
 
 
 def heat_map(gates: GateMap, name: str) -> Markup:
-    """GateActivations from 0 to 1 as ink from none to full, rows of a gate together; the last column's values at the right."""
+    """Gate activations from 0 to 1 as ink from none to full, rows of a gate together; the last column's values at the right."""
     left, right, top, cell = 92.0, 44.0, 24.0, 22.0
     wide = (_WIDTH - left - right) / len(gates.steps)
     parts, y, before = [], top, ""

@@ -64,7 +64,15 @@ def test_computed_metrics_may_be_monitored() -> None:
 
 @pytest.mark.parametrize(
     "monitor",
-    ["train/loss", "loss", "gate/passage/0", "val/index/recall_loss", "val/mean/main_recall", "val/seconds/encode"],
+    [
+        "train/loss",
+        "loss",
+        "gate/passage/0",
+        "val/index/recall_loss",
+        "val/mean/main_recall",
+        "val/seconds/encode",
+        "val/mean/headline_recall",
+    ],
 )
 def test_other_logged_metrics_may_be_monitored(monitor: str) -> None:
     assert monitored(monitor, subsets=["wit"]) == []

@@ -541,3 +541,6 @@ def test_gate_activations_are_those_that_the_means_are_of(gate: type[Gate]) -> N
     rows = {"forget": [0, 1, 2], "text": [0, 1], "image": [0, 2]}
     for (step, name), mean in means.means().items():
         torch.testing.assert_close(activations[name][rows[name], step].mean(), mean)
+    with pytest.warns(FutureWarning, match="use gate_activations"):
+        earlier = retriever.gate_openings("query", pairs)
+    assert all(torch.equal(own, activations[name]) for name, own in earlier.items())

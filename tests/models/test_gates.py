@@ -326,6 +326,17 @@ def test_earlier_names_are_accepted() -> None:
             def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
                 return GateActivations(text_mask, text_mask, image_mask)
 
+    with pytest.warns(FutureWarning, match="HalfOpen.openings"):
+
+        class HalfOpen(LSTMGate):
+            def openings(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
+                full = super().openings(text, image, text_mask, image_mask)
+                return GateActivations(full.forget / 2, full.text, full.image)
+
     gate, masks = EarlierGate(2), (torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
     activations = gate.activations(torch.ones(1, 3, 2), torch.zeros(1, 3, 2), *masks)
     assert (activations.forget.item(), activations.image.item()) == (1, 0)
+    torch.manual_seed(0)
+    half, reads = HalfOpen(2), (torch.randn(1, 3, 2), torch.randn(1, 3, 2))
+    expected = LSTMGate.activations(half, *reads, *masks)
+    torch.testing.assert_close(half.activations(*reads, *masks).forget, expected.forget / 2)

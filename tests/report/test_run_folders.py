@@ -8,6 +8,7 @@ import torch
 
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.run_folders import find_runs
+from ret_lightning.report.training_logs import curve, read_log
 from tests.support.report_runs import CLEAN, make_run
 
 
@@ -28,6 +29,16 @@ def test_runs_are_found_at_any_depth_in_natural_order(tmp_path: Path) -> None:
 def test_a_run_folder_itself_can_be_given(tmp_path: Path) -> None:
     make_run(tmp_path / "alone")
     assert [run.name for run in find_runs(tmp_path / "alone")[0]] == ["alone"]
+
+
+def test_metrics_under_earlier_names_have_the_current_ones(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run/metrics.json").write_text(json.dumps({"mean/headline_recall": 0.5, "mean/recall@5": 0.25}))
+    log = tmp_path / "run/csv/metrics.csv"
+    log.write_text("step,val/mean/headline_recall\n4,0.5\n")
+    ((run,), _) = find_runs(tmp_path)
+    assert run.metrics == {"mean/main_recall": 0.5, "mean/recall@5": 0.25}
+    assert curve(read_log(run), "mean/main_recall") == [(5, 0.5)]
 
 
 def write_checkpoint(file: Path, step: int) -> None:

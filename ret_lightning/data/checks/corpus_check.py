@@ -43,7 +43,7 @@ _SIDE_OF = {"queries": "query", "pool": "passage"}
 class CorpusCheck:
     """Finds whatever would go wrong in training and evaluation on a data module's files.
 
-    It goes on after every problem. Memory: some 32 bytes a training row, as much again while they are compared, and the ids
+    It continues after every problem. Memory: some 32 bytes a training row, as much again while they are compared, and the ids
     of queries and pools.
 
     Args:

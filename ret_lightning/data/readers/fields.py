@@ -42,7 +42,7 @@ def fields_of(content: Content, place: Place | BytePlace) -> RowFields:
         message = f"not UTF-8 text: {error.reason} at byte {error.start}"
         raise row_error(place, message, "bad_encoding", code="not-utf8", byte=error.start) from None
     except (ValueError, RecursionError) as error:
-        # Its own text counts lines from the row on: "line 1" of a row that stands in line 7 of its file.
+        # The text of the exception counts lines within the row, not within the file.
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise row_error(place, f"not JSON: {reason}", "bad_json", code="not-json") from None
     if not isinstance(values, dict):

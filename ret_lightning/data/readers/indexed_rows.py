@@ -1,7 +1,7 @@
 """Rows by their number: files of rows, copied once through `datasets` into Arrow, which is mapped into memory.
 
 Lines are kept as text and parsed one by one (rows.py): the columns of ReT-M2KR mix strings, numbers, lists and objects, which
-Arrow's own JSON reader refuses, and a parsed table no longer knows the line that a problem stands on.
+Arrow's own JSON reader refuses, and a parsed table no longer has the line number of a problem.
 """
 
 from __future__ import annotations

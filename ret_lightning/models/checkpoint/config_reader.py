@@ -239,7 +239,7 @@ def _stack(config: ConfigFields, field: str) -> BlockStack:
 
 @contextmanager
 def _located(config: ConfigFields) -> Iterator[None]:
-    """Says of a problem that a part complains of, in which section of which file it is."""
+    """Add the file and the section to the errors of a part that is being built."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Trained models: what a training checkpoint says of itself, and loading one again."""
+"""Trained models: the record in a training checkpoint, and loading the model."""
 
 from __future__ import annotations
 

@@ -46,6 +46,15 @@ def test_equal_scores_select_earliest(run: Path) -> None:
     assert best_checkpoint(run)[0].step == 3
 
 
+@pytest.mark.parametrize("monitor", ["val/mean/headline_recall", "val/mean/main_recall"])
+def test_scores_under_the_earlier_metric_name_count(tmp_path: Path, monitor: str) -> None:
+    write_config(tmp_path, monitor)
+    write_checkpoint(tmp_path, "best_step_00000005.ckpt", 5, {"val/mean/headline_recall": 0.9})
+    write_checkpoint(tmp_path, "best_step_00000010.ckpt", 10, {"val/mean/main_recall": 0.8})
+    candidate, by = best_checkpoint(tmp_path)
+    assert (candidate.step, by) == (5, "val/mean/main_recall")
+
+
 def test_nan_score_is_no_candidate(run: Path) -> None:
     write_checkpoint(run, "best_step_00000030.ckpt", 30, {RECALL: float("nan")})
     assert best_checkpoint(run)[0].step == 10
