@@ -56,7 +56,7 @@ def rank(number: int, options: dict[str, str], index: str, where: str, folder: s
     torch.manual_seed(0)  # ranks have to have the same model, or the stores refuse one of them
     k, width, batch, ranks = (int(options[name]) for name in ("k", "d", "batch", "ranks"))
     dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", timeout=datetime.timedelta(hours=1), rank=number, world_size=ranks
+        "gloo", f"file://{folder}/barrier", timeout=datetime.timedelta(hours=1), rank=number, world_size=ranks
     )
     sizes = int(options["passages"]), int(options["queries"])
     subset = made_up(*sizes)

@@ -88,9 +88,7 @@ def _main_table(
     bounds: Mapping[str, tuple[float, float]],
     split: str,
 ) -> Table:
-    table = Table(
-        title=f"Headline metrics, {split}", caption="intervals: bootstrap over queries", caption_justify="left"
-    )
+    table = Table(title=f"Main metrics, {split}", caption="intervals: bootstrap over queries", caption_justify="left")
     for name in ("subset", "queries", "passages", "metric", "value", "95 % interval"):
         table.add_column(name, justify="left" if name in ("subset", "metric") else "right")
     for name, result in results.items():

@@ -76,7 +76,7 @@ def test_loggers_get_what_they_get_of_a_test_of_ret_train(
     assert {name: logged[f"{split}/{name}"] for name in metrics} == pytest.approx(metrics, abs=1e-6)
     assert [path.name for path in (folder / "examples").iterdir()] == [f"{split}.png"]
     tables = {path.name.split("_")[0] for path in (folder / "wandb").rglob("*.table.json")}
-    assert {"examples", "Headline metrics, " + split} <= tables
+    assert {"examples", "Main metrics, " + split} <= tables
 
 
 @pytest.mark.skipif(choose_backend() != "onednn", reason="needs a processor with AVX-512")
