@@ -1,4 +1,4 @@
-# make help lists the targets. Everything runs in .venv, which `setup` makes.
+# `make help` lists the targets. All commands run in .venv, which `make setup` creates.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,51 +7,64 @@ READY := $(VENV)/.ready
 ARGS ?=
 JOBS ?= 2
 
-# Keeps runs off the network and quiet about it.
+# Runs need no network.
 export HF_HUB_OFFLINE ?= 1
 export WANDB_MODE ?= offline
 
 .DEFAULT_GOAL := help
 NAME ?=
 
-.PHONY: help setup demo study test test-fast lint format clean
+.PHONY: help setup demo study test test-fast lint format docs docs-serve clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(READY)  ## make the environment in .venv, if it is not there
+setup: $(READY)  ## create the environment in .venv
 
 $(READY):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed, $(PYTHON) is $$($(PYTHON) --version); name another one: make setup PYTHON=python3.11"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "expected Python 3.10 or later, got $$($(PYTHON) --version); choose another one: make setup PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train on the glyphs corpus, three to nine minutes on two cores
+demo: $(READY)  ## train on the glyphs dataset, three to nine minutes on two cores
 	$(BIN)/ret-train experiment=demo $(ARGS)
 
-# Again: what is missing is run, and the tables and the picture beside the study are made anew.
-study: $(READY)  ## redo a study of experiments/, NAME=gates for one
-	@test -f 'experiments/$(NAME)/study.yaml' || { echo "there is no study '$(NAME)'; name one: make study NAME=gates; there are: $$(cd experiments && echo */study.yaml | sed 's|/study.yaml||g')"; exit 1; }
+# A repeated call runs only missing jobs, and updates the tables and the figure of the study.
+study: $(READY)  ## run a study of experiments/, e.g. NAME=gates
+	@test -f 'experiments/$(NAME)/study.yaml' || { echo "NAME='$(NAME)': no such study; example: make study NAME=gates; choices: $$(cd experiments && echo */study.yaml | sed 's|/study.yaml||g')"; exit 1; }
 	$(BIN)/ret-train --config-dir experiments/$(NAME) --config-name study $(ARGS)
 	$(BIN)/ret-report --config-dir experiments/$(NAME) --config-name comparison
 	cp runs/studies/$(NAME)/report/results.md runs/studies/$(NAME)/report/results.csv runs/studies/$(NAME)/report/results.png experiments/$(NAME)/
 
-test: $(READY)  ## the whole test suite, JOBS files at a time
+test: $(READY)  ## run all tests, JOBS files at a time
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-test-fast: $(READY)  ## the tests that take less than a few seconds
+test-fast: $(READY)  ## run the tests that take at most a few seconds
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-lint: $(READY)  ## check style, formatting and the floors of the package
+lint: $(READY)  ## check style, formatting and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tests/support/retired_phrases.py
 
-format: $(READY)  ## mend style and formatting
+format: $(READY)  ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove the environment and what builds left
-	rm -rf $(VENV) build dist *.egg-info
+# DOCS_BIN: the bin folder of another environment that has zensical, mkdocstrings-python, hydra-core and lazy-loader.
+DOCS_BIN ?= $(BIN)
+
+docs: $(if $(filter $(BIN),$(DOCS_BIN)),$(READY))  ## build the documentation into docs/site, without a network
+	$(DOCS_BIN)/python docs/generate.py
+	cd docs && $(abspath $(DOCS_BIN))/zensical build --strict --clean
+	$(DOCS_BIN)/python docs/check.py
+
+docs-serve: $(if $(filter $(BIN),$(DOCS_BIN)),$(READY))  ## serve the documentation and rebuild it on changes
+	$(DOCS_BIN)/python docs/generate.py
+	cd docs && $(abspath $(DOCS_BIN))/zensical serve
+
+clean:  ## remove the environment and build outputs
+	rm -rf $(VENV) build dist *.egg-info docs/site docs/.cache

@@ -1,4 +1,4 @@
-"""ReT: train, ablate, evaluate and search with a recurrent vision-and-language late-interaction retriever."""
+"""ReT: train, ablate, evaluate and search with a recurrent multimodal late-interaction retriever."""
 
 import lazy_loader
 

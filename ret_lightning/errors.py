@@ -1,4 +1,4 @@
-"""Errors that a user can fix. Each message has a stable code, by which tests, scripts and the documentation refer to it."""
+"""Errors that a user can fix. Each message has a stable code that tests, scripts and the documentation refer to."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import re
 import traceback
 from typing import Any
 
-# How PyTorch hands an exception of a loader worker to the main process: its class, and its traceback as the message.
+# PyTorch re-raises the exception of a loader worker in the main process with the worker's traceback as its message.
 _FROM_WORKER = "Original Traceback (most recent call last)"
 _TEARDOWN = {"_teardown", "teardown", "_interrupt"}  # functions of Lightning
-_NO_CODE = "user-error"  # of errors that code outside this package raises; not printed
+_NO_CODE = "user-error"  # the default for errors raised outside this package; not printed
 _CLASS = re.compile(r"^(?:\w+\.)+\w+: ", re.MULTILINE)
 _CODE = re.compile(r" \[([a-z0-9]+(?:-[a-z0-9]+)*)\]\Z")
 
 
 class UserError(Exception):
-    """An error in what the user provided: a config, a file, an argument.
+    """An error in a user's input: a config, a file or an argument.
 
     `str(error)` is one line that states what is wrong, where, and how to fix it, followed by the code in brackets:
-    `okvqa_test.jsonl:8: field passage_id is missing [missing-field]`. Commands print it without a traceback and exit with
-    `exit_code`; library callers catch it by this type.
+    `okvqa_test.jsonl:8: field passage_id is missing [missing-field]`. Commands print this line without a traceback and
+    exit with `exit_code`. Library callers catch the error by its type.
 
     Args:
-        message: one line: what, where (`file:line`, key, option), the value found, what is allowed, how to fix it.
-        code: lower-case words joined by hyphens, one for each message; it never changes once released.
-        values: what the message reports (`path`, `line`, `key`, `found`, `allowed`, ...). Each is an attribute of the error.
+        message: One line: what, where (`file:line`, key, option), the value found, what is allowed, how to fix it.
+        code: Stable identifier of the message, lower-case words joined by hyphens. A released code never changes.
+        values: The values in the message (`path`, `line`, `key`, `found`, `allowed`, ...). Each is also an attribute of
+            the error.
 
     Attributes:
-        message: without the code.
-        code: the code.
-        values: the values by name. Empty after the error came out of a loader worker, which transports text only.
+        message: The message without the code.
+        code: The code.
+        values: The values by name. Empty if the error was raised in a loader worker, which transfers only text.
     """
 
     exit_code = 1
@@ -55,7 +56,7 @@ class UserError(Exception):
         return _restore, (type(self), self.message, {"code": self.code, **self.values, **self._options()})
 
     def _options(self) -> dict[str, Any]:
-        """Further keyword arguments of a subclass, so that its instances survive pickling."""
+        """Return the additional keyword arguments of a subclass, which pickling must keep."""
         return {}
 
 
@@ -64,14 +65,14 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """An error in a data file: a broken row, an unreadable image, a missing file.
+    """An error in a data file: a broken row, an unreadable image or a missing file.
 
     Args:
-        message: see `UserError`.
-        kind: the category that skipped rows are counted by: bad_json, missing_field, wrong_type, empty_row, bad_encoding,
+        message: One line: what, where (`file:line`, key, option), the value found, what is allowed, how to fix it.
+        kind: Category under which skipped rows are counted: bad_json, missing_field, wrong_type, empty_row, bad_encoding,
             missing_image, unreadable_image and others.
-        code: see `UserError`.
-        values: see `UserError`.
+        code: Stable identifier of the message, lower-case words joined by hyphens.
+        values: The values in the message by name. Each is also an attribute of the error.
     """
 
     def __init__(self, message: str, kind: str = "other", *, code: str = _NO_CODE, **values: Any) -> None:
@@ -83,17 +84,17 @@ class DataError(UserError):
 
 
 class TokenError(DataError, ValueError):
-    """Token ids that a text backbone cannot take: the tokenizer is not the one that the checkpoint was trained with."""
+    """Token ids outside the range of a text backbone: the tokenizer is not the one the checkpoint was trained with."""
 
 
 class Stopped(UserError):
-    """A run was asked to stop, and did; it can be resumed.
+    """A run that stopped on request and can be resumed.
 
     Args:
-        message: what stopped it, and where its state is saved.
-        number: of the signal; commands exit with 128 more, as shells do.
-        code: see `UserError`.
-        values: see `UserError`.
+        message: What stopped the run and where its state is saved.
+        number: Signal number. Commands exit with 128 + `number`, the convention of shells.
+        code: Stable identifier of the message, lower-case words joined by hyphens.
+        values: The values in the message by name. Each is also an attribute of the error.
     """
 
     def __init__(self, message: str, number: int = 0, *, code: str = _NO_CODE, **values: Any) -> None:
@@ -106,13 +107,16 @@ class Stopped(UserError):
 
 
 def split_code(line: str) -> tuple[str, str | None]:
-    """The message and the code of a printed error, `message [code]`; None where the line ends in no code."""
+    """Split a printed error, `message [code]`, into its message and its code; the code is None if the line has none."""
     found = _CODE.search(line)
     return (line[: found.start()], found[1]) if found else (line, None)
 
 
 def one_line(error: BaseException) -> str:
-    """The class and the message of an error that is no `UserError`; of a loader worker's error, those of the worker's."""
+    """Return the class and message of an exception that is not a `UserError`, as one line.
+
+    For an exception that a loader worker raised, both are those of the original exception.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if _FROM_WORKER in str(error):
         return lines[-1]
@@ -120,7 +124,7 @@ def one_line(error: BaseException) -> str:
 
 
 def original_error(error: BaseException) -> BaseException:
-    """The error that ended a run: Lightning tears the run down while it handles it, and may fail in that, too."""
+    """Return the error that ended a run, not one that Lightning's teardown raised while handling it."""
     while not isinstance(error, UserError) and error.__context__ is not None and error.__cause__ is None:
         frames = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
         if not frames & _TEARDOWN:
@@ -134,6 +138,6 @@ def _restore(kind: type[UserError], message: str, options: dict[str, Any]) -> Us
 
 
 def _unwrapped(text: str, code: str) -> tuple[str, str]:
-    """The message and code in PyTorch's report of a worker's error; a traceback ends in the class and the text of its error."""
+    """Return the message and code from PyTorch's report of a worker's error, which ends in the error's class and text."""
     message, found = split_code(_CLASS.split(text.strip())[-1])
     return message, found or code

@@ -1,4 +1,4 @@
-"""What all tests stand on: no network, caches of their own, seeds, and small corpora."""
+"""Fixtures of all tests: no network, separate caches, seeds, and small corpora."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.m2kr_folder import write_folder
 from tests.support.paths import REFERENCE
 from tests.support.small_runs import Trained, command, m2kr, ret_train
 
-# The same examples every time, and none judged by the clock.
+# The same examples in every run, without a time limit.
 settings.register_profile("ret_lightning", deadline=None, derandomize=True)
 settings.load_profile("ret_lightning")
 

@@ -1,4 +1,4 @@
-"""Codes of errors: stable, unique, and not lost between processes."""
+"""Error codes are unique and survive pickling and loader workers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _error_classes() -> set[str]:
-    """`UserError` and the classes of the package that are derived from it."""
+    """Return the names of `UserError` and of the package's classes derived from it."""
     statements = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found, before = {"UserError"}, set()
     while found != before:
@@ -109,7 +109,7 @@ def _error_classes() -> set[str]:
 
 
 def _calls() -> Iterator[tuple[str, ast.Call, set[str]]]:
-    """The calls of the package: the source location, the call, and the parameters of the functions around it."""
+    """Yield every call in the package: its source location, the call, and the parameters of the enclosing functions."""
 
     def below(node: ast.AST, parameters: set[str]) -> Iterator[tuple[ast.Call, set[str]]]:
         if isinstance(node, ast.FunctionDef):
@@ -126,9 +126,9 @@ def _calls() -> Iterator[tuple[str, ast.Call, set[str]]]:
 
 
 def test_every_error_has_code() -> None:
-    """A literal, the code of the error that it quotes, or an argument of the function that makes it."""
+    """A code is a literal, the code of another error, or an argument of the enclosing function."""
     classes, wrong = _error_classes(), []
-    for place, call, parameters in _calls():
+    for location, call, parameters in _calls():
         if _name(call.func) in classes:
             keywords = {keyword.arg: keyword.value for keyword in call.keywords}
             code = keywords.get("code")
@@ -136,22 +136,22 @@ def test_every_error_has_code() -> None:
             quoted = isinstance(code, ast.Attribute) and code.attr == "code"
             passed = isinstance(code, ast.Name) and code.id == "code" and "code" in parameters
             if not (literal or quoted or passed) or keywords.keys() & ATTRIBUTES:
-                wrong.append(place)
+                wrong.append(location)
     assert wrong == []
 
 
 def test_codes_are_kebab_case_and_unique() -> None:
-    places: dict[str, list[str]] = {}
-    for place, call, _ in _calls():
+    locations: dict[str, list[str]] = {}
+    for location, call, _ in _calls():
         for keyword in call.keywords:
             if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
-                places.setdefault(keyword.value.value, []).append(place)
-    assert [code for code in places if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+){1,4}", code)] == []
-    assert {code: at for code, at in places.items() if len(at) > 1} == {}
-    assert len(places) > 200  # the scan sees the package
+                locations.setdefault(keyword.value.value, []).append(location)
+    assert [code for code in locations if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+){1,4}", code)] == []
+    assert {code: at for code, at in locations.items() if len(at) > 1} == {}
+    assert len(locations) > 200  # the scan covers the package
 
 
-def test_error_of_a_teardown_does_not_hide_the_first() -> None:
+def test_teardown_error_does_not_hide_original() -> None:
     def fit(first: Exception) -> Exception:
         def _teardown() -> None:
             raise RuntimeError("Please call iter(combined_loader) first")
@@ -171,12 +171,12 @@ def test_error_of_a_teardown_does_not_hide_the_first() -> None:
         try:
             {}["key"]
         except KeyError:
-            raise ValueError("key is missing")  # noqa: B904 -- explains the first, outside of a teardown
+            raise ValueError("key is missing")  # noqa: B904 -- raised outside a teardown
     except ValueError as error:
         assert original_error(error) is error
 
 
-def test_one_line_of_a_worker_error_is_the_workers() -> None:
+def test_one_line_reports_original_worker_error() -> None:
     text = "Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  x\nKeyError: 'a'\n"
     assert one_line(RuntimeError(text)) == "KeyError: 'a'"
     assert one_line(ZeroDivisionError("a bug\nmore")) == "ZeroDivisionError: a bug"

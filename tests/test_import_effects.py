@@ -1,4 +1,4 @@
-"""Importing the package changes nothing in the process but `sys.modules`."""
+"""Importing the package has no side effects on the process, except for `sys.modules`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# One process imports the package, to learn which libraries it brings. Another one imports these, and then the package,
-# and compares its state before and after.
+# One process imports the package and lists the libraries that it loads. A second process imports these libraries, then
+# the package, and compares its state before and after.
 MODULES = """
 import importlib, json, os, pathlib, sys
 def package():
@@ -86,7 +86,7 @@ def run(program: str, *arguments: str) -> object:
 
 
 @pytest.mark.slow
-def test_importing_everything_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+def test_import_has_no_side_effects(tmp_path: Path) -> None:
     libraries = tmp_path / "libraries.json"
     libraries.write_text(json.dumps(run(LIBRARIES)))
     assert run(EFFECTS, str(libraries)) == {}

@@ -1,4 +1,4 @@
-"""The layout of the package: names that a stranger can guess, small folders and files, tests that mirror it."""
+"""The layout of the package: unique module names, small folders and files, and tests that mirror it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PACKAGE = ROOT / "ret_lightning"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 STUBS = sorted(PACKAGE.rglob("__init__.pyi"))
 
-# A console script has the name of the function or package that it calls.
+# A module in `commands/` may share its name with the package whose function it calls.
 COMMANDS = {path.stem for path in (PACKAGE / "commands").glob("*.py")}
 MOST_MODULES, MOST_LINES = 14, 410
 
-# Modules without a test file of their own, and the file whose tests they are part of.
+# Modules without their own test file, and the test file that covers them.
 TESTED_THROUGH = {
     "_version.py": "test_layout.py",  # an export of the package
     "commands/check.py": "data/checks/test_corpus_check.py",  # glue: a config, a check, an exit code
@@ -30,7 +30,7 @@ TESTED_THROUGH = {
     "commands/report.py": "report/test_report.py",
     "commands/search.py": "search/test_answer.py",
     "models/backbones/__main__.py": "models/backbones/test_registry.py",  # glue: arguments, a table, an exit code
-    "runs/results.py": "commands/test_evaluate.py",  # glue: which files an evaluation leaves
+    "runs/results.py": "commands/test_evaluate.py",  # glue: the files that an evaluation writes
     "search/changed_rows.py": "search/test_index_builder.py",  # needs an interrupted index
     "search/hits.py": "search/test_answer.py",  # a type
     "training/callbacks/example_types.py": "training/callbacks/test_example_figure.py",  # types
@@ -41,7 +41,7 @@ def relative(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def test_no_two_modules_share_a_name() -> None:
+def test_module_names_are_unique() -> None:
     shared = Counter(path.stem for path in MODULES if path.parent.name != "commands")
     assert {name for name, count in shared.items() if count > 1} <= {"base"}
     folders = {path.name for path in PACKAGE.rglob("*") if path.is_dir()}
@@ -55,7 +55,7 @@ def test_folders_and_files_are_small() -> None:
     assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
-def test_public_names_have_one_meaning() -> None:
+def test_public_names_are_unique() -> None:
     defined = Counter(
         node.name
         for path in MODULES
@@ -84,7 +84,7 @@ def test_exported_names_can_be_imported(stub: Path) -> None:
 
 
 def targets(node: object) -> list[str]:
-    """Every `_target_` in the content of a YAML file."""
+    """Return every `_target_` in the content of a YAML file."""
     if isinstance(node, list):
         return [target for item in node for target in targets(item)]
     if not isinstance(node, dict):
@@ -102,7 +102,7 @@ def test_configs_name_packages(file: Path) -> None:
 
 
 @pytest.mark.parametrize("old", sorted(ALIASES))
-def test_earlier_names_are_found(old: str) -> None:
+def test_target_aliases_resolve(old: str) -> None:
     assert callable(locate(old))
     package, _, name = ALIASES[old].rpartition(".")
     assert getattr(importlib.import_module(package), name).__name__ == name

@@ -1,17 +1,17 @@
-"""Embeddings made to be clustered as a retriever's are, of any number, for measuring indexes without a trained model.
+"""Synthetic clustered embeddings, for benchmarks of indexes without a trained model.
 
-Each item has a meaning, a point in a space of RANK dimensions:
+Each passage has a latent vector of RANK dimensions:
 
-- topics: one for 50 passages on average, of very uneven sizes (Zipf), themselves gathered around one hub in eight topics;
-- within a topic, passages spread with a covariance whose spectrum falls as 1 / sqrt(i);
-- one passage in twenty is a near-duplicate of another one (an edited copy): its meaning is moved by a tenth of the spread.
+- topics: one per 50 passages on average, with Zipf-distributed sizes, grouped around one hub per eight topics;
+- within a topic, passages are normally distributed with a covariance whose spectrum falls as 1 / sqrt(i);
+- 5 % of the passages are near-duplicates: the latent vector of another passage plus a tenth of the spread.
 
-From the meaning, vector t of k is made by a map shared by all t plus a map of its own, so that the vectors of an item are
-related but see different sides of it. To this comes a direction of the vector's place t, shared by all items (the learned
-query tokens of ReT give each place one), and noise of full rank, drawn anew for each vector. All vectors are normalised.
+Vector t of k is the sum of a projection of the latent vector that all positions share, a projection of position t, a direction
+of position t that all passages share (as from the learned query tokens of ReT), and full-rank noise. All vectors are
+normalised.
 
-A query has a gold passage: it starts from the passage's meaning, moved by QUERY_SPREAD times the spread within a topic, and
-goes through maps that differ a little from the passages', as two towers' do.
+The latent vector of a query is that of its gold passage plus QUERY_SPREAD times the spread within a topic. Its projections
+differ slightly from those of the passages, as those of two towers do.
 """
 
 from __future__ import annotations
@@ -27,14 +27,21 @@ RANK = 48
 PASSAGES_A_TOPIC = 50
 DUPLICATES = 0.05
 QUERY_SPREAD = 1.5
-# Shares of a vector's squared length: direction of its place, meaning (through the shared and the own map), noise.
-PLACE, SHARED, OWN, NOISE = 0.25, 0.25, 0.25, 0.25
-CHUNK = 2048  # passages that are made at a time, each chunk from a seed of its own
+# Shares of a vector's squared norm: direction of its position, shared and own projection of the latent vector, noise.
+POSITION, SHARED, OWN, NOISE = 0.25, 0.25, 0.25, 0.25
+CHUNK = 2048  # passages generated at a time, each chunk with its own seed
 
 
 @dataclass(frozen=True, eq=False)
 class Clustered:
-    """`chunk(i)` makes passages i * CHUNK and on; queries (Nq, k, d) float32; gold (Nq,) int64, the passage of each."""
+    """Synthetic passages and queries.
+
+    Attributes:
+        count: number of passages.
+        chunk: returns passages i * CHUNK to (i + 1) * CHUNK - 1, (CHUNK, k, d) float16.
+        queries: (Nq, k, d) float32.
+        gold: (Nq,) int64, the gold passage of each query.
+    """
 
     count: int
     chunk: Callable[[int], Tensor]
@@ -42,48 +49,48 @@ class Clustered:
     gold: Tensor
 
 
-def clustered(passages: int, queries: int, k: int = 32, d: int = 128, seed: int = 0) -> Clustered:
-    """Passages and queries as the module says; the same for the same arguments.
+def make_clustered(passages: int, queries: int, k: int = 32, d: int = 128, seed: int = 0) -> Clustered:
+    """Generate passages and queries; equal arguments return equal values.
 
     Args:
-        passages: N. queries: Nq, whose gold passages differ.
-        k: vectors an item. d: their width.
-
-    Returns:
-        `chunk` gives (CHUNK, k, d) float16, the last one fewer rows.
+        passages: N.
+        queries: Nq; their gold passages are distinct.
+        k: vectors per row.
+        d: width of a vector.
+        seed: of the generator.
     """
     random = torch.Generator().manual_seed(seed)
 
-    def draw(*shape: int) -> Tensor:
+    def sample(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random)
 
     topics = max(2, passages // PASSAGES_A_TOPIC)
-    hubs = draw(max(1, topics // 8), RANK)
-    centers = hubs[torch.randint(len(hubs), (topics,), generator=random)] + 0.7 * draw(topics, RANK)
+    hubs = sample(max(1, topics // 8), RANK)
+    centers = hubs[torch.randint(len(hubs), (topics,), generator=random)] + 0.7 * sample(topics, RANK)
     spectrum = torch.arange(1, RANK + 1).pow(-0.5)
     spectrum *= (RANK / spectrum.square().sum()).sqrt()
-    turn = torch.linalg.qr(draw(RANK, RANK)).Q  # the same axes of spread in all topics, but not the coordinates'
+    rotation = torch.linalg.qr(sample(RANK, RANK)).Q  # all topics share axes of spread other than the coordinate axes
     sizes = 1 / torch.arange(1, topics + 1).pow(0.5)
     topic = torch.multinomial(sizes, passages, replacement=True, generator=random)
-    meaning = centers[topic] + 0.8 * (draw(passages, RANK) * spectrum) @ turn
-    copies = (torch.rand(passages, generator=random) < DUPLICATES).nonzero()[:, 0]
-    of = torch.randint(passages, (len(copies),), generator=random)
-    meaning[copies] = meaning[of] + 0.08 * (draw(len(copies), RANK) * spectrum) @ turn
-    maps = draw(RANK, d), draw(k, RANK, d), normalize(draw(k, d), dim=-1)
-    other = tuple(0.95 * part + 0.3 * part.std() * draw(*part.shape) for part in maps)
+    latent = centers[topic] + 0.8 * (sample(passages, RANK) * spectrum) @ rotation
+    duplicates = (torch.rand(passages, generator=random) < DUPLICATES).nonzero()[:, 0]
+    originals = torch.randint(passages, (len(duplicates),), generator=random)
+    latent[duplicates] = latent[originals] + 0.08 * (sample(len(duplicates), RANK) * spectrum) @ rotation
+    maps = sample(RANK, d), sample(k, RANK, d), normalize(sample(k, d), dim=-1)
+    query_maps = tuple(0.95 * part + 0.3 * part.std() * sample(*part.shape) for part in maps)
     gold = torch.randperm(passages, generator=random)[:queries]
-    asked = meaning[gold] + QUERY_SPREAD * 0.8 * (draw(len(gold), RANK) * spectrum) @ turn
+    query_latent = latent[gold] + QUERY_SPREAD * 0.8 * (sample(len(gold), RANK) * spectrum) @ rotation
 
     def chunk(number: int) -> Tensor:
-        rows = meaning[number * CHUNK : (number + 1) * CHUNK]
+        rows = latent[number * CHUNK : (number + 1) * CHUNK]
         return _vectors(rows, maps, torch.Generator().manual_seed(hash((seed, number)) % 2**31)).half()
 
-    return Clustered(passages, chunk, _vectors(asked, other, random), gold)
+    return Clustered(passages, chunk, _vectors(query_latent, query_maps, random), gold)
 
 
-def _vectors(meaning: Tensor, maps: tuple[Tensor, Tensor, Tensor], random: torch.Generator) -> Tensor:
-    shared, own, place = maps
+def _vectors(latent: Tensor, maps: tuple[Tensor, Tensor, Tensor], random: torch.Generator) -> Tensor:
+    shared, own, position = maps
     k, _, d = own.shape
-    vectors = PLACE**0.5 * place + SHARED**0.5 * normalize(meaning @ shared, dim=-1)[:, None]
-    vectors = vectors + OWN**0.5 * normalize(torch.einsum("nr,krd->nkd", meaning, own), dim=-1)
-    return normalize(vectors + (NOISE / d) ** 0.5 * torch.randn(len(meaning), k, d, generator=random), dim=-1)
+    vectors = POSITION**0.5 * position + SHARED**0.5 * normalize(latent @ shared, dim=-1)[:, None]
+    vectors = vectors + OWN**0.5 * normalize(torch.einsum("nr,krd->nkd", latent, own), dim=-1)
+    return normalize(vectors + (NOISE / d) ** 0.5 * torch.randn(len(latent), k, d, generator=random), dim=-1)

@@ -1,9 +1,9 @@
-"""The contrastive step in micro-batches (`micro_batch`) against the undivided batch: memory saved and time spent.
+"""Benchmark of gradient caching (`micro_batch`) against the whole batch: time, memory and gradients of a step.
 
-    python experiments/benchmarks/contrastive.py pairs=64 pieces=4,8,16 plot=contrastive.png
+    python experiments/benchmarks/contrastive.py pairs=64 micro_batches=4,8,16 plot=contrastive.png
 
-Both encode the same rows with the same trained model, score them and go backward; gradients are compared as well. Options:
-backbone (a name of conf/backbone), trained (true: its backbones too), pairs, pieces, repeats, device, dtype (of autocast).
+Options: backbone (a name of conf/backbone), model (a name of conf/model), trained (true: trainable backbones), pairs,
+micro_batches (sizes), repeats, device, dtype (of autocast; none), plot (file).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.models.precision import dtype_named
 
 OPTIONS = {
-    "backbone": "tiny", "model": "ret", "trained": "true", "pairs": "64", "pieces": "4,8,16", "repeats": "3",
+    "backbone": "tiny", "model": "ret", "trained": "true", "pairs": "64", "micro_batches": "4,8,16", "repeats": "3",
     "device": "cpu", "dtype": "none", "plot": "",
 }  # fmt: skip
 
@@ -32,9 +32,9 @@ def main() -> None:
     options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
     device, pairs = torch.device(options["device"]), int(options["pairs"])
     torch.manual_seed(0)
-    retriever = made(options).to(device).train()
+    retriever = make_retriever(options).to(device).train()
     queries, passages = (rows(retriever, pairs, seed, device) for seed in (0, 1))
-    sizes = [None, *map(int, options["pieces"].split(","))]
+    sizes = [None, *map(int, options["micro_batches"].split(","))]
     step = partial(gradients, retriever, queries, passages, options["dtype"])
     found = compare({str(size): partial(step, size) for size in sizes}, int(options["repeats"]), device)
     whole, expected = found["None"], step(None)
@@ -54,8 +54,8 @@ def main() -> None:
         draw([(str(size or "whole"), found[str(size)]) for size in sizes], options["plot"])
 
 
-def made(options: dict[str, str]) -> RetRetriever:
-    """A retriever of random weights, without dropout, so that gradients can be compared."""
+def make_retriever(options: dict[str, str]) -> RetRetriever:
+    """Build a retriever with random weights, without dropout, so that gradients can be compared."""
     return random_retriever(
         options["backbone"],
         "model.dropout=0",
@@ -67,7 +67,7 @@ def made(options: dict[str, str]) -> RetRetriever:
 
 
 def rows(retriever: RetRetriever, count: int, seed: int, device: torch.device) -> EncoderInput:
-    """Rows of which half have an image."""
+    """Return random rows, half of them with an image."""
     random = torch.Generator().manual_seed(seed)
     size = retriever.query_tower.image_transform.size
     ids = torch.randint(1000, 40000, (count, 32), generator=random)
@@ -78,7 +78,7 @@ def rows(retriever: RetRetriever, count: int, seed: int, device: torch.device) -
 def gradients(
     retriever: RetRetriever, queries: EncoderInput, passages: EncoderInput, dtype: str, size: int | None
 ) -> list[Tensor]:
-    """Of one step."""
+    """Run one step and return the gradients."""
     device = queries.input_ids.device
     autocast = nullcontext() if dtype == "none" else torch.autocast(device.type, dtype=dtype_named(dtype))
     retriever.zero_grad(set_to_none=True)
@@ -86,7 +86,7 @@ def gradients(
         vectors = encode_in_micro_batches(retriever, queries, passages, size)
         loss = ContrastiveLoss()(EncodedBatch(*vectors, torch.arange(len(queries), device=device))).loss
     loss.backward()
-    # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
+    # The gradient of a key bias is only rounding error, because softmax is shift-invariant.
     return [p.grad for n, p in retriever.named_parameters() if p.grad is not None and "k_proj.bias" not in n]
 
 
@@ -96,7 +96,7 @@ def draw(points: list, file: str) -> None:
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     for axes, title, values in zip(
         figure.subplots(1, 2),
-        ("seconds a step", "peak memory, MiB"),
+        ("seconds per step", "peak memory, MiB"),
         ([m.seconds for _, m in points], [m.peak / 2**20 for _, m in points]),
         strict=True,
     ):

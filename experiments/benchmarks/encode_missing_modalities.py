@@ -1,10 +1,10 @@
-"""Rows a second of a tower that runs a backbone only for the rows that have its modality, against one that always runs both.
+"""Benchmark of encoding rows with missing modalities: ours against a tower that always runs both backbones.
 
     python experiments/benchmarks/encode_missing_modalities.py backbone=clip_vit_b rows=32
 
-Both sides run alternately in one process on the same weights and inputs; the other side is what the published code does: a
-missing image is a black picture, a missing text an empty string, and masks take them out at the end. Their features are
-compared as well. Options: backbone (a name of conf/backbone), rows (a batch), repeats, device, dtype (of autocast; none).
+Both run alternately in one process with the same weights and inputs, and their features are compared. The other tower works as
+the published code: a missing image is a black image, a missing text an empty string, and masks remove them at the end.
+Options: backbone (a name of conf/backbone), rows (per batch), repeats, device, dtype (of autocast; none).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from ret_lightning.models import EncoderInput, RetTower
 from ret_lightning.models.precision import dtype_named
 
-# Shares of a batch's rows that have an image and a text.
+# Fractions of rows with an image and with a text.
 MIXES = ((1.0, 1.0), (0.75, 1.0), (0.5, 1.0), (0.25, 1.0), (0.0, 1.0), (1.0, 0.5), (1.0, 0.0))
 TEXT_LENGTH = 64
 
@@ -39,19 +39,19 @@ def main() -> None:
     if options["dtype"] != "none":
         autocast = torch.autocast(device.type, dtype=dtype_named(options["dtype"]))
     print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
-    print("| rows with an image | with a text | always both, rows/s | only what is there, rows/s | ratio | deviation |")
+    print("| rows with an image | with a text | always both, rows/s | ours, rows/s | ratio | deviation |")
     print("|--:|--:|--:|--:|--:|--:|")
     for images, texts in MIXES:
-        inputs = batch(tower, rows, images, texts, device)
+        inputs = make_batch(tower, rows, images, texts, device)
         with torch.inference_mode(), autocast:
             sides: dict[Callable[[], Tensor], list[float]] = {
                 partial(always_both, tower, inputs, every_block=False): [],
-                partial(only_what_is_there, tower, *inputs): [],
+                partial(encode_present, tower, *inputs): [],
             }
-            features = [run().float() for run in sides]  # also the warm-up
+            features = [run().float() for run in sides]  # also warms up
             for _ in range(int(options["repeats"])):
                 for run, seconds in sides.items():
-                    seconds.append(timed(run, device))
+                    seconds.append(measure_seconds(run, device))
         other, ours = (rows / statistics.median(seconds) for seconds in sides.values())
         deviation = (features[0] - features[1]).abs().max() / features[0].abs().max()
         print(
@@ -60,8 +60,8 @@ def main() -> None:
         )
 
 
-def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch.device) -> Dense:
-    """Dense tensors, as the published code takes them."""
+def make_batch(tower: RetTower, rows: int, images: float, texts: float, device: torch.device) -> Dense:
+    """Return a dense batch in the format of the published code."""
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 40000, (rows, TEXT_LENGTH), generator=random)
     pixels = torch.randn(rows, 3, tower.image_transform.size, tower.image_transform.size, generator=random)
@@ -70,12 +70,12 @@ def batch(tower: RetTower, rows: int, images: float, texts: float, device: torch
     return tuple(tensor.to(device) for tensor in (ids, masks[0], pixels, masks[1], masks[2]))
 
 
-def only_what_is_there(tower: RetTower, *inputs: Tensor) -> Tensor:
-    """The tower's output as this project computes it."""
+def encode_present(tower: RetTower, *inputs: Tensor) -> Tensor:
+    """Encode a dense batch with our tower."""
     return tower(EncoderInput.dense(*inputs))
 
 
-def timed(run: Callable[[], Tensor], device: torch.device) -> float:
+def measure_seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     start = time.perf_counter()
     run()
     if device.type == "cuda":

@@ -1,10 +1,11 @@
-"""What an evaluation costs a rank in memory: vectors there, as after an epoch of training, or in stores, as by ret-evaluate.
+"""Benchmark of the memory of an evaluation per rank, with vectors in memory or in stores.
 
     python experiments/benchmarks/evaluation.py
     python experiments/benchmarks/evaluation.py passages=300000 ranks=4 indexes=exact
 
-The model is left out: random vectors take the way that encoded ones take, through the callback, the stores and the search, by
-gloo ranks of one thread each. Peaks are of the resident set, above what it was before the first vector; mapped pages count.
+Vectors are kept in memory in the evaluation after an epoch, and in stores in ret-evaluate. No model is run: random vectors pass
+through sinks and search, on gloo ranks with one thread each. The peak is the increase of the resident set since the first
+vector; memory-mapped pages are included.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CPU = torch.device("cpu")
 def main() -> None:
     options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
     numbers = int(options["passages"]) * int(options["k"]) * int(options["d"])
-    print(f"the pool in half precision: {2 * numbers / 2**20:.0f} MiB\n")
+    print(f"candidate pool in half precision: {2 * numbers / 2**20:.0f} MiB\n")
     print("| index | vectors | peak of a rank, MiB | encoding, s | index and search, s |")
     print("|---|---|--:|--:|--:|")
     for index in options["indexes"].split(","):
@@ -51,19 +52,19 @@ def main() -> None:
 
 
 def rank(number: int, options: dict[str, str], index: str, where: str, folder: str) -> None:
-    """One rank: encodes its share, searches, and leaves its peak in bytes and its seconds."""
+    """Run one rank: encode its rows, search, and save the peak in bytes and the times in seconds."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)  # ranks have to have the same model, or the stores refuse one of them
+    torch.manual_seed(0)  # the stores require the same model on all ranks
     k, width, batch, ranks = (int(options[name]) for name in ("k", "d", "batch", "ranks"))
     dist.init_process_group(
-        "gloo", f"file://{folder}/barrier", timeout=datetime.timedelta(hours=1), rank=number, world_size=ranks
+        "gloo", f"file://{folder}/rendezvous", timeout=datetime.timedelta(hours=1), rank=number, world_size=ranks
     )
     sizes = int(options["passages"]), int(options["queries"])
-    subset = made_up(*sizes)
+    subset = make_subset(*sizes)
     evaluator = Evaluator(INDEXES[index](), recall_at=[1], ranked=100, ann_recall_sample=8)
     sink = MemorySink()
     if where == "stores":
-        # A small one of k vectors of width d: only the fingerprint and the shape of its vectors are asked for.
+        # Only the fingerprint of the model and the shape of its vectors are used.
         sides = [f"model.num_tokens={k}", f"model.output_size={width}"]
         sink = StoredSink(Path(folder) / "embeddings", random_retriever("tiny", *sides, model="small"))
     files = [EvaluationRows(subset.rows(side), None, subset.name, side) for side in SIDES]
@@ -80,14 +81,14 @@ def rank(number: int, options: dict[str, str], index: str, where: str, folder: s
     dist.destroy_process_group()
 
 
-def made_up(passages: int, queries: int) -> EvaluationSubset:
-    """Rows without texts and images, as far as an evaluation asks."""
+def make_subset(passages: int, queries: int) -> EvaluationSubset:
+    """Return a subset of rows without texts and images, with the attributes that an evaluation reads."""
     pool = [SimpleNamespace(passage_id=f"p{row}", text=None, image=None) for row in range(passages)]
-    asked = [
+    queries_ = [
         SimpleNamespace(data_id=f"q{row}", passage_ids=(f"p{row}",), answers=(), text=None, image=None)
         for row in range(queries)
     ]
-    return EvaluationSubset("made_up", "test", asked, pool)
+    return EvaluationSubset("synthetic", "test", queries_, pool)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What only a GPU can show of this project: correctness against the CPU, and the speed of a step at the published size.
+"""Checks that require a GPU: correctness against the CPU, and the speed of a step at the published size.
 
     PYTHONPATH=. python experiments/benchmarks/gpu.py
     PYTHONPATH=. python experiments/benchmarks/gpu.py only=maxsims,published_step limit=300
 
-Prints PASS and FAIL lines with the values that decide, XFAIL lines for known faults and FIGURE lines with times and memory, and
-ends with exit code 1 if a check failed. Takes at most eight minutes on an H200. Needs torch, lightning, transformers,
-torchmetrics and lazy-loader, and for the fused MaxSim late-interaction-kernels; no Hydra, OmegaConf, open_clip, FAISS, W&B or
-datasets, so that it runs on a machine where the package is not installed. Without a GPU it runs every check at a small size.
+Prints PASS and FAIL lines with the measured values, XFAIL lines for known faults and FIGURE lines with times and memory. The
+exit code is 1 if a check failed. Takes at most eight minutes on an H200. Requires torch, lightning, transformers, torchmetrics
+and lazy-loader, and late-interaction-kernels for fused MaxSim, but not Hydra, OmegaConf, open_clip, FAISS, W&B or datasets, so
+that it runs where the package is not installed. Without a GPU, every check runs with small sizes.
 
 Options: only (names of checks, see CHECKS), limit (seconds after which no check starts).
 """
@@ -55,7 +55,7 @@ from ret_lightning.inputs import ClipTokenizer
 from ret_lightning.losses import ContrastiveLoss, EncodedBatch, maxsim
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.compile_blocks import compile_blocks
-from ret_lightning.retrieval import Embeddings, ExactIndex, judge, search_sharded
+from ret_lightning.retrieval import Embeddings, ExactIndex, evaluate_ranking, search_sharded
 
 OPTIONS = {"only": "", "limit": "400"}
 
@@ -155,7 +155,7 @@ def steps() -> None:
 
 
 class _Many(int):
-    """A number of ranks that no comparison takes for 1."""
+    """A number of ranks that compares unequal to and greater than every number."""
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -176,7 +176,7 @@ def collectives() -> None:
         a, b = (x.to(DEVICE).requires_grad_() for x in (q, p))
         loss = ContrastiveLoss()(EncodedBatch(a, b, torch.arange(9, device=DEVICE))).loss
         ranking = search_sharded(ExactIndex(DEVICE), pool, torch.arange(700), queries, 20, DEVICE)
-        recall = judge(ranking, pool.ids, [[str(i)] for i in range(9)], [1, 5], device=DEVICE)["recall@5"]
+        recall = evaluate_ranking(ranking, pool.ids, [[str(i)] for i in range(9)], [1, 5], device=DEVICE)["recall@5"]
         return [*torch.autograd.grad(loss, (a, b)), loss.detach(), ranking.rows, ranking.scores, recall]
 
     alone = everything()
@@ -188,7 +188,7 @@ def collectives() -> None:
         found, ranks = everything(), Barrier()
         ranks.wait()
         same = all(relative_distance(x, y) < 1e-5 for x, y in zip(found, alone, strict=True))
-        met = ranks.sums([3]) == [3] and ranks.from_first("a") == "a"
+        met = ranks.all_reduce_sum([3]) == [3] and ranks.broadcast("a") == "a"
         check("collectives", same and met, f"{dist.get_backend()}: loss, gradients, search, metrics and barrier")
 
 

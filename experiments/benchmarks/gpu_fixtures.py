@@ -1,6 +1,6 @@
-"""What the checks of gpu.py and gpu_step.py share: the device, report lines, timing, and a model with rows for it.
+"""Helpers of gpu.py and gpu_step.py: device, report lines, timing, and a model with input rows.
 
-The model is built without Hydra and the rows without open_clip, whose package contains the vocabulary of CLIP's tokenizer.
+The model is built without Hydra, and the rows without open_clip, which contains the vocabulary of CLIP's tokenizer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEVICE = torch.device("cuda:0" if GPU else "cpu")
 HALF = torch.bfloat16 if GPU else torch.float32
 NO_FUSED = fused_refusal(
     torch.empty(1, 1, 128, device=DEVICE, dtype=HALF)
-)  # why there is no fused MaxSim; None: there is
+)  # why fused MaxSim is not available; None if it is
 TINY_VOCABULARY = 100
 
 autocast = partial(torch.autocast, DEVICE.type, torch.bfloat16, cache_enabled=False)  # as Lightning's bf16-mixed
@@ -45,13 +45,13 @@ def report(kind: str, name: str, text: str) -> None:
 
 
 def check(name: str, passed: bool, text: str, known_fault: bool = False) -> None:
-    """Report the outcome of a check, with the values that decide it.
+    """Report the outcome of a check, with its measured values.
 
     Args:
         name: of the check.
         passed: its outcome.
-        text: the values.
-        known_fault: the package is known to fail it; it is then reported as XFAIL and not counted.
+        text: the measured values.
+        known_fault: report a failure as XFAIL and do not count it.
     """
     report("PASS" if passed else "XFAIL" if known_fault else "FAIL", name, text)
 
@@ -63,7 +63,7 @@ def relative_distance(x: Tensor, y: Tensor) -> float:
 
 
 def peak_gib(reset: bool = False) -> float:
-    """Return the most GPU memory allocated since the last reset, in GiB; 0 on a CPU."""
+    """Return the peak GPU memory allocated since the last reset, in GiB; 0 on a CPU."""
     if not GPU:
         return 0.0
     if reset:
@@ -72,7 +72,7 @@ def peak_gib(reset: bool = False) -> float:
 
 
 def seconds(run: Callable[[], object], repeats: int = 5, warmup: int = 2) -> float:
-    """Return the median time of a call; on a CPU, where times mean nothing, of one call only."""
+    """Return the median time of a call in seconds; on a CPU, the time of a single call."""
     if not GPU:
         repeats, warmup = 1, 0
     times = []
@@ -95,12 +95,12 @@ def byte_tokenizer(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def random_model(large: bool = False, device: torch.device | str = "cpu", **options: object) -> RetRetriever:
-    """Return a retriever of random weights in training mode, the same on each call.
+    """Return a retriever with random weights in training mode, the same on each call.
 
     Args:
         large: CLIP ViT-L/14 and the published sizes; otherwise a tiny model.
-        device: where it is built.
-        options: of `build_retriever`; no dropout unless they ask for it.
+        device: of the weights.
+        options: of `build_retriever`; dropout is 0 by default.
     """
     if large:
         text = _stack(768, 12, 12, vocab_size=49408)
@@ -137,7 +137,7 @@ def random_rows(
     size: int = 40,
     vocabulary: int = TINY_VOCABULARY,
 ) -> EncoderInput:
-    """Return rows of which the shares `texts` (the first ones) and `images` (the last ones) have that modality."""
+    """Return random rows; the first fraction `texts` has a text, the last fraction `images` an image."""
     random = torch.Generator().manual_seed(seed)
     with_text, with_image = torch.arange(int(count * texts)), torch.arange(count - int(count * images), count)
     lengths = torch.randint(length // 2, length + 1, (count, 1), generator=random)
@@ -160,7 +160,7 @@ def gradients(
         queries: B rows.
         passages: B rows, the positives.
         mixed: whether the forward pass runs in bfloat16 autocast.
-        micro_batch: see `RetModule`.
+        micro_batch: pairs per micro-batch; None: the whole batch.
     """
     retriever.zero_grad()
     with autocast(enabled=mixed):

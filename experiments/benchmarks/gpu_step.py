@@ -1,4 +1,4 @@
-"""A training step at the published size on a GPU, as it is and with single changes; part of gpu.py."""
+"""Training step at the published size on a GPU, unchanged and with single changes; part of gpu.py."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KERNELS = {"attention": ("flash", "fmha"), "matmul": ("gemm", "cutlass", "nvjet"
 
 
 def published_step() -> None:
-    """Measure the step on pairs with text and image on both sides; on a CPU with the tiny model."""
+    """Measure the step on pairs with text and image on both sides; on a CPU, with the tiny model."""
     PublishedStep().measure()
 
 
 def compiled_step() -> None:
-    """Measure the same step with compile=true; on a CPU the blocks are traced only."""
+    """Measure the step with compile=true; on a CPU, the blocks are only traced."""
     step = PublishedStep()
     torch._dynamo.reset()
     compile_blocks(step.retriever, **({} if GPU else {"backend": "eager"}))
@@ -53,7 +53,7 @@ class PublishedStep:
         self.flops = counter.get_total_flops()
 
     def measure(self) -> None:
-        """Report the step as it is, then with each change."""
+        """Report the unchanged step, then the step with each change."""
         if GPU:
             pinned = [side.to("cpu").pin_memory() for side in self.batch]
             transfer = seconds(lambda: [side.to(DEVICE) for side in pinned])

@@ -1,9 +1,10 @@
-"""JPEG files to pixels: images a second and core of this project, transformers' slow and fast CLIP processors, and torchvision.
+"""Benchmark of JPEG preprocessing on one core: ours, CLIP processors of transformers, and torchvision.
 
     python experiments/benchmarks/images.py sizes=500x375,1024x768,2000x1500 images=8 repeats=7
 
-All sides run alternately in one process with one thread, on the same bytes, and give (3, 224, 224) float32. Deviations are from
-the slow processor, in levels of 255. Options: sizes (width x height), images (of each size), repeats, quality (of the JPEGs).
+All implementations run alternately in one process with one thread on the same files, and return (3, 224, 224) float32.
+Deviations are from the slow processor, in levels of 255. Options: sizes (width x height), images (per size), repeats, quality
+(of the JPEGs).
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ def main() -> None:
     options |= dict(argument.split("=", 1) for argument in sys.argv[1:])
     torch.set_num_threads(1)
     print(f"{options} torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})")
-    print("| size | side | images/s | speed | mean deviation | largest deviation |")
+    print("| size | implementation | images/s | speed | mean deviation | largest deviation |")
     print("|--:|---|--:|--:|--:|--:|")
     for size in options["sizes"].split(","):
         width, height = map(int, size.split("x"))
-        files = [jpeg(photo(width, height, seed), int(options["quality"])) for seed in range(int(options["images"]))]
+        files = [
+            encode_jpeg(make_photo(width, height, seed), int(options["quality"]))
+            for seed in range(int(options["images"]))
+        ]
         runs = {name: partial(_all, side, files) for name, side in sides().items()}
         measured = compare(runs, int(options["repeats"]), torch.device("cpu"))
         slow = measured["transformers, slow"].seconds
@@ -54,7 +58,7 @@ def main() -> None:
 
 
 def sides() -> Mapping[str, Side]:
-    """Each from a file's bytes to pixels."""
+    """Return the implementations, functions from the content of a file to pixels."""
     slow, fast = CLIPImageProcessorPil(), CLIPImageProcessor()
     pillow = image_transform(SIZE, is_train=False, mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD)
     tensors = v2.Compose(
@@ -83,8 +87,8 @@ def sides() -> Mapping[str, Side]:
     }
 
 
-def photo(width: int, height: int, seed: int) -> Image.Image:
-    """A picture with the spectrum of photographs: noise at several scales, the finer the fainter."""
+def make_photo(width: int, height: int, seed: int) -> Image.Image:
+    """Generate an image with a spectrum similar to photographs: noise at several scales, weaker at finer ones."""
     random = np.random.default_rng(seed)
     picture = np.full((height, width, 3), 128.0)
     for cells, strength in ((4, 60), (16, 40), (64, 25), (256, 12)):
@@ -95,15 +99,15 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def jpeg(picture: Image.Image, quality: int) -> bytes:
-    """The content of its file."""
+def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
+    """Encode an image as JPEG."""
     file = BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
 def deviation(one: Tensor, other: Tensor) -> tuple[float, float]:
-    """Mean and largest, in levels of 255, of two stacks of normalised images."""
+    """Return the mean and largest deviation of two stacks of normalised images, in levels of 255."""
     levels = ((one - other) * 255 * torch.tensor(OPENAI_CLIP_STD)[:, None, None]).abs()
     return float(levels.mean()), float(levels.max())
 

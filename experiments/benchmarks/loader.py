@@ -1,14 +1,13 @@
-"""Feeding a run: rows a second by number of workers, what a worker's memory grows by, and how soon the first batch comes.
+"""Benchmark of data loading: rows/s by number of workers, time to the first batch, and memory growth of a worker.
 
     python experiments/benchmarks/loader.py rows=500000 pictures=512
 
-Three tables over generated files in ReT-M2KR's layout, for both ways of reading. (1) Rows with a JPEG on both sides, decoded,
-transformed and tokenised, end to end through the data module's loader. (2) The time from making the data module to its first
-batch over `rows` rows without images, the cache of `datasets` empty before `indexed`. (3) An epoch over them with one worker:
-its anonymous memory (RssAnon of /proc/PID/status: what is the worker's own, without the pages of mapped files, which the system
-takes back when it needs them) and its whole resident set, after its first batch and the most seen afterwards; texts are not
-tokenised there, which would take most of the time. Options: rows, pictures (rows with images), side (of the JPEGs, pixels),
-batch.
+Prints three tables over generated files in the layout of ReT-M2KR, for `indexed` and `streaming`: (1) rows with a JPEG on both
+sides, with decoding, preprocessing and tokenization, through the loader of the data module; (2) the time from the constructor
+of the data module to its first batch, for `rows` rows without images and an empty cache of `datasets`; (3) an epoch over these
+rows with one worker and without tokenization: anonymous memory of the worker (RssAnon of /proc/PID/status, without
+memory-mapped files) and its resident set, after the first batch and at the maximum.
+Options: rows, pictures (rows with images), side (of the JPEGs, pixels), batch.
 """
 
 from __future__ import annotations
@@ -65,12 +64,12 @@ def main() -> None:
 
 
 def throughput(root: Path, rows: int, batch: int) -> None:
-    print("\n| reading | workers | rows/s | rows/s a core |\n|---|--:|--:|--:|")
+    print("\n| reading | workers | rows/s | rows/s per core |\n|---|--:|--:|--:|")
     for reading in READINGS:
         for workers in WORKERS:
             loader = data_module(root, reading, batch, workers).train_dataloader()
             batches = iter(loader)
-            next(batches)  # workers have started
+            next(batches)  # starts the workers
             start = time.perf_counter()
             for _ in batches:
                 pass
@@ -88,7 +87,7 @@ def first_batches(root: Path, batch: int) -> None:
 
 def memory(root: Path, batch: int) -> None:
     print(
-        "\n| reading | worker's own, MiB at first | most | growth | resident, growth | rows/s |\n|---|--:|--:|--:|--:|--:|"
+        "\n| reading | RssAnon of the worker, first, MiB | largest | growth | RSS growth | rows/s |\n|---|--:|--:|--:|--:|--:|"
     )
     for reading in READINGS:
         data = data_module(root, reading, batch, workers=1)
@@ -113,12 +112,12 @@ def memory(root: Path, batch: int) -> None:
 
 
 def no_tokens(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """In place of a tokenizer."""
+    """Return one padding token per text, instead of tokenizing."""
     return torch.zeros(len(texts), 1, dtype=torch.int64), torch.ones(len(texts), 1, dtype=torch.bool)
 
 
 def resident(pid: int, field: str) -> float:
-    """A field of a process's status, MiB."""
+    """Return a field of /proc/PID/status in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -135,7 +134,7 @@ def data_module(root: Path, reading: str, batch: int, workers: int) -> M2KRDataM
 
 
 def write_folder(root: Path, rows: int, side: int | None) -> Path:
-    """A training file of `rows` rows, and one query and passage to evaluate on; images where they have a side."""
+    """Write a training file with `rows` rows, one query and one passage; rows have images unless `side` is None."""
     random = np.random.default_rng(0)
     folder, images = root / "jsonl/m2kr", root / "images/m2kr/images"
     for made in (folder / "train", folder / "test", folder / "passages", images):

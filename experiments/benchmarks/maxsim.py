@@ -1,13 +1,13 @@
-"""MaxSim forward and backward, all pairs of a batch: this project's backends against the plain formula.
+"""Benchmark of MaxSim forward and backward over all pairs of a batch, by backend.
 
     python experiments/benchmarks/maxsim.py
     python experiments/benchmarks/maxsim.py sizes=64,128,256 plot=maxsim.png
     python experiments/benchmarks/maxsim.py device=cuda dtype=bfloat16 sizes=512,2048,8192
 
-All sides run alternately in one process; peak memory is what a run adds to what was there before it. `plain`, which the ratios
-are against, is the fastest way that was found to write the formula out; `others=true` adds two more, that of the published code
-among them. On a GPU the plain formula through torch.compile and the extra `kernels` are further sides, and times
-are set against the rate of a large matrix product measured on the same card.
+All backends run alternately in one process; peak memory is the increase during a run. Ratios are relative to `plain`, the
+fastest direct implementation of the formula; `others=true` adds two more, one of them that of the published code. On a GPU,
+torch.compile of the plain formula and the fused backend (extra `kernels`) are added. Rates are relative to a large matmul on
+the same device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ret_lightning.ops.onednn_linear import linear
 OPTIONS = {
     "device": "cpu", "dtype": "float32", "sizes": "256", "k": "32", "d": "128", "repeats": "5", "plot": "", "others": "false",
 }  # fmt: skip
-# Above this many similarities the plain formula is left out on a GPU: 2^34 float32 numbers are 64 GiB, several times over.
+# With more similarities, the plain formula is left out on a GPU; 2^34 float32 values take 64 GiB, several times.
 LARGEST_PLAIN = 1 << 33
 Shape = tuple[int, int, int]  # N, k, d
 
@@ -39,15 +39,13 @@ def main() -> None:
     options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
     device, dtype = torch.device(options["device"]), dtype_named(options["dtype"])
     print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
-    rate = matrix_rate(device, dtype)
-    print(f"a large matrix product: {rate / 1e12:.2f} TFLOP/s in {options['dtype']}")
-    print(
-        "| N | k | d | backend | forward, ms | both, ms | peak, MiB | speed | memory | share of the matrix rate, forward |"
-    )
+    rate = measure_matmul_rate(device, dtype)
+    print(f"a large matmul: {rate / 1e12:.2f} TFLOP/s in {options['dtype']}")
+    print("| N | k | d | backend | forward, ms | both, ms | peak, MiB | speed | memory | forward rate / matmul rate |")
     print("|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|")
     curves: dict[str, list[tuple[Shape, Measured]]] = {}
     for n, k, d in shapes(options):
-        found = of_shape(n, k, d, device, dtype, int(options["repeats"]), options["others"] == "true")
+        found = measure_shape(n, k, d, device, dtype, int(options["repeats"]), options["others"] == "true")
         plain = found.get("plain")
         for name in backends(found):
             forward, both = found[f"{name} forward"], found[name]
@@ -63,7 +61,7 @@ def main() -> None:
 
 
 def shapes(options: dict[str, str]) -> list[Shape]:
-    """Every N with the first k and d, then the first N with the other k and d."""
+    """Return every N with the first k and d, then the first N with the other k and d."""
     sizes, ks, ds = ([int(value) for value in options[name].split(",")] for name in ("sizes", "k", "d"))
     return [
         *((n, ks[0], ds[0]) for n in sizes),
@@ -76,14 +74,14 @@ def backends(found: dict[str, Measured]) -> list[str]:
     return [name for name in found if not name.endswith(" forward")]
 
 
-def of_shape(
+def measure_shape(
     n: int, k: int, d: int, device: torch.device, dtype: torch.dtype, repeats: int, others: bool
 ) -> dict[str, Measured]:
     random = torch.Generator(device).manual_seed(0)
 
     def vectors() -> Tensor:
-        drawn = torch.randn(n, k, d, generator=random, device=device)
-        return normalize(drawn, dim=-1).to(dtype).requires_grad_()
+        values = torch.randn(n, k, d, generator=random, device=device)
+        return normalize(values, dim=-1).to(dtype).requires_grad_()
 
     query, passage = vectors(), vectors()
     weight = torch.randn(n, n, generator=random, device=device) / n
@@ -104,17 +102,17 @@ def of_shape(
 
 
 def amax(query: Tensor, passage: Tensor) -> Tensor:
-    """The formula with `amax`, whose gradient is spread over all that tie."""
+    """Compute MaxSim with `amax`, whose gradient is distributed over ties."""
     return torch.einsum("aqd,bpd->abqp", query, passage).amax(dim=3).sum(dim=2)
 
 
 def as_published(query: Tensor, passage: Tensor) -> Tensor:
-    """The formula as the published code writes it: a product of every pair."""
+    """Compute MaxSim as the published code, with one matmul per pair."""
     return torch.matmul(passage.unsqueeze(0), query.transpose(1, 2).unsqueeze(1)).max(dim=2).values.sum(dim=2)
 
 
 def forward(function: Callable[..., Tensor], query: Tensor, passage: Tensor) -> Tensor:
-    """As in training: what the backward pass wants is kept."""
+    """Run the forward pass with the graph for backward, as in training."""
     return function(query, passage)
 
 
@@ -122,8 +120,8 @@ def both(function: Callable[..., Tensor], query: Tensor, passage: Tensor, weight
     return torch.autograd.grad(function(query, passage), (query, passage), weight)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product, the best of ten, by the library that is the fastest here."""
+def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a square matmul by the fastest library, best of ten."""
     n = 2048 if device.type == "cpu" else 8192
     left, right = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
@@ -137,7 +135,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def draw(curves: dict[str, list[tuple[Shape, Measured]]], file: str) -> None:
-    """Time above, memory below; from left to right by N, by k and by d, the other two as in the first shape."""
+    """Plot time (top) and memory (bottom) by N, k and d; the other two are those of the first shape."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Time and peak memory of the sides of a comparison, which run alternately in one process."""
+"""Time and peak memory of compared functions, which run alternately in one process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,25 @@ import torch
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one side: the median of its runs in seconds, and how far a run's memory rose above its start, in bytes."""
+    """Measurements of one function.
+
+    Attributes:
+        seconds: median time of a run.
+        peak: largest increase of memory during a run, in bytes.
+    """
 
     seconds: float
     peak: int
 
 
 def compare(sides: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, Measured]:
-    """Runs every side once to warm up, then all of them in turn, `repeats` times; peaks are the largest seen."""
+    """Measure functions alternately.
+
+    Args:
+        sides: name to function.
+        repeats: runs of each function, after one warmup run.
+        device: that the functions run on.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     peaks = dict.fromkeys(sides, 0)
     for repeat in range(repeats + 1):
@@ -41,29 +52,29 @@ def compare(sides: Mapping[str, Callable[[], object]], repeats: int, device: tor
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for a GPU."""
+    """Wait for the kernels of a GPU; do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peak(device: torch.device) -> int:
-    """Forgets the peak so far; the bytes in use now."""
+    """Reset the peak memory, and return the bytes in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    # What earlier runs freed must go back to the system first, or this one would find it there and seem to need nothing.
+    # Return freed memory to the system, or the next run would reuse it without an increase.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set is the present one
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
     return resident("VmRSS")
 
 
 def peak(device: torch.device) -> int:
-    """The most bytes in use since `reset_peak`: of a GPU's allocator, or the process's resident set."""
+    """Return the peak bytes since `reset_peak`, of the GPU allocator or of the resident set."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
 
 
 def resident(field: str) -> int:
-    """A field of /proc/self/status, bytes."""
+    """Return a field of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -1,11 +1,11 @@
-"""Linear maps of float32 on a CPU: `ret_lightning.ops.onednn_linear.linear` against `torch.nn.functional.linear`, both passes.
+"""Benchmark of float32 linear layers on a CPU: `ret_lightning.ops.onednn_linear.linear` against PyTorch.
 
     python experiments/benchmarks/onednn_linear.py
     python experiments/benchmarks/onednn_linear.py shapes=256x1024x4096,64x64x64 repeats=50
 
-A shape is rows x inputs x outputs; the default ones are those of the cell at H = 1024 with 8 pairs, of ViT-B/32's text blocks,
-of the demo's small model, and one too small to be worth it. All sides run alternately in one process; rates are of the
-forward pass and of both (the backward pass has two products of the same size).
+A shape is rows x inputs x outputs. The default shapes are those of the cell with H = 1024 and 8 pairs, of the text blocks of
+ViT-B/32, of the demo, and a small one. Both run alternately in one process. Rates are of the forward pass and of both passes
+(the backward pass has two matmuls of the same size).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def main() -> None:
             for size in ((rows, inputs), (outputs, inputs), (outputs,))
         )
         grad = torch.randn(rows, outputs, generator=random)
-        calls = min(1000, max(1, 10**9 // (2 * rows * inputs * outputs)))  # so that a run takes some milliseconds
+        calls = min(1000, max(1, 10**9 // (2 * rows * inputs * outputs)))  # a run takes some milliseconds
         sides: dict[str, Callable[[], object]] = {}
         for name, function in (("pytorch", pytorch_linear), ("ours", linear)):
             sides[f"{name} forward"] = partial(forward, function, x, weight, bias, calls)
             sides[name] = partial(both, function, x, weight, bias, grad, calls)
-        with linear_backend("onednn"):  # also where the automatic choice is PyTorch's own
+        with linear_backend("onednn"):  # also if auto selects PyTorch
             found = compare(sides, int(options["repeats"]), torch.device("cpu"))
         cells = []
-        for suffix, products in ((" forward", 1), ("", 3)):
-            operations = 2 * rows * inputs * outputs * products * calls
+        for suffix, matmuls in ((" forward", 1), ("", 3)):
+            operations = 2 * rows * inputs * outputs * matmuls * calls
             theirs, own = (operations / found[f"{name}{suffix}"].seconds / 1e9 for name in ("pytorch", "ours"))
             cells += [f"{theirs:.0f}", f"{own:.0f}", f"{own / theirs:.2f}"]
         print(f"| {shape} | {' | '.join(cells)} |", flush=True)

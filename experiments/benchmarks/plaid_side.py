@@ -1,9 +1,9 @@
-"""fast-plaid on the embeddings of retrieval.py, run by it with the Python of an environment that has fast-plaid.
+"""Measure fast-plaid on the embeddings of retrieval.py, which runs this script in an environment that has fast-plaid.
 
     python plaid_side.py STORE.json RESULT.json INDEX
 
-STORE.json: where the vectors are and their shape, what to search, and the settings to try. INDEX: a folder for the index, which
-is built if it is not there, and kept, since that takes by far the longest. Needs nothing of this project.
+STORE.json: paths of vectors and queries, shape, and settings. INDEX: folder of the index, which is built if it does not exist,
+and kept, because building it takes most of the time. Does not import ret_lightning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     queries = torch.from_numpy(np.load(task["queries"]))
     results = []
     folder = Path(sys.argv[3])
-    built = folder.with_suffix(".seconds")  # beside it, from when it is whole
+    built = folder.with_suffix(".seconds")  # exists if the index is complete
     index = search.FastPlaid(index=str(folder), device="cpu")
     if not built.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -37,7 +37,7 @@ def main() -> None:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     index.search(queries_embeddings=queries[:2], top_k=10)
     for settings in task["settings"]:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forgets the peak of the resident memory
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
         start = time.perf_counter()
         found = index.search(queries_embeddings=queries, top_k=10, show_progress=False, **settings)
         seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""A tower run as the published code runs it, for comparison."""
+"""Reference implementation of encoding, as in the published code."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from torch import Tensor
 from ret_lightning.models import RetTower
 from ret_lightning.models.layer_states import ModalityStates
 
-# input_ids, attention_mask, pixel_values of every row, and which rows have a text and an image.
+# input_ids, attention_mask and pixel_values of all rows, and masks of the rows with text and with image.
 Dense = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def always_both(tower: RetTower, dense: Dense, every_block: bool = True) -> Tensor:
-    """The tower's output (B, k, d) by both backbones and both cross-attentions for every row; masks take out the rest.
+    """Encode all rows with both backbones and both cross-attentions; masks remove missing modalities.
 
     Args:
-        tower: of one cell.
+        tower: with one cell.
         dense: B rows.
-        every_block: also the blocks above the last one that the plan uses, as the published code does.
+        every_block: whether to run also the blocks above the last one in the layer plan, as the published code does.
+
+    Returns:
+        (B, k, d) output of the tower.
     """
     ids, attention, pixels, has_text, has_image = dense
     states: list[list[Tensor]] = []

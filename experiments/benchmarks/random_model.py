@@ -1,4 +1,4 @@
-"""A model of random weights by the shipped configs."""
+"""Retrievers with random weights, built from the shipped configs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ret_lightning.models import RetRetriever
 
 
 def random_retriever(backbone: str, *overrides: str, model: str = "ret") -> RetRetriever:
-    """A retriever over a backbone of conf/backbone, of a size of conf/model."""
+    """Build a retriever with a backbone of conf/backbone and a size of conf/model."""
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = compose("train", [f"backbone={backbone}", "backbone.pretrained=null", f"model={model}", *overrides])
     return build(config.model)

@@ -1,10 +1,10 @@
-"""Bootstrap intervals and randomisation tests over queries: this project's against SciPy's, alternately in one process.
+"""Benchmark of bootstrap intervals and randomisation tests over queries: ours against SciPy.
 
     python experiments/benchmarks/resampling.py
     python experiments/benchmarks/resampling.py queries=1000 repeats=5
 
-The values are hits (0 or 1), reciprocal ranks at 10, and numbers that are all different. Both sides make as many resamples as
-an evaluation (2,000 of the mean) and a report (9,999 of the signs) do; SciPy's in batches of 500.
+The values are hits (0 or 1), reciprocal ranks at 10, and distinct numbers. Both use the numbers of resamples of an evaluation
+(2,000) and a report (9,999), SciPy in batches of 500, and run alternately in one process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy import stats
 
 from ret_lightning.report.statistics import RESAMPLES as SIGNS
 from ret_lightning.report.statistics import randomisation_test
-from ret_lightning.retrieval.metrics.bootstrap import LEVEL, RESAMPLES, resampled_means
+from ret_lightning.retrieval.metrics.bootstrap import LEVEL, RESAMPLES, resample_means
 
 OPTIONS = {"queries": "5000", "repeats": "3"}
 BATCH = 500
@@ -60,7 +60,7 @@ def scipy_interval(values: np.ndarray) -> object:
 
 
 def own_interval(values: np.ndarray) -> np.ndarray:
-    return np.quantile(resampled_means(values, RESAMPLES, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return np.quantile(resample_means(values, RESAMPLES, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
 
 
 def scipy_test(differences: np.ndarray) -> float:

@@ -1,12 +1,12 @@
-"""Agreement with exact search against queries a second, index by index, on embeddings made to be clustered.
+"""Benchmark of indexes on synthetic clustered embeddings: recall@10 against exact search, and queries/s.
 
     python experiments/benchmarks/retrieval.py
     python experiments/benchmarks/retrieval.py passages=10000 indexes=exact,faiss_flat,faiss_ivf,faiss_ivfpq,faiss_hnsw,muvera
     python experiments/benchmarks/retrieval.py plaid=/tmp/plaid/bin/python plot=experiments/benchmarks/retrieval.png
 
-How the embeddings are made stands in clustered_embeddings.py. They are written to a store in `folder`, and each index then
-runs in a process of its own, so that its resident memory is its own; results are kept in `folder`, and a second call measures
-only what is missing (`fresh=true` begins anew). `plaid` is the Python of an environment that has fast-plaid.
+clustered_embeddings.py generates the embeddings. They are written to a store in `folder`, and each index runs in a separate
+process, to measure its resident memory. Results are kept in `folder`, and a second call measures only missing ones
+(`fresh=true` measures all). `plaid` is the Python of an environment that has fast-plaid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clustered_embeddings import CHUNK, Clustered, clustered
+from clustered_embeddings import CHUNK, Clustered, make_clustered
 from measure import peak, reset_peak, resident
 
 from ret_lightning.retrieval import EmbeddingStore, ExactIndex, FaissIndex, Index, MuveraIndex
@@ -42,7 +42,7 @@ OPTIONS = {
 }
 TOP_K = 10
 Settings = dict[str, int | None]
-# What the shipped configs build, and the settings of each curve; the empty one is automatic.
+# Indexes of the shipped configs, and the settings of each curve; empty: automatic settings.
 INDEXES: dict[str, tuple[Index, list[Settings]]] = {
     "exact": (ExactIndex(), [{}]),
     "faiss_flat": (FaissIndex("Flat"), [{}]),
@@ -80,7 +80,7 @@ def main() -> None:
     if options["only"]:
         measure(options["only"], folder)
         return
-    made = clustered(*map(int, shape))
+    made = make_clustered(*map(int, shape))
     write(folder, made)
     names = options["indexes"].split(",") + ["fast-plaid"] * bool(options["plaid"])
     for name in names:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def write(folder: Path, made: Clustered) -> None:
-    """The store, the queries, and the task for fast-plaid."""
+    """Write the store, the queries, and the task for fast-plaid."""
     k, d = made.queries.shape[1:]
     store = EmbeddingStore.create(
         folder / "store", [f"p{row}" for row in range(made.count)], (k, d), "clustered", None, CHUNK
@@ -118,7 +118,7 @@ def write(folder: Path, made: Clustered) -> None:
 
 
 def measure(name: str, folder: Path) -> None:
-    """Builds one index and searches with each of its settings; the first two queries warm it up."""
+    """Build one index and measure searches with each of its settings; the first two queries are a warmup."""
     index, curve = INDEXES[name]
     cpu = torch.device("cpu")
     passages = EmbeddingStore.open(folder / "store", verify=False).embeddings
@@ -136,20 +136,20 @@ def measure(name: str, folder: Path) -> None:
         start = time.perf_counter()
         rows = index.search(queries, TOP_K).rows.tolist()
         seconds = time.perf_counter() - start
-        shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "automatic"
-        measured = {"settings": shown, "seconds": seconds, "peak": peak(cpu), "before": before}
+        text = ", ".join(f"{key} {value}" for key, value in settings.items()) or "automatic"
+        measured = {"settings": text, "seconds": seconds, "peak": peak(cpu), "before": before}
         results.append({**measured, "rows": rows, "build": build})
     (folder / f"{name}.json").write_text(json.dumps(results))
 
 
 def tune(index: Index, settings: Settings) -> None:
-    """Sets what a search goes by, in an index that is built."""
+    """Set the search parameters of an index that is built."""
     for key in ("candidates", "hits"):
         setattr(index, key, settings.get(key))
     if isinstance(index, FaissIndex) and "IVF" in index.factory:
         import faiss
 
-        ivf = faiss.extract_index_ivf(index._faiss)  # nprobe of a built index is changed here only
+        ivf = faiss.extract_index_ivf(index._faiss)  # nprobe of a built index can only be changed here
         ivf.nprobe = min(settings.get("nprobe") or automatic_nprobe(ivf.nlist), ivf.nlist)
 
 
@@ -169,15 +169,15 @@ def report(names: list[str], folder: Path, made: Clustered, options: dict[str, s
     for name in names:
         for result in json.loads((folder / f"{name}.json").read_text()):
             rows = np.array(result["rows"])
-            agreement = np.mean([np.isin(b, r).mean() for b, r in zip(best, rows, strict=True)])
+            recall = np.mean([np.isin(b, r).mean() for b, r in zip(best, rows, strict=True)])
             gold = (rows == made.gold.numpy()[:, None]).any(axis=1).mean()
             rate, speed = len(best) / result["seconds"], exact["seconds"] / result["seconds"]
             memory = f"{result['peak'] / 1e9:.2f} | {result['peak'] / store:.2f}"
             print(
-                f"| {name} | {result['settings']} | {agreement:.4f} | {rate:.1f} | {speed:.1f} | {gold:.3f} | "
+                f"| {name} | {result['settings']} | {recall:.4f} | {rate:.1f} | {speed:.1f} | {gold:.3f} | "
                 f"{result['build']:.1f} | {memory} |"
             )
-            curves.setdefault(name, []).append((rate, agreement))
+            curves.setdefault(name, []).append((rate, recall))
     if options["plot"]:
         draw(curves, f"{n:,} passages x {k} x {d}, {options['threads']} threads", options["plot"])
 
@@ -190,7 +190,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], title: str, file: str) ->
     for name, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
     axes.axhline(0.98, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xscale="log", xlabel="queries a second", ylabel="ann_recall@10", title=title)
+    axes.set(xscale="log", xlabel="queries/s", ylabel="ann_recall@10", title=title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=120)

@@ -1,14 +1,14 @@
-"""A whole training step: this project's against the same model run the plain way, alternately in one process.
+"""Benchmark of a training step: ours against a reference implementation of the published code, with the same model.
 
     python experiments/benchmarks/step.py backbone=clip_vit_b pairs=8
     python experiments/benchmarks/step.py backbone=clip_vit_l pairs=256 device=cuda dtype=bfloat16 compile=true
 
-The plain way is what the published code does: each tower runs both backbones on every row, all blocks of them, a missing image
-as a black picture; the loss is the plain formula, and matrices are multiplied as PyTorch does it by itself. Both sides encode,
-score, go backward and take a step of AdamW, on the same weights; their losses are compared. On a CPU a third side tells what
-comes of leaving out what is not there alone: this project's step with PyTorch's own products (see ops/onednn_linear.py).
-Random weights, backbones frozen. Options: backbone (a name of conf/backbone), pairs, queries_with_image and passages_with_image
-(shares), repeats, device, dtype (of autocast), compile (of this project's side), profile (true: where the time goes).
+In the reference, each tower runs all blocks of both backbones for every row, with a black image for a missing one; the loss
+uses the plain formula, and matmuls are those of PyTorch. Both compute loss, gradients and an AdamW step with the same weights,
+alternately in one process, and their losses are compared. On a CPU, our step is also measured with PyTorch's matmul (see
+ops/onednn_linear.py), to separate the effect of skipping missing modalities. Random weights, frozen backbones.
+Options: backbone (a name of conf/backbone), pairs, queries_with_image and passages_with_image (fractions), repeats, device,
+dtype (of autocast; none), compile (of our step), profile (true: print the time of each part).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     options = {**OPTIONS, **dict(argument.split("=", 1) for argument in sys.argv[1:])}
     device, pairs = torch.device(options["device"]), int(options["pairs"])
     torch.manual_seed(0)
-    # Without dropout, so that the losses can be compared.
+    # Losses can only be compared without dropout.
     retriever = random_retriever(options["backbone"], "model.dropout=0", "model.attention_dropout=0").to(device).train()
     shares = float(options["queries_with_image"]), float(options["passages_with_image"])
     queries, passages = (rows(retriever, pairs, share, seed, device) for seed, share in enumerate(shares))
@@ -65,7 +65,7 @@ def main() -> None:
                 loss = ContrastiveLoss()(EncodedBatch(query, passage, labels)).loss
         return finish(loss)
 
-    def plain() -> Tensor:
+    def reference() -> Tensor:
         with autocast():
             with clock("encode"):
                 query = normalised(always_both(retriever.query_tower, queries))
@@ -78,24 +78,24 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         with clock("backward"):
             loss.backward()
-        with clock("optimiser"):
+        with clock("optimizer"):
             optimizer.step()
         return loss.detach()
 
-    sides = {"plain": by_pytorch(plain), "ours": ours}
+    sides = {"reference": with_pytorch_matmul(reference), "ours": ours}
     if device.type == "cpu":
-        sides["ours, PyTorch's products"] = by_pytorch(ours)
+        sides["ours, PyTorch matmul"] = with_pytorch_matmul(ours)
     print(f"{options} torch {torch.__version__} threads {torch.get_num_threads()}")
     print("loss: " + ", ".join(f"{name} {side().item():.6f}" for name, side in sides.items()))
     found = compare(sides, int(options["repeats"]), device)
-    print("| side | pairs a second | peak, MiB | speed | memory |")
+    print("| implementation | pairs/s | peak, MiB | speed | memory |")
     print("|---|--:|--:|--:|--:|")
     for name, measured in found.items():
-        speed, memory = found["plain"].seconds / measured.seconds, measured.peak / found["plain"].peak
+        speed, memory = found["reference"].seconds / measured.seconds, measured.peak / found["reference"].peak
         rate = pairs / measured.seconds
         print(f"| {name} | {rate:.2f} | {measured.peak / 2**20:.0f} | {speed:.2f} | {memory:.2f} |", flush=True)
     if options["profile"] == "true":
-        print("| side | encode | loss | backward | optimiser |")
+        print("| implementation | encode | loss | backward | optimizer |")
         print("|---|--:|--:|--:|--:|")
         for name, run in sides.items():
             clock.parts = {}
@@ -103,8 +103,8 @@ def main() -> None:
             print(f"| {name} | {' | '.join(f'{1e3 * seconds:.0f} ms' for seconds in clock.parts.values())} |")
 
 
-def by_pytorch(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The step with PyTorch's own matrix multiplication."""
+def with_pytorch_matmul(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Wrap a step to use PyTorch's matmul."""
 
     def run() -> Tensor:
         with linear_backend("torch"):
@@ -114,7 +114,7 @@ def by_pytorch(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 class Clock:
-    """Seconds of the parts of a step; waits for a GPU only once `parts` is set."""
+    """Measure the parts of a step in seconds; active, and synchronizing with the GPU, only if `parts` is set."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -133,7 +133,7 @@ class Clock:
 
 
 def rows(retriever: RetRetriever, count: int, with_image: float, seed: int, device: torch.device) -> Dense:
-    """Dense tensors, as the published code takes them."""
+    """Return a dense batch in the format of the published code."""
     random = torch.Generator().manual_seed(seed)
     size = retriever.query_tower.image_transform.size
     ids = torch.randint(1000, 40000, (count, TEXT_LENGTH), generator=random)

@@ -1,12 +1,12 @@
-"""Kills a run at random moments, resumes it until it is done, and compares its weights with those of an undisturbed run.
+"""Kill a run at random times, resume it until it is finished, and compare its weights with those of an uninterrupted run.
 
     python experiments/fault_tolerance/kill_and_resume.py kills=20 seed=0
     python experiments/fault_tolerance/kill_and_resume.py kills=20 seed=1 trainer=ddp_cpu data.num_workers=1
 
-Options of its own: kills, seed (of the moments), folder (a new one by default). All others go to ret-train. Each run trains the
-small model on the glyphs corpus for 240 steps with dropout, writes a checkpoint after every step (so that many kills fall into
-the writing of one) and is killed with SIGKILL, all its processes at once: one time in five while it starts, else within the
-three seconds that follow its first step. Exit code 1 where the weights differ.
+Options: kills, seed (of the times), folder (default: a new temporary one). All other options are passed to ret-train. Each run
+trains the small model on the glyphs dataset for 240 steps with dropout, and writes a checkpoint after every step, so that many
+kills interrupt the writing of a checkpoint. All processes of the run are killed with SIGKILL: with probability 0.2 during the
+start, else within three seconds after its first step. The exit code is 1 if the weights differ.
 """
 
 from __future__ import annotations
@@ -36,40 +36,42 @@ def main() -> int:
     arguments = [argument.split("=", 1) for argument in sys.argv[1:]]
     own = {"kills": "20", "seed": "0", "folder": "", **{k: v for k, v in arguments if k in OWN}}
     options = [f"{k}={v}" for k, v in arguments if k not in OWN]
-    folder = Path(own["folder"] or tempfile.mkdtemp(prefix="surviving-"))
+    folder = Path(own["folder"] or tempfile.mkdtemp(prefix="kill-and-resume-"))
     moments = random.Random(int(own["seed"]))
     os.environ.setdefault("WANDB_MODE", "offline")
 
-    began = time.perf_counter()
-    if Run(folder / "undisturbed", options, resume=False).wait():
-        raise SystemExit("the undisturbed run failed, see its log")
-    print(f"undisturbed: {time.perf_counter() - began:.0f} s", flush=True)
-    disturbed = folder / "disturbed"
+    start = time.perf_counter()
+    if Run(folder / "uninterrupted", options, resume=False).wait():
+        raise SystemExit(f"the uninterrupted run failed; see {folder}/uninterrupted.log")
+    print(f"uninterrupted: {time.perf_counter() - start:.0f} s", flush=True)
+    interrupted = folder / "interrupted"
     killed = 0
     while killed < int(own["kills"]):
-        run = Run(disturbed, options, resume=(disturbed / "config.yaml").exists())
+        run = Run(interrupted, options, resume=(interrupted / "config.yaml").exists())
         starting = moments.random() < 0.2
         seconds = moments.uniform(0, STARTING if starting else AFTER_A_STEP)
         if not run.kill(seconds, after_a_step=not starting):
-            print("it came to its end before the next kill", flush=True)
+            print("the run finished before the next kill", flush=True)
             break
         killed += 1
-        torn = [f.name for f in (disturbed / "checkpoints").glob(".*")]
+        partial = [f.name for f in (interrupted / "checkpoints").glob(".*")]
         print(
             f"kill {killed:2d}, {seconds:.2f} s after {'its start' if starting else 'a step'}: last.ckpt at step "
-            f"{step(disturbed)}{', torn: ' + ' '.join(torn) if torn else ''}",
+            f"{checkpoint_step(interrupted)}{', partially written: ' + ' '.join(partial) if partial else ''}",
             flush=True,
         )
-    if Run(disturbed, options, resume=True).wait():
-        raise SystemExit("the resumed run failed, see its log")
-    ours, theirs = (weights(folder / name) for name in ("disturbed", "undisturbed"))
+    if Run(interrupted, options, resume=True).wait():
+        raise SystemExit(f"the resumed run failed; see {folder}/interrupted.log")
+    ours, theirs = (load_weights(folder / name) for name in ("interrupted", "uninterrupted"))
     same = all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()) and ours.keys() == theirs.keys()
-    print(f"{killed} kills, {step(disturbed)} steps: the weights are {'equal bit for bit' if same else 'DIFFERENT'}")
+    print(
+        f"{killed} kills, {checkpoint_step(interrupted)} steps: the weights are {'bitwise equal' if same else 'DIFFERENT'}"
+    )
     return 0 if same else 1
 
 
 class Run:
-    """A run in a process group of its own; what it prints goes to a log beside its folder."""
+    """A run in its own process group; its output is written to a log next to its folder."""
 
     def __init__(self, folder: Path, options: list[str], resume: bool) -> None:
         self.folder = folder
@@ -84,7 +86,7 @@ class Run:
         return self.process.wait()
 
     def kill(self, seconds: float, after_a_step: bool) -> bool:
-        """Kills it so many seconds after its start or its first checkpoint; False where it ended before."""
+        """Kill the run some seconds after its start or first checkpoint; return False if it ended before."""
         before = self._written()
         while after_a_step and self.process.poll() is None and self._written() == before:
             time.sleep(0.05)
@@ -102,12 +104,12 @@ class Run:
         return file.stat().st_mtime if file.exists() else 0.0
 
 
-def step(folder: Path) -> int:
+def checkpoint_step(folder: Path) -> int:
     file = folder / "checkpoints" / "last.ckpt"
     return torch.load(file, weights_only=True, mmap=True)["global_step"] if file.exists() else 0
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 

@@ -1,1 +1,1 @@
-"""The console scripts, and the shell that they share."""
+"""Console scripts, and the application that they share."""

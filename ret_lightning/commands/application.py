@@ -1,4 +1,4 @@
-"""A command as a Hydra application that checks its config first, and reports a user's error in one line."""
+"""Base of the console scripts: a Hydra application that checks its config first and prints user errors in one line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ret_lightning.commands.command_line import read_arguments
 from ret_lightning.commands.help_page import help_page
 from ret_lightning.commands.termination import sigterm_raises
 from ret_lightning.config import resolvers
-from ret_lightning.config.checker.config_changes import Base, check_changes
-from ret_lightning.config.checker.config_check import Verdict, check
-from ret_lightning.config.config_errors import report
+from ret_lightning.config.checker.config_changes import StoredConfig, check_changes
+from ret_lightning.config.checker.config_check import CheckResult, check
+from ret_lightning.config.config_errors import format_problems
 from ret_lightning.config.home_folder import expand_config
-from ret_lightning.config.initialization import VERSION_BASE, initialized
-from ret_lightning.config.sweeping import Choose, all_jobs, is_grid, results_of
+from ret_lightning.config.initialization import VERSION_BASE, hydra_initialized
+from ret_lightning.config.sweeping import Choose, choose_all, collect_results, is_grid
 from ret_lightning.config.targets.allowed_targets import hydra_allow_list
 from ret_lightning.config.targets.renamed_keys import current_override, deprecation, is_earlier, update_keys
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
@@ -37,12 +37,17 @@ from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.child_process import use_default_start_method
 from ret_lightning.runtime.console import abandon_stdout, quiet_libraries
 
-resolvers.register_resolvers()  # here: a launcher's worker imports only this module before it composes a config
+resolvers.register_resolvers()  # at import: workers of a launcher import only this module before they compose a config
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a failed job gives back in place of raising, so that the other jobs of a sweep run."""
+    """The result of a failed job, returned instead of raised so that the other jobs of a sweep run.
+
+    Attributes:
+        line: the error message.
+        exit_code: exit code of the command.
+    """
 
     line: str
     exit_code: int = 1
@@ -56,46 +61,49 @@ def run(
     prog: str,
     config_path: str = "pkg://ret_lightning.conf",
     verbatim: Collection[str] = (),
-    choose: Choose = all_jobs,
-    base: Callable[[Sequence[str]], Base | None] = lambda overrides: None,
-    ready: Callable[[DictConfig], None] = lambda config: None,
+    choose: Choose = choose_all,
+    base: Callable[[Sequence[str]], StoredConfig | None] = lambda overrides: None,
+    before_run: Callable[[DictConfig], None] = lambda config: None,
 ) -> None:
-    """Run a command: read the command line as Hydra does, check the config, then run the task, once or for every job.
+    """Run a command: parse the command line, check the config, then run the task once, or once per job of a sweep.
 
-    With a problem in the config nothing is run and every problem is printed. `--help`, `--info` and their like are
-    Hydra's own. In a sweep a job that fails does not stop the others; the failures are listed at the end.
+    If the config has problems, all of them are printed and nothing is run. In a sweep, a failed job does not stop the other
+    jobs; failures are listed at the end. Hydra handles flags such as `--info`.
 
     Args:
-        task: what a job does; its return value goes to Hydra's sweeper.
-        config_name: the primary config, unless `--config-name` names another.
-        schema: the dataclass of the top level's keys, see `ret_lightning.config.checker.config_check`.
-        prog: the command's name, which begins every message.
-        config_path: where the configs are, in Hydra's way of writing it.
-        verbatim: keys whose values are taken as they stand on the command line, as texts and file names want it: a comma is
-            no sweep, a quote or bracket opens nothing, and a number is text. `null` alone is null.
-        choose: which jobs of a sweep need to run, see `ret_lightning.config.sweeping`.
-        base: of the command line's overrides, the stored config that they apply to, if they name one; the task then gets
-            that config, with the overrides applied.
-        ready: called with the config of a single run before anything is written; raises what refuses the run.
+        task: function of a job. Its return value is passed to Hydra's sweeper.
+        config_name: name of the primary config, unless `--config-name` names another one.
+        schema: dataclass of the top-level keys, as described in `ret_lightning.config.checker.config_check`.
+        prog: name of the command, the start of every message.
+        config_path: folder or package of the configs, as for `hydra.main`.
+        verbatim: keys whose values are strings and not parsed: commas, quotes, brackets and digits have no special meaning.
+            Only the value `null` is null.
+        choose: selects the jobs of a sweep to run.
+        base: given the overrides of the command line, returns the stored config that they apply to; None for a new config.
+            The task is called with the stored config after the overrides.
+        before_run: called with the config of a single run before anything is written; raises an error to refuse the run.
 
     Raises:
-        SystemExit: 2 for a problem in the config or on the command line, 1 for a failure, 130 for an interrupt. With
-            HYDRA_FULL_ERROR=1 a failure is raised as it is, for its traceback.
+        SystemExit: with code 2 for a problem in the config or on the command line, 1 for a failure, 130 for an interrupt.
+            With HYDRA_FULL_ERROR=1 the exception itself is raised, for its traceback.
     """
-    # Tells of a cache of its own when an interrupted process ends.
+    # This logger prints cache statistics when an interrupted process exits.
     logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
     try:
         arguments = read_arguments(verbatim)
-        application = _Application(task, config_name, schema, prog, config_path, arguments, choose, base, ready)
+        application = _Application(task, config_name, schema, prog, config_path, arguments, choose, base, before_run)
         with quiet_libraries(), sigterm_raises():
-            code = application.answer()
-    except BrokenPipeError:  # `ret-train --help | head`: the reader has seen enough
+            code = application.execute()
+    except BrokenPipeError:  # `ret-train --help | head`
         abandon_stdout()
         code = 0
     except (KeyboardInterrupt, _SweepStopped, UserError, HydraException) as error:
         if _shows_traceback():
             raise
-        print(f"{prog}: {'interrupted' if isinstance(error, KeyboardInterrupt) else _line(error)}", file=sys.stderr)
+        print(
+            f"{prog}: {'interrupted' if isinstance(error, KeyboardInterrupt) else _format_error(error)}",
+            file=sys.stderr,
+        )
         code = _exit_code(error)
     if code:
         sys.exit(code)
@@ -110,43 +118,43 @@ class _Application:
     config_path: str
     arguments: Namespace
     choose: Choose
-    base: Callable[[Sequence[str]], Base | None]
-    ready: Callable[[DictConfig], None]
+    base: Callable[[Sequence[str]], StoredConfig | None]
+    before_run: Callable[[DictConfig], None]
 
-    def answer(self) -> int:
-        """Do what the command line asks for, and give the exit code."""
+    def execute(self) -> int:
+        """Execute the command line, and return the exit code."""
         arguments = self.arguments
         if arguments.help:
             return self._help()
         if arguments.hydra_help or arguments.info or arguments.shell_completion:
             try:
-                self._leave_to_hydra()
-            except Exception:  # it may well be the config that Hydra stumbles over
+                self._delegate_to_hydra()
+            except Exception:  # a problem in the config may be the cause
                 if _shows_traceback() or not self._check(complete=False).problems:
                     raise
                 return 2
             return 0
         base = self.base(arguments.overrides)
         self._rename_overrides(base)
-        verdict = self._check(complete=not arguments.cfg, base=base)
-        if verdict.problems:
+        result = self._check(complete=not arguments.cfg, base=base)
+        self._warn(result.deprecations)
+        if result.problems:
             return 2
         if arguments.cfg == "job" and base is not None:
-            print(OmegaConf.to_yaml(verdict.config, resolve=arguments.resolve), end="")
+            print(OmegaConf.to_yaml(result.config, resolve=arguments.resolve), end="")
             return 0
         if arguments.cfg:
-            self._leave_to_hydra()
+            self._delegate_to_hydra()
             return 0
-        multirun = verdict.multirun or verdict.dry_run  # a dry run is one of a sweep, perhaps of one job
-        expand_config(verdict.config)
-        for line in update_keys(verdict.config):
-            print(f"{self.prog}: {line}", file=sys.stderr)
+        multirun = result.multirun or result.dry_run  # a dry run is a sweep, possibly of one job
+        expand_config(result.config)
+        self._warn(update_keys(result.config))
         if not multirun:
-            self.ready(verdict.config)
-        return self._run(multirun, base, verdict.config)
+            self.before_run(result.config)
+        return self._run(multirun, base, result.config)
 
     def _help(self) -> int:
-        """Print the help, `--help` or `--help all`; it shows the options of groups that the command line chooses."""
+        """Print the help page of `--help` or `--help all`, for the options that the command line chooses."""
         overrides = [override for override in self.arguments.overrides if override != "all"]
         every_key = len(overrides) < len(self.arguments.overrides)
         self.arguments.overrides = overrides
@@ -156,7 +164,7 @@ class _Application:
         print(help_page(self._search_path(), config_name, self.prog, overrides, every_key=every_key))
         return 0
 
-    def _leave_to_hydra(self) -> None:
+    def _delegate_to_hydra(self) -> None:
         hydra.main(config_path=self.config_path, config_name=self.config_name, **VERSION_BASE)(self.task)()
 
     def _job_name(self) -> str:
@@ -165,67 +173,71 @@ class _Application:
 
     def _search_path(self) -> list[str]:
         main, added = self.arguments.config_path or self.config_path, self.arguments.config_dir
-        if "://" not in main:  # a folder, next to the command's file as for `hydra.main`
+        if "://" not in main:  # a folder, relative to the file of the command as for `hydra.main`
             main = f"file://{Path(sys.modules[self.task.__module__].__file__).parent.absolute() / main}"
         if added is None:
             return [main]
         folder = os.path.abspath(os.path.expanduser(added))
         if not os.path.isdir(folder):
-            raise ConfigError(f"--config-dir {added}: no such folder", code="config-dir-missing", path=added)
+            raise ConfigError(f"--config-dir {added}: folder not found", code="config-dir-missing", path=added)
         return [main, f"file://{folder}"]
 
-    def _rename_overrides(self, base: Base | None) -> None:
-        """Replace earlier keys on the command line by today's; which key one is depends on the config that it sets."""
+    def _rename_overrides(self, base: StoredConfig | None) -> None:
+        """Replace earlier keys on the command line by current ones, which depend on the config that they set."""
         arguments = self.arguments
         earlier = [line for line in arguments.overrides if is_earlier(line)]
         if not earlier:
             return
         others = [line for line in arguments.overrides if line not in earlier]
-        config = self._verdict(others, complete=False, base=base).config
+        config = self._check_silently(others, complete=False, base=base).config
         current = {line: current_override(line, config) for line in earlier}
-        for line, new in current.items():
-            if new != line:
-                print(f"{self.prog}: {deprecation(line, new)}", file=sys.stderr)
+        self._warn([deprecation(line, new) for line, new in current.items() if new != line])
         arguments.overrides = [current.get(line, line) for line in arguments.overrides]
         sys.argv[1:] = [current.get(argument, argument) for argument in sys.argv[1:]]
 
-    def _check(self, *, complete: bool, base: Base | None = None) -> Verdict:
-        verdict = self._verdict(self.arguments.overrides, complete=complete, base=base)
-        if verdict.problems:
-            print(report(verdict.problems, self.prog), file=sys.stderr)
-        return verdict
+    def _warn(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            print(f"{self.prog}: {message}", file=sys.stderr)
 
-    def _verdict(self, overrides: Sequence[str], *, complete: bool, base: Base | None = None) -> Verdict:
+    def _check(self, *, complete: bool, base: StoredConfig | None = None) -> CheckResult:
+        result = self._check_silently(self.arguments.overrides, complete=complete, base=base)
+        if result.problems:
+            print(format_problems(result.problems, self.prog), file=sys.stderr)
+        return result
+
+    def _check_silently(
+        self, overrides: Sequence[str], *, complete: bool, base: StoredConfig | None = None
+    ) -> CheckResult:
         name, options = self.arguments.config_name or self.config_name, {"multirun": self.arguments.multirun}
         if base is not None:
             return check_changes(base, self._search_path(), name, overrides, self.schema, **options)
         return check(self._search_path(), name, overrides, self.schema, complete=complete, **options)
 
-    def _run(self, multirun: bool, base: Base | None, config: DictConfig) -> int:
+    def _run(self, multirun: bool, base: StoredConfig | None, config: DictConfig) -> int:
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         overrides = [*self.arguments.overrides, f"hydra.mode={mode.name}"]
         job = _Job(self.task, self.prog, self.choose, None if base is None else config)
-        if base is not None:  # of what Hydra composes only its own settings are used
+        if base is not None:  # only Hydra's own settings are composed
             own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
             overrides = [*own, f"resume={QuotedString(str(base.file.parent), Quote.single).with_quotes()}"]
         config_name = self.arguments.config_name or self.config_name
         try:
-            with initialized(self._search_path(), self._job_name()) as app, hydra_allow_list():
+            with hydra_initialized(self._search_path(), self._job_name()) as app, hydra_allow_list():
                 if multirun:
-                    return self._tell_failures(app.hydra.multirun(config_name, job, overrides))
+                    return self._report_failures(app.hydra.multirun(config_name, job, overrides))
                 return getattr(app.hydra.run(config_name, job, overrides).return_value, "exit_code", 0)
         except OSError as error:
             if job.running or error.filename is None:
                 raise
             raise UserError(
-                f"{error.filename}: cannot be written ({error.strerror}); output_dir names the folder",
+                f"{error.filename}: cannot write ({error.strerror}); set output_dir to a writable folder",
                 code="output-not-writable",
                 path=str(error.filename),
             ) from error
 
-    def _tell_failures(self, batches: Any) -> int:
-        """List a sweep's failed jobs; the exit code."""
-        jobs = results_of(batches)
+    def _report_failures(self, batches: Any) -> int:
+        """Print the failed jobs of a sweep, and return the exit code."""
+        jobs = collect_results(batches)
         failed = [job for job in jobs if isinstance(job.return_value, Failure)]
         if failed:
             print(f"{self.prog}: {len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
@@ -236,7 +248,7 @@ class _Application:
 
 
 class _SweepStopped(BaseException):
-    """A job was asked to stop, by whom the sweep is meant; Hydra would hold an Exception back until all jobs have run."""
+    """Stops a sweep because a job was stopped. Not an Exception, which Hydra raises only after all jobs have run."""
 
     def __init__(self, stopped: Stopped) -> None:
         super().__init__(str(stopped))
@@ -244,11 +256,11 @@ class _SweepStopped(BaseException):
         self.exit_code = stopped.exit_code
 
     def __reduce__(self) -> tuple[type[_SweepStopped], tuple[Stopped]]:
-        return type(self), (self.stopped,)  # launchers carry it over from another process
+        return type(self), (self.stopped,)  # launchers pickle it between processes
 
 
 class _Job:
-    """The task as Hydra calls it: what it raises becomes a line on stderr and a Failure where that loses nothing."""
+    """The task as called by Hydra. Exceptions become a line on stderr and a `Failure`, unless the sweeper must see them."""
 
     def __init__(
         self, task: Callable[[DictConfig], Any], prog: str, choose: Choose, config: DictConfig | None = None
@@ -256,8 +268,8 @@ class _Job:
         functools.update_wrapper(self, task)
         self.task = task
         self.prog = prog
-        self.choose = choose  # which jobs of a sweep to run, see `start_sweep`
-        self.config = config  # to run instead of what Hydra composes
+        self.choose = choose  # read by `start_sweep`
+        self.config = config  # replaces the config that Hydra composes
         self.running = False
 
     def __call__(self, config: DictConfig) -> Any:
@@ -267,16 +279,16 @@ class _Job:
             config = config if self.config is None else self.config
             expand_config(config)
             update_keys(config)
-            with quiet_libraries():  # the worker of a launcher does not run under `run`
+            with quiet_libraries():  # workers of a launcher do not call `run`
                 result = self.task(config)
         except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning ends when it is interrupted
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits like this on an interrupt
                 raise KeyboardInterrupt from None
             raise
         except Exception as raised:
             error = cache_error(raised) or raised
             mode = HydraConfig.get().mode
-            # Other sweepers than Hydra's own must see the exception: they take a job's return value for its score.
+            # Sweepers other than a grid must see the exception, because they use the return value as the score.
             swept = mode == RunMode.MULTIRUN and is_grid(HydraConfig.get())
             user_error = isinstance(error, UserError)
             if isinstance(error, Stopped) and mode == RunMode.MULTIRUN:
@@ -285,7 +297,7 @@ class _Job:
                 raise
             if not user_error:
                 traceback.print_exc()
-            line = _line(error)
+            line = _format_error(error)
             print(f"{self.prog}: {f'{HydraConfig.get().sweep.subdir}: ' if swept else ''}{line}", file=sys.stderr)
             result = Failure(line, error.exit_code if user_error else 1)
         self.running = False
@@ -302,11 +314,11 @@ def _shows_traceback() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def _line(error: BaseException) -> str:
-    """What a user needs to read of an exception."""
+def _format_error(error: BaseException) -> str:
+    """Format an exception for the user."""
     text = str(error)
     if isinstance(error, _SweepStopped):
-        return f"{text}; the same command goes on with the sweep"
+        return f"{text}; run the same command again to resume the sweep"
     if isinstance(error, UserError):
         return text.strip()
     if isinstance(error, HydraException):

@@ -1,4 +1,4 @@
-"""ret-check: looks at the rows and images of a corpus, and tells what would go wrong in training."""
+"""ret-check: check the rows and images of a corpus, and report what would fail in training."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from omegaconf import DictConfig
 from ret_lightning.commands.application import run
 from ret_lightning.config.schema import CheckConfig
 
-NARROWEST = 100  # columns that the table needs
+MIN_WIDTH = 100  # columns of the table
 
 if TYPE_CHECKING:
     from ret_lightning.data.checks.check_report import CheckReport
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script ret-check."""
     run(_check, config_name="check", schema=CheckConfig, prog="ret-check")
 
 
 def _check(config: DictConfig) -> CheckReport:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     import json
 
     from ret_lightning.config.build import build
@@ -30,13 +30,13 @@ def _check(config: DictConfig) -> CheckReport:
     from ret_lightning.runtime.console import console, printing
 
     data = build(config.data)
-    data.layout.prepare()  # a generated corpus is not there before it is made
+    data.layout.prepare()  # generates the corpus, if the layout does
     report = CorpusCheck(data, config.images, config.image_share, config.workers).run()
     if config.report is not None:
         write_text(config.report, json.dumps(report.as_json(), indent=1) + "\n")
-    shown = console()
+    output = console()
     with printing():
-        report.print(shown if shown.width >= NARROWEST else console(width=NARROWEST))
+        report.print(output if output.width >= MIN_WIDTH else console(width=MIN_WIDTH))
     return report
 
 

@@ -1,4 +1,4 @@
-"""The command line of a command: Hydra's flags, and overrides with quotes where its grammar needs them."""
+"""Parsing of the command line: Hydra's flags, and overrides quoted where Hydra's grammar requires it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from ret_lightning.errors import ConfigError
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
-# File names that the grammar takes in quotes only: of sweeps, `runs/gate+seed/gate=lstm+seed=1`, and in a home folder, `~/x`.
+# File names that the grammar accepts only in quotes: of sweeps, `runs/gate+seed/gate=lstm+seed=1`, and `~/x`.
 _NAMES_IN_QUOTES = re.compile(r"(?=.*[=~])[\w./+=@~, -]+")
 
 
 def read_arguments(verbatim: Collection[str]) -> argparse.Namespace:
-    """Read `sys.argv`, in which overrides are quoted in place, since Hydra reads it again for some flags.
+    """Parse `sys.argv`, and quote its overrides in place because Hydra parses it again for some flags.
 
     Args:
-        verbatim: keys whose values are taken as they are on the command line.
+        verbatim: keys whose values are strings and not parsed.
+
+    Returns:
+        The flags, and the quoted overrides as `overrides`.
 
     Raises:
-        ConfigError: the flags are wrong, or do not go together.
+        ConfigError: if a flag is invalid, or flags exclude each other.
     """
     arguments = _parser().parse_args()
-    asked = [arguments.run, arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion]
-    if sum(map(bool, asked)) > 1:
-        _refuse("only one of --run, --multirun, --cfg, --info and --shell-completion can be given")
+    exclusive = [arguments.run, arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion]
+    if sum(map(bool, exclusive)) > 1:
+        _refuse("expected at most one of --run, --multirun, --cfg, --info and --shell-completion")
     if arguments.resolve and not arguments.cfg:
-        _refuse("--resolve goes with --cfg only")
+        _refuse("--resolve requires --cfg")
     if arguments.experimental_rerun:
         raise ConfigError(
-            "--experimental-rerun would read a pickle; give the run's own overrides instead", code="rerun-unsupported"
+            "--experimental-rerun is not supported because it loads a pickle; use the overrides of the run",
+            code="rerun-unsupported",
         )
     quoted = {
         override: quote_override(expand_override(override, verbatim), verbatim) for override in arguments.overrides
@@ -48,12 +52,17 @@ def read_arguments(verbatim: Collection[str]) -> argparse.Namespace:
 
 
 def quote_override(override: str, verbatim: Collection[str]) -> str:
-    """An override with quotes where Hydra's grammar would stumble over what is meant as plain text."""
+    """Quote the value of an override if Hydra's grammar would not read it as the intended string.
+
+    Args:
+        override: the override as typed.
+        verbatim: keys whose values are strings and not parsed.
+    """
     key, equals, value = override.partition("=")
     if not equals or value == "null":
         return override
     if key in verbatim:
-        # A dollar that begins an interpolation is escaped for OmegaConf, with the backslashes before it.
+        # For OmegaConf, escape the start of an interpolation and the backslashes before it.
         value = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
         return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
     if _NAMES_IN_QUOTES.fullmatch(value):
@@ -68,13 +77,13 @@ class _Parser(argparse.ArgumentParser):
 
 def _refuse(message: str) -> NoReturn:
     raise ConfigError(
-        f"{message}; flags come before or after all key=value arguments, --hydra-help lists them",
+        f"{message}; put flags before or after all key=value arguments; --hydra-help lists them",
         code="command-line-flags",
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    """A parser of the flags that Hydra has; `--hydra-help` describes them."""
+    """Return a parser of Hydra's flags."""
     parser = _Parser(add_help=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--version", action="version", version=f"Hydra {hydra.__version__}")

@@ -1,4 +1,4 @@
-"""ret-evaluate: the published evaluation of a trained model."""
+"""ret-evaluate: evaluate a trained model with the published protocol."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from ret_lightning.runtime.run_layout import EMBEDDINGS_FOLDER
 
 
 def main() -> None:
-    """The console script."""
-    run(_evaluate, config_name="evaluate", schema=EvaluateConfig, prog="ret-evaluate", ready=_refuse)
+    """Run the console script ret-evaluate."""
+    run(_evaluate, config_name="evaluate", schema=EvaluateConfig, prog="ret-evaluate", before_run=_check_folder)
 
 
-def _refuse(config: DictConfig) -> None:
-    """Raise what refuses an evaluation because of its devices or its folder, before anything is written."""
+def _check_folder(config: DictConfig) -> None:
+    """Raise an error if the devices or the folder do not allow the evaluation, before anything is written."""
     if config.trainer.get("accelerator") in ("gpu", "cuda"):
         from ret_lightning.runs.early_checks import check_devices  # imports torch
 
         check_devices(config.trainer)
     try:
         folder = Path(str(config.output_dir)).expanduser().absolute()
-    except OmegaConfBaseException:  # it refers to what Hydra knows of a job
+    except OmegaConfBaseException:  # refers to settings of a job that are not known yet
         return
-    if is_first_rank() and not (folder / EMBEDDINGS_FOLDER).exists():  # those may be continued, or left over
+    if is_first_rank() and not (folder / EMBEDDINGS_FOLDER).exists():  # an evaluation with embeddings may be resumed
         refuse_locked(folder)
         refuse_evaluated(folder)
 
 
 def _evaluate(config: DictConfig) -> None:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     from hydra.core.hydra_config import HydraConfig
 
     from ret_lightning.runs.evaluation_run import run_evaluation
 
     make_paths_absolute(config)
-    config.output_dir = HydraConfig.get().runtime.output_dir  # of a sweep's job its own
+    config.output_dir = HydraConfig.get().runtime.output_dir  # in a sweep, the folder of the job
     run_evaluation(config)
 
 

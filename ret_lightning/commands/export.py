@@ -1,4 +1,4 @@
-"""ret-export: writes a trained model in the published checkpoint layout, with a model card."""
+"""ret-export: write a trained model in the published checkpoint layout, with a model card."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ret_lightning.config.schema import ExportConfig
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script ret-export."""
     run(_export, config_name="export", schema=ExportConfig, prog="ret-export")
 
 
 def _export(config: DictConfig) -> None:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     from ret_lightning.runs.export import export
 
     export(config.checkpoint, config.output, config.overwrite, config.max_shard_size)

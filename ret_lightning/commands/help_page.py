@@ -1,4 +1,4 @@
-"""The help of a command, made of its config files and their comments; Hydra is not asked."""
+"""The help page of a command, generated from its config files and their comments."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from ret_lightning.config.checker.config_repository import DefaultsEntry, Reposi
 from ret_lightning.config.checker.yaml_files import read_yaml
 
 _WIDTH = 110
-_POINTERS = (
-    "`{prog} --help all{choice}` describes every key, `{prog} --cfg job` prints the config that a command line makes, and "
-    "`{prog} --hydra-help` the flags of Hydra."
+_SEE_ALSO = (
+    "`{prog} --help all{choice}` describes all keys, `{prog} --cfg job` prints the composed config, and `{prog} --hydra-help` "
+    "lists the flags of Hydra."
 )
 
 
 @dataclass(frozen=True)
 class _Group:
-    """A config group: its key in the defaults list, the option in use, and what its comment says."""
+    """A config group.
+
+    Attributes:
+        key: key in the defaults list.
+        option: chosen option; None if there is none.
+        comment: comment of the entry in the defaults list.
+    """
 
     key: str
     option: str | None
@@ -33,41 +39,41 @@ class _Group:
 def help_page(
     search_path: Sequence[str], config_name: str, prog: str, overrides: Sequence[str] = (), *, every_key: bool = False
 ) -> str:
-    """The help of a command.
+    """Return the help page of a command.
 
     Args:
-        search_path: the folders of the configs, the main one first.
-        config_name: the primary config.
-        prog: the command's name.
-        overrides: of the command line; `group=option` selects the option that is described.
-        every_key: describe every key of the config, those of the options in use as well.
+        search_path: folders of the configs as Hydra URIs, the main folder first.
+        config_name: name of the primary config.
+        prog: name of the command.
+        overrides: overrides of the command line; `group=option` selects the option to describe.
+        every_key: whether to describe all keys, including those of the chosen options.
     """
     repository = Repository(search_path)
     names = list(_with_parents(repository, config_name))
-    comments = _comments(repository, config_name)
+    comments = _key_comments(repository, config_name)
     chosen = dict(override.partition("=")[::2] for override in overrides)
-    groups = [group for group in map(_group, comments.values()) if group is not None]
+    groups = [group for group in map(_to_group, comments.values()) if group is not None]
     groups = [_Group(group.key, chosen.get(group.key, group.option), group.comment) for group in groups]
     keys = [each for each in comments.values() if each.path[0] not in ("defaults", "hydra")]
-    title, examples = _texts(repository, names)
+    title, examples = _header_and_examples(repository, names)
     if every_key:
-        body = _every_key(repository, keys, groups)
+        body = _format_every_key(repository, keys, groups)
     else:
-        body = _groups(repository, groups) + _top_level(keys)
+        body = _format_groups(repository, groups) + _format_top_level(keys)
     choice = " group=option" if groups else ""
     parts = [
         title,
         *body,
         "",
-        textwrap.fill(_POINTERS.format(prog=prog, choice=choice), _WIDTH),
-        *_heading("Examples"),
+        textwrap.fill(_SEE_ALSO.format(prog=prog, choice=choice), _WIDTH),
+        *_format_heading("Examples"),
         examples,
     ]
     return "\n".join(parts)
 
 
 def _with_parents(repository: Repository, config_path: str) -> Iterator[str]:
-    """A config and those of the same folder that it builds on."""
+    """Yield a config and the configs of the same folder in its defaults list, recursively."""
     file = repository.file_of(config_path)
     if file is None:
         return
@@ -79,37 +85,37 @@ def _with_parents(repository: Repository, config_path: str) -> Iterator[str]:
             yield from _with_parents(repository, f"{folder}/{default.name}".lstrip("/"))
 
 
-def _comments(repository: Repository, config_path: str) -> dict[tuple[str, ...], KeyComment]:
-    """The keys of a config and of those that it builds on."""
+def _key_comments(repository: Repository, config_path: str) -> dict[tuple[str, ...], KeyComment]:
+    """Return the keys, with comments, of a config and of its parents in the same folder."""
     names = reversed(list(_with_parents(repository, config_path)))
     return {each.path: each for name in names for each in key_comments(repository.file_of(name))}
 
 
-def _group(key: KeyComment) -> _Group | None:
-    """The group that an entry of a defaults list chooses an option of; Hydra's own are left out."""
+def _to_group(key: KeyComment) -> _Group | None:
+    """Return the group of an entry of a defaults list; None for Hydra's own groups and for other keys."""
     name = key.path[1] if key.path[0] == "defaults" and len(key.path) == 2 else ""
     if not name or name == key.value or name.split()[-1].lstrip("/").startswith("hydra/"):
         return None
     return _Group(name.split()[-1], None if key.value == "null" else key.value, key.comment)
 
 
-def _texts(repository: Repository, names: Sequence[str]) -> tuple[str, str]:
-    """The title of the help and its examples, of the first config that has them."""
+def _header_and_examples(repository: Repository, names: Sequence[str]) -> tuple[str, str]:
+    """Return the header and the examples of the first config that has them."""
     for name in names:
-        shown = read_yaml(repository.file_of(name)).plain().get("hydra", {}).get("help", {})
-        if "header" in shown:
-            return shown["header"].strip("\n"), str(shown.get("footer", "")).strip("\n")
+        texts = read_yaml(repository.file_of(name)).plain().get("hydra", {}).get("help", {})
+        if "header" in texts:
+            return texts["header"].strip("\n"), str(texts.get("footer", "")).strip("\n")
     return "", ""
 
 
-def _groups(repository: Repository, groups: Sequence[_Group]) -> list[str]:
-    """Two lines for each group: what it is, and its options with the one in use first."""
+def _format_groups(repository: Repository, groups: Sequence[_Group]) -> list[str]:
+    """Return two lines per group: its description, and its options with the chosen one first."""
     if not groups:
         return []
     width = max(len(group.key) for group in groups) + 4
-    lines = _heading("Groups, group=option (the default is first)")
+    lines = _format_heading("Config groups, group=option (default first)")
     for group in groups:
-        lines.append(_cut(f"  {group.key.ljust(width - 2)}{_summary(repository, group)}"))
+        lines.append(_truncate(f"  {group.key.ljust(width - 2)}{_summarize_group(repository, group)}"))
         options = repository.options(group.name)
         ordered = [group.option or "(no default)", *(option for option in options if option != group.option)]
         indent = " " * width
@@ -117,8 +123,8 @@ def _groups(repository: Repository, groups: Sequence[_Group]) -> list[str]:
     return lines
 
 
-def _summary(repository: Repository, group: _Group) -> str:
-    """The comment of a group in the defaults list; else that of its option in use or first option."""
+def _summarize_group(repository: Repository, group: _Group) -> str:
+    """Return the comment of a group in the defaults list, else that of its chosen or first option."""
     if group.comment:
         return first_sentence(group.comment)
     option = group.option or next(iter(repository.options(group.name)), None)
@@ -126,48 +132,50 @@ def _summary(repository: Repository, group: _Group) -> str:
     return "" if file is None else first_sentence(head_comment(file))
 
 
-def _top_level(keys: Sequence[KeyComment]) -> list[str]:
-    shown = {each.path[0] + ("" if not each.value else f"={each.value}"): each for each in keys if len(each.path) == 1}
-    shown = {name.replace("=???", "=..."): each for name, each in shown.items()}
-    if not shown:
+def _format_top_level(keys: Sequence[KeyComment]) -> list[str]:
+    named = {each.path[0] + ("" if not each.value else f"={each.value}"): each for each in keys if len(each.path) == 1}
+    named = {name.replace("=???", "=..."): each for name, each in named.items()}
+    if not named:
         return []
-    width = min(max(map(len, shown)), 36) + 4
-    lines = _heading("Options, key=value (with the default; ... must be given)")
-    for name, each in shown.items():
+    width = min(max(map(len, named)), 36) + 4
+    lines = _format_heading("Options, key=default (... is required)")
+    for name, each in named.items():
         if len(name) > width - 4:
             name = each.path[0]
-        lines.append(_cut(f"  {name.ljust(width - 2)}{each.summary}"))
+        lines.append(_truncate(f"  {name.ljust(width - 2)}{each.summary}"))
     return lines
 
 
-def _every_key(repository: Repository, keys: Sequence[KeyComment], groups: Sequence[_Group]) -> list[str]:
-    lines = _heading("Options, key: default")
+def _format_every_key(repository: Repository, keys: Sequence[KeyComment], groups: Sequence[_Group]) -> list[str]:
+    lines = _format_heading("Options, key: default")
     for each in keys:
-        lines += _described(each, "")
+        lines += _format_key(each, "")
     for group in groups:
         file = None if group.option is None else repository.file_of(f"{group.name}/{group.option}")
         lines += ["", f"{group.key}={group.option or 'null'} ({', '.join(repository.options(group.name))})"]
         if file is None:
-            lines += textwrap.wrap(_summary(repository, group), _WIDTH, initial_indent="    ", subsequent_indent="    ")
+            lines += textwrap.wrap(
+                _summarize_group(repository, group), _WIDTH, initial_indent="    ", subsequent_indent="    "
+            )
             continue
         text = file.read_text(encoding="utf-8")
         package = "" if "@package _global_" in text.partition("\n")[0] else group.key.partition("@")[2] or group.name
         lines += textwrap.wrap(head_comment(file), _WIDTH, initial_indent="    ", subsequent_indent="    ")
-        for each in _comments(repository, f"{group.name}/{group.option}").values():
+        for each in _key_comments(repository, f"{group.name}/{group.option}").values():
             if each.path[0] not in ("defaults", "hydra"):
-                lines += _described(each, f"{package.replace('/', '.')}." if package else "")
+                lines += _format_key(each, f"{package.replace('/', '.')}." if package else "")
     return lines
 
 
-def _heading(text: str) -> list[str]:
+def _format_heading(text: str) -> list[str]:
     return ["", text, "-" * len(text)]
 
 
-def _cut(line: str) -> str:
+def _truncate(line: str) -> str:
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3].rstrip()}..."
 
 
-def _described(key: KeyComment, prefix: str) -> list[str]:
+def _format_key(key: KeyComment, prefix: str) -> list[str]:
     indent = " " * 6
     name = f"  {prefix}{'.'.join(key.path)}: {key.value}".rstrip()
     return [name, *textwrap.wrap(key.comment, _WIDTH, initial_indent=indent, subsequent_indent=indent)]

@@ -1,4 +1,4 @@
-"""ret-index: encodes passages so that ret-search can answer from them."""
+"""ret-index: encode passages into an index for ret-search."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ VERBATIM = ("checkpoint", "passages", "image_root", "index", "qdrant", "collecti
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script ret-index."""
     run(_index, config_name="index", schema=IndexConfig, prog="ret-index", verbatim=VERBATIM)
 
 
 def _index(config: DictConfig) -> None:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     from ret_lightning.config.build import build
     from ret_lightning.search.index_builder import build_index
 

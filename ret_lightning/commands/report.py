@@ -1,4 +1,4 @@
-"""ret-report: compares the runs below a folder."""
+"""ret-report: compare the runs below a folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ret_lightning.config.schema import ReportConfig
 
 
 def main() -> None:
-    """The console script."""
-    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+    """Run the console script ret-report."""
+    sys.argv[1:] = [_quote_baseline(argument) for argument in sys.argv[1:]]
     run(_report, config_name="report", schema=ReportConfig, prog="ret-report")
 
 
-def _quoted(argument: str) -> str:
-    """`baseline=gate=lstm` with its value in quotes: Hydra takes no second `=`, and shells take quotes away."""
+def _quote_baseline(argument: str) -> str:
+    """Quote the value of `baseline=gate=lstm`: Hydra does not accept a second `=`, and shells remove quotes."""
     key, _, value = argument.partition("=")
     if key != "baseline" or "=" not in value or value[0] in "'\"":
         return argument
@@ -26,7 +26,7 @@ def _quoted(argument: str) -> str:
 
 
 def _report(config: DictConfig) -> None:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     from ret_lightning.report.report import write_report
 
     write_report(config.runs, config.output, config.metric, config.baseline, config.gallery, config.overwrite)

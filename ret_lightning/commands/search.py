@@ -1,4 +1,4 @@
-"""ret-search: answers queries from what ret-index made."""
+"""ret-search: search an index of ret-index."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ VERBATIM = ("index", "qdrant", "collection", "query", "image", "queries", "image
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script ret-search."""
     run(_search, config_name="search", schema=SearchConfig, prog="ret-search", verbatim=VERBATIM)
 
 
 def _search(config: DictConfig) -> None:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     from ret_lightning.search.answer import search, write_answers
 
     names = ("query", "image", "queries", "image_root", "qdrant", "collection", "top_k", "checkpoint", "verify")

@@ -1,4 +1,4 @@
-"""SIGTERM as an error: a command that is asked to end says so, cleans up, and exits with 143."""
+"""Handling of SIGTERM: a terminated command prints a message, cleans up, and exits with 143."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ret_lightning.errors import Stopped
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Raise `Stopped` in the main thread when SIGTERM arrives; a run that trains has a handler of its own meanwhile."""
-    usable = (
+    """Raise `Stopped` in the main thread on SIGTERM. A training run replaces this handler while it trains."""
+    is_usable = (
         threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     )
-    if not usable:
+    if not is_usable:
         yield
         return
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker: it ends as it would without this handler
+        if os.getpid() != process:  # a forked worker: use the default handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

@@ -1,4 +1,4 @@
-"""ret-train: trains a retriever as its config says."""
+"""ret-train: train and evaluate a retriever."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script ret-train."""
     run(
         _train,
         config_name="train",
         schema=TrainConfig,
         prog="ret-train",
-        choose=_missing,
+        choose=_choose_unfinished,
         base=resumed_base,
-        ready=_refuse,
+        before_run=_check_folder,
     )
 
 
-def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
-    """Of a sweep's jobs those that are not finished; none in a dry run, which lists them."""
+def _choose_unfinished(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Return the jobs of a sweep that are not finished; in a dry run, print all jobs and return none."""
     from ret_lightning.runs.sweep_plan import describe_plans, plan_jobs
 
     plans = plan_jobs(jobs)
@@ -44,27 +44,27 @@ def _missing(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
         from ret_lightning.report.sweep_table import print_plans
 
         if not print_plans(plans):
-            raise UserError("not every model can be built, see the table", code="dry-run-unbuildable")
+            raise UserError("some models cannot be built; the table lists the errors", code="dry-run-unbuildable")
         return []
     log.info(describe_plans(plans))
     if all(each.state == "finished" for each in plans):
-        log.info("nothing is left to do; ret-report runs=%s compares the runs", jobs[0].folder.parent)
+        log.info("all jobs are finished; to compare the runs: ret-report runs=%s", jobs[0].folder.parent)
     return [each.job for each in plans if each.state != "finished"]
 
 
-def _refuse(config: DictConfig) -> None:
-    """Raise what refuses a run because of its devices or its folder, before anything is written."""
+def _check_folder(config: DictConfig) -> None:
+    """Raise an error if the devices or the folder do not allow the run, before anything is written."""
     make_paths_absolute(config)
     if config.trainer.get("accelerator") in ("gpu", "cuda"):
         from ret_lightning.runs.early_checks import check_devices  # imports torch
 
         check_devices(config.trainer)
-    if not is_first_rank():  # under SLURM the first one may have begun
+    if not is_first_rank():  # under SLURM the first rank may have started writing
         return
     resumed = config.resume not in (None, "auto")
     try:
         folder = Path(str(config.resume if resumed else config.output_dir)).expanduser().absolute()
-    except OmegaConfBaseException:  # it refers to what Hydra knows of a job
+    except OmegaConfBaseException:  # refers to settings of a job that are not known yet
         return
     refuse_locked(folder)
     if resumed:
@@ -74,7 +74,7 @@ def _refuse(config: DictConfig) -> None:
 
 
 def _train(config: DictConfig) -> float | None:
-    # Imported here: --help and a misspelt option answer without torch.
+    # Imported here so that --help and config problems do not load torch.
     from hydra.core.hydra_config import HydraConfig
 
     from ret_lightning.runs.training_run import best_validation, run_training
@@ -82,28 +82,28 @@ def _train(config: DictConfig) -> float | None:
     make_paths_absolute(config)
     hydra = HydraConfig.get()
     resume, config.resume = config.resume, None
-    if resume not in (None, "auto"):  # the config is that of the folder, see `resumed_base`
+    if resume not in (None, "auto"):  # the config is loaded from the folder by `resumed_base`
         run_training(config, resume=True)
         return None
-    # In a sweep the folder is the one that Hydra made, whatever the time is by now.
+    # The folder that Hydra created; a time stamp in output_dir would resolve to another one now.
     config.output_dir = hydra.runtime.output_dir
     if hydra.mode == RunMode.MULTIRUN:
         config.sweep = Path(hydra.sweep.dir).name
-        resume = "auto"  # the same command again continues what was interrupted
+        resume = "auto"  # the same command resumes interrupted runs
     if resume is None:
         run_training(config)
         return None
-    from ret_lightning.runs.resume.same_run import same_run
+    from ret_lightning.runs.resume.same_run import holds_same_run
     from ret_lightning.runtime.run_layout import METRICS_FILE
 
     folder = Path(config.output_dir)
-    unfinished = same_run(folder, config)
+    is_unfinished = holds_same_run(folder, config)
     if (folder / METRICS_FILE).exists():
-        log.info("%s: the run is finished already", folder)
+        log.info("%s: the run is already finished", folder)
     else:
-        run_training(config, resume=unfinished)
-    searched = hydra.mode == RunMode.MULTIRUN and not is_grid(hydra)
-    return best_validation(folder) if searched else None
+        run_training(config, resume=is_unfinished)
+    needs_score = hydra.mode == RunMode.MULTIRUN and not is_grid(hydra)
+    return best_validation(folder) if needs_score else None
 
 
 if __name__ == "__main__":

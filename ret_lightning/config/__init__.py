@@ -1,4 +1,4 @@
-"""Configs that can be trusted: checked before a run starts, and built from an allow-list."""
+"""Check configs before a run starts, and build objects from an allow-list of targets."""
 
 import lazy_loader
 

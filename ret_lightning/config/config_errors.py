@@ -1,4 +1,4 @@
-"""What is wrong in a config, and the words in which it is told."""
+"""Errors in a config, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ret_lightning.errors import ConfigError
 
 COMMAND_LINE = "command line: "
 
-Wrong: TypeAlias = tuple[str, ConfigError]  # a dotted key, and the error in its value
+KeyedError: TypeAlias = tuple[str, ConfigError]  # a dotted key and the error in its value
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +19,9 @@ class Problem:
     """One error in a config, with its source.
 
     Attributes:
-        source: a file with its line (`conf/gate/lstm.yaml:4`), or `command line: <the override as typed>`.
-        key: the dotted key in the composed config; empty where there is none.
-        error: what is wrong and how to fix it, with its code and values.
+        source: a file with its line (`conf/gate/lstm.yaml:4`) or `command line: <override as typed>`.
+        key: the dotted key in the composed config; empty if the error has no key.
+        error: the error, with its code and values.
     """
 
     source: str
@@ -35,33 +35,33 @@ class Problem:
 
     def __str__(self) -> str:
         typed = self.source.removeprefix(COMMAND_LINE).lstrip("+~") if self.source.startswith(COMMAND_LINE) else ""
-        said = typed.partition("=")[0] == self.key  # the override as typed begins with its key
-        return ": ".join(part for part in (self.source, "" if said else self.key, str(self.error)) if part)
+        is_repeated = typed.partition("=")[0] == self.key  # the override already starts with the key
+        return ": ".join(part for part in (self.source, "" if is_repeated else self.key, str(self.error)) if part)
 
 
-def report(problems: Sequence[Problem], prog: str) -> str:
-    """All problems as a command prints them: a heading, and one line a problem."""
+def format_problems(problems: Sequence[Problem], prog: str) -> str:
+    """Format problems as a command prints them: a heading, then one line per problem."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{prog}: {count} in the config:", *(f"  {problem}" for problem in problems)])
 
 
-def exclusive(other: str) -> ConfigError:
-    """The error of a key that may not be set together with another one."""
+def exclusive_error(other: str) -> ConfigError:
+    """Return the error of a key that cannot be set together with the key `other`."""
     return ConfigError(f"set it or {other}, not both", code="exclusive-settings", other=other)
 
 
 def nearest(name: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """At most `count` of the options that are spelt like `name`, in any case, the nearest first."""
-    written = {option.lower(): option for option in options}
-    return [written[match] for match in get_close_matches(name.lower(), written, count, cutoff)]
+    """Return at most `count` options with a spelling similar to `name`, ignoring case, most similar first."""
+    by_lower_case = {option.lower(): option for option in options}
+    return [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, count, cutoff)]
 
 
 def choices(name: Any, options: Iterable[Any]) -> str:
-    """The end of a message about an unknown name: what was meant, perhaps, and what there is to choose from.
+    """Return the end of a message about an unknown name: a suggestion and the available choices.
 
-    All options where there are twelve or fewer, else the three that are spelt most like `name`.
+    Up to twelve options are listed in full; of more options, the three with the most similar spelling.
     """
-    listed = list(dict.fromkeys(option if isinstance(option, str) else show_value(option) for option in options))
+    listed = list(dict.fromkeys(option if isinstance(option, str) else format_value(option) for option in options))
     if not listed:
         return ""
     if len(listed) <= 12:
@@ -73,8 +73,8 @@ def choices(name: Any, options: Iterable[Any]) -> str:
     return f"; nearest of {len(listed)}: {', '.join(nearest(str(name), listed, count=3, cutoff=0.0))}"
 
 
-def show_value(value: Any) -> str:
-    """A config value as YAML would write it, shortened to fit in a line."""
+def format_value(value: Any) -> str:
+    """Format a config value as YAML, truncated to 60 characters."""
     if value is None:
         return "null"
     if isinstance(value, bool):

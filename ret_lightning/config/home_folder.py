@@ -1,4 +1,4 @@
-"""`~` in the paths of a config: the home folder, on the command line and in files, quoted or not."""
+"""Expansion of `~` in the values of a config, on the command line and in files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
-TEXTS = ("query",)  # options that are no paths, whatever they begin with
+TEXTS = ("query",)  # options that are never paths
 
 _OVERRIDE = re.compile(r"(?P<key>[^=~][^=]*)=(?P<quote>[\"']?)(?P<home>~\w*)(?=/|[\"']?$)")
 
@@ -17,8 +17,11 @@ def expand_override(line: str, verbatim: Collection[str] = ()) -> str:
     """Expand `~` and `~user` at the start of an override's value: `output="~/x"` becomes `output="/home/me/x"`.
 
     Args:
-        line: as typed.
-        verbatim: keys whose values are not parsed, so that quotes around them are removed here.
+        line: the override as typed.
+        verbatim: keys whose values Hydra does not parse; quotes around their values are removed here.
+
+    Returns:
+        The override with the path expanded, or `line` unchanged.
     """
     found = _OVERRIDE.match(line)
     if found is None or found["key"] in TEXTS:

@@ -1,4 +1,4 @@
-"""Paths of a config made absolute, so that a run can be resumed from any working folder."""
+"""Conversion of the paths in a config to absolute paths, so that a run can be resumed from any working folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-# Keys; * is any key. What lies below data.root (data.image_folder, say) stays relative to it.
+# Keys; * matches any key. Paths below data.root, such as data.image_folder, stay relative to it.
 PATHS = (
     "data.root", "data.cache_dir", "data.layout.root", "data.layout.cache_dir", "logger.*.save_dir",
     "callbacks.*.dirpath", "callbacks.*.file", "callbacks.*.folder",
     "trainer.default_root_dir",
 )  # fmt: skip
-# Paths or hub ids: a path is what exists or begins with a dot.
+# Paths or hub ids: a value is a path if it exists or starts with a dot.
 PATHS_OR_IDS = ("init_from", "checkpoint", "backbone.pretrained", "model.backbone.pretrained")
 
 
 def make_paths_absolute(config: DictConfig, base: str | Path | None = None) -> None:
-    """Make the paths of a config absolute, in place; interpolations are unchanged.
+    """Make the paths of a config absolute, in place. Interpolations are unchanged.
 
     Args:
-        config: of a run or an evaluation.
-        base: what relative paths are relative to; None: the working folder.
+        config: config of a training run or an evaluation.
+        base: folder that relative paths refer to; None: the working folder.
     """
     base = Path.cwd() if base is None else base
     with open_dict(config):
@@ -39,7 +39,7 @@ def make_paths_absolute(config: DictConfig, base: str | Path | None = None) -> N
 
 
 def _nodes(node: Any, keys: Sequence[str]) -> Iterator[tuple[DictConfig, str]]:
-    """The nodes that have a key of their own, not an interpolation, at a pattern."""
+    """Yield the node and the key of each value that matches a pattern and is not an interpolation."""
     if not isinstance(node, DictConfig):
         return
     first, *rest = keys

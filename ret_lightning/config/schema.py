@@ -1,6 +1,6 @@
-"""The top level of each command's config: which keys there are, of what type, and what must hold between them.
+"""Schemas of the top level of each command's config: keys, types, and checks between keys.
 
-What stands inside a node with a `_target_` belongs to the signature of what it builds, not here.
+Keys inside a node with a `_target_` are checked against the signature of the target, not here.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.config_errors import Wrong, exclusive
+from ret_lightning.config.config_errors import KeyedError, exclusive_error
 from ret_lightning.config.run_rules import (
-    limits_are_valid,
-    metrics_are_logged,
-    recall_at,
-    something_is_trained,
-    too_few_ranked,
+    check_batch_limits,
+    check_metrics,
+    check_ranked,
+    check_recall_at,
+    check_run_length,
 )
-from ret_lightning.config.search_rules import one_place, question
+from ret_lightning.config.search_rules import check_index_target, check_query
 from ret_lightning.errors import ConfigError
 
 
 @dataclass
 class TrainConfig:
-    """The keys of ret-train's config; see conf/train.yaml for what they mean."""
+    """Keys of the config of ret-train; conf/train.yaml describes each key."""
 
     seed: int
     output_dir: str
@@ -56,26 +56,26 @@ class TrainConfig:
     callbacks: dict[str, Any]
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[Wrong]:
-        """Pairs of a key and the error in its value, of what no single key can tell."""
-        ranges = list(_in_range(config))
+    def check(config: DictConfig) -> Iterator[KeyedError]:
+        """Yield each key whose value is invalid or contradicts another key, with the error."""
+        ranges = list(_check_train_ranges(config))
         yield from ranges
-        if ranges:  # what follows compares values that are sound each for itself
+        if ranges:  # the following checks assume valid single values
             return
         if config.init_partial and config.init_from is None:
-            text = "true needs init_from=<folder, hub id, training checkpoint or run folder>"
+            text = "true requires init_from=<run folder, training checkpoint, folder or hub id>"
             yield "init_partial", ConfigError(text, code="init-partial-without-init-from", found=True)
-        yield from _sizes_fit(config)
-        yield from too_few_ranked(config.evaluation)
-        yield from metrics_are_logged(config)
-        yield from _run_ends(config)
-        yield from _one_mixture(config)
-        yield from _stream_is_open_ended(config)
+        yield from _check_sizes(config)
+        yield from check_ranked(config.evaluation)
+        yield from check_metrics(config)
+        yield from _check_schedule(config)
+        yield from _check_mixture(config)
+        yield from _check_streaming(config)
 
 
 @dataclass
 class ExportConfig:
-    """The keys of ret-export's config; see conf/export.yaml for what they mean."""
+    """Keys of the config of ret-export; conf/export.yaml describes each key."""
 
     checkpoint: str
     output: str
@@ -85,7 +85,7 @@ class ExportConfig:
 
 @dataclass
 class ReportConfig:
-    """The keys of ret-report's config; see conf/report.yaml for what they mean."""
+    """Keys of the config of ret-report; conf/report.yaml describes each key."""
 
     runs: str
     output: str
@@ -95,14 +95,14 @@ class ReportConfig:
     overwrite: bool
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[Wrong]:
-        """As `TrainConfig.check`."""
-        yield from _values_in_range(config)
+    def check(config: DictConfig) -> Iterator[KeyedError]:
+        """Yield each key whose value is invalid or contradicts another key, with the error."""
+        yield from _check_ranges(config)
 
 
 @dataclass
 class CheckConfig:
-    """The keys of ret-check's config; see conf/check.yaml for what they mean."""
+    """Keys of the config of ret-check; conf/check.yaml describes each key."""
 
     data: Any
     backbone: Any
@@ -113,15 +113,15 @@ class CheckConfig:
     seed: int
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[Wrong]:
-        """As in `TrainConfig`."""
-        yield from _values_in_range(config)
-        yield from _one_mixture(config)
+    def check(config: DictConfig) -> Iterator[KeyedError]:
+        """Yield each key whose value is invalid or contradicts another key, with the error."""
+        yield from _check_ranges(config)
+        yield from _check_mixture(config)
 
 
 @dataclass
 class EvaluateConfig:
-    """The keys of ret-evaluate's config; see conf/evaluate.yaml for what they mean."""
+    """Keys of the config of ret-evaluate; conf/evaluate.yaml describes each key."""
 
     checkpoint: str
     output_dir: str
@@ -137,20 +137,23 @@ class EvaluateConfig:
     callbacks: dict[str, Any]
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[Wrong]:
-        """As `TrainConfig.check`."""
-        yield from _values_in_range(config)
-        recall_wrong = list(recall_at(config.evaluation))
-        yield from recall_wrong or too_few_ranked(config.evaluation)
-        yield from limits_are_valid(config.trainer)
+    def check(config: DictConfig) -> Iterator[KeyedError]:
+        """Yield each key whose value is invalid or contradicts another key, with the error."""
+        yield from _check_ranges(config)
+        recall_errors = list(check_recall_at(config.evaluation))
+        yield from recall_errors or check_ranked(config.evaluation)
+        yield from check_batch_limits(config.trainer)
         limit = f"limit_{config.split}_batches"
         if config.trainer.get(limit) == 0:
-            yield f"trainer.{limit}", ConfigError("0 leaves nothing to evaluate", code="nothing-to-evaluate", found=0)
+            yield (
+                f"trainer.{limit}",
+                ConfigError("expected at least one batch, got 0", code="nothing-to-evaluate", found=0),
+            )
 
 
 @dataclass
 class IndexConfig:
-    """The keys of ret-index's config; see conf/index.yaml for what they mean."""
+    """Keys of the config of ret-index; conf/index.yaml describes each key."""
 
     checkpoint: str | None
     passages: str
@@ -168,21 +171,21 @@ class IndexConfig:
     dtype: Literal["bfloat16", "float16", "float32"] | None
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[Wrong]:
-        """As `TrainConfig.check`."""
-        yield from _values_in_range(config)
-        yield from one_place(config)
+    def check(config: DictConfig) -> Iterator[KeyedError]:
+        """Yield each key whose value is invalid or contradicts another key, with the error."""
+        yield from _check_ranges(config)
+        yield from check_index_target(config)
         if config.qdrant is not None and config.processes != 1:
-            text = "several processes write into a folder only; leave it out with qdrant"
+            text = f"expected 1 with qdrant, got {config.processes}; several processes can write to a folder only"
             yield "processes", ConfigError(text, code="qdrant-with-processes", found=config.processes)
         if config.checkpoint is None and not config.append:
-            text = "a new index needs one: a run folder, a checkpoint file, a published folder or a hub id"
+            text = "a new index requires a run folder, training checkpoint, folder in the published layout or hub id"
             yield "checkpoint", ConfigError(text, code="index-needs-checkpoint")
 
 
 @dataclass
 class SearchConfig:
-    """The keys of ret-search's config; see conf/search.yaml for what they mean."""
+    """Keys of the config of ret-search; conf/search.yaml describes each key."""
 
     index: str | None
     qdrant: str | None
@@ -201,14 +204,14 @@ class SearchConfig:
     device: str | None
 
     @staticmethod
-    def check(config: DictConfig) -> Iterator[Wrong]:
-        """As `TrainConfig.check`."""
-        yield from _values_in_range(config)
-        yield from one_place(config)
-        yield from question(config)
+    def check(config: DictConfig) -> Iterator[KeyedError]:
+        """Yield each key whose value is invalid or contradicts another key, with the error."""
+        yield from _check_ranges(config)
+        yield from check_index_target(config)
+        yield from check_query(config)
 
 
-# Key, smallest and largest value; None: open on that side. Keys that a config does not have, and null, are passed over.
+# Key, smallest and largest value; None: no bound. Missing keys and null values are skipped.
 RANGES: tuple[tuple[str, float | None, float | None], ...] = (
     ("seed", 0, 2**32 - 1),
     ("batch_size", 1, None),
@@ -255,46 +258,46 @@ RANGES: tuple[tuple[str, float | None, float | None], ...] = (
 )
 
 
-def _values_in_range(config: DictConfig) -> Iterator[Wrong]:
+def _check_ranges(config: DictConfig) -> Iterator[KeyedError]:
     for key, smallest, largest in RANGES:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             if not math.isfinite(value):
-                text = f"{value} is not finite; give a finite number"
+                text = f"expected a finite number, got {value}"
                 yield key, ConfigError(text, code="number-not-finite", found=value)
             if smallest is not None and value < smallest:
-                text = f"{value} is too small; {smallest} is the least"
+                text = f"expected at least {smallest}, got {value}"
                 yield key, ConfigError(text, code="number-too-small", found=value, least=smallest)
             if largest is not None and value > largest:
-                text = f"{value} is too large; {largest} is the most"
+                text = f"expected at most {largest}, got {value}"
                 yield key, ConfigError(text, code="number-too-large", found=value, most=largest)
 
 
-def _in_range(config: DictConfig) -> Iterator[Wrong]:
-    yield from _values_in_range(config)
+def _check_train_ranges(config: DictConfig) -> Iterator[KeyedError]:
+    yield from _check_ranges(config)
     temperature = OmegaConf.select(config, "loss.temperature")
     if temperature is not None and not 0 < temperature < math.inf:
-        text = f"{temperature} must be positive, and finite"
+        text = f"expected a positive finite number, got {temperature}"
         yield "loss.temperature", ConfigError(text, code="temperature-not-positive", found=temperature)
     if OmegaConf.select(config, "loss.backend") == "fused" and config.trainer.get("accelerator") == "cpu":
-        text = "fused needs a GPU, and trainer.accelerator is cpu; choose auto or chunked"
+        text = "fused requires a GPU, but trainer.accelerator=cpu; set auto or chunked"
         yield "loss.backend", ConfigError(text, code="fused-loss-on-cpu", found="fused", allowed=("auto", "chunked"))
-    yield from recall_at(config.evaluation)
-    yield from limits_are_valid(config.trainer)
-    yield from something_is_trained(config)
+    yield from check_recall_at(config.evaluation)
+    yield from check_batch_limits(config.trainer)
+    yield from check_run_length(config)
 
 
-def _sizes_fit(config: DictConfig) -> Iterator[Wrong]:
+def _check_sizes(config: DictConfig) -> Iterator[KeyedError]:
     model = config.model
     heads = model.get("num_heads")
     if heads is None and model.hidden_size % 64:
-        text = f"{model.hidden_size} is not a multiple of 64, so set model.num_heads to a divisor of it"
+        text = f"{model.hidden_size} is not a multiple of 64; set model.num_heads to a divisor of it"
         yield "model.hidden_size", ConfigError(text, code="heads-not-set", found=model.hidden_size)
     if heads is not None and (heads < 1 or model.hidden_size % heads):
-        text = f"{heads} does not divide model.hidden_size={model.hidden_size}"
+        text = f"expected a divisor of model.hidden_size={model.hidden_size}, got {heads}"
         yield "model.num_heads", ConfigError(text, code="heads-not-divisor", found=heads, hidden_size=model.hidden_size)
     if not 1 <= model.num_tokens <= model.hidden_size:
-        text = f"{model.num_tokens} is not from 1 to model.hidden_size={model.hidden_size}"
+        text = f"expected 1 to {model.hidden_size} (model.hidden_size), got {model.num_tokens}"
         yield (
             "model.num_tokens",
             ConfigError(text, code="tokens-out-of-range", found=model.num_tokens, most=model.hidden_size),
@@ -302,44 +305,45 @@ def _sizes_fit(config: DictConfig) -> Iterator[Wrong]:
     positions = OmegaConf.select(config, "backbone.text.max_position_embeddings")
     longest = OmegaConf.select(config, "backbone.tokenizer.max_length")
     if positions is not None and longest is not None and longest > positions:
-        text = f"{longest} is more than backbone.text.max_position_embeddings={positions}"
+        text = f"expected at most {positions} (backbone.text.max_position_embeddings), got {longest}"
         yield (
             "backbone.tokenizer.max_length",
             ConfigError(text, code="max-length-over-positions", found=longest, most=positions),
         )
     size = OmegaConf.select(config, "backbone.vision.image_size")
-    shown = OmegaConf.select(config, "backbone.image_transform.size")
-    if size is not None and shown is not None and size != shown:
-        text = f"{shown} differs from backbone.vision.image_size={size}"
-        yield "backbone.image_transform.size", ConfigError(text, code="image-sizes-differ", found=shown, expected=size)
+    transformed = OmegaConf.select(config, "backbone.image_transform.size")
+    if size is not None and transformed is not None and size != transformed:
+        text = f"expected {size} (backbone.vision.image_size), got {transformed}"
+        error = ConfigError(text, code="image-sizes-differ", found=transformed, expected=size)
+        yield "backbone.image_transform.size", error
 
 
-def _run_ends(config: DictConfig) -> Iterator[Wrong]:
+def _check_schedule(config: DictConfig) -> Iterator[KeyedError]:
     trainer, scheduler = config.trainer, config.scheduler
     open_ended = trainer.get("max_steps", -1) == -1 and trainer.get("max_epochs", -1) == -1
     if open_ended and scheduler.get("horizon_steps") is None and scheduler.get("horizon_epochs") is None:
-        text = "a run without trainer.max_epochs or trainer.max_steps needs it, or horizon_epochs"
+        text = "the length of the schedule is unknown; set it, horizon_epochs, trainer.max_epochs or trainer.max_steps"
         yield "scheduler.horizon_steps", ConfigError(text, code="horizon-missing")
     if scheduler.get("horizon_steps") is not None and scheduler.get("horizon_epochs") is not None:
-        yield "scheduler.horizon_epochs", exclusive("horizon_steps")
+        yield "scheduler.horizon_epochs", exclusive_error("horizon_steps")
     warmup, horizon = scheduler.get("warmup_steps", 0), scheduler.get("horizon_steps") or math.inf
     if warmup > horizon:
-        text = f"{warmup} outlasts scheduler.horizon_steps={horizon}"
+        text = f"expected at most {horizon} (scheduler.horizon_steps), got {warmup}"
         yield "scheduler.warmup_steps", ConfigError(text, code="warmup-outlasts-horizon", found=warmup, most=horizon)
 
 
-def _one_mixture(config: DictConfig) -> Iterator[Wrong]:
+def _check_mixture(config: DictConfig) -> Iterator[KeyedError]:
     if config.data.get("repeat") is not None and config.data.get("weights") is not None:
-        yield "data.weights", exclusive("data.repeat")
+        yield "data.weights", exclusive_error("data.repeat")
 
 
-def _stream_is_open_ended(config: DictConfig) -> Iterator[Wrong]:
-    """How many batches an epoch has is not known when rows are streamed, unless the trainer limits them."""
+def _check_streaming(config: DictConfig) -> Iterator[KeyedError]:
+    """Check settings that depend on the length of an epoch, which is unknown when rows are streamed."""
     trainer, scheduler = config.trainer, config.scheduler
     limited = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
     if config.data.get("reading") != "streaming" or (isinstance(limited, int) and not isinstance(limited, bool)):
         return
-    why = "since data.reading=streaming does not know how many batches an epoch has"
+    why = "because data.reading=streaming does not know the number of batches per epoch"
     if scheduler.get("horizon_epochs") is not None:
         text = f"set horizon_steps instead, {why}"
         yield "scheduler.horizon_epochs", ConfigError(text, code="horizon-epochs-streaming")
@@ -349,5 +353,5 @@ def _stream_is_open_ended(config: DictConfig) -> Iterator[Wrong]:
     for name in ("limit_train_batches", "val_check_interval", "overfit_batches"):
         value = trainer.get(name)
         if isinstance(value, float) and value not in (0.0, 1.0):
-            text = f"a share of an epoch, {value}, must be a whole number of batches, {why}"
+            text = f"expected an integer number of batches, got the fraction {value}, {why}"
             yield f"trainer.{name}", ConfigError(text, code="epoch-share-streaming", found=value)

@@ -1,4 +1,4 @@
-"""Names for a sweep and for its jobs: what varies, short, each job's its own, and in a useful order when sorted."""
+"""Names of sweeps and of their jobs: short, unique, and sortable."""
 
 from __future__ import annotations
 
@@ -6,86 +6,90 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 
-JOINT = "+"  # between settings: safe in file names and shells, no separator of Hydra's
+JOINT = "+"  # separator of settings: safe in file names and shells, and not a separator of Hydra
 
 _LONGEST_VALUE = 32  # characters
-_LONG_NUMBER = re.compile(r"-?\d*\.\d{6,}(e[+-]?\d+)?")  # as samplers draw them
+_LONG_NUMBER = re.compile(r"-?\d*\.\d{6,}(e[+-]?\d+)?")  # as random samplers produce
 _POSITIVE_EXPONENT = re.compile(r"(?<=[\d.]e)\+(?=\d)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![^,])-?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|nan)(?![^,])", re.IGNORECASE)  # of a list
 _UNSAFE = re.compile(r"[^\w.=,@%-]+")
 
 
 def sweep_name(keys: Sequence[str], experiment: str | None = None) -> str:
-    """What a sweep over these keys is called, `demo+gate+seed`.
+    """Return the name of a sweep over some keys, `demo+gate+seed`.
 
     Args:
-        keys: of the config, those that vary.
-        experiment: the option of the group `experiment`, which comes first.
+        keys: the config keys that vary.
+        experiment: the option of the group `experiment`, the first part of the name; None: no such part.
     """
-    return JOINT.join([*([_clean(experiment)] if experiment else []), *_short(keys).values()]) or "sweep"
+    return JOINT.join([*([_clean_name(experiment)] if experiment else []), *_shorten_keys(keys).values()]) or "sweep"
 
 
 def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
-    """What each job of a sweep is called, `gate=lstm+seed=02`.
+    """Return the name of each job of a sweep, `gate=lstm+seed=02`.
 
-    Whole numbers are filled with zeros to the length of the longest value of their key, so that names sort as numbers do.
-    Long values are cut; where that makes two names equal, each carries a few digits that tell them apart.
+    Integers are padded with zeros to the length of the longest value of their key, so that names sort numerically. Long
+    values are truncated; names that are equal after truncation get a suffix of six hexadecimal digits.
 
     Args:
-        jobs: of each, the keys that vary and their values as on a command line.
+        jobs: for each job, the keys that vary and their values as on a command line.
     """
-    short = _short(list(dict.fromkeys(key for job in jobs for key in job)))
+    short = _shorten_keys(list(dict.fromkeys(key for job in jobs for key in job)))
     widths = {
         key: max(len(job[key]) for job in jobs if key in job)
         for key in short
         if all(job.get(key, "0").isdigit() for job in jobs)
     }
     names = [
-        JOINT.join(f"{short[key]}={_value(value).rjust(widths.get(key, 0), '0')}" for key, value in job.items())
+        JOINT.join(
+            f"{short[key]}={_format_job_value(value).rjust(widths.get(key, 0), '0')}" for key, value in job.items()
+        )
         or "run"
         for job in jobs
     ]
-    return [f"{name}-{_digits(job)}" if names.count(name) > 1 else name for name, job in zip(names, jobs, strict=True)]
+    return [
+        f"{name}-{_hash_suffix(job)}" if names.count(name) > 1 else name for name, job in zip(names, jobs, strict=True)
+    ]
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Each key by as many of its last parts as tell it from the others."""
+def _shorten_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Map each key to the shortest suffix that differs from the suffixes of the other keys."""
     plain = {key: key.lstrip("+~").partition("@")[0].replace("/", ".").split(".") for key in keys}
     short = {}
     for key, parts in plain.items():
         length = 1
         while length < len(parts) and any(
-            other[-length:] == parts[-length:] for them, other in plain.items() if them != key
+            other[-length:] == parts[-length:] for other_key, other in plain.items() if other_key != key
         ):
             length += 1
         short[key] = ".".join(parts[-length:])
     return short
 
 
-def _value(text: str) -> str:
+def _format_job_value(text: str) -> str:
     if _LONG_NUMBER.fullmatch(text):
         text = f"{float(text):.6g}"
-    cleaned = _clean(text.strip("'\""))
+    cleaned = _clean_name(text.strip("'\""))
     start = max(0, len(cleaned) - _LONGEST_VALUE)
     for number in _NUMBER.finditer(cleaned):
-        if number.start() < start < number.end():  # the rest of a number would be another number
+        if number.start() < start < number.end():  # a truncated number would read as another number
             start = number.end()
-    return _stripped(cleaned[start:], ".,-") if start else cleaned
+    return _strip_leading(cleaned[start:], ".,-") if start else cleaned
 
 
-def _clean(text: str) -> str:
-    """Without what is special in paths and shells: `[a,b]` is `a,b`, `models/a b` is `models-a-b`, `1e+35` is `1e35`."""
+def _clean_name(text: str) -> str:
+    """Remove characters that are special in paths and shells: `[a,b]` becomes `a,b`, `models/a b` becomes `models-a-b`."""
     text = re.sub(r"[\[\]{}\"']", "", text)
-    text = _POSITIVE_EXPONENT.sub("", text)  # as a dash, it would be the exponent's sign
-    return _stripped(_UNSAFE.sub("-", text), "-.").rstrip("-.")
+    text = _POSITIVE_EXPONENT.sub("", text)  # replaced by a dash, it would read as a negative exponent
+    return _strip_leading(_UNSAFE.sub("-", text), "-.").rstrip("-.")
 
 
-def _stripped(text: str, characters: str) -> str:
-    """Without these characters at the beginning, except the sign and the point of a number."""
+def _strip_leading(text: str, characters: str) -> str:
+    """Remove leading characters, except the sign and the decimal point of a number."""
     while text and text[0] in characters and not _NUMBER.match(text):
         text = text[1:]
     return text
 
 
-def _digits(job: Mapping[str, str]) -> str:
+def _hash_suffix(job: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(sorted(job.items())).encode()).hexdigest()[:6]

@@ -1,4 +1,4 @@
-"""A sweep of several jobs: each in a folder named by what varies, and only those run that a command chooses."""
+"""Sweeps of several jobs: each job has a folder named after the values that vary, and a command selects the jobs to run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ret_lightning.config.checker.sweep_params import find_renamed_params, rename_params
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.sweep_names import job_names, sweep_name
 from ret_lightning.errors import ConfigError
@@ -29,12 +30,12 @@ class PlannedJob:
     """A job of a sweep, before it runs.
 
     Attributes:
-        name: of its folder, below the sweep's.
-        folder: its run folder.
+        name: name of the job's folder inside the folder of the sweep.
+        folder: run folder of the job.
         varies: the keys that vary in the sweep, and their values as on a command line.
-        overrides: its command line.
-        config: composed and resolved; `output_dir` is the folder.
-        choices: config group to its option.
+        overrides: overrides on the job's command line.
+        config: composed and resolved config; its `output_dir` is `folder`.
+        choices: chosen option of each config group.
     """
 
     name: str
@@ -45,37 +46,37 @@ class PlannedJob:
     choices: dict[str, str]
 
 
-# Which of a sweep's jobs are to run, perhaps in other folders.
+# Selects the jobs of a sweep to run; may move them to other folders.
 Choose = Callable[[Sequence[PlannedJob]], Sequence[PlannedJob]]
 
 
 class RunFolderSweeper(Sweeper):
-    """Hydra's plugin around another sweeper, see `start_sweep`.
+    """Hydra sweeper plugin that wraps another sweeper and names the run folder of each job.
 
     Args:
-        sweeper: the config of the sweeper that chooses the values of the jobs.
+        sweeper: config of the sweeper that chooses the values of the jobs.
     """
 
     def __init__(self, sweeper: DictConfig) -> None:
         self.sweeper = sweeper
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`."""
+        """Store what Hydra passes before it calls `sweep`."""
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]] | None:
-        """Run the jobs that the command line's arguments name."""
+        """Run the jobs of the sweep that the arguments of the command line describe."""
         return start_sweep(self.context, self.task, self.config, self.sweeper, arguments)
 
 
 class SweepSetup(Callback):
-    """Puts our sweeper around the one that a config chooses; configs name it in `hydra.callbacks`."""
+    """Hydra callback that wraps the configured sweeper in a `RunFolderSweeper`; configs list it in `hydra.callbacks`."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called by Hydra before it makes the sweeper."""
+        """Replace the sweeper of the config by a `RunFolderSweeper` around it."""
         plugins, target = Plugins.instance(), f"{RunFolderSweeper.__module__}.{RunFolderSweeper.__name__}"
         plugins.register(RunFolderSweeper)
-        if hasattr(plugins, "is_in_toplevel_plugins_module"):  # Hydra 1.3 takes plugins by names of this package only
+        if hasattr(plugins, "is_in_toplevel_plugins_module"):  # Hydra 1.3 accepts only plugins of this package
             target = f"hydra_plugins.{target}"
             plugins.class_name_to_class[target] = RunFolderSweeper
         with read_write(config.hydra), open_dict(config.hydra):
@@ -83,10 +84,12 @@ class SweepSetup(Callback):
 
 
 def is_grid(hydra: DictConfig) -> bool:
-    """Whether the jobs of a sweep are all combinations of its values; other sweepers choose values as they go.
+    """Return whether the jobs of a sweep are all combinations of its values.
+
+    Other sweepers, such as Optuna, choose values during the sweep.
 
     Args:
-        hydra: the section `hydra` of a composed config.
+        hydra: the node `hydra` of a composed config.
     """
     return hydra.runtime.choices.get("hydra/sweeper") == "basic"
 
@@ -94,47 +97,63 @@ def is_grid(hydra: DictConfig) -> bool:
 def start_sweep(
     context: HydraContext, task: TaskFunction, config: DictConfig, sweeper: DictConfig, arguments: list[str]
 ) -> list[Sequence[JobReturn]] | None:
-    """Run the jobs of a multirun, by whichever launcher is configured.
+    """Run the jobs of a multirun with the configured launcher.
 
     Args:
-        context: Hydra's.
-        task: what a job does. Its attribute `choose`, if it has one, is asked once for the jobs of a grid to run.
-        config: the composed config of the multirun.
-        sweeper: the config of the sweeper that chooses the values of the jobs.
-        arguments: the command line's overrides, without those of Hydra's settings.
+        context: Hydra's context.
+        task: function of a job. Its optional attribute `choose` selects the jobs of a grid to run and is called once.
+        config: composed config of the multirun.
+        sweeper: config of the sweeper that chooses the values of the jobs.
+        arguments: overrides of the command line, without those of Hydra's own settings.
 
     Returns:
-        What the jobs returned, batch by batch; None where another sweeper than the grid's ran, which takes the values for
-        scores.
+        The results of the jobs, one list per batch; None for sweepers other than a grid.
+
+    Raises:
+        ConfigError: if `dry_run=true` and the sweeper is not a grid.
     """
+    _rename_params(context, config, sweeper, arguments)
     swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides([*swept, *arguments])
     folder = _folder(config, parsed)
-    place = [] if folder is None else [f"hydra.sweep.dir='{folder}'"]
+    folder_overrides = [] if folder is None else [f"hydra.sweep.dir='{folder}'"]
     if not is_grid(config.hydra):
         if OmegaConf.select(config, "dry_run"):
             raise ConfigError(
-                f"dry_run=true: hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']} chooses its jobs as it goes; "
-                "a dry run lists those of Hydra's own sweeper",
+                f"dry_run=true: hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']} chooses values during the sweep; "
+                "a dry run requires hydra/sweeper=basic",
                 code="dry-run-sweeper",
             )
-        place.append(f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'")
+        folder_overrides.append(
+            f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'"
+        )
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweeper = sweeper
-        config.hydra.overrides.hydra.extend(place)  # the jobs are composed with these
+        config.hydra.overrides.hydra.extend(folder_overrides)  # applied when each job is composed
         if folder is not None:
             config.hydra.sweep.dir = str(folder)
     wrapped: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=config)
     if not is_grid(config.hydra):
         wrapped.sweep(arguments)
         return None
-    choose: Choose = getattr(task, "choose", all_jobs)
+    choose: Choose = getattr(task, "choose", choose_all)
     jobs = choose(_plan(context, config, parsed, wrapped.split_arguments(parsed, None)[0]))
     return _launch(jobs, wrapped.launcher, config, wrapped.max_batch_size) if jobs else []
 
 
+def _rename_params(context: HydraContext, config: DictConfig, sweeper: DictConfig, arguments: list[str]) -> None:
+    """Replace earlier option names in the parameters of a sweeper, in place."""
+    loader, params = context.config_loader, sweeper.get("params") or {}
+    renamed = find_renamed_params(
+        params, arguments, loader, lambda job: loader.load_sweep_config(config, [each.input_line for each in job])
+    )
+    if renamed:
+        with read_write(sweeper), open_dict(sweeper):
+            sweeper.params = rename_params(params, renamed)
+
+
 def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
-    """The folder of a sweep that would be named by the time, so that the same command finds it again; None for others."""
+    """Return a folder that replaces a default with a time stamp, so that the same command finds it again; else None."""
     raw = OmegaConf.to_container(config, resolve=False)
     default = str(raw["hydra"]["sweep"]["dir"])
     if default in ("${output_dir}", "${expand_home:${output_dir}}"):
@@ -170,19 +189,19 @@ def _launch(
         batch = [[*job.overrides, f"hydra.sweep.subdir='{job.name}'"] for job in jobs[first : first + size]]
         results.append(launcher.launch(batch, initial_job_idx=first))
         for result in results[-1]:
-            _ = result.return_value  # raises what the job raised
+            _ = result.return_value  # raises the exception of a failed job
     return results
 
 
-def renamed(job: PlannedJob, folder: Path) -> PlannedJob:
-    """The job in another folder of the sweep."""
+def move_job(job: PlannedJob, folder: Path) -> PlannedJob:
+    """Return a copy of the job in another folder of the sweep."""
     config = job.config.copy()
     config.output_dir = str(folder)
     return replace(job, name=folder.name, folder=folder, config=config)
 
 
 def _varying(overrides: Sequence[Override]) -> list[str]:
-    """The keys that a sweep varies."""
+    """Return the keys that a sweep varies."""
     return [each.get_key_element() for each in overrides if each.is_sweep_override() and not each.is_hydra_override()]
 
 
@@ -194,7 +213,7 @@ def _split(override: str) -> tuple[str, str]:
 def _compose(
     context: HydraContext, config: DictConfig, command: Sequence[str], folder: Path
 ) -> tuple[DictConfig, dict[str, str]]:
-    """The config as the job will see it, and the options that were chosen."""
+    """Return the resolved config of a job and the chosen option of each config group."""
     composed = context.config_loader.load_sweep_config(config, list(command))
     before = HydraConfig.instance().cfg
     with open_dict(composed):
@@ -212,11 +231,11 @@ def _compose(
     return job, choices
 
 
-def all_jobs(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:
-    """Every job, as it is."""
+def choose_all(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:
+    """Return all jobs unchanged."""
     return jobs
 
 
-def results_of(batches: Any) -> list[JobReturn]:
-    """What the jobs gave back, in the order in which they were launched."""
+def collect_results(batches: Any) -> list[JobReturn]:
+    """Return the results of all jobs in launch order."""
     return [job for batch in batches or () for job in batch if isinstance(job, JobReturn)]

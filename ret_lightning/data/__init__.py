@@ -1,4 +1,4 @@
-"""The data: rows, files, images, batches, and the Lightning data modules."""
+"""Corpora: rows, files, images, samplers, batches, and the Lightning data modules."""
 
 import lazy_loader
 

@@ -1,4 +1,7 @@
-"""The batches of training and evaluation, and the labels by which ranks compare passages."""
+"""Batches of training and evaluation, and labels that identify passages across ranks.
+
+B is the number of rows, P the number of passages, and m the largest number of positive ids of a query.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ from ret_lightning.inputs.truncated_texts import TextCount
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """B query-passage pairs; B is 0 where all rows of a rank were left out.
+    """B query-passage pairs. B is 0 if all rows of a rank were skipped.
 
     Attributes:
-        queries: B rows.
-        passages: P >= B rows, the positive of each query, in their order, and then the negatives that rows name.
-        labels: (B, m) int64, the `label` of each passage id of each query, its positive's first, padded with
-            `losses.PADDING`; m is the largest number of ids of a query of this batch, at least 1.
+        queries: the B queries.
+        passages: P >= B passages: the positive of each query, in the order of the queries, followed by the negatives.
+        labels: (B, m) int64, the `label` of each positive id of each query, beginning with the positive in `passages`, padded
+            with `losses.PADDING`; m >= 1.
         passage_labels: (P,) int64, the `label` of each passage.
-        passage_rows: (P,) int64, which of the B rows names each passage.
-        subsets: the B subsets' names, `unknown` for a row without one.
+        passage_rows: (P,) int64 in [0, B), the row that each passage belongs to.
+        subsets: B subset names, `unknown` for a row without a subset.
         extra: columns of the rows for the loss, see `losses.EncodedBatch`.
-        bad_rows: the rows that were left out of the batch.
-        texts: of both sides, and how many of them the tokenizer cut.
+        bad_rows: the rows that were skipped.
+        texts: number of texts of both sides, and of truncated texts.
     """
 
     queries: EncoderInput
@@ -47,14 +50,14 @@ class TrainingBatch:
         return len(self.labels)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TrainingBatch:
-        """The same batch on another device."""
-        return self._mapped(lambda x: x.to(device, non_blocking=non_blocking))
+        """Return the batch on another device."""
+        return self._map_tensors(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> TrainingBatch:
-        """The same batch in page-locked memory."""
-        return self._mapped(lambda x: x.pin_memory())
+        """Return the batch in page-locked memory."""
+        return self._map_tensors(lambda x: x.pin_memory())
 
-    def _mapped(self, move: Callable[[Any], Any]) -> TrainingBatch:
+    def _map_tensors(self, move: Callable[[Any], Any]) -> TrainingBatch:
         tensors = ("queries", "passages", "labels", "passage_labels", "passage_rows")
         moved = {name: move(getattr(self, name)) for name in tensors}
         return replace(self, **moved, extra={name: move(column) for name, column in self.extra.items()})
@@ -62,17 +65,17 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """B rows of one side of a subset to encode.
+    """B queries or passages of a subset, to be encoded.
 
     Attributes:
-        inputs: B rows.
-        rows: (B,) int64, their positions in the subset's queries or pool.
-        subset: name; empty where there is none.
-        side: `query` or `passage`, which decides the tower.
-        bad_images: rows that go without their image, since it cannot be read.
-        imageless: the positions of these, as in `rows`.
-        texts: of the rows, and how many of them the tokenizer cut.
-        is_repeated: whether the rows are another rank's, repeated for a rank without any (see `never_idle`).
+        inputs: the B rows.
+        rows: (B,) int64, positions of the rows in the queries or the candidate pool of the subset.
+        subset: name of the subset; may be empty.
+        side: `query` or `passage`; selects the tower.
+        bad_images: rows that are encoded without their image, because it cannot be read.
+        imageless: positions of these rows, as in `rows`.
+        texts: number of texts, and of truncated texts.
+        is_repeated: whether the rows belong to another rank and are repeated for a rank without rows, see `fill_idle_rank`.
     """
 
     inputs: EncoderInput
@@ -88,26 +91,28 @@ class EvaluationBatch:
         return len(self.rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EvaluationBatch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         rows = self.rows.to(device, non_blocking=non_blocking)
         return replace(self, inputs=self.inputs.to(device, non_blocking), rows=rows)
 
     def pin_memory(self) -> EvaluationBatch:
-        """The same batch in page-locked memory."""
+        """Return the batch in page-locked memory."""
         return replace(self, inputs=self.inputs.pin_memory(), rows=self.rows.pin_memory())
 
 
 def label(subset: str, passage_id: str) -> int:
-    """Return the label of a passage: equal where both subset and id are equal.
+    """Return the label of a passage; two labels are equal if both the subset and the id are equal.
 
-    Where the subsets share their passage ids, `subset` is empty for all of them.
+    The label is a 63-bit hash. Among 10,000 labels, the probability of a collision is about 5e-12.
 
-    Of the 10,000 labels of a large batch two collide with a probability of about 5e-12.
+    Args:
+        subset: name of the subset; empty for all subsets if they share their passage ids.
+        passage_id: id of the passage.
     """
-    # With the length in front, no two pairs make the same text.
-    return text_hash(f"{len(subset)}:{subset}{passage_id}")
+    # The length makes the concatenation unique.
+    return hash_text(f"{len(subset)}:{subset}{passage_id}")
 
 
-def text_hash(text: str) -> int:
-    """Return a text as a 63-bit number, the same in every process (unlike `hash`)."""
+def hash_text(text: str) -> int:
+    """Return a 63-bit hash of a text, which unlike `hash` is the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

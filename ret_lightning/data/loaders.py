@@ -1,4 +1,4 @@
-"""Torch loaders over rows, made in one way for training, evaluation and search."""
+"""PyTorch data loaders over rows, for training, evaluation and search."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ret_lightning.data.sampling.batch_samplers import fill_idle_rank
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows
 from ret_lightning.runtime.fork_context import fork_context
 
 
-def row_loader(
+def make_row_loader(
     rows: Dataset,
     batches: Iterable[Any],
     collate: Callable[[Any], Any],
@@ -22,16 +23,16 @@ def row_loader(
     seed: int = 0,
     persistent_workers: bool = False,
 ) -> DataLoader:
-    """Make a loader.
+    """Create a data loader.
 
     Args:
-        rows: what is loaded from.
-        batches: of each batch the indices of its rows.
-        collate: makes a batch.
-        num_workers: processes that load; 0: the calling one.
-        pin_memory: whether batches are in page-locked memory, for a GPU.
-        seed: of a generator of the loader's own, so that making an iterator samples nothing from the global random state.
-        persistent_workers: whether the processes stay for the next epoch.
+        rows: dataset of the rows.
+        batches: batch sampler, which yields the indices of the rows of each batch.
+        collate: function that collates rows into a batch.
+        num_workers: number of loader processes; 0: load in the calling process.
+        pin_memory: whether to copy batches to page-locked memory, for a GPU.
+        seed: seed of the loader's own generator, so that creating an iterator does not change the global random state.
+        persistent_workers: whether to keep the loader processes between epochs.
     """
     return DataLoader(
         rows,
@@ -45,21 +46,42 @@ def row_loader(
     )
 
 
-def evaluation_loader(
+def make_evaluation_loader(
     rows: EvaluationRows,
     batches: Sequence[Sequence[int]],
     collator: Collator,
     is_repeated: bool = False,
     **options: Any,
 ) -> DataLoader:
-    """Make a loader of `EvaluationBatch`.
+    """Create a data loader of `EvaluationBatch`.
 
     Args:
-        rows: of one side of a subset.
-        batches: of each batch the positions of its rows.
-        collator: of the tower that encodes them.
-        is_repeated: see `EvaluationBatch`.
-        options: of `row_loader`.
+        rows: dataset of one side of a subset.
+        batches: row indices of each batch.
+        collator: collator with the tokenizer of the tower that encodes the rows.
+        is_repeated: whether the rows repeat those of another rank, as in `EvaluationBatch`.
+        options: further arguments of `make_row_loader`.
     """
     collate = partial(collator.evaluation, subset=rows.subset, side=rows.side, is_repeated=is_repeated)
-    return row_loader(rows, batches, collate, **options)
+    return make_row_loader(rows, batches, collate, **options)
+
+
+def make_evaluation_loaders(
+    files: Sequence[EvaluationRows], batches: list[list[list[int]]], collator: Collator, **options: Any
+) -> list[DataLoader]:
+    """Create the evaluation loaders of a rank, one per dataset.
+
+    A rank without any batch repeats the first row of the first dataset, because Lightning skips the evaluation loop on a rank
+    without batches (see `fill_idle_rank`).
+
+    Args:
+        files: datasets of one side of a subset each.
+        batches: this rank's batches of each dataset, each a list of row indices.
+        collator: collator of the batches.
+        options: further arguments of `make_row_loader`.
+    """
+    is_idle = not any(batches)
+    return [
+        make_evaluation_loader(rows, own, collator, is_repeated=is_idle, **options)
+        for rows, own in zip(files, fill_idle_rank(batches), strict=True)
+    ]

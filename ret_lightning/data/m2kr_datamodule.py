@@ -1,4 +1,4 @@
-"""The Lightning data module of ReT-M2KR, or of any folder in its layout."""
+"""The Lightning data module of ReT-M2KR, or of any corpus in its layout."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ret_lightning.inputs import ImageTransform, Tokenizer
 
 
 class M2KRDataModule(RetrievalDataModule):
-    """Training pairs, and queries and pools of the evaluation subsets, from a folder in the ReT-M2KR layout.
+    """A Lightning data module of a corpus in the ReT-M2KR layout.
 
     Args:
-        root: the folder that holds `jsonl` and `images`.
-        tokenizer: the backbone's.
-        image_transform: the backbone's.
-        train_folder: where the training file is, relative to `root`. Older copies keep all JSON Lines in one folder.
-        val_folder: of validation queries, relative to `root`.
-        test_folder: of test queries, relative to `root`.
-        passages_folder: of candidate pools, relative to `root`.
-        image_folder: what image paths are relative to: a folder, a tar or zip archive, a pattern that archives match, or a
-            list of these two; see `image_source`.
-        train_file: name of the training file, a pattern with `*`, or a list of them.
-        options: of `RetrievalDataModule`.
+        root: folder of the corpus, with the folders `jsonl` and `images`.
+        tokenizer: tokenizer of the backbone; None if no loader is created.
+        image_transform: image transform of the backbone; None if no loader is created.
+        train_folder: folder of the training files, relative to `root`. The folders may be the same, as in older copies.
+        val_folder: folder of the validation queries, relative to `root`.
+        test_folder: folder of the test queries, relative to `root`.
+        passages_folder: folder of the candidate pools, relative to `root`.
+        image_folder: what image paths are relative to, itself relative to `root`: a folder, a tar or zip archive, a pattern
+            that matches archives, or a list of archives and patterns; see `image_source`.
+        train_file: name of the training file, a pattern with `*`, or a list of names and patterns.
+        options: further arguments of `RetrievalDataModule`.
     """
 
     def __init__(

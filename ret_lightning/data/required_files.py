@@ -1,4 +1,4 @@
-"""Whether the files of a corpus exist, checked before any of them is scanned or copied."""
+"""Checks that the files of a corpus exist, before any of them is scanned or copied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
-from ret_lightning.data.bad_rows import Tally, parsed_rows
+from ret_lightning.data.bad_rows import Tally, parse_rows
 from ret_lightning.data.images.sources import ImageFolder
 from ret_lightning.data.layouts.base import Layout
 from ret_lightning.data.readers.row_files import RowFiles
@@ -15,28 +15,28 @@ from ret_lightning.errors import DataError
 
 Needed = Literal["train", "val", "test"]
 
-SAMPLED_ROWS = 1_000  # first rows per file in which an image path is looked for
+SAMPLED_ROWS = 1_000  # rows at the beginning of each file that are searched for image paths
 
 
 def check_required_files(layout: Layout, names: Sequence[str], needed: Collection[Needed]) -> None:
-    """Find the row files and the images of a corpus; of the row files at most the first rows are read.
+    """Check that the row files and the images of a corpus exist; at most `SAMPLED_ROWS` rows of each file are read.
 
-    The image folder may be missing if no row that is read names an image file: a corpus may be text only, or hold its images
-    in the rows.
+    The image folder may be missing if no sampled row names an image file: a corpus may be text only, or store its images in
+    the rows.
 
     Args:
-        layout: of the corpus.
+        layout: layout of the corpus.
         names: the evaluated subsets.
-        needed: `train`: the training files; `val` and `test`: queries and pools of these splits.
+        needed: the splits to check: `train` for the training files, `val` and `test` for the queries and candidate pools.
 
     Raises:
-        DataError: naming the first file, folder or archive that is missing or cannot be read.
+        DataError: if a file, folder or archive is missing or cannot be read; the message names the first one.
     """
     try:
         found = list(_row_files(layout, names, needed))
     except OSError as error:
         raise DataError(
-            f"{error.filename}: cannot be read ({error.strerror}); make it readable for the user who runs the command",
+            f"{error.filename}: cannot read the file ({error.strerror}); grant read permission to the current user",
             code="corpus-file-not-readable",
             path=str(error.filename),
             reason=error.strerror,
@@ -62,11 +62,11 @@ def _row_files(
 
 
 def _sampled_images(rows: RowFiles, parse: Callable[..., Any]) -> Iterator[str | bytes | None]:
-    """The images of the first rows that can be parsed."""
-    for row in parsed_rows(islice(rows, SAMPLED_ROWS), parse, Tally()):
-        for part in _parts(row):
-            yield part.image
+    """Iterate over the images of the valid rows among the first `SAMPLED_ROWS` rows."""
+    for row in parse_rows(islice(rows, SAMPLED_ROWS), parse, Tally()):
+        for side in _sides(row):
+            yield side.image
 
 
-def _parts(row: Query | Passage | TrainingPair) -> Iterable[Query | Passage]:
+def _sides(row: Query | Passage | TrainingPair) -> Iterable[Query | Passage]:
     return (row.query, row.passage, *row.negatives) if isinstance(row, TrainingPair) else (row,)

@@ -1,7 +1,7 @@
-"""One row of a file, parsed and checked: the only module that knows the field names of ReT-M2KR.
+"""Queries, passages and training pairs, and their parser. No other module uses the field names of ReT-M2KR.
 
-Absent fields and NaN count as null, unknown fields are ignored, ids may be strings or numbers. A row is a line of JSON Lines
-or a row of a parquet file; both pass the same checks.
+Absent fields and NaN are read as null, unknown fields are ignored, and ids may be strings or integers. Lines of JSON Lines and
+rows of parquet files pass the same checks.
 """
 
 from __future__ import annotations
@@ -16,47 +16,46 @@ from typing import Any
 
 import numpy as np
 
-from ret_lightning.data.readers.fields import Content, RowFields, fields_of
-from ret_lightning.data.readers.source_location import BytePlace, Place
+from ret_lightning.data.readers.fields import Content, RowFields, parse_fields
+from ret_lightning.data.readers.source_location import Location, SourceLocation
 from ret_lightning.errors import DataError
 
 __all__ = [
     "CONTENT",
     "M2KR_ROWS",
-    "BytePlace",
     "Content",
     "ExtraColumns",
     "Passage",
-    "Place",
     "Query",
     "RowParser",
     "TrainingPair",
-    "content_digest",
+    "hash_content",
+    "hash_rows",
     "parse_pair",
     "parse_passage",
     "parse_query",
 ]
 
 
-CONTENT = "texts and images"  # name of `content_digest` in the config of a store
+CONTENT = "texts and images"  # key of `hash_content` in the config of a store
 
-_NO_PLACE = Place(Path("<python>"), 0)  # of rows that come from no file
+_NO_LOCATION = SourceLocation(Path("<python>"), 0)  # of rows built in Python
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query row.
+    """A query.
 
     Attributes:
-        data_id: as a string.
-        instruction: None where the row has none.
-        question: None where the row has none.
-        image_path: relative to the image folder; None where the row names no file.
-        image_bytes: an encoded image that the row itself holds; only where there is no `image_path`.
-        passage_ids: the positives, as strings; at least one, unless the row was read without them.
-        answers: for pseudo recall; empty where the row has none.
-        subset: the row's `subset` field; None where the row has none.
-        place: of the row, for messages.
+        data_id: id of the query.
+        instruction: instruction, or None.
+        question: question, or None.
+        image_path: path of the image relative to the image folder, or None.
+        image_bytes: encoded image that is stored in the row, or None; always None if there is an `image_path`.
+        passage_ids: ids of the positives; empty only if the row was read without them.
+        answers: answers for pseudo recall; may be empty.
+        subset: the row's field `subset`, or None.
+        location: source location of the row, for error messages.
     """
 
     data_id: str
@@ -67,48 +66,56 @@ class Query:
     passage_ids: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     subset: str | None = None
-    place: Place | BytePlace = _NO_PLACE
+    location: Location = _NO_LOCATION
 
     @property
     def text(self) -> str | None:
-        """Instruction and question, joined by a space; None where the row has neither."""
+        """Instruction and question, joined by a space; None if the query has neither."""
         return " ".join(part for part in (self.instruction, self.question) if part is not None) or None
 
     @property
     def image(self) -> str | bytes | None:
-        """The path, or else the encoded image itself; None where the row has no image."""
+        """The image path, or the encoded image; None if there is no image."""
         return self.image_path or self.image_bytes
 
-    def instructed(self, instruction: str) -> Query:
-        """The same query with another instruction."""
+    def with_instruction(self, instruction: str) -> Query:
+        """Return the query with another instruction."""
         return dataclasses.replace(self, instruction=instruction)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage row; text, image path and image bytes are None where it has none."""
+    """A passage.
+
+    Attributes:
+        passage_id: id of the passage.
+        text: text, or None.
+        image_path: path of the image relative to the image folder, or None.
+        image_bytes: encoded image that is stored in the row, or None; always None if there is an `image_path`.
+        location: source location of the row, for error messages.
+    """
 
     passage_id: str
     text: str | None = None
     image_path: str | None = None
     image_bytes: bytes | None = dataclasses.field(default=None, repr=False)
-    place: Place | BytePlace = _NO_PLACE
+    location: Location = _NO_LOCATION
 
     @property
     def image(self) -> str | bytes | None:
-        """The path, or else the encoded image itself; None where the row has no image."""
+        """The image path, or the encoded image; None if there is no image."""
         return self.image_path or self.image_bytes
 
 
 @dataclass(frozen=True)
 class ExtraColumns:
-    """The names of fields of a training row that are read for the loss.
+    """Names of the fields of training rows that are passed to the loss.
 
     Attributes:
-        row: each a number or a list of numbers that belongs to the row, a weight for example.
-        passage: each a number per passage, a teacher's score for example: either the row's field is the positive's number, and
-            each object of `negative_passages` has one of its own, or the row's field is a list of all of them, the positive's
-            first.
+        row: fields with a number or a list of numbers per row, for example a weight.
+        passage: fields with a number per passage, for example a teacher's score. Either the field of the row is the number of
+            the positive, and each object of `negative_passages` has a field of the same name, or the field of the row is a
+            list of the numbers of all passages, beginning with the positive.
     """
 
     row: tuple[str, ...] = ()
@@ -117,14 +124,14 @@ class ExtraColumns:
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """A training row: a query with one positive passage, and the negatives that the row names, mostly none.
+    """A training row: a query, one positive passage and optional negatives.
 
     Attributes:
-        query: of the row.
+        query: the query.
         passage: the positive.
-        negatives: of the row.
-        columns: by name, the row's `ExtraColumns.row`; NaN for null.
-        passage_columns: by name, the row's `ExtraColumns.passage`: of the positive and each of the negatives; NaN for null.
+        negatives: the negatives of the row; usually empty.
+        columns: `ExtraColumns.row` by name; NaN for null.
+        passage_columns: `ExtraColumns.passage` by name: the number of the positive and of each negative; NaN for null.
     """
 
     query: Query
@@ -135,38 +142,39 @@ class TrainingPair:
 
 
 class RowParser:
-    """Reads rows by the field names of ReT-M2KR. A layout whose rows have other fields overrides `fields`.
+    """Parser of rows with the field names of ReT-M2KR.
 
-    Two parsers of one class are the same; a subclass with settings of its own adds them to `identity`.
+    A layout with other field names overrides `fields`. Two parsers are equivalent if they have the same `identity`, so a
+    subclass with settings adds them to it.
     """
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Texts that say how rows are read: caches of what was read are kept apart by them. Empty for ReT-M2KR's fields."""
+        """Key of the parser in caches of parsed rows; empty for the fields of ReT-M2KR."""
         own = type(self)
         return () if own is RowParser else (f"{own.__module__}.{own.__qualname__}",)
 
-    def fields(self, content: Content, place: Place | BytePlace) -> RowFields:
-        """Parse a row into fields by ReT-M2KR's names.
+    def fields(self, content: Content, location: Location) -> RowFields:
+        """Parse a row into fields with the names of ReT-M2KR.
 
         Args:
-            content: the row; NaN counts as null.
-            place: of the row, for messages.
+            content: the row as it is stored. NaN is read as null.
+            location: source location of the row, for error messages.
 
         Raises:
-            DataError: if the row is not a JSON object.
+            DataError: if the row is not a JSON object, or a number of it is infinite.
         """
-        return fields_of(content, place)
+        return parse_fields(content, location)
 
-    def query(self, row: RowFields, judged: bool = True) -> Query:
-        """Read a query: a row of a test, validation or training file, or of a file of queries to answer.
+    def query(self, row: RowFields, with_positives: bool = True) -> Query:
+        """Build a query from a row of a training, validation or test file, or of a file of queries to search with.
 
         Args:
-            row: its fields.
-            judged: whether it must name its positives; False leaves them unread.
+            row: fields of the row.
+            with_positives: whether to read the ids of the positives, which are then required.
 
         Raises:
-            DataError: with file, line and field, if a field is missing or of a wrong type.
+            DataError: if a field is missing or has the wrong type, or the query is empty.
         """
         path, encoded = row.image("image_path", "image")
         query = Query(
@@ -175,125 +183,175 @@ class RowParser:
             question=row.text("question"),
             image_path=path,
             image_bytes=encoded,
-            passage_ids=row.identifiers("passage_id") if judged else (),
+            passage_ids=row.identifiers("passage_id") if with_positives else (),
             answers=row.answers("answer"),
             subset=row.text("subset"),
-            place=row.place,
+            location=row.location,
         )
         if query.text is None and query.image is None:
-            message = "an empty query: it has neither instruction, question nor image_path"
+            message = "query is empty; expected at least one of instruction, question and image_path"
             raise row.error(message, "empty_row", code="empty-query")
         return query
 
     def passage(self, row: RowFields) -> Passage:
-        """Read a passage, a row of a passage file; raises as `query` does."""
+        """Build a passage from a row of a passage file.
+
+        Args:
+            row: fields of the row.
+
+        Raises:
+            DataError: if a field is missing or has the wrong type.
+        """
         path, encoded = row.image("passage_image_path", "passage_image")
-        return Passage(row.identifier("passage_id"), row.text("passage_text"), path, encoded, row.place)
+        return Passage(row.identifier("passage_id"), row.text("passage_text"), path, encoded, row.location)
 
     def pair(self, row: RowFields, extra: ExtraColumns | None = None) -> TrainingPair:
-        """Read a row of a training file: a query, its positive and its negatives; raises as `query` does."""
+        """Build a training pair from a row of a training file.
+
+        Args:
+            row: fields of the row.
+            extra: further fields that are passed to the loss.
+
+        Raises:
+            DataError: if a field is missing or has the wrong type, or the query or a passage is empty.
+        """
         query = self.query(row)
         text = row.text("passage_text")
         path, encoded = row.image("passage_image_path", "passage_image")
         if text is None and path is None and encoded is None:
-            message = "an empty passage: the row has neither passage_text nor passage_image_path"
+            message = "passage is empty; expected at least one of passage_text and passage_image_path"
             raise row.error(message, "empty_row", code="empty-passage")
-        passage = Passage(query.passage_ids[0], text, path, encoded, row.place)
-        negatives = [(number, value) for number, value in enumerate(_listed_negatives(row)) if value is not None]
+        passage = Passage(query.passage_ids[0], text, path, encoded, row.location)
+        negatives = [(number, value) for number, value in enumerate(_read_negatives(row)) if value is not None]
         return TrainingPair(
             query,
             passage,
-            tuple(self._negative(row, *each) for each in negatives),
+            tuple(self._build_negative(row, *each) for each in negatives),
             {name: row.numbers(name) for name in extra.row} if extra else {},
-            {name: _by_passage(row, name, negatives) for name in extra.passage} if extra else {},
+            {name: _read_passage_column(row, name, negatives) for name in extra.passage} if extra else {},
         )
 
     def subset(self, row: RowFields) -> tuple[str | None, str]:
-        """Read the fields that decide the subset of a row: `subset`, None where it is missing, and `data_id`."""
+        """Return the fields that determine the subset of a row.
+
+        Args:
+            row: fields of the row.
+
+        Returns:
+            `subset`, None if it is missing, and `data_id`, empty if it is not a text.
+        """
         subset, data_id = row.values.get("subset"), row.values.get("data_id")
         return (
             (subset.strip() or None) if isinstance(subset, str) else None,
             data_id.strip() if isinstance(data_id, str) else "",
         )
 
-    def parse_query(self, content: Content, place: Place | BytePlace, judged: bool = True) -> Query:
-        """Parse a query; see `fields` and `query`."""
-        return self.query(self.fields(content, place), judged)
+    def parse_query(self, content: Content, location: Location, with_positives: bool = True) -> Query:
+        """Parse a row into a query.
 
-    def parse_passage(self, content: Content, place: Place | BytePlace) -> Passage:
-        """Parse a passage; see `fields` and `passage`."""
-        return self.passage(self.fields(content, place))
+        Args:
+            content: the row as it is stored.
+            location: source location of the row, for error messages.
+            with_positives: whether to read the ids of the positives, which are then required.
 
-    def parse_pair(self, content: Content, place: Place | BytePlace, extra: ExtraColumns | None = None) -> TrainingPair:
-        """Parse a row of a training file; see `fields` and `pair`."""
-        return self.pair(self.fields(content, place), extra)
+        Raises:
+            DataError: if the row cannot be parsed, a field is missing or has the wrong type, or the query is empty.
+        """
+        return self.query(self.fields(content, location), with_positives)
+
+    def parse_passage(self, content: Content, location: Location) -> Passage:
+        """Parse a row into a passage.
+
+        Args:
+            content: the row as it is stored.
+            location: source location of the row, for error messages.
+
+        Raises:
+            DataError: if the row cannot be parsed, or a field is missing or has the wrong type.
+        """
+        return self.passage(self.fields(content, location))
+
+    def parse_pair(self, content: Content, location: Location, extra: ExtraColumns | None = None) -> TrainingPair:
+        """Parse a row of a training file into a training pair.
+
+        Args:
+            content: the row as it is stored.
+            location: source location of the row, for error messages.
+            extra: further fields that are passed to the loss.
+
+        Raises:
+            DataError: if the row cannot be parsed, a field is missing or has the wrong type, or a query or passage is empty.
+        """
+        return self.pair(self.fields(content, location), extra)
 
     def parse_subset(self, content: Content) -> tuple[str | None, str]:
-        """Parse what decides the subset of a row; (None, "") of one that cannot be parsed."""
+        """Return the fields `subset` and `data_id` of a row; (None, "") if it cannot be parsed."""
         try:
-            return self.subset(self.fields(content, _NO_PLACE))
+            return self.subset(self.fields(content, _NO_LOCATION))
         except DataError:
             return None, ""
 
-    def _negative(self, row: RowFields, number: int, value: Any) -> Passage:
+    def _build_negative(self, row: RowFields, number: int, value: Any) -> Passage:
         key = f"negative_passages[{number}]"
         if not isinstance(value, dict):
-            raise row.wrong(key, "an object with passage_id and passage_text", value)
-        negative = self.passage(RowFields(value, row.place))
+            raise row.type_error(key, "an object with passage_id and passage_text", value)
+        negative = self.passage(RowFields(value, row.location))
         if negative.text is None and negative.image is None:
-            message = f"field {key} is an empty passage: it has neither passage_text nor passage_image_path"
+            message = f"field {key}: passage is empty; expected at least one of passage_text and passage_image_path"
             raise row.error(message, "empty_row", code="empty-negative", key=key)
         return negative
 
 
-# Of ReT-M2KR's own fields.
+# Parser of the field names of ReT-M2KR.
 M2KR_ROWS = RowParser()
 parse_query, parse_passage, parse_pair = M2KR_ROWS.parse_query, M2KR_ROWS.parse_passage, M2KR_ROWS.parse_pair
 
 
-def content_digest(rows: Sequence[Passage] | Sequence[Query]) -> str:
-    """Hash all texts, and the paths or bytes of all images; image files are not read."""
+def hash_content(rows: Sequence[Passage] | Sequence[Query]) -> str:
+    """Return a hash of all texts, and of the paths or bytes of all images; image files are not read."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
-        digest.update(_content(row))
+        digest.update(_encode_content(row))
     return digest.hexdigest()
 
 
-def row_digests(rows: Sequence[Passage] | Sequence[Query]) -> np.ndarray:
-    """Hash each row as `content_digest` hashes all of them: (rows,) uint64."""
-    digests = [hashlib.blake2b(_content(row), digest_size=8).digest() for row in rows]
+def hash_rows(rows: Sequence[Passage] | Sequence[Query]) -> np.ndarray:
+    """Return a hash of the text and the image path or bytes of each row, (rows,) uint64; image files are not read."""
+    digests = [hashlib.blake2b(_encode_content(row), digest_size=8).digest() for row in rows]
     return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
 
 
-def _content(row: Passage | Query) -> bytes:
+def _encode_content(row: Passage | Query) -> bytes:
     image = hashlib.blake2b(row.image).hexdigest() if isinstance(row.image, bytes) else row.image
     return json.dumps([row.text, image]).encode()
 
 
-def _listed_negatives(row: RowFields) -> list[Any]:
-    """Read `negative_passages`, our extension: a list of objects with the fields of a passage row; null stands for none."""
+def _read_negatives(row: RowFields) -> list[Any]:
+    """Read `negative_passages`, an extension of ReT-M2KR: a list of objects with the fields of a passage, or null."""
     values = row.values.get("negative_passages") or []
     if not isinstance(values, list):
-        raise row.wrong("negative_passages", "a list of passages or null", values)
+        raise row.type_error("negative_passages", "a list of passages or null", values)
     return values
 
 
-def _by_passage(row: RowFields, name: str, negatives: Sequence[tuple[int, dict[str, Any]]]) -> tuple[float, ...]:
-    """Read a column of passages: the positive's number and each negative's; `negatives` with their position in the row."""
+def _read_passage_column(
+    row: RowFields, name: str, negatives: Sequence[tuple[int, dict[str, Any]]]
+) -> tuple[float, ...]:
+    """Read a column of passages: the number of the positive and of each negative, given with its position in the row."""
     value = row.numbers(name)
     if not isinstance(value, tuple):
-        return (value, *(_number_of_negative(row, name, *each) for each in negatives))
-    listed = 1 + len(_listed_negatives(row))
+        return (value, *(_read_negative_number(row, name, *each) for each in negatives))
+    listed = 1 + len(_read_negatives(row))
     if len(value) != listed:
-        message = f"field {name} has {len(value)} numbers for {listed} passages: one for the positive and each negative"
+        message = f"field {name}: expected {listed} numbers, one for the positive and each negative, got {len(value)}"
         raise row.error(
             message, "wrong_type", code="passage-column-length", key=name, found=len(value), expected=listed
         )
     return (value[0], *(value[1 + number] for number, _ in negatives))
 
 
-def _number_of_negative(row: RowFields, name: str, number: int, value: dict[str, Any]) -> float:
-    found = RowFields(value, row.place).numbers(name)
+def _read_negative_number(row: RowFields, name: str, number: int, value: dict[str, Any]) -> float:
+    found = RowFields(value, row.location).numbers(name)
     if isinstance(found, tuple):
-        raise row.wrong(f"negative_passages[{number}].{name}", "a number or null", value[name])
+        raise row.type_error(f"negative_passages[{number}].{name}", "a number or null", value[name])
     return found

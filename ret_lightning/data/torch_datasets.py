@@ -1,4 +1,4 @@
-"""Rows to items: a torch dataset for each kind of file, with images decoded, augmented in training, and transformed."""
+"""PyTorch datasets of training and evaluation rows, and the collator that turns their items into batches."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ret_lightning.data.bad_rows import BadRow, OnBadRow, UntoldPlace
+from ret_lightning.data.bad_rows import BadRow, DeferredLocation, OnBadRow
 from ret_lightning.data.batch import EvaluationBatch, TrainingBatch, label
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.instructions import Instructions
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.rows import M2KR_ROWS, BytePlace, Content, ExtraColumns, Passage, Place, Query, RowParser
-from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.readers.source_location import Location
+from ret_lightning.data.rows import M2KR_ROWS, Content, ExtraColumns, Passage, Query, RowParser
+from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.types import Side
 from ret_lightning.errors import DataError
-from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, encoder_input
-from ret_lightning.inputs.truncated_texts import TextCount, count_cut
+from ret_lightning.inputs import Augmentation, EncoderInput, Item, Tokenizer, collate_items
+from ret_lightning.inputs.truncated_texts import TextCount, count_truncated
 from ret_lightning.losses import PADDING
 
 T = TypeVar("T")
@@ -32,16 +33,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainingItem:
-    """A training row, read.
+    """A training row with decoded images.
 
     Attributes:
-        query: its query.
-        passages: the positive, and then the negatives that it names.
-        labels: of the query: one for each of its passage ids, the positive's first.
-        passage_labels: one for each of the passages.
-        subset: `unknown` for a row without one.
-        columns: by name a number or several of the row, see `ExtraColumns`.
-        passage_columns: by name a number for each of the passages.
+        query: the query.
+        passages: the positive, followed by the negatives.
+        labels: labels of the query's passage ids, the positive's first.
+        passage_labels: label of each passage.
+        subset: name of the subset; `unknown` if the row does not state one.
+        columns: a number or a tuple of numbers of the row, by column name, as in `ExtraColumns`.
+        passage_columns: one number per passage, by column name.
     """
 
     query: Item
@@ -54,20 +55,20 @@ class TrainingItem:
 
 
 class TrainingRows(Dataset):
-    """The training rows, looked up by the draws of a sampler.
+    """A dataset of training rows, indexed by `SampledRow`.
 
     Args:
-        rows: gives a row and its place for a draw's `row`.
-        read_image: for both sides.
-        names: tells the subset of a row.
-        augmentation: of the images of both sides; None: none.
-        instructions: any of them takes the place of a row's own.
-        negatives: most that are taken of a row's `negative_passages`, others in another epoch; None: all.
-        seed: of the augmentation and of the choice of instructions and negatives.
-        on_bad_row: what to do with a row that cannot be used: `raise` its error, or give a `BadRow` in its place.
-        shared_passage_ids: whether one id names the same passage in every subset; else it names one in each.
-        extra: columns of the rows that the loss reads.
-        parser: of the rows.
+        rows: container that returns the content and the source location of `SampledRow.row`.
+        read_image: reader of the images of queries and passages.
+        names: maps the fields of a row to its subset.
+        augmentation: augmentation of the images of queries and passages; None: none.
+        instructions: templates that replace the instructions of the rows; None: keep them.
+        negatives: maximum number of `negative_passages` per row, sampled anew per epoch; None: all.
+        seed: seed of the augmentation and of the sampling of instructions and negatives.
+        on_bad_row: `raise` the error of a bad row, or `skip` it: return a `BadRow` instead.
+        shared_passage_ids: whether equal ids of two subsets are the same passage.
+        extra: columns of the rows for the loss; None: none.
+        parser: parser of the rows.
     """
 
     def __init__(
@@ -96,29 +97,36 @@ class TrainingRows(Dataset):
         self.extra = extra
         self.parser = parser
 
-    def __getitem__(self, draw: Draw) -> TrainingItem | BadRow:
-        """The row of a draw."""
-        content, place = self.rows[draw.row]
-        if self.on_bad_row == "raise":
-            return self._read(content, place, draw)
-        try:
-            return self._read(content, UntoldPlace(place), draw)
-        except DataError as error:
-            return BadRow.of(error, place)  # as an exception, it would come out of a worker without its kind
+    def __getitem__(self, sample: SampledRow) -> TrainingItem | BadRow:
+        """Read a sampled row.
 
-    def _read(self, content: Content, place: Place | BytePlace | UntoldPlace, draw: Draw) -> TrainingItem:
-        pair = self.parser.parse_pair(content, place, self.extra)
+        Args:
+            sample: the row to read, as from a batch sampler.
+
+        Raises:
+            DataError: if the row is bad and `on_bad_row` is `raise`.
+        """
+        content, location = self.rows[sample.row]
+        if self.on_bad_row == "raise":
+            return self._read(content, location, sample)
+        try:
+            return self._read(content, DeferredLocation(location), sample)
+        except DataError as error:
+            return BadRow.of(error, location)  # an exception raised in a loader worker loses its kind
+
+    def _read(self, content: Content, location: Location | DeferredLocation, sample: SampledRow) -> TrainingItem:
+        pair = self.parser.parse_pair(content, location, self.extra)
         subset = self.names(pair.query.subset, pair.query.data_id)
-        # Seeded by what the row is, not by who reads it: any number of workers or ranks draws the same.
-        random = np.random.default_rng((self.seed, *draw.identity()))
+        # Seeded by the sample, so that the result does not depend on the number of workers or ranks.
+        random = np.random.default_rng((self.seed, *sample.identity()))
         augment = (lambda image: self.augmentation(image, random)) if self.augmentation else None
 
         def item(side: Query | Passage) -> Item:
-            return Item(side.text, side.image and self.read_image(side.image, side.place, subset, augment))
+            return Item(side.text, side.image and self.read_image(side.image, side.location, subset, augment))
 
-        instruction = self.instructions.any(subset, random)
-        query = item(pair.query if instruction is None else pair.query.instructed(instruction))
-        chosen = self._chosen(len(pair.negatives), random)
+        instruction = self.instructions.sample(subset, random)
+        query = item(pair.query if instruction is None else pair.query.with_instruction(instruction))
+        chosen = self._sample_negatives(len(pair.negatives), random)
         passages = (pair.passage, *(pair.negatives[i] for i in chosen))
         ids_of = "" if self.shared_passage_ids else subset
         return TrainingItem(
@@ -131,23 +139,25 @@ class TrainingRows(Dataset):
             {name: (v[0], *(v[1 + i] for i in chosen)) for name, v in pair.passage_columns.items()},
         )
 
-    def _chosen(self, count: int, random: np.random.Generator) -> Sequence[int]:
-        """Sample which of a row's negatives are taken, as positions in ascending order."""
+    def _sample_negatives(self, count: int, random: np.random.Generator) -> Sequence[int]:
+        """Sample negatives of a row, and return their indices in ascending order."""
         if self.negatives is None or count <= self.negatives:
             return range(count)
         return sorted(random.choice(count, self.negatives, replace=False).tolist())
 
 
 class EvaluationRows(Dataset):
-    """Queries or passages of a subset, one by one.
+    """A dataset of the queries or the candidate pool of a subset.
+
+    An item is the decoded row, its index, and a `BadRow` if its image could not be read, else None.
 
     Args:
-        rows: the queries, or the pool.
-        read_image: as it is, without augmentation.
-        subset: name; empty where there is none.
+        rows: the queries, or the passages of the candidate pool.
+        read_image: reader of the images.
+        subset: name of the subset; empty if there is none.
         side: `query` or `passage`.
-        on_bad_row: what to do with a row whose image cannot be read: `raise` its error, or let the row go without it, so that
-            the metrics are over the same rows, whatever the state of the images.
+        on_bad_row: for a row whose image cannot be read, `raise` the error, or `skip` the image: the row is used without it,
+            so that the metrics are computed over all rows.
     """
 
     def __init__(
@@ -170,21 +180,21 @@ class EvaluationRows(Dataset):
     def __getitem__(self, index: int) -> tuple[Item, int, BadRow | None]:
         row = self.rows[index]
         try:
-            pixels = row.image and self.read_image(row.image, row.place, self.subset)
+            pixels = row.image and self.read_image(row.image, row.location, self.subset)
         except DataError as error:
             if self.on_bad_row == "raise":
                 raise
-            return Item(row.text, None), index, BadRow.of(error, row.place)
+            return Item(row.text, None), index, BadRow.of(error, row.location)
         return Item(row.text, pixels), index, None
 
 
 class Collator:
-    """Items to batches.
+    """Collates items of `TrainingRows` and `EvaluationRows` into batches.
 
     Args:
-        tokenizer: texts to ids and mask.
-        image_size: side of an image, pixels.
-        extra: columns that training rows carry.
+        tokenizer: maps texts to token ids and an attention mask.
+        image_size: side of an image in pixels.
+        extra: columns of the training rows for the loss; None: none.
     """
 
     def __init__(self, tokenizer: Tokenizer, image_size: int, extra: ExtraColumns | None = None) -> None:
@@ -192,9 +202,13 @@ class Collator:
         self.image_size = image_size
         self.extra = extra or ExtraColumns()
 
-    def training(self, drawn: Sequence[TrainingItem | BadRow]) -> TrainingBatch:
-        """Collate training rows; bad ones are left out of the batch and reported in `bad_rows`."""
-        rows = [row for row in drawn if isinstance(row, TrainingItem)]
+    def training(self, items: Sequence[TrainingItem | BadRow]) -> TrainingBatch:
+        """Collate training rows; bad rows are left out of the batch and listed in its `bad_rows`.
+
+        Args:
+            items: items of `TrainingRows`.
+        """
+        rows = [row for row in items if isinstance(row, TrainingItem)]
         passages = _positives_first([row.passages for row in rows])
         passage_labels = _positives_first([row.passage_labels for row in rows])
         passage_rows = _positives_first([[number] * len(row.passages) for number, row in enumerate(rows)])
@@ -203,7 +217,7 @@ class Collator:
         }
         extra = {name: _column([row.columns[name] for row in rows]) for name in self.extra.row}
         (query_inputs, texts), (passage_inputs, passage_texts) = (
-            self._inputs(items) for items in ([row.query for row in rows], passages)
+            self._inputs(side) for side in ([row.query for row in rows], passages)
         )
         texts.add(passage_texts)
         return TrainingBatch(
@@ -214,14 +228,21 @@ class Collator:
             torch.tensor(passage_rows, dtype=torch.int64),
             tuple(row.subset for row in rows),
             extra | {name: torch.tensor(values, dtype=torch.float32) for name, values in of_passages.items()},
-            tuple(row for row in drawn if isinstance(row, BadRow)),
+            tuple(row for row in items if isinstance(row, BadRow)),
             texts,
         )
 
     def evaluation(
         self, rows: Sequence[tuple[Item, int, BadRow | None]], subset: str, side: Side, is_repeated: bool = False
     ) -> EvaluationBatch:
-        """Collate B queries or passages of `EvaluationRows`; the last arguments go into the batch as they are."""
+        """Collate B queries or passages.
+
+        Args:
+            rows: items of `EvaluationRows`.
+            subset: name of the subset.
+            side: `query` or `passage`.
+            is_repeated: whether the rows repeat those of another rank.
+        """
         items, indices, bad = zip(*rows, strict=True)
         inputs, texts = self._inputs(items, by_itself=True)
         return EvaluationBatch(
@@ -236,17 +257,17 @@ class Collator:
         )
 
     def _inputs(self, items: Sequence[Item], by_itself: bool = False) -> tuple[EncoderInput, TextCount]:
-        inputs = encoder_input(items, self.tokenizer, self.image_size, by_itself)
-        return inputs, count_cut(self.tokenizer, items, inputs)
+        inputs = collate_items(items, self.tokenizer, self.image_size, by_itself)
+        return inputs, count_truncated(self.tokenizer, items, inputs)
 
 
 def _positives_first(values: Sequence[Sequence[T]]) -> list[T]:
-    """Order what rows have for each of their passages as a batch does: the positives, and then the negatives row by row."""
+    """Flatten per-passage values of rows in the order of a batch: all positives, then the negatives row by row."""
     return [row[0] for row in values] + [value for row in values for value in row[1:]]
 
 
 def _column(values: Sequence[float | Sequence[float]]) -> Tensor:
-    """B numbers as (B,) float32, B lists as (B, n), padded with NaN."""
+    """Return B numbers as (B,) float32, or B lists as (B, n) float32 padded with NaN."""
     if not any(isinstance(value, Sequence) for value in values):
         return torch.tensor(values, dtype=torch.float32)
     rows = [value if isinstance(value, Sequence) else [value] for value in values]
@@ -255,7 +276,7 @@ def _column(values: Sequence[float | Sequence[float]]) -> Tensor:
 
 
 def _padded(labels: Sequence[Sequence[int]]) -> Tensor:
-    """B rows of labels as (B, m) int64, m >= 1."""
+    """Return B lists of labels as (B, m) int64, m >= 1, padded with `PADDING`."""
     width = max(map(len, labels), default=1)
     rows = [[*row, *[PADDING] * (width - len(row))] for row in labels]
     return torch.tensor(rows, dtype=torch.int64).view(len(rows), width)

@@ -1,4 +1,4 @@
-"""Several processes as one: collectives, the barrier, and the DDP strategy."""
+"""Distributed training: collectives, a barrier without a short timeout, and the DDP strategy."""
 
 import lazy_loader
 

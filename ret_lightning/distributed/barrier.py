@@ -1,4 +1,4 @@
-"""Where ranks wait for each other, however long one of them takes."""
+"""A barrier for ranks whose work differs by more than the timeout of the default process group."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ import torch.distributed as dist
 
 from ret_lightning.distributed.collectives import world_size
 
-# The ranks' own group gives up after half an hour, under NCCL by killing the process. An index of millions of vectors takes
-# longer, and so may a rank with more to encode than the others. A process that ends is noticed at once, whatever stands here;
-# a machine that loses power or its network is not: TCP closes no connection then, and the others wait until somebody ends them.
-PATIENCE = timedelta(days=7)
+# The default group times out after 30 minutes, but building an index of millions of vectors takes longer. A terminated
+# process closes its connections and is detected at once; a machine that loses power or its network is not.
+BARRIER_TIMEOUT = timedelta(days=7)
 
 
 class Barrier:
-    """A group of all ranks beside the default one, by gloo, so that no GPU waits; made on all of them together.
+    """A gloo process group of all ranks, in addition to the default one, so that waiting does not occupy a GPU.
 
-    Where torch.distributed is not in use, nobody is waited for.
+    All ranks must create it together. Without torch.distributed, every method returns at once.
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if world_size() > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=BARRIER_TIMEOUT) if world_size() > 1 else None
 
     def wait(self) -> None:
-        """Goes on when all ranks have come here."""
+        """Block until all ranks have called this method."""
         if self._group is not None:
             dist.barrier(group=self._group)
 
-    def from_first(self, text: str) -> str:
-        """The first rank's text, on all of them."""
+    def broadcast(self, text: str) -> str:
+        """Return the text of rank 0 on every rank."""
         if self._group is None:
             return text
         texts = [text]
         dist.broadcast_object_list(texts, src=0, group=self._group)
         return texts[0]
 
-    def sums(self, numbers: Sequence[int]) -> list[int]:
-        """Of each number the sum over the ranks, on all of them."""
+    def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the element-wise sums of the numbers over all ranks, on every rank."""
         if self._group is None:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.int64)

@@ -1,4 +1,7 @@
-"""Collects rows from every rank; gradients flow back to the rank that owns a row."""
+"""Collectives that gather rows from every rank and propagate gradients back to the rank that owns each row.
+
+Shapes: W ranks, n rows on this rank.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,24 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """The number of ranks; 1 where torch.distributed is not in use."""
+    """Return the number of ranks; 1 without torch.distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's rank; 0 where torch.distributed is not in use."""
+    """Return the rank of this process; 0 without torch.distributed."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather_sizes(sizes: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Collect a few integers from every rank, in one collective.
+    """Gather a few integers from every rank in one collective.
 
     Args:
-        sizes: this rank's; every rank passes the same number of them.
-        device: that the collective runs on.
+        sizes: Integers of this rank; every rank must pass the same number of integers.
+        device: Device that the collective runs on.
 
     Returns:
-        Each rank's integers, in the order of the ranks.
+        W lists, the integers of each rank in rank order.
     """
     if world_size() == 1:
         return [list(sizes)]
@@ -38,19 +41,19 @@ def gather_sizes(sizes: Sequence[int], device: torch.device) -> list[list[int]]:
 
 
 def row_counts(rows: Tensor) -> list[int]:
-    """Return how many rows each rank holds (the last batch of an epoch may be uneven)."""
+    """Return the number of rows on each rank, which differs if the last batch of an epoch is uneven."""
     return [count for (count,) in gather_sizes([len(rows)], rows.device)]
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Collect the rows of all ranks, in the order of the ranks.
+    """Gather the rows of all ranks in rank order.
 
     Args:
-        rows: (n, ...), n may differ between ranks, the rest may not.
-        counts: n of each rank.
+        rows: (n, ...) rows of this rank. n may differ between ranks, the other dimensions may not.
+        counts: W integers, n of each rank.
 
     Returns:
-        (sum of counts, ...). Its gradient, summed over all ranks, arrives at `rows`.
+        (sum(counts), ...). The gradient with respect to `rows` is the sum of the gradients of all ranks.
     """
     return rows if world_size() == 1 else _GatherRows.apply(rows, counts)
 
@@ -67,7 +70,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        # all_reduce works in place and needs dense memory; the gradient of an expanded tensor, for one, is not dense.
+        # all_reduce is in-place and needs dense memory; the gradient of an expanded tensor, for example, is not dense.
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         start = sum(ctx.counts[: rank()])

@@ -1,8 +1,8 @@
-"""DDP with one process a device, whose other processes run what this one runs: the resolved config of this very job.
+"""DDP with one process per device, in which every rank runs with the resolved config of the first rank.
 
-Lightning starts the other ranks by repeating the command line. Under Hydra that repeats a whole sweep in each of them, and
-evaluates resolvers a second time, so that ranks can train with different hyperparameters without anybody noticing. Here a
-rank is started with the `config.yaml` that the first rank wrote, and Hydra takes no part in it.
+Lightning starts the other ranks by repeating the command line. Under Hydra, each rank then repeats the whole sweep and
+evaluates the resolvers again, so ranks can silently train with different hyperparameters. Here, each rank is started with
+the `config.yaml` that the first rank wrote, without Hydra.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from ret_lightning.distributed.rank_process import PARENT_VARIABLE, rank_command
 
-# How long the first rank may take to notice by itself that another one is gone, seconds.
-GRACE = 10.0
+# Seconds within which the first rank should detect by itself that another rank has ended.
+GRACE_SECONDS = 10.0
 
-# What the launcher tells a rank about itself and where the others are.
+# Environment variables that a rank reads to join the process group.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class SameConfigDDP(DDPStrategy):
-    """Lightning's DDP, with ranks that are started from a config file. Under SLURM, which starts them, it is Lightning's.
+    """Lightning's DDP strategy, with ranks that are started from a config file.
+
+    Under a launcher that creates the processes itself, such as SLURM, it behaves as `DDPStrategy`.
 
     Args:
-        config_file: the resolved config of the run.
-        kwargs: of `lightning.pytorch.strategies.DDPStrategy`.
+        config_file: Path of the resolved config of the run.
+        kwargs: Keyword arguments of `lightning.pytorch.strategies.DDPStrategy`.
     """
 
     def __init__(self, config_file: str, **kwargs: Any) -> None:
@@ -43,46 +45,52 @@ class SameConfigDDP(DDPStrategy):
         self._function: Callable[..., Any] | None = None
         self._options: tuple[str, ...] = ()
 
-    def ranks_run(self, function: Callable[..., Any], **options: bool) -> None:
-        """Sets what the other ranks run: this function, with the config of `config_file` and the options that are true."""
+    def set_rank_function(self, function: Callable[..., Any], **options: bool) -> None:
+        """Set the function that the other ranks run.
+
+        Args:
+            function: Function of a config and keyword arguments; importable by its module and name.
+            options: Boolean keyword arguments of the function. Those that are true are passed on.
+        """
         self._function = function
         self._options = tuple(name for name, value in options.items() if value)
 
     def rank_command(self) -> list[str]:
-        """The command line that starts another rank.
+        """Return the command line that starts another rank.
 
         Raises:
-            RuntimeError: before `ranks_run`.
+            RuntimeError: If `set_rank_function` was not called.
         """
         if self._function is None:
-            raise RuntimeError(
-                "SameConfigDDP: call ranks_run(function) before the trainer starts, to say what the ranks run"
-            )
+            raise RuntimeError("SameConfigDDP: call set_rank_function(function) before the trainer starts")
         return rank_command(self._function, self.config_file, self._options)
 
     @property
     def prog(self) -> str:
-        """The command's name, for messages."""
+        """The name of the command, for messages."""
         return "ret-lightning" if self._function is None else f"ret-{self._function.__name__}"
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own, not through DDP, which would have ranks exchange buffers in each batch of a validation, of which
-        they may have different numbers."""
+        """Run the validation step of the module itself, not of its DDP wrapper.
+
+        DDP broadcasts buffers in every forward pass, which deadlocks if ranks have different numbers of batches.
+        """
         with self.precision_plugin.val_step_context():
             return self.lightning_module.validation_step(*args, **kwargs)
 
     def _configure_launcher(self) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes, strategy=self)
 
-    def another_failed(self) -> bool:
-        """Whether a rank that was started here ended with an error; the first rank then fails in a collective."""
-        return isinstance(self._launcher, _Launcher) and self._launcher.another_failed(GRACE)
+    def other_rank_failed(self) -> bool:
+        """Return whether a rank that this process started has failed; the first rank then fails in a collective."""
+        return isinstance(self._launcher, _Launcher) and self._launcher.other_rank_failed(GRACE_SECONDS)
 
-    def end_ranks(self, failed: bool) -> None:
-        """Ends the processes that were started here and forgets them, so that the next job of a sweep starts its own.
+    def stop_ranks(self, failed: bool) -> None:
+        """Stop the processes that this process started, so that the next job of a sweep can start its own.
 
         Args:
-            failed: this rank gave up, so the others wait for it in vain: they are killed. Otherwise they are waited for.
+            failed: Whether this rank failed. If so the other ranks, which wait for it in a collective, are killed;
+                otherwise this method waits for them to exit.
         """
         if isinstance(self._launcher, _Launcher):
             self._launcher.end(failed)
@@ -97,7 +105,7 @@ class _Launcher(_SubprocessScriptLauncher):
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
-            # Lightning's own watcher kills this process, and with it a whole sweep, the moment a rank ends in an error.
+            # Not Lightning's watcher, which kills this process, and thereby the whole sweep, when a rank fails.
             threading.Thread(target=self._watch, daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
@@ -119,14 +127,14 @@ class _Launcher(_SubprocessScriptLauncher):
             self.procs.append(subprocess.Popen(self.strategy.rank_command(), env={**os.environ, **own}))
 
     def _watch(self) -> None:
-        """Ends this process where it waits for a rank that is gone and does not notice."""
+        """Exit this process if it keeps waiting for a rank that has failed."""
         started = self.procs
         while started and not any(process.poll() for process in started):
             time.sleep(1)
-        time.sleep(2 * GRACE)
+        time.sleep(2 * GRACE_SECONDS)
         if started:  # `end` empties the list
             print(
-                f"{self.strategy.prog}: another rank ended with an error, see above; giving up",
+                f"{self.strategy.prog}: another rank failed, see its error above; stopping",
                 file=sys.stderr,
                 flush=True,
             )
@@ -134,7 +142,7 @@ class _Launcher(_SubprocessScriptLauncher):
                 process.kill()
             os._exit(1)
 
-    def another_failed(self, seconds: float) -> bool:
+    def other_rank_failed(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while self.procs and time.monotonic() < until:
             if any(process.poll() for process in self.procs):

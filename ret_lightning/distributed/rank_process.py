@@ -1,8 +1,8 @@
-"""The process of a DDP rank that the first rank starts.
+"""The entry point of a DDP rank that the first rank starts.
 
     python -m ret_lightning.distributed.rank_process MODULE:FUNCTION FOLDER/config.yaml [OPTION ...]
 
-It calls the function with the config, and with each option set to true.
+It calls the function with the config and with each option set to true.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from ret_lightning.errors import UserError
-from ret_lightning.runtime.child_process import end_with
+from ret_lightning.runtime.child_process import exit_with_parent
 from ret_lightning.runtime.console import quiet_libraries
 
-PARENT_VARIABLE = "RET_LIGHTNING_FIRST_RANK"  # the environment variable: the id of the process that starts the ranks
+PARENT_VARIABLE = "RET_LIGHTNING_FIRST_RANK"  # environment variable with the id of the process that starts the ranks
 
 
 def rank_command(function: Callable[..., Any], config_file: str | Path, options: Sequence[str] = ()) -> list[str]:
-    """The command line of a rank.
+    """Return the command line of a rank.
 
     Args:
-        function: what the rank runs; importable by its module and name.
-        config_file: a YAML file, its first argument.
-        options: names of keyword arguments to set to true.
+        function: Function that the rank runs; importable by its module and name.
+        config_file: Path of a YAML file, whose content is the first argument of the function.
+        options: Names of the keyword arguments to set to true.
     """
     target = f"{function.__module__}:{function.__qualname__}"
     return [sys.executable, "-m", __spec__.name, target, str(config_file), *options]
 
 
 def main() -> None:
-    """Runs the function of the command line as the rank that the environment names."""
-    from omegaconf import OmegaConf  # only ranks need it: DDP in a program of one's own works without Hydra
+    """Run the function named on the command line as the rank given by the environment."""
+    from omegaconf import OmegaConf  # imported here so that DDP from Python works without Hydra
 
     target, file, *options = sys.argv[1:]
     module, name = target.split(":")
-    # A rank may work for long without a collective, so it would not notice that the first one was killed, and would
-    # work on next to those that the same command, given again, has started.
-    end_with(int(os.environ[PARENT_VARIABLE]))
+    # Without a collective, a rank does not detect that the first rank was killed, and would keep running next to the
+    # ranks of a restarted run.
+    exit_with_parent(int(os.environ[PARENT_VARIABLE]))
     try:
         with quiet_libraries():
             getattr(import_module(module), name)(OmegaConf.load(file), **dict.fromkeys(options, True))

@@ -1,4 +1,4 @@
-"""Retrieval evaluation: rows encoded, indexed, searched and scored, subset by subset."""
+"""Retrieval evaluation: encode, index, search and score subsets."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""How many batches Lightning's limits leave."""
+"""Apply Lightning's batch limits to a number of batches."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import math
 from ret_lightning.errors import ConfigError
 
 
-def limited_batches(batches: int, limit: int | float | None, option: str, what: str) -> int:
-    """How many of so many batches a limit leaves, counted as Lightning counts them: a share is rounded down.
+def limit_batches(batches: int, limit: int | float | None, option: str, what: str) -> int:
+    """Return the number of batches within a limit, as Lightning computes it: a fraction is rounded down.
 
     Args:
-        batches: that there are; of none, none are left.
-        limit: a number of batches, or a share of them; None: all.
-        option: that sets the limit, for messages.
-        what: the batches are of, for messages.
+        batches: number of batches; 0 returns 0.
+        limit: a number of batches, or a fraction of them; None means all.
+        option: the option that sets the limit, for messages.
+        what: what the batches contain, for messages.
 
     Raises:
-        ConfigError: if a share leaves none.
+        ConfigError: if the limit is a fraction of less than one batch.
     """
     if limit is None:
         return batches
     if isinstance(limit, int):
         return min(batches, limit)
-    left = int(batches * limit)
-    if batches and not left and limit:
+    limited = int(batches * limit)
+    if batches and not limited and limit:
         least = math.ceil(1000 / batches) / 1000
         raise ConfigError(
-            f"{option}={limit:g} leaves no batch of {what} (batches: {batches}); set a share of at least {least}, or a whole "
-            "number of batches such as 1",
+            f"{option}={limit:g}: less than one of the {batches} batches of {what}; expected a fraction of at least {least}, "
+            "or a number of batches such as 1",
             code="limit-leaves-no-batch",
             key=option,
             found=limit,
             least=least,
             batches=batches,
         )
-    return left
+    return limited

@@ -1,4 +1,4 @@
-"""A LightningModule that encodes the rows of evaluation loaders: what evaluation asks of a module, trained or not."""
+"""LightningModule that encodes the rows of evaluation loaders."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class EncodingModule(LightningModule):
     def __init__(self, retriever: RetRetriever) -> None:
         super().__init__()
         self.retriever = retriever
-        self._warned_of_no_evaluation = False
+        self._has_warned = False
 
     def on_validation_start(self) -> None:
-        """Warn if nothing evaluates the vectors."""
+        """Warn once if the Trainer has no callback that evaluates the vectors."""
         evaluated = any(isinstance(callback, RetrievalEvaluation) for callback in self.trainer.callbacks)
-        if not evaluated and not self._warned_of_no_evaluation and self.trainer.is_global_zero:
-            self._warned_of_no_evaluation = True
+        if not evaluated and not self._has_warned and self.trainer.is_global_zero:
+            self._has_warned = True
             log.warning(
-                "the trainer has no RetrievalEvaluation callback, so %s computes no metrics; add "
+                "trainer.callbacks: RetrievalEvaluation is missing, %s computes no metrics; use "
                 "Trainer(callbacks=[RetrievalEvaluation(ExactIndex())])",
                 "the test" if self.trainer.testing else "the validation",
             )
@@ -41,9 +41,27 @@ class EncodingModule(LightningModule):
     on_test_start = on_validation_start
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the (B, k, d) vectors of a batch, see `encode_batch`."""
+        """Encode a batch.
+
+        Args:
+            batch: B queries or passages.
+            batch_idx: ignored.
+            dataloader_idx: ignored.
+
+        Returns:
+            (B, k, d) float32, vectors of length 1.
+        """
         return encode_batch(self.retriever, batch)
 
     def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the (B, k, d) vectors of a batch, see `encode_batch`."""
+        """Encode a batch.
+
+        Args:
+            batch: B queries or passages.
+            batch_idx: ignored.
+            dataloader_idx: ignored.
+
+        Returns:
+            (B, k, d) float32, vectors of length 1.
+        """
         return encode_batch(self.retriever, batch)

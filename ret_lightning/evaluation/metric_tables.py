@@ -1,4 +1,4 @@
-"""The tables of all metrics that a run ends with on the terminal."""
+"""Build and print the tables of metrics at the end of a run."""
 
 from __future__ import annotations
 
@@ -11,78 +11,88 @@ from ret_lightning.evaluation.evaluation_result import EvaluationResult, SubsetR
 from ret_lightning.evaluation.published_results import MAIN_MEANS
 from ret_lightning.runtime.console import console, printing
 
-# Columns that the widest table needs; a narrower terminal wraps lines, which is better than cut figures.
-NARROWEST = 132
+# Characters that the widest table needs; a narrower terminal wraps lines instead of truncating values.
+MIN_WIDTH = 132
 
-SHORT = {"recall": "R", "pseudo_recall": "PR", "fractional_recall": "FR", "mrr": "MRR", "ndcg": "nDCG"}
+ABBREVIATIONS = {"recall": "R", "pseudo_recall": "PR", "fractional_recall": "FR", "mrr": "MRR", "ndcg": "nDCG"}
 
 
-def metrics_tables(
+def build_metrics_tables(
     result: EvaluationResult, bounds: Mapping[str, tuple[float, float]], split: str, note: str = ""
 ) -> list[Table]:
-    """What to report first, then all metrics.
+    """Build the tables of all metrics, the main metrics first.
 
-    The first table has a row a main metric with its interval and the size of the subset; then, where subsets of the paper
-    are among the results, the paper's table with a row of this run. The others have one row a subset and one of means, and a
-    column a metric: Recall@K with MRR, nDCG and what a random ranking would give at K = 5 (or the smallest K), fractional
-    recall@K where it differs from recall@K, and pseudo recall@K where subsets have answers; main metrics carry a star.
+    The first table has one row per main metric, with its interval and the size of the subset. If subsets of a
+    publication are among the results, its published results follow, with a row for this run. The other tables have one
+    row per subset and a row of means: recall@K with MRR, nDCG and the recall of a random ranking at K = 5 (or the
+    smallest K); fractional recall@K if it differs from recall@K; pseudo recall@K if queries have answers. Main metrics
+    are marked by a star.
 
     Args:
-        result: of the evaluation.
-        bounds: its `intervals`.
-        split: for the titles.
-        note: below each table: which weights the metrics are of.
+        result: the result of the evaluation.
+        bounds: metric to its interval (low, high), as returned by `EvaluationResult.intervals`.
+        split: the split, for the titles.
+        note: text below each table, for example which weights were evaluated.
+
+    Returns:
+        The tables.
     """
     results, metrics = result.subsets, result.metrics
     at = sorted(next(iter(results.values())).random_recall)
     recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
-    tables = [_main_table(results, metrics, bounds, split)]
+    tables = [_build_main_table(results, metrics, bounds, split)]
     for published in published_results():
         if any(f"{subset}/{metric}" in metrics for subset, metric in published.metrics):
-            tables.append(published_table(published, metrics))
+            tables.append(build_published_table(published, metrics))
     title = f"Recall@K, MRR@10 and nDCG@10, {split}"
-    tables.append(_all(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
+    tables.append(_build_table(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
     if any(metrics[f"mean/fractional_recall@{k}"] != metrics[f"mean/recall@{k}"] for k in at):
-        tables.append(_all(results, metrics, [f"fractional_recall@{k}" for k in at], f"Fractional recall@K, {split}"))
+        tables.append(
+            _build_table(results, metrics, [f"fractional_recall@{k}" for k in at], f"Fractional recall@K, {split}")
+        )
     if any(f"mean/pseudo_recall@{k}" in metrics for k in at):
-        tables.append(_all(results, metrics, [f"pseudo_recall@{k}" for k in at], f"Pseudo recall@K, {split}"))
+        tables.append(_build_table(results, metrics, [f"pseudo_recall@{k}" for k in at], f"Pseudo recall@K, {split}"))
     for table in tables if note else ():
         table.caption = "\n".join(filter(None, (table.caption, note)))
         table.caption_justify = "left"
     return tables
 
 
-def published_table(published: PublishedResults, metrics: Mapping[str, float], name: str = "this one") -> Table:
-    """The table of a publication with one more row, of these metrics; columns that these lack are left out.
+def build_published_table(published: PublishedResults, metrics: Mapping[str, float], name: str = "this run") -> Table:
+    """Build a table of published results with a row for further metrics; missing metrics are left out.
 
     Args:
-        published: what it reports.
-        metrics: `<subset>/<metric>` to a value.
-        name: of the row.
+        published: the published results.
+        metrics: `<subset>/<metric>` to value.
+        name: label of the row.
     """
-    shown = [i for i, (subset, metric) in enumerate(published.metrics) if f"{subset}/{metric}" in metrics]
-    table = Table(title=f"Next to the published results on {published.corpus}")
+    columns = [i for i, (subset, metric) in enumerate(published.metrics) if f"{subset}/{metric}" in metrics]
+    table = Table(title=f"Published results on {published.corpus}")
     table.add_column("model")
-    for i in shown:
+    for i in columns:
         subset, metric = published.metrics[i]
-        table.add_column(f"{subset}\n{_short(metric)}", justify="right")
+        table.add_column(f"{subset}\n{_abbreviate(metric)}", justify="right")
     for model, values in published.models.items():
-        table.add_row(model, *_figures([values[i] for i in shown]))
+        table.add_row(model, *_format_values([values[i] for i in columns]))
     table.add_section()
-    table.add_row(name, *_figures([metrics["/".join(published.metrics[i])] for i in shown]))
+    table.add_row(name, *_format_values([metrics["/".join(published.metrics[i])] for i in columns]))
     return table
 
 
 def print_tables(tables: Sequence[Table]) -> None:
-    """Prints to standard output."""
-    shown = console()
-    shown.width = max(shown.width, NARROWEST)
+    """Print tables to standard output.
+
+    Args:
+        tables: the tables, in order.
+    """
+    output = console()
+    output.width = max(output.width, MIN_WIDTH)
     with printing():
         for table in tables:
-            shown.print(table)
+            output.print(table)
 
 
-def _main_table(
+def _build_main_table(
     results: Mapping[str, SubsetResult],
     metrics: Mapping[str, float],
     bounds: Mapping[str, tuple[float, float]],
@@ -96,53 +106,57 @@ def _main_table(
         if not result.main_metrics:  # its K is not in evaluation.recall_at
             table.add_row(name, *sizes, "", "", "")
         for metric in result.main_metrics:
-            table.add_row(name, *sizes, _short(metric), *_with_interval(f"{name}/{metric}", metrics, bounds))
+            table.add_row(
+                name, *sizes, _abbreviate(metric), *_format_with_interval(f"{name}/{metric}", metrics, bounds)
+            )
     table.add_section()
     for mean, metric in MAIN_MEANS.items():
         if f"mean/{mean}" in metrics:
-            table.add_row("mean", "", "", metric.replace("_", " "), *_with_interval(f"mean/{mean}", metrics, bounds))
+            table.add_row(
+                "mean", "", "", metric.replace("_", " "), *_format_with_interval(f"mean/{mean}", metrics, bounds)
+            )
     return table
 
 
-def _all(
+def _build_table(
     results: Mapping[str, SubsetResult],
     metrics: Mapping[str, float],
     columns: list[str],
     title: str,
     random_at: int | None = None,
 ) -> Table:
-    """A row for each subset that has the first of the columns, and one of means; last, if wanted, the recall by chance."""
+    """Build a table with one row per subset that has the first column, a row of means, and optionally the random recall."""
     table = Table(title=title, caption="* main metric", caption_justify="left")
     table.add_column("subset")
-    for heading in (*map(_short, columns), *([f"random R@{random_at}"] if random_at else [])):
+    for heading in (*map(_abbreviate, columns), *([f"random R@{random_at}"] if random_at else [])):
         table.add_column(heading, justify="right")
     for name, result in results.items():
         if columns[0] in result.metrics:
-            figures = _figures([result.metrics[metric] for metric in columns])
+            formatted = _format_values([result.metrics[metric] for metric in columns])
             marked = [
-                ("*" if metric in result.main_metrics else "") + figure
-                for metric, figure in zip(columns, figures, strict=True)
+                ("*" if metric in result.main_metrics else "") + text
+                for metric, text in zip(columns, formatted, strict=True)
             ]
-            table.add_row(name, *marked, *(_figures([result.random_recall[random_at]]) if random_at else []))
+            table.add_row(name, *marked, *(_format_values([result.random_recall[random_at]]) if random_at else []))
     table.add_section()
     means = [metrics[f"mean/{metric}"] for metric in columns]
     if random_at:
         means.append(sum(result.random_recall[random_at] for result in results.values()) / len(results))
-    table.add_row("mean", *_figures(means))
+    table.add_row("mean", *_format_values(means))
     return table
 
 
-def _with_interval(
+def _format_with_interval(
     key: str, metrics: Mapping[str, float], bounds: Mapping[str, tuple[float, float]]
 ) -> tuple[str, str]:
     low, high = bounds[key]
     return f"{metrics[key]:.3f}", f"{low:.3f} to {high:.3f}"
 
 
-def _short(metric: str) -> str:
+def _abbreviate(metric: str) -> str:
     name, _, k = metric.partition("@")
-    return f"{SHORT[name]}@{k}"
+    return f"{ABBREVIATIONS[name]}@{k}"
 
 
-def _figures(values: Sequence[float]) -> list[str]:
+def _format_values(values: Sequence[float]) -> list[str]:
     return [f"{value:.3f}" for value in values]

@@ -1,4 +1,4 @@
-"""What is counted of the rows that an evaluation encodes: images that cannot be read, and texts that the tokenizer cuts."""
+"""Count unreadable images and truncated texts among the rows of an evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.rank_tallies import tally_over_ranks
+from ret_lightning.data.rank_tallies import reduce_tally
 from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side
 from ret_lightning.distributed.collectives import gather_sizes, rank
 from ret_lightning.inputs.truncated_texts import TextCount
@@ -18,20 +18,24 @@ log = logging.getLogger(__name__)
 
 
 class RowCounts:
-    """Counts of one rank; `check` adds up those of all ranks. It reports each file and each split once."""
+    """Counts the rows of one rank; `check` sums them over all ranks and reports each file and each split once."""
 
     def __init__(self) -> None:
         self._images: dict[tuple[str, Side], Tally] = {}
-        self._before: dict[tuple[str, Side], int] = {}
+        self._earlier_rows: dict[tuple[str, Side], int] = {}
         self._texts = TextCount()
         self._reported: set[str] = set()
 
     def start(self) -> None:
-        """Start another evaluation."""
-        self._images, self._before, self._texts = {}, {}, TextCount()
+        """Reset the counts for another evaluation."""
+        self._images, self._earlier_rows, self._texts = {}, {}, TextCount()
 
     def add(self, batch: EvaluationBatch) -> None:
-        """Count a batch, unless its rows are another rank's."""
+        """Count a batch, unless its rows belong to another rank.
+
+        Args:
+            batch: the batch.
+        """
         if batch.is_repeated:
             return
         tally = self._images.setdefault((batch.subset, batch.side), Tally())
@@ -40,54 +44,64 @@ class RowCounts:
             tally.add(row)
         self._texts.add(batch.texts)
 
-    def add_before(self, subset: str, side: Side, rows: int, bad: Tally) -> None:
-        """Count what an evaluation that continues finds encoded already.
+    def add_earlier_rows(self, subset: str, side: Side, rows: int, bad: Tally) -> None:
+        """Count the rows that an earlier, interrupted evaluation has encoded.
 
         Args:
-            subset: name.
-            side: of the rows.
-            rows: how many, over all ranks.
-            bad: those of this rank whose images could not be read then and cannot be read now.
+            subset: name of the subset.
+            side: side of the rows.
+            rows: number of rows, over all ranks.
+            bad: rows of this rank whose images could not be read then and still cannot be read.
         """
-        self._before[subset, side] = rows
+        self._earlier_rows[subset, side] = rows
         self._images.setdefault((subset, side), Tally()).update(bad)
 
     def check(
-        self, subsets: Sequence[EvaluationSubset], max_bad_fraction: float, device: torch.device, tried: bool = False
+        self,
+        subsets: Sequence[EvaluationSubset],
+        max_bad_fraction: float,
+        device: torch.device,
+        is_sanity_check: bool = False,
     ) -> None:
-        """Warn of images that cannot be read and of texts that are cut; all ranks call this together.
+        """Warn about unreadable images and truncated texts; all ranks call this together.
 
         Args:
-            subsets: that were encoded, of one split.
-            max_bad_fraction: largest share of the rows of a file that may lack their image.
-            device: that the collectives run on.
-            tried: whether it is a sanity check, which reports nothing about texts.
+            subsets: the encoded subsets, of one split.
+            max_bad_fraction: maximum fraction of the rows of a file whose image cannot be read.
+            device: the device of the collectives.
+            is_sanity_check: whether this is a sanity check, which does not report texts.
 
         Raises:
-            DataError: on all ranks, if a file has more.
+            DataError: on all ranks, if a file exceeds the fraction.
         """
         for subset in subsets:
             for side in SIDES:
                 tally = Tally()
-                tally.update(tally_over_ranks(self._images.get((subset.name, side), Tally()), device))
-                tally.rows += self._before.get((subset.name, side), 0)  # the share is of the whole file
+                tally.update(reduce_tally(self._images.get((subset.name, side), Tally()), device))
+                tally.rows += self._earlier_rows.get((subset.name, side), 0)  # the fraction refers to the whole file
                 name = f"{subset.name}: the images of the {subset.split} {PLURAL[side]}"
                 if not tally.bad or name in self._reported:
                     continue
                 self._reported.add(name)
                 tally.check(max_bad_fraction, name)
                 log.warning(
-                    "%s: %s cannot be read, and these rows go without; the first: %s",
+                    "%s: %s cannot be read, these rows are encoded without their image; first: %s",
                     name, tally, next(iter(tally.first.values()))[0].message,
                 )  # fmt: skip
         what = f"{subsets[0].split} texts" if subsets else ""
-        if not tried and what not in self._reported:
+        if not is_sanity_check and what not in self._reported:
             self._reported.add(what)
-            warn_of_cut_texts(self._texts, what, device)
+            warn_about_truncated_texts(self._texts, what, device)
 
 
-def warn_of_cut_texts(count: TextCount, what: str, device: torch.device) -> None:
-    """Log one line on the first rank if any rank's texts are cut; all ranks call this together."""
-    sizes = torch.tensor(gather_sizes((count.texts, count.cut), device)).sum(dim=0).tolist()
+def warn_about_truncated_texts(count: TextCount, what: str, device: torch.device) -> None:
+    """Log one line on rank 0 if any rank truncated texts; all ranks call this together.
+
+    Args:
+        count: the count of this rank.
+        what: what the texts are, for the log.
+        device: the device of the collectives.
+    """
+    sizes = torch.tensor(gather_sizes((count.texts, count.truncated), device)).sum(dim=0).tolist()
     if rank() == 0:
         TextCount(*sizes, count.limit).warn(log, what)

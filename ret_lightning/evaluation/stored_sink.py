@@ -1,10 +1,10 @@
-"""Vectors of an evaluation on disk, so that one that was interrupted continues where it stopped.
+"""Store the vectors of an evaluation on disk, so that an interrupted evaluation can be resumed.
 
     folder/<subset>/passages/   an `EmbeddingStore` in half precision
-    folder/<subset>/queries/    one in float32
-    folder/<subset>/index/      an approximate index, from when the first rank has built it until all have loaded it
+    folder/<subset>/queries/    an `EmbeddingStore` in float32
+    folder/<subset>/index/      an approximate index, from when rank 0 has built it until all ranks have loaded it
 
-All ranks write into the same stores, each the parts that are its own, and map them when all is encoded.
+All ranks write to the same stores, each its own parts, and memory-map them when all rows are encoded.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from torch import Tensor
 
 from ret_lightning.data.bad_rows import Tally
 from ret_lightning.data.batch import EvaluationBatch
-from ret_lightning.data.rows import CONTENT, Passage, Query, content_digest
-from ret_lightning.data.sampling.batch_samplers import evaluation_batches
+from ret_lightning.data.rows import CONTENT, Passage, Query, hash_content
+from ret_lightning.data.sampling.batch_samplers import split_evaluation_batches
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.data.types import PLURAL, SIDES, EvaluationSubset, Side, Split, distinct_ids
 from ret_lightning.distributed.barrier import Barrier
 from ret_lightning.distributed.collectives import rank, world_size
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.evaluation.embedding_sink import DTYPES, EmbeddingSink, EncodedSubset, limited_rows
+from ret_lightning.evaluation.embedding_sink import DTYPES, EmbeddingSink, EncodedSubset, limit_rows
 from ret_lightning.evaluation.encode_rows import check_finite
 from ret_lightning.models.checkpoint.fingerprint import fingerprint
 from ret_lightning.models.two_towers import TwoTowers
-from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, share_of
+from ret_lightning.retrieval import Embeddings, EmbeddingStore, Index, rank_slice
 from ret_lightning.retrieval.store.embedding_store import StoreInProgress, StoreWriter
-from ret_lightning.retrieval.store.store_plan import AnotherStore
+from ret_lightning.retrieval.store.store_plan import StoreMismatch
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +45,28 @@ INDEX = "index"
 
 
 @dataclass
-class _File:
-    """The store of a pool or of a file of queries, while this rank writes its part of it."""
+class _StoreFile:
+    """The store of a candidate pool or query file, while this rank writes its part."""
 
     rows: EvaluationRows
     store: StoreInProgress
     was_finished: bool
     writer: StoreWriter
-    taken: int = 0  # of `writer.rows`
+    written: int = 0  # number of rows of `writer.rows`
 
 
 class StoredSink(EmbeddingSink):
-    """Keeps vectors in stores; the rankings are those of a `MemorySink`.
+    """Stores vectors on disk; the rankings are the same as with a `MemorySink`.
 
     Args:
-        folder: where the stores are, or will be.
-        retriever: that encodes.
-        split: of the rows.
-        made_with: settings that decide the vectors besides the model and the rows; JSON. A store that was begun with others
-            is refused.
+        folder: folder of the stores.
+        retriever: the model that encodes.
+        split: split of the rows.
+        made_with: further settings that affect the vectors, as JSON values. A store that was started with other
+            settings is refused.
 
     Attributes:
-        before: by subset and side, how many rows were encoded before this process began; after `begin`.
+        before: (subset, side) to the number of rows that were encoded before this process started; set by `begin`.
     """
 
     def __init__(
@@ -78,76 +78,87 @@ class StoredSink(EmbeddingSink):
         self._fingerprint = fingerprint(retriever)
         self._shapes = {"passage": retriever.passage_tower.row_shape, "query": retriever.query_tower.row_shape}
         self._made_with = {"split": split, **(made_with or {})}
-        self._files: dict[tuple[str, Side], _File] = {}
+        self._files: dict[tuple[str, Side], _StoreFile] = {}
         self._embeddings: dict[tuple[str, Side], Embeddings] = {}
         self._barrier: Barrier | None = None
 
     def begin(
         self, files: Sequence[EvaluationRows], batch_size: int, limit: int | float | None = None
     ) -> list[list[list[int]]]:
-        """Make the stores, or find what is in them; all ranks call this together, once.
+        """Create the stores, or open existing ones; all ranks call this together, once.
 
-        A part of a store with rows that were encoded without their images is encoded again if one of these can be read now.
+        A part with rows that were encoded without their images is encoded again if any of these images can be read now.
 
         Args:
-            files: one of each side of each subset.
-            batch_size: rows a batch.
-            limit: encode the first so many batches of each file, or that share of them; None: all.
+            files: the rows of each side of each subset.
+            batch_size: number of rows per batch.
+            limit: number or fraction of the batches of each file to encode; None means all.
 
         Returns:
-            Of each file the batches that this rank has to encode.
+            For each file, the batches that this rank has to encode, each a list of positions in the file.
 
         Raises:
-            DataError: if what is there was made with another checkpoint, of other rows or with other settings.
-            ConfigError: if the limit leaves nothing, or a rank does not see the folder of the first.
+            DataError: if a store was made with another checkpoint, other rows or other settings.
+            ConfigError: if the limit is less than one batch of a file, or the ranks do not share the folder.
         """
         self.counts.start()
         self._barrier = Barrier()
-        self._find_folder()
-        counts = [limited_rows(len(f), batch_size, limit, f"{f.subset} {PLURAL[f.side]}") for f in files]
+        self._create_shared_folder()
+        counts = [limit_rows(len(f), batch_size, limit, f"{f.subset} {PLURAL[f.side]}") for f in files]
         stores: list[StoreInProgress] = []
-        for turn in range(2):  # the first rank makes them, the others find them, in the same folder
+        for turn in range(2):  # rank 0 creates the stores, then the other ranks open them
             if (rank() == 0) == (turn == 0):
                 stores = [self._store(f, f.rows[:count], batch_size) for f, count in zip(files, counts, strict=True)]
             self._barrier.wait()
-        if rank() == 0:  # of an evaluation that was killed while it searched
+        if rank() == 0:  # remains of an evaluation that was killed while searching
             for file in files:
                 shutil.rmtree(self.folder / file.subset / INDEX, ignore_errors=True)
         ranks, bad = world_size(), [Tally() for _ in files]
         for number, (file, store) in enumerate(zip(files, stores, strict=True)):
-            # As `data.sampling.batch_samplers.dealt` does it, each file begins with another rank.
-            writer = store.writer((rank() - number) % ranks, ranks, partial(_still_imageless, file, bad[number]))
-            self._files[file.subset, file.side] = _File(file, store, store.finished, writer)
-        missing = self._barrier.sums([len(file.writer.rows) for file in self._files.values()])
-        there = [count - left for count, left in zip(counts, missing, strict=True)]
-        self.before = dict(zip(self._files, there, strict=True))
-        if not any(there):
-            log.info("embeddings go to %s; after an interruption the same command continues there", self.folder)
-        for file, encoded, count, own_bad in zip(files, there, counts, bad, strict=True):
-            self.counts.add_before(file.subset, file.side, encoded, own_bad)
+            # Each file starts with another rank, as in `data.sampling.batch_samplers.distribute_batches`.
+            writer = store.writer(
+                (rank() - number) % ranks, ranks, partial(_are_images_still_missing, file, bad[number])
+            )
+            self._files[file.subset, file.side] = _StoreFile(file, store, store.finished, writer)
+        missing = self._barrier.all_reduce_sum([len(file.writer.rows) for file in self._files.values()])
+        stored = [count - left for count, left in zip(counts, missing, strict=True)]
+        self.before = dict(zip(self._files, stored, strict=True))
+        if not any(stored):
+            log.info("embeddings are stored in %s; to resume after an interruption, repeat the command", self.folder)
+        for file, encoded, count, own_bad in zip(files, stored, counts, bad, strict=True):
+            self.counts.add_earlier_rows(file.subset, file.side, encoded, own_bad)
             if encoded:
-                log.info("%s: %d of %d %s are encoded already", file.subset, encoded, count, PLURAL[file.side])
-        return [evaluation_batches(file.writer.rows, batch_size) for file in self._files.values()]
+                log.info("%s: %d of %d %s are already encoded", file.subset, encoded, count, PLURAL[file.side])
+        return [split_evaluation_batches(file.writer.rows, batch_size) for file in self._files.values()]
 
     def start(self) -> None:
-        """Keep what is in the stores; `begin` has started the counts."""
+        """Do nothing: `begin` has started the counts, and stored vectors are kept."""
 
-    def encoded(self, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
-        """What is stored of a subset; see `EmbeddingSink.encoded`."""
+    def get_encoded(self, subset: EvaluationSubset, device: torch.device) -> EncodedSubset:
+        """Return the stored vectors of a subset; all ranks call this together, once per subset.
+
+        Args:
+            subset: the subset.
+            device: ignored.
+        """
         passages, queries = (self._embeddings[subset.name, side] for side in SIDES)
         return _StoredSubset(passages, queries, self.folder / subset.name / INDEX, self._barrier)
 
     def _add(self, batch: EvaluationBatch, vectors: Tensor) -> None:
-        """Write a batch; rows have to come in the order of `begin`. Raises DataError where vectors are not finite."""
+        """Write a batch; rows must be added in the order of `begin`.
+
+        Raises:
+            DataError: if a vector is not finite; the error has the location of the row.
+        """
         if batch.is_repeated:
             return
         file = self._files[batch.subset, batch.side]
-        expected = file.writer.rows[file.taken : file.taken + len(batch)]
+        expected = file.writer.rows[file.written : file.written + len(batch)]
         if batch.rows.tolist() != expected:
-            raise RuntimeError(f"{file.store.folder}: rows {batch.rows.tolist()} came where {expected} were due")
-        check_finite(file.rows, batch, vectors, ", or trainer.precision=32-true if this is a lower one")
+            raise RuntimeError(f"{file.store.folder}: expected rows {expected}, got {batch.rows.tolist()}")
+        check_finite(file.rows, batch, vectors, " or trainer.precision=32-true")
         file.writer.add(vectors, provisional=batch.imageless)
-        file.taken += len(batch)
+        file.written += len(batch)
 
     def _wait(self) -> None:
         self._barrier.wait()
@@ -155,7 +166,7 @@ class StoredSink(EmbeddingSink):
     def _finish(self) -> None:
         if rank() == 0:
             for file in self._files.values():
-                if file.was_finished:  # by an earlier process: nobody has looked at its content since
+                if file.was_finished:  # by an earlier process: its content is verified
                     EmbeddingStore.open(file.store.folder, self._fingerprint)
                 file.store.finish()
         self._barrier.wait()
@@ -164,42 +175,48 @@ class StoredSink(EmbeddingSink):
         }
 
     def remove(self) -> None:
-        """Deletes the stores; called on all ranks together, when nothing else holds what was taken from them.
+        """Delete the stores; all ranks call this together, after releasing all vectors of the sink.
 
-        NFS keeps a deleted file that is still mapped somewhere, by another name, and its folder with it.
+        On NFS, a deleted file that is still mapped remains under another name, and so does its folder.
         """
         self._files, self._embeddings = {}, {}
-        gc.collect()  # a map is closed with the last tensor of it, which may hang in a circle of references
+        gc.collect()  # closes maps whose tensors are in reference cycles
         self._barrier.wait()
         if rank() != 0:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.exists():
-            log.warning("%s: some of the embeddings cannot be removed; nobody needs them any more", self.folder)
+            log.warning(
+                "%s: some embeddings could not be deleted; they are no longer needed, delete the folder manually",
+                self.folder,
+            )
 
-    def _find_folder(self) -> None:
-        """Makes the folder, on the first rank; on the others sees whether it is the same one, not one of the same name.
+    def _create_shared_folder(self) -> None:
+        """Create the folder on rank 0, and check that the other ranks share it.
 
-        A rank on another machine, which SLURM starts by a command of its own, may have another disk or another `${now}`.
+        A rank on another machine may have another disk or, if SLURM starts it by a separate command, another value of
+        `${now}`.
         """
         if world_size() == 1:
             return
-        sign = self.folder / self._barrier.from_first(f".seen-{uuid4().hex}")
+        marker = self.folder / self._barrier.broadcast(f".seen-{uuid4().hex}")
         if rank() == 0:
-            sign.parent.mkdir(parents=True, exist_ok=True)
-            sign.touch()
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
         self._barrier.wait()
-        blind = self._barrier.sums([int(number == rank() and not sign.exists()) for number in range(world_size())])
-        output = self._barrier.from_first(str(self.folder.parent))
+        has_no_marker = self._barrier.all_reduce_sum(
+            [int(number == rank() and not marker.exists()) for number in range(world_size())]
+        )
+        output = self._barrier.broadcast(str(self.folder.parent))
         if rank() == 0:
-            sign.unlink()
-        if any(blind):
+            marker.unlink()
+        if any(has_no_marker):
             raise ConfigError(
-                f"rank {blind.index(1)} does not see output_dir={output}; give output_dir=DIR on a disk that all machines "
-                "share",
+                f"rank {has_no_marker.index(1)} does not see output_dir={output}; set output_dir to a folder on a disk that "
+                "all machines share",
                 code="output-dir-not-shared",
                 path=output,
-                rank=blind.index(1),
+                rank=has_no_marker.index(1),
             )
 
     def _store(
@@ -212,13 +229,13 @@ class StoredSink(EmbeddingSink):
                 ids,
                 self._shapes[file.side],
                 self._fingerprint,
-                {**self._made_with, CONTENT: content_digest(rows)},
+                {**self._made_with, CONTENT: hash_content(rows)},
                 dtype=str(DTYPES[file.side]).removeprefix("torch."),
                 batch_rows=batch_size,
             )
-        except AnotherStore as error:
+        except StoreMismatch as error:
             raise DataError(
-                f"{self.folder}: holds {PLURAL[file.side]} of {file.subset} from another evaluation, with "
+                f"{self.folder}: contains {PLURAL[file.side]} of {file.subset} from another evaluation, with "
                 f"{error.difference}; delete this folder, or choose another output_dir",
                 code="stored-vectors-differ",
                 path=self.folder,
@@ -226,11 +243,11 @@ class StoredSink(EmbeddingSink):
             ) from None
 
 
-def _still_imageless(file: EvaluationRows, bad: Tally, rows: list[int]) -> bool:
-    """Whether none of these rows' images can be read now; they are counted in `bad` then."""
+def _are_images_still_missing(file: EvaluationRows, bad: Tally, rows: list[int]) -> bool:
+    """Return whether none of the rows' images can be read now; if so, add the rows to `bad`."""
     found = [file[row][2] for row in rows]
     if None in found:
-        return False  # the loader reads them all again, and they are counted then
+        return False  # the loader reads all of them again and counts them
     for row in found:
         bad.add(row)
     return True
@@ -238,33 +255,36 @@ def _still_imageless(file: EvaluationRows, bad: Tally, rows: list[int]) -> bool:
 
 class _StoredSubset(EncodedSubset):
     def __init__(self, passages: Embeddings, queries: Embeddings, folder: Path, barrier: Barrier) -> None:
-        stretch = share_of(len(passages))
+        shard = rank_slice(len(passages))
         self.pool_rows = torch.arange(len(passages))
         self.query_rows = torch.arange(len(queries))
         self.queries = queries.vectors
-        self.share = passages.part(stretch.start, stretch.stop)
-        self.positions = torch.arange(stretch.start, stretch.stop)
+        self.share = passages.part(shard.start, shard.stop)
+        self.positions = torch.arange(shard.start, shard.stop)
         self._passages = passages
         self._folder = folder
         self._barrier = barrier
 
-    def index_of_all(self, index: Index) -> Index:
-        """The first rank builds it of the mapped store and saves it, and all load it; one of no known kind is built by each."""
+    def build_full_index(self, index: Index) -> Index:
+        """Build the index on rank 0 from the mapped store and load it on all ranks; all ranks call this together.
+
+        A single process builds it directly.
+        """
         if world_size() == 1:
             index.build(self._passages)
             return index
         if rank() == 0:
             log.info(
-                "the first rank builds the index of %d passages, and the other %d wait for it, without a time limit",
+                "rank 0 builds the index of %d passages; the other %d ranks wait without a time limit",
                 *(len(self._passages), world_size() - 1),
             )
-            # Another object: what it holds is not needed here any longer once it is saved.
+            # A clone, which is freed as soon as it is saved.
             built = index.clone(index.device)
             built.build(self._passages)
             built.save(self._folder)
             del built
         self._barrier.wait()
-        # On the first rank too: a loaded FAISS index is on the CPU, and all ranks have to find the same.
+        # Rank 0 loads it as well: a loaded FAISS index is on the CPU, and all ranks must return the same results.
         loaded = Index.load(self._folder, self._passages, index.device, verify=False)
         self._barrier.wait()
         if rank() == 0:

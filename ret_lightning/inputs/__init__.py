@@ -1,12 +1,12 @@
-"""What goes into an encoder: token ids from texts, pixels from images, both in one `EncoderInput`.
+"""Inputs of the encoders: tokenizers, image decoding and transforms, and `EncoderInput`.
 
-The ground floor: models and data both stand on it and know nothing of each other.
+The packages `models` and `data` depend on this package, and not on each other.
 """
 
-from ret_lightning.inputs.decoding import decode_image, open_image, rgb_image
+from ret_lightning.inputs.decoding import decode_image, open_image, to_rgb
 from ret_lightning.inputs.encoder_input import EncoderInput
 from ret_lightning.inputs.image_transform import Augmentation, ImageTransform
-from ret_lightning.inputs.items import Item, encoder_input
+from ret_lightning.inputs.items import Item, collate_items
 from ret_lightning.inputs.preprocessor import Preprocessor
 from ret_lightning.inputs.tokenizer import ClipTokenizer, Tokenizer
 
@@ -18,8 +18,8 @@ __all__ = [
     "Item",
     "Preprocessor",
     "Tokenizer",
+    "collate_items",
     "decode_image",
-    "encoder_input",
     "open_image",
-    "rgb_image",
+    "to_rgb",
 ]

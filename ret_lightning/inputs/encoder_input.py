@@ -1,4 +1,7 @@
-"""The one type that an encoder takes: B rows of text and image, of which either may be missing."""
+"""The input of an encoder: a batch of rows with a text, an image or both.
+
+B is the number of rows, L the padded length of the texts, B_text and B_image the numbers of rows with a text and with an image.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """B rows for one tower.
+    """A batch of B rows for one tower.
+
+    The rows with a text and with an image are stored as indices instead of masks, so that their number is known without a GPU
+    synchronization. Use `EncoderInput.dense` to build an instance from dense tensors and masks.
 
     Attributes:
-        input_ids: (B, L) int64 token ids, padded on the right. Rows without a text hold anything (an empty string, say).
-        attention_mask: (B, L) bool, True where a token counts.
-        pixel_values: (B_image, 3, h, w) floating point, of the rows that have an image, in the order of the rows.
-        text_rows: (B_text,) int64, the rows that have a text, ascending.
-        image_rows: (B_image,) int64, the rows that have an image, ascending.
+        input_ids: (B, L) int64 token ids, padded on the right; arbitrary for rows without a text.
+        attention_mask: (B, L) bool, True for tokens and False for padding.
+        pixel_values: (B_image, 3, h, w) floating point, images of `image_rows`.
+        text_rows: (B_text,) int64, indices of the rows with a text, ascending.
+        image_rows: (B_image,) int64, indices of the rows with an image, ascending.
 
-    The rows stand as indices, not as masks, so that no GPU has to be asked how many there are; `text_mask` and
-    `image_mask` are derived. Build one from dense tensors with `EncoderInput.dense`.
+    Raises:
+        ValueError: if the shapes are inconsistent.
     """
 
     input_ids: Tensor
@@ -32,13 +38,13 @@ class EncoderInput:
     def __post_init__(self) -> None:
         if self.input_ids.dim() != 2 or self.attention_mask.shape != self.input_ids.shape:
             raise ValueError(
-                "EncoderInput: input_ids and attention_mask must both be (B, L), got "
+                "EncoderInput: input_ids and attention_mask must both have the shape (B, L), got "
                 f"{tuple(self.input_ids.shape)} and {tuple(self.attention_mask.shape)}"
             )
         if self.pixel_values.dim() != 4 or len(self.pixel_values) != len(self.image_rows):
             raise ValueError(
-                f"EncoderInput: pixel_values must be ({len(self.image_rows)}, 3, h, w), one for each row that has an "
-                f"image, got {tuple(self.pixel_values.shape)}"
+                f"EncoderInput: pixel_values must have the shape ({len(self.image_rows)}, 3, h, w), one image for each of "
+                f"image_rows, got {tuple(self.pixel_values.shape)}"
             )
 
     @classmethod
@@ -50,18 +56,20 @@ class EncoderInput:
         text_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
     ) -> EncoderInput:
-        """From dense tensors, as the published code takes them.
+        """Build the input from dense tensors and masks, the arguments of the published code.
 
         Args:
-            input_ids: (B, L) integers.
-            attention_mask: (B, L), non-zero where a token counts.
-            pixel_values: (B, 3, h, w); pictures of rows without an image are dropped. (B_image, 3, h, w) with only the
-                rows that have one is taken as well.
-            text_mask: (B,) non-zero where the row has a text; None: all have.
-            image_mask: (B,) non-zero where the row has an image; None: all have.
+            input_ids: (B, L) integer token ids.
+            attention_mask: (B, L), non-zero for tokens.
+            pixel_values: (B, 3, h, w), of which rows without an image are dropped, or (B_image, 3, h, w).
+            text_mask: (B,), non-zero for rows with a text; None: all rows.
+            image_mask: (B,), non-zero for rows with an image; None: all rows.
+
+        Raises:
+            ValueError: if the shapes are inconsistent.
         """
-        text_mask = _mask(text_mask, "text_mask", input_ids)
-        image_mask = _mask(image_mask, "image_mask", input_ids)
+        text_mask = _as_bool_mask(text_mask, "text_mask", input_ids)
+        image_mask = _as_bool_mask(image_mask, "image_mask", input_ids)
         image_rows = image_mask.nonzero().squeeze(1)
         if len(pixel_values) == len(input_ids) and len(image_rows) < len(input_ids):
             pixel_values = pixel_values[image_rows.to(pixel_values.device)]
@@ -72,40 +80,40 @@ class EncoderInput:
 
     @property
     def text_mask(self) -> Tensor:
-        """(B,) bool, True where the row has a text."""
+        """(B,) bool, True for rows with a text."""
         return _rows_to_mask(self.text_rows, len(self))
 
     @property
     def image_mask(self) -> Tensor:
-        """(B,) bool, True where the row has an image."""
+        """(B,) bool, True for rows with an image."""
         return _rows_to_mask(self.image_rows, len(self))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncoderInput:
-        """The same rows on another device; dtypes stay."""
+        """Return the input on another device; dtypes are unchanged."""
         return EncoderInput(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
     def pin_memory(self) -> EncoderInput:
-        """The same rows in page-locked memory; a DataLoader with `pin_memory=True` calls it."""
+        """Return the input in page-locked memory. A DataLoader with `pin_memory=True` calls this method."""
         return EncoderInput(*(getattr(self, f.name).pin_memory() for f in fields(self)))
 
-    def stretch(self, start: int, stop: int) -> EncoderInput:
-        """The rows from `start` to `stop`, without it; texts keep their padding."""
+    def slice(self, start: int, stop: int) -> EncoderInput:
+        """Return the rows in [start, stop); texts keep their padding."""
         texts = self.text_rows[(self.text_rows >= start) & (self.text_rows < stop)]
-        own = (self.image_rows >= start) & (self.image_rows < stop)
+        images = (self.image_rows >= start) & (self.image_rows < stop)
         return EncoderInput(
             self.input_ids[start:stop],
             self.attention_mask[start:stop],
-            self.pixel_values[own],
+            self.pixel_values[images],
             texts - start,
-            self.image_rows[own] - start,
+            self.image_rows[images] - start,
         )
 
 
-def _mask(mask: Tensor | None, name: str, input_ids: Tensor) -> Tensor:
+def _as_bool_mask(mask: Tensor | None, name: str, input_ids: Tensor) -> Tensor:
     if mask is None:
         return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
     if mask.shape != input_ids.shape[:1]:
-        raise ValueError(f"EncoderInput: {name} must be ({len(input_ids)},), got {tuple(mask.shape)}")
+        raise ValueError(f"EncoderInput: {name} must have the shape ({len(input_ids)},), got {tuple(mask.shape)}")
     return mask.bool()
 
 

@@ -1,4 +1,4 @@
-"""One side of a row before it is put into a batch, and the step from such items to an `EncoderInput`."""
+"""Items, which are single queries or passages, and their collation to an `EncoderInput`."""
 
 from __future__ import annotations
 
@@ -13,36 +13,44 @@ from torch.nn.functional import pad
 from ret_lightning.inputs.encoder_input import EncoderInput
 from ret_lightning.inputs.tokenizer import Tokenizer
 
-Side = Literal["passage", "query"]  # of a row: which tower encodes it
+Side = Literal["passage", "query"]  # selects the tower
 PLURAL: dict[Side, str] = {"passage": "passages", "query": "queries"}
 
-# Kernels take the places of a text by so many at a time, sum what is left over in another order, and a sum's last bit with it.
+# Kernels process this many tokens at once. The order of a sum, and with it its last bit, depends on the remainder.
 BLOCK = 16
 
 
 @dataclass(frozen=True)
 class Item:
-    """One side of a row, ready to be put into a batch: a text or None, and pixels (3, h, w) float32 or None."""
+    """A query or passage before collation.
+
+    Attributes:
+        text: text, or None.
+        pixels: pixels (3, h, w) float32, or None.
+    """
 
     text: str | None
     pixels: Tensor | None
 
 
-def encoder_input(
-    items: Sequence[Item], tokenizer: Tokenizer, image_size: int, by_itself: bool = False
+def collate_items(
+    items: Sequence[Item], tokenizer: Tokenizer, image_size: int, batch_invariant: bool = False
 ) -> EncoderInput:
-    """B items as one input; texts are tokenised together, if there are any, and only the images that are there stacked.
+    """Collate items to one input: tokenize their texts and stack their images.
 
     Args:
-        items: B of them.
-        tokenizer: texts to ids and mask; the longest text that it makes is its `max_length`, if it has one.
-        image_size: side of an image, pixels, for the shape of a batch without any.
-        by_itself: pad texts to a multiple of 16 ids, or to the tokenizer's `max_length`, so that what becomes of an item does
-            not depend, by a last bit, on how long the other texts of its batch are. Costs 8 ids a text on average.
+        items: B items.
+        tokenizer: tokenizer of the texts.
+        image_size: side of an image in pixels, which determines the shape of a batch without images.
+        batch_invariant: whether to pad texts to a multiple of 16 tokens, or to the `max_length` of the tokenizer, so that the
+            features of an item do not depend, by a last bit, on the lengths of the other texts in the batch.
+
+    Returns:
+        The B rows.
     """
     if any(item.text is not None for item in items):
         input_ids, attention_mask = tokenizer([item.text or "" for item in items])
-        if by_itself:
+        if batch_invariant:
             longest = getattr(tokenizer, "max_length", input_ids.shape[1])
             more = max(0, min(-(-input_ids.shape[1] // BLOCK) * BLOCK, longest) - input_ids.shape[1])
             input_ids = pad(input_ids, (0, more), value=getattr(tokenizer, "pad_id", 0))

@@ -1,4 +1,4 @@
-"""Files whose names are nearly the one that does not exist, for error messages: what the user may have meant."""
+"""Search for files with a name similar to one that does not exist, for error messages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from urllib.parse import unquote
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 
-# Images may be missing by the million, from folders of millions of files on slow disks.
-MOST_LISTED = 100_000  # names in one search
-MOST_FOLDERS = 100  # below the root that are tried as a missing leading folder
-MOST_SECONDS = 10.0  # for all searches of a process together; later ones find nothing
-MOST_NAMED = 3
-LONGEST_PATH = 4096  # characters, as on Linux; longer ones are not taken apart
+# Limits, because millions of images may be missing, in folders of millions of files on slow disks.
+MAX_LISTED = 100_000  # names per search
+MAX_FOLDERS = 100  # subfolders of the root that are tried as a missing leading folder
+MAX_SECONDS = 10.0  # of all searches of a process together; later searches return nothing
+MAX_MATCHES = 3
+MAX_PATH_LENGTH = 4096  # characters, as on Linux; longer paths are not searched
 
 _STEPS: dict[str, Callable[[str], str]] = {
     "percent-encoding": unquote,
@@ -35,30 +35,34 @@ _SPELLING = ("suffix", "letter case", "Unicode normalisation")
 _seconds = 0.0
 
 
-class Near(NamedTuple):
-    """The result of a search.
+class NearMatches(NamedTuple):
+    """Result of a search for similar names.
 
     Attributes:
-        names: with `/` between folders; at most `MOST_NAMED`.
-        cut: whether the search ended at a limit, so that there may be others.
+        names: paths of the matches, with `/` between folders; at most `MAX_MATCHES`.
+        is_partial: whether the search stopped at a limit, so that there may be further matches.
     """
 
     names: tuple[str, ...] = ()
-    cut: bool = False
+    is_partial: bool = False
 
-    def hint(self, asked: str) -> str:
-        """The end of an error message: the names and how they differ from `asked`; empty where there is nothing to report."""
+    def hint(self, requested: str) -> str:
+        """Return the end of an error message: the matches and how they differ; empty if there is nothing to report.
+
+        Args:
+            requested: the path that does not exist.
+        """
         if self.names:
-            return f"; near match: {', '.join(map(repr, self.names))} ({difference(asked, self.names[0])})"
-        return f"; no near match among {MOST_LISTED:,} names, after which the search ended" if self.cut else ""
+            return f"; near match: {', '.join(map(repr, self.names))} ({describe_difference(requested, self.names[0])})"
+        return f"; no near match among the first {MAX_LISTED:,} names" if self.is_partial else ""
 
 
-def name_key(name: str, without: tuple[str, ...] = ()) -> str:
-    """What different spellings of a path have in common.
+def normalize_name(name: str, without: tuple[str, ...] = ()) -> str:
+    """Normalize a path, so that different spellings of it become equal.
 
     Args:
         name: a path with `/` or backslashes between folders.
-        without: steps of the conversion that are left out.
+        without: steps of the normalization to skip.
     """
     for step, change in _STEPS.items():
         if step not in without:
@@ -66,47 +70,51 @@ def name_key(name: str, without: tuple[str, ...] = ()) -> str:
     return name
 
 
-def tails(path: str) -> Iterator[str]:
-    """A path without its first folder, without its first two, and so on down to the file name."""
+def iter_tails(path: str) -> Iterator[str]:
+    """Iterate over a path without its first folder, without its first two, and so on down to the file name."""
     while "/" in path:
         path = path.partition("/")[2]
         yield path
 
 
-def difference(asked: str, found: str) -> str:
-    """How two spellings of a path differ, in words."""
-    steps = [step for step in _STEPS if not _same_end(name_key(asked, (step,)), name_key(found, (step,)))]
-    if asked.startswith("/"):
+def describe_difference(requested: str, found: str) -> str:
+    """Return how two spellings of a path differ, in words, such as `letter case, suffix`."""
+    steps = [
+        step
+        for step in _STEPS
+        if not _have_same_end(normalize_name(requested, (step,)), normalize_name(found, (step,)))
+    ]
+    if requested.startswith("/"):
         steps.append("leading slash")
-    if name_key(asked).count("/") != name_key(found).count("/"):
+    if normalize_name(requested).count("/") != normalize_name(found).count("/"):
         steps.append("leading folder")
     return ", ".join(steps) or "suffix"
 
 
-def near_names(root: Path, asked: str) -> Near:
-    """Files below a folder whose path is spelled nearly like one that does not exist.
+def find_near_names(root: Path, requested: str) -> NearMatches:
+    """Find files in a folder whose path is similar to one that does not exist.
 
-    Spellings differ in letter case, Unicode normalisation, backslashes, percent-encoding, leading or trailing spaces, the
-    suffix of an image, or leading folders that one of them lacks. Only folders on the path and the root are listed, up to
-    `MOST_LISTED` names together.
+    Paths are similar if they differ only in letter case, Unicode normalisation, backslashes, percent-encoding, leading or
+    trailing spaces, the suffix of an image, or leading folders. The search lists the root and the folders of the path, at most
+    `MAX_LISTED` names.
 
     Args:
         root: the folder.
-        asked: the path below it; a leading slash does not count.
+        requested: path relative to the folder; a leading slash is ignored.
     """
-    if len(asked) > LONGEST_PATH:
-        return Near()
+    if len(requested) > MAX_PATH_LENGTH:
+        return NearMatches()
     try:
-        return timed_search(lambda: _Search(root, name_key(asked, _SPELLING)).near())
+        return run_search(lambda: _Search(root, normalize_name(requested, _SPELLING)).run())
     except (OSError, ValueError):  # a folder that cannot be listed, a null byte
-        return Near()
+        return NearMatches()
 
 
-def timed_search(search: Callable[[], Near]) -> Near:
-    """The result of a search; an empty one after `MOST_SECONDS` of searches in this process."""
+def run_search(search: Callable[[], NearMatches]) -> NearMatches:
+    """Run a search, or return no matches if searches of this process have taken `MAX_SECONDS`."""
     global _seconds
-    if _seconds > MOST_SECONDS:
-        return Near()
+    if _seconds > MAX_SECONDS:
+        return NearMatches()
     start = time.monotonic()
     try:
         return search()
@@ -114,70 +122,77 @@ def timed_search(search: Callable[[], Near]) -> Near:
         _seconds += time.monotonic() - start
 
 
-def near_file(path: Path) -> Near:
-    """Near matches of a file that does not exist, as paths that begin like `path`."""
+def find_near_files(path: Path) -> NearMatches:
+    """Find files with a path similar to one that does not exist.
+
+    Args:
+        path: path of a file that does not exist.
+
+    Returns:
+        The matches, relative or absolute as `path` is.
+    """
     for folder in path.parents:
         if folder.is_dir():
-            found = near_names(folder, str(path.relative_to(folder)))
+            found = find_near_names(folder, str(path.relative_to(folder)))
             return found._replace(names=tuple(str(folder / name) for name in found.names))
-    return Near()
+    return NearMatches()
 
 
 class _Search:
     def __init__(self, root: Path, path: str) -> None:
         self.root = root
-        self.paths = (path, *tails(path))
-        self.wanted = {name_key(name) for tail in self.paths for name in (tail, tail.partition("/")[0])}
-        self.left = MOST_LISTED
-        self.cut = False
+        self.paths = (path, *iter_tails(path))
+        self.relevant = {normalize_name(name) for tail in self.paths for name in (tail, tail.partition("/")[0])}
+        self.remaining = MAX_LISTED
+        self.is_partial = False
         self._listed: dict[Path, dict[str, list[str]]] = {}
         self._folders: dict[Path, list[str]] = {}
 
-    def near(self) -> Near:
-        """Near matches of the path, else of its tails, else of it below one more folder."""
+    def run(self) -> NearMatches:
+        """Find matches of the path, else of its tails, else of the path in a subfolder."""
         for path in self.paths:
-            if found := tuple(islice(self._below(self.root, "", path), MOST_NAMED)):
-                return Near(found)
-        self._names(self.root)
+            if found := tuple(islice(self._find_below(self.root, "", path), MAX_MATCHES)):
+                return NearMatches(found)
+        self._list_names(self.root)
         parent, file = posixpath.split(self.paths[0])
         below = (posixpath.join(name, parent) for name in sorted(self._folders[self.root]))
-        found = (posixpath.join(at, name) for at in below for name in _spelled(self.root / at, file))
-        return Near(tuple(islice(found, MOST_NAMED)), self.cut)
+        found = (posixpath.join(at, name) for at in below for name in _find_spellings(self.root / at, file))
+        return NearMatches(tuple(islice(found, MAX_MATCHES)), self.is_partial)
 
-    def _below(self, folder: Path, prefix: str, path: str) -> Iterator[str]:
+    def _find_below(self, folder: Path, prefix: str, path: str) -> Iterator[str]:
         first, slash, rest = path.partition("/")
         if slash and (folder / first).is_dir():
-            yield from self._below(folder / first, f"{prefix}{first}/", rest)
+            yield from self._find_below(folder / first, f"{prefix}{first}/", rest)
             return
-        # First without a listing, which would be cut in a folder of millions of files.
-        if not slash and (found := _spelled(folder, path)):
+        # First without a listing, which would reach its limit in a folder of millions of files.
+        if not slash and (found := _find_spellings(folder, path)):
             yield from (prefix + name for name in found)
             return
-        names = self._names(folder)
-        yield from (prefix + name for name in sorted(names.get(name_key(path), ())) if (folder / name).is_file())
-        for name in sorted(names.get(name_key(first), ())) if slash else ():
+        names = self._list_names(folder)
+        yield from (prefix + name for name in sorted(names.get(normalize_name(path), ())) if (folder / name).is_file())
+        for name in sorted(names.get(normalize_name(first), ())) if slash else ():
             if (folder / name).is_dir():
-                yield from self._below(folder / name, f"{prefix}{name}/", rest)
+                yield from self._find_below(folder / name, f"{prefix}{name}/", rest)
 
-    def _names(self, folder: Path) -> dict[str, list[str]]:
-        """The names in a folder that matter, by their keys."""
+    def _list_names(self, folder: Path) -> dict[str, list[str]]:
+        """List the relevant names in a folder, by normalized name."""
         if folder not in self._listed:
             names = self._listed[folder] = {}
             folders = self._folders[folder] = []
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if self.left == 0:
-                        self.cut = True
+                    if self.remaining == 0:
+                        self.is_partial = True
                         break
-                    self.left -= 1
-                    if (key := name_key(entry.name)) in self.wanted:
+                    self.remaining -= 1
+                    if (key := normalize_name(entry.name)) in self.relevant:
                         names.setdefault(key, []).append(entry.name)
-                    if len(folders) < MOST_FOLDERS and entry.is_dir():
+                    if len(folders) < MAX_FOLDERS and entry.is_dir():
                         folders.append(entry.name)
         return self._listed[folder]
 
 
-def _same_end(path: str, other: str) -> bool:
+def _have_same_end(path: str, other: str) -> bool:
     return path == other or path.endswith(f"/{other}") or other.endswith(f"/{path}")
 
 
@@ -186,8 +201,8 @@ def _without_suffix(name: str) -> str:
     return name[:dot] if name[dot:].lower() in SUFFIXES else name
 
 
-def _spelled(folder: Path, name: str) -> list[str]:
-    """The files in a folder under the usual other spellings of a name, each once where the file system ignores case."""
+def _find_spellings(folder: Path, name: str) -> list[str]:
+    """Find the files in a folder under common other spellings of a name, without duplicates if the file system ignores case."""
     stem = _without_suffix(name)
     stems = {normalize(form, change(stem)) for form in ("NFC", "NFD") for change in (str, str.lower, str.upper)}
     suffixes = dict.fromkeys((name[len(stem) :], "", *SUFFIXES, *map(str.upper, SUFFIXES)))

@@ -1,4 +1,4 @@
-"""What tokenizers and image transforms have in common: a checkpoint stores them and builds them again."""
+"""Base class of tokenizers and image transforms, which are stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ if TYPE_CHECKING:
 
 
 class Preprocessor:
-    """Turns texts or images into what a backbone takes.
+    """Base class of the preprocessing of a backbone's inputs.
 
-    A checkpoint stores the class by `name`, its settings (`to_config`) and its files (`files`); `from_config` builds it again
-    from these. Nothing stored is executed: settings are JSON, and files are whatever the class itself reads safely.
+    A checkpoint stores the `name` of the class, its settings (`to_config`) and its files (`files`), and `from_config` restores
+    the object. Nothing in a checkpoint is executed: settings are JSON, and files are data.
 
     By default the settings are the arguments of the constructor, each read from the attribute of the same name, as in
-    scikit-learn. A subclass that keeps them otherwise, or has files, overrides the three methods.
+    scikit-learn. A subclass with other attributes, or with files, overrides the three methods.
 
     Attributes:
-        name: by which a checkpoint stores the class. A class that sets none is stored by its dotted name, so a checkpoint of it
-            is not read once the class is moved or renamed.
+        name: name of the class in checkpoints. The default is the dotted name of the class, with which a checkpoint can no
+            longer be loaded once the class is moved or renamed.
     """
 
     name: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Never the parent's: a checkpoint would be read as the parent.
+        # Not inherited: a checkpoint would be restored as the parent class.
         cls.name = cls.__dict__.get("name") or f"{cls.__module__}.{cls.__qualname__}"
 
     def to_config(self) -> dict[str, Any]:
-        """The settings, which JSON can store.
+        """Return the settings as values that JSON can store.
 
         Raises:
-            ConfigError: if an argument of the constructor has no attribute of its name.
+            ConfigError: if an argument of the constructor has no attribute of the same name.
         """
         settings = {}
         for parameter in inspect.signature(type(self)).parameters.values():
             named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if not named or not hasattr(self, parameter.name):
                 raise ConfigError(
-                    f"{type(self).__module__}.{type(self).__qualname__} cannot be stored in a checkpoint: it has no attribute "
-                    f"for the argument {parameter.name} of its constructor; store the value under that name, or override "
-                    "to_config and from_config",
+                    f"{type(self).__module__}.{type(self).__qualname__} cannot be stored in a checkpoint: expected an "
+                    f"attribute {parameter.name} for that constructor argument; add it, or override to_config and from_config",
                     code="preprocessor-setting-missing",
                     found=type(self).__qualname__,
                     key=parameter.name,
@@ -56,9 +55,14 @@ class Preprocessor:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], files: Mapping[str, bytes]) -> Self:
-        """The object of `to_config` and `files`; lists of JSON may have been tuples."""
+        """Restore an object from its settings and files.
+
+        Args:
+            config: the result of `to_config`, with lists for tuples.
+            files: the result of `files`.
+        """
         return cls(**config)
 
     def files(self) -> dict[str, bytes]:
-        """The content of the files that it is built from, by plain file name, such as a vocabulary."""
+        """Return the contents of the files that are needed to restore the object, such as a vocabulary, by file name."""
         return {}

@@ -1,7 +1,7 @@
-"""Encoded images without their metadata: the pixels of files whose metadata is broken.
+"""Removal of metadata from encoded images, so that images with broken metadata can be decoded.
 
-Each function copies the parts that hold pixels, orientation and, where it is whole, transparency, and drops the rest. None
-of them repairs pixels: what is truncated stays truncated.
+Each function copies the parts with pixels, orientation and, if it is intact, transparency, and drops the others. Pixels are not
+repaired: truncated images remain truncated.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _AVIF_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)  # version, flags, id, protection; type
 
 
-def bare_images(data: bytes) -> Iterator[bytes]:
-    """Copies of an encoded image without metadata, in the order in which to try them.
+def strip_metadata(data: bytes) -> Iterator[bytes]:
+    """Iterate over copies of an encoded image without metadata, in the order in which to try them.
 
     Args:
-        data: the content of a file; there is no copy of formats that are not known here, nor of a file without metadata.
+        data: content of an image file. There are no copies of files in unknown formats, and of files without metadata.
     """
     last = data
-    for begins, bare in _FORMATS:
-        if begins.match(data):
+    for signature, strip in _FORMATS:
+        if signature.match(data):
             try:
-                for copy in bare(data):
+                for copy in strip(data):
                     if copy != last:
                         yield copy
                     last = copy
-            except (struct.error, IndexError):  # the file ends within a header
+            except (struct.error, IndexError):  # the file is truncated within a header
                 return
 
 
-def _png(data: bytes) -> Iterator[bytes]:
+def _strip_png(data: bytes) -> Iterator[bytes]:
     chunks = [*_png_chunks(data)]
     for kept in ((b"tRNS", b"eXIf"), (b"eXIf",), ()):
         yield _PNG + b"".join(chunk for name, chunk in chunks if name[:1].isupper() or name in kept)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and bytes of the whole chunks; without optional ones whose checksum is wrong."""
+    """Iterate over the names and bytes of chunks, without optional chunks that are truncated or have a wrong checksum."""
     at = len(_PNG)
     while at + 12 <= len(data):
         (size,) = struct.unpack_from(">I", data, at)
         name, chunk = data[at + 4 : at + 8], data[at : at + 12 + size]
-        whole = len(chunk) == 12 + size and struct.unpack(">I", chunk[-4:])[0] == zlib.crc32(chunk[4:-4])
-        if whole or name[:1].isupper():
+        is_intact = len(chunk) == 12 + size and struct.unpack(">I", chunk[-4:])[0] == zlib.crc32(chunk[4:-4])
+        if is_intact or name[:1].isupper():
             yield name, chunk
         at += 12 + size
 
 
-def _jpeg(data: bytes) -> Iterator[bytes]:
+def _strip_jpeg(data: bytes) -> Iterator[bytes]:
     kept, at = [data[:2]], 2
     while data[at] == 0xFF:
         marker = data[at + 1]
@@ -70,7 +70,7 @@ def _jpeg(data: bytes) -> Iterator[bytes]:
             return
         (size,) = struct.unpack_from(">H", data, at + 2)
         content = data[at + 4 : at + 2 + size]
-        # The first two tell how colours are stored.
+        # JFIF and Adobe define the colour space.
         known = (0xE0, b"JFIF\0", 14), (0xEE, b"Adobe", 12), (0xE1, b"Exif\0\0", 6)
         is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
         if not is_metadata or any(marker == m and content.startswith(c) and len(content) >= n for m, c, n in known):
@@ -78,7 +78,7 @@ def _jpeg(data: bytes) -> Iterator[bytes]:
         at += 2 + size
 
 
-def _webp(data: bytes) -> Iterator[bytes]:
+def _strip_webp(data: bytes) -> Iterator[bytes]:
     for kept in ((b"EXIF",), ()):
         chunks, at = [], 12
         while at + 8 <= len(data):
@@ -91,18 +91,18 @@ def _webp(data: bytes) -> Iterator[bytes]:
         yield b"RIFF" + struct.pack("<I", len(content)) + content
 
 
-def _tiff(data: bytes) -> Iterator[bytes]:
+def _strip_tiff(data: bytes) -> Iterator[bytes]:
     order = "<" if data[:2] == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, start)
     entries = [data[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
     kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _TIFF_PIXELS]
-    end = start + 2 + 12 * count  # of the entries; then comes where the next image begins
+    end = start + 2 + 12 * count  # of the entries; the offset of the next image follows
     table = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + data[end : end + 4]
     yield data[:start] + table + data[start + len(table) :]
 
 
-def _gif(data: bytes) -> Iterator[bytes]:
+def _strip_gif(data: bytes) -> Iterator[bytes]:
     def table_size(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
@@ -115,27 +115,27 @@ def _gif(data: bytes) -> Iterator[bytes]:
     kept = [data[:at]]
     while data[at] == 0x21:
         end = end_of_blocks(at + 2)
-        if data[at + 1] == 0xF9 and data[at + 2] == 4:  # what is transparent
+        if data[at + 1] == 0xF9 and data[at + 2] == 4:  # contains the transparent colour
             kept.append(data[at:end])
         at = end
     yield b"".join((*kept, data[at:]))
 
 
-def _avif(data: bytes) -> Iterator[bytes]:
+def _strip_avif(data: bytes) -> Iterator[bytes]:
     yield _AVIF_EXIF_ITEM.sub(rb"\1skip", data)
 
 
-def _jpeg2000(data: bytes) -> Iterator[bytes]:
-    yield b"".join(_boxes(data, (b"jP  ", b"ftyp", b"jp2h", b"jp2c")))
+def _strip_jpeg2000(data: bytes) -> Iterator[bytes]:
+    yield b"".join(_iter_boxes(data, (b"jP  ", b"ftyp", b"jp2h", b"jp2c")))
 
 
-def _boxes(data: bytes, kept: Container[bytes]) -> Iterator[bytes]:
+def _iter_boxes(data: bytes, kept: Container[bytes]) -> Iterator[bytes]:
     at = 0
     while at + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, at)
         box = data[at : at + size] if size else data[at:]
         if name == b"jp2h":
-            content = b"".join(_boxes(box[8:], (b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef")))
+            content = b"".join(_iter_boxes(box[8:], (b"ihdr", b"bpcc", b"colr", b"pclr", b"cmap", b"cdef")))
             box = struct.pack(">I4s", 8 + len(content), name) + content
         if name in kept:
             yield box
@@ -143,11 +143,11 @@ def _boxes(data: bytes, kept: Container[bytes]) -> Iterator[bytes]:
 
 
 _FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Iterator[bytes]]], ...] = (
-    (re.compile(re.escape(_PNG)), _png),
-    (re.compile(rb"\xff\xd8\xff"), _jpeg),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
-    (re.compile(rb"II\*\0|MM\0\*"), _tiff),
-    (re.compile(rb"GIF8[79]a"), _gif),
-    (re.compile(rb"....ftypavi[fs]", re.DOTALL), _avif),
-    (re.compile(rb"\0\0\0\x0cjP  "), _jpeg2000),
+    (re.compile(re.escape(_PNG)), _strip_png),
+    (re.compile(rb"\xff\xd8\xff"), _strip_jpeg),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _strip_webp),
+    (re.compile(rb"II\*\0|MM\0\*"), _strip_tiff),
+    (re.compile(rb"GIF8[79]a"), _strip_gif),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), _strip_avif),
+    (re.compile(rb"\0\0\0\x0cjP  "), _strip_jpeg2000),
 )

@@ -1,4 +1,4 @@
-"""Tokenizers: the interface, and CLIP's byte-pair tokenizer from the vocabulary that open_clip ships, without a download."""
+"""Tokenizers: the interface, and CLIP's byte-pair tokenizer with the vocabulary of open_clip, which needs no download."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ VOCABULARY_SIZE = 49408
 
 
 class Tokenizer(Preprocessor, ABC):
-    """Texts to token ids.
+    """Interface of a tokenizer, which converts texts to token ids.
 
     Attributes:
-        max_length: tokens of the longest text; longer ones are cut.
-        vocabulary_size: ids are smaller.
-        pad_id: the id of padding.
+        max_length: maximum number of tokens; longer texts are truncated.
+        vocabulary_size: number of token ids, which are in [0, vocabulary_size).
+        pad_id: token id of padding.
     """
 
     max_length: int
@@ -38,23 +38,24 @@ class Tokenizer(Preprocessor, ABC):
 
     @abstractmethod
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokenize texts, padded on the right to the longest of them.
+        """Tokenize texts and pad them on the right to the longest one.
 
         Args:
-            texts: B of them; a text may be empty.
+            texts: B texts, which may be empty.
 
         Returns:
-            ids (B, L) int64, and mask (B, L) bool, True where a token is.
+            Token ids (B, L) int64, and mask (B, L) bool, True for tokens and False for padding.
         """
 
 
 class ClipTokenizer(Tokenizer):
     """CLIP's tokenizer.
 
-    Every CLIP model (OpenAI's and LAION's) uses this one vocabulary of 49,408 entries and at most 77 tokens.
+    All CLIP models of OpenAI and LAION use this vocabulary of 49,408 entries, and at most 77 tokens.
 
     Args:
-        max_length: longer texts are cut here, the end-of-text token kept.
+        max_length: maximum number of tokens, including the start and end tokens; longer texts are truncated before the end
+            token.
     """
 
     name = "clip"
@@ -78,21 +79,23 @@ def _clip_tokenizer() -> CLIPTokenizer:
 
 
 def _read_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The order of CLIP's vocabulary: bytes, bytes that end a word, merges, the two special tokens."""
-    # find_spec, not `import open_clip`: the import would bring torchvision and timm, seconds for one data file.
+    """Read CLIP's vocabulary, in the order: bytes, bytes that end a word, merges, the two special tokens."""
+    # find_spec instead of `import open_clip`, which takes seconds to import torchvision and timm.
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
-        raise ImportError("CLIP's vocabulary comes with open_clip, which is not installed: pip install open_clip_torch")
+        raise ImportError(
+            "CLIP's vocabulary is part of open_clip, which is not installed; run pip install open_clip_torch"
+        )
     path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : VOCABULARY_SIZE - 2 * BYTE_TOKENS - len(SPECIAL_TOKENS) + 1]]
-    byte_tokens = _printable_bytes()
+    byte_tokens = _byte_characters()
     tokens = [*byte_tokens, *(token + "</w>" for token in byte_tokens), *(a + b for a, b in merges), *SPECIAL_TOKENS]
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
-def _printable_bytes() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes: those that print stand for themselves, the others from U+0100 on."""
-    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = BYTE_TOKENS - len(printing)
-    return [*(chr(b) for b in printing), *(chr(BYTE_TOKENS + i) for i in range(others))]
+def _byte_characters() -> list[str]:
+    """Return GPT-2's characters for the 256 bytes: printable bytes are unchanged, others are mapped to U+0100 and above."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = BYTE_TOKENS - len(printable)
+    return [*(chr(b) for b in printable), *(chr(BYTE_TOKENS + i) for i in range(others))]

@@ -1,4 +1,4 @@
-"""How many texts are longer than a tokenizer's limit, where it cuts them."""
+"""Counts of texts that a tokenizer truncates."""
 
 from __future__ import annotations
 
@@ -14,33 +14,39 @@ from ret_lightning.inputs.tokenizer import Tokenizer
 
 @dataclass
 class TextCount:
-    """Counts texts.
+    """Number of texts, and of truncated texts.
 
     Attributes:
-        texts: all of them.
-        cut: those that the tokenizer cuts.
-        limit: of the tokenizer, in tokens; None where it is not known.
+        texts: number of texts.
+        truncated: number of texts that the tokenizer truncates.
+        limit: maximum length of the tokenizer, in tokens; None if unknown.
     """
 
     texts: int = 0
-    cut: int = 0
+    truncated: int = 0
     limit: int | None = None
 
     def add(self, other: TextCount) -> None:
         """Add the counts of other texts."""
         self.texts += other.texts
-        self.cut += other.cut
+        self.truncated += other.truncated
         self.limit = self.limit or other.limit
 
-    def warn(self, log: logging.Logger, what: str) -> None:
-        """Log one line if any text is cut, such as `training texts: 12 of 6400 have more than 77 tokens and are cut there`."""
-        if self.cut:
-            text = "%s: %d of %d have more than %s tokens and are cut there"
-            log.warning(text, what, self.cut, self.texts, self.limit)
+    def warn(self, log: logging.Logger, name: str) -> None:
+        """Log a warning if texts are truncated, such as `train: 12 of 6400 have more than 77 tokens and are truncated`.
+
+        Args:
+            log: logger.
+            name: name of the texts in the message.
+        """
+        if self.truncated:
+            log.warning(
+                "%s: %d of %d have more than %s tokens and are truncated", name, self.truncated, self.texts, self.limit
+            )
 
 
-def cut_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bool]:
-    """Whether a tokenizer cuts each text; False for all where it has no `max_length`."""
+def find_truncated(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bool]:
+    """Return for each text whether a tokenizer truncates it; False if the tokenizer has no `max_length`."""
     limit = getattr(tokenizer, "max_length", None)
     if limit is None or not texts:
         return [False] * len(texts)
@@ -50,19 +56,24 @@ def cut_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bool]:
 
 
 def count_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> TextCount:
-    """Count texts by tokenising them all."""
-    return TextCount(len(texts), sum(cut_texts(tokenizer, texts)), getattr(tokenizer, "max_length", None))
-
-
-def count_cut(tokenizer: Tokenizer, items: Sequence[Item], inputs: EncoderInput) -> TextCount:
-    """Count the texts of a batch. Only those that fill the limit are tokenised again.
+    """Count texts and truncated texts by tokenizing all of them.
 
     Args:
-        tokenizer: that made `inputs`.
-        items: B of them.
-        inputs: of the items, B rows.
+        tokenizer: the tokenizer.
+        texts: the texts.
+    """
+    return TextCount(len(texts), sum(find_truncated(tokenizer, texts)), getattr(tokenizer, "max_length", None))
+
+
+def count_truncated(tokenizer: Tokenizer, items: Sequence[Item], inputs: EncoderInput) -> TextCount:
+    """Count the texts and the truncated texts of a batch; only texts of maximum length are tokenized again.
+
+    Args:
+        tokenizer: tokenizer of `inputs`.
+        items: B items.
+        inputs: the batch of the items, B rows.
     """
     limit, rows = getattr(tokenizer, "max_length", None), inputs.text_rows.tolist()
     lengths = inputs.attention_mask.sum(dim=1).tolist()
     full = [items[row].text for row in rows if limit is not None and lengths[row] >= limit]
-    return TextCount(len(rows), sum(cut_texts(tokenizer, full)), limit)
+    return TextCount(len(rows), sum(find_truncated(tokenizer, full)), limit)

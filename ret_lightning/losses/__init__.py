@@ -1,4 +1,4 @@
-"""Scores and losses."""
+"""Training losses, and the MaxSim score that they use."""
 
 from ret_lightning.losses.base import PADDING, EncodedBatch, LossOutput, RetrievalLoss, mean_over_rows
 from ret_lightning.losses.contrastive import ContrastiveLoss

@@ -1,6 +1,7 @@
-"""The interface of a loss: what it receives of a batch, what it returns, and how ranks share one loss.
+"""The interface of a training loss: its input, its output, and the mean over ranks.
 
-Shapes: B query-passage pairs and P >= B passages of this rank, k vectors of width d each, m labels per query.
+Shape legend: B query-passage pairs and P >= B passages on this rank, k vectors of width d per query or passage, m labels
+per query.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ret_lightning.distributed.collectives import row_counts, world_size
 from ret_lightning.errors import UserError
 
-PADDING = -1  # fills the labels of a query that has fewer than others; no label is negative
+PADDING = -1  # pads the labels of queries with fewer than m; valid labels are not negative
 
 NONFINITE_REMEDY = (
     "training has diverged, or its precision is too low; lower optimizer.lr, lengthen scheduler.warmup_steps, clip gradients "
@@ -25,20 +26,23 @@ NONFINITE_REMEDY = (
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """The vectors of this rank's share of a training batch, with what the rows say about them. B may be 0 on some ranks.
+    """This rank's share of an encoded training batch: vectors, labels and additional columns. B may be 0 on some ranks.
 
     Attributes:
-        query: (B, k, d) vectors of length 1, with a gradient; (B, d) is read as k = 1.
-        passage: (P, k', d), as `query`: the positive of each query, in their order, then the negatives that rows name.
-        labels: (B, m) int64, the labels of the passages that are positives of each query, padded with `PADDING`; (B,) is
-            read as m = 1. m may differ between ranks. Equal labels mean the same passage, on whatever rank.
-        passage_labels: (P,) int64, the label of each passage; None: each query's first label, where P is B.
-        passage_rows: (P,) int64, which of the B rows names each passage; None: their order, where P is B.
-        extra: the columns of the rows that the data module reads for the loss (`data.columns`, `data.passage_columns`): by
-            name (B,) or (B, n) float32 for a column of rows, (P,) float32 for a column of passages; NaN where there is none.
+        query: (B, k, d) L2-normalised query vectors, with a gradient; (B, d) means k = 1.
+        passage: (P, k', d) L2-normalised passage vectors, with a gradient: the positive of each query in the order of the
+            queries, then the negatives that the rows name. (P, d) means k' = 1.
+        labels: (B, m) int64, labels of the positive passages of each query, padded with `PADDING`; (B,) means m = 1. m may
+            differ between ranks. Equal labels denote the same passage on every rank.
+        passage_labels: (P,) int64, label of each passage. None, allowed if P = B, is replaced by the first label of each
+            query.
+        passage_rows: (P,) int64, index of the row, 0 to B - 1, that names each passage. None is replaced by 0 to B - 1 if
+            P = B, and otherwise means that the rows are unknown.
+        extra: Columns that the data module reads for the loss (`data.columns`, `data.passage_columns`), by name: (B,) or
+            (B, n) float32 for a column of rows, (P,) float32 for a column of passages. Missing values are NaN.
 
     Raises:
-        ValueError: if the numbers of rows do not fit each other.
+        ValueError: If the numbers of rows are inconsistent.
     """
 
     query: Tensor
@@ -58,7 +62,9 @@ class EncodedBatch:
         if self.labels.dim() == 1:
             fill("labels", self.labels[:, None])
         if self.labels.dim() != 2 or self.labels.shape[1] == 0:
-            raise ValueError(f"EncodedBatch: labels must be (B,) or (B, m) with m >= 1, got {tuple(self.labels.shape)}")
+            raise ValueError(
+                f"EncodedBatch: expected labels of shape (B,) or (B, m) with m >= 1, got {tuple(self.labels.shape)}"
+            )
         if self.passage_labels is None:
             fill("passage_labels", self.labels[:, 0])
         if self.passage_rows is None and len(self.passage) == len(self.query):
@@ -70,22 +76,26 @@ class EncodedBatch:
                 f"EncodedBatch: {queries} queries, {passages} passages, {len(self.labels)} rows of labels, passage_labels of "
                 f"shape {tuple(self.passage_labels.shape)}"
                 + ("" if self.passage_rows is None else f", passage_rows of shape {tuple(self.passage_rows.shape)}")
-                + "; each query needs its passage, and each passage its label"
+                + "; expected one passage per query, and one label and one row per passage"
             )
 
     def __len__(self) -> int:
         return len(self.query)
 
     def check_finite(self) -> None:
-        """Raise UserError if a feature is infinite or NaN, naming the side and the rows; a GPU is waited for once."""
+        """Check that all features are finite, with one GPU synchronisation.
+
+        Raises:
+            UserError: If a feature is infinite or NaN. The error reports the side and the rows.
+        """
         if torch.isfinite(self.query.detach().sum() + self.passage.detach().sum()):
             return
         for side, vectors in (("queries", self.query), ("passages", self.passage)):
             rows = (~torch.isfinite(vectors.detach()).flatten(1).all(dim=1)).nonzero().flatten().tolist()
             if rows:
-                shown = ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
+                listed = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
                 raise UserError(
-                    f"the features of {side} {shown} of {len(vectors)} in this batch are not finite: {NONFINITE_REMEDY}",
+                    f"features of {side} {listed} of {len(vectors)} in this batch are not finite: {NONFINITE_REMEDY}",
                     code="features-not-finite",
                     side=side,
                     rows=rows,
@@ -94,13 +104,13 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss of one batch. The mean over ranks of each tensor is its value for the global batch.
+    """The loss of one batch on this rank. The mean of each tensor over ranks is its value for the global batch.
 
     Attributes:
-        loss: 0-d, with a gradient to every parameter that is trained, also on a rank without rows (of zeros then): DDP
-            waits for it.
-        metrics: by name 0-d tensors without a gradient; training logs each as `train/<name>`.
-        pairs: query-passage pairs of the global batch, over all ranks; where there are none the step is left out.
+        loss: 0-d tensor with a gradient for every trained parameter. On a rank without rows the gradient is zero, because
+            DDP waits for it.
+        metrics: 0-d tensors without a gradient, by name; training logs each as `train/<name>`.
+        pairs: Number of query-passage pairs in the global batch. A step without pairs is skipped.
     """
 
     loss: Tensor
@@ -109,11 +119,12 @@ class LossOutput:
 
 
 class RetrievalLoss(nn.Module, ABC):
-    """A loss over a batch of encoded queries and passages. To add one: subclass, and name it in a config of the group `loss`.
+    """Base class of losses over a batch of encoded queries and passages.
 
-    Gradients flow back through `batch.query` and `batch.passage` whatever the loss does with them, so gradient caching
-    (`micro_batch`) works for any loss. What a loss needs of the other ranks it gathers itself (`ret_lightning.distributed`);
-    a loss that is a mean over rows uses `mean_over_rows`. Parameters of a loss are trained like the model's.
+    To add a loss, derive a class from this one and name it in a config of the group `loss`. Gradients reach the model
+    through `batch.query` and `batch.passage` only, so gradient caching (`micro_batch`) works with every loss. A loss gathers
+    what it needs from other ranks itself (`ret_lightning.distributed`); a loss that is a mean over rows uses
+    `mean_over_rows`. The parameters of a loss are trained together with those of the model.
     """
 
     @abstractmethod
@@ -121,20 +132,23 @@ class RetrievalLoss(nn.Module, ABC):
         """Compute the loss of this rank's share of a batch.
 
         Args:
-            batch: B pairs; B may be 0, on some ranks or on all of them. Features may be infinite or NaN where training runs
-                with on_nonfinite=skip; the loss is not finite then.
+            batch: B pairs; B may be 0 on some ranks or on all of them. With `on_nonfinite=skip`, features may be infinite
+                or NaN; the loss is then not finite.
+
+        Returns:
+            The loss, its metrics, and the number of pairs in the global batch.
         """
 
 
 def mean_over_rows(values: Tensor) -> tuple[Tensor, int]:
-    """Average over the rows of all ranks.
+    """Average a value over the rows of all ranks. A collective: all ranks must call it together.
 
     Args:
-        values: (n,) this rank's; n may differ between ranks, and may be 0.
+        values: (n,) values of this rank; n may differ between ranks and may be 0.
 
     Returns:
-        A 0-d tensor whose mean over ranks (as DDP takes it of gradients) is the mean over all rows, and the number of these
-        rows; 0 where there are none. Called on all ranks together.
+        A 0-d tensor whose mean over ranks, which DDP computes of the gradients, is the mean over all rows (0 without rows),
+        and the number of rows on all ranks.
     """
     rows = sum(row_counts(values))
     return values.sum() * (world_size() / max(rows, 1)), rows

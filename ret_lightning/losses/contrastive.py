@@ -1,7 +1,7 @@
-"""The contrastive loss of ReT: InfoNCE over the passages (and queries) of the global batch, scored by MaxSim.
+"""The contrastive loss of ReT: symmetric InfoNCE over the global batch, with MaxSim scores.
 
-Shapes: B queries of this rank, P >= B passages of this rank, k vectors of width d each, m labels per query. Over all ranks:
-N queries and N + M passages.
+Shape legend: B queries and P >= B passages on this rank, k vectors of width d per query or passage, m labels per query.
+Over all ranks: N queries and N + M passages.
 """
 
 from __future__ import annotations
@@ -21,39 +21,46 @@ from ret_lightning.ops.maxsim import Backend, maxsim
 
 log = logging.getLogger(__name__)
 
-# Looked at for queries without negatives; on a GPU each look waits for the device.
+# Batches that are checked for queries without negatives; on a GPU each check synchronises with the device.
 _CHECKED_BATCHES = 100
 
 
 class ContrastiveLoss(RetrievalLoss):
-    """Cross-entropy of the MaxSim scores of the global batch against its positives, in both directions.
+    """Symmetric InfoNCE loss over MaxSim scores, with all passages of the global batch as candidates.
 
-    A passage has one label, a query one or several; a query and a passage are positives of each other where the passage's
-    label is one of the query's. With N query-passage pairs over all ranks, M further passages (negatives that rows name),
-    and S the (N, N + M) scores divided by the temperature,
+    A passage has one label and a query has one or more. A query and a passage are positives of each other if the label of
+    the passage is one of the labels of the query. Let N be the number of query-passage pairs on all ranks, M the number of
+    additional negatives that the rows name, and tau the temperature:
 
-        loss = 1/2 [ CE(S, T) + CE(S'^T, T') ]          CE(S, T) = -1/N sum_ij T_ij log softmax_j(S_i)
+        S_ij = MaxSim(query_i, passage_j) / tau              (N, N + M)
+        loss = 1/2 [ CE(S, T) + CE(S'^T, T') ]               CE(S, T) = -1/N sum_ij T_ij log softmax_j(S_i)
 
-    where row i of T spreads its mass evenly over the positives of query i, S' is the first N columns of S, and row j of T'
-    spreads its mass evenly over the queries that are positives of passage j. The M further passages have no row in T'.
+    Row i of the target T is uniform over the positives of query i. S' is the first N columns of S, and row j of T' is
+    uniform over the queries that are positives of passage j. The M negatives have no row in T'.
 
-    Each rank scores its own queries against all passages, and its own positives against all queries. The ranks' losses are
-    scaled so that DDP's mean over ranks is the loss, and the gradient, of the whole batch, for batches of different sizes
-    too.
+    This is the training objective of ReT (arXiv 2503.01980): InfoNCE (van den Oord et al., 2018, arXiv 1807.03748) in both
+    directions, with the late-interaction score of ColBERT (Khattab and Zaharia, 2020, arXiv 2004.12832), without a
+    temperature (tau = 1) and without mined negatives (M = 0).
+
+    Each rank scores its queries against all passages, and its positives against all queries. The loss of a rank is scaled
+    so that the mean over ranks, as computed by DDP, is the loss and gradient of the global batch, also for uneven batches.
+
+    Metrics:
+        - `loss_query_to_passage`: cross-entropy of the queries over all passages.
+        - `query_recall@1`: fraction of queries whose highest-scoring passage in the batch is a positive.
+        - `loss_passage_to_query`, `passage_recall@1`: the same for the other direction, if `symmetric`.
+        - `temperature`: the current temperature, if `learn_temperature`.
+
+    The loss and all metrics are 0 if the global batch has no pairs.
 
     Args:
-        symmetric: both directions; otherwise only from queries to passages.
-        temperature: the scores are divided by it; 1, the published setting, leaves them in [-k, k].
-        learn_temperature: whether the temperature is trained, as its logarithm, from this value on.
-        backend: of MaxSim.
-
-    The metrics of a batch are `loss_query_to_passage`, the cross-entropy of each query over all passages; `query_recall@1`,
-    the share of the queries whose best passage of the batch is a positive; the same of the other direction,
-    `loss_passage_to_query` and `passage_recall@1`, where the loss is symmetric; and `temperature` where it is learned. Of a
-    batch without a pair on any rank all are 0, and so is the loss.
+        symmetric: Whether to average both directions; otherwise only query to passage is used.
+        temperature: Divisor of the scores, positive and finite. The published value, 1, leaves them in [-k, k].
+        learn_temperature: Whether to train the logarithm of the temperature, starting from `temperature`.
+        backend: MaxSim backend: `auto`, `plain`, `chunked` or `fused`.
 
     Raises:
-        ConfigError: if an argument is out of range.
+        ConfigError: If an argument is out of range.
     """
 
     def __init__(
@@ -66,14 +73,14 @@ class ContrastiveLoss(RetrievalLoss):
         super().__init__()
         if not 0 < temperature < math.inf:
             raise ConfigError(
-                f"loss.temperature={temperature} must be positive and finite",
+                f"loss.temperature={temperature}: expected a positive, finite number",
                 code="loss-temperature",
                 key="loss.temperature",
                 found=temperature,
             )
         if backend not in get_args(Backend):
             raise ConfigError(
-                f"loss.backend={backend} must be one of {', '.join(get_args(Backend))}",
+                f"loss.backend={backend}: expected one of {', '.join(get_args(Backend))}",
                 code="loss-backend",
                 key="loss.backend",
                 found=backend,
@@ -88,17 +95,20 @@ class ContrastiveLoss(RetrievalLoss):
 
     @property
     def temperature(self) -> float | Tensor:
-        """The divisor of the scores; a 0-d tensor with a gradient where it is trained."""
+        """The divisor of the scores; a 0-d tensor with a gradient if it is trained."""
         return self._temperature if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(self, batch: EncodedBatch) -> LossOutput:
         """Compute the loss of this rank's share of a batch.
 
         Args:
-            batch: the labels of the first B passages are among the labels of their queries.
+            batch: The label of each of the first B passages must be one of the labels of its query.
+
+        Returns:
+            The loss, its metrics, and the number of pairs in the global batch.
 
         Raises:
-            ValueError: if the labels do not fit.
+            ValueError: If the labels are inconsistent.
         """
         _check_labels(batch)
         query, passage, labels, passage_labels = batch.query, batch.passage, batch.labels, batch.passage_labels
@@ -107,11 +117,11 @@ class ContrastiveLoss(RetrievalLoss):
         counts, passage_counts, widths = zip(*sizes, strict=True)
         pairs = sum(counts)
         if pairs == 0:
-            # Not a constant: whatever is trained gets a gradient, of zeros, which DDP waits for.
-            nothing = query.sum() + passage.sum() + 0 * sum(p.sum() for p in self.parameters())
-            zero = nothing.detach()
-            return self._output((nothing, zero), (nothing, zero) if self.symmetric else None, 0)
-        weight = world_size() / pairs  # times the mean over ranks: one over the number of pairs
+            # A sum instead of a constant: DDP waits for a gradient, here zero, of every trained parameter.
+            empty = query.sum() + passage.sum() + 0 * sum(p.sum() for p in self.parameters())
+            zero = empty.detach()
+            return self._output((empty, zero), (empty, zero) if self.symmetric else None, 0)
+        weight = world_size() / pairs  # the mean over ranks then divides by the number of pairs
 
         positive = _any_equal(labels[:, None], gather_rows(passage_labels, passage_counts))
         self._warn_without_negatives(positive)
@@ -119,9 +129,9 @@ class ContrastiveLoss(RetrievalLoss):
         forward = _direction(scores, positive, weight)
         if not self.symmetric:
             return self._output(forward, None, pairs)
-        if world_size() == 1:  # these scores hold those of every passage against every query
+        if world_size() == 1:  # the scores already cover every passage and query
             back, back_positive = scores[:, :own].T, positive[:, :own].T
-        else:  # the scores of this rank's passages against the other ranks' queries are not among them
+        else:  # score this rank's passages against the queries of the other ranks as well
             every_query = gather_rows(query, counts)
             back = maxsim(every_query, passage[:own], backend=self.backend).T / self.temperature
             padded = pad(labels, (0, max(widths) - labels.shape[1]), value=PADDING)
@@ -139,7 +149,7 @@ class ContrastiveLoss(RetrievalLoss):
         return LossOutput(loss, metrics, pairs)
 
     def _warn_without_negatives(self, positive: Tensor) -> None:
-        """Warn once if a global batch has no negative for some of this rank's queries, among the first batches."""
+        """Warn once if one of the first global batches has no negative for some of this rank's queries."""
         if not self._batches_to_check or rank() != 0 or not len(positive):
             return
         self._batches_to_check -= 1
@@ -147,22 +157,22 @@ class ContrastiveLoss(RetrievalLoss):
         if without:
             self._batches_to_check = 0
             log.warning(
-                "%d of %d queries of a batch have no negative: the global batch (data.batch_size times the ranks) has only "
-                "their positives, and the loss of a single pair is 0. trainer.accumulate_grad_batches adds no negatives; "
-                "raise data.batch_size, with micro_batch (gradient caching) if that exceeds the memory",
+                "%d of %d queries of a batch have no negative: the global batch (data.batch_size times the ranks) contains "
+                "only their positives, and the loss of a single pair is 0. trainer.accumulate_grad_batches adds no "
+                "negatives; increase data.batch_size, with micro_batch (gradient caching) if it exceeds the memory",
                 *(without, len(positive)),
             )
 
 
 def _any_equal(labels: Tensor, others: Tensor) -> Tensor:
-    """Compare m labels with another, one after the other, so that no tensor is larger than the result.
+    """Return whether any of m labels equals another label, without a tensor larger than the result.
 
     Args:
         labels: (..., m), m >= 1.
-        others: any shape that broadcasts with (...).
+        others: Any shape that broadcasts with (...).
 
     Returns:
-        bool, the broadcast shape: whether any of the m labels equals the other.
+        bool tensor of the broadcast shape.
     """
     found = labels[..., 0] == others
     for i in range(1, labels.shape[-1]):
@@ -171,8 +181,8 @@ def _any_equal(labels: Tensor, others: Tensor) -> Tensor:
 
 
 def _direction(scores: Tensor, positive: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """Compute cross-entropy and recall@1 of own rows (B, n), each summed over rows and weighted."""
-    # At least float32: scores of the plain backend under autocast are half precision.
+    """Return the cross-entropy and the recall@1 of this rank's rows (B, n), each summed over rows and weighted."""
+    # At least float32: under autocast, the plain backend returns half-precision scores.
     dtype = torch.promote_types(scores.dtype, torch.float32)
     targets = positive / positive.sum(dim=1, keepdim=True, dtype=dtype)
     loss = -(targets * torch.log_softmax(scores, dim=1)).sum() * weight
@@ -182,7 +192,7 @@ def _direction(scores: Tensor, positive: Tensor, weight: float) -> tuple[Tensor,
 
 def _check_labels(batch: EncodedBatch) -> None:
     own = _any_equal(batch.labels, batch.passage_labels[: len(batch)])
-    if not (own.all() & (batch.passage_labels >= 0).all()):  # one number, so that a GPU is waited for once
+    if not (own.all() & (batch.passage_labels >= 0).all()):  # one GPU synchronisation for both conditions
         raise ValueError(
-            "ContrastiveLoss: passage_labels must not be negative, and must begin with a label of each query, in their order"
+            "ContrastiveLoss: expected passage_labels >= 0 whose first B entries are each a label of the query of that row"
         )

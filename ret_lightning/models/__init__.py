@@ -1,4 +1,4 @@
-"""The model: backbones, the recurrent cell with its gates, towers, the retriever, and the published checkpoint layout."""
+"""The model: backbones, the recurrent cell and its gates, towers, the retriever, and checkpoints."""
 
 import warnings
 from typing import Any
@@ -67,7 +67,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Openings":  # the earlier name, in gates of users
+    if name == "Openings":  # the former name, which users' gates may import
         warnings.warn(deprecation("ret_lightning.models.Openings", "GateActivations"), FutureWarning, stacklevel=2)
         return GateActivations
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""Multi-head attention, scaled dot products of heads (Vaswani et al., 2017, section 3.2)."""
+"""Multi-head scaled dot-product attention.
+
+Shape legend: N rows, k query vectors per row, L source vectors per row, H their width, h heads.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,19 @@ from ret_lightning.ops.onednn_linear import Linear, linear
 
 
 class Attention(nn.Module):
-    """Attention of some vectors to others of the same width.
+    """Multi-head attention (Vaswani et al., 2017, arXiv 1706.03762, section 3.2).
 
-    The parameters are those of `torch.nn.MultiheadAttention`, of the same names and drawn alike, as the published checkpoints
-    hold them; what is computed is the same, without its copies between layouts.
+        Attention(Q, K, V) = softmax(Q K^T / sqrt(H / h)) V          per head
+        out = concat(head_1, ..., head_h) W_O + b_O
+
+    Parameter names, shapes and initialisation are those of `torch.nn.MultiheadAttention`, as stored in the published
+    checkpoints. The result is the same, without the copies that `MultiheadAttention` makes between layouts.
 
     Args:
-        width: of the vectors and of what comes out.
-        num_heads: divides `width`.
-        dropout: of the attention weights, in training.
-        bias: whether the projections have one.
+        width: H, width of the queries, the sources and the result.
+        num_heads: h, a divisor of `width`.
+        dropout: Dropout probability of the attention weights in training, in [0, 1].
+        bias: Whether the projections have a bias.
     """
 
     def __init__(self, width: int, num_heads: int, dropout: float = 0.0, bias: bool = True) -> None:
@@ -34,15 +40,16 @@ class Attention(nn.Module):
             nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, source: Tensor, padding: Tensor | None = None) -> Tensor:
-        """What each vector reads.
+        """Attend from each query vector to the source vectors.
 
         Args:
-            query: (N, k, width).
-            source: (N, L, width), the keys and values; the same tensor as `query` for self-attention.
-            padding: (N, L) bool, True where a position is not to be read; None: nowhere.
+            query: (N, k, H) vectors.
+            source: (N, L, H) vectors, from which keys and values are projected. Pass the same tensor as `query` for
+                self-attention.
+            padding: (N, L) bool, True for positions to ignore; None ignores none.
 
         Returns:
-            (N, k, width).
+            (N, k, H).
         """
         if source is query:
             q, k, v = self._project(query, 0, 3)
@@ -50,16 +57,14 @@ class Attention(nn.Module):
             (q,) = self._project(query, 0, 1)
             k, v = self._project(source, 1, 3)
         mask = None if padding is None else ~padding[:, None, None, :]
-        read = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.out_proj(read.transpose(1, 2).flatten(2))
+        heads = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def _project(self, vectors: Tensor, first: int, stop: int) -> tuple[Tensor, ...]:
-        """(N, heads, L, width / heads) of each of the projections `first` up to `stop` of query, key and value."""
+        """Compute projections `first` to `stop - 1` of (query, key, value), each (N, h, L, H / h)."""
         width = self.in_proj_weight.shape[1]
         rows = slice(first * width, stop * width)
         bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
         projected = linear(vectors, self.in_proj_weight[rows], bias)
-        heads = projected.unflatten(
-            2, (stop - first, self.num_heads, -1)
-        )  # (N, L, projections, heads, width of a head)
+        heads = projected.unflatten(2, (stop - first, self.num_heads, -1))  # (N, L, projections, h, H / h)
         return tuple(part.transpose(1, 2) for part in heads.unbind(2))

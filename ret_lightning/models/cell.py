@@ -1,4 +1,7 @@
-"""The recurrent cell of ReT: one step reads the text and the image states of one depth into the k vectors of a row."""
+"""The recurrent cell of ReT. One step fuses the text and image states of one depth into the k vectors of a row.
+
+Shape legend: N rows, k vectors per row, H hidden size, L text positions, L' image positions.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,36 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class RetCell(nn.Module):
-    """One step of the recurrence (ReT, arXiv 2503.01980, section 3; equations as in the published code).
+    """One step of the ReT recurrence (arXiv 2503.01980, section 3; equations as in the published code, aimagelab/ReT).
 
-        x  = q + P                                 P: sinusoidal table, added at every step
+        x  = q + P                                 P: sinusoidal position table, added at every step
         z  = LN(x)
         r  = x + SelfAttention(z, z, z)
-        hT = CrossAttention_T(z, LN_T(text))       padded positions masked out
+        hT = CrossAttention_T(z, LN_T(text))       padded text positions are masked
         hV = CrossAttention_V(z, LN_V(image))
-        s  = a(r) * f + a(hT) * iT + a(hV) * iV    activations f, iT, iV and a from the gate
-        q' = s + MLP(LN(s))
+        s  = a(r) * f + a(hT) * iT + a(hV) * iV    f, iT, iV: activations of the gate; a: identity or tanh
+        q' = s + MLP(LN(s))                        MLP: Linear, Dropout, GELU or ReLU, Linear, Dropout
 
-    Rows without a modality are left out of its cross-attention; their h is 0, which the gate multiplies by 0 anyway.
+    With the published gate, `LSTMGate`, and m_T, m_V equal to 1 in rows that have the modality and 0 in the others:
+
+        iT = sigmoid(W_iT hT + b_iT + input_bias) * m_T
+        iV = sigmoid(W_iV hV + b_iV + input_bias) * m_V
+        f  = sigmoid(m_T * (W_fT hT + b_fT) + m_V * (W_fV hV + b_fV) + forget_bias)
+
+    Rows without a modality skip its cross-attention. Their h is 0, which is exact because the gate multiplies it by 0.
 
     Args:
-        gate: see gates.py.
-        hidden_size: H.
-        num_tokens: k, the vectors a row, at most H.
-        num_heads: of all three attentions; divides H.
-        intermediate_size: width of the MLP.
-        dropout: in the MLP.
-        attention_dropout: of the attention weights.
-        activation: of the MLP.
+        gate: Computes the activations f, iT and iV and the new state s; an instance of a subclass of `Gate`.
+        hidden_size: H, width of the state.
+        num_tokens: k, vectors per row, 1 to H.
+        num_heads: Heads of the three attention layers, a divisor of H.
+        intermediate_size: Width of the hidden layer of the MLP.
+        dropout: Dropout probability in the MLP, in [0, 1].
+        attention_dropout: Dropout probability of the attention weights, in [0, 1].
+        activation: Activation function of the MLP, `gelu` or `relu`.
 
     Raises:
-        ConfigError: if the sizes do not fit each other.
+        ConfigError: If the sizes are inconsistent or the gate is not a `Gate`.
     """
 
     def __init__(
@@ -58,8 +67,8 @@ class RetCell(nn.Module):
         super().__init__()
         if not isinstance(gate, Gate):
             raise ConfigError(
-                f"gate: {class_name(gate)} is no subclass of ret_lightning.models.Gate; derive the class from it, and give the "
-                "group `gate` the class itself with _partial_: true",
+                f"gate: expected a subclass of ret_lightning.models.Gate, got {class_name(gate)}; derive the class from Gate, "
+                "and set _partial_: true in the config of the group `gate`",
                 code="gate-of-wrong-type",
                 found=class_name(gate),
             )
@@ -79,7 +88,8 @@ class RetCell(nn.Module):
             )
         if num_tokens > hidden_size:
             raise ConfigError(
-                f"model.num_tokens={num_tokens} is more than model.hidden_size={hidden_size}, the rows of the position table",
+                f"model.num_tokens={num_tokens} is larger than model.hidden_size={hidden_size}, the number of rows of the "
+                "position table",
                 code="cell-tokens-too-many",
                 found=num_tokens,
                 most=hidden_size,
@@ -107,21 +117,24 @@ class RetCell(nn.Module):
         self.unused_norm = UnusedNorm(hidden_size)
 
     def forward(self, state: Tensor, text: ModalityStates, image: ModalityStates) -> tuple[Tensor, GateActivations]:
-        """One step.
+        """Compute one step of the recurrence.
 
         Args:
             state: q, (N, k, H).
-            text: adapted states (n_text, L, H) of the rows that have a text.
-            image: adapted states (n_image, L', H) of the rows that have an image.
+            text: Adapted states (n_text, L, H) of the rows that have a text.
+            image: Adapted states (n_image, L', H) of the rows that have an image.
 
         Returns:
-            q', (N, k, H), and the activations of the gate.
+            q', (N, k, H), and the gate activations.
+
+        Raises:
+            ConfigError: If the gate returns activations or a state of the wrong type or shape.
         """
         x = state + self.positions
         z = self.state_norm(x)
         residual = x + self.self_attention(z, z)
-        h_text = _read(self.text_attention, z, text, self.text_norm(text.values))
-        h_image = _read(self.image_attention, z, image, self.image_norm(image.values))
+        h_text = _cross_attention(self.text_attention, z, text, self.text_norm(text.values))
+        h_image = _cross_attention(self.image_attention, z, image, self.image_norm(image.values))
         activations = self.gate.activations(h_text, h_image, text.present, image.present)
         _check_activations(self.gate, activations, state.shape)
         mixed = self.gate.mix(residual, h_text, h_image, activations)
@@ -131,9 +144,9 @@ class RetCell(nn.Module):
 
 
 class UnusedNorm(nn.Module):
-    """The layer norm that every published checkpoint holds and nothing uses, kept so that it is written as it was read.
+    """The layer norm `sa_ln`, which published checkpoints store but never use; kept so that it is saved unchanged.
 
-    Of buffers, since a parameter without a gradient stops DDP.
+    It consists of buffers because DDP fails on parameters without a gradient.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -143,7 +156,7 @@ class UnusedNorm(nn.Module):
 
 
 def _check_activations(gate: Gate, activations: GateActivations, shape: torch.Size) -> None:
-    """Raises ConfigError unless a gate, perhaps of the user's own, returned activations that fit states of a shape."""
+    """Raise ConfigError if the activations of a possibly user-defined gate do not fit states of the given shape."""
     if not isinstance(activations, GateActivations):
         raise ConfigError(
             f"gate: {class_name(gate)}.activations returned a {type(activations).__name__}; expected GateActivations",
@@ -154,16 +167,16 @@ def _check_activations(gate: Gate, activations: GateActivations, shape: torch.Si
     for name in ("forget", "text", "image"):
         activation = getattr(activations, name)
         fits = isinstance(activation, Tensor) and activation.dim() == 3
-        # The full size first: under torch.compile no guard is needed where it is the same symbol.
+        # The full size is tested first: torch.compile needs no guard if both sizes are the same symbol.
         if not fits or not all(activation.shape[at] == shape[at] or activation.shape[at] == 1 for at in range(3)):
             raise _wrong_shape(gate, f"activations: {name}", activation, shape, "gate-activation-shape")
 
 
 def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, code: str) -> ConfigError:
-    of_found = f"has the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"is a {type(found).__name__}"
-    allowed = ", or 1 in place of any of the three" if "activation" in code else ""
+    of_found = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    allowed = "; each size may also be 1" if "activation" in code else ""
     return ConfigError(
-        f"gate: {class_name(gate)}.{what} {of_found}; expected (N, k, H) = {tuple(shape)}{allowed}",
+        f"gate: {class_name(gate)}.{what}: expected shape (N, k, H) = {tuple(shape)}, got {of_found}{allowed}",
         code=code,
         gate=class_name(gate),
         found=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
@@ -171,20 +184,29 @@ def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, code: 
     )
 
 
-def _read(attention: Attention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
-    """Cross-attention of the rows that have the modality, (N, k, H); 0 in the others."""
+def _cross_attention(attention: Attention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
+    """Compute the cross-attention of the rows that have the modality, (N, k, H); 0 in the other rows."""
     if len(source.rows) == 0:
-        # No row has the modality, or there is no row. Attention of nothing has no gradient; a product with 0 gives the
-        # parameters one, of zeros, so that DDP does not wait for it.
+        # No row has the modality. Multiplying by 0 gives the parameters a zero gradient, which DDP waits for.
         return z.new_zeros(z.shape) + 0 * (values.sum() + sum(p.sum() for p in attention.parameters()))
     if source.is_complete:
         return attention(z, values, source.padding)
-    read = attention(z[source.rows], values, source.padding)
-    return z.new_zeros(z.shape, dtype=read.dtype).index_copy(0, source.rows, read)
+    attended = attention(z[source.rows], values, source.padding)
+    return z.new_zeros(z.shape, dtype=attended.dtype).index_copy(0, source.rows, attended)
 
 
 def sinusoidal_table(rows: int, width: int) -> Tensor:
-    """(rows, width) float32, sine in the even columns and cosine in the odd ones (Vaswani et al., 2017, section 3.5)."""
+    """Return the sinusoidal position table of Vaswani et al., 2017, arXiv 1706.03762, section 3.5.
+
+        P[i, 2 j] = sin(i / 10000^(2 j / width))          P[i, 2 j + 1] = cos(i / 10000^(2 j / width))
+
+    Args:
+        rows: Number of positions.
+        width: Number of columns.
+
+    Returns:
+        (rows, width) float32 in [-1, 1].
+    """
     position = torch.arange(rows, dtype=torch.float32)[:, None]
     frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-torch.log(torch.tensor(10000.0)) / width))
     table = torch.zeros(rows, width)

@@ -1,4 +1,4 @@
-"""`torch.compile` of the parts of a retriever that repeat: the cell, and the blocks of the backbones."""
+"""`torch.compile` for the repeated modules of a retriever: the cells and the blocks of the backbones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ret_lightning.models.retriever import RetRetriever
 
 
 def compile_blocks(retriever: RetRetriever, **options: Any) -> None:
-    """Compiles the cells and the backbones' blocks in place; names, weights and results stay (to rounding).
+    """Compile the cells and the backbone blocks in place. Names and weights are unchanged, results agree up to rounding.
 
-    Blocks instead of the whole towers: one of a kind is compiled once and serves all that look like it, and the rows that
-    have a modality are picked out in between, where their number would be compiled anew each time.
+    Compiling blocks instead of whole towers has two advantages: identical blocks share one compilation, and the selection
+    of rows that have a modality, whose number varies, stays outside the compiled graphs.
 
     Args:
-        retriever: of any architecture.
-        options: of `torch.compile`.
+        retriever: A retriever of any architecture.
+        options: Keyword arguments of `torch.compile`.
     """
     towers = (retriever.query_tower, retriever.passage_tower)
     modules: list[nn.Module] = [cell for tower in towers for cell in tower.cells]

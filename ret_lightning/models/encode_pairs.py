@@ -1,4 +1,7 @@
-"""From pairs of text and image to vectors: lists of any length, in batches, images prepared ahead of the model."""
+"""Encoding of (text, image) pairs into vectors, in batches, with images prepared by threads ahead of the model.
+
+Shape legend: N pairs, k vectors of width d per pair, S steps of the recurrence, H hidden size.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ret_lightning.errors import ConfigError, DataError, TokenError, UserError
-from ret_lightning.inputs import EncoderInput, Item, encoder_input, open_image, rgb_image
+from ret_lightning.inputs import EncoderInput, Item, collate_items, open_image, to_rgb
 from ret_lightning.inputs.items import PLURAL, Side
 from ret_lightning.models.backbones.base import check_token_ids
 from ret_lightning.models.gate_activations import RowActivations
@@ -32,10 +35,10 @@ if TYPE_CHECKING:
 
 Pair = tuple[str | None, str | Path | Image.Image | None]
 
-# A list of more batches than this gets a progress bar.
+# By default, a progress bar is displayed for more batches than this.
 LONG = 20
 
-# Half of a character beyond U+FFFF: JSON can spell it, no tokenizer takes it.
+# An unpaired surrogate, which JSON can represent but no tokenizer accepts.
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -49,40 +52,41 @@ def encode_pairs(
     progress: bool | None = None,
     num_workers: int = 8,
 ) -> Tensor:
-    """Encodes pairs by one tower, in eval mode and without gradients; the model stays as it was.
+    """Encode pairs with one tower, in eval mode and without gradients. The mode and device of the model are restored.
 
-    Memory is that of the result and of a few batches of pixels, however long the list. A PIL image that was only opened
-    gets decoded and stays so in the caller's hands: for long lists, give paths.
+    Memory use is that of the result and a few batches of pixels. Encoding decodes a lazily opened PIL image, which then stays
+    in memory as long as the caller keeps it; pass paths for long lists.
 
     Args:
-        retriever: whose tower encodes.
-        side: which tower.
-        pairs: N of (text or None, image or None), in a list or any other iterable. An image is a path or a PIL image of
-            any mode. An empty text is no text; a pair may lack both. Lists and tuples are checked whole before anything
-            is encoded, other iterables as they are read.
-        batch_size: pairs a pass of the model. The vectors depend on it by rounding only; in float32 on a CPU with AVX-512
-            not at all.
-        device: where to encode; None: where the model is. From elsewhere the tower is moved there and back again: for
-            many calls it is cheaper to move the retriever oneself with `.to`.
-        dtype: what a model of float32 weights computes in (autocast): `torch.bfloat16`, `torch.float16`, `torch.float32`
-            or the name of one. None: the model's own.
-        progress: a bar on stderr; None: for lists of more than 20 batches, where their length is known.
-        num_workers: threads that decode and transform images while the model runs; 0: the calling thread does it. The
-            vectors do not depend on it.
+        retriever: The retriever whose tower encodes.
+        side: Which tower, `query` or `passage`.
+        pairs: N pairs (text or None, image or None), in a list or any other iterable. An image is a path or a PIL image of
+            any mode. An empty text counts as no text; a pair may lack both. Lists and tuples are validated completely
+            before encoding starts, other iterables while they are read.
+        batch_size: Pairs per forward pass. The vectors depend on it only by rounding, and not at all in float32 on a CPU
+            with AVX-512.
+        device: Device to encode on; None uses the device of the model. The tower is moved to another device and back; for
+            many calls, move the retriever with `.to` instead.
+        dtype: Autocast dtype for a model with float32 weights: `torch.bfloat16`, `torch.float16`, `torch.float32` or the
+            name of one. None uses the dtype of the weights.
+        progress: Whether to display a progress bar on standard error. None displays it for more than 20 batches, if the
+            number of pairs is known.
+        num_workers: Threads that decode and transform images while the model runs; 0 uses the calling thread. The vectors
+            do not depend on it.
 
     Returns:
-        (N, k, d) float32 on the CPU, of length 1 along the last axis, in the order of the pairs; (N, 1, d) where the tower
-        pools.
+        (N, k, d) float32 on the CPU, L2-normalised along the last axis, in the order of the pairs; (N, 1, d) if the tower is
+        pooled.
 
     Raises:
-        DataError: naming the pair by its position, if it is none, or its image is missing or cannot be decoded.
-        ConfigError: if an option cannot be served.
-        UserError: if the tower's tokenizer or image transform is missing, or gives what its backbone cannot take.
+        DataError: If a pair is invalid, or its image is missing or cannot be decoded. The error reports its position.
+        ConfigError: If an option is invalid or not supported by the model.
+        UserError: If the tokenizer or image transform of the tower is missing or does not fit its backbone.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if not isinstance(value, Integral) or value < least:
             raise ConfigError(
-                f"{name}={value!r} must be a whole number, {least} or more",
+                f"{name}={value!r}: expected an integer of at least {least}",
                 code="encoding-option-too-small",
                 key=name,
                 found=value,
@@ -95,7 +99,7 @@ def encode_pairs(
     if progress is None:
         progress = count is not None and count > LONG * batch_size
     done = 0
-    # Within a caller's inference mode the result, and a model that moves, would become tensors that autograd refuses.
+    # In a caller's inference mode, the result and a moved model would become tensors that autograd cannot use.
     with (
         torch.inference_mode(False),
         _moved(tower, device),
@@ -109,7 +113,7 @@ def encode_pairs(
             inputs = preparation.inputs(items).to(tower.start.device)
             with torch.inference_mode():
                 vectors = retriever.encode(side, inputs)
-            if done + len(items) > len(result):  # an iterable that did not tell its length
+            if done + len(items) > len(result):  # an iterable without a length
                 result = torch.cat([result, result.new_empty(done + len(items), *result.shape[1:])])
             result[done : done + len(items)] = vectors
             done += len(items)
@@ -118,20 +122,24 @@ def encode_pairs(
 
 
 def gate_activations(retriever: TwoTowers, side: Side, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-    """How far the gates of one tower open for each pair, in eval mode and one pass; the model stays as it was.
+    """Return the gate activations of one tower for each pair, in eval mode and without gradients.
+
+    All pairs are encoded in one forward pass, so pass tens of them, not thousands.
 
     Args:
-        retriever: whose tower is asked.
-        side: which tower.
-        pairs: N of (text or None, image or None), as for `encode_pairs`; tens, not thousands.
+        retriever: The retriever whose tower encodes.
+        side: Which tower, `query` or `passage`.
+        pairs: N pairs (text or None, image or None). An image is a path or a PIL image of any mode.
 
     Returns:
-        `forget` (how much of the state is kept), `text` and `image` (how much of what was read from them goes in), each
-        (N, steps, k) float32 on the CPU, in [0, 1]: the mean over the H channels for each step of the recurrence and each
-        of the k vectors. `text` and `image` are 0 for pairs without one; a gate that a variant lacks is 1.
+        Mapping of `forget`, `text` and `image` to (N, S, k) float32 in [0, 1] on the CPU, the mean over the H channels for
+        each step and vector. `forget` is the fraction of the state that is kept, `text` and `image` the fraction of the
+        cross-attention output that enters the state. `text` and `image` are 0 for pairs without the modality; the
+        activation of a gate that a variant lacks is 1.
 
     Raises:
-        DataError, UserError: as `encode_pairs`.
+        DataError: If a pair is invalid, or its image is missing or cannot be decoded. The error reports its position.
+        UserError: If the tokenizer or image transform of the tower is missing or does not fit its backbone.
     """
     _check_all(side, pairs)
     tower: RetTower = getattr(retriever, f"{side}_tower")
@@ -143,11 +151,11 @@ def gate_activations(retriever: TwoTowers, side: Side, pairs: Sequence[Pair]) ->
 
 
 class _Preparation:
-    """From pairs to what a tower takes, by its own tokenizer and image transform.
+    """Converts pairs into the inputs of a tower, with the tokenizer and image transform of the tower.
 
     Args:
-        tower: that will encode.
-        side: its name, for messages.
+        tower: The tower that encodes.
+        side: Name of its side, for messages.
     """
 
     def __init__(self, tower: RetTower, side: Side) -> None:
@@ -155,15 +163,15 @@ class _Preparation:
         self.side = side
         try:
             sizes = tower.text_backbone.layout_config()
-        except ConfigError:  # a backbone that cannot be stored does not tell; it has to check its token ids itself
+        except ConfigError:  # a backbone that cannot be stored has no sizes here, and must check its token ids itself
             sizes = {}
         self._vocabulary = sizes.get("vocab_size", math.inf)
         self._positions = sizes.get("max_position_embeddings", math.inf)
-        # One PIL image may stand in many pairs, and two threads must not decode it at once.
+        # Several pairs may share one PIL image, which two threads must not decode at the same time.
         self._lock = Lock()
 
     def item(self, position: int, pair: Pair) -> Item:
-        """One pair, its image decoded and transformed; called from several threads."""
+        """Validate a pair, and decode and transform its image. Thread-safe."""
         _check_pair(self.side, position, pair)
         text, image = pair
         if text and self.tower.tokenizer is None:
@@ -171,14 +179,14 @@ class _Preparation:
         return Item(text or None, None if image is None else self._pixels(position, image))
 
     def inputs(self, items: Sequence[Item]) -> EncoderInput:
-        """A batch of pairs, on the CPU, with its token ids checked: on a GPU a wrong id ends the process."""
-        # A transform of another library need not tell its size; it matters for the shape of no pixels at all only.
+        """Collate a batch on the CPU and check its token ids, because an invalid id on a GPU aborts the process."""
+        # Other libraries' transforms may lack a size, which only determines the shape of a batch without images.
         size = getattr(self.tower.image_transform, "size", 1)
-        inputs = encoder_input(items, self.tower.tokenizer, size, by_itself=True)
+        inputs = collate_items(items, self.tower.tokenizer, size, batch_invariant=True)
         try:
             check_token_ids(inputs.input_ids[inputs.text_rows], self._vocabulary, self._positions)
         except TokenError as error:
-            message = self._mend("tokenizer", f"does not fit the checkpoint: {error.message}")
+            message = self._with_remedy("tokenizer", f"does not fit the checkpoint: {error.message}")
             raise UserError(message, code=error.code, **error.values) from error
         return inputs
 
@@ -188,7 +196,7 @@ class _Preparation:
         try:
             if isinstance(image, Image.Image):
                 with self._lock:
-                    picture = rgb_image(image)
+                    picture = to_rgb(image)
             else:
                 picture = open_image(image, getattr(self.tower.image_transform, "least_side", None))
         except DataError as error:
@@ -198,10 +206,10 @@ class _Preparation:
         return self.tower.image_transform(picture)
 
     def _not_set(self, attribute: str, position: int, part: str) -> UserError:
-        message = self._mend(attribute, f"is not set, and {PLURAL[self.side]}[{position}] has {part}")
+        message = self._with_remedy(attribute, f"is not set, but {PLURAL[self.side]}[{position}] has {part}")
         return UserError(message, code="tower-attribute-not-set", attribute=attribute, position=position)
 
-    def _mend(self, attribute: str, fact: str) -> str:
+    def _with_remedy(self, attribute: str, fact: str) -> str:
         name = f"retriever.{self.side}_tower.{attribute}"
         return f"{name} {fact}; set {name} to the one that the checkpoint was trained with"
 
@@ -209,7 +217,7 @@ class _Preparation:
 def _in_batches(
     pairs: Iterable[Pair], prepare: Callable[[int, Pair], Item], batch_size: int, num_workers: int
 ) -> Iterator[list[Item]]:
-    """Prepared pairs in their order, `batch_size` at a time; threads are ahead by two batches, or more if these are small."""
+    """Yield batches of prepared pairs in order. Threads prepare two batches ahead, or more if the batches are small."""
     numbered = enumerate(pairs)
     if num_workers == 0:
         while batch := list(islice(numbered, batch_size)):
@@ -230,8 +238,8 @@ def _in_batches(
 
 
 def _check_all(side: Side, pairs: Any) -> None:
-    """Raises DataError where this is no list of pairs; what is not in memory yet is left for later."""
-    wanted = "wanted a list of pairs, [(text or None, image or None), ...]"
+    """Raise DataError if this is not an iterable of pairs. The pairs of a list or tuple are checked as well."""
+    expected = f"{PLURAL[side]}: expected a list of pairs [(text or None, image or None), ...], got"
     try:
         iter(pairs)
         refused = isinstance(pairs, (str, bytes, Mapping))
@@ -239,27 +247,27 @@ def _check_all(side: Side, pairs: Any) -> None:
         refused = True
     if refused:
         found = type(pairs).__name__
-        raise DataError(f"{PLURAL[side]} are of type {found}; {wanted}", code="pairs-not-a-list", found=found)
+        raise DataError(f"{expected} {found}", code="pairs-not-a-list", found=found)
     if isinstance(pairs, (list, tuple)):
         if len(pairs) == 2 and all(part is None or isinstance(part, (str, Path, Image.Image)) for part in pairs):
-            raise DataError(f"{PLURAL[side]} are a single pair; {wanted}", code="pairs-single-pair")
+            raise DataError(f"{expected} a single pair", code="pairs-single-pair")
         for position, pair in enumerate(pairs):
             _check_pair(side, position, pair)
 
 
 def _check_pair(side: Side, position: int, pair: Any) -> None:
-    """Raises DataError where this is no pair; whether an image can be read shows when it is."""
+    """Raise DataError if this is not a valid pair. The image is not opened."""
     where = f"{PLURAL[side]}[{position}]"
     if not isinstance(pair, (list, tuple)):
         raise DataError(
-            f"{where} is of type {type(pair).__name__}; wanted a pair (text or None, image or None)",
+            f"{where}: expected a pair (text or None, image or None), got {type(pair).__name__}",
             code="pair-of-wrong-type",
             position=position,
             found=type(pair).__name__,
         )
     if len(pair) != 2:
         raise DataError(
-            f"{where} has length {len(pair)}; wanted 2, (text or None, image or None)",
+            f"{where}: expected a pair (text or None, image or None), got {len(pair)} elements",
             code="pair-of-wrong-length",
             position=position,
             found=len(pair),
@@ -267,14 +275,14 @@ def _check_pair(side: Side, position: int, pair: Any) -> None:
     text, image = pair
     if text is not None and not isinstance(text, str):
         raise DataError(
-            f"{where}: its text is of type {type(text).__name__}; wanted a string or None, before the image",
+            f"{where}: expected the text, a string or None, before the image, got {type(text).__name__}",
             code="pair-text-type",
             position=position,
             found=type(text).__name__,
         )
     if text is not None and (half := SURROGATE.search(text)):
         raise DataError(
-            f"{where}: its text has half of a surrogate pair at {half.start()}, which is no character",
+            f"{where}: the text has an unpaired surrogate at character {half.start()}; remove or replace it",
             code="pair-text-surrogate",
             position=position,
             character=half.start(),
@@ -283,21 +291,21 @@ def _check_pair(side: Side, position: int, pair: Any) -> None:
         return
     if not isinstance(image, str):
         raise DataError(
-            f"{where}: its image is of type {type(image).__name__}; wanted a path, a PIL image (PIL.Image.fromarray makes one) "
-            "or None",
+            f"{where}: expected the image as a path, a PIL image or None, got {type(image).__name__}; convert an array with "
+            "PIL.Image.fromarray",
             code="pair-image-type",
             position=position,
             found=type(image).__name__,
         )
     if not image:
         raise DataError(
-            f"{where}: its image is an empty string; wanted a path, a PIL image or None",
+            f"{where}: expected the image as a path, a PIL image or None, got an empty string",
             code="pair-image-empty",
             position=position,
         )
     if "://" in image:
         raise DataError(
-            f"{where}: its image is the URL {image}; wanted a path, a PIL image or None: fetch it first",
+            f"{where}: expected the image as a path, a PIL image or None, got the URL {image}; download it first",
             code="pair-image-url",
             position=position,
             found=image,
@@ -306,21 +314,21 @@ def _check_pair(side: Side, position: int, pair: Any) -> None:
 
 @contextmanager
 def _moved(tower: RetTower, device: torch.device | str | None) -> Iterator[None]:
-    """The tower on another device for a while."""
+    """Move the tower to another device for the duration of the block."""
     if device is None:
         yield
         return
-    home, away = tower.start.device, device_named(device)
+    original, target = tower.start.device, device_named(device)
     try:
-        tower.to(away)
+        tower.to(target)
         yield
     finally:
-        tower.to(home)
+        tower.to(original)
 
 
 @contextmanager
 def _eval_mode(tower: RetTower) -> Iterator[None]:
-    """Eval mode for a while; each module gets its own flag back, since a frozen part is in eval mode all the time."""
+    """Set eval mode for the duration of the block, then restore the mode of each module, which may differ."""
     training = [module for module in tower.modules() if module.training]
     tower.eval()
     try:
@@ -331,17 +339,17 @@ def _eval_mode(tower: RetTower) -> Iterator[None]:
 
 
 def _autocast(tower: RetTower, dtype: torch.dtype | str | None) -> AbstractContextManager:
-    """What makes the tower compute in a dtype, on the device where it is."""
+    """Return the autocast context in which the tower computes in a dtype on its current device."""
     if dtype is None:
         return nullcontext()
-    wanted, own = dtype_named(dtype), tower.start.dtype
-    if wanted == own:
+    target, own = dtype_named(dtype), tower.start.dtype
+    if target == own:
         return torch.autocast(tower.start.device.type, enabled=False)
-    if own == torch.float32 and wanted in (torch.bfloat16, torch.float16):
-        return torch.autocast(tower.start.device.type, dtype=wanted)
+    if own == torch.float32 and target in (torch.bfloat16, torch.float16):
+        return torch.autocast(tower.start.device.type, dtype=target)
     raise ConfigError(
-        f"dtype={dtype} does not go with weights in {str(own).removeprefix('torch.')}: float32 weights can be computed with "
-        f"in float32, bfloat16 or float16, others as they are; leave dtype out, or convert them by retriever.to({wanted})",
+        f"dtype={dtype} is not supported for {str(own).removeprefix('torch.')} weights: expected float32, bfloat16 or float16 "
+        f"for float32 weights, or else the dtype of the weights; omit dtype or convert with retriever.to({target})",
         code="encoding-dtype-unsuitable",
         found=str(dtype),
         weights=str(own),

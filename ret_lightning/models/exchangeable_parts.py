@@ -1,7 +1,7 @@
-"""Exchangeable parts: the settings that they were built with, and how a checkpoint that names them finds their classes.
+"""Exchangeable parts (gates, tokenizers, image transforms): their constructor settings, and their lookup by name.
 
-A checkpoint is data, so nothing is imported because it says so: a class is found among those that are imported, and then in
-the packages that the user named in RET_LIGHTNING_TARGETS.
+A checkpoint never triggers arbitrary imports: a class is searched among the imported classes, and then in the packages that
+the user lists in RET_LIGHTNING_TARGETS.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def subclasses(parent: type[T]) -> Iterator[type[T]]:
-    """Every class below one, at any depth."""
+    """Yield all direct and indirect subclasses of a class."""
     for child in parent.__subclasses__():
         yield child
         yield from subclasses(child)
 
 
 def constructor_settings(part: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arguments of a constructor by name, defaults included, without the width: `hidden_size`, or else the first one.
+    """Return the arguments of a constructor call by name, including defaults, without the width.
+
+    The width is the parameter `hidden_size`, or the first parameter if none has this name.
 
     Args:
-        part: an instance of the class, not yet initialised.
-        args: positional arguments of the call.
-        kwargs: keyword arguments of the call.
+        part: Instance of the class, not yet initialised.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
 
     Returns:
-        None if the constructor does not take the arguments, or if some of them have no name (`*args`). Lists and mappings are
-        copies: the constructor may change its arguments.
+        Argument names and values; None if the constructor does not accept the arguments, or some of them have no name
+        (`*args`). Lists and mappings are copied, because the constructor may change its arguments.
     """
     signature = inspect.signature(type(part).__init__)
     try:
@@ -58,7 +60,7 @@ def constructor_settings(part: object, args: Sequence[Any], kwargs: Mapping[str,
 
 
 def copied(value: Any) -> Any:
-    """A value whose lists, tuples, sets and mappings are copies at any depth; other objects are the same ones."""
+    """Copy the lists, tuples, sets and dicts of a value at any depth; all other objects are shared."""
     if type(value) is dict:
         return {key: copied(item) for key, item in value.items()}
     if type(value) in (list, tuple, set):
@@ -67,16 +69,16 @@ def copied(value: Any) -> Any:
 
 
 def call_with_copies(factory: Callable[..., T], *args: Any) -> T:
-    """The result of a factory; of a `functools.partial`, which keeps its keyword arguments, with copies of these."""
+    """Call a factory; for a `functools.partial`, pass copies of its stored keyword arguments."""
     keywords = copied(factory.keywords) if isinstance(factory, partial) else {}
     return factory(*args, **keywords)
 
 
 def json_value(value: Any) -> Any:
-    """A setting as JSON stores it; a tuple becomes a list.
+    """Convert a setting to JSON types; a tuple becomes a list.
 
     Raises:
-        TypeError: if JSON cannot store it.
+        TypeError: If JSON cannot represent the value.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -84,13 +86,13 @@ def json_value(value: Any) -> Any:
         return [json_value(item) for item in value]
     if isinstance(value, dict):
         if other := [key for key in value if type(key) is not str]:
-            raise TypeError(f"{other[0]!r} is a key of a mapping, and keys must be texts")
+            raise TypeError(f"expected strings as keys of a mapping, got {other[0]!r}")
         return {key: json_value(item) for key, item in value.items()}
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"JSON cannot represent {type(value).__name__}")
 
 
 def described_value(value: Any) -> Any:
-    """A setting as JSON stores it, or else a text that is equal in every process."""
+    """Convert a setting to JSON types, or to a text that is the same in every process."""
     try:
         return json_value(value)
     except TypeError:
@@ -99,10 +101,10 @@ def described_value(value: Any) -> Any:
 
 
 def class_name(part: object) -> str:
-    """The dotted name of the class of a part."""
+    """Return the dotted name of the class of a part."""
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def is_own(part: object) -> bool:
-    """Whether the class of a part is the user's own, not of this package."""
+    """Return whether the class of a part is user-defined, not part of this package."""
     return not is_in(type(part).__module__, (_PACKAGE,))

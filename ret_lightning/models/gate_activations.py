@@ -1,4 +1,7 @@
-"""Gate activations: means by step and modality over many rows, or those of each row."""
+"""Statistics of gate activations: means per step and modality over many rows, or means per row.
+
+Shape legend: N rows, k vectors per row, H hidden size, S steps of the recurrence.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,24 @@ from ret_lightning.models.gates import GateActivations
 
 
 class ActivationMeans:
-    """Collects mean gate activations over one or more forward passes, without keeping their tensors or waiting for a GPU."""
+    """Accumulates mean gate activations over one or more forward passes, without storing activations or synchronising a GPU.
+
+    A mean is taken over the rows that have the modality (all rows for `forget`), the k vectors and the H channels.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
     @torch.no_grad()
     def add(self, step: int, activations: GateActivations, text_present: Tensor, image_present: Tensor) -> None:
-        """One step's activations (N, k, H) with the presence masks (N, 1, 1)."""
+        """Add the activations of one step.
+
+        Args:
+            step: 0-based index of the step.
+            activations: (N, k, H) activations, where any size may be 1.
+            text_present: (N, 1, 1), 1 in rows with a text, 0 in the others.
+            image_present: (N, 1, 1), 1 in rows with an image, 0 in the others.
+        """
         everywhere = torch.ones_like(text_present)
         for name, activation, present in (
             ("forget", activations.forget, everywhere),
@@ -30,20 +43,31 @@ class ActivationMeans:
             self._sums[step, name].append(torch.stack([(of_row * weight).sum(), weight.sum()]))
 
     def means(self) -> dict[tuple[int, str], Tensor]:
-        """(step, `forget` | `text` | `image`) to a mean in [0, 1]; NaN where no row had the modality."""
+        """Return the means.
+
+        Returns:
+            Mapping of (step, `forget`, `text` or `image`) to a 0-d tensor in [0, 1]; NaN if no row had the modality.
+        """
         totals = {key: torch.stack(parts).sum(dim=0) for key, parts in self._sums.items()}
         return {key: total[0] / total[1] for key, total in totals.items()}
 
 
 class RowActivations:
-    """Collects the activations of each row and vector, averaged over the H channels, in one forward pass."""
+    """Collects the gate activations of each row and vector, averaged over the H channels, in one forward pass."""
 
     def __init__(self) -> None:
         self._steps: dict[str, list[Tensor]] = defaultdict(list)
 
     @torch.no_grad()
     def add(self, step: int, activations: GateActivations, text_present: Tensor, image_present: Tensor) -> None:
-        """One step's activations, (N, k, H) or 1 in place of any, and the presence masks (N, 1, 1)."""
+        """Add the activations of one step.
+
+        Args:
+            step: 0-based index of the step; steps must be added in order.
+            activations: (N, k, H) activations, where any size may be 1.
+            text_present: (N, 1, 1), 1 in rows with a text, 0 in the others.
+            image_present: (N, 1, 1), 1 in rows with an image, 0 in the others.
+        """
         for name, activation in (
             ("forget", activations.forget),
             ("text", activations.text),
@@ -52,7 +76,15 @@ class RowActivations:
             self._steps[name].append(activation.float().mean(dim=2).expand(len(text_present), -1))
 
     def stacked(self, tokens: int) -> dict[str, Tensor]:
-        """`forget`, `text`, `image` to (N, steps, k) float32 in [0, 1]; text and image are 0 in rows without them."""
+        """Return the activations of all steps.
+
+        Args:
+            tokens: k.
+
+        Returns:
+            Mapping of `forget`, `text` and `image` to (N, S, k) float32 in [0, 1]; `text` and `image` are 0 in rows without
+            the modality.
+        """
         return {
             name: torch.stack([own.expand(len(own), tokens) for own in steps], dim=1)
             for name, steps in self._steps.items()

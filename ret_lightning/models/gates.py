@@ -1,12 +1,15 @@
-"""Gates: how much of the old state and of each modality's reading goes into the new state.
+"""Gates: how much of the old state and of each modality enters the new state of the recurrence.
 
-A gate is one small class and one config of the group `gate`. It sees what the cell read from each modality in a step and
-returns three activations; the cell forms
+A gate is one class and one config of the group `gate`. It receives the cross-attention outputs of both modalities and returns
+three activations, with which the cell computes the new state
 
-    s = a(r) * forget + a(h_text) * text + a(h_image) * image            a: identity, or tanh
+    s = a(r) * forget + a(h_text) * text + a(h_image) * image            a: identity or tanh
 
-In the equations of the gates, m_text and m_image are 1 in rows that have the modality and 0 in the others, so that a row
-without one does not depend on it.
+r is the old state after self-attention, h_text and h_image are the cross-attention outputs. In the equations of the gates,
+m_text and m_image are 1 in rows that have the modality and 0 in the others, so the state of a row never depends on a modality
+that it lacks.
+
+Shape legend: N rows, k vectors per row, H hidden size.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ from ret_lightning.ops.onednn_linear import Linear
 
 @dataclass
 class GateActivations:
-    """The activations of one step, each (N, k, H), or 1 in any place of that, in [0, 1].
+    """The gate activations of one step, each in [0, 1] and of shape (N, k, H), where any size may be 1.
 
     Attributes:
-        forget: of the old state (open: it is kept).
-        text: of what was read from the text; 0 in rows without one.
-        image: of what was read from the image; 0 in rows without one.
+        forget: Activation of the forget gate; 1 keeps the old state.
+        text: Activation of the text's input gate; 0 in rows without a text.
+        image: Activation of the image's input gate; 0 in rows without an image.
     """
 
     forget: Tensor
@@ -43,24 +46,25 @@ class GateActivations:
 
 
 class Gate(nn.Module, ABC):
-    """Base of all gates.
+    """Base class of all gates.
 
-    The gates of this module take the same settings, so that one command line sweeps over them
-    (`-m gate=lstm,none gate.forget_bias=1`); a gate that lacks an input gate or a forget gate does not use that prior. A
-    subclass may take further settings, or fewer; its constructor takes the width first.
+    To add a gate, derive a class from this one, set its `name`, implement `activations`, and add a config to the group `gate`.
+    A checkpoint stores the name and the constructor arguments of its gate; a gate without a name cannot be exported.
 
-    A subclass sets `name`, by which a checkpoint finds it again (see `gate_named`); one without a name cannot be exported.
+    All gates of this module take the same arguments, so that one command line can sweep over them
+    (`-m gate=lstm,none gate.forget_bias=1`). A gate without an input gate or forget gate ignores the respective bias. A
+    subclass may take other arguments; the first argument of its constructor is the width.
 
     Args:
-        hidden_size: H, the width of the state.
-        input_bias: prior added before the sigmoid of the input gates; negative: closed at the start of training.
-        forget_bias: prior of the forget gate, likewise; positive: the state is kept at the start.
-        tanh: whether the three parts pass a tanh before they are weighed: a is tanh in the module's equation.
+        hidden_size: H, width of the state.
+        input_bias: Prior added to the logits of the input gates. Negative values close them at the start of training.
+        forget_bias: Prior added to the logit of the forget gate. Positive values keep the state at the start of training.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state s.
 
     Attributes:
-        settings: the arguments of the constructor by name, without the width: a checkpoint stores them and builds the gate
-            with them. None where they are unknown.
-        priors: `input_bias`, `forget_bias` and `tanh`, as this base class got them.
+        name: Name by which a checkpoint refers to the class; empty if the gate cannot be exported.
+        settings: Constructor arguments by name, without the width, as a checkpoint stores them; None if they are unknown.
+        priors: `input_bias`, `forget_bias` and `tanh`, as passed to this base class.
     """
 
     name: ClassVar[str] = ""
@@ -69,9 +73,9 @@ class Gate(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Never the parent's: a checkpoint with it would be read as the parent.
+        # The name is not inherited: a checkpoint of the subclass would be loaded as the parent class.
         cls.name = cls.__dict__.get("name", "")
-        # The method's earlier name, in gates of users.
+        # The former name of the method, which users' gates may define.
         if "openings" in cls.__dict__ and "activations" not in cls.__dict__:
             warnings.warn(deprecation(f"{cls.__name__}.openings", "activations"), FutureWarning, stacklevel=2)
             cls.activations = cls.__dict__["openings"]
@@ -80,7 +84,7 @@ class Gate(nn.Module, ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Gate:
         gate = super().__new__(cls)
-        # Recorded here, since what a subclass passes to this constructor need not be all that it takes.
+        # Recorded here because a subclass may not pass all its arguments to the base constructor.
         gate.__dict__["settings"] = constructor_settings(gate, args, kwargs)
         return gate
 
@@ -89,36 +93,58 @@ class Gate(nn.Module, ABC):
         self.hidden_size = hidden_size
         self.tanh = tanh
         self.priors = {"input_bias": input_bias, "forget_bias": forget_bias, "tanh": tanh}
-        # Buffers, since the published checkpoints store them with the weights.
+        # Buffers, because published checkpoints store them with the weights.
         self.register_buffer("input_bias", torch.tensor(float(input_bias)))
         self.register_buffer("forget_bias", torch.tensor(float(forget_bias)))
 
     @abstractmethod
     def activations(self, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> GateActivations:
-        """The activations of one step.
+        """Compute the gate activations of one step.
 
         Args:
-            text: (N, k, H) read from the text; 0 in rows without one.
-            image: (N, k, H) read from the image, likewise.
-            text_mask: (N, 1, 1), 1 where the row has a text, else 0.
-            image_mask: (N, 1, 1) likewise.
+            text: (N, k, H) cross-attention output of the text; 0 in rows without a text.
+            image: (N, k, H) cross-attention output of the image; 0 in rows without an image.
+            text_mask: (N, 1, 1), 1 in rows with a text, 0 in the others.
+            image_mask: (N, 1, 1), 1 in rows with an image, 0 in the others.
+
+        Returns:
+            Three activations in [0, 1], each (N, k, H), where any size may be 1.
         """
 
     def mix(self, state: Tensor, text: Tensor, image: Tensor, activations: GateActivations) -> Tensor:
-        """The new state s, (N, k, H), from the old one and what was read, see the module's equation."""
+        """Compute the new state, s = a(state) * forget + a(text) * text gate + a(image) * image gate.
+
+        Args:
+            state: r, (N, k, H), the old state after self-attention.
+            text: (N, k, H) cross-attention output of the text.
+            image: (N, k, H) cross-attention output of the image.
+            activations: Result of `activations`.
+
+        Returns:
+            s, (N, k, H).
+        """
         if self.tanh:
             state, text, image = torch.tanh(state), torch.tanh(text), torch.tanh(image)
         return state * activations.forget + text * activations.text + image * activations.image
 
 
 class LSTMGate(Gate):
-    """The published gate: an input gate a modality and a forget gate, elementwise, as in an LSTM.
+    """The published gate: elementwise input gates, one per modality, and a forget gate, as in an LSTM.
 
         text   = sigmoid(W_iT h_text  + b_iT + input_bias) * m_text
         image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
         forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
 
+    Equations as in the published code of ReT (arXiv 2503.01980), after the LSTM with forget gate (Gers et al., 2000).
+    Unlike in an LSTM, the gates depend on the cross-attention outputs only, not on the state.
+
     Adds 4 H (H + 1) parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Prior added to the logits of the input gates.
+        forget_bias: Prior added to the logit of the forget gate.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "lstm"
@@ -136,13 +162,19 @@ class LSTMGate(Gate):
 
 
 class NoForgetGate(Gate):
-    """The state is kept whole: input gates alone (variant NFG of Greff et al., 2017, arXiv 1503.04069).
+    """Input gates without a forget gate (variant NFG of Greff et al., 2017, arXiv 1503.04069).
 
         text   = sigmoid(W_iT h_text  + b_iT + input_bias) * m_text
         image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
         forget = 1
 
-    Adds 2 H (H + 1) parameters. `forget_bias` has no use.
+    Adds 2 H (H + 1) parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Prior added to the logits of the input gates.
+        forget_bias: Ignored.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "no_forget"
@@ -159,13 +191,19 @@ class NoForgetGate(Gate):
 
 
 class NoInputGate(Gate):
-    """What is read goes in whole: a forget gate alone (variant NIG of Greff et al., 2017, arXiv 1503.04069).
+    """A forget gate without input gates (variant NIG of Greff et al., 2017, arXiv 1503.04069).
 
         text   = m_text
         image  = m_image
         forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
 
-    Adds 2 H (H + 1) parameters. `input_bias` has no use.
+    Adds 2 H (H + 1) parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Ignored.
+        forget_bias: Prior added to the logit of the forget gate.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "no_input"
@@ -181,13 +219,19 @@ class NoInputGate(Gate):
 
 
 class NoGate(Gate):
-    """No gate at all: a plain sum of the state and what is read.
+    """No gating: the new state is the sum of the old state and both cross-attention outputs.
 
         text   = m_text
         image  = m_image
         forget = 1
 
-    Adds no parameters. `input_bias` and `forget_bias` have no use.
+    Adds no parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Ignored.
+        forget_bias: Ignored.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "none"
@@ -197,16 +241,22 @@ class NoGate(Gate):
 
 
 class CoupledGate(Gate):
-    """One gate opens what the other closes: what is read takes the place of what is forgotten.
+    """Coupled input and forget gates: the input activation is one minus the forget activation.
 
         forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
         text   = (1 - forget) * m_text
         image  = (1 - forget) * m_image
 
-    The coupled input and forget gate (CIFG) of Greff et al., 2017, arXiv 1503.04069, and the update gate of the GRU (Cho et
-    al., 2014, arXiv 1406.1078), with one coupling for both modalities.
+    This is the variant CIFG of Greff et al., 2017, arXiv 1503.04069, and the update gate of the GRU (Cho et al., 2014,
+    arXiv 1406.1078), with one forget gate for both modalities.
 
-    Adds 2 H (H + 1) parameters. `input_bias` has no use.
+    Adds 2 H (H + 1) parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Ignored.
+        forget_bias: Prior added to the logit of the forget gate.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "coupled"
@@ -222,13 +272,21 @@ class CoupledGate(Gate):
 
 
 class ScalarGate(Gate):
-    """As `LSTMGate`, with one value a vector instead of one a channel: each W maps to one value, each b is one.
+    """Input gates and a forget gate with one scalar activation per vector, instead of one per channel.
 
-        text   = sigmoid(W_iT h_text  + b_iT + input_bias) * m_text
-        image  = sigmoid(W_iV h_image + b_iV + input_bias) * m_image
-        forget = sigmoid(m_text * (W_fT h_text + b_fT) + m_image * (W_fV h_image + b_fV) + forget_bias)
+        text   = sigmoid(w_iT . h_text  + b_iT + input_bias) * m_text
+        image  = sigmoid(w_iV . h_image + b_iV + input_bias) * m_image
+        forget = sigmoid(m_text * (w_fT . h_text + b_fT) + m_image * (w_fV . h_image + b_fV) + forget_bias)
 
-    The activations are (N, k, 1). Adds 4 (H + 1) parameters.
+    Each w is a vector of width H and each b a scalar; the activations are (N, k, 1). Otherwise identical to `LSTMGate`.
+
+    Adds 4 (H + 1) parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Prior added to the logits of the input gates.
+        forget_bias: Prior added to the logit of the forget gate.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "scalar"
@@ -246,13 +304,19 @@ class ScalarGate(Gate):
 
 
 class ConstantGate(Gate):
-    """Learned activations, one a channel, that are blind to what is read.
+    """Learned constant activations, one per channel, that do not depend on the inputs.
 
         text   = sigmoid(b_iT + input_bias) * m_text
         image  = sigmoid(b_iV + input_bias) * m_image
         forget = sigmoid(b_f + forget_bias)
 
-    The vectors b start at 0. Adds 3 H parameters.
+    The vectors b, of width H, are initialised to 0. Adds 3 H parameters.
+
+    Args:
+        hidden_size: H, width of the state.
+        input_bias: Prior added to the logits of the input gates.
+        forget_bias: Prior added to the logit of the forget gate.
+        tanh: Whether a is tanh instead of the identity in the equation of the new state.
     """
 
     name = "constant"
@@ -272,14 +336,18 @@ class ConstantGate(Gate):
 
 
 def gate_named(name: str, modules: Sequence[str] = ()) -> type[Gate]:
-    """The gate class of this `name`, of all that are imported, and then of the packages in RET_LIGHTNING_TARGETS.
+    """Find a gate class by its `name`, first among imported classes, then in the packages of RET_LIGHTNING_TARGETS.
 
     Args:
-        name: the `name` of the class.
-        modules: where a checkpoint says that its own parts are; imported only if they are in these packages.
+        name: The `name` attribute of the class.
+        modules: Modules that a checkpoint lists for its user-defined classes; imported only if RET_LIGHTNING_TARGETS allows
+            their package.
+
+    Returns:
+        The class.
 
     Raises:
-        ConfigError: if there is none, or more than one.
+        ConfigError: If no class or more than one class has this name.
     """
     found, hint = _gates_named(name), ""
     if not found and name:
@@ -288,14 +356,14 @@ def gate_named(name: str, modules: Sequence[str] = ()) -> type[Gate]:
     if not found:
         known = tuple(dict.fromkeys(gate.name for gate in subclasses(Gate) if gate.name))
         raise ConfigError(
-            f"no gate is named {name!r}; {hint or 'import the module that defines it first'}; known: {', '.join(known)}",
+            f"unknown gate {name!r}; {hint or 'import the module that defines it first'}; known: {', '.join(known)}",
             code="gate-name-unknown",
             found=name,
             allowed=known,
         )
     if len(found) > 1:
         raise ConfigError(
-            f"more than one gate is named {name!r}: {', '.join(found)}; give each a name of its own",
+            f"several gates are named {name!r}: {', '.join(found)}; give each gate a unique name",
             code="gate-name-ambiguous",
             found=name,
             classes=tuple(found),
@@ -304,14 +372,14 @@ def gate_named(name: str, modules: Sequence[str] = ()) -> type[Gate]:
 
 
 def _gates_named(name: str) -> dict[str, type[Gate]]:
-    # By place, so that a class defined a second time, as in a notebook, replaces its old self.
+    # Keyed by dotted name, so that a class redefined in a notebook replaces the earlier one.
     return {f"{gate.__module__}.{gate.__qualname__}": gate for gate in subclasses(Gate) if gate.name == name != ""}
 
 
 def _input_activations(
     gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The input gates of text and image, by the maps `text_input` and `image_input`."""
+    """Compute the input gates of text and image from the layers `text_input` and `image_input`."""
     return (
         torch.sigmoid(gate.text_input(text) + gate.input_bias) * text_mask,
         torch.sigmoid(gate.image_input(image) + gate.input_bias) * image_mask,
@@ -319,6 +387,6 @@ def _input_activations(
 
 
 def _forget_activation(gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Tensor:
-    """The forget gate, by the maps `text_forget` and `image_forget`."""
+    """Compute the forget gate from the layers `text_forget` and `image_forget`."""
     forget = text_mask * gate.text_forget(text) + image_mask * gate.image_forget(image)
     return torch.sigmoid(forget + gate.forget_bias)

@@ -1,8 +1,10 @@
-"""Gradient caching, for batches beyond memory: a batch is encoded in micro-batches, of which only the vectors are kept.
+"""Gradient caching: encode a large batch in micro-batches and keep only the output vectors.
 
-The backward pass encodes each micro-batch a second time, from the same random state, when it needs the activations; the
-gradients are those of the undivided batch (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
-Setup"). Peak memory follows the micro-batch; the price is one more forward pass.
+The backward pass encodes each micro-batch again from the same random state to recompute its activations. The gradients are
+those of the whole batch (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+arXiv 2101.06983). Peak memory depends on the size of a micro-batch, at the cost of one additional forward pass.
+
+Shape legend: B queries, P passages, k vectors of width d each.
 """
 
 from __future__ import annotations
@@ -30,23 +32,23 @@ def encode_in_micro_batches(
     query_means: ActivationMeans | None = None,
     passage_means: ActivationMeans | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Encode a batch as `retriever(queries, passages)` does, with the activations of few queries in memory at a time.
+    """Encode a batch like `retriever(queries, passages)`, with the activations of one micro-batch in memory at a time.
 
     Args:
-        retriever: in training mode, say.
+        retriever: The retriever to train.
         queries: B rows.
-        passages: P rows; they are divided into as many micro-batches as the queries.
-        micro_batch: most queries in a micro-batch; None: one of all, whose activations are kept.
-        query_means: if given, collects the gate activations of the queries.
-        passage_means: if given, collects those of the passages.
+        passages: P rows, divided into as many micro-batches as the queries.
+        micro_batch: Maximum number of queries per micro-batch; None encodes the whole batch and keeps its activations.
+        query_means: Collects the gate activations of the queries, if given.
+        passage_means: Collects the gate activations of the passages, if given.
 
     Returns:
-        (B, k, d) and (P, k, d) vectors of length 1.
+        L2-normalised query vectors (B, k, d) and passage vectors (P, k, d).
     """
     if micro_batch is None:
         return retriever(queries, passages, query_means, passage_means)
     count = max(1, math.ceil(len(queries) / micro_batch))
-    parts = zip(_divided(queries, count), _divided(passages, count), strict=True)
+    parts = zip(_split(queries, count), _split(passages, count), strict=True)
     vectors = [_encode(retriever, query, passage, (query_means, passage_means)) for query, passage in parts]
     query_vectors, passage_vectors = zip(*vectors, strict=True)
     return torch.cat(query_vectors), torch.cat(passage_vectors)
@@ -58,13 +60,13 @@ def _encode(
     passages: EncoderInput,
     means: tuple[ActivationMeans | None, ActivationMeans | None],
 ) -> tuple[Tensor, Tensor]:
-    first_time = [means]  # the second encoding, in the backward pass, must not count the activations again
+    first_time = [means]  # the recomputation in the backward pass must not count the activations again
 
     def encode(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         collect = first_time.pop() if first_time else (None, None)
         return retriever(EncoderInput(*tensors[:_FIELDS]), EncoderInput(*tensors[_FIELDS:]), *collect)
 
-    # Tensors one by one, not the inputs as they are: by them `checkpoint` finds out whose random state is to be kept.
+    # Individual tensors, from which `checkpoint` infers the devices whose random state it must preserve.
     return checkpoint(encode, *_tensors(queries), *_tensors(passages), use_reentrant=False)
 
 
@@ -72,7 +74,7 @@ def _tensors(inputs: EncoderInput) -> list[Tensor]:
     return [getattr(inputs, field.name) for field in fields(inputs)]
 
 
-def _divided(inputs: EncoderInput, count: int) -> list[EncoderInput]:
-    """Split rows into `count` parts of about equal length, some of them perhaps empty."""
+def _split(inputs: EncoderInput, count: int) -> list[EncoderInput]:
+    """Split rows into `count` parts of about equal length, some of which may be empty."""
     bounds = [len(inputs) * part // count for part in range(count + 1)]
-    return [inputs.stretch(start, stop) for start, stop in pairwise(bounds)]
+    return [inputs.slice(start, stop) for start, stop in pairwise(bounds)]

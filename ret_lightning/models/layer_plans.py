@@ -1,6 +1,6 @@
-"""Layer plans: which blocks of the backbones feed which step of the recurrence.
+"""Layer plans: which blocks of the backbones each step of the recurrence reads.
 
-A recurrence is a rule that makes a plan for a backbone: one small class, one config of the group `recurrence`.
+A `Recurrence` is a rule that returns the plan for a backbone. It is one class and one config of the group `recurrence`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,38 @@ from ret_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Step s reads text block text[s] and vision block vision[s] (0-based; the embedding is not a block)."""
+    """The blocks that each step of the recurrence reads.
+
+    Attributes:
+        text: Text block of each step, 0-based; the embedding is not a block.
+        vision: Vision block of each step, 0-based; as many as `text`.
+    """
 
     text: tuple[int, ...]
     vision: tuple[int, ...]
 
     @property
     def steps(self) -> int:
-        """How often the cell is applied."""
+        """The number of steps of the recurrence."""
         return len(self.text)
 
     def check(self, text_blocks: int, vision_blocks: int) -> LayerPlan:
-        """Returns the plan itself, or raises ConfigError where it does not fit backbones of so many blocks."""
+        """Validate the plan against the depth of the backbones.
+
+        Args:
+            text_blocks: Number of blocks of the text backbone.
+            vision_blocks: Number of blocks of the vision backbone.
+
+        Returns:
+            The plan itself.
+
+        Raises:
+            ConfigError: If the sides have different lengths or are empty, or a block does not exist.
+        """
         if not self.text or len(self.text) != len(self.vision):
             raise ConfigError(
-                f"recurrence: a plan needs as many text blocks as vision blocks, at least one; got {len(self.text)} "
-                f"({list(self.text)}) and {len(self.vision)} ({list(self.vision)})",
+                f"recurrence: expected equally many text and vision blocks, at least one; got {len(self.text)} text blocks "
+                f"{list(self.text)} and {len(self.vision)} vision blocks {list(self.vision)}",
                 code="plan-sides-differ",
                 text=tuple(self.text),
                 vision=tuple(self.vision),
@@ -37,8 +53,8 @@ class LayerPlan:
         for name, blocks, count in (("text", self.text, text_blocks), ("vision", self.vision, vision_blocks)):
             if wrong := [b for b in blocks if type(b) is not int]:
                 raise ConfigError(
-                    f"recurrence: {name} block {wrong[0]!r} is a {type(wrong[0]).__name__}; blocks of a plan are whole numbers "
-                    f"(int) from 0 to {count - 1}",
+                    f"recurrence: {name} block {wrong[0]!r}: expected an int from 0 to {count - 1}, got "
+                    f"{type(wrong[0]).__name__}",
                     code="plan-blocks-not-int",
                     side=name,
                     found=tuple(wrong),
@@ -70,27 +86,30 @@ PUBLISHED_PLANS = {
 
 
 class Recurrence(ABC):
-    """A rule that makes a layer plan for a backbone."""
+    """Base class of the rules that return a layer plan for a backbone."""
 
     @abstractmethod
     def plan(self, text_blocks: int, vision_blocks: int, published_plan: str | None = None) -> LayerPlan:
-        """A plan that fits.
+        """Return the layer plan for a backbone.
 
         Args:
-            text_blocks: how many blocks the text backbone has.
-            vision_blocks: likewise.
-            published_plan: name of the plan published for the backbone, if there is one.
+            text_blocks: Number of blocks of the text backbone.
+            vision_blocks: Number of blocks of the vision backbone.
+            published_plan: Key of `PUBLISHED_PLANS`, if ReT was published with this backbone.
+
+        Returns:
+            A plan whose blocks all exist.
 
         Raises:
-            ConfigError: if no such plan fits.
+            ConfigError: If the rule has no plan for this backbone.
         """
 
 
 class Published(Recurrence):
-    """The plan that ReT was published with on this backbone.
+    """The layer plan with which ReT was published on this backbone (`layer_strategy` in the published code).
 
-    A backbone without a published plan gets every block of the shallower modality, the deeper one spread evenly over
-    them, which is what the published plans do.
+    For a backbone without a published plan, the number of steps is the depth of the shallower modality, and the blocks of
+    the deeper one are evenly spaced, as in the published plans.
     """
 
     def plan(self, text_blocks: int, vision_blocks: int, published_plan: str | None = None) -> LayerPlan:
@@ -107,17 +126,20 @@ class Published(Recurrence):
 
 
 class Last(Recurrence):
-    """One step on the last block of each backbone: no recurrence over depth."""
+    """One step that reads the last block of each backbone, without recurrence over depth."""
 
     def plan(self, text_blocks: int, vision_blocks: int, published_plan: str | None = None) -> LayerPlan:
         return LayerPlan((text_blocks - 1,), (vision_blocks - 1,))
 
 
 class Evenly(Recurrence):
-    """So many steps, spread evenly over the depth of each backbone; the last step reads the last block.
+    """A given number of steps, evenly spaced over the depth of each backbone.
+
+    Step s of S, counted from 0, reads block floor((s + 1) * D / S) - 1 of a backbone of D blocks, so the last step reads the
+    last block.
 
     Args:
-        steps: how many, at least 1 and at most the blocks of the shallower backbone.
+        steps: S, from 1 to the number of blocks of the shallower backbone.
     """
 
     def __init__(self, steps: int) -> None:
@@ -127,7 +149,7 @@ class Evenly(Recurrence):
         most = min(text_blocks, vision_blocks)
         if not 1 <= self.steps <= most:
             raise ConfigError(
-                f"recurrence.steps={self.steps} does not fit this backbone: choose 1 to {most}",
+                f"recurrence.steps={self.steps}: expected 1 to {most} for this backbone",
                 code="plan-steps-out-of-range",
                 found=self.steps,
                 most=most,
@@ -136,18 +158,21 @@ class Evenly(Recurrence):
 
 
 class FirstMiddleLast(Recurrence):
-    """Three steps: the first, the middle and the last block of each backbone."""
+    """Three steps that read the first, the middle and the last block of each backbone.
+
+    ReT-2 (arXiv 2509.08897) also uses three layers, an early, a middle and a late one; its layer numbers are not known here.
+    """
 
     def plan(self, text_blocks: int, vision_blocks: int, published_plan: str | None = None) -> LayerPlan:
         return LayerPlan(*((0, (count - 1) // 2, count - 1) for count in (text_blocks, vision_blocks)))
 
 
 class Explicit(Recurrence):
-    """The blocks as listed.
+    """A layer plan that lists its blocks.
 
     Args:
-        text: one text block a step, 0-based.
-        vision: one vision block a step, 0-based, as many.
+        text: Text block of each step, 0-based.
+        vision: Vision block of each step, 0-based; as many as `text`.
     """
 
     def __init__(self, text: Sequence[int], vision: Sequence[int]) -> None:
@@ -158,5 +183,5 @@ class Explicit(Recurrence):
 
 
 def _spread(steps: int, blocks: int) -> tuple[int, ...]:
-    """`steps` of `blocks` indices, the ends of equal stretches: the last one is blocks - 1."""
+    """Divide `blocks` indices into `steps` spans of equal length; return the last index of each span."""
     return tuple((step + 1) * blocks // steps - 1 for step in range(steps))

@@ -1,6 +1,6 @@
-"""Layer states: what a backbone produces and the recurrence reads. One value serves any number of towers.
+"""Layer states: the hidden states of a backbone that the recurrence reads. Several towers can share them.
 
-Shapes: N rows in a batch, n of them have the modality, L positions, width of a state.
+Shape legend: N rows in a batch, n of which have the modality, L positions, W width of a state.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ret_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class LayerStates:
-    """The states of one modality of a batch, block by block.
+    """The hidden states of one modality of a batch, for several blocks of a backbone.
 
     Attributes:
-        blocks: 0-based block to its (n, L, width) states, before the final layer norm.
-        rows: (n,) int64, which rows of the batch have the modality, ascending.
+        blocks: Mapping of 0-based block to its (n, L, W) states, before the final layer norm.
+        rows: (n,) int64, ascending indices of the rows that have the modality.
         count: N.
-        padding: (n, L) bool, True where a position is padding; None: nowhere.
+        padding: (n, L) bool, True for padding; None if there is none.
     """
 
     blocks: Mapping[int, Tensor]
@@ -31,7 +31,11 @@ class LayerStates:
     padding: Tensor | None = None
 
     def __getitem__(self, block: int) -> Tensor:
-        """The (n, L, width) states of a block; raises ConfigError where they were not computed."""
+        """Return the (n, L, W) states of a block.
+
+        Raises:
+            ConfigError: If the states of this block were not computed.
+        """
         if block not in self.blocks:
             raise ConfigError(
                 f"layer states: block {block} was not computed; computed: {', '.join(map(str, self.blocks))}; pass the plan of "
@@ -43,19 +47,19 @@ class LayerStates:
         return self.blocks[block]
 
     def present(self, dtype: torch.dtype) -> Tensor:
-        """(N, 1, 1), 1 where the row has the modality, else 0."""
+        """Return the presence mask, (N, 1, 1): 1 in rows that have the modality, 0 in the others."""
         return torch.zeros(self.count, 1, 1, dtype=dtype, device=self.rows.device).index_fill(0, self.rows, 1)
 
 
 @dataclass(frozen=True)
 class ModalityStates:
-    """What one step of the recurrence reads of one modality: the adapted states of one block.
+    """The input of one step of the recurrence for one modality: the adapted states of one block.
 
     Attributes:
-        values: (n, L, width).
-        rows: (n,) int64, as in `LayerStates`.
-        present: (N, 1, 1), 1 where the row has the modality, else 0; same dtype as the tower's state.
-        padding: (n, L) bool, as in `LayerStates`.
+        values: (n, L, W) states.
+        rows: (n,) int64, ascending indices of the rows that have the modality.
+        present: (N, 1, 1), 1 in rows that have the modality, 0 in the others; same dtype as the tower's state.
+        padding: (n, L) bool, True for padding; None if there is none.
     """
 
     values: Tensor

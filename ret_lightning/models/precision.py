@@ -1,4 +1,4 @@
-"""Floating point types and devices by their names."""
+"""Parsing of dtype and device names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ DTYPES = {
 
 
 def dtype_named(dtype: torch.dtype | str) -> torch.dtype:
-    """A torch dtype from itself or its name, with or without `torch.`; raises ConfigError with the choices."""
+    """Return the torch dtype of a name, with or without `torch.`; a dtype is returned unchanged.
+
+    Raises:
+        ConfigError: If the dtype is unknown.
+    """
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
         raise ConfigError(
-            f"dtype={dtype} is unknown; choices: {', '.join(DTYPES)}",
+            f"dtype={dtype}: expected one of {', '.join(DTYPES)}",
             code="dtype-unknown",
             found=str(dtype),
             allowed=tuple(DTYPES),
@@ -31,23 +35,23 @@ def dtype_named(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def device_named(device: torch.device | str | int) -> torch.device:
-    """A device that tensors can be put on here; raises ConfigError with the reason where it is none."""
+    """Return a device on which this process can allocate tensors.
+
+    Raises:
+        ConfigError: If the device is unknown or unavailable.
+    """
     try:
         found = torch.device(device)
         if found.type == "meta":
             raise ConfigError(
-                f"device={device} holds no numbers; choose cpu, cuda, cuda:0 and so on",
+                f"device={device}: expected a device that stores values, such as cpu, cuda or cuda:0",
                 code="device-without-numbers",
                 found=str(device),
             )
         torch.empty(0, device=found)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # AssertionError: PyTorch was built without CUDA
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: PyTorch without CUDA
         raise ConfigError(
-            f"device={device} cannot be used: {str(error).strip().splitlines()[0]}",
+            f"device={device} is not available: {str(error).strip().splitlines()[0]}",
             code="device-unusable",
             found=str(device),
         ) from error

@@ -1,4 +1,7 @@
-"""The retriever: a query tower and a passage tower over shared backbones."""
+"""The retriever: a query tower and a passage tower over shared backbones.
+
+Shape legend: N pairs, Nq queries, Np passages, k vectors of width d each, H hidden size, S steps of the recurrence.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,23 @@ if TYPE_CHECKING:
 
 
 class RetRetriever(TwoTowers):
-    """Encodes queries and passages; scores are MaxSim of what it gives.
+    """ReT, the recurrent multimodal late-interaction retriever (arXiv 2503.01980).
+
+    It encodes queries and passages, each a pair of a text and an image of which either may be missing, into k L2-normalised
+    vectors of width d. The score of a query and a passage is their MaxSim:
+
+        score(Q, D) = sum_{q in Q} max_{p in D} <q, p>          in [-k, k]
+
+    Create a new model with `build_retriever`, and load a published checkpoint with `from_pretrained`:
+
+        retriever = RetRetriever.from_pretrained("aimagelab/ReT-CLIP-ViT-L-14")
+        queries = retriever.encode_queries([("What is this?", "photo.jpg")])
+        passages = retriever.encode_passages([("The Colosseum is an amphitheatre in Rome.", None)])
+        scores = retriever.score(queries, passages)
 
     Args:
-        query_tower: for queries.
-        passage_tower: for passages; the same object as `query_tower` for one tower on both sides.
+        query_tower: Encodes queries.
+        passage_tower: Encodes passages. Pass the same object as `query_tower` to share one tower.
     """
 
     def encode_queries(
@@ -45,22 +60,23 @@ class RetRetriever(TwoTowers):
         progress: bool | None = None,
         num_workers: int = 8,
     ) -> Tensor:
-        """(N, k, d) float32 vectors of length 1, on the CPU, of N queries; (N, 1, d) where the tower pools.
+        """Encode queries with the query tower, in eval mode and without gradients.
 
         Args:
-            pairs: N of (text or None, image or None); an image is a path or a PIL image. An empty text is no text.
-            batch_size: pairs a pass of the model.
-            device: where to encode; None: where the model is. The model stays where it was.
-            dtype: what to compute in, `torch.bfloat16` or `"bfloat16"`, say; None: the model's own.
-            progress: a bar on stderr; None: for long lists.
-            num_workers: threads that decode images while the model runs.
+            pairs: N pairs (text or None, image or None). An image is a path or a PIL image. An empty text counts as no text.
+            batch_size: Pairs per forward pass.
+            device: Device to encode on; None uses the device of the model. The model is moved back afterwards.
+            dtype: Autocast dtype, for example `torch.bfloat16` or `"bfloat16"`; None uses the dtype of the weights.
+            progress: Whether to display a progress bar on standard error; None displays it for long lists.
+            num_workers: Threads that decode and transform images while the model runs; 0 uses the calling thread.
+
+        Returns:
+            (N, k, d) float32 on the CPU, L2-normalised along the last axis; (N, 1, d) if the tower is pooled.
 
         Raises:
-            DataError: naming the pair, if it is none, or its image is missing or cannot be decoded.
-            ConfigError: if an option cannot be served.
-            UserError: if the tower's tokenizer or image transform does not fit its backbone.
-
-        `models.encode_pairs.encode_pairs` has the details.
+            DataError: If a pair is invalid, or its image is missing or cannot be decoded. The error reports its position.
+            ConfigError: If an option is invalid or not supported by the model.
+            UserError: If the tokenizer or image transform of the tower is missing or does not fit its backbone.
         """
         return encode_pairs(self, "query", pairs, batch_size, device, dtype, progress, num_workers)
 
@@ -73,28 +89,60 @@ class RetRetriever(TwoTowers):
         progress: bool | None = None,
         num_workers: int = 8,
     ) -> Tensor:
-        """As `encode_queries`, by the passage tower."""
+        """Encode passages with the passage tower, in eval mode and without gradients.
+
+        Args:
+            pairs: N pairs (text or None, image or None). An image is a path or a PIL image. An empty text counts as no text.
+            batch_size: Pairs per forward pass.
+            device: Device to encode on; None uses the device of the model. The model is moved back afterwards.
+            dtype: Autocast dtype, for example `torch.bfloat16` or `"bfloat16"`; None uses the dtype of the weights.
+            progress: Whether to display a progress bar on standard error; None displays it for long lists.
+            num_workers: Threads that decode and transform images while the model runs; 0 uses the calling thread.
+
+        Returns:
+            (N, k, d) float32 on the CPU, L2-normalised along the last axis; (N, 1, d) if the tower is pooled.
+
+        Raises:
+            DataError: If a pair is invalid, or its image is missing or cannot be decoded. The error reports its position.
+            ConfigError: If an option is invalid or not supported by the model.
+            UserError: If the tokenizer or image transform of the tower is missing or does not fit its backbone.
+        """
         return encode_pairs(self, "passage", pairs, batch_size, device, dtype, progress, num_workers)
 
     def gate_activations(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """`forget`, `text` and `image` to (N, steps, k) activations in [0, 1] of N pairs, means over the channels.
+        """Return the gate activations of one tower for each pair, averaged over the H channels.
 
-        `models.encode_pairs.gate_activations` has the details.
+        All pairs are encoded in one forward pass, in eval mode and without gradients.
+
+        Args:
+            side: Which tower, `query` or `passage`.
+            pairs: N pairs (text or None, image or None). An image is a path or a PIL image.
+
+        Returns:
+            Mapping of `forget`, `text` and `image` to (N, S, k) float32 in [0, 1] on the CPU. `text` and `image` are 0 for
+            pairs without the modality.
+
+        Raises:
+            DataError: If a pair is invalid, or its image is missing or cannot be decoded. The error reports its position.
+            UserError: If the tokenizer or image transform of the tower is missing or does not fit its backbone.
         """
         return gate_activations(self, side, pairs)
 
     def gate_openings(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """The earlier name of `gate_activations`, until version 0.3."""
+        """Return the gate activations. Deprecated alias of `gate_activations`, removed in version 0.3."""
         warnings.warn(deprecation("gate_openings", "gate_activations"), FutureWarning, stacklevel=2)
         return self.gate_activations(side, pairs)
 
     def score(self, queries: Tensor | Iterable[Pair], passages: Tensor | Iterable[Pair], **options: Any) -> Tensor:
-        """(Nq, Np) MaxSim scores of every query with every passage, each in [-k, k].
+        """Compute the MaxSim score of every query with every passage.
 
         Args:
-            queries: (Nq, k, d) vectors as `encode_queries` gives them, or the pairs themselves.
-            passages: (Np, k, d) likewise.
-            options: of `encode_queries`, where pairs are given.
+            queries: (Nq, k, d) vectors from `encode_queries`, or pairs to encode.
+            passages: (Np, k, d) vectors from `encode_passages`, or pairs to encode.
+            options: Keyword arguments of `encode_queries` and `encode_passages`, used if pairs are passed.
+
+        Returns:
+            (Nq, Np) scores in [-k, k].
         """
         if not isinstance(queries, Tensor):
             queries = self.encode_queries(queries, **options)
@@ -110,28 +158,36 @@ class RetRetriever(TwoTowers):
         dtype: torch.dtype | str | None = None,
         revision: str | None = None,
     ) -> Self:
-        """A retriever from a checkpoint in the published layout or our extension of it, in eval mode.
+        """Load a retriever in eval mode from a checkpoint in the published layout or this project's extension of it.
 
         Args:
-            source: a folder with `config.json` and `model.safetensors` (or its shards), or a hub id.
-            device: where it goes; None: the CPU.
-            dtype: of its weights, `torch.bfloat16` or `"bfloat16"`, say; None: as stored.
-            revision: of a hub id: branch, tag or commit.
+            source: Folder with `config.json` and `model.safetensors` (or its shards), or a hub id.
+            device: Device of the model; None uses the CPU.
+            dtype: Dtype of the weights, for example `torch.bfloat16` or `"bfloat16"`; None keeps the stored dtype.
+            revision: Branch, tag or commit of a hub repository.
+
+        Returns:
+            The retriever.
 
         Raises:
-            UserError: if there is no such checkpoint, or its weights do not fit its config.
+            UserError: If the checkpoint does not exist or its weights do not fit its config.
         """
         return load_checkpoint(cls, source, device=device, dtype=dtype, revision=revision)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
-        """Writes the published layout: the folder's `config.json` and `model.safetensors`, whole or not at all.
+        """Save `config.json` and `model.safetensors` in the published layout, atomically.
 
-        What the published classes cannot express (another gate, another layer plan, ...) goes into a section of the
-        config, and then only this project reads the checkpoint. The model itself stays as it is.
+        Settings that the published classes do not support (another gate, another layer plan, ...) are stored in an
+        additional section of the config; only this project can load such a checkpoint.
 
         Args:
-            folder: made if it is not there; other files in it stay.
-            max_shard_size: weights of more than this are split over several files; bytes, or a string like `"5GB"`.
+            folder: Target folder, created if needed. Other files in it are kept.
+            max_shard_size: Maximum size of a weight file, in bytes or as a string such as `"5GB"`. Larger weights are split
+                over several files.
+
+        Raises:
+            UserError: If the folder cannot be written.
+            ConfigError: If a part of the model cannot be stored.
         """
         save_checkpoint(self, folder, max_shard_size)
 
@@ -143,20 +199,20 @@ class RetRetriever(TwoTowers):
         commit_message: str = "Upload a ReT retriever",
         token: str | bool | None = None,
     ) -> str:
-        """Uploads what `save_pretrained` writes to a hub repository, with a model card where it has none.
+        """Upload the files of `save_pretrained` to a hub repository, with a model card if the repository has none.
 
         Args:
-            repo_id: `owner/name`; made if it is not there.
-            private: of a new repository; None: the owner's default.
-            revision: the branch to push to; None: the main one.
-            commit_message: of the one commit that it makes.
-            token: of the hub; None: the one of `hf auth login`.
+            repo_id: Repository, `owner/name`; created if needed.
+            private: Visibility of a new repository; None uses the default of the owner.
+            revision: Branch to push to; None uses the main branch.
+            commit_message: Message of the commit.
+            token: Access token of the hub; None uses the token of `hf auth login`.
 
         Returns:
-            The commit's address.
+            The URL of the commit.
 
         Raises:
-            UserError: if the hub cannot be reached, or refuses.
+            UserError: If the hub cannot be reached or refuses the upload.
         """
         return push(self, repo_id, private, revision, commit_message, token)
 
@@ -180,35 +236,44 @@ def build_retriever(
     train_text: bool | int = False,
     train_vision: bool | int = False,
 ) -> RetRetriever:
-    """A retriever of new towers over a backbone.
+    """Build a retriever with newly initialised towers over a backbone.
+
+    The defaults are those of the published models (ReT, arXiv 2503.01980): two towers over shared, frozen backbones, one
+    cell per tower that is shared by all steps, and k = 32 vectors of width d = 128.
 
     Args:
-        backbone: shared by both towers.
-        gate: makes a gate from a width H; called once a cell, with copies of the lists and mappings of a `functools.partial`.
-        recurrence: which blocks feed which step; None: the plan published for the backbone.
-        num_tokens: k, vectors a row.
-        hidden_size: H, the width of the state.
-        num_heads: of the attentions; None: one for each 64 of H.
-        intermediate_size: of the MLP; None: 4 H.
-        output_size: d; 0: no output map, d = H.
-        pooled: one vector a row (the mean of the k) instead of k.
-        dropout: in the MLP.
-        attention_dropout: of the attention weights.
-        activation: of the MLP.
-        share_towers: one tower for queries and passages.
-        share_cells: two towers with the same cell; start states, adapters and output maps are a tower's own.
-        cell_per_step: a cell for each step instead of one for all of them.
-        train_text: what of the text backbone is trained: False: nothing, True: all that is used, n: the last n blocks.
-        train_vision: likewise.
+        backbone: Backbone of both towers.
+        gate: Function that creates a gate from the width H, called once per cell. The lists and mappings of a
+            `functools.partial` are copied for each call.
+        recurrence: Rule for the blocks that each step reads; None uses the plan published for the backbone.
+        num_tokens: k, vectors per row, 1 to H.
+        hidden_size: H, width of the state.
+        num_heads: Heads of each attention layer; None uses H / 64.
+        intermediate_size: Width of the hidden layer of the MLP; None uses 4 H.
+        output_size: d, width of the output vectors; 0 omits the output map, so that d = H.
+        pooled: Whether to average the k vectors of a row into one.
+        dropout: Dropout probability in the MLP, in [0, 1].
+        attention_dropout: Dropout probability of the attention weights, in [0, 1].
+        activation: Activation function of the MLP, `gelu` or `relu`.
+        share_towers: Whether queries and passages share one tower.
+        share_cells: Whether two towers share their cells; each has its own initial state, adapters and output map.
+        cell_per_step: Whether each step has its own cell; otherwise all steps of a tower share one.
+        train_text: Trained part of the text backbone: False for none, True for the embedding and all used blocks, n for the
+            last n used blocks.
+        train_vision: Trained part of the vision backbone: False for none, True for the embedding and all used blocks, n for
+            the last n used blocks.
+
+    Returns:
+        The retriever, in training mode.
 
     Raises:
-        ConfigError: if the options do not fit each other or the backbone.
+        ConfigError: If the options are inconsistent with each other or with the backbone.
     """
     blocks = backbone.text.num_blocks, backbone.vision.num_blocks
     plan = (recurrence or Published()).plan(*blocks, backbone.published_plan)
     if not isinstance(plan, LayerPlan):
         raise ConfigError(
-            f"recurrence: {class_name(recurrence)}.plan returned {plan!r:.100}; expected a LayerPlan",
+            f"recurrence: expected {class_name(recurrence)}.plan to return a LayerPlan, got {plan!r:.100}",
             code="plan-of-wrong-type",
             recurrence=class_name(recurrence),
             found=type(plan).__name__,
@@ -225,15 +290,15 @@ def build_retriever(
             raise ConfigError(message, code=error.code, **{**error.values, "key": f"model.{name}"}) from error
     if isinstance(gate, nn.Module) or not callable(gate):
         raise ConfigError(
-            f"gate: got a {class_name(gate)}; expected a function that makes a gate from its width: in the group `gate`, set "
-            "_partial_: true",
+            f"gate: expected a function that creates a gate from its width, got {class_name(gate)}; set _partial_: true in the "
+            "config of the group `gate`",
             code="gate-not-a-factory",
             found=class_name(gate),
         )
     if num_heads is None and hidden_size % 64:
         raise ConfigError(
-            f"model.hidden_size={hidden_size} is not a multiple of 64, so the number of heads has no default: "
-            f"set model.num_heads to a divisor of {hidden_size}",
+            f"model.hidden_size={hidden_size} is not a multiple of 64, so model.num_heads has no default; set it to a divisor "
+            f"of {hidden_size}",
             code="heads-without-default",
             found=hidden_size,
         )

@@ -1,4 +1,7 @@
-"""A tower: the recurrence over one pair of backbones, from an `EncoderInput` to k vectors per row."""
+"""A tower: a pair of backbones and the recurrence over their depth, from an `EncoderInput` to k vectors per row.
+
+Shape legend: B rows, k vectors per row, H hidden size, d output size.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,30 @@ from ret_lightning.ops.onednn_linear import Linear
 
 
 class RetTower(nn.Module):
-    """One side of the retriever: queries, or passages.
+    """An encoder for one side of the retriever, queries or passages (ReT, arXiv 2503.01980, section 3).
+
+        q_0     = start                                                       learned, (1, k, H)
+        q_{l+1} = Cell(q_l, A_T[l] T[text_l], A_V[l] V[vision_l])             for each step l of the layer plan
+        output  = W_o q_S                                                     or W_o mean_k(q_S) if `pooled`
+
+    T[b] and V[b] are the hidden states of block b of the text and the vision backbone, before the final layer norm. A_T[l] and
+    A_V[l] are linear adapters with bias from the width of the backbone to H, one per step and modality. W_o has no bias.
 
     Args:
-        backbone: states of texts and images, and what prepares them; may be shared with the other tower.
-        plan: which blocks feed which step.
-        cells: one that is applied at every step, as published, or one for each step. All of the same sizes.
-        output_size: d; a linear map without bias from H; 0: no map, d = H.
-        pooled: average the k vectors of a row before the map: one vector a row.
+        backbone: The text and vision stacks with their tokenizer and image transform. Towers may share it.
+        plan: Text and vision block of each step.
+        cells: One cell for all steps, as published, or one cell per step, all of the same sizes.
+        output_size: d, width of the output vectors; 0 omits the output map, so that d = H.
+        pooled: Whether to average the k vectors of a row before the output map, which yields one vector per row.
 
     Attributes:
-        start: (1, k, H), the learned state that the first step starts from, drawn from N(0, 0.2).
-        tokenizer: the backbone's: texts to ids and mask.
-        image_transform: the backbone's: an RGB image to pixels.
+        start: (1, k, H) learned initial state, initialised from a normal distribution of standard deviation 0.2.
+        tokenizer: The tokenizer of the backbone; maps texts to token ids and attention mask.
+        image_transform: The image transform of the backbone; maps an RGB image to pixel values.
+
+    Raises:
+        ConfigError: If the plan does not fit the backbone.
+        ValueError: If the number of cells is neither 1 nor the number of steps.
     """
 
     def __init__(
@@ -43,7 +57,7 @@ class RetTower(nn.Module):
         super().__init__()
         self.plan = plan.check(backbone.text.num_blocks, backbone.vision.num_blocks)
         if len(cells) not in (1, plan.steps):
-            raise ValueError(f"{len(cells)} cells for {plan.steps} steps; one for all of them, or one each")
+            raise ValueError(f"expected 1 cell, or {plan.steps} cells for {plan.steps} steps, got {len(cells)}")
         self.pooled = pooled
         self.tokenizer = backbone.tokenizer
         self.image_transform = backbone.image_transform
@@ -58,43 +72,43 @@ class RetTower(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The two stacks, with the tower's tokenizer and image transform."""
+        """The text and vision stacks with the tower's tokenizer and image transform."""
         return Backbone(self.text_backbone, self.vision_backbone, self.tokenizer, self.image_transform)
 
     @property
     def output_size(self) -> int:
-        """d, the size of a vector."""
+        """d, the width of an output vector."""
         return self.output.out_features if isinstance(self.output, nn.Linear) else self.cells[0].hidden_size
 
     @property
     def row_shape(self) -> tuple[int, int]:
-        """(k, d), the shape of a row's vectors; k is 1 where `pooled`."""
+        """The shape of the vectors of one row: (k, d), or (1, d) if `pooled`."""
         return 1 if self.pooled else self.start.shape[1], self.output_size
 
     def forward(self, inputs: EncoderInput, means: ActivationMeans | RowActivations | None = None) -> Tensor:
-        """Encodes B rows.
+        """Encode a batch.
 
         Args:
-            inputs: B rows; a row without a modality costs no pass of its backbone.
-            means: if given, collects what the gates did.
+            inputs: B rows. The backbone of a modality runs only on the rows that have it.
+            means: Collects the gate activations, if given.
 
         Returns:
-            (B, k, d), or (B, d) where `pooled`; not normalised.
+            (B, k, d) vectors, or (B, d) if `pooled`; not normalised.
         """
         return self.recur(*self.backbone.states(inputs, self.plan), means)
 
     def recur(
         self, text: LayerStates, image: LayerStates, means: ActivationMeans | RowActivations | None = None
     ) -> Tensor:
-        """The recurrence alone, on backbone states that are already computed, perhaps for other towers as well.
+        """Run the recurrence on backbone states that are already computed, for example for several towers at once.
 
         Args:
-            text: of the B rows, with the blocks of the tower's plan.
-            image: of the same rows.
-            means: as in `forward`.
+            text: Text states of B rows, including the blocks of the tower's plan.
+            image: Image states of the same rows, including the blocks of the tower's plan.
+            means: Collects the gate activations, if given.
 
         Returns:
-            As `forward`.
+            (B, k, d) vectors, or (B, d) if `pooled`; not normalised.
         """
         state = self.start.expand(text.count, -1, -1)
         text_present, image_present = text.present(state.dtype), image.present(state.dtype)
@@ -114,5 +128,12 @@ class RetTower(nn.Module):
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Vectors of length 1 along the last axis, in float32 at least: what MaxSim and the index take."""
+    """L2-normalise vectors along the last axis.
+
+    Args:
+        vectors: (..., d), floating point.
+
+    Returns:
+        (..., d) vectors of length 1 in float32, or float64 for float64 input.
+    """
     return torch.nn.functional.normalize(vectors if vectors.dtype == torch.float64 else vectors.float(), dim=-1)

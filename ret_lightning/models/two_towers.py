@@ -1,4 +1,7 @@
-"""Two towers over shared backbones: what a retriever computes, and all that checkpoints know of it."""
+"""Two towers over shared backbones: the part of a retriever that checkpoints describe.
+
+Shape legend: B rows, k vectors per row, d output size.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,21 @@ from ret_lightning.models.tower import RetTower, normalised
 
 
 class TwoTowers(nn.Module):
-    """A query tower and a passage tower; `RetRetriever` is what users work with.
+    """A query tower and a passage tower, without the methods for loading, saving and encoding of `RetRetriever`.
 
     Args:
-        query_tower: for queries.
-        passage_tower: for passages; the same object as `query_tower` for one tower on both sides.
+        query_tower: Encodes queries.
+        passage_tower: Encodes passages. Pass the same object as `query_tower` to share one tower.
+
+    Attributes:
+        stored_config: The `config.json` of the checkpoint that the model was loaded from; empty for a new model.
     """
 
     def __init__(self, query_tower: RetTower, passage_tower: RetTower) -> None:
         super().__init__()
         self.query_tower = query_tower
         self.passage_tower = passage_tower
-        # Of the checkpoint that it was read from; saving keeps the fields that are not ours.
+        # Saving keeps the fields that this project does not define.
         self.stored_config: dict[str, Any] = {}
 
     def forward(
@@ -36,16 +42,17 @@ class TwoTowers(nn.Module):
         query_means: ActivationMeans | None = None,
         passage_means: ActivationMeans | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Encodes a training batch; a backbone that both towers share runs once over the rows of both.
+        """Encode a training batch. A backbone that both towers share runs once over the rows of both sides.
 
         Args:
             queries: B_q rows.
             passages: B_p rows.
-            query_means: if given, collects the query tower's gate activations.
-            passage_means: likewise.
+            query_means: Collects the gate activations of the query tower, if given.
+            passage_means: Collects the gate activations of the passage tower, if given.
 
         Returns:
-            (B_q, k, d) and (B_p, k, d) vectors of length 1, float32; (B, d) where the towers pool.
+            L2-normalised query vectors (B_q, k, d) and passage vectors (B_p, k, d), at least float32; (B, d) if the towers
+            are pooled.
         """
         towers, batches = (self.query_tower, self.passage_tower), (queries, passages)
         texts = _states_of_both(text_states, [t.text_backbone for t in towers], batches, [t.plan.text for t in towers])
@@ -57,7 +64,15 @@ class TwoTowers(nn.Module):
         return normalised(query), normalised(passage)
 
     def encode(self, side: Literal["query", "passage"], inputs: EncoderInput) -> Tensor:
-        """(B, k, d) vectors of length 1, float32, of one side; (B, 1, d) where the tower pools."""
+        """Encode a batch with the tower of one side.
+
+        Args:
+            side: `query` or `passage`.
+            inputs: B rows.
+
+        Returns:
+            (B, k, d) L2-normalised vectors, at least float32; (B, 1, d) if the tower is pooled.
+        """
         tower = self.query_tower if side == "query" else self.passage_tower
         vectors = normalised(tower(inputs))
         return vectors if vectors.dim() == 3 else vectors[:, None]
@@ -69,7 +84,7 @@ def _states_of_both(
     batches: Sequence[EncoderInput],
     blocks: Sequence[Sequence[int]],
 ) -> list[LayerStates]:
-    """The states that each tower reads of its batch; a stack that both towers have runs once over the rows of both."""
+    """Compute the states that each tower reads of its batch, with one pass over both batches if they share the stack."""
     if stacks[0] is stacks[1]:
         return states(stacks[0], batches, [*blocks[0], *blocks[1]])
     return [states(stack, [batch], own)[0] for stack, batch, own in zip(stacks, batches, blocks, strict=True)]

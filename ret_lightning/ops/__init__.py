@@ -1,1 +1,1 @@
-"""Operations on tensors: MaxSim and its backends, and linear maps by oneDNN."""
+"""Tensor operations: MaxSim with several backends, and linear layers on oneDNN."""

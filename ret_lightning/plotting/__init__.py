@@ -1,1 +1,1 @@
-"""Figures of matplotlib that display texts from data and config as they are."""
+"""Matplotlib figures with literal texts, and fonts for any script."""

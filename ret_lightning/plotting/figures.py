@@ -1,4 +1,4 @@
-"""Figures of matplotlib that draw texts from data and config literally."""
+"""Matplotlib figures that render texts from data and config literally."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def literal_figure(texts: Iterable[str] = (), **options: Any) -> Iterator[Figure]:
-    """Yield an empty figure; draw into it and save it within the block.
+    """Create an empty figure; draw into it and save it within the `with` block.
 
-    No text is parsed as TeX or mathtext. A character that no installed font has is drawn as a box, and the others are not
-    affected.
+    Texts are not parsed as TeX or mathtext. A character that no installed font contains is rendered as a box.
 
     Args:
-        texts: from data or config that will be drawn, to find fonts that have their characters.
-        options: of `matplotlib.figure.Figure`.
+        texts: texts from data or config that will be rendered; used to choose fonts.
+        options: keyword arguments of `matplotlib.figure.Figure`.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""Fonts for texts of any script: the installed font that has most of a text's characters, and substitutes for the rest."""
+"""Font fallback for texts of any script, with substitutes for characters that no font contains."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from PIL import ImageFont
 
 log = logging.getLogger(__name__)
 
-_SUBSTITUTES = "\ufffd?"  # for a character that no font has: the first of these that the chosen font has
+_SUBSTITUTES = "\ufffd?"  # for missing characters: the first of these that the font contains
 _BLANKS = frozenset(map(ord, " \n\t"))
 _reported = False
-# Fonts that draw a box or nothing for every character; matplotlib 3.11 ships the first one.
+# Fonts with a box or an empty glyph for every character; matplotlib 3.11 contains the first one.
 _WITHOUT_GLYPHS = ("lastresort", "adobeblank", "unicodebmpfallback")
 
 
 def fit_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Choose a font for a text, and replace each character that the font lacks.
+    """Choose a font for a text, and replace each character that the font does not contain.
 
-    The font is DejaVu Sans, which matplotlib ships. Where it lacks characters of the text, it is the installed font that
-    lacks the fewest, such as Noto Sans CJK.
+    The font is DejaVu Sans from matplotlib if it contains all characters, else the installed font with the fewest missing
+    characters, such as Noto Sans CJK.
 
     Args:
-        text: to be drawn.
-        size: of the font, pixels.
+        text: the text to render.
+        size: font size in pixels.
 
     Returns:
-        The text to draw, of the same length, and the font.
+        The text with replacements, of the same length, and the font.
     """
     wanted = frozenset(map(ord, text)) - _BLANKS
     best, fewest = _usual(), len(wanted - _characters(_usual()))
@@ -48,10 +48,13 @@ def fit_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 
 
 def families_for(texts: Iterable[str]) -> list[str]:
-    """Names of font families for matplotlib, which takes each character from the first family that has it.
+    """Return font families that together contain the characters of the texts.
 
     Args:
-        texts: to be drawn.
+        texts: the texts to render.
+
+    Returns:
+        Names for `font.family`; matplotlib renders each character in the first family that contains it.
     """
     from matplotlib.ft2font import FT2Font
 
@@ -68,15 +71,15 @@ def families_for(texts: Iterable[str]) -> list[str]:
 
 
 def _report_missing(characters: frozenset[int]) -> None:
-    """Log characters that no installed font has, once per process."""
+    """Log characters that no installed font contains, once per process."""
     global _reported
     if _reported or not characters:
         return
     _reported = True
     first, more = min(characters), len(characters) - 1
     log.warning(
-        "no installed font has the character %s (U+%04X)%s: figures show a box in its place; install a font that has it, such "
-        "as Noto Sans CJK",
+        "character %s (U+%04X)%s is in no installed font and is rendered as a box in figures; install a font that contains it, "
+        "such as Noto Sans CJK",
         *(repr(chr(first))[1:-1], first, f" and {more} more" if more else ""),
     )
 
@@ -87,7 +90,7 @@ def _usual() -> str:
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[str, ...]:
-    """Upright fonts of normal weight that have glyphs, sorted by file."""
+    """Return the files of upright fonts with normal weight, sorted."""
     from matplotlib.font_manager import fontManager
 
     files = {font.fname for font in fontManager.ttflist if font.style == "normal" and font.weight == 400}
@@ -100,5 +103,5 @@ def _characters(file: str) -> frozenset[int]:
 
     try:
         return frozenset(FT2Font(file).get_charmap())
-    except (OSError, RuntimeError):  # matplotlib caches its list of fonts, and this file was removed since
+    except (OSError, RuntimeError):  # the file was removed after matplotlib cached its list of fonts
         return frozenset()

@@ -1,10 +1,10 @@
 "use strict";
-// Sorting and filtering of the tables. Without it the page has everything but these.
+// Sorting and filtering of the tables; everything else works without JavaScript.
 document.documentElement.classList.add("scripted");
 
 const compare = new Intl.Collator("en", { numeric: true, sensitivity: "base" }).compare;
 
-/** What a row is sorted by: a number where the cell has one, else its text; null where there is nothing. */
+/** Return the value to sort a row by: the cell's number if it has one, else its text; null for an empty cell. */
 function sortKey(row, column) {
   const cell = row.cells[column];
   if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? null : Number(cell.dataset.value);
@@ -19,7 +19,7 @@ function sortBy(table, header, status) {
   const body = table.tBodies[0];
   const keyed = Array.from(body.rows, (row) => [sortKey(row, header.cellIndex), row]);
   keyed.sort(([a], [b]) => {
-    if (a === null || b === null) return (a === null) - (b === null); // nothing stays below, either way
+    if (a === null || b === null) return (a === null) - (b === null); // empty cells stay last in both directions
     const order = typeof a === "number" && typeof b === "number" ? a - b : compare(String(a), String(b));
     return descending ? -order : order;
   });
@@ -35,7 +35,7 @@ function filter(input, items, status) {
     item.hidden = !words.every((word) => text.includes(word));
     visible += item.hidden ? 0 : 1;
   }
-  status.textContent = words.length ? `${visible} of ${items().length} shown` : "";
+  status.textContent = words.length ? `${visible} of ${items().length} displayed` : "";
 }
 
 for (const block of document.querySelectorAll("[data-block]")) {

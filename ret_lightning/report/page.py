@@ -1,9 +1,9 @@
-"""The page: one HTML file with everything in it."""
+"""The HTML page of a report: one file without external resources."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -14,39 +14,45 @@ from ret_lightning.report import tables
 from ret_lightning.report.charts import COLOURS, Bar, Line, bar_chart, dash, heat_map, line_chart
 from ret_lightning.report.comparison import Row
 from ret_lightning.report.disagreements import Disagreement
-from ret_lightning.report.per_query_results import mean_parts
-from ret_lightning.report.run_folders import Run, Unfinished
+from ret_lightning.report.per_query_results import resolve_mean_metric
+from ret_lightning.report.run_folders import Run, UnfinishedRun
 from ret_lightning.report.statistics import Summary
-from ret_lightning.report.training_logs import GateMap, Log, curve, logged_gate_maps, speed
-from ret_lightning.report.variants import Variant, VariedSetting, typed_value
+from ret_lightning.report.training_logs import (
+    GateMap,
+    TrainingLog,
+    average_gate_maps,
+    median_throughput,
+    validation_curve,
+)
+from ret_lightning.report.variants import Variant, VariedSetting, format_setting
 from ret_lightning.runs.identity import ABSENT
-from ret_lightning.training.checkpointing.selection_queries import in_words
+from ret_lightning.training.checkpointing.selection_queries import describe
 
 
 @dataclass(frozen=True)
-class Content:
-    """What the page tells.
+class ReportContent:
+    """The content of a report.
 
     Attributes:
         metric: that the variants are compared by.
-        baseline: one of them.
-        rows: of the table.
-        settings: that vary.
+        baseline: the variant that the others are compared with.
+        rows: of the results table.
+        settings: config keys that vary.
         unfinished: runs without metrics.
-        logs: name of a run to its log.
+        logs: name of a run to its training log.
         gallery: queries that variants disagree on.
-        gallery_missing: why their texts and images are not there; empty where they are.
+        gallery_missing: why the gallery has no texts and images; empty otherwise.
         facts: what is compared.
-        method: how the numbers are made.
-        remarks: what to be wary of.
+        method: how the numbers are computed.
+        remarks: warnings about the comparison.
     """
 
     metric: str
     baseline: Variant
     rows: list[Row]
     settings: list[VariedSetting]
-    unfinished: list[Unfinished]
-    logs: Mapping[str, Log]
+    unfinished: list[UnfinishedRun]
+    logs: Mapping[str, TrainingLog]
     gallery: list[Disagreement]
     gallery_missing: str
     facts: list[str]
@@ -62,8 +68,8 @@ class Content:
         return [run for variant in self.variants for run in variant.runs]
 
 
-def page(content: Content) -> str:
-    """The page as text; no address in it leads outside."""
+def render_page(content: ReportContent) -> str:
+    """Render the page as HTML, with style, script, charts and images inside."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     folder = files("ret_lightning.report")
     template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
@@ -73,140 +79,146 @@ def page(content: Content) -> str:
         style=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(folder.joinpath("page.js").read_text(encoding="utf-8")),
         run_id=lambda run: f"run-{numbers[id(run)]}",
-        origin=origin,
-        in_words=in_words,
+        origin=describe_origin,
+        in_words=describe,
         tables=tables,
-        bars=bar_chart(bars(content), f"{content.metric} of each variant"),
-        curves=_curves(content),
-        curve_legend=_legend([row for row in content.rows if _has_curve(row.variant, content)]),
-        subsets=_by_subset(content),
-        gates=[(v, [(m, _heat_map(v, m)) for m in maps]) for v in content.variants if (maps := _gates(v, content))],
-        costs=[(variant, _cost(variant, content.logs)) for variant in content.variants],
-        differences=_differences(content),
+        bars=bar_chart(metric_bars(content), f"{content.metric} of each variant"),
+        curves=_curve_chart(content),
+        curve_legend=_curve_legend(content),
+        subsets=_subset_table(content),
+        gates=[
+            (v, [(m, _gate_chart(v, m)) for m in maps]) for v in content.variants if (maps := _gate_maps(v, content))
+        ],
+        costs=[(variant, _cost_cells(variant, content.logs)) for variant in content.variants],
+        differences=_config_differences(content),
     )
 
 
-def origin(variant: Variant) -> str:
-    """Where a variant's numbers come from, in a line."""
+def describe_origin(variant: Variant) -> str:
+    """Describe in one line which runs, config and code version the numbers of a variant come from."""
     runs = ", ".join(f"{run.name} (seed {run.seed})" for run in variant.runs)
-    return f"runs {runs}; config {variant.fingerprint}; code {'; '.join(tables.codes(variant))}"
+    return f"runs {runs}; config {variant.fingerprint}; code {'; '.join(tables.code_versions(variant))}"
 
 
-def _of_run(run: Run, variant: Variant) -> str:
+def _describe_run(run: Run, variant: Variant) -> str:
     return f"run {run.name}, seed {run.seed}, config {variant.fingerprint}, code {run.code}"
 
 
-def bars(content: Content) -> list[Bar]:
-    """A bar a variant, in the order of the table."""
-    drawn = []
+def metric_bars(content: ReportContent) -> list[Bar]:
+    """Return one bar per variant, in the order of the table."""
+    bars = []
     for row in content.rows:
-        several = len(row.variant.runs) > 1
-        dots = [(run.metrics[content.metric], _of_run(run, row.variant)) for run in row.variant.runs] if several else []
-        drawn.append(Bar(row.variant.label, row.summary.mean, row.summary.interval, dots, origin(row.variant)))
-    return drawn
+        runs = row.variant.runs
+        dots = [(run.metrics[content.metric], _describe_run(run, row.variant)) for run in runs] if len(runs) > 1 else []
+        bars.append(Bar(row.variant.label, row.summary.mean, row.summary.interval, dots, describe_origin(row.variant)))
+    return bars
 
 
-def _has_curve(variant: Variant, content: Content) -> bool:
-    return any(curve(content.logs[run.name], content.metric) for run in variant.runs)
+def metric_curves(content: ReportContent) -> list[Line]:
+    """Return the metric on the validation queries over optimizer steps, one line per variant that logged it.
 
-
-def curves(content: Content) -> list[Line]:
-    """The metric on the validation queries over the optimiser steps, a line a variant that logged it."""
-    drawn = []
-    for variant in content.variants:
-        own = [(points, run) for run in variant.runs if (points := curve(content.logs[run.name], content.metric))]
-        if not own:
+    The mean over seeds is computed at the steps that all seeds of a variant logged.
+    """
+    lines = []
+    for series, variant in enumerate(content.variants):
+        curves = [
+            (points, run)
+            for run in variant.runs
+            if (points := validation_curve(content.logs[run.name], content.metric))
+        ]
+        if not curves:
             continue
-        # Seeds are averaged at the steps that all of them reached.
-        common = sorted(set.intersection(*({step for step, _ in points} for points, _ in own)))
-        at = [dict(points) for points, _ in own]
-        mean = [(float(step), statistics.fmean(values[step] for values in at)) for step in common]
-        single = [([(float(s), v) for s, v in points], _of_run(run, variant)) for points, run in own]
-        drawn.append(Line(variant.label, mean, single if len(single) > 1 else []))
-    return [line for line in drawn if line.mean]
+        common = sorted(set.intersection(*({step for step, _ in points} for points, _ in curves)))
+        by_step = [dict(points) for points, _ in curves]
+        mean = [(float(step), statistics.fmean(values[step] for values in by_step)) for step in common]
+        single = [([(float(s), v) for s, v in points], _describe_run(run, variant)) for points, run in curves]
+        lines.append(Line(variant.label, mean, single if len(single) > 1 else [], series))
+    return [line for line in lines if line.mean]
 
 
-def _curves(content: Content) -> Markup | None:
-    lines = curves(content)
-    return line_chart(lines, f"{content.metric} on the validation queries", "optimiser steps") if lines else None
+def _curve_chart(content: ReportContent) -> Markup | None:
+    lines = metric_curves(content)
+    return line_chart(lines, f"{content.metric} on the validation queries", "optimizer steps") if lines else None
 
 
-def _legend(rows: Sequence[Row]) -> list[tuple[str, Markup, str]]:
-    """Colour, dashes and label of each curve."""
-    return [(f"--series-{i % COLOURS}", Markup(dash(i)), row.variant.label) for i, row in enumerate(rows)]
+def _curve_legend(content: ReportContent) -> list[tuple[str, Markup, str]]:
+    """Return colour, dash attribute and label of each curve."""
+    lines = metric_curves(content)
+    return [(f"--series-{line.series % COLOURS}", Markup(dash(line.series)), line.label) for line in lines]
 
 
-def _by_subset(content: Content) -> tuple[list[str], list[list[str]]]:
-    """Column names, and of each row `mean ± deviation` in each subset that the metric is a mean over."""
+def _subset_table(content: ReportContent) -> tuple[list[str], list[list[str]]]:
+    """Return column names, and per variant `mean ± deviation` in each subset that the metric averages."""
     columns: dict[str, None] = {}
     for run in content.runs:
-        columns |= {f"{subset}/{name}": None for subset, name in mean_parts(content.metric, run.metrics).items()}
+        parts = resolve_mean_metric(content.metric, run.metrics)
+        columns |= {f"{subset}/{name}": None for subset, name in parts.items()}
     if len(columns) < 2:
         return [], []
     lines = []
     for variant in content.variants:
-        of = tables.summaries(variant)
-        lines.append([_with_deviation(of[name]) if name in of else tables.NONE for name in columns])
+        metrics = tables.summarise_metrics(variant)
+        lines.append([_with_deviation(metrics[name]) if name in metrics else tables.MISSING for name in columns])
     return list(columns), lines
 
 
-def _with_deviation(of: Summary) -> str:
-    return f"{of.mean:.3f}" + ("" if of.deviation is None else f" ± {of.deviation:.3f}")
+def _with_deviation(summary: Summary) -> str:
+    return f"{summary.mean:.3f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.3f}")
 
 
-def _gates(variant: Variant, content: Content) -> list[GateMap]:
-    return logged_gate_maps([content.logs[run.name] for run in variant.runs])
+def _gate_maps(variant: Variant, content: ReportContent) -> list[GateMap]:
+    return average_gate_maps([content.logs[run.name] for run in variant.runs])
 
 
-def _heat_map(variant: Variant, gates: GateMap) -> Markup:
-    return heat_map(gates, f"activations of the gates of the {gates.side} tower, {variant.label}")
+def _gate_chart(variant: Variant, gates: GateMap) -> Markup:
+    return heat_map(gates, f"gate activations of the {gates.side} tower, {variant.label}")
 
 
-def _cost(variant: Variant, logs: Mapping[str, Log]) -> list[tuple[float | None, str]]:
-    """Of each column the number to sort by, and its text; means over the variant's runs."""
+def _cost_cells(variant: Variant, logs: Mapping[str, TrainingLog]) -> list[tuple[float | None, str]]:
+    """Return for each column of the cost table the value to sort by and its text; means over the variant's runs."""
 
     def mean(name: str) -> float | None:
         values = [run.cost[name] for run in variant.runs if run.cost.get(name) is not None]
         return statistics.fmean(values) if values else None
 
-    speeds = [value for run in variant.runs if (value := speed(logs[run.name])) is not None]
+    speeds = [value for run in variant.runs if (value := median_throughput(logs[run.name])) is not None]
     devices = dict.fromkeys(
         f"{run.cost['ranks']} × {run.cost['device']}" for run in variant.runs if {"ranks", "device"} <= run.cost.keys()
     )
     numbers = [
-        (mean("training_seconds"), _time),
-        (mean("test_seconds"), _time),
+        (mean("training_seconds"), _format_time),
+        (mean("test_seconds"), _format_time),
         (statistics.fmean(speeds) if speeds else None, lambda value: f"{value:.1f}"),
-        (mean("parameters"), _millions),
-        (mean("trained_parameters"), _millions),
-        (mean("resident_bytes"), _memory),
-        (mean("cuda_bytes"), _memory),
+        (mean("parameters"), _format_millions),
+        (mean("trained_parameters"), _format_millions),
+        (mean("resident_bytes"), _format_memory),
+        (mean("cuda_bytes"), _format_memory),
     ]
-    cells = [(value, tables.NONE if value is None else told(value)) for value, told in numbers]
-    return [*cells, (None, ", ".join(devices) or tables.NONE)]
+    cells = [(value, tables.MISSING if value is None else format_(value)) for value, format_ in numbers]
+    return [*cells, (None, ", ".join(devices) or tables.MISSING)]
 
 
-def _time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     whole = round(seconds)
     if whole < 100:
         return f"{seconds:.1f} s"
-    return (
-        f"{whole // 3600} h {whole % 3600 // 60:02d} min" if whole >= 3600 else f"{whole // 60} min {whole % 60:02d} s"
-    )
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _millions(count: float) -> str:
+def _format_millions(count: float) -> str:
     return f"{count / 1e6:.2f} M"
 
 
-def _memory(count: float) -> str:
+def _format_memory(count: float) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-def _differences(content: Content) -> list[tuple[str, str, list[str]]]:
-    """Every config key that differs: the setting that it belongs to, the key, its value in each variant."""
+def _config_differences(content: ReportContent) -> list[tuple[str, str, list[str]]]:
+    """Return for each config key that differs its setting, the key, and its value in each variant."""
     return [
-        (setting.name, key, [typed_value(variant.config.get(key, ABSENT)) for variant in content.variants])
+        (setting.name, key, [format_setting(variant.config.get(key, ABSENT)) for variant in content.variants])
         for setting in content.settings
         for key in sorted(setting.keys)
     ]

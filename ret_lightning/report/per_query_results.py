@@ -1,4 +1,4 @@
-"""What each query got from a run, from the run's TREC files."""
+"""Metrics of single queries, computed from the TREC files of a run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError
-from ret_lightning.evaluation.published_results import MAIN_MEANS, main_metrics
+from ret_lightning.evaluation.published_results import MAIN_MEANS, select_main_metrics
 from ret_lightning.report.run_folders import Run
-from ret_lightning.retrieval import Ranking, judge, query_means, read_qrels, read_run
+from ret_lightning.retrieval import Ranking, evaluate_ranking, query_means, read_qrels, read_run
 from ret_lightning.retrieval.metrics.per_query import TOP
 from ret_lightning.runtime.run_layout import RANKINGS_FOLDER
 
-# metrics.json and the rankings were written by one run: what differs by more was not.
-_AGREEMENT = 1e-6
+# Largest rounding difference between metrics.json and rankings of the same run.
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One subset of one run, by query.
+class PerQueryScores:
+    """The values of a metric for the queries of one subset in one run.
 
     Attributes:
-        queries: ids, in the order of the qrels.
-        positives: for each its right passages.
-        values: (Nq,) float64, the metric of each query, NaN where it does not count the query.
-        best: the id of each query's first passage; "" where nothing was ranked.
+        queries: query ids, in the order of the qrels.
+        positives: ids of the relevant passages of each query.
+        values: (Nq,) float64, the metric of each query; NaN where the metric does not count the query.
+        best: id of the top-ranked passage of each query; "" if nothing was ranked.
     """
 
     queries: list[str]
@@ -37,38 +37,43 @@ class Judged:
     best: list[str]
 
 
-def mean_parts(metric: str, metrics: Mapping[str, float]) -> dict[str, str]:
-    """The subsets that a metric is a mean over, each with the metric that it takes of it.
+def resolve_mean_metric(metric: str, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Resolve a metric to the subsets it averages, each with the metric of that subset.
 
     Args:
         metric: `okvqa/recall@5`, `mean/recall@5` or `mean/main_recall`.
-        metrics: of a run.
+        metrics: all metrics of a run.
     """
     subset, _, name = metric.partition("/")
     if subset != "mean":
         return {subset: name}
-    own: dict[str, list[str]] = {}
+    by_subset: dict[str, list[str]] = {}
     for key in metrics:
-        of, _, kind = key.partition("/")
-        if of != "mean":
-            own.setdefault(of, []).append(kind)
+        subset, _, kind = key.partition("/")
+        if subset != "mean":
+            by_subset.setdefault(subset, []).append(kind)
     if name not in MAIN_MEANS:
-        return {of: name for of, kinds in own.items() if name in kinds}
-    wanted = f"{MAIN_MEANS[name]}@"
-    return {of: m for of, kinds in own.items() for m in main_metrics(of, kinds) if m.startswith(wanted)}
+        return {subset: name for subset, kinds in by_subset.items() if name in kinds}
+    prefix = f"{MAIN_MEANS[name]}@"
+    return {
+        subset: m
+        for subset, kinds in by_subset.items()
+        for m in select_main_metrics(subset, kinds)
+        if m.startswith(prefix)
+    }
 
 
-def judge_run(run: Run, subset: str, metric: str, data: EvaluationSubset | None) -> Judged:
-    """A metric of every query of a subset, checked against what the run itself reported.
+def score_queries(run: Run, subset: str, metric: str, data: EvaluationSubset | None) -> PerQueryScores:
+    """Compute a metric for every query of a subset, and check that its mean equals the value in `metrics.json`.
 
     Args:
-        run: a finished one.
-        subset: of its test split.
-        metric: `recall@5`, `mrr@10` and so on.
-        data: the subset's texts and answers, which pseudo recall needs.
+        run: a finished run.
+        subset: a subset of its test split.
+        metric: such as `recall@5` or `mrr@10`.
+        data: texts and answers of the subset; only pseudo recall needs them.
 
     Raises:
-        DataError: if the files are missing or broken, do not give what `metrics.json` has, or texts are needed and not there.
+        DataError: if a file is missing or malformed, the mean differs from the reported value, or required texts are missing.
     """
     rankings = run.folder / RANKINGS_FOLDER
     relevant = read_qrels(rankings / f"{subset}.qrels")
@@ -79,23 +84,24 @@ def judge_run(run: Run, subset: str, metric: str, data: EvaluationSubset | None)
     if metric.startswith("pseudo_recall"):
         if data is None:
             raise DataError(
-                f"{metric} of single queries needs the texts of the data, which cannot be read here",
+                f"{run.name}: {metric} per query requires the passage texts, and the dataset cannot be read",
                 code="metric-needs-texts",
                 metric=metric,
             )
         by_id = {passage.passage_id: passage.text for passage in data.pool}
-        asked = dict(zip(distinct_ids(data.queries), data.queries, strict=True))
+        rows = dict(zip(distinct_ids(data.queries), data.queries, strict=True))
         texts = [by_id.get(passage) for passage in pool]
-        answers = [asked[query].answers if query in asked else () for query in queries]
+        answers = [rows[query].answers if query in rows else () for query in queries]
     _, _, k = metric.partition("@")
     at = int(k) if metric.startswith(("recall", "pseudo_recall")) else TOP
     ranking = _ranking(ranked, queries, pool, max(at, TOP))
-    values = judge(ranking, pool, list(relevant.values()), [at], texts, answers).get(metric)
+    values = evaluate_ranking(ranking, pool, list(relevant.values()), [at], texts, answers).get(metric)
     mean = None if values is None else query_means({metric: values}).get(metric)
     reported = run.metrics[f"{subset}/{metric}"]
-    if mean is None or abs(mean - reported) > _AGREEMENT:
+    if mean is None or abs(mean - reported) > _TOLERANCE:
         raise DataError(
-            f"{rankings}: {subset} gives {metric} = {mean}, where the run reported {reported}",
+            f"{rankings / subset}.trec: {metric} is {mean}, expected {reported} as in metrics.json; "
+            "the rankings are not those of this run",
             code="rankings-disagree",
             path=rankings,
             subset=subset,
@@ -104,16 +110,16 @@ def judge_run(run: Run, subset: str, metric: str, data: EvaluationSubset | None)
             expected=reported,
         )
     best = [ranked[query][0][0] if ranked.get(query) else "" for query in queries]
-    return Judged(queries, list(relevant.values()), values.numpy(), best)
+    return PerQueryScores(queries, list(relevant.values()), values.numpy(), best)
 
 
 def _ranking(ranked: Mapping[str, list[tuple[str, float]]], queries: list[str], pool: list[str], width: int) -> Ranking:
-    """The first passages of each query, as many as a metric looks at; -1 where a small pool has no more."""
-    at = {passage: i for i, passage in enumerate(pool)}
+    """Return the first `width` passages of each query as rows of the pool, padded with -1."""
+    positions = {passage: i for i, passage in enumerate(pool)}
     rows = torch.full((len(queries), width), -1, dtype=torch.int64)
     scores = torch.full((len(queries), width), -torch.inf)
     for i, query in enumerate(queries):
         entries = ranked.get(query, [])[:width]
-        rows[i, : len(entries)] = torch.tensor([at[passage] for passage, _ in entries], dtype=torch.int64)
+        rows[i, : len(entries)] = torch.tensor([positions[passage] for passage, _ in entries], dtype=torch.int64)
         scores[i, : len(entries)] = torch.tensor([score for _, score in entries])
     return Ranking(rows, scores)

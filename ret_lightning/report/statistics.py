@@ -1,6 +1,7 @@
-"""How sure a mean over seeds is, and whether two variants differ: over seeds, and over queries.
+"""Statistics of a report: confidence intervals over seeds, and paired tests over queries.
 
-Not `scipy.stats.permutation_test`, which is over 1,000 times slower on 5,000 differences of hits (benchmark: resampling.py).
+The randomisation test is implemented here because `scipy.stats.permutation_test` is slow for many queries; see resampling.py
+in `experiments/benchmarks/`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import numpy as np
 LEVEL = 0.95
 RESAMPLES = 9999
 
-# Sums of the same numbers in another order differ in the last digits.
+# Relative tolerance for sums of the same numbers in another order.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one number a seed.
+    """A metric over seeds.
 
     Attributes:
-        count: of seeds.
-        mean: over them.
-        deviation: the sample's, with n - 1; None for one seed.
-        interval: of the mean, 95 %, (low, high); None for one seed, which says nothing of how seeds differ.
+        count: number of seeds.
+        mean: over seeds.
+        deviation: sample standard deviation, with n - 1; None for one seed.
+        interval: (low, high) 95 % confidence interval of the mean; None for one seed.
     """
 
     count: int
@@ -37,10 +38,12 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean, deviation, and Student's t interval of the mean with n - 1 degrees of freedom (Student, 1908).
+    """Compute mean, standard deviation and Student's t interval of the mean, with n - 1 degrees of freedom (Student, 1908).
 
-    The interval takes the seeds for a sample from normally distributed ones; with two or three seeds it is as wide as that
-    little knowledge warrants, and may leave [0, 1].
+    The interval assumes normally distributed seeds. With two or three seeds it is wide, and it may exceed [0, 1].
+
+    Args:
+        values: one per seed.
     """
     mean = statistics.fmean(values)
     if len(values) < 2:
@@ -50,10 +53,15 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(len(values), mean, deviation, (mean - half, mean + half))
 
 
-def difference_over_seeds(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of mean(first) - mean(second) by Welch's t (Welch, 1947), which lets the two vary differently.
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """Compute the 95 % confidence interval of mean(first) - mean(second) by Welch's t (Welch, 1947).
 
-    None where either has one value only. Without any variance it is the difference itself, twice.
+    Args:
+        first: one value per seed.
+        second: one value per seed; its variance may differ from that of `first`.
+
+    Returns:
+        (low, high); None if either side has one value. Without any variance both ends are the difference of the means.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -67,33 +75,40 @@ def difference_over_seeds(first: Sequence[float], second: Sequence[float]) -> tu
 
 
 def randomisation_test(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Two-sided p of the paired randomisation test of the hypothesis that the sum of the differences is 0.
+    """Compute the two-sided p value of a paired randomisation test.
 
-    Were the two systems exchangeable, each query's difference would as well have the other sign. The p value is the share of
-    random signs whose sum is as far from 0 as the observed one, the observed signs counted along, so it is never 0 (Fisher,
-    1935; Smucker, Allan and Carterette, CIKM 2007, who recommend it for retrieval; Phipson and Smyth, 2010, for the count).
+    The null hypothesis is that the two systems are exchangeable, so that the sign of each query's difference is random. The p
+    value is the share of sign assignments whose absolute sum is at least the observed one, the observed assignment included
+    (Fisher, 1935; Smucker, Allan and Carterette, CIKM 2007; Phipson and Smyth, 2010, for the inclusion).
 
-    How often each distinct size of a difference keeps its sign is binomial, so a resample draws a few numbers and not one
-    for each query.
+    The number of positive signs among equal absolute differences is binomial, so each resample takes one random number per
+    distinct absolute difference.
 
     Args:
-        differences: (N,), one a query; for a mean over subsets each is divided by its subset's size first.
+        differences: (N,), one per query. For a mean over subsets, each is divided by the size of its subset first.
         seed: of numpy's default generator.
-        resamples: R; the least p is 1 / (R + 1).
+        resamples: R; the smallest possible p value is 1 / (R + 1).
     """
     sizes, copies = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
     generator = np.random.default_rng(seed)
-    kept = generator.binomial(copies, 0.5, size=(resamples, len(sizes)))
-    sums = np.abs((2 * kept - copies) @ sizes)
+    positive = generator.binomial(copies, 0.5, size=(resamples, len(sizes)))
+    sums = np.abs((2 * positive - copies) @ sizes)
     observed = abs(float(differences.sum()))
-    as_far = int((sums >= observed - ROUNDING * float(copies @ sizes)).sum())
-    return (as_far + 1) / (resamples + 1)
+    extreme = int((sums >= observed - ROUNDING * float(copies @ sizes)).sum())
+    return (extreme + 1) / (resamples + 1)
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """P values corrected for their number, so that the chance of even one false alarm stays below each (Holm, 1979)."""
+def holm_correction(values: Sequence[float]) -> list[float]:
+    """Adjust p values for multiple comparisons, controlling the family-wise error rate (Holm, 1979).
+
+    Args:
+        values: p values of one table.
+
+    Returns:
+        The adjusted p values, in the same order.
+    """
     order = sorted(range(len(values)), key=lambda i: values[i])
     corrected = [0.0] * len(values)
     largest = 0.0

@@ -1,4 +1,4 @@
-"""What runs logged on the way, from the rows of their CSV logs: curves, gate activations and speed."""
+"""Values that runs logged during training, read from their CSV logs: curves, gate activations and throughput."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _GATE = re.compile(r"gate/(query|passage)/(forget|text|image)/step_(\d+)")
 
 
 @dataclass(frozen=True)
-class Log:
-    """A run's log.
+class TrainingLog:
+    """The CSV log of a run.
 
     Attributes:
-        series: name to its (optimiser steps, value) pairs, in the order of logging; no value that is not a number.
+        series: name to (optimizer steps, value) pairs, in the order of logging; values that are not finite are left out.
     """
 
     series: dict[str, list[tuple[int, float]]]
 
 
-def read_log(run: Run) -> Log:
-    """The log of a run; an empty one where it wrote no CSV."""
+def read_log(run: Run) -> TrainingLog:
+    """Read the CSV log of a run; the result is empty if the run wrote none."""
     series: dict[str, list[tuple[int, float]]] = {}
     try:
         with (run.folder / CSV_FILE).open(encoding="utf-8", newline="") as file:
@@ -37,32 +37,32 @@ def read_log(run: Run) -> Log:
                 for name, text in row.items():
                     value = _number(text)
                     if step is not None and value is not None:
-                        # Steps are counted from 0: what is logged in step 0 has one step behind it.
+                        # The log counts steps from 0: a value of step 0 follows one optimizer step.
                         series.setdefault(current_metric(name), []).append((int(step) + 1, value))
     except (OSError, csv.Error, UnicodeDecodeError):
-        return Log({})
-    return Log(series)
+        return TrainingLog({})
+    return TrainingLog(series)
 
 
-def curve(log: Log, metric: str) -> list[tuple[int, float]]:
-    """A metric on the validation queries over the optimiser steps."""
+def validation_curve(log: TrainingLog, metric: str) -> list[tuple[int, float]]:
+    """Return the (optimizer steps, value) points of a metric on the validation queries."""
     return log.series.get(f"val/{metric}", [])
 
 
-def speed(log: Log) -> float | None:
-    """Pairs a second, the median of what was logged."""
+def median_throughput(log: TrainingLog) -> float | None:
+    """Return the median of the logged pairs per second, or None if none was logged."""
     values = [value for _, value in log.series.get("train/samples_per_second", [])]
     return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True)
 class GateMap:
-    """The activations of the gates of one side over training.
+    """Gate activations of one tower over training.
 
     Attributes:
         side: `query` or `passage`.
-        rows: (gate, step of the recurrence) of each row.
-        steps: the optimiser steps of the columns, ascending.
+        rows: (gate, recurrence step) of each row.
+        steps: last optimizer step of each column, ascending.
         values: (rows, columns), means over seeds; None where nothing was logged.
     """
 
@@ -72,12 +72,15 @@ class GateMap:
     values: list[list[float | None]]
 
 
-def logged_gate_maps(logs: Sequence[Log], columns: int = 12) -> list[GateMap]:
-    """A map a side; none where no gate was logged.
+def average_gate_maps(logs: Sequence[TrainingLog], columns: int = 12) -> list[GateMap]:
+    """Average the logged gate activations over seeds and over intervals of training.
 
     Args:
         logs: of a variant's runs.
-        columns: training is cut into as many stretches of equal length; a cell is the mean over its stretch and the seeds.
+        columns: number of intervals of equal length that training is divided into.
+
+    Returns:
+        One map per tower that logged gate activations.
     """
     found: dict[str, dict[tuple[str, int], list[tuple[int, float]]]] = {}
     for log in logs:
@@ -92,17 +95,17 @@ def logged_gate_maps(logs: Sequence[Log], columns: int = 12) -> list[GateMap]:
         count = min(columns, last)
         ends = [round(last * (i + 1) / count) for i in range(count)]
         rows = sorted(found[side], key=lambda row: (("text", "image", "forget").index(row[0]), row[1]))
-        values = [_cells(found[side][row], ends) for row in rows]
+        values = [_interval_means(found[side][row], ends) for row in rows]
         logged = [i for i in range(count) if any(line[i] is not None for line in values)]
         maps.append(GateMap(side, rows, [ends[i] for i in logged], [[line[i] for i in logged] for line in values]))
     return maps
 
 
-def _cells(points: Sequence[tuple[int, float]], ends: Sequence[int]) -> list[float | None]:
-    cells: list[list[float]] = [[] for _ in ends]
+def _interval_means(points: Sequence[tuple[int, float]], ends: Sequence[int]) -> list[float | None]:
+    intervals: list[list[float]] = [[] for _ in ends]
     for step, value in points:
-        cells[next(i for i, end in enumerate(ends) if step <= end)].append(value)
-    return [statistics.fmean(cell) if cell else None for cell in cells]
+        intervals[next(i for i, end in enumerate(ends) if step <= end)].append(value)
+    return [statistics.fmean(values) if values else None for values in intervals]
 
 
 def _number(text: str | None) -> float | None:

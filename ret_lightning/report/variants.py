@@ -1,4 +1,4 @@
-"""What varies between runs: their resolved configs compared, and folded to the fewest and shortest names."""
+"""Variants of a set of runs: groups of equal config, seeds aside, named by the config keys that vary."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from ret_lightning.config.config_errors import choices
 from ret_lightning.errors import ConfigError
 from ret_lightning.report.run_folders import Run
-from ret_lightning.runs.identity import ABSENT, config_fingerprint, of_the_run, within
+from ret_lightning.runs.identity import ABSENT, config_fingerprint, is_within, run_identity
 
-# Of the node `data`, and beside it, what decides which queries are asked of which pools.
-_OF_THE_DATASET = (
+# Keys that determine the queries and candidate pools of the test split.
+_DATASET_KEYS = (
     "data._target_",
     "data.root",
     "data.subsets",
@@ -29,11 +29,11 @@ _OF_THE_DATASET = (
 
 @dataclass(frozen=True)
 class VariedSetting:
-    """A key of the config that varies.
+    """A setting that varies between variants.
 
     Attributes:
-        name: the shortest that tells it from the others, `gate` or `num_tokens`.
-        keys: the config keys behind it: itself, its copies in other nodes, and what the choice of a group brings along.
+        name: shortest unambiguous name, such as `gate` or `num_tokens`.
+        keys: config keys of the setting: the key itself, its copies in other nodes, and keys set by the option of a group.
     """
 
     name: str
@@ -42,14 +42,14 @@ class VariedSetting:
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs of one config, seeds aside.
+    """Runs that differ by their seed only.
 
     Attributes:
-        label: `gate=lstm num_tokens=8`.
+        label: such as `gate=lstm num_tokens=8`.
         values: name of a setting to its value, as text.
-        config: the flat config, seeds and folders aside.
-        fingerprint: of this config, 12 hexadecimal digits of its SHA-256.
-        runs: one a seed, ascending.
+        config: flat config without seeds and folders.
+        fingerprint: first 12 hexadecimal digits of the SHA-256 of `config`.
+        runs: one per seed, ascending.
     """
 
     label: str
@@ -59,31 +59,32 @@ class Variant:
     runs: tuple[Run, ...]
 
 
-def group(runs: Sequence[Run]) -> tuple[list[Variant], list[VariedSetting], list[str]]:
-    """Runs put together by config, in the order of the first run of each.
+def group_runs(runs: Sequence[Run]) -> tuple[list[Variant], list[VariedSetting], list[str]]:
+    """Group runs by config.
+
+    Args:
+        runs: finished runs.
 
     Returns:
-        The variants; the settings that tell them apart; and remarks: runs left out since they repeat the config and the seed
-        of another one, which a mean would count twice.
+        Variants, in the order of the first run of each; settings that vary; and remarks about runs that are left out because
+        another run has the same config and seed.
 
     Raises:
         ConfigError: if the runs are of different datasets.
     """
     flat = _flat_configs(runs)
-    _one_dataset(runs, flat)
-    together: dict[str, list[int]] = defaultdict(list)
+    _check_same_dataset(runs, flat)
+    by_fingerprint: dict[str, list[int]] = defaultdict(list)
     for i, config in enumerate(flat):
-        together[config_fingerprint(config)].append(i)
+        by_fingerprint[config_fingerprint(config)].append(i)
     remarks = []
     members: list[list[int]] = []
-    for found in together.values():
+    for found in by_fingerprint.values():
         by_seed: dict[int, int] = {}
         for i in found:
             first = by_seed.setdefault(runs[i].seed, i)
             if first != i:
-                remarks.append(
-                    f"{runs[i].name} is left out: it has the config and the seed of {runs[first].name}, and is no repetition"
-                )
+                remarks.append(f"{runs[i].name} is left out: same config and seed as {runs[first].name}")
         members.append([by_seed[seed] for seed in sorted(by_seed)])
     configs = [flat[found[0]] for found in members]
     settings, values = _settings(configs, [runs[found[0]].choices for found in members])
@@ -95,60 +96,68 @@ def group(runs: Sequence[Run]) -> tuple[list[Variant], list[VariedSetting], list
             fingerprint=fingerprint,
             runs=tuple(runs[i] for i in found),
         )
-        for own, config, fingerprint, found in zip(values, configs, together, members, strict=True)
+        for own, config, fingerprint, found in zip(values, configs, by_fingerprint, members, strict=True)
     ]
     return variants, settings, remarks
 
 
-def differing(runs: Sequence[Run]) -> tuple[list[VariedSetting], list[dict[str, str]]]:
-    """What tells runs apart, seeds aside, and of each run the value of each setting."""
+def find_varied_settings(runs: Sequence[Run]) -> tuple[list[VariedSetting], list[dict[str, str]]]:
+    """Find the settings that vary between runs, seeds aside, and the value of each setting in each run."""
     return _settings(_flat_configs(runs), [run.choices for run in runs])
 
 
-def choose(variants: Sequence[Variant], settings: Sequence[VariedSetting], wanted: str | None) -> Variant:
-    """The variant that some of its settings name, `gate=lstm` or `gate=lstm num_tokens=8`; without any, the first one.
+def choose_baseline(variants: Sequence[Variant], settings: Sequence[VariedSetting], wanted: str | None) -> Variant:
+    """Return the variant with the given settings.
+
+    Args:
+        variants: to choose from.
+        settings: that vary between them.
+        wanted: `gate=lstm` or `gate=lstm num_tokens=8`; None: the first variant.
 
     Raises:
         ConfigError: if no variant has these settings, or several have.
     """
     if wanted is None:
         return variants[0]
-    full = {key: setting.name for setting in settings for key in setting.keys}
-    asked = []
+    names = {key: setting.name for setting in settings for key in setting.keys}
+    requested = []
     for part in re.split(r"[,\s]+(?![^\[]*\])", wanted.strip()):
         name, _, value = part.partition("=")
-        asked.append((full.get(name, name), value))
-    fitting = [v for v in variants if v.label == wanted or all(v.values.get(name) == value for name, value in asked)]
-    if not fitting:
-        there = [f"{name}={value}" for variant in variants for name, value in variant.values.items()]
-        unknown = next((part for part in (f"{name}={value}" for name, value in asked) if part not in there), None)
-        if unknown is not None and there:
+        requested.append((names.get(name, name), value))
+    matches = [
+        v for v in variants if v.label == wanted or all(v.values.get(name) == value for name, value in requested)
+    ]
+    if not matches:
+        existing = [f"{name}={value}" for variant in variants for name, value in variant.values.items()]
+        parts = (f"{name}={value}" for name, value in requested)
+        unknown = next((part for part in parts if part not in existing), None)
+        if unknown is not None and existing:
             raise ConfigError(
-                f"baseline={wanted}: no variant has {unknown}{choices(unknown, there)}",
+                f"baseline={wanted}: no variant has {unknown}{choices(unknown, existing)}",
                 code="baseline-setting-unknown",
                 found=unknown,
-                allowed=tuple(dict.fromkeys(there)),
+                allowed=tuple(dict.fromkeys(existing)),
             )
         labels = tuple(variant.label for variant in variants)
         raise ConfigError(
-            f"baseline={wanted}: no variant is that{choices(wanted, labels)}",
+            f"baseline={wanted}: no variant has all of these settings{choices(wanted, labels)}",
             code="baseline-unknown",
             found=wanted,
             allowed=labels,
         )
-    if len(fitting) > 1:
-        shown = "; ".join(variant.label for variant in fitting)
+    if len(matches) > 1:
+        labels = "; ".join(variant.label for variant in matches)
         raise ConfigError(
-            f"baseline={wanted}: {len(fitting)} variants are that, name more of their settings: {shown}",
+            f"baseline={wanted}: matches {len(matches)} variants, expected one; add settings: {labels}",
             code="baseline-ambiguous",
             found=wanted,
-            allowed=tuple(variant.label for variant in fitting),
+            allowed=tuple(variant.label for variant in matches),
         )
-    return fitting[0]
+    return matches[0]
 
 
-def typed_value(value: Any) -> str:
-    """A config value as one would type it."""
+def format_setting(value: Any) -> str:
+    """Format a config value as it is written on the command line."""
     if value is ABSENT:
         return ABSENT
     if isinstance(value, str):
@@ -157,36 +166,35 @@ def typed_value(value: Any) -> str:
 
 
 def _flat_configs(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    every_flat = [of_the_run(run.config) for run in runs]
-    every = dict.fromkeys(key for config in every_flat for key in config)
-    # data.seed=${seed} stands in a resolved config as a number, which is the run's own in all of them.
+    configs = [run_identity(run.config) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    # In a resolved config data.seed=${seed} is a number; it is a copy if it equals the seed in every run.
     copies = {
         key
-        for key in every
-        if key.endswith(".seed")
-        and all(config.get(key) == run.seed for config, run in zip(every_flat, runs, strict=True))
+        for key in keys
+        if key.endswith(".seed") and all(config.get(key) == run.seed for config, run in zip(configs, runs, strict=True))
     }
-    return [{k: v for k, v in config.items() if k not in copies and k != "seed"} for config in every_flat]
+    return [{k: v for k, v in config.items() if k not in copies and k != "seed"} for config in configs]
 
 
-def _one_dataset(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> None:
-    asked: dict[str, list[str]] = defaultdict(list)
+def _check_same_dataset(runs: Sequence[Run], flat: Sequence[Mapping[str, Any]]) -> None:
+    datasets: dict[str, list[str]] = defaultdict(list)
     for run, config in zip(runs, flat, strict=True):
-        known = {key: config[key] for key in _OF_THE_DATASET if config.get(key) is not None}
+        known = {key: config[key] for key in _DATASET_KEYS if config.get(key) is not None}
         if isinstance(known.get("data.subsets"), list):
             known["data.subsets"] = sorted(known["data.subsets"])
-        asked[json.dumps(known, sort_keys=True)].append(run.name)
-    if len(asked) == 1:
+        datasets[json.dumps(known, sort_keys=True)].append(run.name)
+    if len(datasets) == 1:
         return
-    parsed = [(json.loads(text), names) for text, names in asked.items()]
-    differing = [key for key in _OF_THE_DATASET if len({json.dumps(known.get(key)) for known, _ in parsed}) > 1]
-    told = "; ".join(
-        f"{', '.join(f'{key}={typed_value(known.get(key))}' for key in differing)}: {_listed(names)}"
+    parsed = [(json.loads(text), names) for text, names in datasets.items()]
+    differing = [key for key in _DATASET_KEYS if len({json.dumps(known.get(key)) for known, _ in parsed}) > 1]
+    listed = "; ".join(
+        f"{', '.join(f'{key}={format_setting(known.get(key))}' for key in differing)}: {_listed(names)}"
         for known, names in parsed
     )
     raise ConfigError(
-        f"the runs are of {len(parsed)} different datasets, whose metrics cannot be compared ({told}); "
-        "report them one by one, with runs= naming a folder that holds one dataset's",
+        f"runs of {len(parsed)} different datasets cannot be compared ({listed}); set runs= to a folder whose runs have the "
+        "same dataset",
         code="report-datasets-differ",
         keys=tuple(differing),
     )
@@ -199,10 +207,10 @@ def _listed(names: Sequence[str]) -> str:
 def _settings(
     configs: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, str]]
 ) -> tuple[list[VariedSetting], list[dict[str, str]]]:
-    """What tells configs apart, and of each config the value of each setting."""
+    """Return the settings that vary between configs, and the value of each setting in each config."""
     varying: dict[str, tuple[str, ...]] = {}  # key -> its value in each config
     for key in dict.fromkeys(key for config in configs for key in config):
-        values = tuple(typed_value(config.get(key, ABSENT)) for config in configs)
+        values = tuple(format_setting(config.get(key, ABSENT)) for config in configs)
         if len(set(values)) > 1:
             varying[key] = values
     order = list(varying)
@@ -223,27 +231,28 @@ def _settings(
         keys.sort(key=rank)
         group = keys[0].split(".")[0]
         option = options[group]
-        of_the_choice = len(set(option)) > 1 and "." in keys[0]
-        if of_the_choice and len(set(zip(option, values, strict=True))) == len(set(option)):  # the choice decides it
+        group_varies = len(set(option)) > 1 and "." in keys[0]
+        # The option determines the value.
+        if group_varies and len(set(zip(option, values, strict=True))) == len(set(option)):
             found.setdefault(group, ([], option))[0].extend(keys)
         else:
             found[keys[0]] = (keys, values)
 
-    def place(item: tuple[str, tuple[list[str], tuple[str, ...]]]) -> int:
+    def position(item: tuple[str, tuple[list[str], tuple[str, ...]]]) -> int:
         name, (keys, _) = item
-        return min(order.index(key) for key in [k for k in order if within(k, [name])] or keys)
+        return min(order.index(key) for key in [k for k in order if is_within(k, [name])] or keys)
 
-    found = dict(sorted(found.items(), key=place))
-    names = _short(list(found))
+    found = dict(sorted(found.items(), key=position))
+    names = _short_names(list(found))
     settings = [VariedSetting(names[key], tuple(keys)) for key, (keys, _) in found.items()]
-    values = [{names[key]: _plain(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
+    values = [{names[key]: _class_name(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
     return settings, values
 
 
 def _of_outer_groups(
     varying: Mapping[str, tuple[str, ...]], chosen: Sequence[Mapping[str, str]]
 ) -> dict[str, tuple[list[str], tuple[str, ...]]]:
-    """Groups whose files set keys all over the config, as a study's own do: what follows from the choice goes by its name."""
+    """Return the varying keys that are determined by the option of a group without a node of its own, as in a study."""
     nodes = {key.split(".")[0] for key in varying}
     found: dict[str, tuple[list[str], tuple[str, ...]]] = {}
     taken: set[str] = set()
@@ -263,24 +272,24 @@ def _of_outer_groups(
 
 
 def _options(group: str, configs: Sequence[Mapping[str, Any]], chosen: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Of each config the option of a group: as Hydra noted it, or, where notes are missing, the class that it builds."""
+    """Return the option of a group in each config: from Hydra's record, or else the class that the node builds."""
     if all(group in own for own in chosen):
         return tuple(own[group] for own in chosen)
     return tuple(
-        _plain(f"{group}._target_", typed_value(config.get(f"{group}._target_", ABSENT))) for config in configs
+        _class_name(f"{group}._target_", format_setting(config.get(f"{group}._target_", ABSENT))) for config in configs
     )
 
 
-def _plain(key: str, value: str) -> str:
+def _class_name(key: str, value: str) -> str:
     return value.rpartition(".")[2] if key.endswith("_target_") else value
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """Each key without its top-level node and without `_target_`, where that leaves them different."""
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Return each key without its top-level node and `_target_`, unless that is ambiguous."""
     short = {key: key.removesuffix("._target_") for key in keys}
     for key in keys:
         candidate = short[key].partition(".")[2]
         others = {name for k in keys if k != key for name in (short[k], short[k].partition(".")[2])}
-        if candidate and candidate not in others and candidate != "seed":  # that is the run's
+        if candidate and candidate not in others and candidate != "seed":  # `seed` is the seed of the run
             short[key] = candidate
     return short

@@ -1,8 +1,9 @@
-"""Searching a pool of embeddings, and evaluating the rankings. Knows vectors and ids, not models or data sets.
+"""Search over precomputed embeddings and evaluation of rankings.
 
-`Embeddings`, in memory or of an `EmbeddingStore` on disk, go into an `Index` (`ExactIndex`, `FaissIndex`, `MuveraIndex`), a
-search gives a `Ranking`, and the metrics and TREC files are made from it; `measure_ann_recall` compares an index with
-exact search. Importing this package imports none of its modules: searching needs no torchmetrics, and metrics need no FAISS.
+Pass `Embeddings`, in memory or from an `EmbeddingStore` on disk, to an `Index` (`ExactIndex`, `FaissIndex`, `MuveraIndex`).
+A search returns a `Ranking`, from which metrics and TREC files are computed. `measure_ann_recall` compares an approximate
+index with exact search. The package works on vectors and ids; it does not depend on models or datasets. Submodules are
+imported on first use: search does not need torchmetrics, and metrics do not need FAISS.
 """
 
 import lazy_loader

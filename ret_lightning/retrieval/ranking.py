@@ -1,7 +1,9 @@
-"""What a search returns, and the one rule by which passages are put in order.
+"""The result of a search, and the rule that orders passages.
 
-The rule: by score, and of equal scores the passage that stands earlier in the pool first. trec_eval has another one, equal
-scores by id; a run file says the same in both, since `strictly_falling` takes the ties out of it.
+Passages are ordered by descending score; passages with equal scores by their position in the candidate pool. trec_eval
+instead orders equal scores by id. `break_ties` removes ties before a run file is written, so that both rules agree.
+
+Shapes: Nq queries, K ranked passages per query; N rows of M scores.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ class Ranking:
     """The best K passages of each of Nq queries, best first.
 
     Args:
-        rows: (Nq, K) int64, positions in the pool; -1 where fewer than K passages were found.
-        scores: (Nq, K) float32, their MaxSim scores, never rising along a row; -inf where `rows` is -1.
-        short: (Nq,) bool, the queries for which an approximate index found fewer than K candidates (of a smaller pool, than
-            all passages); None of exact search.
+        rows: (Nq, K) int64 positions in the candidate pool; -1 where fewer than K passages were found.
+        scores: (Nq, K) float32 MaxSim scores, non-increasing along each row; -inf where `rows` is -1.
+        short: (Nq,) bool, True for queries with fewer than min(K, N) candidates from an approximate index, where N is the
+            size of the pool. None for exact search.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit.
+        ValueError: if shapes or dtypes do not match.
     """
 
     rows: Tensor
@@ -33,12 +35,12 @@ class Ranking:
     def __post_init__(self) -> None:
         if self.rows.dim() != 2 or self.rows.shape != self.scores.shape:
             raise ValueError(
-                f"Ranking: rows and scores must be (Nq, K) both, got {tuple(self.rows.shape)} "
+                f"Ranking: expected rows and scores of one shape (Nq, K), got {tuple(self.rows.shape)} "
                 f"and {tuple(self.scores.shape)}"
             )
         if self.rows.dtype != torch.int64 or self.scores.dtype != torch.float32:
             raise ValueError(
-                f"Ranking: rows must be int64 and scores float32, got {self.rows.dtype}, {self.scores.dtype}"
+                f"Ranking: expected int64 rows and float32 scores, got {self.rows.dtype} and {self.scores.dtype}"
             )
 
     def __len__(self) -> int:
@@ -46,50 +48,49 @@ class Ranking:
 
 
 def top_columns(scores: Tensor, k: int) -> Tensor:
-    """The columns of the k largest scores of each row, best first, and of equal scores the lower column first.
+    """Return the column indices of the k largest scores of each row.
 
-    `torch.topk` leaves the order of equal numbers open and a stable sort of a whole row takes five times as long. So score
-    and column are packed into one integer, in which no two are equal: the high half orders as the score does, the low half
-    falls as the column rises.
+    Equal scores are ordered by column. `torch.topk` does not define the order of equal values, and a stable sort of the
+    whole row is slower. Score and column are therefore packed into one int64 key: the high half orders by score, the low
+    half by descending column, and no two keys are equal.
 
     Args:
-        scores: (N, M) float32, no NaN.
-        k: at most M.
+        scores: (N, M) float32, without NaN.
+        k: number of columns, at most M.
 
     Returns:
-        (N, k) int64.
+        (N, k) int64, best first.
     """
-    ordered = _ordered(scores)
-    falling = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
-    return ((ordered << 32) | falling).topk(k, dim=1).indices
+    ordered = _to_ordered_integers(scores)
+    descending = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+    return ((ordered << 32) | descending).topk(k, dim=1).indices
 
 
-def strictly_falling(scores: Tensor) -> Tensor:
-    """Scores that never rise along a row, with the ties apart: each at most the next float32 below the one before it.
+def break_ties(scores: Tensor) -> Tensor:
+    """Return scores that are strictly decreasing along each row.
 
-    Whoever orders by these numbers gets the order that they stand in, whatever becomes of equal ones there. Scores that are
-    not tied stay as they are, unless a run of ties before them reaches down to them.
+    Each score is lowered to at most the next smaller float32 below its left neighbor. Sorting by the result reproduces the
+    order of the columns under any rule for ties. Scores that are not tied are unchanged, unless the lowered scores before
+    them reach their value.
 
     Args:
-        scores: (N, M) float32, finite, or -inf at the end of a row, which comes out as anything.
+        scores: (N, M) float32, non-increasing along each row and finite; trailing -inf entries have an undefined result.
 
     Returns:
         (N, M) float32.
     """
-    places = torch.arange(scores.shape[1], device=scores.device)
-    # Each at most one step below its neighbour on the left, hence at most j - i steps below any score i of those.
-    ordered = (_ordered(scores) + places).cummin(dim=1).values - places
-    return _unordered(ordered)
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    # Adding the column turns "at least one step below the left neighbor" into a cumulative minimum.
+    ordered = (_to_ordered_integers(scores) + columns).cummin(dim=1).values - columns
+    return _from_ordered_integers(ordered)
 
 
-def _ordered(scores: Tensor) -> Tensor:
-    """float32 -> int64 that orders as the numbers do, one step from each to the next; -0.0 and 0.0 are 0."""
+def _to_ordered_integers(scores: Tensor) -> Tensor:
+    """Map float32 to int64 so that integer order equals numeric order and neighboring floats differ by 1; -0.0 maps to 0."""
     bits = scores.view(torch.int32)
-    return torch.where(
-        bits < 0, -(bits & 0x7FFFFFFF), bits
-    ).long()  # a sign and a magnitude that rises as the number's does
+    return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits).long()
 
 
-def _unordered(ordered: Tensor) -> Tensor:
+def _from_ordered_integers(ordered: Tensor) -> Tensor:
     bits = torch.where(ordered < 0, -ordered - (1 << 31), ordered)
     return bits.int().view(torch.float32)

@@ -1,1 +1,1 @@
-"""The course of a run: train, evaluate, export, resume; plans of sweeps, loggers, and what a run is known by."""
+"""Runs: training, evaluation, export, resuming, sweep plans, loggers and run identity."""

@@ -1,4 +1,4 @@
-"""Which code a run is made by: the commit of the package's checkout, and whether files differ from it."""
+"""Version of the code of a run: the git commit of the package's checkout, and whether files differ from it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import subprocess
 from pathlib import Path
 from typing import TypedDict
 
-SECONDS = 10  # git on a slow network file system; a run does not wait longer for a note on where it comes from
+TIMEOUT = 10  # seconds; git can be slow on a network file system
 
 
 class CodeVersion(TypedDict):
-    """A commit, and whether the checkout had changes beside it: tracked files anywhere, new files in the package."""
+    """A git commit, and whether the checkout has uncommitted changes or new files in the package.
+
+    Attributes:
+        commit: hash of the commit.
+        dirty: whether a tracked file differs from the commit, or the package or conf/ has untracked files.
+    """
 
     commit: str
     dirty: bool
 
 
 def code_version(package: Path | None = None) -> CodeVersion | None:
-    """The version of the checkout that the package is imported from.
-
-    Nothing of the repository but its commit is told, no address of a remote in particular.
+    """Return the version of the checkout that the package is imported from, without any remote address.
 
     Args:
-        package: its folder; None: the one that is imported.
+        package: folder of the package; None: the imported package.
 
     Returns:
-        None where the package is installed without a checkout, or git is missing or refuses.
+        The version; None if the package is not part of a checkout, or git is missing or fails.
     """
     package = package or Path(__file__).parents[1]
     try:
-        # An installed package may lie inside a repository that is not its own: there it is not tracked.
+        # Fails for a package installed inside another repository, where its files are not tracked.
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(package, "rev-parse", "HEAD")
         changed = _git(package, "status", "--porcelain", "--untracked-files=no", ":/")
@@ -41,14 +44,14 @@ def code_version(package: Path | None = None) -> CodeVersion | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # someone may be committing meanwhile
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # do not lock the index: a commit may be in progress
     done = subprocess.run(
         ["git", "-C", str(folder), *arguments],
         capture_output=True,
         text=True,
         errors="replace",
         check=True,
-        timeout=SECONDS,
+        timeout=TIMEOUT,
         env=environment,
     )
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""What is checked before a run starts: devices, the data that training and test read, monitored metrics, batch limits."""
+"""Checks before a run starts: devices, training and test data, monitored metrics, batch limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from lightning import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
-from ret_lightning.config.run_rules import has_own_loss, unlogged_monitors
+from ret_lightning.config.run_rules import find_unlogged_monitors, has_own_loss
 from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.types import Split
 from ret_lightning.errors import ConfigError
-from ret_lightning.evaluation.batch_limits import limited_batches
+from ret_lightning.evaluation.batch_limits import limit_batches
 from ret_lightning.models.checkpoint.config_writer import config_of
 from ret_lightning.models.two_towers import TwoTowers
 
@@ -22,7 +22,14 @@ log = logging.getLogger(__name__)
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the group `trainer` asks for GPUs that this machine does not have."""
+    """Check that this machine has the GPUs that the group `trainer` requests.
+
+    Args:
+        trainer: the config group `trainer`.
+
+    Raises:
+        ConfigError: if there is no GPU, or too few.
+    """
     accelerator, devices = trainer.get("accelerator"), trainer.get("devices")
     if accelerator not in ("gpu", "cuda") or (accelerator == "gpu" and torch.backends.mps.is_available()):
         return
@@ -31,20 +38,20 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
         built = (
             ""
             if torch.version.cuda or torch.version.hip
-            else f"; PyTorch {torch.__version__} is built without GPU support"
+            else f"; PyTorch {torch.__version__} was built without GPU support"
         )
         raise ConfigError(
-            f"trainer.accelerator={accelerator}: PyTorch finds no GPU{built}; trainer=cpu runs on the CPU, trainer=ddp_cpu in "
-            "several processes",
+            f"trainer.accelerator={accelerator}: PyTorch finds no GPU{built}; set trainer=cpu, or trainer=ddp_cpu for several "
+            "processes",
             code="gpu-not-found",
             key="trainer.accelerator",
             found=accelerator,
             allowed=("cpu",),
         )
-    wanted = _devices_wanted(devices)
-    if wanted > count:
+    required = _required_devices(devices)
+    if required > count:
         raise ConfigError(
-            f"trainer.devices={devices}: PyTorch finds {count} GPU{'s' if count > 1 else ''}; trainer.devices=auto takes all",
+            f"trainer.devices={devices}: expected at most {count}, the number of GPUs; trainer.devices=auto uses all GPUs",
             code="too-few-gpus",
             key="trainer.devices",
             found=devices,
@@ -52,8 +59,8 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
         )
 
 
-def _devices_wanted(devices: Any) -> int:
-    """How many GPUs the machine must have."""
+def _required_devices(devices: Any) -> int:
+    """Return the number of GPUs that `trainer.devices` requires."""
     if isinstance(devices, str):
         listed = [part for part in devices.split(",") if part.strip().isdigit()]
         if "," in devices:
@@ -65,26 +72,26 @@ def _devices_wanted(devices: Any) -> int:
 
 
 def warn_if_not_storable(retriever: TwoTowers) -> None:
-    """Warn if `ret-export` will refuse the model; training and evaluation work with any objects as settings."""
+    """Warn if `ret-export` cannot store the settings of the model. Training and evaluation are not affected."""
     try:
         config_of(retriever)
     except ConfigError as error:
-        log.warning("ret-export and save_pretrained will refuse this model; training is not affected: %s", error)
+        log.warning("ret-export and save_pretrained cannot store this model; training is not affected: %s", error)
 
 
 def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictConfig) -> None:
-    """Prepare the data of the first rank and check what the run needs of it, the cheapest first.
+    """Prepare the data on the first rank and check it, cheapest checks first.
 
-    Files are found before the training file is scanned or copied, and the test split is read before training.
+    Files are located before the training file is scanned or copied, and the test split is read before training.
 
     Args:
-        data: of the run; what only `RetrievalDataModule` has is checked there only.
-        trainer: of the run, before it is started.
-        config: of the run.
+        data: data module of the run; most checks apply only to a `RetrievalDataModule`.
+        trainer: trainer of the run, before it is started.
+        config: config of the run.
 
     Raises:
-        DataError: if a file is missing, cannot be read or has a bad row.
-        ConfigError: if a callback monitors a metric that is not computed, or a limit leaves no batch.
+        DataError: if a file is missing, cannot be read or has an invalid row.
+        ConfigError: if a callback monitors a metric that is not computed, or a limit selects no batch.
     """
     if not isinstance(data, RetrievalDataModule):
         data.prepare_data()
@@ -98,7 +105,7 @@ def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictC
     data.prepare_data()
     data.setup("fit")
     batches = data.training_batches(trainer.world_size)
-    if batches is not None:  # a stream, whose limit is a whole number
+    if batches is not None:  # None for streamed rows, whose limits are integers
         _check_limit(trainer, "limit_train_batches", batches, "the training rows")
     if trainer.limit_val_batches:
         subsets = data.evaluation_subsets("val")
@@ -108,13 +115,16 @@ def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictC
 
 
 def check_evaluation_limit(data: RetrievalDataModule, trainer: Trainer, split: Split, ranks: int | None = None) -> None:
-    """Raise ConfigError if `trainer.limit_<split>_batches` leaves no batch of a pool or a file of queries.
+    """Check that `trainer.limit_<split>_batches` selects at least one batch of each candidate pool and query file.
 
     Args:
-        data: the split is set up.
-        trainer: with the limit.
+        data: data module, after its setup for the split.
+        trainer: trainer with the limit.
         split: `val` or `test`.
-        ranks: over which each file is distributed; None: those of the trainer.
+        ranks: number of ranks that share each file; None: the world size of the trainer.
+
+    Raises:
+        ConfigError: if the limit selects no batch.
     """
     for subset in data.evaluation_subsets(split):
         for side, rows in (("passages", subset.pool), ("queries", subset.queries)):
@@ -124,10 +134,10 @@ def check_evaluation_limit(data: RetrievalDataModule, trainer: Trainer, split: S
 
 def _check_limit(trainer: Trainer, name: str, batches: int, what: str) -> None:
     option = "trainer.overfit_batches" if trainer.overfit_batches else f"trainer.{name}"
-    limited_batches(batches, getattr(trainer, name), option, what)
+    limit_batches(batches, getattr(trainer, name), option, what)
 
 
 def _check_monitors(config: DictConfig, subsets: list[str] | None, answered: list[str] | None = None) -> None:
     ks, own_loss = tuple(config.evaluation.recall_at), has_own_loss(config)
-    for key, wrong in unlogged_monitors(config.callbacks, ks, subsets, answered, own_loss):
-        raise ConfigError(f"{key}: {wrong.message}", code=wrong.code, key=key, **wrong.values)
+    for key, error in find_unlogged_monitors(config.callbacks, ks, subsets, answered, own_loss):
+        raise ConfigError(f"{key}: {error.message}", code=error.code, key=key, **error.values)

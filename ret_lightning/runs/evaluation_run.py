@@ -1,4 +1,4 @@
-"""The evaluation of a trained model by itself: from a checkpoint and a data set to `metrics.json`, without training."""
+"""Evaluation of a checkpoint on a dataset, with results in `metrics.json`."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from ret_lightning.runs.loggers import (
     log_tables,
     record_wandb_run,
 )
-from ret_lightning.runs.process import ended, quieten, wandb_files_in
+from ret_lightning.runs.process import closing_run, filter_library_output, wandb_files_in
 from ret_lightning.runs.results import write_results
-from ret_lightning.runs.resume.resumed_config import former_validation
+from ret_lightning.runs.resume.resumed_config import upgrade_validation
 from ret_lightning.runs.resume.takeover import refuse_evaluated
 from ret_lightning.runtime.atomic_files import disk_full, disk_is_full, write_text
 from ret_lightning.runtime.lock import alone_in, is_first_rank
@@ -55,55 +55,62 @@ from ret_lightning.runtime.run_layout import (
 )
 from ret_lightning.training.callbacks.progress_bar import Progress
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
-from ret_lightning.training.checkpointing.load import RECORD, chosen_on, open_file, open_retriever, training_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import open_checkpoint
+from ret_lightning.training.checkpointing.load import (
+    RECORD,
+    find_training_checkpoint,
+    load_retriever,
+    open_retriever,
+    read_selected_on,
+)
 
 log = logging.getLogger(__name__)
 
 
 def run_evaluation(config: DictConfig) -> dict[str, float]:
-    """Encodes pools and queries, ranks, and leaves metrics, rankings and timings in a folder.
+    """Evaluate a checkpoint, and write metrics, rankings and timings to a folder.
 
-    It uses the batches and the callback of ret-train's own test, hence the metrics are the same. The vectors are on disk
-    meanwhile, so that an evaluation that was interrupted continues with those that are there.
+    The batches and the callback are those of the test of ret-train, so the metrics are equal. Embeddings are stored on disk,
+    and an interrupted evaluation resumes with the stored ones.
 
     Args:
-        config: as ret-evaluate composes it; `output_dir` is the folder.
+        config: config of ret-evaluate; results are written to its `output_dir`.
 
     Returns:
-        The metrics, as in `metrics.json`, which is written last and whole; empty on other ranks than the first.
+        The metrics of `metrics.json`, which is written last and atomically; empty on ranks other than the first.
 
     Raises:
-        UserError: on what the user can mend; what was encoded until then is kept.
+        UserError: if the config, the checkpoint, the data or the machine does not allow the evaluation. Stored embeddings
+            are kept.
     """
     folder = Path(config.output_dir)
     check_devices(config.trainer)
-    file = training_checkpoint(config.checkpoint)
-    if file is not None:  # the same file for every rank and to the end, also while a training run adds others
+    file = find_training_checkpoint(config.checkpoint)
+    if file is not None:  # fixed for all ranks, even if a training run adds checkpoints
         config.checkpoint = str(file)
     with alone_in(folder):
-        _take_folder(folder, config.keep_embeddings)
-        with _kept(folder):
+        _check_folder(folder, config.keep_embeddings)
+        with _add_resume_hint(folder):
             return _evaluate(folder, config)
 
 
 def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
     started = time.perf_counter()
-    quieten()
+    filter_library_output()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     path = Path(config.checkpoint).expanduser()
-    retriever = open_file(path) if path.is_file() else open_retriever(config.checkpoint)
-    data: RetrievalDataModule = build(config.data, **_preparation(retriever, config.checkpoint))
+    retriever = load_retriever(path) if path.is_file() else open_retriever(config.checkpoint)
+    data: RetrievalDataModule = build(config.data, **_shared_preprocessors(retriever, config.checkpoint))
     if is_first_rank():
         data.check_files((config.split,))
-    sink = StoredSink(folder / EMBEDDINGS_FOLDER, retriever, config.split, _made_with(config, data))
+    sink = StoredSink(folder / EMBEDDINGS_FOLDER, retriever, config.split, _embedding_settings(config, data))
     evaluation: RetrievalEvaluation = build(config.evaluation)
     evaluation.sink = sink
-    # Given again after an interruption, it continues the W&B run that it began.
+    # An evaluation that is run again after an interruption resumes its W&B run.
     resumed = Resumed(0, None) if (folder / WANDB_ID_FILE).is_file() else None
     loggers = build_loggers(config, folder, resumed)
     for start in resumed.on_commit if resumed else ():
-        start()  # an evaluation logs at its end, so there are no earlier rows to keep
+        start()  # an evaluation logs only at its end, so no earlier rows are kept
     callbacks = [evaluation, *(build(node) for node in config.callbacks.values() if node is not None)]
     if config.trainer.get("enable_progress_bar") is not False:
         callbacks.append(Progress())
@@ -112,41 +119,40 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         data.setup("test" if config.split == "test" else "validate")
         check_evaluation_limit(data, trainer, config.split, ranks=1)  # the sink limits whole files
         _warn_of_training_rows(data, config)
-    # The sink applies the limit, as fast_dev_run and overfit_batches left it: it is of all rows, not of those that are left.
+    # The sink applies the limit (after fast_dev_run and overfit_batches) to all rows, not only to the remaining ones.
     limit = f"limit_{config.split}_batches"
     data.choose_batches = partial(sink.begin, batch_size=data.eval_batch_size, limit=getattr(trainer, limit))
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(run_evaluation)
-    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), _config_written(folder, config, sink):
+        trainer.strategy.set_rank_function(run_evaluation)
+    with wandb_files_in(folder / "wandb"), closing_run(trainer, loggers), _store_config(folder, config, sink):
         log_config(loggers, config)
         record_wandb_run(loggers, folder)
         run = trainer.test if config.split == "test" else trainer.validate
         run(EncodingModule(retriever), datamodule=data, verbose=False)
         metrics, tables = {}, []
         if trainer.is_global_zero:
-            seconds = _seconds(trainer, config.split)
+            seconds = _logged_seconds(trainer, config.split)
             result = evaluation.results[config.split]
-            metrics, tables = _finish(result, loggers, config, seconds, started, sum(sink.before.values()))
+            metrics, tables = _write_results(result, loggers, config, seconds, started, sum(sink.before.values()))
         if not config.keep_embeddings:
             sink.remove()
-    if tables:  # last of all: W&B has said what it has to say
+    if tables:  # after the last output of W&B
         print_tables(tables)
     log.info("metrics, rankings and timings are in %s", folder)
     return metrics
 
 
-def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
-    """The tokenizer and the image transform of both sides; raises ConfigError if each tower has another one."""
+def _shared_preprocessors(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
+    """Return the tokenizer and the image transform of both towers; raise ConfigError if the towers differ."""
     query, passage = retriever.query_tower, retriever.passage_tower
     ours, theirs = preprocessor_records(query), preprocessor_records(passage)
     for kind in ("tokenizer", "image_transform"):
         if getattr(query, kind) is getattr(passage, kind) or kind not in ours:
             continue
-        if differences := record_differences(ours[kind], theirs.get(kind)):
-            shown = "; ".join(differences).replace(" there", " of queries").replace(" here", " of passages")
+        if differences := record_differences(ours[kind], theirs.get(kind), ("the query tower", "the passage tower")):
             raise ConfigError(
-                f"checkpoint={checkpoint}: the towers have different {kind}s ({shown}); an evaluation needs the same one",
+                f"checkpoint={checkpoint}: the towers have different {kind}s ({'; '.join(differences)}); expected the same one",
                 code="towers-prepared-differently",
                 key=kind,
                 found=tuple(differences),
@@ -154,8 +160,8 @@ def _preparation(retriever: RetRetriever, checkpoint: str) -> dict[str, Any]:
     return {"tokenizer": query.tokenizer, "image_transform": query.image_transform}
 
 
-def _made_with(config: DictConfig, data: RetrievalDataModule) -> dict[str, Any]:
-    """What decides the vectors besides the model and the rows."""
+def _embedding_settings(config: DictConfig, data: RetrievalDataModule) -> dict[str, Any]:
+    """Return the settings that the embeddings depend on, besides the model and the rows."""
     images = data.layout.images
     return {
         "trainer.precision": str(config.trainer.get("precision")),
@@ -165,91 +171,91 @@ def _made_with(config: DictConfig, data: RetrievalDataModule) -> dict[str, Any]:
 
 
 def _warn_of_training_rows(data: RetrievalDataModule, config: DictConfig) -> None:
-    """Warn if the queries are held-out training rows that the checkpoint may have been trained on."""
+    """Warn if the checkpoint may have been trained on the held-out training rows that are the queries."""
     if config.split != "val" or "holdout" not in data.validated_on.values():
         return
     file = Path(config.checkpoint)
-    record = stored_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
-    trained: dict[str, Any] = former_validation(record.get("config", {})).get("data", {})
+    record = open_checkpoint(file).get(RECORD, {}) if file.is_file() else {}
+    trained: dict[str, Any] = upgrade_validation(record.get("config", {})).get("data", {})
     settings = {key: config.data.get(key) for key in ("holdout_rows", "holdout_fraction")}
     held_out = trained.get("validation") in ("auto", "holdout")
     if held_out and all(trained.get(key) == value for key, value in settings.items()):
         return
     reason = (
-        "nothing tells which rows it was trained on"
+        "its training config is not stored"
         if not trained
         else f"it was trained with data.validation={trained.get('validation')}"
         if not held_out
-        else "it was trained with other settings of the holdout"
+        else "it was trained with other holdout settings"
     )
     log.warning(
-        "val: the queries are held-out training rows, and %s was probably trained on them (%s): the metrics are too high; "
+        "val: the queries are held-out training rows, and %s was probably trained on them (%s); the metrics are too high. "
         "split=test is not affected",
         config.checkpoint, reason,
     )  # fmt: skip
 
 
 @contextmanager
-def _kept(folder: Path) -> Iterator[None]:
-    """Add to an error that what was encoded is kept; report a full disk and a killed loader worker in plain words."""
-    kept = f"what was encoded is kept, and the same command with output_dir={folder} continues there"
+def _add_resume_hint(folder: Path) -> Iterator[None]:
+    """Add to an error how to resume the evaluation, and convert a full disk and a killed loader worker to a UserError."""
+    hint = f"the stored embeddings are kept; to resume, run the same command with output_dir={folder}"
     try:
         yield
     except Exception as error:
         if disk_is_full(error, folder):
-            raise disk_full(folder, f"; {kept}") from error
+            raise disk_full(folder, f"; {hint}") from error
         if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"{str(error).splitlines()[0]}; a worker that is killed mostly means that memory ran out: fewer data.num_workers "
-            f"or a smaller data.eval_batch_size need less; {kept}",
+            f"{str(error).splitlines()[0]}; a killed worker usually means out of memory; reduce data.num_workers or "
+            f"data.eval_batch_size; {hint}",
             code="evaluation-worker-killed",
             folder=str(folder),
         ) from error
 
 
 @contextmanager
-def _config_written(folder: Path, config: DictConfig, sink: StoredSink) -> Iterator[None]:
-    """Leaves the config in the folder, for the ranks that are started from it; an interrupted evaluation's if it is refused."""
+def _store_config(folder: Path, config: DictConfig, sink: StoredSink) -> Iterator[None]:
+    """Write the config to the folder for the other ranks, and restore the earlier config if the evaluation is refused."""
     if not is_first_rank():  # by the environment: no process group exists yet
         yield
         return
     file = folder / CONFIG_FILE
-    former = file.read_text(encoding="utf-8") if file.exists() else None
+    earlier = file.read_text(encoding="utf-8") if file.exists() else None
     write_text(file, OmegaConf.to_yaml(config, resolve=True))
     try:
         yield
     except BaseException:
-        if former is not None and not sink.before:  # what is in the stores goes with the former
-            write_text(file, former)
+        if earlier is not None and not sink.before:  # the stored embeddings belong to the earlier config
+            write_text(file, earlier)
         raise
 
 
-def _take_folder(folder: Path, keep_embeddings: bool) -> None:
+def _check_folder(folder: Path, keep_embeddings: bool) -> None:
     if not is_first_rank():
         return
     if (folder / METRICS_FILE).exists() and not keep_embeddings:
-        _remove_left_over(folder)
+        _remove_leftover_embeddings(folder)
     refuse_evaluated(folder)
 
 
-def _remove_left_over(folder: Path) -> None:
-    """Deletes embeddings that an evaluation did not want to keep, and was killed before it had deleted them."""
+def _remove_leftover_embeddings(folder: Path) -> None:
+    """Delete the embeddings of a finished evaluation with `keep_embeddings=false` that was killed before it deleted them."""
     if not (folder / EMBEDDINGS_FOLDER).exists() or not (folder / CONFIG_FILE).exists():
         return
     if OmegaConf.load(folder / CONFIG_FILE).get("keep_embeddings") is False:
         shutil.rmtree(folder / EMBEDDINGS_FOLDER, ignore_errors=True)
-        log.info("%s: left over by an evaluation that has its metrics; removed", folder / EMBEDDINGS_FOLDER)
+        log.info("%s: removed the embeddings of a finished evaluation", folder / EMBEDDINGS_FOLDER)
 
 
-def _seconds(trainer: Trainer, split: Split) -> dict[str, float]:
-    """What the evaluation logged of its parts."""
+def _logged_seconds(trainer: Trainer, split: Split) -> dict[str, float]:
+    """Return the logged duration of each part of the evaluation, in seconds."""
     prefix = f"{split}/seconds/"
     logged = trainer.callback_metrics.items()
     return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
 
 
-def _finish(
+def _write_results(
     result: EvaluationResult,
     loggers: list[Logger],
     config: DictConfig,
@@ -259,14 +265,14 @@ def _finish(
 ) -> tuple[dict[str, float], list[Table]]:
     folder, split = Path(config.output_dir), config.split
     checkpoint = Path(config.checkpoint)
-    chosen = chosen_on(checkpoint)
+    chosen = read_selected_on(checkpoint)
     metrics, tables = write_results(
-        result, split, folder, f"checkpoint: {checkpoint}, {selection_queries.in_words(chosen)}"
+        result, split, folder, f"checkpoint: {checkpoint}, {selection_queries.describe(chosen)}"
     )
     log_tables(loggers, tables)
     origin: dict[str, Any] = {
         "checkpoint": config.checkpoint,
-        selection_queries.KEY: chosen,
+        selection_queries.SELECTED_ON: chosen,
         "split": split,
         "version": __version__,
     }
@@ -276,7 +282,7 @@ def _finish(
         "seconds": seconds | {"everything": time.perf_counter() - started},
         "passages": sum(len(own.indexed_rows) for own in result.subsets.values()),
         "queries": sum(len(own.query_rows) for own in result.subsets.values()),
-        "encoded_before": before,  # rows, by a process that was interrupted: the seconds are without theirs
+        "encoded_before": before,  # rows encoded by an interrupted process, not part of the seconds
     }
     write_json(folder / TIMINGS_FILE, timings)
     write_json(folder / METRICS_FILE, metrics)

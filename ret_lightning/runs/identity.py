@@ -1,4 +1,4 @@
-"""When two configs are of one run: resolved, folders aside, and without what only says how it is told of."""
+"""Identity of a run: the part of its resolved config that decides its result."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from ret_lightning.config.targets.renamed_keys import current_config
 from ret_lightning.config.targets.target_aliases import current_target
 
-# Keys that say where a run is, how quickly it goes and what is told of it; not what it is.
-BESIDE_THE_RUN = (
+# Keys that decide the location, speed and logging of a run, but not its result.
+NOT_IDENTITY = (
     "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar", "linear_backend",
 )  # fmt: skip
 
 ABSENT = "absent"
 
-# Keys that not every version writes, with the value that a config without them means: both are the same run.
+# Keys that earlier versions do not write, with their default: a config without the key describes the same run.
 OPTIONAL = {
     "init_partial": False,
     "micro_batch": None,
@@ -36,34 +36,37 @@ OPTIONAL = {
 }
 
 
-def flat(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys to values; lists are values, and the run's own folder reads alike in all runs.
+def flatten(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a config to dotted keys. Lists are values, and the run folder is replaced by `${output_dir}`.
 
     Args:
-        config: of a run, with `output_dir`; interpolations are resolved.
+        config: config of a run, with `output_dir`; interpolations are resolved.
+
+    Returns:
+        Dotted keys to values, with current key names and without optional keys that have their default.
     """
     content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     leaves = dict(_leaves(current_config(content), str(content["output_dir"]), ""))
     return {key: value for key, value in leaves.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 
 
-def of_the_run(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is: its flat config without the keys that are beside it."""
-    return {key: value for key, value in flat(config).items() if not within(key, BESIDE_THE_RUN)}
+def run_identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flattened config of a run without the keys that do not affect its result."""
+    return {key: value for key, value in flatten(config).items() if not is_within(key, NOT_IDENTITY)}
 
 
-def within(key: str, nodes: Iterable[str]) -> bool:
-    """Whether a dotted key is one of these, or below one of them."""
+def is_within(key: str, nodes: Iterable[str]) -> bool:
+    """Return whether a dotted key is one of the nodes or below one of them."""
     return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 
 def config_fingerprint(config: Mapping[str, Any]) -> str:
-    """Of a flat config, the first 12 hexadecimal digits of a SHA-256."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of a flattened config."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys at which two flat configs differ, with the value of each."""
+    """Return the keys at which two flattened configs differ, with both values."""
     pairs = {key: (one.get(key, ABSENT), other.get(key, ABSENT)) for key in {**one, **other}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 

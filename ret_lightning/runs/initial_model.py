@@ -1,4 +1,4 @@
-"""The model that a run starts with: new, or with the weights of `init_from`."""
+"""Initial model of a run: new, or with the weights of `init_from`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.files import architecture_differences, find_checkpoint, load_weights
 from ret_lightning.models.checkpoint.partial_loading import load_fitting_weights
-from ret_lightning.training.checkpointing.load import build_untrained, open_file, training_checkpoint
+from ret_lightning.training.checkpointing.load import build_untrained, find_training_checkpoint, load_retriever
 
 log = logging.getLogger(__name__)
 
 
 def initial_retriever(config: DictConfig) -> RetRetriever:
-    """The model of a training config, with the weights that `init_from` names; the log states their file and step.
+    """Build the model of a training config, and load the weights of `init_from`.
 
-    With `init_partial=true` the weights that fit are loaded, and the log lists what was left out.
+    With `init_partial=true`, only tensors that match the model are loaded, and the others are logged.
+
+    Args:
+        config: resolved config of the run.
 
     Raises:
-        UserError: if there is no such checkpoint.
-        ConfigError: if it is of another architecture, or nothing of it fits.
+        UserError: if the checkpoint does not exist.
+        ConfigError: if the checkpoint has another architecture or, with `init_partial=true`, no tensor matches.
     """
     if config.init_from is None:
         return build(config.model)
-    source = _opened(config.init_from)
+    source = _open_source(config.init_from)
     where = f"init_from={config.init_from}"
     retriever = build_untrained(
         OmegaConf.to_container(config, resolve=True)
-    )  # no backbone is fetched whose weights the checkpoint holds
+    )  # without pretrained backbones, which the checkpoint overwrites
     if not config.init_partial:
         load_weights(retriever, source, where)
         return retriever
@@ -42,12 +45,12 @@ def initial_retriever(config: DictConfig) -> RetRetriever:
     return retriever
 
 
-def _opened(source: str) -> RetRetriever:
-    file = training_checkpoint(source, option="init_from")
+def _open_source(source: str) -> RetRetriever:
+    file = find_training_checkpoint(source, option="init_from")
     if file is not None:
-        return open_file(file)
+        return load_retriever(file)
     folder = find_checkpoint(source)
-    log.info("init_from: weights in %s, of no recorded step", folder)
+    log.info("init_from: weights of %s (the step is not recorded)", folder)
     return RetRetriever.from_pretrained(folder)
 
 
@@ -55,15 +58,15 @@ def _load_partially(retriever: RetRetriever, source: RetRetriever, where: str, d
     done = load_fitting_weights(retriever, source)
     if not done.loaded:
         raise ConfigError(
-            f"{where}: no tensor of the checkpoint fits the model of this config: {'; '.join(differences)}",
+            f"{where}: no tensor of the checkpoint matches the model of this config: {'; '.join(differences)}",
             code="checkpoint-nothing-fits",
             differences=tuple(differences),
         )
-    log.info("%s: %d tensors are loaded (init_partial=true)", where, done.loaded)
+    log.info("%s: loaded %d tensors (init_partial=true)", where, done.loaded)
     for what, names in (
-        ("of another architecture than this config's", differences),
-        ("not loaded, and as initialised", done.initialised),
-        ("left out of the checkpoint", done.unused),
+        ("architecture differs from this config", differences),
+        ("not loaded, randomly initialized", done.initialised),
+        ("not used of the checkpoint", done.unused),
     ):
         if names:
             log.warning("%s: %s: %s", where, what, "; ".join(names))

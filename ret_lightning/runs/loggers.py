@@ -1,4 +1,4 @@
-"""The loggers of a run, and how a resumed run continues what they wrote."""
+"""Loggers of a run, and how a resumed run continues their logs."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from ret_lightning.runtime.atomic_files import write_text
 log = logging.getLogger(__name__)
 
 WANDB_ID_FILE = "wandb/run_id"
-_WANDB_STEP = "wandb_step"  # key of a checkpoint
-_ROWS_AFTER_CHECKPOINT = 10_000  # more than a run logs between two checkpoints; gaps in the count do no harm
+_WANDB_STEP = "wandb_step"  # checkpoint key
+_ROWS_AFTER_CHECKPOINT = 10_000  # more than a run logs between two checkpoints; W&B allows gaps
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a run resumes.
+    """The state that a run resumes from.
 
     Attributes:
-        step: optimiser steps of the checkpoint.
-        unlogged_row: the row of the last of them, if it may not have been logged.
-        on_commit: takes what is to be called when the run has really started.
-        on_abandon: takes what is to be called when it ended before that.
+        step: optimizer steps of the checkpoint.
+        unlogged_row: metrics of the last step, if they may not have been logged; else None.
+        on_commit: functions to call when the resumed run takes over its folder.
+        on_abandon: functions to call when the run ends before that.
     """
 
     step: int
@@ -46,12 +46,12 @@ class Resumed:
 
 
 def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> list[Logger]:
-    """The loggers of the group `logger`.
+    """Build the loggers of the config group `logger`.
 
     Args:
-        config: the run's.
-        folder: the run's.
-        resumed: of a resumed run, where it resumes; None for a new one. The CSV file keeps what was logged up to there, and
+        config: config of the run.
+        folder: run folder.
+        resumed: state that a resumed run starts from; None for a new run. The CSV file keeps the rows up to this state, and
             W&B continues the same run.
     """
     loggers = []
@@ -60,60 +60,60 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> 
         if node is None:
             continue
         is_wandb = str(OmegaConf.select(node, "_target_")).endswith("WandbLogger")
-        if is_wandb and _wandb_is_disabled():
-            log.info("logger.%s is left out, since the environment disables W&B", name)
+        if is_wandb and _is_wandb_disabled():
+            log.info("logger.%s is skipped because the environment disables W&B", name)
             continue
-        logger = build(node, **(_of_wandb(node, config, folder, resumed is not None) if is_wandb else {}))
+        logger = build(node, **(_wandb_options(node, config, folder, resumed is not None) if is_wandb else {}))
         if first and isinstance(logger, CSVLogger) and resumed is not None:
             resumed.on_commit.append(resume_csv(logger, resumed.step, resumed.unlogged_row).release)
-        elif first and resumed is not None and (own := _own_folder(logger, folder, is_wandb)) is not None:
-            resumed.on_abandon.append(_Entries(own).restore)
-        chosen = getattr(logger, "_wandb_init", {})
-        if chosen.get("anonymous") is None:
-            # Lightning hands on what nobody chose, and W&B warns at the head of every run that it has no effect.
-            chosen.pop("anonymous", None)
+        elif first and resumed is not None and (own := _exclusive_folder(logger, folder, is_wandb)) is not None:
+            resumed.on_abandon.append(_FolderEntries(own).restore)
+        options = getattr(logger, "_wandb_init", {})
+        if options.get("anonymous") is None:
+            # Lightning passes the default to W&B, which warns that the option has no effect.
+            options.pop("anonymous", None)
         loggers.append(logger)
     return loggers
 
 
-def _wandb_is_disabled() -> bool:
+def _is_wandb_disabled() -> bool:
     disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1")
     return disabled or os.environ.get("WANDB_MODE") == "disabled"
 
 
-def _own_folder(logger: Logger, run_folder: Path, is_wandb: bool) -> Path | None:
-    """The folder below the run's that only this logger writes to; None where there is none."""
+def _exclusive_folder(logger: Logger, run_folder: Path, is_wandb: bool) -> Path | None:
+    """Return the folder inside the run folder that only this logger writes to; None if there is none."""
     if is_wandb:
         return run_folder / "wandb"
     own = Path(logger.log_dir) if isinstance(logger, TensorBoardLogger) else None
     return own if own is not None and run_folder in own.parents else None
 
 
-class _Entries:
-    """What a folder of a logger holds before a resumed run starts.
+class _FolderEntries:
+    """The entries of a logger's folder before a resumed run starts.
 
     Args:
-        folder: it may be missing.
+        folder: folder of the logger; may be missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._links = {path.name: _target(path) for path in folder.iterdir()} if folder.is_dir() else None
+        self._links = {path.name: _link_target(path) for path in folder.iterdir()} if folder.is_dir() else None
 
     def restore(self) -> None:
-        """Remove what was added since, and point links to where they pointed."""
+        """Remove later entries, and restore the targets of symbolic links."""
         if self._links is None:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         for path in list(self.folder.iterdir()):
             if path.name not in self._links:
                 _remove(path)
-            elif (target := self._links[path.name]) is not None and _target(path) != target:
+            elif (target := self._links[path.name]) is not None and _link_target(path) != target:
                 _remove(path)
                 path.symlink_to(target)
 
 
-def _target(path: Path) -> str | None:
+def _link_target(path: Path) -> str | None:
     return os.readlink(path) if path.is_symlink() else None
 
 
@@ -125,7 +125,7 @@ def _remove(path: Path) -> None:
 
 
 def record_wandb_run(loggers: list[Logger], folder: Path) -> None:
-    """Store the id of the W&B run, so that it can be resumed; of an offline run that is, log how to sync its parts."""
+    """Store the id of the W&B run for a later resume, and log how to sync an offline run of several parts."""
     if rank_zero_only.rank != 0:
         return
     for logger in loggers:
@@ -137,25 +137,25 @@ def record_wandb_run(loggers: list[Logger], folder: Path) -> None:
         parts = sorted((folder / "wandb").glob(f"offline-run-*-{run.id}"))
         if resumed and run.offline and len(parts) > 1:
             log.info(
-                "W&B run %s is offline and has %d parts now, one per start; upload all of them by one command, in this order: "
+                "W&B run %s is offline and has %d parts, one per start; to upload them in order: "
                 "wandb sync --include-synced %s",
                 run.id, len(parts), folder / "wandb" / f"offline-run-*-{run.id}",
             )  # fmt: skip
 
 
 class WandbStep(Callback):
-    """Continues W&B's step count in an offline run that is resumed, each part of which would count from 0.
+    """Callback that continues the W&B step count of a resumed offline run.
 
-    Otherwise rows of a later part could replace those of an earlier one when both are uploaded.
+    Each part of an offline run starts at step 0 otherwise, and its rows would replace those of earlier parts on upload.
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the count."""
+        """Store the W&B step in the checkpoint."""
         for run in _offline_runs(trainer):
             checkpoint[_WANDB_STEP] = run.step
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue beyond every row of the earlier parts, also those that were logged after the checkpoint."""
+        """Continue after all rows of the earlier parts, including rows logged after the checkpoint."""
         if trainer.state.fn != TrainerFn.FITTING or _WANDB_STEP not in checkpoint:
             return
         for run in _offline_runs(trainer):
@@ -176,19 +176,21 @@ def log_config(loggers: Sequence[Logger], config: DictConfig) -> None:
 
 
 def log_tables(loggers: Sequence[Logger], tables: Sequence[Table]) -> None:
-    """Puts the tables that a run ends with on W&B, under `summary/<title>`."""
+    """Log the result tables of a run to W&B as `summary/<title>`."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             for table in tables:
                 columns = [str(column.header).replace("\n", " ") for column in table.columns]
-                rows = zip(*(_numbers([str(cell) for cell in column.cells]) for column in table.columns), strict=True)
+                rows = zip(
+                    *(_to_numbers([str(cell) for cell in column.cells]) for column in table.columns), strict=True
+                )
                 logger.log_table(f"summary/{table.title}", columns=columns, data=[list(row) for row in rows])
 
 
-def _numbers(cells: list[str]) -> list[str] | list[float | None]:
-    """The numbers of a column, where there are nothing but numbers in it, which a dashboard can then sort and plot.
+def _to_numbers(cells: list[str]) -> list[str] | list[float | None]:
+    """Convert a column of numbers to floats, so that a dashboard can sort and plot it; other columns are unchanged.
 
-    The mark of a main metric goes, which is one of the run's summary besides.
+    The `*` that marks a main metric is removed.
     """
     try:
         return [float(cell.removeprefix("*")) if cell else None for cell in cells]
@@ -196,8 +198,8 @@ def _numbers(cells: list[str]) -> list[str] | list[float | None]:
         return cells
 
 
-def _of_wandb(node: DictConfig, config: DictConfig, folder: Path, resumed: bool) -> dict[str, Any]:
-    """What a W&B run is called, where its config leaves that open, and which one is resumed."""
+def _wandb_options(node: DictConfig, config: DictConfig, folder: Path, resumed: bool) -> dict[str, Any]:
+    """Return the name and group of a W&B run if the config does not set them, and the id of a resumed run."""
     named = {"name": folder.name, "group": OmegaConf.select(config, "sweep")}
     given = {key: value for key, value in named.items() if OmegaConf.select(node, key) is None and value is not None}
     file = folder / WANDB_ID_FILE

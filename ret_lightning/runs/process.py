@@ -1,4 +1,4 @@
-"""What surrounds the course of a run in its process: what it says, what it leaves behind, and how it goes wrong."""
+"""Process-level handling of a run: logging, cleanup, and errors."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from ret_lightning.runtime.run_layout import FAILURE_FILE, METRICS_FILE, write_j
 log = logging.getLogger(__name__)
 
 
-def quieten() -> None:
-    """Lightning has handlers of its own, so with Hydra's it says everything twice; and some of it is advertising."""
+def filter_library_output() -> None:
+    """Suppress duplicate log lines of Lightning, advertisements, and warnings that do not apply to these runs."""
     if rank_zero_only.rank != 0:
-        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first process says it all
+        logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first rank logs for all
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True  # off where Lightning was imported before logging was configured
+        logging.getLogger(name).propagate = True  # False if Lightning was imported before logging was configured
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    # Lightning's own use of a renamed class of torch; nothing that a user could mend.
+    # Lightning's own use of a renamed class of torch, not under the control of users.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-    # A resumed run's own checkpoints; another run's folder is refused.
+    # Checkpoints of the resumed run itself; folders of other runs are refused.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # What a resumed run's CSV file held is put back, see loggers.py.
+    # loggers.py restores the CSV rows of a resumed run.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-    # The loaders are taken to where the run was, see data/datamodule.py.
+    # data/datamodule.py moves the data loaders to the position of the checkpoint.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
-    # Of small evaluation files not every rank has a share, and of those that are encoded already nobody has.
+    # Small or already encoded evaluation files can leave ranks without rows.
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
-    # data.num_workers is a setting; whoever asks for more processes than cores means it, or has the default.
+    # data.num_workers may be larger than the number of cores.
     warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes in total")
-    # A login node has srun, and ret-train runs there too, in an interactive job or to submit others.
+    # ret-train may also run on a login node, where srun is available.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
-    # Frozen backbones stay in eval mode on purpose.
+    # Frozen backbones stay in eval mode.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
 @contextmanager
-def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
-    """Leaves the process as it was: other ranks ended, W&B's run closed, no process group; also where the block raises."""
+def closing_run(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
+    """Clean up after a run: end the other ranks, close W&B, and destroy the process group, also on an exception."""
     ranks = trainer.strategy if isinstance(trainer.strategy, SameConfigDDP) else None
     failed = True
     try:
@@ -59,39 +59,40 @@ def ended(trainer: Trainer, loggers: list[Logger]) -> Iterator[None]:
         failed = trainer.interrupted
     except Exception as raised:
         error = original_error(raised)
-        if isinstance(error, RuntimeError) and ranks and ranks.another_failed():
+        if isinstance(error, RuntimeError) and ranks and ranks.other_rank_failed():
             raise UserError(
-                "another rank failed, so this one did; its message is above", code="another-rank-failed"
+                "another rank failed; its error message is printed above", code="another-rank-failed"
             ) from error
         if error is raised:
             raise
         raise error from error.__cause__
     finally:
         if ranks and failed:
-            ranks.end_ranks(failed=True)  # before the connection goes, which they would tell of at length
+            # Before the process group is destroyed, which would make the ranks print tracebacks.
+            ranks.stop_ranks(failed=True)
         _close(loggers)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         if ranks and not failed:
-            ranks.end_ranks(failed=False)
+            ranks.stop_ranks(failed=False)
 
 
 @contextmanager
-def failure_noted(folder: Path) -> Iterator[None]:
-    """Leave in the folder why the run ended, for reports; not in one that still holds a finished result."""
+def record_failure(folder: Path) -> Iterator[None]:
+    """Record the error of a failed run in its folder for reports, unless the folder contains a finished run."""
     try:
         yield
     except Exception as error:
         if rank_zero_only.rank == 0 and not (folder / METRICS_FILE).exists():
             line = str(error) if isinstance(error, UserError) else one_line(error)
-            with suppress(OSError):  # the disk may be what failed
+            with suppress(OSError):  # the disk may be full
                 write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
         raise
 
 
 @contextmanager
-def continuable(folder: Path) -> Iterator[None]:
-    """Add to an error how the run can be resumed; report a full disk and a killed loader worker in plain words."""
+def add_resume_hint(folder: Path) -> Iterator[None]:
+    """Add to an error how to resume the run, and convert a full disk and a killed loader worker to a UserError."""
     try:
         yield
     except UserError:
@@ -100,16 +101,14 @@ def continuable(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if disk_is_full(error, folder):
-            place = getattr(error, "filename", None) or folder
-            hint = (
-                f"; ret-train resume={folder} then continues from the last checkpoint" if has_checkpoint(folder) else ""
-            )
-            raise disk_full(Path(place), hint) from error
+            path = getattr(error, "filename", None) or folder
+            hint = f"; to resume from the last checkpoint: ret-train resume={folder}" if has_checkpoint(folder) else ""
+            raise disk_full(Path(path), hint) from error
         if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"{str(error).splitlines()[0]}; a worker that is killed mostly means that memory ran out: fewer data.num_workers "
-            f"or a smaller data.batch_size need less; ret-train resume={folder} continues from the last checkpoint",
+            f"{str(error).splitlines()[0]}; a killed worker usually means out of memory; reduce data.num_workers or "
+            f"data.batch_size; to resume from the last checkpoint: ret-train resume={folder}",
             code="loader-worker-killed",
             folder=str(folder),
         ) from error
@@ -117,7 +116,7 @@ def continuable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def wandb_files_in(folder: Path) -> Iterator[None]:
-    """Where W&B keeps the pictures of its tables until they are sent; its own choice is a folder outside the run's."""
+    """Let W&B store the images of its tables in a folder until upload, unless WANDB_DATA_DIR is set."""
     if "WANDB_DATA_DIR" in os.environ:
         yield
         return
@@ -131,7 +130,7 @@ def wandb_files_in(folder: Path) -> Iterator[None]:
 def _close(loggers: list[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            # W&B keeps one run a process: the next job of a sweep would go on writing into this one.
+            # W&B has one run per process; without finish(), the next job of a sweep would log to this run.
             import wandb
 
             wandb.finish()

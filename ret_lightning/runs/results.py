@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder, whichever command asked for it; metrics.json comes after."""
+"""Result files of an evaluation, for ret-train and ret-evaluate."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from rich.table import Table
 
 from ret_lightning.data.types import Split
 from ret_lightning.evaluation.evaluation_result import EvaluationResult
-from ret_lightning.evaluation.metric_tables import metrics_tables
+from ret_lightning.evaluation.metric_tables import build_metrics_tables
 from ret_lightning.runtime.run_layout import INTERVALS_FILE, RANKINGS_FOLDER, write_json
 
 
 def write_results(
     result: EvaluationResult, split: Split, folder: Path, note: str
 ) -> tuple[dict[str, float], list[Table]]:
-    """Write rankings and intervals.
+    """Write the rankings and confidence intervals of an evaluation.
+
+    The caller writes `metrics.json` last, because it marks a finished run.
 
     Args:
-        result: of the evaluation.
-        split: that it is of.
-        folder: the run's.
-        note: which weights the metrics are of, for the tables.
+        result: result of the evaluation.
+        split: evaluated split.
+        folder: run folder.
+        note: description of the evaluated weights, for the tables.
 
     Returns:
-        The metrics, `<subset>/<metric>` to a value, for `metrics.json`, which its caller writes last; and the tables, to print
-        after it.
+        The metrics, `<subset>/<metric>` to a value, and the tables to print.
     """
     bounds = result.intervals()
     result.write_rankings(folder / RANKINGS_FOLDER)
-    tables = metrics_tables(result, bounds, split, note)
+    tables = build_metrics_tables(result, bounds, split, note)
     write_json(folder / INTERVALS_FILE, bounds)
     return result.metrics, tables

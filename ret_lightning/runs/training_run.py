@@ -1,4 +1,4 @@
-"""The course of a training run, from a checked config to `metrics.json`."""
+"""A training run, from a checked config to `metrics.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from ret_lightning.ops.onednn_linear import linear_backend
 from ret_lightning.runs.early_checks import check_devices, prepare_and_check, warn_if_not_storable
 from ret_lightning.runs.initial_model import initial_retriever
 from ret_lightning.runs.loggers import Resumed, WandbStep, build_loggers, log_config, log_tables, record_wandb_run
-from ret_lightning.runs.process import continuable, ended, failure_noted, quieten, wandb_files_in
+from ret_lightning.runs.process import (
+    add_resume_hint,
+    closing_run,
+    filter_library_output,
+    record_failure,
+    wandb_files_in,
+)
 from ret_lightning.runs.results import write_results
 from ret_lightning.runs.resume.csv_rows import KEY as UNLOGGED_ROW
 from ret_lightning.runs.resume.csv_rows import UnloggedRow
@@ -44,49 +50,49 @@ from ret_lightning.training.callbacks.cost import Cost
 from ret_lightning.training.callbacks.rng_states import RandomStates
 from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, repair_checkpoints, stored_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO, open_checkpoint, repair_checkpoints
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
-from ret_lightning.training.checkpointing.load import RecordInCheckpoint, build_untrained
-from ret_lightning.training.checkpointing.selection import best_checkpoint
+from ret_lightning.training.checkpointing.load import CheckpointRecord, build_untrained
+from ret_lightning.training.checkpointing.selection import find_best_checkpoint
 from ret_lightning.training.module import RetModule
 
 log = logging.getLogger(__name__)
 
-_PICTURES = ("recall_curves.png", "examples/test.png")  # where to look first; conf/callbacks/default.yaml
+_PICTURES = ("recall_curves.png", "examples/test.png")  # most useful files of conf/callbacks/default.yaml
 
 
 def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
-    """Train, evaluate after every epoch, test, and leave everything in the run folder.
+    """Train, validate after every epoch, test, and write all results to the run folder.
 
     Args:
-        config: as ret-train composes it; `output_dir` is the run folder.
-        resume: continue from the run folder's last complete checkpoint; from the beginning where there is none.
+        config: config of ret-train; its `output_dir` is the run folder.
+        resume: whether to resume from the last complete checkpoint of the run folder. Without a checkpoint, training starts
+            from the beginning.
 
     Returns:
-        The metrics of the test split, as in `metrics.json`, which is written last; empty with `test_with=none`, and then
-        there is no such file.
+        The test metrics of `metrics.json`, which is written last. Empty with `test_with=none`, which writes no such file.
 
     Raises:
-        UserError: if the config, the data or the machine does not allow it.
+        UserError: if the config, the data or the machine does not allow the run.
     """
     folder = Path(config.output_dir)
     check_devices(config.trainer)
-    with linear_backend(_backend_setting(folder, config, resume)) as backend, alone_in(folder):
+    with linear_backend(_linear_backend(folder, config, resume)) as backend, alone_in(folder):
         OmegaConf.update(
             config, "linear_backend", backend, force_add=True
-        )  # stored, so that a resumed run computes the same
+        )  # stored, so that a resumed run uses the same backend
         if not resume and is_first_rank():
             refuse_taken(folder)
         takeover = Takeover(folder, config, resume)
         try:
-            with failure_noted(folder):
+            with record_failure(folder):
                 return _train(folder, config, takeover, resume)
         finally:
             takeover.abandon()
 
 
-def _backend_setting(folder: Path, config: DictConfig, resume: bool) -> str:
-    """The config's `linear_backend`; of a resumed run what it was started with, unless the config names one."""
+def _linear_backend(folder: Path, config: DictConfig, resume: bool) -> str:
+    """Return `linear_backend`; with `auto`, a resumed run uses the backend that it was started with."""
     setting = config.get("linear_backend", "auto")
     if setting == "auto" and resume and (folder / CONFIG_FILE).is_file():
         return stored_config(folder).get("linear_backend", "auto")
@@ -94,31 +100,31 @@ def _backend_setting(folder: Path, config: DictConfig, resume: bool) -> str:
 
 
 def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -> dict[str, float]:
-    quieten()
-    checkpoint, resumed = _resumed(folder, takeover) if resume else (None, None)
+    filter_library_output()
+    checkpoint, resumed = _load_resume_state(folder, takeover) if resume else (None, None)
     evaluation: RetrievalEvaluation = build(config.evaluation)
     loggers = build_loggers(config, folder, resumed)
     cost = Cost()
-    # The evaluation comes first: the other callbacks read what it found.
+    # The evaluation comes first because other callbacks read its results.
     callbacks = [
         evaluation,
         cost,
         SameConfig(config),
-        RecordInCheckpoint(OmegaConf.to_container(config, resolve=True)),
+        CheckpointRecord(OmegaConf.to_container(config, resolve=True)),
         UnloggedRow(),
         WandbStep(),
         ResumedLearningRate(),
         RandomStates(),
         *(build(n) for n in config.callbacks.values() if n is not None),
     ]
-    # Last those that save, so that what they save includes what the other callbacks have just done.
+    # Callbacks that save come last, so that checkpoints include the state of the others.
     callbacks.sort(key=lambda callback: isinstance(callback, (StopOnSignal, LastCheckpoint)))
     if config.trainer.get("enable_progress_bar") is False:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     plugins = [RunCheckpointIO(on_saved=takeover.commit)]
     trainer: Trainer = build(config.trainer, logger=loggers or False, callbacks=callbacks, plugins=plugins)
     if isinstance(trainer.strategy, SameConfigDDP):
-        trainer.strategy.ranks_run(run_training, resume=resume)
+        trainer.strategy.set_rank_function(run_training, resume=resume)
         trainer.strategy.config_file = str(takeover.config_file)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
@@ -135,7 +141,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     )
     if config.compile:
         compile_blocks(module.retriever)
-    with wandb_files_in(folder / "wandb"), ended(trainer, loggers), continuable(folder):
+    with wandb_files_in(folder / "wandb"), closing_run(trainer, loggers), add_resume_hint(folder):
         if is_first_rank():  # before any logger or rank starts
             warn_if_not_storable(module.retriever)
             prepare_and_check(data, trainer, config)
@@ -144,71 +150,73 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if not trainer.interrupted:
             takeover.commit()
-        best = trainer.strategy.broadcast(best_checkpoint(folder) if trainer.is_global_zero else None)
+        best = trainer.strategy.broadcast(find_best_checkpoint(folder) if trainer.is_global_zero else None)
         if trainer.is_global_zero and not trainer.interrupted:
             scores = {best[1]: best[0].scores[best[1]]} if best else {}
             origin = {
                 **read_json(folder / ORIGIN_FILE),
                 "best": scores,
-                selection_queries.KEY: _selected_on(data, best, config),
+                selection_queries.SELECTED_ON: _selection_source(data, best, config),
             }
             write_json(folder / ORIGIN_FILE, origin)
         if trainer.interrupted or config.test_with == "none":
-            log.info("not tested, so there is no %s; checkpoints are in %s", METRICS_FILE, folder)
+            log.info("%s is not written because the run was not tested; checkpoints are in %s", METRICS_FILE, folder)
             return {}
         tested = best[0] if best and config.test_with == "best" else None
-        missing = "" if config.test_with == "last" else ", since there is no best checkpoint"
-        log.info("testing %s", f"{tested.file}, step {tested.step}" if tested else f"the last step{missing}")
+        reason = "" if config.test_with == "last" else " (there is no best checkpoint)"
+        log.info("testing %s", f"{tested.file}, step {tested.step}" if tested else f"the last step{reason}")
         trainer.test(module, datamodule=data, ckpt_path=tested and tested.file, weights_only=True, verbose=False)
         step = tested.step if tested else trainer.global_step
-        metrics, tables = _finish(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
-    if tables:  # last of all: W&B has said what it has to say
+        metrics, tables = (
+            _write_results(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
+        )
+    if tables:  # after the last output of W&B
         print_tables(tables)
         pictures = [name for name in _PICTURES if (folder / name).is_file()]
         log.info(
             "metrics, rankings and checkpoints are in %s%s",
             folder,
-            f"; open {' and '.join(pictures)} next" if pictures else "",
+            f"; see {' and '.join(pictures)}" if pictures else "",
         )
     return metrics
 
 
-def _selected_on(data: LightningDataModule, best: object, config: DictConfig) -> str:
-    """Where the queries are from that decided which weights are tested."""
+def _selection_source(data: LightningDataModule, best: object, config: DictConfig) -> str:
+    """Return the source of the queries that selected the tested weights."""
     if not best or config.test_with != "best":
         return selection_queries.LAST
-    return selection_queries.of_sources(subset.source for subset in data.evaluation_subsets("val"))
+    return selection_queries.from_sources(subset.source for subset in data.evaluation_subsets("val"))
 
 
-def _resumed(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | None]:
-    """The checkpoint that a run resumes from, and what its loggers need to know of it."""
+def _load_resume_state(folder: Path, takeover: Takeover) -> tuple[Path | None, Resumed | None]:
+    """Return the checkpoint that a run resumes from, and its state for the loggers."""
     if is_first_rank():
         repair_checkpoints(folder / CHECKPOINTS_FOLDER)
     checkpoint = last_whole_checkpoint(folder)
     if checkpoint is None:
-        log.info("resuming from the beginning: %s has no complete checkpoint", folder)
+        log.info("starting from the beginning: %s has no complete checkpoint", folder)
         return None, None
-    stored = stored_checkpoint(checkpoint)
+    stored = open_checkpoint(checkpoint)
     log.info("resuming from %s, step %d", checkpoint, stored["global_step"])
     return checkpoint, Resumed(stored["global_step"], stored.get(UNLOGGED_ROW), takeover.on_commit, takeover.on_abandon)
 
 
 def best_validation(folder: Path) -> float:
-    """The score of a run's best checkpoint: what a search over settings optimises.
+    """Return the score of a run's best checkpoint, the objective of a hyperparameter search.
 
-    A metric of the test split would choose settings by the queries that are to assess them.
+    The objective is a validation metric, because test queries must not select hyperparameters.
 
     Args:
-        folder: of a run that has been trained to its end.
+        folder: folder of a completely trained run.
 
     Raises:
-        ConfigError: if no checkpoint was scored.
+        ConfigError: if no checkpoint has a score.
     """
-    best = best_checkpoint(folder)
+    best = find_best_checkpoint(folder)
     if best is None:
         raise ConfigError(
-            f"{folder}: a search needs the best value of callbacks.checkpoint.monitor, and no checkpoint was scored; "
-            "is callbacks.checkpoint there, and does a validation run before the end?",
+            f"{folder}: no checkpoint has a score, which a search requires; set callbacks.checkpoint.monitor, and run at least "
+            "one validation",
             code="search-without-score",
             folder=str(folder),
         )
@@ -216,13 +224,13 @@ def best_validation(folder: Path) -> float:
     return candidate.scores[monitor]
 
 
-def _finish(
+def _write_results(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> tuple[dict[str, float], list[Table]]:
-    chosen = selection_queries.in_words(read_json(folder / ORIGIN_FILE)[selection_queries.KEY])
+    chosen = selection_queries.describe(read_json(folder / ORIGIN_FILE)[selection_queries.SELECTED_ON])
     metrics, tables = write_results(evaluation.results["test"], "test", folder, f"checkpoint: step {step}, {chosen}")
     log_tables(loggers, tables)
-    write_json(folder / COST_FILE, cost.measured())
+    write_json(folder / COST_FILE, cost.collect())
     write_json(folder / ORIGIN_FILE, {**read_json(folder / ORIGIN_FILE), "tested_step": step})
     write_json(folder / METRICS_FILE, metrics)
     return metrics, tables

@@ -1,1 +1,1 @@
-"""What every part of the package may use: files, locks, child processes, the console, the layout of a run folder."""
+"""Runtime services for the whole package: files, locks, child processes, the console, the layout of a run folder."""

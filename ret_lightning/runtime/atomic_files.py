@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and full disks reported as such."""
+"""Atomic file writes, and the detection of full disks."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pathlib import Path
 
 from ret_lightning.errors import UserError
 
-# Names of files that are being written: .NAME.HOST.PID.RANDOM, .NAME.PID before 0.2, and safetensors' own .tmpXXXXXX.
+# Names of temporary files: .NAME.HOST.PID.RANDOM, .NAME.PID before version 0.2, and .tmpXXXXXX of safetensors.
 UNFINISHED = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?|\.tmp\w{6}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; it is renamed to `path` when the block ends without an exception.
+    """Yield a temporary path next to `path` and rename it to `path` when the block ends without an exception.
 
-    The folder is created if needed. The content is on the disk before the name is, so neither a killed process nor a power
-    cut leaves a partial file at `path`. An earlier file stays until then, and for good if the block raises.
+    The folder is created if needed. The content is flushed to the disk before the rename, so neither a killed process nor
+    a power failure leaves a partial file at `path`. If the block raises, an existing file at `path` is unchanged.
 
     Raises:
-        UserError: `disk-full`, whichever way the library that wrote the content reports it.
+        UserError: `disk-full`, however the library that wrote the content reports it.
     """
     path = Path(path)
     existed = path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = temporary_name(path)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    permissions = unfinished.stat().st_mode  # as the user's umask asks for; some libraries narrow them
+    permissions = unfinished.stat().st_mode  # from the user's umask; some libraries restrict them further
     try:
         yield unfinished
         unfinished.chmod(permissions)
@@ -52,22 +52,26 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name in the folder of `path` that no other process, on this machine or another, uses."""
+    """Return a name in the folder of `path` that no other process, on this machine or another, uses."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file, complete or not at all; raises as `whole_file`."""
+    """Write a UTF-8 text file atomically.
+
+    Raises:
+        UserError: `disk-full`.
+    """
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder, all of them or none; the folder is created if needed, and its other files stay.
+    """Write several files into a folder, all of them or none. Other files in the folder are kept.
 
     Args:
-        folder: to write to.
-        files: name to content. The last one is renamed to its name after the others.
+        folder: Target folder, created if needed.
+        files: Mapping of file name to content. The last file is renamed into place after all others.
 
     Raises:
         UserError: `disk-full`.
@@ -99,7 +103,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _remove_empty(folder: Path, above: Path) -> None:
-    """Remove empty folders, from `folder` up to and without `above`."""
+    """Remove empty folders from `folder` up to, but not including, `above`."""
     with suppress(OSError):
         while folder != above:
             folder.rmdir()
@@ -107,22 +111,22 @@ def _remove_empty(folder: Path, above: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder; nothing may be writing there."""
+    """Remove the temporary files that killed processes left in a folder. No process may be writing there."""
     for file in folder.glob(".*"):
         if UNFINISHED.fullmatch(file.name):
             file.unlink(missing_ok=True)
 
 
 def disk_is_full(error: BaseException, folder: Path, size: int = 0) -> bool:
-    """Whether an exception comes from a full disk or an exceeded quota.
+    """Return whether an exception was caused by a full disk or an exceeded quota.
 
-    Libraries in native code report a failed write in words of their own ("unexpected pos 19896256 vs 19896144"), so the disk
-    is asked for the space.
+    Native libraries report a failed write in various ways ("unexpected pos 19896256 vs 19896144"), so this function also
+    tests whether the disk can allocate the space.
 
     Args:
-        error: raised while something was written.
-        folder: where it was to be.
-        size: bytes that had been written, and removed again.
+        error: Exception raised during a write.
+        folder: Folder that was written to.
+        size: Bytes that had been written and were removed again.
     """
     if isinstance(error, UserError):
         return False
@@ -130,21 +134,21 @@ def disk_is_full(error: BaseException, folder: Path, size: int = 0) -> bool:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return True
-        if any(f"(os error {number})" in str(cause) for number in _FULL):  # how Rust libraries end their messages
+        if any(f"(os error {number})" in str(cause) for number in _FULL):  # the format of Rust libraries
             return True
         cause = cause.__cause__ or cause.__context__
     return isinstance(error, RuntimeError | OSError) and not _has_room(folder, size + (1 << 20))
 
 
 def disk_full(path: Path, note: str = "") -> UserError:
-    """The error of a full disk at a path."""
+    """Return the error for a full disk at a path."""
     return UserError(
-        f"{path}: the disk is full, or a quota is exceeded{note}; free some space", code="disk-full", path=str(path)
+        f"{path}: the disk is full or a quota is exceeded{note}; free some space", code="disk-full", path=str(path)
     )
 
 
 def _has_room(folder: Path, size: int) -> bool:
-    """Whether the disk allocates that many bytes; True where it cannot be asked."""
+    """Return whether the disk can allocate `size` bytes; True if the system cannot report it."""
     probe = temporary_name(folder / "probe")
     try:
         with probe.open("xb") as file:

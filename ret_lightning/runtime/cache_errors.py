@@ -1,4 +1,4 @@
-"""Caches and temporary folders of libraries that cannot be written: which variable names another folder."""
+"""User errors for library caches and temporary folders that are not writable."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 
 
 def cache_error(error: BaseException) -> UserError | None:
-    """The user error of an exception that a library raised since its cache or temporary folder cannot be written.
+    """Convert a library's exception about an unwritable cache or temporary folder into a `UserError`.
 
     Returns:
-        One line that names the folder and the environment variable; None for every other exception.
+        An error that names the folder and the environment variable that changes it; None for any other exception.
     """
     if isinstance(error, UserError):
         return None
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
         return UserError(
-            "no temporary folder can be written; name one with the environment variable TMPDIR",
+            "no temporary folder is writable; set the environment variable TMPDIR to a writable folder",
             code="temporary-folder-not-writable",
             variable="TMPDIR",
         )
@@ -31,8 +31,8 @@ def cache_error(error: BaseException) -> UserError | None:
         for variable, folder in _folders():
             if path.is_relative_to(folder) and (variable != "TMPDIR" or _is_temporary(path.relative_to(folder))):
                 return UserError(
-                    f"{path}: the cache cannot be written ({error.strerror}); name another folder than {folder} with the "
-                    f"environment variable {variable}",
+                    f"{path}: the cache is not writable ({error.strerror}); set the environment variable {variable} to a "
+                    f"folder other than {folder}",
                     code="cache-not-writable",
                     path=path,
                     variable=variable,
@@ -41,12 +41,12 @@ def cache_error(error: BaseException) -> UserError | None:
 
 
 def _is_temporary(path: Path) -> bool:
-    """Whether the name is one of Python's, and not the user's who works in the temporary folder."""
+    """Return whether Python created the name, as opposed to a user who works in the temporary folder."""
     return not path.parts or path.parts[0].startswith(("tmp", "pymp-"))
 
 
 def _folders() -> list[tuple[str, Path]]:
-    """Variables and the folders that they name or default to, the innermost folders first."""
+    """Return each environment variable with its folder, the most deeply nested folders first."""
     home = Path.home()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     hugging_face = Path(os.environ.get("HF_HOME") or cache / "huggingface")

@@ -1,4 +1,4 @@
-"""How processes start others, and end with the one that started them."""
+"""The start method of child processes, and their termination together with their parent."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 
 
 def use_default_start_method() -> None:
-    """Has this process start others as Python does by default, also in a worker of joblib.
+    """Set the start method of this process to Python's default.
 
-    Such a worker starts processes by loky, which data loaders and process pools cannot use.
+    A joblib worker uses the start method of loky, which data loaders and process pools do not support.
     """
     if multiprocessing.get_start_method(allow_none=True) not in (None, "fork", "spawn", "forkserver"):
         multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
 
 
-def end_with(parent: int) -> None:
-    """Has this process end soon after its parent is gone, however that ended, since nobody waits for what it does.
+def exit_with_parent(parent: int) -> None:
+    """Exit this process within a second after its parent has ended for any reason.
 
     Args:
-        parent: the id of the process that started this one.
+        parent: Process id of the parent.
     """
 
     def watch() -> None:

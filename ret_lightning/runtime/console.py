@@ -1,4 +1,4 @@
-"""Standard output, which may go away: a pipe whose reader has seen enough, a file on a full disk."""
+"""Printing to standard output, which may be a closed pipe or a file on a full disk."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Suppress what libraries print in addition to the messages of a command, which owns its process.
+    """Suppress the warnings and logging errors of libraries while a command runs.
 
     Warning filters and `logging.raiseExceptions` are restored afterwards.
     """
     before = logging.raiseExceptions
-    # A log that nobody reads any more, or that has no room, is no reason to print tracebacks.
+    # A log stream that is closed or on a full disk must not print tracebacks.
     logging.raiseExceptions = False
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large images when it opens them; `decode_image` refuses them by a limit of ours.
+            # Pillow warns when it opens a large image; `decode_image` enforces our own limit.
             warnings.filterwarnings("ignore", message="Image size .* exceeds limit of .* pixels")
-            # It also warns of broken metadata, which does not matter where the pixels can be decoded.
+            # Pillow warns about broken metadata, which is harmless if the pixels can be decoded.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
@@ -37,10 +37,10 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Prints lines for as long as somebody reads them; what `lines` raises comes as it is.
+    """Print lines until the reader of standard output closes it. Exceptions raised by `lines` propagate unchanged.
 
     Raises:
-        UserError: if standard output cannot be written.
+        UserError: If standard output cannot be written.
     """
     for line in lines:
         try:
@@ -54,10 +54,12 @@ def print_lines(lines: Iterable[str]) -> None:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Surrounds prints, and nothing else that may raise OSError; no error is raised where the reader has gone.
+    """Handle write errors of the print calls in the block, and ignore a closed pipe.
+
+    The block must contain nothing else that raises OSError.
 
     Raises:
-        UserError: if standard output cannot be written.
+        UserError: If standard output cannot be written.
     """
     try:
         yield
@@ -67,30 +69,30 @@ def printing() -> Iterator[None]:
 
 
 def console(**options: Any) -> Console:
-    """A console of `rich` that prints texts as they are; if the reader of a pipe is gone, it raises BrokenPipeError.
+    """Return a `rich` console that prints texts verbatim and raises BrokenPipeError if the reader of a pipe is gone.
 
-    `rich.console.Console` would end the process then, and would parse `[red]` and `:smile:` in names and texts.
+    `rich.console.Console` itself exits the process in that case, and interprets `[red]` and `:smile:` in texts.
 
     Args:
-        options: of `rich.console.Console`.
+        options: Keyword arguments of `rich.console.Console`.
     """
     from rich.console import Console
 
     class Raising(Console):
         def on_broken_pipe(self) -> None:
-            raise  # called where the error is handled
+            raise  # re-raises the BrokenPipeError that rich is handling
 
     return Raising(**{"markup": False, "emoji": False} | options)
 
 
 def abandon_stdout() -> None:
-    """Has what is printed from now on, and what was not written yet, go nowhere: Python would tell of it when it ends."""
+    """Redirect standard output, including its unwritten buffer, to `os.devnull`, so that exiting reports no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _give_up(error: OSError) -> None:
     abandon_stdout()
-    if not isinstance(error, BrokenPipeError):  # as of `ret-search ... | head`
+    if not isinstance(error, BrokenPipeError):  # as in `ret-search ... | head`
         raise UserError(
             f"standard output: cannot be written ({error.strerror or error})", code="stdout-not-written"
         ) from error

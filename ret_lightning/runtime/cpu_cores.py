@@ -1,4 +1,4 @@
-"""How many processes work is spread over by default."""
+"""The number of CPU cores, which is the default number of worker processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def usable_cores() -> int:
-    """The cores that this process may use; where the system does not say (macOS, Windows), all of the machine."""
+    """Return the number of cores available to this process; all cores on macOS and Windows, which do not report it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One process per folder: a lock that the system releases however the process ends."""
+"""A lock on a folder. The operating system releases it when the process ends, for any reason."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0 by its environment, before any process group exists."""
+    """Return whether the environment declares this process to be rank 0. Works before a process group exists."""
     return next((os.environ[name] == "0" for name in _RANK_VARIABLES if name in os.environ), True)
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a folder, which is created if needed. Other ranks than the first pass.
+    """Lock a folder, which is created if needed, for the duration of the block. Only the first rank takes the lock.
 
     Raises:
-        UserError: if another process is at work there.
+        UserError: If another process holds the lock.
     """
     if not is_first_rank():
         yield
@@ -42,7 +42,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def refuse_locked(folder: Path) -> None:
-    """Raise UserError if another process is at work in a folder; nothing is written."""
+    """Raise UserError if another process holds the lock of a folder. Nothing is written."""
     if (folder / LOCK_FILE).is_file():
         with _locked(folder / LOCK_FILE):
             pass
@@ -50,7 +50,7 @@ def refuse_locked(folder: Path) -> None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    # Not 0: who held the lock removes the file before releasing it, and a process that opened it before has to try again.
+    # Not 0: the holder removes the file before it releases the lock, so a process that has opened the file must retry.
     lock = FileLock(file, timeout=0.3, poll_interval=0.05)
     try:
         lock.acquire()
@@ -66,7 +66,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 def _occupied(folder: Path) -> UserError:
     return UserError(
-        f"output_dir={folder}: another process is at work there; wait for it, or choose another folder",
+        f"output_dir={folder}: the folder is in use by another process; wait for it to finish or choose another folder",
         code="folder-in-use",
         folder=str(folder),
     )

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal; elsewhere, as in a batch job, a line in the log every half minute."""
+"""Progress of long operations: a bar on a terminal, otherwise (in a batch job) a log line every half minute."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-SECONDS = 30.0
+LOG_INTERVAL = 30.0  # seconds
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
-    """A `tqdm`, with its arguments, whose output suits where standard error goes to.
+    """Return a `tqdm` progress bar, or one that writes log lines if standard error is not a terminal.
 
-    Off a terminal it writes no carriage returns: it tells the log every `SECONDS`, and nothing where the work is done sooner.
+    Log lines contain no carriage returns. They are written every `LOG_INTERVAL` seconds, and never for shorter work.
+
+    Args:
+        args: Positional arguments of `tqdm`.
+        options: Keyword arguments of `tqdm`.
     """
-    return (tqdm if sys.stderr.isatty() else _Lines)(*args, **options)
+    return (tqdm if sys.stderr.isatty() else _LogLines)(*args, **options)
 
 
-class _Lines(tqdm):
+class _LogLines(tqdm):
     def __init__(self, *args: Any, **options: Any) -> None:
         own = {
             "file": io.StringIO(),
-            "delay": SECONDS,
-            "mininterval": SECONDS,
-            "maxinterval": SECONDS,  # the most that tqdm's monitor waits, 10 s unless told
+            "delay": LOG_INTERVAL,
+            "mininterval": LOG_INTERVAL,
+            "maxinterval": LOG_INTERVAL,  # of tqdm's monitor; 10 s by default
             "bar_format": "{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left, {rate_fmt}",
         }
         super().__init__(*args, **options | own)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if msg != "":  # what a bar that is not to stay is wiped out with
+        if msg != "":  # tqdm clears a bar with an empty message
             log.info("%s", self)

@@ -1,4 +1,4 @@
-"""Search: passages encoded once, into a folder or into Qdrant, and queries answered from them."""
+"""Search: index passages into a folder or into Qdrant, and answer queries from the index."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Passages that were edited after ret-index was interrupted: only the parts with their rows are encoded again."""
+"""Detect passages that were edited after ret-index was interrupted, so that only their parts are encoded again."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any
 
 import numpy as np
 
-from ret_lightning.data.rows import Passage, row_digests
+from ret_lightning.data.rows import Passage, hash_rows
 from ret_lightning.retrieval.store.store_plan import change_config, drop_rows
 from ret_lightning.runtime.atomic_files import whole_file
 
-DIGESTS = "row_digests.npy"  # in the folder of a version while it is made: (rows,) uint64
+DIGESTS = "row_digests.npy"  # (rows,) uint64, in the folder of an unfinished version
 
 
 def write_digests(folder: Path, passages: Sequence[Passage]) -> None:
-    """Store a digest of each passage, by which `drop_changed` finds those that were edited."""
+    """Store a digest of each passage for `drop_changed`."""
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / DIGESTS) as unfinished, unfinished.open("wb") as file:
-        np.save(file, row_digests(passages))
+        np.save(file, hash_rows(passages))
 
 
 def drop_changed(
     folder: Path, store: Path, first: int, passages: Sequence[Passage], config: Mapping[str, Any]
 ) -> int | None:
-    """Have the parts of an interrupted store written again whose passages have changed.
+    """Discard the parts of an interrupted store whose passages have changed.
 
     Args:
-        folder: of the version.
-        store: folder of its store, which holds passages of the same ids.
-        first: the row of the first of the passages.
-        passages: as they are now.
-        config: for the store's plan.
+        folder: folder of the index version.
+        store: folder of its store, which holds passages with the same ids.
+        first: row of the first of the passages in the store.
+        passages: the current passages.
+        config: new config of the plan of the store.
 
     Returns:
-        How many passages have changed; None if that is not known, and then nothing was done.
+        The number of changed passages; None if it is unknown, in which case nothing is discarded.
     """
     try:
         before = np.load(folder / DIGESTS)
-    except (OSError, ValueError):  # of an earlier version, or not whole
+    except (OSError, ValueError):  # missing or incomplete
         return None
-    now = row_digests(passages)
+    now = hash_rows(passages)
     if before.shape != now.shape:
         return None
     changed = np.flatnonzero(before != now)
-    # In this order, so that after a kill in between no part counts that was made from other content than stated.
+    # In this order, a kill in between never leaves a part that does not match the stored digests.
     drop_rows(store, (first + changed).tolist())
     write_digests(folder, passages)
     change_config(store, config)

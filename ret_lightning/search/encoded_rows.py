@@ -1,4 +1,4 @@
-"""Vectors of rows that belong to no evaluation: of passages to index, and of queries to answer."""
+"""Encode rows outside of an evaluation: passages to index and queries to answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 
 
-def encoded(
+def encode_batches(
     retriever: RetRetriever,
     rows: Sequence[Query] | Sequence[Passage],
     image_root: str | None,
@@ -24,23 +24,24 @@ def encoded(
     progress: bool = True,
     texts: TextCount | None = None,
 ) -> Iterator[Tensor]:
-    """Encode rows, a batch at a time.
+    """Encode rows batch by batch.
 
     Args:
-        retriever: in eval mode, on the device to encode on.
-        rows: all queries, or all passages.
-        image_root: a folder or an archive of images, see `image_source`; `check_images` looks for all of them.
-        batch_size: rows per batch.
-        num_workers: processes that decode images while the model runs; 0: this one does it.
-        dtype: what to compute in (autocast); None: float32, or as the weights are.
-        progress: whether to show a bar.
-        texts: the texts of the rows are added to it, and how many of them the tokenizer cuts.
+        retriever: retriever in eval mode on the device to encode on.
+        rows: all queries or all passages.
+        image_root: folder or archive of the images, see `image_source`; None if no row has an image. `check_images`
+            verifies that all images exist.
+        batch_size: number of rows per batch B.
+        num_workers: number of processes that decode images while the model runs; 0: the calling process.
+        dtype: dtype of autocast; None: float32, or the dtype of the weights.
+        progress: whether to display a progress bar.
+        texts: count to which the texts of the rows and the number of truncated texts are added.
 
     Yields:
-        (B, k, d) float32 of length 1, on the model's device.
+        (B, k, d) float32, L2-normalised, on the device of the model.
 
     Raises:
-        DataError: naming the row, and its image if that is missing or cannot be decoded, or the vectors are not finite.
+        DataError: if an image is missing or cannot be decoded, or a vector is not finite. The error names the row.
     """
     if not rows:
         return

@@ -1,4 +1,4 @@
-"""What a search gives."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Hit(NamedTuple):
-    """A passage that was found.
+    """A passage found by a search.
 
     Attributes:
-        rank: from 1.
-        score: MaxSim, in [-k, k].
-        passage_id: its id.
-        text: None where it has none.
-        image_path: as its row has it; None where it has none.
+        rank: rank, from 1.
+        score: MaxSim score, in [-k, k].
+        passage_id: id of the passage.
+        text: text of the passage; None if it has none.
+        image_path: image path as in the row of the passage; None if it has none.
     """
 
     rank: int

@@ -1,12 +1,12 @@
-"""The folder of a search index, which has all that a search needs but the checkpoint.
+"""The folder of a search index. It contains everything that a search needs except for the checkpoint.
 
-    DIR/manifest.json        which version counts, of which checkpoint, and checksums; written last
+    DIR/manifest.json        current version, checkpoint and checksums; written last
     DIR/v1/embeddings/       the vectors, an `EmbeddingStore`
-    DIR/v1/search/           the index, as `Index.save` leaves it
+    DIR/v1/search/           the index, as written by `Index.save`
     DIR/v1/passages.arrow    ids, texts and image paths
 
-Passages are added by making version 2 beside version 1, which answers until the manifest names the other one, and is then
-removed. A folder under construction has versions and no manifest.
+To add passages, version 2 is built next to version 1. Version 1 answers queries until the manifest names version 2, and is
+then removed. An unfinished folder has versions but no manifest.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ VERSION = re.compile(r"v\d+")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says.
+    """The content of `manifest.json`.
 
     Attributes:
-        version: number of the version that counts.
-        model: that encoded the passages.
-        passages: how many there are.
+        version: number of the current version.
+        model: model that encoded the passages.
+        passages: number of passages.
         passages_sha256: checksum of passages.arrow.
-        made_by: version of ret_lightning.
+        made_by: version of ret_lightning that wrote the index.
+        format: version of the file format.
     """
 
     version: int
@@ -58,19 +59,20 @@ class Manifest:
 
 
 class SearchFolder:
-    """A finished index folder, opened.
+    """A finished index folder, opened for search.
 
     Args:
         folder: the index folder.
-        verify: compares all files with their checksums, which reads them once.
-        device: where scores are made; None: the CPU.
+        verify: whether to compare all files with their checksums, which reads them once.
+        device: device on which scores are computed. None: the CPU.
 
     Attributes:
-        model: that encoded the passages.
-        short_queries: for how many queries so far the index found fewer than top_k candidates.
+        model: model that encoded the passages.
+        records: ids, texts and image paths of the passages.
+        short_queries: number of queries so far with fewer than top_k candidates from the index.
 
     Raises:
-        DataError: if there is no index, it is not finished, torn or changed.
+        DataError: if there is no index, it is not finished, or it is corrupt.
     """
 
     def __init__(self, folder: str | Path, verify: bool = True, device: str | torch.device | None = None) -> None:
@@ -82,65 +84,68 @@ class SearchFolder:
                 self._open(manifest, verify, device)
                 return
             except (DataError, OSError):
-                # Passages may have been added meanwhile, and the version that they were added to removed.
+                # Another process may have added passages and removed this version in the meantime.
                 if read_search_manifest(self.folder).version == manifest.version:
                     raise
 
     def _open(self, manifest: Manifest, verify: bool, device: str | torch.device | None) -> None:
         self.model = manifest.model
         self.version = manifest.version
-        at = self.folder / f"v{manifest.version}"
-        if not at.is_dir():
-            raise self._torn(at.name)
-        if not (at / PASSAGES).is_file():
-            raise self._torn(f"{at.name}/{PASSAGES}")
-        if verify and sha256_of_file(at / PASSAGES) != manifest.passages_sha256:
+        version_folder = self.folder / f"v{manifest.version}"
+        if not version_folder.is_dir():
+            raise self._missing_file(version_folder.name)
+        if not (version_folder / PASSAGES).is_file():
+            raise self._missing_file(f"{version_folder.name}/{PASSAGES}")
+        if verify and sha256_of_file(version_folder / PASSAGES) != manifest.passages_sha256:
             raise DataError(
-                f"{at / PASSAGES}: was changed or cut short; index the passages again",
+                f"{version_folder / PASSAGES}: corrupt, checksum differs from the manifest; index the passages again",
                 code="index-passages-changed",
-                path=at / PASSAGES,
+                path=version_folder / PASSAGES,
             )
-        self.shown = PassageRecords(at / PASSAGES)
+        self.records = PassageRecords(version_folder / PASSAGES)
         try:
-            store = EmbeddingStore.open(at / EMBEDDINGS, self.model.fingerprint, verify)
-            self.index = Index.load(at / SEARCH, store.embeddings, device, verify)
-        except DataError as error:  # which says what is wrong, but not with which command this folder was made
-            message = f"{error.message}; ret-index passages=FILE index=NEW_FOLDER makes all of it again"
+            store = EmbeddingStore.open(version_folder / EMBEDDINGS, self.model.fingerprint, verify)
+            self.index = Index.load(version_folder / SEARCH, store.embeddings, device, verify)
+        except DataError as error:  # add the command that fixes it
+            message = f"{error.message}; run ret-index passages=FILE index=NEW_FOLDER"
             raise DataError(message, error.kind, code=error.code, **error.values) from None
-        if not len(self.shown) == len(store.embeddings) == manifest.passages:
+        if not len(self.records) == len(store.embeddings) == manifest.passages:
             raise DataError(
-                f"{self.folder}: torn, {len(self.shown)} passages with {len(store.embeddings)} embeddings where the manifest "
-                f"says {manifest.passages}; index the passages again",
+                f"{self.folder}: expected {manifest.passages} passages, got {len(self.records)} passages and "
+                f"{len(store.embeddings)} embeddings; index the passages again",
                 code="index-counts-differ",
                 path=self.folder,
-                passages=len(self.shown),
+                passages=len(self.records),
                 embeddings=len(store.embeddings),
                 expected=manifest.passages,
             )
         self.embeddings = store.embeddings
 
-    def _torn(self, missing: str) -> DataError:
+    def _missing_file(self, missing: str) -> DataError:
         return DataError(
-            f"{self.folder}: torn, {missing} is missing; index the passages again",
+            f"{self.folder}: {missing} is missing from the index; index the passages again",
             code="index-file-missing",
             path=self.folder / missing,
         )
 
     def __len__(self) -> int:
-        return len(self.shown)
+        return len(self.records)
 
     def search(self, queries: Tensor, top_k: int) -> list[list[Hit]]:
-        """The best passages of each query, best first.
+        """Search the passages.
 
         Args:
-            queries: (Nq, k, d), of length 1.
-            top_k: passages a query; all, if there are not more.
+            queries: (Nq, k, d) tensor, L2-normalised.
+            top_k: number of passages per query; all passages if there are fewer.
+
+        Returns:
+            The hits of each query, best first.
         """
         ranking = self.index.search(queries, min(top_k, len(self)))
         self.short_queries += 0 if ranking.short is None else int(ranking.short.sum())
         return [
             [
-                Hit(rank, score, *self.shown[row])
+                Hit(rank, score, *self.records[row])
                 for rank, (row, score) in enumerate(zip(*best, strict=True), start=1)
                 if row >= 0
             ]
@@ -149,19 +154,19 @@ class SearchFolder:
 
 
 def read_search_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished index; raises DataError where there is none."""
+    """Read the manifest of a finished index; raise DataError if there is none."""
     file = folder / MANIFEST
     if not file.is_file():
         if not folder.is_dir():
             raise DataError(f"index={folder}: no such folder", code="index-folder-missing", path=folder)
         if any(VERSION.fullmatch(path.name) for path in folder.iterdir()):
             raise DataError(
-                f"index={folder}: the index is not finished; run ret-index again, it goes on where it stopped",
+                f"index={folder}: the index is not finished; run ret-index again to continue",
                 code="index-not-finished",
                 path=folder,
             )
         raise DataError(
-            f"index={folder}: holds no index (it has no {MANIFEST}); ret-index makes one",
+            f"index={folder}: no index, {MANIFEST} is missing; create one with ret-index",
             code="index-missing",
             path=folder,
         )
@@ -172,17 +177,24 @@ def read_search_manifest(folder: Path) -> Manifest:
         return Manifest(**{**content, "model": ModelIdentity(**content["model"])})
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file}: not the manifest of an index ({error!r}); index the passages again",
+            f"{file}: not a valid index manifest ({error!r}); index the passages again",
             code="index-manifest-invalid",
             path=file,
         ) from None
 
 
-def finish_index(folder: Path, version: int, model: ModelIdentity, shown: list[PassageRecord]) -> None:
-    """Makes a version, whose embeddings and index are there, the one that counts, and removes the others."""
+def finish_index(folder: Path, version: int, model: ModelIdentity, records: list[PassageRecord]) -> None:
+    """Make a version, whose embeddings and index are written, the current one and remove the others.
+
+    Args:
+        folder: the index folder.
+        version: number of the version.
+        model: model that encoded the passages.
+        records: ids, texts and image paths of the passages.
+    """
     file = folder / f"v{version}" / PASSAGES
-    write_passage_records(file, shown)
-    manifest = Manifest(version, model, len(shown), sha256_of_file(file))
+    write_passage_records(file, records)
+    manifest = Manifest(version, model, len(records), sha256_of_file(file))
     write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=1))
     for path in folder.iterdir():
         if VERSION.fullmatch(path.name) and path.name != f"v{version}":

@@ -1,4 +1,4 @@
-"""Which model made an index: where its checkpoint is, and a fingerprint by which another one is told apart."""
+"""The model of an index: the path of its checkpoint, and a fingerprint that identifies its weights."""
 
 from __future__ import annotations
 
@@ -16,46 +16,45 @@ from ret_lightning.models.precision import device_named
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """A model, as an index remembers it.
+    """The identity of a model, as stored in an index.
 
     Attributes:
-        source: the checkpoint: an absolute path, or a hub id.
-        kind: `training` (of ret-train) or `published` (layout).
-        fingerprint: see `models.checkpoint.fingerprint`.
+        source: absolute path or hub id of the checkpoint.
+        kind: `training` (written by ret-train) or `published` (layout).
+        fingerprint: fingerprint of the weights, see `models.checkpoint.fingerprint`.
     """
 
     source: str
     kind: Literal["training", "published"]
     fingerprint: str
 
-    def open(self, moved_to: str | None = None, device: str | torch.device = "cpu") -> RetRetriever:
-        """The same model again.
+    def open(self, checkpoint: str | None = None, device: str | torch.device = "cpu") -> RetRetriever:
+        """Open the model.
 
         Args:
-            moved_to: where its checkpoint is now; None: where it was.
-            device: where it goes.
+            checkpoint: current path of its checkpoint. None: `source`.
+            device: device to move the model to.
 
         Raises:
-            UserError: if there is no checkpoint, or it is of another model.
+            UserError: if there is no checkpoint or it contains another model.
         """
-        if moved_to is None and Path(self.source).is_absolute() and not Path(self.source).exists():
+        if checkpoint is None and Path(self.source).is_absolute() and not Path(self.source).exists():
             raise UserError(
-                f"the index was made with checkpoint {self.source}, which is not there any more; checkpoint=... tells where it "
-                "is now",
+                f"checkpoint {self.source} of the index does not exist; set checkpoint to its current path",
                 code="index-checkpoint-missing",
                 path=self.source,
             )
-        if moved_to is None and self.kind == "published":
-            retriever = RetRetriever.from_pretrained(self.source)  # without Lightning, which takes seconds
+        if checkpoint is None and self.kind == "published":
+            retriever = RetRetriever.from_pretrained(self.source)  # does not import Lightning
         else:
-            retriever, _ = _opened(moved_to or self.source)
+            retriever, _ = _open_checkpoint(checkpoint or self.source)
         found = fingerprint_as(self.fingerprint, retriever)
         if found != self.fingerprint:
             raise DataError(
-                f"the index is of another checkpoint than {moved_to or self.source}: made with {self.source} of fingerprint "
-                f"{self.fingerprint}, and this one's is {found}; give the checkpoint that made it, or index the passages again",
+                f"checkpoint {checkpoint or self.source}: expected fingerprint {self.fingerprint} of the index (checkpoint "
+                f"{self.source}), got {found}; use the checkpoint of the index, or index the passages again",
                 code="index-other-checkpoint",
-                path=moved_to or self.source,
+                path=checkpoint or self.source,
                 found=found,
                 expected=self.fingerprint,
             )
@@ -63,49 +62,53 @@ class ModelIdentity:
 
 
 def open_model(checkpoint: str) -> tuple[RetRetriever, ModelIdentity]:
-    """A model and what it will be known by.
+    """Open a model and determine its identity.
 
     Args:
         checkpoint: a training checkpoint, a run folder, a folder in the published layout, or a hub id.
 
     Raises:
-        UserError: if it is none of these.
+        UserError: if the checkpoint is none of these.
     """
-    retriever, file = _opened(checkpoint)
+    retriever, file = _open_checkpoint(checkpoint)
     path = (file or Path(checkpoint).expanduser()).absolute()
     source = str(path) if path.exists() else checkpoint
     return retriever, ModelIdentity(source, "published" if file is None else "training", fingerprint(retriever))
 
 
-def model_for(
+def resolve_model(
     checkpoint: str | None, device: str | None, known: ModelIdentity | None
 ) -> tuple[RetRetriever, ModelIdentity]:
-    """The model that encodes, on its device: of `checkpoint`, or else that of the index which is there already.
+    """Open the model that encodes: the model of an existing index, or that of `checkpoint` for a new index.
 
     Args:
-        checkpoint: as in `open_model`; None: that of `known`.
-        device: its name; None: a GPU where there is one.
-        known: the model of an index; None for a new one.
+        checkpoint: a training checkpoint, a run folder, a folder in the published layout, or a hub id. None: the checkpoint
+            of `known`.
+        device: name of the device. None: a GPU if there is one.
+        known: model of the existing index; None for a new index.
+
+    Returns:
+        The model on the device, and its identity.
 
     Raises:
-        ConfigError: if there is neither a checkpoint nor a known model, or no such device.
-        UserError: if the checkpoint cannot be opened, or is of another model than the known one.
+        ConfigError: if there is neither a checkpoint nor a known model, or the device does not exist.
+        UserError: if the checkpoint cannot be opened or contains another model than `known`.
     """
-    place = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target_device = device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if known is not None:
-        return known.open(checkpoint, place), known
+        return known.open(checkpoint, target_device), known
     if checkpoint is None:
         raise ConfigError(
-            "checkpoint: a new index needs one; checkpoint=<run folder, .ckpt, published folder or hub id>",
+            "checkpoint: required for a new index; set checkpoint=<run folder, .ckpt, published folder or hub id>",
             code="checkpoint-not-given",
         )
     retriever, model = open_model(checkpoint)
-    return retriever.to(place), model
+    return retriever.to(target_device), model
 
 
-def _opened(checkpoint: str) -> tuple[RetRetriever, Path | None]:
-    """A model, and the file of a training checkpoint."""
-    from ret_lightning.training.checkpointing.load import open_file, training_checkpoint  # brings Lightning
+def _open_checkpoint(checkpoint: str) -> tuple[RetRetriever, Path | None]:
+    """Open a model; return it with the file of its training checkpoint, None for the published layout."""
+    from ret_lightning.training.checkpointing.load import find_training_checkpoint, load_retriever  # imports Lightning
 
-    file = training_checkpoint(checkpoint)
-    return (RetRetriever.from_pretrained(checkpoint) if file is None else open_file(file)), file
+    file = find_training_checkpoint(checkpoint)
+    return (RetRetriever.from_pretrained(checkpoint) if file is None else load_retriever(file)), file

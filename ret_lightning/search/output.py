@@ -1,4 +1,4 @@
-"""What was found, for people and for programs."""
+"""Write search results as tables or as JSON Lines."""
 
 from __future__ import annotations
 
@@ -14,36 +14,54 @@ from ret_lightning.search.hits import Hit
 
 
 def json_lines(answers: Iterable[tuple[str | None, list[Hit]]]) -> Iterator[str]:
-    """A JSON object for each hit: data_id (where the query has one), rank, score, passage_id, text, image_path."""
+    """Yield a JSON object per hit: data_id (if the query has one), rank, score, passage_id, text, image_path."""
     for data_id, hits in answers:
         for hit in hits:
             content = {} if data_id is None else {"data_id": data_id}
             yield json.dumps(content | hit._asdict() | {"score": round(hit.score, 6)}, ensure_ascii=False)
 
 
-def refuse_existing_output(file: Path, overwrite: bool) -> None:
-    """Raises ConfigError where a file stands that may not go, or what can be no file."""
+def check_output_file(file: Path, overwrite: bool) -> None:
+    """Check that an output file can be written.
+
+    Args:
+        file: the output file.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ConfigError: if the path is a folder or not a regular file, or exists and must not be replaced.
+    """
     if file.is_dir():
-        raise ConfigError(f"output={file}: is a folder; name a file in it", code="output-is-folder", path=file)
-    if file.exists() and not file.is_file():  # what is written takes the place of what stands there: of a device, too
         raise ConfigError(
-            f"output={file}: is no regular file; leave output out to print what is found, or name a file",
+            f"output={file}: expected a file, got a folder; append a file name", code="output-is-folder", path=file
+        )
+    if file.exists() and not file.is_file():  # renaming onto a device would replace it
+        raise ConfigError(
+            f"output={file}: not a regular file; choose another file, or unset output to print the results",
             code="output-not-regular",
             path=file,
         )
     if file.exists() and not overwrite:
         raise ConfigError(
-            f"output={file}: is there already; choose another file, or set overwrite=true",
+            f"output={file}: file exists; choose another file, or set overwrite=true",
             code="output-exists",
             path=file,
         )
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Writes a text file, whole or not at all; raises ConfigError where that cannot be, and what `lines` raises as it is."""
+    """Write lines to a text file, which is replaced only when it is complete.
+
+    Args:
+        file: file to write.
+        lines: lines without line breaks; errors raised by the iterable are propagated.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
     failed: list[OSError] = []
 
-    def watched() -> Iterator[str]:
+    def tracked() -> Iterator[str]:
         try:
             for line in lines:
                 yield f"{line}\n"
@@ -53,34 +71,34 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
     try:
         with whole_file(file) as unfinished, unfinished.open("w", encoding="utf-8") as opened:
-            opened.writelines(watched())
+            opened.writelines(tracked())
     except OSError as error:
         if error in failed:
             raise
         raise ConfigError(
-            f"output={file}: cannot be written ({error.strerror or error})", code="output-not-written", path=file
+            f"output={file}: not writable ({error.strerror or error})", code="output-not-written", path=file
         ) from error
 
 
 def print_table(hits: list[Hit], title: str | None = None) -> None:
-    """A table as wide as the terminal; texts are cut to fit."""
+    """Print hits as a table of the width of the terminal; texts are truncated to fit."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=None if title is None else Text(_one_line(title)), expand=True)
+    table = Table(title=None if title is None else Text(_sanitize(title)), expand=True)
     for name in ("rank", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("passage", overflow="fold", max_width=24)
     table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("image", overflow="fold", max_width=32)
     for hit in hits:
-        # As Text: brackets in a passage are no markup of rich's.
-        cells = [_one_line(value or "") for value in (hit.passage_id, hit.text, hit.image_path)]
+        # Text objects, so that brackets are not parsed as markup of rich.
+        cells = [_sanitize(value or "") for value in (hit.passage_id, hit.text, hit.image_path)]
         table.add_row(str(hit.rank), f"{hit.score:.4f}", *map(Text, cells))
     with printing():
         console().print(table)
 
 
-def _one_line(text: str) -> str:
-    """Without line breaks, and without control characters, which a terminal would obey."""
+def _sanitize(text: str) -> str:
+    """Replace line breaks by spaces and control characters, which a terminal would interpret, by question marks."""
     return "".join(c if c.isprintable() else "?" for c in re.sub(r"\s+", " ", text))

@@ -1,4 +1,4 @@
-"""What is known of the passages of an index besides their vectors, in an Arrow file that is mapped, not read."""
+"""The passages of an index: read from files, and stored with their texts in a memory-mapped Arrow file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ret_lightning.runtime.atomic_files import whole_file
 
 log = logging.getLogger(__name__)
 
-ROWS_A_BATCH = 4096
+ROWS_PER_BATCH = 4096
 
 
 class PassageRecord(NamedTuple):
-    """What a search shows of a passage: its id, its text, and its image's path as its row has it."""
+    """The fields of a passage that a search displays: id, text and image path."""
 
     passage_id: str
     text: str | None
@@ -26,15 +26,18 @@ class PassageRecord(NamedTuple):
 
 
 def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
-    """Read the passages of a file, or of all files that a pattern matches; check those that are given.
+    """Read the passages of a file or of all files that match a pattern, or check the passages that are passed.
 
-    Those without text and image are kept, as in a pool that is evaluated; a warning tells how many they are.
+    Passages without text and image are kept, as in the candidate pool of an evaluation; a warning reports their number.
 
     Args:
-        files: any that `RowFiles` reads: `.jsonl`, `.jsonl.gz`, `.jsonl.zst`, `.parquet`; or the passages.
+        files: a file or pattern of `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet` files; or the passages.
+
+    Returns:
+        The passages.
 
     Raises:
-        DataError: naming file and row of the first broken one, or of the second with the same id.
+        DataError: if there are no passages, a row is invalid, or an id is not unique. The error names file and line.
     """
     if isinstance(files, str | Path):
         rows = RowFiles.named(Path(), str(files), "passages")
@@ -42,82 +45,98 @@ def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
     else:
         rows, passages = "passages", list(files)
     if not passages:
-        raise no_rows(rows)
+        raise no_rows_error(rows)
     firsts: dict[str, Passage] = {}
     for passage in passages:
         first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
             raise DataError(
-                f"{passage.place}: passage_id {passage.passage_id!r} comes a second time, first at {first.place}; ids must be "
+                f"{passage.location}: duplicate passage_id {passage.passage_id!r}, first at {first.location}; ids must be "
                 "unique",
                 code="passage-id-twice",
-                path=passage.place.file,
-                line=passage.place.line,
+                path=passage.location.file,
+                line=passage.location.line,
                 found=passage.passage_id,
             )
     empty = [passage for passage in passages if passage.text is None and passage.image is None]
     if empty:
         log.warning(
-            "%s: %d of %d passages have neither text nor image, the first is %r at %s; they are kept, and may rank high",
-            *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].place),
+            "%s: %d of %d passages have neither text nor image, the first is %r at %s; they are indexed and may rank high",
+            *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].location),
         )
     return passages
 
 
-def name_of(files: str | Path | Sequence[Passage]) -> str:
-    """What messages call the argument of `read_passages`."""
+def describe_source(files: str | Path | Sequence[Passage]) -> str:
+    """Return the name of the argument of `read_passages` in messages."""
     return str(files) if isinstance(files, str | Path) else f"{len(files)} passages"
 
 
-def refuse_known(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
-    """Raises DataError where an id is in the index already."""
-    there = set(known)
-    twice = [passage for passage in passages if passage.passage_id in there]
-    if twice:
+def check_ids_are_new(passages: list[Passage], known: tuple[str, ...], name: str) -> None:
+    """Check that no passage is in the index.
+
+    Args:
+        passages: passages to add.
+        known: ids in the index.
+        name: name of the passages in the message.
+
+    Raises:
+        DataError: if an id is in the index.
+    """
+    known_ids = set(known)
+    existing = [passage for passage in passages if passage.passage_id in known_ids]
+    if existing:
         raise DataError(
-            f"{name}: {len(twice)} of {len(passages)} passages are in the index already, the first is "
-            f"{twice[0].passage_id!r} at {twice[0].place}; give new ones only",
+            f"{name}: {len(existing)} of {len(passages)} passages are already in the index, the first is "
+            f"{existing[0].passage_id!r} at {existing[0].location}; remove them from the file",
             code="passages-indexed-already",
-            count=len(twice),
-            found=twice[0].passage_id,
+            count=len(existing),
+            found=existing[0].passage_id,
         )
 
 
-def no_rows(files: RowFiles | str) -> DataError:
-    """The error of files, or of a list called so, without a row."""
-    return DataError(f"{files}: no rows", code="files-without-rows", paths=tuple(getattr(files, "paths", ())))
+def no_rows_error(files: RowFiles | str) -> DataError:
+    """Return the error for files, or a list, without rows."""
+    return DataError(
+        f"{files}: expected at least one row, got none",
+        code="files-without-rows",
+        paths=tuple(getattr(files, "paths", ())),
+    )
 
 
 def write_passage_records(file: Path, passages: Iterable[PassageRecord]) -> None:
-    """Writes an Arrow file, whole or not at all."""
+    """Write an Arrow file, which is replaced only when it is complete."""
     import pyarrow
 
     schema = pyarrow.schema([(name, pyarrow.large_string()) for name in PassageRecord._fields])
     columns = zip(*passages, strict=True)
     table = pyarrow.table([pyarrow.array(column, pyarrow.large_string()) for column in columns], schema=schema)
     with whole_file(file) as unfinished, pyarrow.ipc.new_file(str(unfinished), schema) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=ROWS_A_BATCH)
+        writer.write_table(table.combine_chunks(), max_chunksize=ROWS_PER_BATCH)
 
 
 class PassageRecords(Sequence[PassageRecord]):
-    """The rows of a file of `write_passage_records`; each is read when it is asked for.
+    """The rows of a file written by `write_passage_records`, read on access.
+
+    Args:
+        file: the Arrow file.
 
     Raises:
-        DataError: if the file cannot be read.
+        DataError: if the file is not readable.
     """
 
     def __init__(self, file: Path) -> None:
         import pyarrow
 
         try:
-            self._file = pyarrow.ipc.open_file(pyarrow.memory_map(str(file)))
+            self._file = pyarrow.ipc.load_retriever(pyarrow.memory_map(str(file)))
             last = self._file.num_record_batches - 1
-            self._count = last * ROWS_A_BATCH + self._file.get_batch(last).num_rows
+            self._count = last * ROWS_PER_BATCH + self._file.get_batch(last).num_rows
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(
-                f"{file}: cannot be read ({reason}); index the passages again",
-                code="shown-passages-unreadable",
+                f"{file}: not readable ({reason}); index the passages again",
+                code="passage-records-unreadable",
                 path=file,
             ) from None
 
@@ -129,6 +148,6 @@ class PassageRecords(Sequence[PassageRecord]):
             yield from map(PassageRecord, *(column.to_pylist() for column in self._file.get_batch(batch).columns))
 
     def __getitem__(self, row: int) -> PassageRecord:
-        batch, place = divmod(range(self._count)[row], ROWS_A_BATCH)
+        batch, offset = divmod(range(self._count)[row], ROWS_PER_BATCH)
         columns = self._file.get_batch(batch).columns
-        return PassageRecord(*(column[place].as_py() for column in columns))
+        return PassageRecord(*(column[offset].as_py() for column in columns))

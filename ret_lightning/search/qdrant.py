@@ -1,8 +1,9 @@
-"""Passages in Qdrant: a collection of multi-vectors compared by MaxSim, on a server or in a folder of the client's local mode.
+"""Index passages into a Qdrant collection of multi-vectors compared by MaxSim, on a server or in the local mode of the client.
 
-A point is a passage: its vectors, rounded to half precision as an `EmbeddingStore` has them, so that scores are the same;
-its id, text and image path as payload; and an id made of the passage's. The vectors are of length 1, so their dot products,
-which Qdrant is told to take, are their cosines. The collection's own metadata say which model made it and whether it is whole.
+A point is a passage. Its vectors are rounded to float16 as in an `EmbeddingStore`, so that both produce the same scores.
+The payload holds the passage id, text and image path; the point id is derived from the passage id. Vectors are
+L2-normalised, so dot products, the distance of the collection, are cosine similarities. The metadata of the collection
+records the model that encoded it and whether it is complete.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.runtime.progress import progress_bar
-from ret_lightning.search.encoded_rows import encoded
+from ret_lightning.search.encoded_rows import encode_batches
+from ret_lightning.search.encoding_options import EncodingOptions
 from ret_lightning.search.hits import Hit
-from ret_lightning.search.index_builder import EncodingOptions
-from ret_lightning.search.model_identity import ModelIdentity, model_for
-from ret_lightning.search.passages import name_of, read_passages, refuse_known
-from ret_lightning.search.qdrant_connection import connected
+from ret_lightning.search.model_identity import ModelIdentity, resolve_model
+from ret_lightning.search.passages import check_ids_are_new, describe_source, read_passages
+from ret_lightning.search.qdrant_connection import open_client
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -34,23 +35,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECORD = "ret_lightning"  # the key of a collection's metadata
-POINTS_A_REQUEST = 64  # of 32 x 128 numbers: 5 MB of JSON
-IDS_A_REQUEST = 1000
-SHOWN = ("text", "image_path")  # of a passage, as the payload has them
-IDS = uuid.UUID("7c0d3f0e-52c5-5b0e-9f5e-2b7a1d6a4c11")
+RECORD = "ret_lightning"  # key in the metadata of a collection
+POINTS_PER_REQUEST = 64  # 5 MB of JSON for 32 vectors of width 128
+IDS_PER_REQUEST = 1000
+PAYLOAD_FIELDS = ("text", "image_path")  # payload keys that determine the vectors
+ID_NAMESPACE = uuid.UUID("7c0d3f0e-52c5-5b0e-9f5e-2b7a1d6a4c11")
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a collection's metadata say.
+class CollectionRecord:
+    """The metadata of a collection.
 
     Attributes:
-        model: that encoded the passages.
-        passages: how many there are since the last run of ret-index that came to its end; points of later rows are of a run
-            that did not yet.
+        model: model that encoded the passages.
+        passages: number of passages after the last completed run of ret-index; points of later rows belong to an unfinished
+            run.
         whole: whether there are no such points.
-        run: a name, by chance, of the run that wrote last.
+        run: random name of the run that wrote last.
     """
 
     model: ModelIdentity
@@ -60,33 +61,33 @@ class Record:
 
 
 class QdrantCollection:
-    """A collection that ret-index made; while passages are added to it, it answers as before.
+    """A collection written by ret-index. Passages that are being added are not searched until the run is completed.
 
     Args:
-        client: see `connected`.
-        name: of the collection.
+        client: Qdrant client, see `open_client`.
+        name: name of the collection.
 
     Attributes:
-        model: that encoded the passages.
+        model: model that encoded the passages.
 
     Raises:
-        DataError: if there is no such collection, or it is of others or not finished.
+        DataError: if the collection does not exist, was not created by ret-index, or is not finished.
     """
 
     def __init__(self, client: QdrantClient, name: str) -> None:
         from qdrant_client import models
 
-        record = _record(client, name)
+        record = _read_record(client, name)
         if record is None:
-            there = ", ".join(sorted(found.name for found in client.get_collections().collections)) or "none"
+            existing = ", ".join(sorted(found.name for found in client.get_collections().collections)) or "none"
             raise DataError(
-                f"collection={name}: Qdrant has no such collection; there are: {there}",
+                f"collection={name}: no such collection in Qdrant, expected one of: {existing}",
                 code="qdrant-collection-missing",
                 collection=name,
             )
         if not record.passages:
             raise DataError(
-                f"collection={name}: is not finished; run ret-index again, it goes on where it stopped",
+                f"collection={name}: not finished; run ret-index again to continue",
                 code="qdrant-collection-unfinished",
                 collection=name,
             )
@@ -99,7 +100,15 @@ class QdrantCollection:
         return self._passages
 
     def search(self, queries: Tensor, top_k: int) -> list[list[Hit]]:
-        """As `SearchFolder.search`; Qdrant's own index decides what is compared, exactly or not."""
+        """Search the passages. Whether the search is exact depends on the index of the Qdrant collection.
+
+        Args:
+            queries: (Nq, k, d) tensor, L2-normalised.
+            top_k: number of passages per query; all passages if there are fewer.
+
+        Returns:
+            The hits of each query, best first.
+        """
         return [
             [
                 Hit(rank, point.score, *(point.payload[name] for name in ("passage_id", "text", "image_path")))
@@ -109,7 +118,7 @@ class QdrantCollection:
         ]
 
     def _best(self, query: list[list[float]], top_k: int) -> list[ScoredPoint]:
-        """The best points; of equal ones those of earlier rows, while Qdrant's own order among them is any."""
+        """Return the best points, equal scores ordered by row; Qdrant does not define their order."""
         limit = top_k + 1
         while True:
             points = self._client.query_points(
@@ -134,26 +143,30 @@ def index_into_qdrant(
     device: str | None = None,
     dtype: str | None = None,
 ) -> None:
-    """Encode passages into a collection of Qdrant; an interrupted call continues where it stopped.
+    """Encode passages into a Qdrant collection. An interrupted call continues when it is repeated.
 
     Args:
-        passages: a file (`.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`) or a pattern of files; or the passages.
-        qdrant: the URL of a server, or a folder for the client's local mode; see `connected`.
-        collection: its name.
-        checkpoint: the model; see `EncodingOptions`, as for `image_root` and the arguments after it.
-        append: add the passages to the collection that is there; their ids must be new.
-        discard: remove what an interrupted call wrote, if it was of other passages.
+        passages: a file (`.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`), a pattern of files, or the passages.
+        qdrant: URL of a server, or folder for the local mode of the client; see `open_client`.
+        collection: name of the collection.
+        checkpoint: checkpoint of the model, see `EncodingOptions`. None: the checkpoint of the existing collection.
+        append: whether to add the passages to an existing collection; their ids must be new.
+        discard: whether to remove the output of an interrupted call with other passages.
+        image_root: folder or archive that contains the image paths, see `image_source`. None: no passage has an image.
+        batch_size: number of rows per batch.
+        num_workers: number of processes that decode images while the model runs; 0: the calling process.
+        device: device to encode on. None: a GPU if there is one.
+        dtype: dtype of autocast. None: the dtype of the weights.
 
     Raises:
-        UserError: naming what to change; what was written until then is kept.
+        UserError: if an argument, the passages or the checkpoint are invalid, or Qdrant fails. Written points are kept.
     """
     rows = read_passages(passages)
-    named = name_of(passages)
-    options = EncodingOptions(
-        None if checkpoint is None else str(checkpoint), None if image_root is None else str(image_root), batch_size,
-        num_workers, device=device, dtype=dtype,
-    )  # fmt: skip
-    with connected(qdrant) as client:
+    named = describe_source(passages)
+    options = EncodingOptions.from_paths(
+        checkpoint, image_root, batch_size=batch_size, num_workers=num_workers, device=device, dtype=dtype
+    )
+    with open_client(qdrant) as client:
         count = _index(client, collection, rows, named, options, append, discard)
     log.info("%s: %d passages in collection %s", qdrant, count, collection)
 
@@ -167,99 +180,99 @@ def _index(
     append: bool,
     discard: bool,
 ) -> int:
-    """Write the passages; return how many the collection has then."""
-    record = _record(client, name)
+    """Write the passages; return the resulting number of passages in the collection."""
+    record = _read_record(client, name)
     _check_append(record, name, append)
     before = 0 if record is None else record.passages
-    unfinished = {} if record is None or record.whole else _unfinished(client, name, before)
+    unfinished = {} if record is None or record.whole else _unfinished_points(client, name, before)
     ids = [_point_id(passage) for passage in passages]
     if before:
         of_points = list(zip(ids, passages, strict=True))
-        refuse_known(passages, _known(client, name, of_points, unfinished), named)
+        check_ids_are_new(passages, _find_existing_ids(client, name, of_points, unfinished), named)
     check_images(passages, options.image_root)
     others = unfinished.keys() - set(ids)
     if others and not discard:
         first = unfinished[min(others, key=lambda point: unfinished[point]["row"])]["passage_id"]
         raise ConfigError(
-            f"collection={name}: an interrupted run wrote {len(others)} passages that {named} does not have, the "
-            f"first is {first!r}; run that one again, or remove what it wrote by discard=true",
+            f"collection={name}: an interrupted run wrote {len(others)} passages that are not in {named}, the first is "
+            f"{first!r}; repeat that run, or set discard=true to remove them",
             code="qdrant-begun-otherwise",
             collection=name,
             count=len(others),
             found=first,
         )
-    retriever, model = model_for(options.checkpoint, options.device, None if record is None else record.model)
-    ours = Record(model, before, False, uuid.uuid4().hex)
+    retriever, model = resolve_model(options.checkpoint, options.device, None if record is None else record.model)
+    ours = CollectionRecord(model, before, False, uuid.uuid4().hex)
     if record is None:
-        _create(client, name, retriever.passage_tower.output_size, ours)
+        _create_collection(client, name, retriever.passage_tower.output_size, ours)
     else:
-        _set_record(client, name, ours)
+        _write_record(client, name, ours)
     if others:
         client.delete(name, sorted(others), wait=True)
         log.info("%d passages of an interrupted run removed", len(others))
-    # Equal scores go by `row`: the place among all passages, in the order in which files were added.
+    # `row` is the position among all passages in the order of addition; it orders equal scores.
     rows = {point: row for row, point in enumerate(ids, start=before)}
-    there = rows.keys() & unfinished.keys()
-    _move(client, name, {point: rows[point] for point in there if rows[point] != unfinished[point]["row"]})
-    new = [(rows[id_], p) for id_, p in zip(ids, passages, strict=True) if not _is_of(p, unfinished.get(id_))]
+    written_before = rows.keys() & unfinished.keys()
+    _set_rows(client, name, {point: rows[point] for point in written_before if rows[point] != unfinished[point]["row"]})
+    new = [(rows[id_], p) for id_, p in zip(ids, passages, strict=True) if not _is_current(p, unfinished.get(id_))]
     log.info("%d passages, %d to encode with %s", len(passages), len(new), model.source)
-    waiting = iter(new)
+    remaining = iter(new)
     to_encode = [passage for _, passage in new]
     texts = TextCount()
-    for vectors in encoded(
+    for vectors in encode_batches(
         retriever, to_encode, options.image_root, options.batch_size, options.num_workers, options.dtype, texts=texts
     ):
-        for part in vectors.cpu().half().float().split(POINTS_A_REQUEST):
-            _check_alone(client, name, ours)
-            _upsert(client, name, [(*next(waiting), vector) for vector in part])
+        for part in vectors.cpu().half().float().split(POINTS_PER_REQUEST):
+            _check_sole_writer(client, name, ours)
+            _upsert(client, name, [(*next(remaining), vector) for vector in part])
     texts.warn(log, "passage texts")
-    _check_alone(client, name, ours)
-    if (written := client.count(name, _later(before), exact=True).count) != len(passages):
+    _check_sole_writer(client, name, ours)
+    if (written := client.count(name, _rows_from(before), exact=True).count) != len(passages):
         raise UserError(
-            f"collection={name}: {written} passages were written instead of {len(passages)}, since another ret-index wrote "
-            "beside this one; run it again with discard=true",
+            f"collection={name}: expected {len(passages)} written passages, got {written}, because another ret-index wrote at "
+            "the same time; run it again with discard=true",
             code="qdrant-count-differs",
             collection=name,
             found=written,
             expected=len(passages),
         )
-    _set_record(client, name, replace(ours, passages=before + len(passages), whole=True))
+    _write_record(client, name, replace(ours, passages=before + len(passages), whole=True))
     return before + len(passages)
 
 
-def _check_alone(client: QdrantClient, name: str, ours: Record) -> None:
-    """Raises UserError where another run has begun to write meanwhile; the later one goes on."""
-    if _record(client, name) != ours:
+def _check_sole_writer(client: QdrantClient, name: str, ours: CollectionRecord) -> None:
+    """Raise UserError if another run has started to write; the later run continues."""
+    if _read_record(client, name) != ours:
         raise UserError(
-            f"collection={name}: another ret-index has begun to write into it, so this one stops",
+            f"collection={name}: another ret-index started writing to it; this run stops",
             code="qdrant-another-writer",
             collection=name,
         )
 
 
-def _check_append(record: Record | None, name: str, append: bool) -> None:
-    """Raises ConfigError where a collection is there that should not be, or the reverse."""
+def _check_append(record: CollectionRecord | None, name: str, append: bool) -> None:
+    """Raise ConfigError if the collection exists without `append`, or is missing or unfinished with it."""
     if append and record is None:
         raise ConfigError(
-            f"append=true: Qdrant has no collection={name} to add to; leave append out to make one",
+            f"append=true: collection={name} does not exist in Qdrant; set append=false to create it",
             code="qdrant-append-without-collection",
             collection=name,
         )
     if append and not record.passages:
         raise ConfigError(
-            f"append=true: collection={name} is not finished, so nothing can be added to it; leave append out to go on",
+            f"append=true: collection={name} is not finished; set append=false to continue it first",
             code="qdrant-append-to-unfinished",
             collection=name,
         )
     if not append and record is not None and record.passages:
         raise ConfigError(
-            f"collection={name}: is there already; append=true adds to it, or choose another name",
+            f"collection={name}: already exists; set append=true to add to it, or choose another name",
             code="qdrant-collection-exists",
             collection=name,
         )
 
 
-def _create(client: QdrantClient, name: str, width: int, record: Record) -> None:
+def _create_collection(client: QdrantClient, name: str, width: int, record: CollectionRecord) -> None:
     from qdrant_client import models
 
     vectors = models.VectorParams(
@@ -267,79 +280,97 @@ def _create(client: QdrantClient, name: str, width: int, record: Record) -> None
         distance=models.Distance.DOT,
         datatype=models.Datatype.FLOAT16,
         multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-        # No graph: over multi-vectors it is slow to build, and MaxSim would be approximated.
+        # No HNSW graph: it is slow to build over multi-vectors, and MaxSim would be approximate.
         hnsw_config=models.HnswConfigDiff(m=0),
     )
     client.create_collection(name, vectors_config=vectors, metadata={RECORD: asdict(record)})
 
 
-def _record(client: QdrantClient, name: str) -> Record | None:
-    """What is known of a collection; None where there is none, and DataError where it is somebody else's."""
+def _read_record(client: QdrantClient, name: str) -> CollectionRecord | None:
+    """Read the metadata of a collection.
+
+    Returns:
+        The metadata; None if the collection does not exist.
+
+    Raises:
+        DataError: if the collection was not created by ret-index.
+    """
     if not client.collection_exists(name):
         return None
     content: Any = (client.get_collection(name).config.metadata or {}).get(RECORD)
     try:
-        return Record(**{**content, "model": ModelIdentity(**content["model"])})
+        return CollectionRecord(**{**content, "model": ModelIdentity(**content["model"])})
     except (TypeError, KeyError):
         raise DataError(
-            f"collection={name}: is there, but not made by ret-index; choose another name",
+            f"collection={name}: not created by ret-index; choose another name",
             code="qdrant-collection-foreign",
             collection=name,
         ) from None
 
 
-def _set_record(client: QdrantClient, name: str, record: Record) -> None:
+def _write_record(client: QdrantClient, name: str, record: CollectionRecord) -> None:
     client.update_collection(name, metadata={RECORD: asdict(record)})
 
 
-def _later(row: int) -> Filter:
-    """Points from a row on."""
+def _rows_from(row: int) -> Filter:
+    """Return a filter for points from a row on."""
     from qdrant_client import models
 
     return models.Filter(must=[models.FieldCondition(key="row", range=models.Range(gte=row))])
 
 
-def _unfinished(client: QdrantClient, name: str, before: int) -> dict[str, dict[str, Any]]:
-    """Point ids and payloads of what a run wrote that did not come to its end."""
+def _unfinished_points(client: QdrantClient, name: str, before: int) -> dict[str, dict[str, Any]]:
+    """Return point ids and payloads written by a run that did not complete."""
     found: dict[str, dict[str, Any]] = {}
     offset = None
     while True:
         points, offset = client.scroll(
-            name, _later(before), limit=IDS_A_REQUEST, offset=offset, with_payload=["row", "passage_id", *SHOWN]
+            name,
+            _rows_from(before),
+            limit=IDS_PER_REQUEST,
+            offset=offset,
+            with_payload=["row", "passage_id", *PAYLOAD_FIELDS],
         )
         found |= {point.id: point.payload for point in points}
         if offset is None:
             return found
 
 
-def _known(
+def _find_existing_ids(
     client: QdrantClient, name: str, points: Sequence[tuple[str, Passage]], unfinished: Container[str]
 ) -> tuple[str, ...]:
-    """Of the passages, each with the id of its point, the ids of those that the collection had when it was last whole."""
+    """Return the ids of passages that the collection held after its last completed run.
+
+    Args:
+        client: Qdrant client.
+        name: name of the collection.
+        points: point ids and passages to look up.
+        unfinished: ids of points written by an unfinished run.
+    """
     known: list[str] = []
-    for start in progress_bar(range(0, len(points), IDS_A_REQUEST), desc="looking up ids", delay=1):
-        block = {point: passage.passage_id for point, passage in points[start : start + IDS_A_REQUEST]}
+    for start in progress_bar(range(0, len(points), IDS_PER_REQUEST), desc="looking up ids", delay=1):
+        block = {point: passage.passage_id for point, passage in points[start : start + IDS_PER_REQUEST]}
         found = client.retrieve(name, list(block), with_payload=False, with_vectors=False)
         known += [block[point.id] for point in found if point.id not in unfinished]
     return tuple(known)
 
 
-def _is_of(passage: Passage, payload: dict[str, Any] | None) -> bool:
-    """Whether a point was made of what the row says now; if its text or image is another, its vectors would be the old ones."""
-    return payload is not None and all(payload.get(key) == getattr(passage, key) for key in SHOWN)
+def _is_current(passage: Passage, payload: dict[str, Any] | None) -> bool:
+    """Return whether a point was encoded from the current text and image path of a passage."""
+    return payload is not None and all(payload.get(key) == getattr(passage, key) for key in PAYLOAD_FIELDS)
 
 
-def _move(client: QdrantClient, name: str, rows: dict[str, int]) -> None:
-    """Gives points other rows."""
+def _set_rows(client: QdrantClient, name: str, rows: dict[str, int]) -> None:
+    """Set the row of points in their payload."""
     from qdrant_client import models
 
     moved = list(rows.items())
-    for start in range(0, len(moved), IDS_A_REQUEST):
+    for start in range(0, len(moved), IDS_PER_REQUEST):
         client.batch_update_points(
             name,
             [
                 models.SetPayloadOperation(set_payload=models.SetPayload(payload={"row": row}, points=[point]))
-                for point, row in moved[start : start + IDS_A_REQUEST]
+                for point, row in moved[start : start + IDS_PER_REQUEST]
             ],
             wait=True,
         )
@@ -365,5 +396,5 @@ def _upsert(client: QdrantClient, name: str, rows: list[tuple[int, Passage, Tens
 
 
 def _point_id(passage: Passage) -> str:
-    """Qdrant takes whole numbers and UUIDs only; the same passage gets the same one in every run."""
-    return str(uuid.uuid5(IDS, passage.passage_id))
+    """Return the UUID of a passage, derived from its id; Qdrant accepts integers and UUIDs only."""
+    return str(uuid.uuid5(ID_NAMESPACE, passage.passage_id))

@@ -1,4 +1,4 @@
-"""A client of a Qdrant server, or of a folder in the client's local mode."""
+"""Connect to a Qdrant server, or to a folder in the local mode of the client."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from ret_lightning.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-KEY_VARIABLE = "QDRANT_API_KEY"
-OLDEST_SERVER = (1, 16)  # the first with metadata of a collection; multi-vectors are there from 1.10 on
-TIMEOUT = 60  # seconds a request
-OF_LOCAL_MODE = "meta.json"  # the file that makes a folder one of the client's local mode
+API_KEY_VARIABLE = "QDRANT_API_KEY"
+MIN_SERVER_VERSION = (1, 16)  # the first with collection metadata
+TIMEOUT = 60  # seconds per request
+LOCAL_MODE_FILE = "meta.json"  # marks a folder of the local mode
 
 
 @contextmanager
-def connected(place: str, must_exist: bool = False) -> Iterator[QdrantClient]:
-    """A client of a Qdrant server or of a folder; what Qdrant complains of becomes a UserError.
+def open_client(location: str, must_exist: bool = False) -> Iterator[QdrantClient]:
+    """Open a client of a Qdrant server or folder, and turn errors of Qdrant into UserErrors.
 
     Args:
-        place: a URL, whose key is in the environment variable QDRANT_API_KEY, if it needs one; or a folder, in which the
-            client keeps collections by itself, for up to some ten thousand passages.
-        must_exist: a folder that is not there is an error; otherwise it is made.
+        location: URL of a server, whose API key is read from the environment variable QDRANT_API_KEY; or a folder in which
+            the client stores collections itself, suitable for some ten thousand passages.
+        must_exist: whether a missing folder is an error; otherwise it is created.
+
+    Yields:
+        The client, which is closed at the end of the context.
 
     Raises:
-        ConfigError: if qdrant-client is not installed, or there is no such folder.
-        UserError: if the server cannot be reached, is too old, or refuses something.
+        ConfigError: if qdrant-client is not installed, or the folder is missing, locked or contains other files.
+        UserError: if the server is not reachable, is too old, or rejects a request.
     """
     try:
         from qdrant_client import QdrantClient
@@ -39,79 +42,79 @@ def connected(place: str, must_exist: bool = False) -> Iterator[QdrantClient]:
         from qdrant_client.http.exceptions import ApiException
     except ImportError:
         raise ConfigError(
-            f"qdrant={place}: needs the package qdrant-client: pip install 'ret_lightning[qdrant]'",
+            f"qdrant={location}: requires qdrant-client; run pip install 'ret_lightning[qdrant]'",
             code="qdrant-not-installed",
         ) from None
-    remote = "://" in place
+    remote = "://" in location
     if not remote:
-        _check_folder(Path(place), must_exist)
+        _check_folder(Path(location), must_exist)
     try:
         if remote:
             client = QdrantClient(
-                url=place, api_key=os.environ.get(KEY_VARIABLE), timeout=TIMEOUT, check_compatibility=False
+                url=location, api_key=os.environ.get(API_KEY_VARIABLE), timeout=TIMEOUT, check_compatibility=False
             )
         else:
-            client = QdrantClient(path=place)
+            client = QdrantClient(path=location)
         try:
             if remote:
-                _check_version(client.info().version, place)
+                _check_version(client.info().version, location)
             yield client
         finally:
             client.close()
     except (ApiException, QdrantException) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"qdrant={place}: {lines[0]}", code="qdrant-request-failed", place=place) from error
+        raise UserError(f"qdrant={location}: {lines[0]}", code="qdrant-request-failed", place=location) from error
     except (OSError, sqlite3.Error) as error:
         if remote:
             raise
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"qdrant={place}: cannot be written or read ({reason}); what was written is kept",
+            f"qdrant={location}: not readable or writable ({reason}); written points are kept",
             code="qdrant-folder-unusable",
-            path=place,
+            path=location,
             reason=reason,
         ) from error
     except RuntimeError as error:
         if "already accessed by another instance" not in str(error):
             raise
         raise ConfigError(
-            f"qdrant={place}: another process has the folder open; a server takes many",
+            f"qdrant={location}: locked by another process; use a Qdrant server for concurrent access",
             code="qdrant-folder-locked",
-            path=place,
+            path=location,
         ) from error
 
 
 def _check_folder(folder: Path, must_exist: bool) -> None:
-    """Raises ConfigError where the client's local mode cannot have its place."""
+    """Raise ConfigError if the folder cannot be used for the local mode of the client."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(
-            f"qdrant={folder}: is a file; name a folder, or the URL of a server, http://...",
+            f"qdrant={folder}: expected a folder or a URL http://..., got a file",
             code="qdrant-is-file",
             path=folder,
         )
     if must_exist and not folder.is_dir():
         raise ConfigError(
-            f"qdrant={folder}: no such folder (the URL of a server would begin with http://)",
+            f"qdrant={folder}: no such folder; the URL of a server starts with http://",
             code="qdrant-folder-missing",
             path=folder,
         )
-    strange = sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.is_dir() else []
-    if strange and OF_LOCAL_MODE not in strange:
+    unexpected = sorted(path.name for path in folder.iterdir() if path.name != ".lock") if folder.is_dir() else []
+    if unexpected and LOCAL_MODE_FILE not in unexpected:
         raise ConfigError(
-            f"qdrant={folder}: holds {strange[0]!r}, and nothing of Qdrant; choose another folder",
+            f"qdrant={folder}: unexpected file {unexpected[0]!r}, not a Qdrant folder; choose another folder",
             code="qdrant-folder-not-empty",
             path=folder,
-            found=strange[0],
+            found=unexpected[0],
         )
 
 
-def _check_version(version: str, place: str) -> None:
+def _check_version(version: str, location: str) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2])
-    if numbers < OLDEST_SERVER:
-        wanted = ".".join(map(str, OLDEST_SERVER))
+    if numbers < MIN_SERVER_VERSION:
+        least = ".".join(map(str, MIN_SERVER_VERSION))
         raise UserError(
-            f"qdrant={place}: the server is version {version}; {wanted} or later is needed",
+            f"qdrant={location}: expected server version {least} or later, got {version}; update the server",
             code="qdrant-server-too-old",
             found=version,
-            least=wanted,
+            least=least,
         )

@@ -1,4 +1,4 @@
-"""Training: the LightningModule and the learning rate; callbacks and checkpoints have packages of their own."""
+"""Training of retrievers: LightningModule, learning rate schedule, callbacks and checkpoints."""
 
 import lazy_loader
 

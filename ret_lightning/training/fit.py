@@ -1,4 +1,4 @@
-"""Training from Python objects, without configs."""
+"""Train a retriever from Python objects, without configs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ret_lightning.retrieval import ExactIndex
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER
 from ret_lightning.training.checkpointing.best_checkpoint import BestCheckpoint
 from ret_lightning.training.checkpointing.checkpoint_io import RunCheckpointIO
-from ret_lightning.training.checkpointing.selection import best_checkpoint
+from ret_lightning.training.checkpointing.selection import find_best_checkpoint
 from ret_lightning.training.module import RetModule
 from ret_lightning.training.schedule import WarmupCosine
 
@@ -46,36 +46,37 @@ def train(
     callbacks: Sequence[Callback] = (),
     **trainer_options: Any,
 ) -> EvaluationResult:
-    """Train a retriever, evaluate it after every epoch, and test the weights that validated best.
+    """Train a retriever, evaluate it after every epoch, and test the weights with the best validation score.
 
-    `<output_dir>/model` holds these weights in the published layout, and `retriever` has them too. What a run folder of
-    ret-train adds (resuming, its config, reports) needs ret-train.
+    The best weights are written to `<output_dir>/model` in the published layout and loaded into `retriever`. Resuming,
+    a stored config and reports require `ret-train`.
 
     Args:
-        retriever: the model, see `build_retriever` and `RetRetriever.from_pretrained`.
-        data: `M2KRDataModule`, or any data module with the same batches and `evaluation_subsets`.
-        output_dir: the folder to write; it must not hold a model yet.
-        loss: None: `ContrastiveLoss`.
-        optimizer: makes an optimiser from parameter groups; None: AdamW with a learning rate of 1e-4.
-        scheduler: of the learning rate; None: a cosine over the training without a warm-up.
-        evaluation: None: exact search.
-        monitor: the metric by which the weights are chosen, larger is better.
+        retriever: the model, from `build_retriever` or `RetRetriever.from_pretrained`.
+        data: `M2KRDataModule`, or any data module with the same batches and a method `evaluation_subsets`.
+        output_dir: the folder to write; it must not contain a model.
+        loss: the loss; None uses `ContrastiveLoss`.
+        optimizer: function from parameter groups to an optimizer; None uses AdamW with a learning rate of 1e-4.
+        scheduler: the learning rate schedule; None uses a cosine over the whole training, without warm-up.
+        evaluation: the evaluation callback; None uses exact search.
+        monitor: the metric that selects the weights; larger is better.
         micro_batch: see `RetModule`.
         backbone_learning_rate_scale: see `RetModule`.
-        seed: of dropout and everything else that is random in training; the model's own weights are there already.
-        callbacks: further ones of Lightning's Trainer.
-        trainer_options: of Lightning's Trainer, `max_epochs=10` or `accelerator="gpu"`, for example.
+        seed: random seed of the training, for example of dropout. It does not affect the initial weights of
+            `retriever`.
+        callbacks: further callbacks for the Trainer.
+        trainer_options: further arguments of the Trainer, for example `max_epochs=10` or `accelerator="gpu"`.
 
     Returns:
-        The metrics of the test split.
+        The result of the test split.
 
     Raises:
-        UserError: if the data or a setting does not allow it.
+        UserError: if the data or a setting is invalid.
     """
     folder = Path(output_dir)
     if (folder / MODEL_FOLDER).exists():
         raise ConfigError(
-            f"output_dir={folder}: holds a model already; choose another folder",
+            f"output_dir={folder}: the folder already contains a model; choose another folder",
             code="model-folder-taken",
             path=folder / MODEL_FOLDER,
         )
@@ -89,16 +90,18 @@ def train(
         backbone_learning_rate_scale,
         micro_batch=micro_batch,
     )
-    keeper = BestCheckpoint(str(folder / CHECKPOINTS_FOLDER), monitor=monitor)
+    best_checkpoint = BestCheckpoint(str(folder / CHECKPOINTS_FOLDER), monitor=monitor)
     defaults = {"use_distributed_sampler": False, "logger": False, "num_sanity_val_steps": 0}
     trainer = Trainer(
-        **{**defaults, **trainer_options}, callbacks=[evaluation, *callbacks, keeper], plugins=[RunCheckpointIO()]
+        **{**defaults, **trainer_options},
+        callbacks=[evaluation, *callbacks, best_checkpoint],
+        plugins=[RunCheckpointIO()],
     )
     trainer.fit(module, datamodule=data)
-    best = trainer.strategy.broadcast(best_checkpoint(folder) if trainer.is_global_zero else None)
+    best = trainer.strategy.broadcast(find_best_checkpoint(folder) if trainer.is_global_zero else None)
     file = best[0].file if best else None
     trainer.test(module, datamodule=data, ckpt_path=file, weights_only=True, verbose=False)
     if trainer.is_global_zero:
         retriever.eval().save_pretrained(folder / MODEL_FOLDER)
-        log.info("the model is in %s", folder / MODEL_FOLDER)
+        log.info("saved the model to %s", folder / MODEL_FOLDER)
     return evaluation.results["test"]

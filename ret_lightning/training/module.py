@@ -1,4 +1,4 @@
-"""The LightningModule: a retriever, its loss, and how they are optimised and logged."""
+"""LightningModule that trains a retriever."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.callbacks.text_lengths import TextLengths
 from ret_lightning.training.checkpointing.checkpoint_io import FROZEN
-from ret_lightning.training.epoch_steps import EpochSteps, lay_out
+from ret_lightning.training.epoch_steps import EpochSteps, resolve_horizon
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
 
 log = logging.getLogger(__name__)
 
-EPOCH_STEPS = "epoch_steps"  # key of a checkpoint
-SKIPPED_IN_A_ROW = 10  # steps without a finite gradient, after which there is no hope
+EPOCH_STEPS = "epoch_steps"  # key of a checkpoint: the state of EpochSteps
+MAX_CONSECUTIVE_SKIPS = 10  # consecutive steps without a finite gradient before the run stops
 
 
 class RetModule(EncodingModule):
-    """Trains a retriever on pairs, and encodes the rows of evaluation loaders as `EncodingModule` does.
+    """Trains a retriever on pairs, and encodes the rows of evaluation loaders.
 
-    Logs, every `log_every_n_steps`: `train/loss`, the metrics of the loss as `train/<name>` (see `ContrastiveLoss`),
-    `train/learning_rate`, `train/gradient_norm` (before clipping), and `gate/<side>/<forget|text|image>/step_<n>`, the mean
-    activation of a gate over the rows of rank 0.
+    Logs every `log_every_n_steps`: `train/loss`, the metrics of the loss as `train/<name>` (see `ContrastiveLoss`),
+    `train/learning_rate`, `train/gradient_norm` (before clipping), and `gate/<side>/<forget|text|image>/step_<n>`, the
+    mean gate activations over the rows of rank 0.
 
-    A step whose rows are all bad, on all ranks, leaves weights and optimiser as they are. Training begins in training mode,
-    also with a retriever from `from_pretrained`, which is in eval mode.
+    A step is skipped if all of its rows are bad on all ranks. Training starts in training mode, also with a retriever
+    from `from_pretrained`, which is in eval mode.
 
     Args:
         retriever: the model.
-        loss: of a batch of pairs; any `RetrievalLoss`.
-        optimizer: makes an optimiser from parameter groups.
-        scheduler: of the learning rate, by step.
-        backbone_learning_rate_scale: factor of the learning rate for trained backbones; pretrained ones want less than
-            the new layers.
-        on_nonfinite: what to do where a loss or a gradient is infinite or NaN: `stop` with an error, or `skip` the
-            optimiser step and count it (`train/skipped_steps`), until SKIPPED_IN_A_ROW have been.
-        micro_batch: most pairs whose activations are in memory at a time (gradient caching, see `models.gradient_cache`), for
-            batches beyond memory; None: the whole batch at once.
+        loss: the loss of a batch of pairs.
+        optimizer: function from parameter groups to an optimizer.
+        scheduler: the learning rate schedule, per step.
+        backbone_learning_rate_scale: factor of the learning rate of trained backbones; pretrained backbones need a
+            lower learning rate than the new layers.
+        on_nonfinite: what to do if a loss or a gradient is not finite: `stop` raises an error, `skip` skips the
+            optimizer step and counts it in `train/skipped_steps`, up to MAX_CONSECUTIVE_SKIPS consecutive steps.
+        micro_batch: maximum number of pairs whose activations are in memory at a time (gradient caching, see
+            `models.gradient_cache`), for batches that do not fit into memory; None encodes the whole batch at once.
 
     Raises:
         ConfigError: if `micro_batch` is below 1.
@@ -69,7 +69,7 @@ class RetModule(EncodingModule):
         super().__init__(retriever)
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(
-                f"micro_batch={micro_batch} must be at least 1; null encodes the batch at once",
+                f"micro_batch: expected 1 or more, or null to encode the whole batch at once, got {micro_batch}",
                 code="micro-batch-too-small",
                 key="micro_batch",
                 found=micro_batch,
@@ -81,22 +81,22 @@ class RetModule(EncodingModule):
         self.on_nonfinite = on_nonfinite
         self.micro_batch = micro_batch
         self.skipped_steps = 0
-        self._skipped_in_a_row = 0
+        self._consecutive_skips = 0
         self._resumed_step = 0
         self._epoch_steps: EpochSteps | None = None  # None: each step counts as one
-        self._pairs = 0  # of this step, which may be of several batches
+        self._pairs = 0  # of the current step, over all accumulated batches
 
     def configure_callbacks(self) -> list[Callback]:
-        """Counts rows that are left out and texts that are cut; resumes an epoch at its position."""
+        """Return the callbacks that count bad rows and truncated texts, and resume an epoch at its position."""
         return [BadRowCount(), TextLengths(), ResumedEpoch()]
 
     def on_fit_start(self) -> None:
-        """Sets training mode: Lightning trains a module in the mode that it is in, so without dropout in eval mode."""
+        """Set training mode; Lightning keeps the mode of a module, so a model in eval mode would train without dropout."""
         self.train()
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The loss of this rank's share of a batch."""
-        logs = self._logs_this_step()
+        """Return the loss of this rank's part of a batch."""
+        logs = self._is_logging_step()
         means = (ActivationMeans(), ActivationMeans()) if logs else (None, None)
         vectors = encode_in_micro_batches(self.retriever, batch.queries, batch.passages, self.micro_batch, *means)
         encoded = EncodedBatch(*vectors, batch.labels, batch.passage_labels, batch.passage_rows, batch.extra)
@@ -104,10 +104,10 @@ class RetModule(EncodingModule):
             encoded.check_finite()
         output = self.loss(encoded)
         self._pairs += output.pairs
-        rows = max(len(batch), 1)  # a weight that Lightning divides by
+        rows = max(len(batch), 1)  # Lightning divides by this weight
         if logs:
             values = {"loss": output.loss.detach(), **output.metrics}
-            # Each rank's value is scaled so that the mean over ranks is that of the global batch.
+            # The values are scaled so that their mean over the ranks is the value of the global batch.
             self.log_dict({f"train/{name}": v for name, v in values.items()}, sync_dist=True, batch_size=rows)
             self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=rows)
             self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=rows)
@@ -117,109 +117,116 @@ class RetModule(EncodingModule):
         return output.loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Looks at the norm of all gradients before they are clipped: logs it, and stops or skips where it is not finite.
+        """Compute and log the gradient norm before clipping; stop or skip the step if it is not finite.
 
-        Gradients are the same on all ranks by now, so all decide alike.
+        Gradients are already reduced, so all ranks take the same decision.
 
         Raises:
-            UserError: where it is not finite and `on_nonfinite` says stop, or too many steps in a row were skipped.
+            UserError: if the norm is not finite and `on_nonfinite` is `stop`, or too many consecutive steps were
+                skipped.
         """
         pairs, self._pairs = self._pairs, 0
         if pairs == 0:
-            self._leave_out_step()
+            self._skip_step()
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self._logs_this_step():
+        if self._is_logging_step():
             self.log("train/gradient_norm", norm)
             if self.on_nonfinite == "skip":
                 self.log("train/skipped_steps", float(self.skipped_steps))
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            return  # in float16 gradients overflow now and then, which the scaler finds out and sees to
+            return  # float16 gradients overflow occasionally; the gradient scaler handles this
         if torch.isfinite(norm):
-            self._skipped_in_a_row = 0
+            self._consecutive_skips = 0
             return
-        where = f"the gradient of step {self.global_step + 1} is not finite: {NONFINITE_REMEDY}"
+        problem = f"non-finite gradient at step {self.global_step + 1}"
         if self.on_nonfinite == "stop":
             raise UserError(
-                f"{where}; on_nonfinite=skip leaves such steps out",
+                f"{problem}: {NONFINITE_REMEDY}; on_nonfinite=skip skips such steps",
                 code="gradient-not-finite",
                 step=self.global_step + 1,
                 found=float(norm),
             )
         self.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        log.warning("%s; the step is skipped, number %d in this run", where.split(":")[0], self.skipped_steps)
-        if self._skipped_in_a_row == SKIPPED_IN_A_ROW:
+        self._consecutive_skips += 1
+        log.warning("%s: step skipped (%d skipped in this run)", problem, self.skipped_steps)
+        if self._consecutive_skips == MAX_CONSECUTIVE_SKIPS:
             raise UserError(
-                f"{where}; {SKIPPED_IN_A_ROW} steps in a row were skipped",
+                f"{problem}: {MAX_CONSECUTIVE_SKIPS} consecutive steps skipped; {NONFINITE_REMEDY}",
                 code="too-many-skipped-steps",
                 step=self.global_step + 1,
                 skipped=self.skipped_steps,
             )
-        self._leave_out_step()
+        self._skip_step()
 
-    def _leave_out_step(self) -> None:
+    def _skip_step(self) -> None:
         for parameter in self.parameters():
-            parameter.grad = None  # an optimiser passes over parameters without a gradient
+            parameter.grad = None  # optimizers skip parameters without a gradient
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores which weights are frozen, how many steps were skipped, and how steps count towards the horizon."""
+        """Store the names of frozen weights, the number of skipped steps, and the step counter of the schedule."""
         checkpoint["skipped_steps"] = self.skipped_steps
         if self._epoch_steps is not None:
             checkpoint[EPOCH_STEPS] = asdict(self._epoch_steps)
-        # By all names of tied weights, as state_dict has them.
+        # All names of tied weights, as in state_dict.
         checkpoint[FROZEN] = [n for n, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the counts."""
+        """Restore the number of skipped steps, the step, and the step counter of the schedule."""
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
         self._resumed_step = checkpoint.get("global_step", 0)
         self._epoch_steps = EpochSteps(**checkpoint[EPOCH_STEPS]) if EPOCH_STEPS in checkpoint else None
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimiser over `parameter_groups`, and the schedule, step by step."""
-        optimizer = self.make_optimizer(parameter_groups(self))
+        """Return the optimizer over `build_parameter_groups`, and the learning rate schedule, which is updated per step."""
+        optimizer = self.make_optimizer(build_parameter_groups(self))
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.pop("learning_rate_scale")
-        horizon, self._epoch_steps = lay_out(self.schedule, self.trainer, self._epoch_steps, self._resumed_step)
+        horizon, self._epoch_steps = resolve_horizon(self.schedule, self.trainer, self._epoch_steps, self._resumed_step)
         self.schedule_horizon = horizon
-        # A function, since LambdaLR stores the attributes of other callables and would restore those of the checkpoint.
+        # A lambda: LambdaLR would store the attributes of a callable object and restore outdated ones.
         count = self._epoch_steps.count if self._epoch_steps else int
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule.scale(count(step), horizon=horizon)
+            optimizer, lambda step: self.schedule.compute_scale(count(step), horizon=horizon)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _logs_this_step(self) -> bool:
-        # Lightning logs after the step; by then the count is one up.
+    def _is_logging_step(self) -> bool:
+        # Lightning logs after the step, when global_step is one higher.
         return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
 
 
-def parameter_groups(module: RetModule) -> list[dict[str, Any]]:
-    """Trainable parameters in up to four groups: new layers or backbone, with weight decay or without.
+def build_parameter_groups(module: RetModule) -> list[dict[str, Any]]:
+    """Split the trainable parameters into up to four groups: new layers or backbone, with or without weight decay.
 
-    Decay is for the matrices of linear maps; biases, norms, embeddings and the start state are free of it. A group holds
-    `params`, `name`, `learning_rate_scale` and, where there is no decay, `weight_decay`.
+    Weight decay applies to the weight matrices of linear layers; biases, norms, embeddings and the start state have
+    none.
+
+    Args:
+        module: the module to optimize.
+
+    Returns:
+        Groups with `params`, `name`, `learning_rate_scale` and, for parameters without decay, `weight_decay`.
     """
     backbone = {id(p) for stack in module.modules() if isinstance(stack, BlockStack) for p in stack.parameters()}
-    free = {id(p) for p in _free_of_decay(module)}
+    undecayed = {id(p) for p in _list_undecayed_parameters(module)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in backbone, id(parameter) in free), []).append(parameter)
+            groups.setdefault((id(parameter) in backbone, id(parameter) in undecayed), []).append(parameter)
     return [
         {
             "params": parameters,
-            "name": ("backbone" if is_backbone else "new") + ("_no_decay" if is_free else ""),
+            "name": ("backbone" if is_backbone else "new") + ("_no_decay" if is_undecayed else ""),
             "learning_rate_scale": module.backbone_learning_rate_scale if is_backbone else 1.0,
-            **({"weight_decay": 0.0} if is_free else {}),
+            **({"weight_decay": 0.0} if is_undecayed else {}),
         }
-        for (is_backbone, is_free), parameters in sorted(groups.items())
+        for (is_backbone, is_undecayed), parameters in sorted(groups.items())
     ]
 
 
-def _free_of_decay(module: nn.Module) -> Sequence[nn.Parameter]:
+def _list_undecayed_parameters(module: nn.Module) -> Sequence[nn.Parameter]:
     embeddings = [p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
     start_states = [p for name, p in module.named_parameters() if name.endswith("_tower.start")]
     return [*embeddings, *start_states, *(p for p in module.parameters() if p.ndim < 2)]

@@ -1,4 +1,4 @@
-"""The learning rate over the steps: a linear warm-up, then a cosine, whose horizon is apart from where training stops."""
+"""Learning rate schedule: linear warm-up, then a cosine whose horizon can differ from the end of training."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ log = logging.getLogger(__name__)
 
 
 class WarmupCosine:
-    """Scale of the learning rate: 0 to 1 over the warm-up, then a half cosine down to `floor` at the horizon, then flat.
+    """Scales the learning rate: linearly from 0 to 1 during warm-up, then by a half cosine to `floor` at the horizon.
 
-    The horizon is given in steps or in epochs; without either it is where the Trainer stops. If the number of ranks changes
-    on resume, a horizon in steps stays and one in epochs keeps its epochs (see `EpochSteps`). ReT's authors laid the cosine
-    out over 30 epochs and stopped at 75,000 steps.
+    After the horizon the scale stays at `floor`. The horizon is defined in steps or in epochs; by default it is the end
+    of training. If the number of ranks changes when a run is resumed, a horizon in steps stays fixed and a horizon in
+    epochs keeps its epochs (see `EpochSteps`). The authors of ReT use a horizon of 30 epochs and stop at 75,000 steps.
 
     Args:
-        warmup_steps: optimiser steps of the warm-up.
-        horizon_steps: optimiser steps to the end of the cosine, the warm-up included.
-        horizon_epochs: the same in epochs.
-        floor: the last scale, in [0, 1].
+        warmup_steps: number of optimizer steps of the warm-up.
+        horizon_steps: optimizer steps until the end of the cosine, including the warm-up.
+        horizon_epochs: epochs until the end of the cosine, including the warm-up.
+        floor: final scale, in [0, 1].
+
+    Raises:
+        ConfigError: if both horizons are set, or a value is out of range.
     """
 
     def __init__(
@@ -33,12 +36,12 @@ class WarmupCosine:
     ) -> None:
         if horizon_steps is not None and horizon_epochs is not None:
             raise ConfigError(
-                "scheduler: horizon_steps and horizon_epochs are two words for one thing; set one to null",
+                "scheduler: horizon_steps and horizon_epochs are mutually exclusive; set one of them to null",
                 code="schedule-two-horizons",
             )
         if warmup_steps < 0 or not 0 <= floor <= 1:
             raise ConfigError(
-                f"scheduler: warmup_steps={warmup_steps} must be >= 0 and floor={floor} in [0, 1]",
+                f"scheduler: expected warmup_steps >= 0 and floor in [0, 1], got warmup_steps={warmup_steps}, floor={floor}",
                 code="schedule-out-of-range",
                 warmup_steps=warmup_steps,
                 floor=floor,
@@ -48,22 +51,22 @@ class WarmupCosine:
         self.horizon_epochs = horizon_epochs
         self.floor = floor
 
-    def horizon(self, steps_per_epoch: int | None, last_step: int | None) -> int:
-        """The horizon in steps.
+    def compute_horizon(self, steps_per_epoch: int | None, last_step: int | None) -> int:
+        """Return the horizon in steps.
 
         Args:
-            steps_per_epoch: optimiser steps; None: not known, as when rows are streamed.
-            last_step: where the Trainer stops; None: it does not know.
+            steps_per_epoch: optimizer steps per epoch; None if unknown, as for streamed rows.
+            last_step: the step at which the Trainer stops; None if unknown.
 
         Raises:
-            ConfigError: if nothing says where the horizon is.
+            ConfigError: if nothing determines the horizon.
         """
         if self.horizon_steps is not None:
             horizon = self.horizon_steps
         elif self.horizon_epochs is not None and steps_per_epoch is None:
             raise ConfigError(
-                "scheduler.horizon_epochs: how many steps an epoch has is not known when rows are streamed "
-                "(data.reading=streaming); set scheduler.horizon_steps instead",
+                "scheduler.horizon_epochs: the steps per epoch are unknown for streamed rows (data.reading=streaming); set "
+                "scheduler.horizon_steps instead",
                 code="schedule-epochs-unknown",
             )
         elif self.horizon_epochs is not None:
@@ -72,21 +75,28 @@ class WarmupCosine:
             horizon = last_step
         else:
             raise ConfigError(
-                "scheduler: the run has no end that is known (trainer.max_steps is open, and so is max_epochs, or rows are "
-                "streamed, data.reading=streaming, so that an epoch's steps are not known); the cosine needs "
-                "scheduler.horizon_steps or trainer.max_steps",
+                "scheduler: the number of training steps is unknown (trainer.max_steps is not set, and trainer.max_epochs is "
+                "not set or data.reading=streaming); set scheduler.horizon_steps or trainer.max_steps",
                 code="schedule-without-end",
             )
         if self.warmup_steps > horizon:
             log.warning(
-                "scheduler: the warm-up of %d steps outlasts the run of %d; the learning rate never reaches its height",
+                "scheduler: warmup_steps=%d exceeds the horizon of %d steps; the learning rate never reaches its maximum",
                 self.warmup_steps,
                 horizon,
             )
         return horizon
 
-    def scale(self, step: float, horizon: int) -> float:
-        """The factor of the learning rate at a step, counted from 0."""
+    def compute_scale(self, step: float, horizon: int) -> float:
+        """Return the factor of the learning rate.
+
+        Args:
+            step: the step, from 0; fractional if the number of ranks has changed.
+            horizon: the horizon in steps.
+
+        Returns:
+            A factor in [0, 1].
+        """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if step >= horizon:

@@ -1,4 +1,4 @@
-"""Files written at commit c524d0d, before modules moved: see tests/assets/before_the_move/README.md."""
+"""Files of commit c524d0d, before modules moved, described in tests/assets/before_the_move/README.md."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from ret_lightning import RetRetriever
 from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.retrieval import read_run
-from ret_lightning.runs.identity import differences, of_the_run
+from ret_lightning.runs.identity import differences, run_identity
 from ret_lightning.runs.resume.resumed_config import stored_config
 from tests.support.paths import ASSETS
 
 FILES = ASSETS / "before_the_move"
-WRITTEN_IN = "/tmp/before_the_move"  # where the files were written, as their configs have it
+WRITTEN_IN = "/tmp/before_the_move"  # original folder of the files, named in their configs
 ROW_IMAGES = "m2kr/images/m2kr/images"
 
 Call = Callable[..., int]
@@ -30,7 +30,7 @@ Call = Callable[..., int]
 
 @pytest.fixture
 def moved(tmp_path: Path) -> Path:
-    """The files in another folder; `interrupted` with the frozen weights that it has in common with `run`."""
+    """Copy the files to another folder; `interrupted` gets the frozen weights of `run`."""
     folder = tmp_path / "moved"
     shutil.copytree(FILES, folder)
     shutil.copy(folder / "run/checkpoints/frozen.safetensors", folder / "interrupted/checkpoints")
@@ -38,16 +38,16 @@ def moved(tmp_path: Path) -> Path:
 
 
 def rewrite_paths(folder: Path) -> None:
-    """Rewrite the paths of the stored configs, as if the files had been written in the folder."""
+    """Replace the original folder in the stored configs by this folder."""
     for file in folder.rglob("config.yaml"):
         file.write_text(file.read_text().replace(WRITTEN_IN, str(folder)))
 
 
 def overrides(folder: Path) -> list[str]:
-    """The command line of `run` and `interrupted` without its output_dir, for the folder that the files are in."""
+    """Return the overrides of `run` and `interrupted` for this folder, without output_dir."""
     lines = yaml.safe_load((folder / "run/.hydra/overrides.yaml").read_text())
     lines = [line.replace(WRITTEN_IN, str(folder)) for line in lines if not line.startswith("output_dir=")]
-    return [*lines, "data.validation=val_or_test"]  # what its default, auto, meant
+    return [*lines, "data.validation=val_or_test"]  # meaning of the default, auto, at that commit
 
 
 def assert_same_results(folder: Path, expected: Path) -> None:
@@ -78,11 +78,11 @@ def assert_same_vectors(checkpoint: Path, folder: Path) -> None:
     torch.testing.assert_close(retriever.encode_passages(pairs), expected["passages"], rtol=0, atol=1e-5)
 
 
-def test_config_is_that_of_the_same_run(moved: Path) -> None:
+def test_config_has_the_same_identity(moved: Path) -> None:
     rewrite_paths(moved)
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = compose("train", [*overrides(moved), f"output_dir={moved / 'run'}"])
-    assert differences(of_the_run(stored_config(moved / "run")), of_the_run(config)) == {}
+    assert differences(run_identity(stored_config(moved / "run")), run_identity(config)) == {}
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_evaluate_reproduces_metrics(moved: Path, call: Call) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["folder", "auto"])
 def test_resume_finishes_interrupted_run(way: str, moved: Path, call: Call) -> None:
-    """The rest of the run is that of `run`, which was not interrupted."""
+    """The resumed run ends like `run`, which was not interrupted."""
     folder = moved / "interrupted"
     if way == "folder":
         options = [f"resume={folder}", f"data.root={moved / 'm2kr'}"]
@@ -117,7 +117,7 @@ def test_sweep_recognises_finished_jobs(moved: Path, call: Call, capfd: pytest.C
     options = [option for option in overrides(moved) if not option.startswith("gate=")]
     code = call("train", "-m", *options, "gate=none,scalar,lstm", f"output_dir={moved / 'sweep'}", "dry_run=true")
     assert code == 0
-    assert "2 finished already, 1 to run" in "".join(capfd.readouterr())
+    assert "2 finished, 1 to start" in "".join(capfd.readouterr())
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every command that takes a run folder uses the checkpoint that scored best, whatever happened to the folder."""
+"""Commands use the best checkpoint of a run folder, also of a moved, resumed or damaged run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.support.m2kr_folder import write_folder
 from tests.support.small_runs import finished_run, small_run
 
-pytestmark = pytest.mark.slow  # each trains for some seconds
+pytestmark = pytest.mark.slow  # each test trains for a few seconds
 
 Call = Callable[..., int]
 
@@ -26,13 +26,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scores(run: Path, metric: str = "val/mean/recall@5") -> dict[int, float]:
-    """Optimiser steps to the score of their validation, from the CSV file."""
+    """Map optimizer steps to validation scores, from the CSV file."""
     rows = pandas.read_csv(run / "csv" / "metrics.csv")[["step", metric]].dropna()
     return {int(step) + 1: value for step, value in zip(rows["step"], rows[metric], strict=True)}
 
 
 def best_step(run: Path, metric: str = "val/mean/recall@5", mode: str = "max") -> int:
-    """Of equal scores the earliest."""
+    """Return the step with the best score, the earliest one if equal."""
     found = scores(run, metric)
     return sorted(found, key=lambda step: (-found[step] if mode == "max" else found[step], step))[0]
 
@@ -42,7 +42,7 @@ def step_of(file: Path) -> int:
 
 
 def assert_best(run: Path, step: int, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """All readers use the checkpoint of a step: best.ckpt, origin.json, export, evaluation."""
+    """Assert that best.ckpt, origin.json, ret-export and ret-evaluate use the checkpoint of a step."""
     assert step_of(run / "checkpoints" / "best.ckpt") == step
     origin = json.loads((run / "origin.json").read_text())
     assert origin["tested_step"] == step
@@ -53,9 +53,9 @@ def assert_best(run: Path, step: int, call: Call, tmp_path: Path, capfd: pytest.
     ):
         capfd.readouterr()
         assert call(name, f"checkpoint={run}", *options) == 0
-        said = "".join(capfd.readouterr())
-        assert f", step {step} (best by " in said, said
-        assert f"{run}/checkpoints/" in said
+        log = "".join(capfd.readouterr())
+        assert f", step {step} (best by " in log, log
+        assert f"{run}/checkpoints/" in log
     evaluated, tested = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "evaluated", run))
     assert evaluated == tested
     shutil.rmtree(tmp_path / "evaluated")
@@ -96,7 +96,7 @@ def test_moved_run_keeps_its_best(
 ) -> None:
     former, run = copied(finished, here / "former"), here / "moved"
     shutil.move(former, run)
-    if occupied:  # another run at the former place, whose best has other weights
+    if occupied:  # another run in the former folder, with other best weights
         copied(finished, former)
         shutil.copy(former / "checkpoints" / "last.ckpt", former / "checkpoints" / "best.ckpt")
     others = sorted((former / "checkpoints").glob("*")) if occupied else []
@@ -107,7 +107,7 @@ def test_moved_run_keeps_its_best(
     assert occupied or not former.exists()
 
 
-def test_moved_run_that_lacks_its_test_is_tested(finished: Path, here: Path, call: Call) -> None:
+def test_moved_run_without_test_is_tested(finished: Path, here: Path, call: Call) -> None:
     run = copied(finished, here / "moved")
     expected = (run / "metrics.json").read_bytes()
     (run / "metrics.json").unlink()
@@ -115,7 +115,9 @@ def test_moved_run_that_lacks_its_test_is_tested(finished: Path, here: Path, cal
     assert (run / "metrics.json").read_bytes() == expected
 
 
-def test_named_files_are_found(root: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_with_custom_names_are_found(
+    root: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = here / "run"
     filename = 'callbacks.checkpoint.filename="epoch_{epoch:03d}"'
     assert call("train", *small_run(root, run, "trainer.max_epochs=3", filename)) == 0
@@ -126,7 +128,7 @@ def test_named_files_are_found(root: Path, here: Path, call: Call, capfd: pytest
 
 
 @pytest.mark.parametrize("change", ["callbacks.checkpoint.save_top_k=2", "callbacks.checkpoint.filename=mine"])
-def test_other_names_on_resume(
+def test_changed_file_names_on_resume(
     finished: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str], change: str
 ) -> None:
     run = copied(finished, here / "run")
@@ -143,11 +145,11 @@ def test_other_names_on_resume(
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/mean/mrr@10", "max"), ("val/mean/recall@5", "min")])
-def test_other_monitor_on_resume(
+def test_changed_monitor_on_resume(
     finished: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str], monitor: str, mode: str
 ) -> None:
     run = copied(finished, here / "run")
-    first = step_of(run / "checkpoints" / "best.ckpt")  # the only one that was kept
+    first = step_of(run / "checkpoints" / "best.ckpt")  # the only checkpoint that was kept
     changes = [f"callbacks.checkpoint.monitor={monitor}", f"callbacks.checkpoint.mode={mode}"]
     assert call("train", f"resume={run}", "trainer.max_epochs=4", *changes) == 0
     found = {step: value for step, value in scores(run, monitor).items() if step == first or step > 10}
@@ -178,10 +180,10 @@ def test_resume_repairs_weights_files(finished: Path, here: Path, call: Call, da
     assert all(torch.equal(tensor, saved[f"retriever.{name}"]) for name, tensor in load_file(best).items())
 
 
-def test_run_without_scores_uses_last(
+def test_run_without_scores_uses_the_last_checkpoint(
     finished: Path, here: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(finished, here / "run")
     (run / "checkpoints" / "best.ckpt").unlink()
     assert call("export", f"checkpoint={run}", f"output={here / 'exported'}") == 0
-    assert "last.ckpt, step 10 (the last one: no checkpoint was scored)" in "".join(capfd.readouterr())
+    assert "last.ckpt, step 10 (last checkpoint: no checkpoint was scored)" in "".join(capfd.readouterr())

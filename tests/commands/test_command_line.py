@@ -1,4 +1,4 @@
-"""The command line: flags as Hydra has them, and overrides that its grammar reads as they were meant."""
+"""Parsing of the command line: flags of Hydra, and quoted overrides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_flags_and_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(monkeypatch, "-c", "job", "-p", "model", "--resolve").package == "model"
 
 
-def test_override_is_quoted_in_the_arguments_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sys_argv_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(monkeypatch, "--cfg", "job", "output_dir=runs/gate=lstm")
     assert found.overrides == ["output_dir='runs/gate=lstm'"]
     assert sys.argv[1:] == ["--cfg", "job", "output_dir='runs/gate=lstm'"]
@@ -48,7 +48,7 @@ def test_override_is_quoted_in_the_arguments_of_the_process(monkeypatch: pytest.
         (["--experimental-rerun", "job.pickle"], "rerun-unsupported"),
     ],
 )
-def test_wrong_flags_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: str) -> None:
+def test_invalid_flags_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read(monkeypatch, *arguments)
     assert raised.value.code == code
@@ -72,7 +72,7 @@ def test_wrong_flags_are_refused(monkeypatch: pytest.MonkeyPatch, arguments: lis
         "50 % @ #1 !?",
     ],
 )
-def test_what_is_verbatim_comes_out_as_it_went_in(text: str) -> None:
+def test_verbatim_value_is_unchanged(text: str) -> None:
     typed = OverridesParser.create().parse_override(quote_override(f"query={text}", ("query",)))
     assert OmegaConf.create({"query": typed.value()}).query == text
     assert quote_override(f"other={text}", ("query",)) in (f"other={text}", f"other='{text}'")
@@ -87,5 +87,5 @@ def test_names_of_run_folders_need_no_quotes(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["key=[a,b]", "key={a:1}", "key='x=1'", "key=1,2", "key=range(1,3)", "key=a.b/c"])
-def test_what_the_grammar_reads_is_left_alone(text: str) -> None:
+def test_other_values_are_not_quoted(text: str) -> None:
     assert quote_override(text, ()) == text

@@ -1,4 +1,4 @@
-"""Commands refuse what would fail later in one line, before they write anything."""
+"""Commands report errors of a run in one line before they write anything."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_gpu_trainers_without_gpu(call: Call, root: Path, tmp_path: Path, monkey
     assert not (tmp_path / "run").exists()
 
 
-def test_resume_of_nothing_leaves_nothing(call: Call, tmp_path: Path, capsys) -> None:
+def test_resume_of_a_missing_folder_writes_nothing(call: Call, tmp_path: Path, capsys) -> None:
     assert call("train", f"resume={tmp_path / 'nowhere'}") == 2
     assert "[resume-no-run]" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -77,7 +77,7 @@ def test_evaluate_refuses_before_it_encodes(trained: Trained, call: Call, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("is_former", [False, True])
 def test_evaluate_warns_of_training_rows(trained: Trained, call: Call, tmp_path, capsys, is_former: bool) -> None:
-    """A run of a version without a holdout was trained on the rows that split=val holds out today."""
+    """A run of a version without a holdout was trained on the rows that split=val holds out."""
     run = shutil.copytree(trained.run, tmp_path / "run")
     if is_former:
         for file in (run / "checkpoints").glob("*.ckpt"):

@@ -1,4 +1,4 @@
-"""ret-evaluate as a user runs it: the metrics of ret-train's own test, of any form of checkpoint, on any number of ranks."""
+"""ret-evaluate: metrics equal to those of ret-train, for all kinds of checkpoints and numbers of ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pandas
 import pytest
 import yaml
 
+from ret_lightning.errors import split_code
 from ret_lightning.ops.onednn_linear import choose_backend
 from ret_lightning.retrieval import read_qrels, read_run
 from tests.support.m2kr_folder import SUBSETS
 from tests.support.processes import module, run
 from tests.support.small_runs import Trained, contents, evaluate, one_thread
 
-pytestmark = pytest.mark.slow  # they share one run of ret-train
+pytestmark = pytest.mark.slow  # the tests share one run of ret-train
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +30,11 @@ def evaluated(trained: Trained, tmp_path_factory: pytest.TempPathFactory):
     return folder, done
 
 
-def test_the_metrics_are_those_of_the_runs_own_test(trained: Trained, evaluated) -> None:
+def test_metrics_equal_those_of_ret_train(trained: Trained, evaluated) -> None:
     assert contents(evaluated[0]) == contents(trained.run)
 
 
-def test_what_it_leaves(trained: Trained, evaluated) -> None:
+def test_result_files(trained: Trained, evaluated) -> None:
     folder, done = evaluated
     names = {
         "config.yaml",
@@ -58,14 +59,12 @@ def test_what_it_leaves(trained: Trained, evaluated) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {f"{s}/recall@{k}" for s in SUBSETS for k in (1, 2, 3, 5, 10, 50, 100)} <= metrics.keys()
     assert "ReT CLIP ViT-L/14" in done.stdout
-    row = next(line for line in done.stdout.splitlines() if "this one" in line)
+    row = next(line for line in done.stdout.splitlines() if "this run" in line)
     assert f"{metrics['wit/recall@10']:.3f}" in row
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_loggers_get_what_they_get_of_a_test_of_ret_train(
-    trained: Trained, evaluated, tmp_path: Path, call, split: str
-) -> None:
+def test_loggers_receive_metrics_and_tables(trained: Trained, evaluated, tmp_path: Path, call, split: str) -> None:
     folder = tmp_path / "logged"
     options = [f"data.root={trained.root}", "data.num_workers=0", f"checkpoint={trained.run}", f"output_dir={folder}"]
     assert call("evaluate", *options, f"split={split}", "data.validation=test", "logger=wandb") == 0
@@ -81,15 +80,15 @@ def test_loggers_get_what_they_get_of_a_test_of_ret_train(
 
 @pytest.mark.skipif(choose_backend() != "onednn", reason="needs a processor with AVX-512")
 @pytest.mark.parametrize("rows", [1, 5, 48])
-def test_batches_of_any_size_give_the_same(trained: Trained, evaluated, tmp_path: Path, call, rows: int) -> None:
+def test_metrics_do_not_depend_on_the_batch_size(trained: Trained, evaluated, tmp_path: Path, call, rows: int) -> None:
     options = [f"data.root={trained.root}", "data.num_workers=0", f"checkpoint={trained.run}"]
     assert call("evaluate", *options, f"output_dir={tmp_path / 'other'}", f"data.eval_batch_size={rows}") == 0
     assert contents(tmp_path / "other") == contents(evaluated[0])
 
 
-def test_two_ranks_and_a_published_folder_give_the_same(trained: Trained, evaluated, tmp_path: Path) -> None:
+def test_two_ranks_and_published_layout(trained: Trained, evaluated, tmp_path: Path) -> None:
     corpus = Path(shutil.copytree(trained.root, tmp_path / "m2kr"))
-    shutil.rmtree(corpus / "jsonl/m2kr/train")  # an evaluation needs no training rows
+    shutil.rmtree(corpus / "jsonl/m2kr/train")  # an evaluation does not read training rows
     done = evaluate(
         trained,
         f"data.root={corpus}",
@@ -102,7 +101,7 @@ def test_two_ranks_and_a_published_folder_give_the_same(trained: Trained, evalua
     assert contents(tmp_path / "two") == contents(evaluated[0])
 
 
-def test_the_validation_queries_of_one_subset(trained: Trained, evaluated, tmp_path: Path, call) -> None:
+def test_validation_queries_of_one_subset(trained: Trained, evaluated, tmp_path: Path, call) -> None:
     code = call(
         "evaluate",
         f"data.root={trained.root}",
@@ -120,21 +119,21 @@ def test_the_validation_queries_of_one_subset(trained: Trained, evaluated, tmp_p
     assert code == 0
     metrics, of_test = (json.loads((f / "metrics.json").read_text()) for f in (tmp_path / "val", evaluated[0]))
     assert {name.split("/")[0] for name in metrics} == {"wit", "mean"}
-    # There are no validation queries, so the test queries stand in.
+    # data.validation=test validates on the test queries.
     assert metrics["wit/recall@5"] == of_test["wit/recall@5"]
     assert "wit/recall@10" not in metrics
     ann_recall = json.loads((tmp_path / "val/origin.json").read_text())["ann_recall"]
     assert 0 < ann_recall["wit"]["ann_recall@10"] <= 1
 
 
-def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tmp_path: Path, call) -> None:
+def test_ann_recall_does_not_depend_on_ranks(trained: Trained, tmp_path: Path, call) -> None:
     options = [
         f"data.root={trained.root}",
         "data.num_workers=0",
         "data.subsets=[wit,okvqa]",
         f"checkpoint={trained.run}",
         "retrieval=muvera",
-        "retrieval.candidates=10",  # of 12 passages: two are not proposed, and encodings of 2 numbers choose badly
+        "retrieval.candidates=10",  # of 12 passages, with encodings of 2 numbers, so recall is below 1
         "retrieval.repetitions=1",
         "retrieval.hyperplanes=1",
         "retrieval.projection=1",
@@ -149,34 +148,40 @@ def test_two_ranks_measure_an_approximate_index_as_one_does(trained: Trained, tm
     measured = one["ann_recall"]
     assert two["ann_recall"] == measured
     assert set(measured) >= {"wit", "okvqa"}
-    assert (
-        1 < sum(measured[subset]["ann_recall@10"] for subset in ("wit", "okvqa")) < 2
-    )  # it was asked, and misses some
+    assert 1 < sum(measured[subset]["ann_recall@10"] for subset in ("wit", "okvqa")) < 2  # measured, and below 1
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("options", "exit_code", "code", "found"),
     [
-        (["checkpoint=nowhere"], 1, "ret-evaluate: checkpoint nowhere: no such folder (a hub id would be owner/name)"),
-        (["checkpoint={run}", "output_dir={run}"], 2, "[folder-holds-training-run]"),
-        (["checkpoint={run}", "data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
-        ([], 2, "checkpoint: has no value yet; give it one: checkpoint=<value>"),
-        (["checkpoint={run}", "trainer.limit_test_batches=0"], 2, "limit_test_batches=0: 0 leaves nothing to evaluate"),
-        (["checkpoint={run}", "split=train"], 2, "split=train: wants one of the choices"),
-        (["checkpoint={run}", "evaluation.ranked=50"], 2, "50 is less than the largest K"),
-        (["checkpoint={run}", "evaluation.recall_at=[]"], 2, "evaluation.recall_at=[]: [] needs at least one K"),
+        (["checkpoint=nowhere"], 1, "checkpoint-folder-missing", "nowhere"),
+        (["checkpoint={run}", "output_dir={run}"], 2, "folder-holds-training-run", "output_dir={run}"),
+        (
+            ["checkpoint={run}", "data.subsets=[wit,nothing]"],
+            1,
+            "subset-without-test-file",
+            "wit, infoseek, evqa, okvqa",
+        ),
+        ([], 2, "value-missing", "checkpoint=<value>"),
+        (["checkpoint={run}", "trainer.limit_test_batches=0"], 2, "nothing-to-evaluate", "limit_test_batches=0"),
+        (["checkpoint={run}", "split=train"], 2, "value-of-wrong-type", "split=train"),
+        (["checkpoint={run}", "evaluation.ranked=50"], 2, "too-few-ranked", "evaluation.ranked=50"),
+        (["checkpoint={run}", "evaluation.recall_at=[]"], 2, "recall-at-too-small", "evaluation.recall_at=[]"),
     ],
 )
-def test_mistakes_are_one_line(options, code, message, trained: Trained, tmp_path: Path, call, capsys) -> None:
+def test_error_is_one_line(
+    options: list[str], exit_code: int, code: str, found: str, trained: Trained, tmp_path: Path, call, capsys
+) -> None:
     options = [option.format(run=trained.run) for option in options]
-    assert call("evaluate", f"data.root={trained.root}", f"output_dir={tmp_path / 'out'}", *options) == code
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+    assert call("evaluate", f"data.root={trained.root}", f"output_dir={tmp_path / 'out'}", *options) == exit_code
+    printed = capsys.readouterr().err
+    assert split_code(printed.strip())[1] == code
+    assert found.format(run=trained.run) in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "out/metrics.json").exists()
 
 
-def test_an_unfinished_runs_folder_is_not_written_into(trained: Trained, tmp_path: Path, call, capsys) -> None:
+def test_folder_of_an_unfinished_run_is_refused(trained: Trained, tmp_path: Path, call, capsys) -> None:
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text("mine")
     options = (f"checkpoint={trained.run}", f"data.root={trained.root}", f"output_dir={tmp_path / 'run'}")
@@ -186,7 +191,7 @@ def test_an_unfinished_runs_folder_is_not_written_into(trained: Trained, tmp_pat
 
 
 @pytest.mark.parametrize(("reader", "code"), [("head -1", 0), (None, 1)])
-def test_metrics_are_there_before_anything_is_printed_of_them(trained: Trained, tmp_path: Path, reader, code) -> None:
+def test_metrics_are_written_before_they_are_printed(trained: Trained, tmp_path: Path, reader, code) -> None:
     command = [*module("ret_lightning.commands.evaluate"), f"data.root={trained.root}", "data.num_workers=0"]
     command += [f"checkpoint={trained.run}", f"output_dir={tmp_path / 'piped'}", "keep_embeddings=false"]
     line = shlex.join(command) + (" > /dev/full" if reader is None else f" | {reader}")

@@ -1,4 +1,4 @@
-"""ret-evaluate, killed in the midst of encoding and given again: the same files, and nothing encoded twice."""
+"""ret-evaluate, killed while it encodes and run again: the same result files, and no row encoded twice."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pandas
 import pytest
 import torch
 
+from ret_lightning.errors import split_code
 from ret_lightning.evaluation import stored_sink
 from ret_lightning.evaluation.stored_sink import StoredSink
 from ret_lightning.models import RetRetriever
@@ -32,11 +33,11 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process"),
 ]
 
-ROWS = 2 * PASSAGES * len(SUBSETS)  # of all pools and files of queries
-# Parts of 5, 5 and 2 rows: of wit its passages and queries, and the first part of infoseek's passages.
+ROWS = 2 * PASSAGES * len(SUBSETS)  # in all candidate pools and query files
+# Parts of 5, 5 and 2 rows: passages and queries of wit, and the first part of the passages of infoseek.
 KILLED_AFTER, ENCODED = 7, 12 + 12 + 5
 
-# ret-evaluate as it is, but that it notes how many rows it encodes, and kills itself when so many parts are on disk.
+# ret-evaluate that records the number of encoded rows, and kills itself after a number of stored parts.
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
@@ -47,19 +48,19 @@ from ret_lightning.retrieval.store.embedding_store import StoreWriter
 encode, write, last = RetRetriever.encode, StoreWriter._write, int(sys.argv.pop(1))
 rows, parts = Path(sys.argv.pop(1)), 0
 
-def counted(self, side, inputs, *others, **named):
+def counting(self, side, inputs, *others, **named):
     with rows.open("a") as file:
         file.write(f"{len(inputs)}\\n")
     return encode(self, side, inputs, *others, **named)
 
-def deadly(self, part, *content):
+def killing(self, part, *content):
     global parts
     write(self, part, *content)
     parts += 1
     if parts == last:
         os.kill(os.getpid(), signal.SIGKILL)
 
-RetRetriever.encode, StoreWriter._write = counted, deadly
+RetRetriever.encode, StoreWriter._write = counting, killing
 main()
 """
 
@@ -71,7 +72,7 @@ def options(trained: Trained, folder: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def noted(folder: Path, rows: Path, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+def run_counted(folder: Path, rows: Path, *arguments: str, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM, str(kill_after), str(rows), *arguments]
     return processes.run(command, folder.parent, one_thread())
 
@@ -93,7 +94,7 @@ def killed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed") / "cut"
     folder.parent.mkdir(exist_ok=True)
     rows = folder.parent / "rows"
-    done = noted(folder, rows, *options(trained, folder), kill_after=KILLED_AFTER)
+    done = run_counted(folder, rows, *options(trained, folder), kill_after=KILLED_AFTER)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert count(rows) == ENCODED
     assert not (folder / "metrics.json").exists()
@@ -114,66 +115,62 @@ def embeddings(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(below)): path.read_bytes() for path in below.rglob("*") if path.is_file()}
 
 
-def test_it_goes_on_where_it_was_killed(trained: Trained, killed: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_evaluation_resumes(trained: Trained, killed: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder, rows = copied(killed, tmp_path), tmp_path / "rows"
-    done = noted(folder, rows, *options(trained, folder))
+    done = run_counted(folder, rows, *options(trained, folder))
     assert done.returncode == 0, done.stderr
     assert count(rows) == ROWS - ENCODED
     assert contents(folder) == contents(undisturbed)
-    assert "wit: 12 of 12 queries are encoded already" in log_of(folder)
-    assert "infoseek: 5 of 12 passages are encoded already" in log_of(folder)
+    assert "wit: 12 of 12 queries" in log_of(folder)
+    assert "infoseek: 5 of 12 passages" in log_of(folder)
     assert json.loads((folder / "timings.json").read_text())["encoded_before"] == ENCODED
     assert not (folder / "embeddings").exists()
 
 
-def test_two_ranks_go_on_where_one_was_killed(
-    trained: Trained, killed: Path, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_resume_one(trained: Trained, killed: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder = copied(killed, tmp_path)
     more = ("trainer=ddp_cpu", "keep_embeddings=true", "data.num_workers=1")
     done = evaluate(trained, *options(trained, folder, *more), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "infoseek: 5 of 12 passages are encoded already" in log_of(folder)
+    assert "infoseek: 5 of 12 passages" in log_of(folder)
     assert contents(folder) == contents(undisturbed)
     assert embeddings(folder) == embeddings(undisturbed)
 
 
-def test_one_goes_on_where_two_ranks_were_killed(trained: Trained, undisturbed: Path, tmp_path: Path) -> None:
-    """Only the first rank is killed; the other one ends with it. How far that one came is for the notes to tell."""
+def test_one_rank_resumes_two(trained: Trained, undisturbed: Path, tmp_path: Path) -> None:
+    """Only the first rank is killed, and the other one ends with it; its progress is read from its parts."""
     folder, rows = tmp_path / "two", tmp_path / "rows"
-    done = noted(folder, rows, *options(trained, folder, "trainer=ddp_cpu"), kill_after=3)
-    assert done.returncode == -signal.SIGKILL, done.stderr  # and nobody holds its standard output any more
+    done = run_counted(folder, rows, *options(trained, folder, "trainer=ddp_cpu"), kill_after=3)
+    assert done.returncode == -signal.SIGKILL, done.stderr  # no process holds its standard output
     sizes = (5, 5, 2)
     there = sum(sizes[int(note.stem)] for note in (folder / "embeddings").rglob("parts/*.json"))
     assert 6 <= there < ROWS
     rows.unlink()
-    done = noted(folder, rows, *options(trained, folder))
+    done = run_counted(folder, rows, *options(trained, folder))
     assert done.returncode == 0, done.stderr
     assert count(rows) == ROWS - there
     assert contents(folder) == contents(undisturbed)
 
 
-def test_a_part_that_was_torn_is_encoded_again(
-    trained: Trained, killed: Path, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_damaged_part_is_encoded_again(trained: Trained, killed: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder, rows = copied(killed, tmp_path), tmp_path / "rows"
     vectors = folder / "embeddings/wit/passages/vectors.f16"
     content = bytearray(vectors.read_bytes())
-    content[0] ^= 1  # of the first part, of five rows
+    content[0] ^= 1  # in the first part of five rows
     vectors.write_bytes(content)
-    done = noted(folder, rows, *options(trained, folder))
+    done = run_counted(folder, rows, *options(trained, folder))
     assert done.returncode == 0, done.stderr
     assert count(rows) == ROWS - ENCODED + 5
     assert contents(folder) == contents(undisturbed)
 
 
-def test_killed_while_it_searches_it_encodes_nothing_again(trained: Trained, undisturbed: Path, tmp_path: Path) -> None:
-    """What an evaluation leaves that was killed after the last part: all embeddings, and no metrics."""
+def test_evaluation_killed_while_searching_resumes(trained: Trained, undisturbed: Path, tmp_path: Path) -> None:
+    """All embeddings are stored, but there are no metrics."""
     folder, rows = tmp_path / "all", tmp_path / "rows"
     shutil.copytree(undisturbed / "embeddings", folder / "embeddings")
-    done = noted(folder, rows, *options(trained, folder))
+    done = run_counted(folder, rows, *options(trained, folder))
     assert done.returncode == 0, done.stderr
-    assert count(rows) == 1  # Lightning wants a batch, and gets one of one row, whose vectors are left
+    assert count(rows) == 1  # Lightning requires a batch; its single row is not stored again
     assert contents(folder) == contents(undisturbed)
 
 
@@ -194,12 +191,12 @@ def test_kept_embeddings_can_be_read(trained: Trained, undisturbed: Path) -> Non
         assert (passages.vectors.dtype, queries.vectors.dtype) == (torch.float16, torch.float32)
         expected = retriever.encode_passages([pair(row, "passage_text") for row in rows], num_workers=0)
         torch.testing.assert_close(passages.vectors.float(), expected, atol=1e-3, rtol=0)
-        asked = [query(subset, i) for i in range(PASSAGES)]
-        expected = retriever.encode_queries([pair(row, "instruction", "question") for row in asked], num_workers=0)
+        questions = [query(subset, i) for i in range(PASSAGES)]
+        expected = retriever.encode_queries([pair(row, "instruction", "question") for row in questions], num_workers=0)
         torch.testing.assert_close(queries.vectors, expected, atol=1e-5, rtol=0)
 
 
-def test_another_checkpoint_or_pool_is_refused(
+def test_other_checkpoint_or_pool_is_refused(
     trained: Trained, killed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture
 ) -> None:
     folder = copied(killed, tmp_path)
@@ -211,26 +208,25 @@ def test_another_checkpoint_or_pool_is_refused(
     corpus = Path(shutil.copytree(trained.root, tmp_path / "m2kr"))
     file = corpus / "jsonl/m2kr/passages/wit_passages_test.jsonl"
     file.write_text(file.read_text().replace("Fact 1:", "Fact one:"))
-    for change, message in (
+    for change, difference in (
         ((f"checkpoint={tmp_path / 'other'}",), "checkpoint fingerprint"),
         ((f"data.root={corpus}",), "texts and images"),
-        (("split=val", "data.validation=test"), "split 'test', not 'val'"),
+        (("split=val", "data.validation=test"), "'test'"),
     ):
         assert call("evaluate", *options(trained, folder, *change)) == 1
-        said = capsys.readouterr().err
-        assert (
-            f"ret-evaluate: {folder}/embeddings: holds passages of wit from another evaluation, with {message}" in said
-        )
-        assert "delete this folder, or choose another output_dir" in said
-        assert "Traceback" not in said
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"ret-evaluate: {folder}/embeddings: ")
+        assert difference in printed
+        assert split_code(printed.strip())[1] == "stored-vectors-differ"
+        assert "Traceback" not in printed
         assert embeddings(folder) == before
         assert (folder / "config.yaml").read_text() == config
     # What ret-export makes of a checkpoint is the same model.
     assert call("evaluate", *options(trained, folder, f"checkpoint={trained.exported}")) == 0
-    assert "5 of 12 passages are encoded already" in log_of(folder)
+    assert "5 of 12 passages" in log_of(folder)
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_there(
+def test_full_disk_is_one_line_and_keeps_embeddings(
     trained: Trained, undisturbed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     folder, write = tmp_path / "full", StoreWriter._write
@@ -243,20 +239,20 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(
     with monkeypatch.context() as patched:
         patched.setattr(StoreWriter, "_write", full)
         assert call("evaluate", *options(trained, folder)) == 1
-    said = capsys.readouterr().err
-    assert f"ret-evaluate: {folder}: the disk is full" in said
-    assert "what was encoded is kept" in said
-    assert said.strip().endswith("[disk-full]")
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"ret-evaluate: {folder}: ")
+    assert f"output_dir={folder}" in printed
+    assert printed.strip().endswith("[disk-full]")
+    assert "Traceback" not in printed
     assert call("evaluate", *options(trained, folder)) == 0
-    assert "wit: 12 of 12 passages are encoded already" in log_of(folder)
+    assert "wit: 12 of 12 passages" in log_of(folder)
     assert contents(folder) == contents(undisturbed)
 
 
-def test_images_that_cannot_be_read_are_counted_and_read_again(
+def test_unreadable_images_are_read_again(
     trained: Trained, undisturbed: Path, tmp_path: Path, call, capsys: pytest.CaptureFixture
 ) -> None:
-    """Given again, the command neither forgets them nor takes vectors for good that were made without them."""
+    """A second run counts them again, and does not reuse embeddings encoded without them."""
     corpus, folder = Path(shutil.copytree(trained.root, tmp_path / "m2kr")), tmp_path / "out"
     image = corpus / "images/m2kr/images/sub/3.png"
     content = image.read_bytes()
@@ -269,10 +265,10 @@ def test_images_that_cannot_be_read_are_counted_and_read_again(
         assert call("evaluate", *skip) == 1
         assert most in capsys.readouterr().err
         assert not list(folder.rglob("manifest.json"))
-    assert "12 of 12 queries are encoded already" in log_of(folder)  # the image was tried, and nothing encoded again
+    assert "12 of 12 queries" in log_of(folder)  # the image was read again, and no row encoded
     assert call("evaluate", *skip, "data.on_bad_row=raise") == 1
     assert "3.png" in capsys.readouterr().err
-    # Taken as they are: all stores are finished, and it is killed before it has the metrics.
+    # With skipped rows all stores are finished; the missing metrics simulate a kill.
     assert call("evaluate", *skip, "data.max_bad_fraction=0.1", "keep_embeddings=true") == 0
     assert "wit: the images of the test queries: 1 of 12 rows (1 missing_image) cannot be read" in log_of(folder)
     assert contents(folder) != contents(undisturbed)
@@ -284,12 +280,10 @@ def test_images_that_cannot_be_read_are_counted_and_read_again(
     assert contents(folder) == contents(undisturbed)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux which files are mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="requires /proc/self/maps")
 @pytest.mark.parametrize("retrieval", ["exact", "faiss_flat"])
-def test_nothing_is_mapped_any_more_when_it_is_deleted(
-    trained: Trained, tmp_path: Path, call, monkeypatch, retrieval: str
-) -> None:
-    """NFS would keep the files, and the folder with them."""
+def test_deleted_embeddings_are_not_mapped(trained: Trained, tmp_path: Path, call, monkeypatch, retrieval: str) -> None:
+    """NFS keeps mapped files, and the folder with them."""
     folder, mapped, rmtree, complete = tmp_path / "out", {}, shutil.rmtree, StoredSink._finish
 
     def maps() -> list[str]:
@@ -312,10 +306,10 @@ def test_nothing_is_mapped_any_more_when_it_is_deleted(
 
 
 @pytest.mark.parametrize(("former", "now", "there"), [(False, False, False), (True, False, True), (False, True, True)])
-def test_embeddings_beside_metrics_go_where_nobody_wanted_to_keep_them(
+def test_leftover_embeddings_are_removed(
     trained: Trained, killed: Path, tmp_path: Path, call, capsys, former: bool, now: bool, there: bool
 ) -> None:
-    """A kill between metrics.json and their end leaves them in a folder that no evaluation takes any more."""
+    """A kill between metrics.json and their removal leaves them in a finished folder."""
     folder = copied(killed, tmp_path)
     config = (folder / "config.yaml").read_text()
     assert "keep_embeddings: false" in config
@@ -324,20 +318,18 @@ def test_embeddings_beside_metrics_go_where_nobody_wanted_to_keep_them(
     )
     (folder / "metrics.json").write_text("{}")
     assert call("evaluate", *options(trained, folder, f"keep_embeddings={now}")) == 1
-    assert "holds finished metrics" in capsys.readouterr().err
+    assert "[folder-holds-metrics]" in capsys.readouterr().err
     assert (folder / "embeddings").exists() == there
 
 
-def test_two_at_once_do_not_write_into_one_folder(
-    trained: Trained, tmp_path: Path, call, capsys: pytest.CaptureFixture
-) -> None:
+def test_folder_in_use_is_refused(trained: Trained, tmp_path: Path, call, capsys: pytest.CaptureFixture) -> None:
     with alone_in(tmp_path / "taken"):
         assert call("evaluate", *options(trained, tmp_path / "taken")) == 1
-    assert "another process is at work there; wait for it" in capsys.readouterr().err
+    assert "[folder-in-use]" in capsys.readouterr().err
 
 
-def test_loggers_continue_too(trained: Trained, tmp_path: Path, call, monkeypatch) -> None:
-    """One W&B run, and the row of the metrics in the CSV file, after an interruption."""
+def test_loggers_are_resumed(trained: Trained, tmp_path: Path, call, monkeypatch) -> None:
+    """The resumed evaluation has the same W&B run, and the CSV file has the metrics."""
     folder, write = tmp_path / "logged", StoreWriter._write
 
     def cut_off(self: StoreWriter, *part: Any) -> None:
@@ -365,8 +357,8 @@ def test_loggers_continue_too(trained: Trained, tmp_path: Path, call, monkeypatc
         (("split=val", "data.validation=test", "+trainer.overfit_batches=2"), 10),
     ],
 )
-def test_a_limit_is_of_all_rows(trained: Trained, tmp_path: Path, call, monkeypatch, limit, rows: int) -> None:
-    """Of those that an interrupted evaluation left, too, whatever option limits them."""
+def test_limit_applies_to_all_rows(trained: Trained, tmp_path: Path, call, monkeypatch, limit, rows: int) -> None:
+    """The limit includes rows encoded before an interruption."""
     folder, write = tmp_path / "few", StoreWriter._write
 
     def cut_off(self: StoreWriter, *part: Any) -> None:

@@ -1,4 +1,4 @@
-"""The help of each command: one page with every group and key, and `all`, which describes every key of the config."""
+"""Help page of each command: all groups and keys, and with `all` the description of each key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def page(name: str, *overrides: str, **options: bool) -> list[str]:
 
 
 def described(lines: list[str]) -> dict[str, str]:
-    """The groups and keys of a page, each with its description."""
+    """Return the groups and keys of a page with their descriptions."""
     lines = lines[: lines.index("Examples")]
     rows = (re.fullmatch(r"  ([\w@.]+)(?:=\S+)?\s+(\S.*)", line) for line in lines)
     return {row[1]: row[2] for row in rows if row is not None}
@@ -64,8 +64,8 @@ def test_examples_come_last(name: str) -> None:
 def test_options_of_a_group_are_its_files(name: str) -> None:
     lines = page(name)
     for group in groups(name):
-        (place,) = [number for number, line in enumerate(lines) if line.startswith(f"  {group} ")]
-        options = lines[place + 1].strip().removeprefix("(no default), ").split(", ")
+        (index,) = [number for number, line in enumerate(lines) if line.startswith(f"  {group} ")]
+        options = lines[index + 1].strip().removeprefix("(no default), ").split(", ")
         assert sorted(options) == sorted(file.stem for file in (CONF / group).glob("[!_]*.yaml"))
         default = next(entry[group] for entry in primary(name)["defaults"] if group in entry)
         assert default is None or options[0] == default
@@ -86,10 +86,10 @@ def test_all_describes_each_key_of_the_config(name: str, overrides: list[str]) -
     with hydra.initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = OmegaConf.to_container(hydra.compose(name, overrides))
     lines = page(name, *overrides, every_key=True)
-    shown = {line.split(":")[0].strip() for line in lines if re.match(r"  [\w.]+:", line)}
-    shown |= {line.split("=")[0] for line in lines if re.match(r"[\w.]+=", line)}  # groups
+    listed = {line.split(":")[0].strip() for line in lines if re.match(r"  [\w.]+:", line)}
+    listed |= {line.split("=")[0] for line in lines if re.match(r"[\w.]+=", line)}  # groups
     flow = {key for key in keys_of(config) if any(f"{above}: {{" in "\n".join(lines) for above in parents(key))}
-    assert set(keys_of(config)) - shown - flow == set()
+    assert set(keys_of(config)) - listed - flow == set()
 
 
 def parents(key: str) -> list[str]:
@@ -97,7 +97,7 @@ def parents(key: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def test_comments_are_those_of_the_options_in_use() -> None:
+def test_comments_are_those_of_the_chosen_options() -> None:
     text = "\n".join(page("train", "gate=constant", every_key=True))
     assert "gate=constant (" in text
     assert "gate._target_: ret_lightning.models.ConstantGate" in text
@@ -113,7 +113,7 @@ def test_own_folder_and_config(tmp_path: Path) -> None:
     assert found.startswith("ret-train trains")
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [([], "Groups, group=option"), (["all"], "gate._target_: ")])
+@pytest.mark.parametrize(("arguments", "expected"), [([], "Config groups, group=option"), (["all"], "gate._target_: ")])
 def test_command_prints_its_help(arguments: list[str], expected: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ret_lightning.commands.train", "--help", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

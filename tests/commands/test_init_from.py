@@ -1,4 +1,4 @@
-"""init_from: what the log states, files in place of folders, and weights of another architecture."""
+"""init_from: files instead of folders, and weights of another architecture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ret_lightning import RetRetriever
 from ret_lightning.errors import UserError
 from tests.support.small_runs import Trained, small_run
 
-pytestmark = pytest.mark.slow  # they share one run of ret-train
+pytestmark = pytest.mark.slow  # the tests share one run of ret-train
 
 
 @pytest.mark.parametrize("name", ["checkpoints/best.ckpt", "checkpoints", ""])
@@ -23,7 +23,7 @@ def test_from_pretrained_names_ret_export(trained: Trained, name: str) -> None:
     assert f"`ret-export checkpoint={named} output=DIR`" in raised.value.message
 
 
-def test_what_fits_is_loaded_and_the_rest_is_listed(
+def test_matching_weights_are_loaded_and_others_listed(
     trained: Trained, call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = small_run(
@@ -34,9 +34,9 @@ def test_what_fits_is_loaded_and_the_rest_is_listed(
     assert call("train", *options, f"init_from={trained.run}", "init_partial=true") == 0
     printed = capsys.readouterr()
     log = printed.out + printed.err
-    assert "gate=lstm there and coupled here" in log
-    assert "not loaded, and as initialised: query_model.ret_cell.query_hidden_states (1, 2, 64)" in log
-    assert "left out of the checkpoint: " in log
+    assert "gate=lstm" in log
+    assert "not loaded, randomly initialized: query_model.ret_cell.query_hidden_states (1, 2, 64)" in log
+    assert "not used of the checkpoint: " in log
     assert "query_model.ret_cell.text_input_gate_w" in log
 
 

@@ -1,4 +1,4 @@
-"""Comments of config files, and the keys that they belong to."""
+"""Comments of config files and their keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_each_key_has_its_comments(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(CONTENT)
     found = key_comments(tmp_path / "a.yaml")
     assert found[0].path == ("defaults",)
-    assert found[0].comment == ""  # what is at the head is the file's
+    assert found[0].comment == ""  # the header comment belongs to the file
     assert found[1:] == [
         KeyComment(("defaults", "_self_"), "_self_", ""),
         KeyComment(("defaults", "data"), "glyphs", "corpus"),

@@ -1,4 +1,4 @@
-"""Sweeps by other launchers and sweepers than Hydra's own."""
+"""Sweeps with launcher and sweeper plugins of Hydra."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ RANKS = ("trainer=ddp_cpu", "data.batch_size=4")
 SPY = "+callbacks.spy={_target_:tests.support.recording_callbacks.Spy,folder:${output_dir}}"
 
 
-def one_tree(folder: Path, names: set[str]) -> list[dict]:
-    """What the two ranks of each run saw, which must be the same; the folder holds these runs and no other folder."""
+def assert_same_settings(folder: Path, names: set[str]) -> list[dict]:
+    """Assert that a folder contains only these runs and that their two ranks have equal settings; return the settings."""
     runs = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     assert {run.name for run in runs} == names or not names
     seen = []
@@ -30,15 +30,15 @@ def one_tree(folder: Path, names: set[str]) -> list[dict]:
     return seen
 
 
-def test_joblib_runs_jobs_of_two_ranks_side_by_side(root: Path, tmp_path: Path) -> None:
+def test_joblib_runs_jobs_of_two_ranks(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     options = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.lr=1e-3,2e-3", *RANKS, SPY]
     options.append(f"output_dir={tmp_path / 'sweep'}")
     done = sweep(root, tmp_path, *options, environment={OWN_PACKAGES: "tests", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert [seen["lr"] for seen in one_tree(tmp_path / "sweep", {"lr=0.001", "lr=0.002"})] == [1e-3, 2e-3]
+    assert [seen["lr"] for seen in assert_same_settings(tmp_path / "sweep", {"lr=0.001", "lr=0.002"})] == [1e-3, 2e-3]
     again = sweep(root, tmp_path, *options, environment={OWN_PACKAGES: "tests"})
-    assert "2 finished already" in again.stdout
+    assert "2 finished" in again.stdout
 
 
 def test_joblib_jobs_have_loader_workers(root: Path, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_joblib_jobs_have_loader_workers(root: Path, tmp_path: Path) -> None:
     assert written(tmp_path / "sweep").keys() == {"seed=1", "seed=2"}
 
 
-def test_a_random_search_with_two_ranks(root: Path, tmp_path: Path) -> None:
+def test_random_search_with_two_ranks(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = sweep(
         root,
@@ -66,7 +66,7 @@ def test_a_random_search_with_two_ranks(root: Path, tmp_path: Path) -> None:
         environment={OWN_PACKAGES: "tests"},
     )
     assert done.returncode == 0, done.stderr
-    seen = one_tree(tmp_path / "search", set())
+    seen = assert_same_settings(tmp_path / "search", set())
     assert len({each["lr"] for each in seen}) == 2
     best = yaml.safe_load((tmp_path / "search/optimization_results.yaml").read_text())
     values = {
@@ -77,7 +77,7 @@ def test_a_random_search_with_two_ranks(root: Path, tmp_path: Path) -> None:
     assert len(written(tmp_path / "search")) == 2
 
 
-def test_submitit_runs_a_job_in_a_process_of_its_own(root: Path, tmp_path: Path) -> None:
+def test_submitit_runs_a_job(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     done = sweep(
         root,

@@ -1,4 +1,4 @@
-"""The backend of linear layers: chosen at the start of a run, stored in its config, and kept when it is resumed."""
+"""Backend of linear layers: chosen at the start of a run, stored in its config, and kept on resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ret_lightning.ops import onednn_linear
-from ret_lightning.runs.training_run import _backend_setting
+from ret_lightning.runs.training_run import _linear_backend
 from tests.support.small_runs import small_run
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ Call = Callable[..., int]
 
 @pytest.fixture
 def operators() -> Iterator[None]:
-    """Whether the operator exists is determined anew, and again after the test."""
+    """Clear the caches of the operator lookup after the test."""
     yield
     for cached in (onednn_linear._automatic, onednn_linear._has_operator):
         cached.cache_clear()
@@ -35,7 +35,7 @@ def test_automatic_choice_is_stored(call: Call, root: Path, tmp_path: Path) -> N
     assert stored(tmp_path / "run") == onednn_linear.choose_backend()
 
 
-@pytest.mark.skipif(not onednn_linear._has_operator(), reason="needs the operator, which is private")
+@pytest.mark.skipif(not onednn_linear._has_operator(), reason="requires a private operator")
 def test_resumed_run_keeps_its_backend(
     call: Call,
     root: Path,
@@ -46,15 +46,15 @@ def test_resumed_run_keeps_its_backend(
 ) -> None:
     run = tmp_path / "run"
     used = []
-    multiply = onednn_linear._multiply
+    multiply = onednn_linear._onednn_matmul
     monkeypatch.setattr(onednn_linear, "SMALLEST_WEIGHT", 1)
-    monkeypatch.setattr(onednn_linear, "_multiply", lambda *inputs: used.append(1) or multiply(*inputs))
+    monkeypatch.setattr(onednn_linear, "_onednn_matmul", lambda *inputs: used.append(1) or multiply(*inputs))
     assert call("train", *small_run(root, run, "trainer.max_epochs=1", "linear_backend=onednn")) == 0
     assert used
     assert stored(run) == "onednn"
     config = OmegaConf.create({"linear_backend": "auto"})
-    assert _backend_setting(run, config, resume=True) == "onednn"  # as with resume=auto
-    assert _backend_setting(run, config, resume=False) == "auto"
+    assert _linear_backend(run, config, resume=True) == "onednn"  # the same as with resume=auto
+    assert _linear_backend(run, config, resume=False) == "auto"
     assert call("train", f"resume={run}") == 2
     assert "[resume-finished]" in capfd.readouterr().err
 

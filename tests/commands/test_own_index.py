@@ -1,4 +1,4 @@
-"""An index of the user's own, in one file and one config, through the commands."""
+"""A user-defined index, in one file and one config, in all commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_own_index_through_the_commands(
         options = (f"index={index}", "query=hello", "top_k=3")
         return processes.run(processes.module("ret_lightning.commands.search", *options), tmp_path, environment)
 
-    done = search(MODULE)  # in another process, which has imported nothing
+    done = search(MODULE)  # a new process, which has not imported the module
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
     refused = search("")

@@ -22,7 +22,7 @@ EARLIER = {
     "M": "links",
     "training_points": "sample",
 }
-WARNING = "will be refused from version 0.3 on"
+WARNING = "will be an error in version 0.3"
 
 
 def with_earlier_names(node: dict) -> dict:
@@ -55,7 +55,7 @@ def test_earlier_names_through_the_commands(
     }  # fmt: skip
     assert not set(EARLIER.values()) & set(config["retrieval"])
 
-    # As an earlier version stored it.
+    # The config as stored by an earlier version.
     for node in (config, config["evaluation"]):
         key = "retrieval" if node is config else "index"
         node[key] = with_earlier_names(node[key]) | {"factory": "IVF{cells},SQ8"}

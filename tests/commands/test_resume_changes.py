@@ -1,4 +1,4 @@
-"""A resumed run does what its command line says, or refuses; a refusal and a failure leave the folder as it was."""
+"""Changes of a resumed run are applied or refused; a refusal or a failure does not change the folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.m2kr_folder import write_folder
 from tests.support.small_runs import finished_run, small_run
 
 Call = Callable[..., int]
-LOG = "ret-train.log"  # a failure is noted there; nothing else may change
+LOG = "ret-train.log"  # the only file that a failure may change
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +71,21 @@ REFUSED = [
 
 @pytest.mark.slow  # the fixture trains
 @pytest.mark.parametrize("override", REFUSED)
-def test_optimisation_settings_are_refused(
+def test_optimization_settings_are_refused(
     run: Path, call: Call, capfd: pytest.CaptureFixture[str], override: str
 ) -> None:
     before = content(run)
     assert call("train", f"resume={run}", "trainer.max_epochs=4", override) == 2
-    said = capfd.readouterr().err
-    assert "[resume-setting-fixed]" in said
-    assert override.lstrip("+").partition("=")[0] in said
-    assert "init_from" in said
+    printed = capfd.readouterr().err
+    assert "[resume-setting-fixed]" in printed
+    assert override.lstrip("+").partition("=")[0] in printed
+    assert "init_from" in printed
     assert content(run) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "hint"),
     [
         ("trainer.max_epoch=4", "max_epochs"),
         ("optimizer.lrr=1", "lr"),
@@ -96,12 +96,12 @@ def test_optimisation_settings_are_refused(
         ("experiment=demo", "experiment"),
     ],
 )
-def test_wrong_overrides_are_reported(
-    run: Path, call: Call, capfd: pytest.CaptureFixture[str], override: str, said: str
+def test_invalid_overrides_are_reported(
+    run: Path, call: Call, capfd: pytest.CaptureFixture[str], override: str, hint: str
 ) -> None:
     before = content(run)
     assert call("train", f"resume={run}", override) == 2
-    assert said in capfd.readouterr().err
+    assert hint in capfd.readouterr().err
     assert content(run) == before
 
 
@@ -129,7 +129,7 @@ def test_allowed_settings_are_applied(run: Path, root: Path, call: Call, tmp_pat
 
 
 @pytest.mark.slow
-def test_extending_sets_the_former_result_aside(run: Path, call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+def test_extending_renames_the_earlier_results(run: Path, call: Call, capfd: pytest.CaptureFixture[str]) -> None:
     metrics, intervals = ((run / name).read_bytes() for name in ("metrics.json", "intervals.json"))
     assert call("train", f"resume={run}", "trainer.max_epochs=4") == 0
     assert (run / "metrics.previous.json").read_bytes() == metrics
@@ -138,14 +138,14 @@ def test_extending_sets_the_former_result_aside(run: Path, call: Call, capfd: py
     assert (run / "metrics.json").is_file()
     rows = pandas.read_csv(run / "csv" / "metrics.csv")
     assert sorted(rows["step"][rows["train/loss"].notna()]) == list(range(20))
-    said = "".join(capfd.readouterr())
-    # The cosine of two epochs had come to 0; that of four is at the height of its middle, warm-up of 1 step included.
-    assert "learning rate at step 10: 0 before the resume, 0.00162 now" in said
-    assert "scheduler.horizon_steps=10" in said
+    printed = "".join(capfd.readouterr())
+    # The schedule of two epochs ended at 0; that of four epochs is at its middle.
+    assert "learning rate at step 10: 0 before the resume, 0.00162 now" in printed
+    assert "scheduler.horizon_steps=10" in printed
 
 
 @pytest.mark.slow
-def test_former_schedule_can_be_kept(run: Path, call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+def test_earlier_schedule_can_be_kept(run: Path, call: Call, capfd: pytest.CaptureFixture[str]) -> None:
     assert call("train", f"resume={run}", "trainer.max_epochs=3", "scheduler.horizon_steps=10") == 0
     assert "before the resume" not in "".join(capfd.readouterr())
     rates = pandas.read_csv(run / "csv" / "metrics.csv").set_index("step")["train/learning_rate"].dropna()
@@ -162,7 +162,7 @@ def terminated(*_: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("act", "code", "said"),
+    ("act", "code", "text"),
     [(None, 1, "data.root"), (interrupted, 130, "interrupted"), (terminated, 143, "[stopped-by-sigterm]")],
 )
 @pytest.mark.parametrize("state", ["finished", "unfinished"])
@@ -173,7 +173,7 @@ def test_failure_before_the_start_changes_nothing(
     capfd: pytest.CaptureFixture[str],
     act: Callable[..., None] | None,
     code: int,
-    said: str,
+    text: str,
     state: str,
 ) -> None:
     if state == "unfinished":
@@ -183,9 +183,9 @@ def test_failure_before_the_start_changes_nothing(
         monkeypatch.setattr("ret_lightning.data.datamodule.RetrievalDataModule.train_dataloader", act)
     options = ["data.root=/nowhere"] if act is None else []
     assert call("train", f"resume={run}", "trainer.max_epochs=4", *options) == code
-    assert said in capfd.readouterr().err
+    assert text in capfd.readouterr().err
     after = content(run)
-    if state == "unfinished":  # which a report may tell
+    if state == "unfinished":  # for reports
         after.pop("failure.json", None)
     assert after == before
 
@@ -203,11 +203,11 @@ def test_relative_folder_is_found(run: Path, call: Call, tmp_path: Path, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["resume", "new"])
 @pytest.mark.parametrize("obstacle", ["finished", "unfinished", "running"])
-def test_refused_command_leaves_nothing(
+def test_refused_command_writes_nothing(
     run: Path, root: Path, call: Call, capfd: pytest.CaptureFixture[str], command: str, obstacle: str
 ) -> None:
     if obstacle == "unfinished" and command == "resume":
-        pytest.skip("that is what resuming is for")
+        pytest.skip("an unfinished run can be resumed")
     if obstacle == "unfinished":
         (run / "metrics.json").unlink()
     before = content(run) | {LOG: (run / LOG).read_bytes()}
@@ -224,7 +224,7 @@ def test_refused_command_leaves_nothing(
     assert content(run) | {LOG: (run / LOG).read_bytes()} == before
 
 
-def test_missing_folder_is_not_made(call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_folder_is_not_created(call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call("train", f"resume={tmp_path / 'nowhere'}", "trainer.max_epochs=4") == 2
     assert "[resume-no-run]" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +232,7 @@ def test_missing_folder_is_not_made(call: Call, tmp_path: Path, capfd: pytest.Ca
 
 @pytest.mark.slow
 def test_new_attempt_after_kill_in_extension_resumes(run: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after the first new checkpoint, the run is unfinished, with its new length and its former result."""
+    """Killed after the first new checkpoint, the run is unfinished, with the new length and the earlier results."""
     with monkeypatch.context() as patched:
         patched.setattr("ret_lightning.evaluation.callback.RetrievalEvaluation.on_test_epoch_start", interrupted)
         assert call("train", f"resume={run}", "trainer.max_epochs=3") == 130

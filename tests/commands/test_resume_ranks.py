@@ -1,4 +1,4 @@
-"""ret-train resume=... with another number of ranks: gloo on this machine, stopped in the middle of an epoch."""
+"""ret-train resume=... with another number of ranks, stopped in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return number_questions(write_folder(tmp_path_factory.mktemp("corpus") / "m2kr", training_rows=41))
 
 
-# The ranks of each leg, and the optimiser step after which it is stopped; batches of 4 per rank. 40 of the 41 rows are served
-# when the last leg starts: two ranks have nothing left of the first epoch but its validation, and drop a row of the second.
+# Ranks of each part and the optimizer step after which it is stopped; batches of 4 per rank. The last part starts after 40 of
+# the 41 rows, so its ranks only validate in the first epoch, and drop a row of the second.
 LEGS = {"indexed": [(2, 3), (1, 7), (2, 0)], "streaming": [(1, 10), (2, 0)]}
 
 
 @pytest.mark.parametrize("reading", LEGS)
-def test_rows_and_validations_come_once(root: Path, tmp_path: Path, reading: str) -> None:
+def test_rows_and_validations_are_not_repeated(root: Path, tmp_path: Path, reading: str) -> None:
     folder = tmp_path / "run"
     options = m2kr(
         root, "trainer=ddp_cpu", "data.batch_size=4", f"data.reading={reading}", "scheduler.horizon_steps=20",
@@ -48,9 +48,11 @@ def test_rows_and_validations_come_once(root: Path, tmp_path: Path, reading: str
     assert [set(counts.values()) for counts in found.values()] == [{1}, {1}]
     assert [len(counts) for counts in found.values()] == [40, 40]
     assert Counter(e["epoch"] for e in course(folder) if "validation" in e) == {0: 2, 1: 2}  # once on each of two ranks
-    lines = [line for leg in done for line in (leg.stdout + leg.stderr).splitlines() if "the global batch has" in line]
+    lines = [
+        line for leg in done for line in (leg.stdout + leg.stderr).splitlines() if "with a global batch of" in line
+    ]
     assert len(lines) == len(done) - 1
-    assert "has 8 rows (2 ranks x 4) and had 4 rows (1 rank x 4)" in lines[-1]
+    assert "with a global batch of 8 rows (2 ranks x 4), previously 4 rows (1 rank x 4)" in lines[-1]
 
     logged = pandas.read_csv(folder / "csv" / "metrics.csv")
     assert logged["train/loss"].dropna().size == LEGS[reading][-2][1] + 5

@@ -1,4 +1,4 @@
-"""A run under a real SLURM: two tasks as ranks, signalled before the time is up, queued again, resumed at its step."""
+"""A run on a SLURM cluster: two tasks as ranks, signalled before the time limit, requeued and resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cluster() -> Iterator[slurm_cluster.Cluster]:
 
 
 def last_step(run: Path) -> int:
-    """The last optimiser step in the CSV file, counted from 0; -1 before there is one."""
+    """Return the last optimizer step in the CSV file, counted from 0; -1 if there is none."""
     file = run / "csv" / "metrics.csv"
     try:
         return int(pandas.read_csv(file)["step"].max())
@@ -38,7 +38,7 @@ def last_step(run: Path) -> int:
         return -1
 
 
-def test_a_signalled_job_is_queued_again_and_resumes(cluster: slurm_cluster.Cluster, tmp_path: Path) -> None:
+def test_signalled_job_is_requeued_and_resumes(cluster: slurm_cluster.Cluster, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "job.log"
     options = small_run(
         write_folder(tmp_path / "m2kr"), run, "trainer=slurm", "trainer.accelerator=cpu", "trainer.devices=2",
@@ -66,10 +66,10 @@ def test_a_signalled_job_is_queued_again_and_resumes(cluster: slurm_cluster.Clus
     cluster.run("scancel", "--signal=USR1", job)
     slurm_cluster.wait_until(reached(lambda: cluster.restarts(job) == 1), "the job was not queued again", details)
     slurm_cluster.wait_until(reached(lambda: cluster.state(job) == "COMPLETED"), "the job did not end", details)
-    said = log.read_text()
-    assert said.count("resuming from") == 1, said
+    text = log.read_text()
+    assert text.count("resuming from") == 1, text
     assert (run / "metrics.json").exists()
     steps = pandas.read_csv(run / "csv" / "metrics.csv").dropna(subset="train/loss")["step"].tolist()
-    assert steps == list(range(len(steps)))  # each step once, over both starts of the job
-    step = int(said.partition("resuming from")[2].partition(", step ")[2].split()[0].rstrip("."))
+    assert steps == list(range(len(steps)))  # each step once in both starts of the job
+    step = int(text.partition("resuming from")[2].partition(", step ")[2].split()[0].rstrip("."))
     assert 3 <= step < len(steps)

@@ -1,4 +1,4 @@
-"""Sweeps of ret-train as their users run them: named, continued, and only what is missing."""
+"""Sweeps of ret-train: names, resuming, and running only missing jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.small_runs import m2kr, ret_train, sweep, written
 pytestmark = pytest.mark.slow
 
 
-def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path) -> None:
+def test_same_command_runs_only_missing_jobs(root: Path, tmp_path: Path) -> None:
     command = ["gate=lstm,none", "seed=1,2"]
     first = sweep(root, tmp_path, *command)
     assert first.returncode == 0, first.stderr
@@ -25,7 +25,7 @@ def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path)
     config = yaml.safe_load((runs / "gate=none+seed=2" / "config.yaml").read_text())
     assert (config["seed"], config["sweep"]) == (2, "gate+seed")
 
-    # One is missing, one was cut off before its test, and one has been renamed by its owner.
+    # One job is missing, one has no test, and one folder is renamed.
     before = json.loads((runs / "gate=none+seed=1" / "metrics.json").read_text())
     (runs / "gate=none+seed=1" / "metrics.json").unlink()
     (runs / "gate=lstm+seed=2").rename(runs / "the one for the paper")
@@ -35,7 +35,7 @@ def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path)
     again = sweep(root, tmp_path, *command)
     assert again.returncode == 0, again.stderr
     assert "4 jobs in" in again.stdout
-    assert "2 finished already, 1 to go on, 1 to run" in again.stdout
+    assert "2 finished, 1 to resume, 1 to start" in again.stdout
     assert "resuming from" in again.stdout
     now = written(runs)
     assert sorted(now) == ["gate=lstm+seed=1", "gate=none+seed=1", "gate=none+seed=2", "the one for the paper"]
@@ -43,7 +43,7 @@ def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path)
     assert now["the one for the paper"] == done["gate=lstm+seed=2"]
     assert json.loads((runs / "gate=none+seed=1" / "metrics.json").read_text()) == before
 
-    # Another config under the same names is another run, and leaves those that are there alone.
+    # Jobs with the same names and another config get new folders.
     other = sweep(root, tmp_path, "gate=none", "seed=1,2", "optimizer.lr=3e-3", f"output_dir={runs}")
     assert other.returncode == 0, other.stderr
     assert written(runs).items() >= now.items()
@@ -51,24 +51,24 @@ def test_the_same_command_again_runs_what_is_missing(root: Path, tmp_path: Path)
     assert len(find_runs(runs)[0]) == 6
 
     last = sweep(root, tmp_path, *command)
-    assert "4 finished already" in last.stdout
-    assert "nothing is left to do" in last.stdout
+    assert "4 finished" in last.stdout
+    assert "all jobs are finished" in last.stdout
 
 
-def test_a_job_that_fails_is_told_at_the_end_and_run_again(root: Path, tmp_path: Path) -> None:
-    # Weights that are not there are missed only when the model is built.
+def test_failed_job_is_reported_and_run_again(root: Path, tmp_path: Path) -> None:
+    # Missing weights are detected when the model is built.
     command = [f"init_from=null,{tmp_path / 'nowhere'}", f"output_dir={tmp_path / 'sweep'}"]
     for _ in range(2):
         done = sweep(root, tmp_path, *command)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-2].startswith("ret-train: 1 of ")
-        assert "nowhere: no such folder" in done.stderr.splitlines()[-1]
+        assert "nowhere: the folder does not exist" in done.stderr.splitlines()[-1]
         assert list(written(tmp_path / "sweep")) == ["init_from=null"]
-    assert "1 finished already, 1 to run" in done.stdout
+    assert "1 finished, 1 to start" in done.stdout
 
 
-def test_ranks_of_a_sweep_share_one_config_and_one_folder(root: Path, tmp_path: Path) -> None:
-    # A learning rate that each evaluation of the config draws anew: ranks that composed it themselves would differ.
+def test_ranks_of_a_sweep_share_config_and_folder(root: Path, tmp_path: Path) -> None:
+    # The learning rate differs each time the config is composed.
     done = sweep(
         root,
         tmp_path,
@@ -93,7 +93,7 @@ def test_ranks_of_a_sweep_share_one_config_and_one_folder(root: Path, tmp_path: 
         )
 
 
-def test_a_dry_run_tells_and_leaves_nothing(root: Path, tmp_path: Path) -> None:
+def test_dry_run_lists_jobs_and_writes_nothing(root: Path, tmp_path: Path) -> None:
     command = ["model.num_tokens=4,6", "seed=1,2", "dry_run=true"]
     done = sweep(root, tmp_path, *command)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""SIGTERM as an error, in this process."""
+"""Handling of SIGTERM in this process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from ret_lightning.errors import Stopped
 def test_sigterm_raises_and_the_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped) as raised, sigterm_raises():
-        signal.getsignal(signal.SIGTERM)(
-            signal.SIGTERM, None
-        )  # as the signal would, without a risk for pytest's process
+        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # called directly, so that no signal can reach pytest
     assert raised.value.exit_code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_handler_of_the_caller_stays_in_another_thread() -> None:
+def test_handler_is_not_set_in_other_threads() -> None:
     before, entered = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""ret-train as a user runs it: in another process, on a folder in the ReT-M2KR layout and on the glyphs corpus."""
+"""ret-train in a new process, on a folder in the ReT-M2KR layout and on the glyphs corpus."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sub
 
 
 @pytest.mark.slow
-class TestARunOnAFolder:
-    def test_it_leaves_what_it_promises(self, run) -> None:
+class TestRunOnM2KR:
+    def test_result_files(self, run) -> None:
         folder, done = run
         assert done.returncode == 0, done.stderr
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -47,7 +47,7 @@ class TestARunOnAFolder:
         assert config["output_dir"] == str(folder)
         assert "${" not in (folder / "config.yaml").read_text()
 
-    def test_it_tells_what_it_cost_and_what_code_made_it(self, run) -> None:
+    def test_cost_and_origin_are_recorded(self, run) -> None:
         folder, _ = run
         cost = json.loads((folder / "cost.json").read_text())
         assert cost["training_seconds"] > 0
@@ -60,7 +60,7 @@ class TestARunOnAFolder:
         assert all(set(version) == {"commit", "dirty"} for version in origin["code"])
         assert not (folder / "failure.json").exists()
 
-    def test_the_rankings_give_the_metrics(self, run) -> None:
+    def test_metrics_match_the_rankings(self, run) -> None:
         folder, _ = run
         metrics = json.loads((folder / "metrics.json").read_text())
         for subset in SUBSETS:
@@ -69,14 +69,14 @@ class TestARunOnAFolder:
             hits = 0
             for i in range(12):
                 row = query(subset, i)
-                wanted = row["passage_id"] if isinstance(row["passage_id"], list) else [row["passage_id"]]
+                gold = row["passage_id"] if isinstance(row["passage_id"], list) else [row["passage_id"]]
                 best = [p for p, _ in ranked[str(row["data_id"])][:5]]
-                hits += any(str(w) in best for w in wanted)
+                hits += any(str(passage) in best for passage in gold)
             assert metrics[f"{subset}/recall@5"] == pytest.approx(hits / 12)
 
-    def test_it_tells_what_it_did(self, run) -> None:
+    def test_log_has_epochs_and_model_summary(self, run) -> None:
         _, done = run
-        said = done.stdout + done.stderr
+        log = done.stdout + done.stderr
         for line in (
             "epoch 1, step 5: recall@5",
             "epoch 2, step 10: recall@5",
@@ -84,10 +84,10 @@ class TestARunOnAFolder:
             "Non-trainable params",
             "random R@5",
         ):
-            assert line in said
-        assert "Traceback" not in said
+            assert line in log
+        assert "Traceback" not in log
 
-    def test_one_seed_gives_the_same_metrics_byte_for_byte(self, run, root: Path, tmp_path: Path) -> None:
+    def test_same_seed_reproduces_metrics_exactly(self, run, root: Path, tmp_path: Path) -> None:
         folder, _ = run
         again = tmp_path / "again"
         assert ret_train(*m2kr(root, f"output_dir={again}"), cwd=tmp_path).returncode == 0
@@ -96,21 +96,22 @@ class TestARunOnAFolder:
             name = f"rankings/{subset}.trec"
             assert (again / name).read_bytes() == (folder / name).read_bytes()
 
-    def test_a_finished_run_is_not_run_over(self, run, root: Path) -> None:
+    def test_finished_run_is_not_overwritten(self, run, root: Path) -> None:
         folder, _ = run
         before = (folder / "metrics.json").read_bytes()
         done = ret_train(*m2kr(root, f"output_dir={folder}"), cwd=folder.parent)
         assert done.returncode != 0
-        assert "holds a finished run (metrics.json)" in done.stderr
+        assert done.stderr.strip().endswith("[folder-holds-finished-run]")
         assert "Traceback" not in done.stderr
         assert (folder / "metrics.json").read_bytes() == before
 
-    def test_two_ranks_are_one_rank_with_twice_the_batch(self, root: Path, tmp_path: Path) -> None:
-        # SGD, since AdamW divides gradients by themselves, which makes rounding as large as what is rounded.
-        still = ["model.dropout=0", "model.attention_dropout=0", "optimizer=sgd"]
-        one = ret_train(*m2kr(root, *still, f"output_dir={tmp_path / 'one'}"), cwd=tmp_path)
+    def test_two_ranks_equal_one_with_twice_the_batch(self, root: Path, tmp_path: Path) -> None:
+        # SGD, because AdamW normalizes gradients, which amplifies rounding errors.
+        options = ["model.dropout=0", "model.attention_dropout=0", "optimizer=sgd"]
+        one = ret_train(*m2kr(root, *options, f"output_dir={tmp_path / 'one'}"), cwd=tmp_path)
         two = ret_train(
-            *m2kr(root, *still, "data.batch_size=4", "trainer=ddp_cpu", f"output_dir={tmp_path / 'two'}"), cwd=tmp_path
+            *m2kr(root, *options, "data.batch_size=4", "trainer=ddp_cpu", f"output_dir={tmp_path / 'two'}"),
+            cwd=tmp_path,
         )
         assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
         weights = [
@@ -123,7 +124,7 @@ class TestARunOnAFolder:
         metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
         assert metrics[0].keys() == metrics[1].keys()
 
-    def test_ranks_may_have_different_numbers_of_batches_to_evaluate(self, root: Path, tmp_path: Path) -> None:
+    def test_ranks_evaluate_different_numbers_of_batches(self, root: Path, tmp_path: Path) -> None:
         # Six batches of passages and four of queries: 4, 3 and 3 for the ranks.
         few = ["data.subsets=[okvqa]", "data.limit=7", "data.eval_batch_size=2", "data.batch_size=2"]
         done = ret_train(
@@ -134,7 +135,7 @@ class TestARunOnAFolder:
 
 
 @pytest.mark.slow
-def test_the_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
+def test_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = ret_train(
         "debug=fast",
@@ -154,7 +155,7 @@ def test_the_glyphs_corpus_with_wandb_offline(tmp_path: Path) -> None:
     row = dict(zip(content["columns"], content["data"][0], strict=True))
     assert row["gold"].startswith("U+")
     assert row["rank 1"].startswith(("+ U+", "- U+"))
-    # Offline, a table's pictures wait in the run folder for `wandb sync`.
+    # Images of offline tables are stored in the run folder until `wandb sync`.
     staged = [p.read_bytes() for p in folder.glob("wandb/artifacts/staging/*")]
     assert any(content.startswith(b"\x89PNG") for content in staged)
     tables = [json.loads(content)["data"] for content in staged if content.startswith(b"{")]
@@ -183,35 +184,39 @@ def missing_file(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "options", "code", "message"),
+    ("change", "options", "exit_code", "found", "code"),
     [
-        (broken_line, [], 1, "wit_test.jsonl:2: not JSON"),
-        (broken_training_line, ["data.num_workers=1"], 1, "m2kr_up_train.jsonl:41: field passage_id is missing"),
-        (broken_image, ["data.num_workers=1"], 1, "sub/1.png cannot be decoded"),
-        (missing_file, [], 1, "m2kr_up_train.jsonl: no such file"),
-        (missing_file, ["trainer=ddp_cpu"], 1, "m2kr_up_train.jsonl: no such file"),
-        (broken_image, ["trainer=ddp_cpu"], 1, "sub/1.png cannot be decoded"),
-        (None, ["data.subsets=[wit,nothing]"], 1, "there are: wit, infoseek, evqa, okvqa"),
-        (None, ["gate=lstmm", "trainer.max_epoch=1"], 2, "2 problems in the config"),
+        (broken_line, [], 1, "wit_test.jsonl:2: ", "not-json"),
+        (broken_training_line, ["data.num_workers=1"], 1, "m2kr_up_train.jsonl:41: ", "missing-field"),
+        (broken_image, ["data.num_workers=1"], 1, "sub/1.png", "image-format-unknown"),
+        (missing_file, [], 1, "m2kr_up_train.jsonl: ", "missing-corpus-file"),
+        (missing_file, ["trainer=ddp_cpu"], 1, "m2kr_up_train.jsonl: ", "missing-corpus-file"),
+        (broken_image, ["trainer=ddp_cpu"], 1, "sub/1.png", "image-format-unknown"),
+        (None, ["data.subsets=[wit,nothing]"], 1, "wit, infoseek, evqa, okvqa", "subset-without-test-file"),
+        (None, ["gate=lstmm", "trainer.max_epoch=1"], 2, "2 problems in the config", "unknown-option"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_leaves_no_result(change, options, code, message, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_has_no_result(
+    change, options: list[str], exit_code: int, found: str, code: str, tmp_path: Path
+) -> None:
     root = write_folder(tmp_path / "m2kr")
     if change:
         change(root)
     folder = tmp_path / "run"
     done = ret_train(*m2kr(root, f"output_dir={folder}", *options), cwd=tmp_path)
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == exit_code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    if code == 1:
-        told = [line for line in done.stderr.splitlines() if line.startswith("ret-train: ")]
-        # A rank that meets the same problem may say it too.
-        assert 1 <= len(told) <= (2 if "trainer=ddp_cpu" in options else 1)
-        assert any(message in line for line in told)
+    if exit_code == 1:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ret-train: ")]
+        # Another rank may report the same problem.
+        assert 1 <= len(lines) <= (2 if "trainer=ddp_cpu" in options else 1)
+        assert any(found in line and f"[{code}]" in line for line in lines)
         recorded = json.loads((folder / "failure.json").read_text())["error"]
-        # Of what only another rank met, the first one knows that it was there.
-        assert message in recorded or ("trainer=ddp_cpu" in options and "another rank failed" in recorded)
+        # If only another rank has the error, the first rank records that another rank failed.
+        is_other_rank = "trainer=ddp_cpu" in options and "[another-rank-failed]" in recorded
+        assert is_other_rank or (found in recorded and f"[{code}]" in recorded)
         assert not (folder / "metrics.json").exists()
     else:
-        assert message in done.stderr
+        assert found in done.stderr
+        assert f"[{code}]" in done.stderr
         assert not folder.exists()

@@ -1,4 +1,4 @@
-"""A backbone of the user's own through the commands: one file in another package, one config in another folder."""
+"""A user-defined backbone, in one file of another package and one config, in all commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.small_runs import QUIET
 pytestmark = pytest.mark.slow
 PACKAGE = "tests_commands_lab"
 
-# In a process that imports nothing of the package by itself.
+# Run in a process that does not import the package itself.
 READ = """
 import sys
 from ret_lightning import RetRetriever

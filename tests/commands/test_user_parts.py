@@ -1,4 +1,4 @@
-"""Parts of the user's own through the commands: exported models with them are usable, or ret-export refuses."""
+"""User-defined gates, tokenizers and transforms in all commands; ret-export refuses those that cannot be stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SharpGate(LSTMGate):
         return GateActivations(found.forget**self.sharpness, found.text, found.image)
 
 class OwnTokenizer(ClipTokenizer):
-    # Leaves out the words of a file.
+    # Removes the words of a file.
 
     def __init__(self, stop_words, max_length=77):
         self._read(Path(stop_words).read_text(), max_length)
@@ -86,7 +86,7 @@ TOKENIZER = "backbone.tokenizer._target_=tests_commands_parts.OwnTokenizer"
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a module with parts, which configs may build."""
+    """Write a module with parts that configs may build, and return its folder."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "tests_commands_parts.py").write_text(PARTS)
     monkeypatch.syspath_prepend(tmp_path / "own")
@@ -94,13 +94,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "own"
 
 
-def test_every_command_takes_an_exported_model(call: Callable[..., int], package: Path, tmp_path: Path) -> None:
+def test_commands_accept_an_exported_model(call: Callable[..., int], package: Path, tmp_path: Path) -> None:
     root, run, model = write_folder(tmp_path / "m2kr"), tmp_path / "run", tmp_path / "model"
     words = tmp_path / "stop_words.txt"
     words.write_text("of the a")
     tokenizer = [TOKENIZER, f"+backbone.tokenizer.stop_words={words}"]
     assert call("train", *small_run(root, run, *GATE, *IMAGES, *tokenizer, "trainer.max_epochs=1")) == 0
-    words.unlink()  # the checkpoint has it
+    words.unlink()  # stored in the checkpoint
     assert call("export", f"checkpoint={run}", f"output={model}") == 0
     assert "`RET_LIGHTNING_TARGETS=tests_commands_parts`" in (model / "README.md").read_text()
     passages = f"passages={root / 'jsonl/m2kr/passages/evqa_passages_test.jsonl'}"
@@ -108,10 +108,10 @@ def test_every_command_takes_an_exported_model(call: Callable[..., int], package
     data = ["data=m2kr", f"data.root={root}", "data.num_workers=0", "trainer.enable_progress_bar=false"]
     commands = (
         ("index", f"checkpoint={model}", passages, images, f"index={tmp_path / 'index'}"),
-        ("search", f"index={tmp_path / 'index'}", "query=hello", f"checkpoint={run}"),  # of the same fingerprint
+        ("search", f"index={tmp_path / 'index'}", "query=hello", f"checkpoint={run}"),  # same fingerprint
         ("evaluate", f"checkpoint={model}", f"output_dir={tmp_path / 'evaluation'}", *data),
     )
-    for name, *options in commands:  # in other processes, which have imported nothing
+    for name, *options in commands:  # new processes, which have not imported the module
         environment = {**os.environ, "PYTHONPATH": str(package)}
         done = processes.run(processes.module(f"ret_lightning.commands.{name}", *options), tmp_path, environment)
         assert done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ def test_resume_needs_the_same_tokenizer(
     assert "the file stop_words.txt differs" in message
 
 
-def test_tokenizer_without_the_interface_is_trained_but_not_exported(
+def test_tokenizer_without_interface_is_not_exported(
     call: Callable[..., int], package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run, model = write_folder(tmp_path / "m2kr"), tmp_path / "run", tmp_path / "model"

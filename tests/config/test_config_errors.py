@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ret_lightning.config.config_errors import Problem, choices, nearest, report, show_value
+from ret_lightning.config.config_errors import Problem, choices, format_problems, format_value, nearest
 from ret_lightning.errors import ConfigError
 
 
-def test_the_report_counts() -> None:
+def test_format_problems_counts() -> None:
     problems = [
         Problem("conf/a.yaml:1", "a.b", ConfigError("is wrong", code="wrong-value")),
         Problem("command line: +a=1", "a", ConfigError("is wrong too", code="wrong-again")),
     ]
-    assert report(problems, "ret-train") == (
+    assert format_problems(problems, "ret-train") == (
         "ret-train: 2 problems in the config:\n"
         "  conf/a.yaml:1: a.b: is wrong [wrong-value]\n"
         "  command line: +a=1: is wrong too [wrong-again]"
     )
-    assert report(problems[:1], "ret-train").startswith("ret-train: 1 problem in the config:\n")
+    assert format_problems(problems[:1], "ret-train").startswith("ret-train: 1 problem in the config:\n")
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_choices_lists_few_options_and_the_nearest_of_many(name: str, options: l
     assert choices(name, options) == text
 
 
-def test_choices_of_many_names_three_though_none_is_near() -> None:
+def test_choices_of_many_lists_three_if_none_is_near() -> None:
     text = choices("q", [f"option{i}" for i in range(13)])
     assert text.startswith("; nearest of 13: ")
     assert len(text.partition(": ")[2].split(", ")) == 3
 
 
 @pytest.mark.parametrize("value", [None, True, False, 3, -0.5])
-def test_value_is_shown_as_yaml_reads_it(value: object) -> None:
-    assert yaml.safe_load(show_value(value)) == value
+def test_value_is_formatted_as_yaml(value: object) -> None:
+    assert yaml.safe_load(format_value(value)) == value
 
 
-def test_long_value_is_shortened() -> None:
-    assert show_value("a" * 58) == repr("a" * 58)
-    assert show_value("a" * 59) == "'" + "a" * 56 + "..."
+def test_long_value_is_truncated() -> None:
+    assert format_value("a" * 58) == repr("a" * 58)
+    assert format_value("a" * 59) == "'" + "a" * 56 + "..."

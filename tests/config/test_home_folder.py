@@ -36,8 +36,8 @@ def test_input_path_is_expanded(
     command: str, path: str, call: Callable[..., int], home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert call(command, *(option.format(path=path) for option in COMMANDS[command])) != 0
-    told = capfd.readouterr()
-    assert str(home / "nowhere") in told.err + told.out
+    printed = capfd.readouterr()
+    assert str(home / "nowhere") in printed.err + printed.out
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_input_path_is_expanded(
         ("report", "report.report.write_report", ['runs="~/made"', "output=~/made"]),
     ],
 )
-def test_task_gets_expanded_paths(
+def test_task_receives_expanded_paths(
     command: str,
     function: str,
     options: list[str],
@@ -69,11 +69,11 @@ def test_task_gets_expanded_paths(
 ) -> None:
     passed: list[object] = []
 
-    def noted(*values: object, **named: object) -> tuple[()]:
+    def record(*values: object, **named: object) -> tuple[()]:
         passed.extend((*values, *named.values()))
         return ()
 
-    monkeypatch.setattr(f"ret_lightning.{function}", noted)
+    monkeypatch.setattr(f"ret_lightning.{function}", record)
     assert call(command, *options) == 0
     if len(passed) == 1:  # a config
         config = OmegaConf.to_container(passed[0], resolve=True)

@@ -1,4 +1,4 @@
-"""Hydra with our search path: which folder has a config, and what is left behind."""
+"""Initialization of Hydra with a search path, and its state afterwards."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from ret_lightning.config.initialization import initialized
+from ret_lightning.config.initialization import hydra_initialized
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "ret_lightning"
 
 
-def test_first_folder_has_the_config(tmp_path: Path) -> None:
+def test_first_folder_takes_precedence(tmp_path: Path) -> None:
     for folder, width in (("first", 1), ("second", 2)):
         (tmp_path / folder / "model").mkdir(parents=True)
         (tmp_path / folder / "model" / f"{folder}.yaml").write_text(f"width: {width}\n")
         (tmp_path / folder / "train.yaml").write_text(f"seed: {width}\n")
     path = [f"file://{tmp_path / folder}" for folder in ("first", "second")]
-    with initialized(path, "lab"):
+    with hydra_initialized(path, "lab"):
         config = hydra.compose("train", ["+model=second"], return_hydra_config=True)
     assert (config.seed, config.model.width, config.hydra.job.name) == (1, 2, "lab")
     assert [source.provider for source in config.hydra.runtime.config_sources if source.provider != "hydra"] == [
@@ -29,8 +29,8 @@ def test_first_folder_has_the_config(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_package_is_a_folder(tmp_path: Path) -> None:
-    with initialized(["pkg://ret_lightning.conf"], "lab") as app:
+def test_package_is_searched(tmp_path: Path) -> None:
+    with hydra_initialized(["pkg://ret_lightning.conf"], "lab") as app:
         assert "lstm" in app.config_loader().get_group_options("gate")
 
 
@@ -42,8 +42,8 @@ def test_no_private_module_of_hydra_is_imported(module: Path) -> None:
         assert [name for name in names if name.startswith(("hydra._", "omegaconf._"))] == []
 
 
-def test_hydra_is_as_before(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), initialized([f"file://{tmp_path}"], "lab"):
+def test_hydra_is_cleared_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), hydra_initialized([f"file://{tmp_path}"], "lab"):
         raise ZeroDivisionError
     assert not GlobalHydra.instance().is_initialized()
     (tmp_path / "train.yaml").write_text("seed: 1\n")

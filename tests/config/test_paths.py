@@ -1,4 +1,4 @@
-"""Paths of a config become absolute, hub ids and interpolations stay."""
+"""Paths of a config become absolute; hub ids and interpolations are unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ from ret_lightning.config.paths import PATHS, PATHS_OR_IDS, make_paths_absolute
     ],
 )
 @pytest.mark.parametrize("is_explicit", [False, True])
-def test_paths(tmp_path: Path, monkeypatch, key: str, value: str, expected: str, is_explicit: bool) -> None:
+def test_paths_become_absolute(
+    tmp_path: Path, monkeypatch, key: str, value: str, expected: str, is_explicit: bool
+) -> None:
     base = tmp_path / "base"
     (base / "there").mkdir(parents=True)
     monkeypatch.setenv("HOME", "/home/me")
@@ -58,7 +60,7 @@ def test_keys_exist() -> None:
         "model.backbone.pretrained",
         "data.layout.root",
         "data.layout.cache_dir",
-    }  # of a user, and of stored configs
+    }  # set by users and in stored configs
     patterns = {*PATHS, *PATHS_OR_IDS} - optional
     keys = {key for config in configs for key in _keys(OmegaConf.to_container(config))}
     assert {pattern for pattern in patterns if not any(fnmatch(key, pattern) for key in keys)} == set()

@@ -1,4 +1,4 @@
-"""The resolvers, through OmegaConf."""
+"""The resolvers in OmegaConf configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from ret_lightning.config.resolvers import job_name, register_resolvers
 
 
-def resolved(value: str, **keys: object) -> object:
+def resolve(value: str, **keys: object) -> object:
     register_resolvers()
     return OmegaConf.create({"value": value, **keys}).value
 
@@ -19,20 +19,20 @@ def resolved(value: str, **keys: object) -> object:
     ("resume", "folder", "value"), [(None, "runs/new", "x"), ("auto", "runs/new", "x"), ("runs/old", "runs/old", None)]
 )
 def test_resumed_run_keeps_its_folder(resume: str | None, folder: str, value: str | None) -> None:
-    assert resolved("${run_folder:${resume},runs/new}", resume=resume) == folder
-    assert resolved("${unless_resumed:${resume},x}", resume=resume) == value
+    assert resolve("${run_folder:${resume},runs/new}", resume=resume) == folder
+    assert resolve("${unless_resumed:${resume},x}", resume=resume) == value
 
 
-def test_product_follows_the_other_setting() -> None:
-    assert resolved("${product:1e-6,${size}}", size=64) == pytest.approx(6.4e-5)
-    assert resolved("${product:2,3,0.5}") == 3.0
+def test_product_scales_with_a_setting() -> None:
+    assert resolve("${product:1e-6,${size}}", size=64) == pytest.approx(6.4e-5)
+    assert resolve("${product:2,3,0.5}") == 3.0
 
 
 def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolved("${expand_home:${path}}", path="~/runs") == f"{tmp_path}/runs"
-    assert resolved("${expand_home:runs}") == "runs"
+    assert resolve("${expand_home:${path}}", path="~/runs") == f"{tmp_path}/runs"
+    assert resolve("${expand_home:runs}") == "runs"
 
 
-def test_job_is_named_by_the_keys_that_vary() -> None:
+def test_job_name_lists_the_varying_keys() -> None:
     assert job_name(["optimizer.lr", "seed"], ["optimizer.lr=0.25", "trainer=cpu", "seed=3"]) == "lr=0.25+seed=3"

@@ -1,4 +1,4 @@
-"""Ranges and contradictions of ret-train's config, each told with its key."""
+"""Ranges and contradictions in the config of ret-train: key, code and values of each error."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def problems(*overrides: str) -> dict[str, ConfigError]:
     return dict(TrainConfig.check(config))
 
 
-def test_what_is_shipped_is_sound() -> None:
+def test_shipped_configs_are_valid() -> None:
     assert problems() == {}
     assert problems("experiment=demo") == {}
     assert problems("data=m2kr", "data.root=/nowhere", "backbone=clip_vit_l", "model=ret", "trainer=ddp") == {}
 
 
-def test_all_values_out_of_range_are_told_at_once() -> None:
-    told = problems(
+def test_all_values_out_of_range_are_reported() -> None:
+    errors = problems(
         "data.batch_size=0", "seed=-1", "model.dropout=1.5", "loss.temperature=0", "evaluation.recall_at=[]"
     )
-    assert set(told) == {"data.batch_size", "seed", "model.dropout", "loss.temperature", "evaluation.recall_at"}
-    error = told["data.batch_size"]
+    assert set(errors) == {"data.batch_size", "seed", "model.dropout", "loss.temperature", "evaluation.recall_at"}
+    error = errors["data.batch_size"]
     assert (error.code, error.found, error.least) == ("number-too-small", 0, 1)
-    error = told["model.dropout"]
+    error = errors["model.dropout"]
     assert (error.code, error.found, error.most) == ("number-too-large", 1.5, 1)
-    told = problems("optimizer.lr=nan", "loss.temperature=nan")
-    assert told["optimizer.lr"].code == "number-not-finite"
-    assert told["loss.temperature"].code == "temperature-not-positive"
+    errors = problems("optimizer.lr=nan", "loss.temperature=nan")
+    assert errors["optimizer.lr"].code == "number-not-finite"
+    assert errors["loss.temperature"].code == "temperature-not-positive"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_all_values_out_of_range_are_told_at_once() -> None:
         ),
     ],
 )
-def test_contradictions_name_the_key(overrides: list[str], key: str, code: str, values: dict) -> None:
+def test_contradiction_has_key_and_values(overrides: list[str], key: str, code: str, values: dict) -> None:
     error = problems(*overrides)[key]
     assert error.code == code
     assert error.values == values
@@ -143,7 +143,7 @@ def test_contradictions_name_the_key(overrides: list[str], key: str, code: str, 
         ("val/nam/recall@5", ["data.subsets=[name,case]"], "monitored-subset-not-validated"),
     ],
 )
-def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[str], code: str) -> None:
+def test_monitor_of_an_unlogged_metric_is_refused(monitor: str, options: list[str], code: str) -> None:
     for callback in ("checkpoint", "early_stopping"):
         added = f"+callbacks.early_stopping={{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: {monitor}}}"
         own = added if callback == "early_stopping" else f"callbacks.checkpoint.monitor={monitor}"
@@ -161,7 +161,7 @@ def test_monitors_of_unlogged_metrics_are_refused(monitor: str, options: list[st
         "gate/query/text/step_00", "mixture/name", "val/index/ann_recall@10",
     ],
 )  # fmt: skip
-def test_monitors_of_logged_metrics_are_accepted(monitor: str) -> None:
+def test_monitor_of_a_logged_metric_is_accepted(monitor: str) -> None:
     assert problems(f"callbacks.checkpoint.monitor={monitor}") == {}
 
 
@@ -170,7 +170,7 @@ def test_own_callback_may_log_what_is_monitored() -> None:
     assert problems("callbacks.checkpoint.monitor=val/accuracy", own) == {}
 
 
-def test_the_ranges_are_of_keys_that_exist() -> None:
+def test_ranges_are_of_existing_keys() -> None:
     """A misspelt key would never be checked."""
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         options = ["data=glyphs", "data=m2kr", *(f"retrieval={p.stem}" for p in CONF.glob("retrieval/*.yaml"))]
@@ -183,7 +183,7 @@ def test_the_ranges_are_of_keys_that_exist() -> None:
     assert absent == []
 
 
-def test_a_stream_whose_end_is_known_is_sound() -> None:
+def test_stream_of_known_length_is_valid() -> None:
     streaming = "data.reading=streaming"
     assert problems(streaming, "trainer.max_steps=500") == {}
     assert problems(streaming, "scheduler.horizon_steps=500") == {}

@@ -1,23 +1,23 @@
-"""Contradicting keys of ret-index and ret-search: the key and the code of each."""
+"""Contradictions between the keys of ret-index and ret-search: key and code of each error."""
 
 from __future__ import annotations
 
 import pytest
 from omegaconf import OmegaConf
 
-from ret_lightning.config.search_rules import one_place, question
+from ret_lightning.config.search_rules import check_index_target, check_query
 
 URL = "http://localhost:6333"
 
 
-def place_errors(**keys: object) -> list[tuple[str, str]]:
+def target_errors(**keys: object) -> list[tuple[str, str]]:
     config = OmegaConf.create({"index": None, "qdrant": None, "collection": None, **keys})
-    return [(key, error.code) for key, error in one_place(config)]
+    return [(key, error.code) for key, error in check_index_target(config)]
 
 
-def question_errors(**keys: object) -> list[tuple[str, str]]:
+def query_errors(**keys: object) -> list[tuple[str, str]]:
     config = OmegaConf.create({"query": None, "image": None, "queries": None, "output": None, **keys})
-    return [(key, error.code) for key, error in question(config)]
+    return [(key, error.code) for key, error in check_query(config)]
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def question_errors(**keys: object) -> list[tuple[str, str]]:
     [{"index": "runs/index"}, {"qdrant": URL, "collection": "passages"}, {"qdrant": URL, "collection": "é" * 255}],
 )
 def test_folder_or_collection_is_accepted(keys: dict) -> None:
-    assert place_errors(**keys) == []
+    assert target_errors(**keys) == []
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_folder_or_collection_is_accepted(keys: dict) -> None:
         ({"index": ""}, [("index", "index-setting-empty")]),
     ],
 )
-def test_error_of_a_place(keys: dict, errors: list[tuple[str, str]]) -> None:
-    assert place_errors(**keys) == errors
+def test_error_of_an_index_target(keys: dict, errors: list[tuple[str, str]]) -> None:
+    assert target_errors(**keys) == errors
 
 
 @pytest.mark.parametrize(
     "keys",
     [{"query": "q"}, {"image": "a.jpg"}, {"query": " ", "image": "a.jpg"}, {"queries": "q.jsonl", "output": "a"}],
 )
-def test_question_or_file_is_accepted(keys: dict) -> None:
-    assert question_errors(**keys) == []
+def test_query_or_file_is_accepted(keys: dict) -> None:
+    assert query_errors(**keys) == []
 
 
 @pytest.mark.parametrize(
@@ -64,5 +64,5 @@ def test_question_or_file_is_accepted(keys: dict) -> None:
         ({"query": "q", "output": ""}, [("output", "empty-file-name")]),
     ],
 )
-def test_error_of_a_question(keys: dict, errors: list[tuple[str, str]]) -> None:
-    assert question_errors(**keys) == errors
+def test_error_of_a_query(keys: dict, errors: list[tuple[str, str]]) -> None:
+    assert query_errors(**keys) == errors

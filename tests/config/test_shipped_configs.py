@@ -1,4 +1,4 @@
-"""Every YAML file that is shipped: it says how to run it, composes without a problem, and builds."""
+"""Shipped YAML files: each shows a valid command, composes without a problem, and can be built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.support.paths import CONF, ROOT
 
-FILES = sorted(file for file in CONF.rglob("*.yaml") if not file.name.startswith("_"))  # without bases of others
+FILES = sorted(file for file in CONF.rglob("*.yaml") if not file.name.startswith("_"))  # without base configs
 # The primary configs of other commands than ret-train, with some of their keys.
 COMMANDS = {
     "check": {"data", "images"},
@@ -31,7 +31,7 @@ TRAINING_FILES = [
     for file in FILES
     if file.relative_to(CONF).with_suffix("").as_posix() not in COMMANDS and file.relative_to(CONF).parts[0] != "hydra"
 ]
-# What a file needs before it can be used; the rest of them need nothing.
+# Required settings of some files.
 NO_DATA, LAYERS = ["data.root=/nowhere"], ["recurrence.text=[0]", "recurrence.vision=[0]"]
 NEEDS = {
     "data/m2kr": NO_DATA,
@@ -42,7 +42,7 @@ NEEDS = {
 
 
 def overrides(file: Path) -> list[str]:
-    """The command line that chooses a file."""
+    """Return the command line that chooses a file."""
     name = file.relative_to(CONF).with_suffix("").as_posix()
     return [] if name == "train" else [name.replace("/", "="), *NEEDS.get(name, [])]
 
@@ -60,8 +60,8 @@ def composed(extra: list[str]) -> DictConfig:
 @pytest.mark.parametrize(
     "file", [f for f in FILES if f != CONF / "hydra/command.yaml"], ids=lambda f: f.relative_to(CONF).as_posix()
 )
-def test_the_header_shows_a_command_that_is_right(file: Path, tmp_path: Path) -> None:
-    """The first command of the header is checked by the command itself, through `--cfg job`, which runs nothing."""
+def test_header_has_a_valid_command(file: Path, tmp_path: Path) -> None:
+    """The first command of the header is checked with `--cfg job`, which does not run it."""
     name = file.relative_to(CONF).with_suffix("").as_posix()
     command = name if name in COMMANDS else "train"
     header = file.read_text().split("\n\n")[0]
@@ -78,12 +78,12 @@ def test_the_header_shows_a_command_that_is_right(file: Path, tmp_path: Path) ->
             cwd=tmp_path,
         )
         assert run.returncode == 0, run.stderr
-        shown = yaml.safe_load(run.stdout)
-        assert shown["seed"] == 42 if command == "train" else set(shown) > COMMANDS[command]
+        config = yaml.safe_load(run.stdout)
+        assert config["seed"] == 42 if command == "train" else set(config) > COMMANDS[command]
 
 
 @pytest.mark.parametrize("file", TRAINING_FILES, ids=lambda f: f.relative_to(CONF).as_posix())
-def test_what_it_names_is_built(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_are_built(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lightning
     import torch
 
@@ -104,7 +104,7 @@ def test_what_it_names_is_built(file: Path, tmp_path: Path, monkeypatch: pytest.
     assert isinstance(build(config.optimizer)([parameter]), torch.optim.Optimizer)
     loggers = [build(node) for node in config.logger.values()]
     if config.trainer.accelerator == "gpu":
-        config.trainer.accelerator = "cpu"  # there may be no GPU here; the rest of the node is what is tried
+        config.trainer.accelerator = "cpu"  # this machine may have no GPU
         config.trainer.devices = 1
         config.trainer.num_nodes = 1
     assert isinstance(build(config.trainer, logger=loggers or False, callbacks=callbacks), lightning.Trainer)
@@ -115,7 +115,7 @@ def options_of(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("backbone", options_of("backbone"))
-def test_every_backbone_goes_with_every_gate_and_recurrence(backbone: str) -> None:
+def test_backbone_supports_all_gates_and_recurrences(backbone: str) -> None:
     import torch
 
     from ret_lightning.config.build import build
@@ -151,7 +151,7 @@ def test_every_backbone_goes_with_every_gate_and_recurrence(backbone: str) -> No
             assert tower.plan.steps == expected[recurrence]
 
 
-def test_the_groups_are_those_of_the_design() -> None:
+def test_config_groups_exist() -> None:
     groups = {p.name for p in CONF.iterdir() if p.is_dir() and not p.name.startswith("_")}
     assert groups >= {
         "backbone", "recurrence", "gate", "loss", "data", "retrieval", "optimizer", "scheduler", "trainer", "logger",
@@ -159,8 +159,8 @@ def test_the_groups_are_those_of_the_design() -> None:
     }  # fmt: skip
 
 
-def test_every_option_of_the_model_is_a_key_of_its_config() -> None:
-    """`model.x=y` is refused for keys that the file does not have."""
+def test_model_config_has_all_parameters() -> None:
+    """`model.x=y` is refused for keys that are not in the file."""
     import inspect
 
     from ret_lightning.models import build_retriever
@@ -169,7 +169,7 @@ def test_every_option_of_the_model_is_a_key_of_its_config() -> None:
     assert keys == set(inspect.signature(build_retriever).parameters)
 
 
-def test_every_package_and_config_is_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_and_configs_are_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     setuptools = pytest.importorskip("setuptools")
     found: dict[str, list[str]] = {}
@@ -182,6 +182,6 @@ def test_every_package_and_config_is_shipped(monkeypatch: pytest.MonkeyPatch) ->
     assert set(found["packages"]) == on_disk | {"ret_lightning.conf"}
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     depth = max(len(f.relative_to(CONF).parts) for f in FILES)
-    assert depth <= len(data["ret_lightning.conf"])  # a pattern a depth
+    assert depth <= len(data["ret_lightning.conf"])  # one pattern per depth
     others = {p.name for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert others <= {*data["*"], *data["ret_lightning.report"]}

@@ -1,4 +1,4 @@
-"""Sweeps, through Hydra in this process: which jobs are planned, and which of them run in which folder."""
+"""Sweeps through Hydra in this process: planned jobs, and the folders of the jobs that run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.config.initialization import initialized
-from ret_lightning.config.sweeping import Choose, PlannedJob, all_jobs, renamed, results_of
+from ret_lightning.config.initialization import hydra_initialized
+from ret_lightning.config.sweeping import Choose, PlannedJob, choose_all, collect_results, move_job
 from tests.support.config_folder import write
 
 
@@ -28,24 +28,28 @@ def settings_of_job(config: DictConfig) -> tuple[str, int, int]:
 
 
 def sweep(
-    tmp_path: Path, *overrides: str, choose: Choose = all_jobs, task: Callable[[DictConfig], Any] = settings_of_job
+    tmp_path: Path,
+    *overrides: str,
+    choose: Choose = choose_all,
+    task: Callable[[DictConfig], Any] = settings_of_job,
+    files: dict[str, str] | None = None,
 ) -> tuple[list[PlannedJob], list[Any]]:
-    """The planned jobs, and what those that ran returned."""
+    """Run a sweep, and return the planned jobs and the results of the jobs that ran."""
     planned: list[PlannedJob] = []
 
-    def noted(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:
+    def record(jobs: Sequence[PlannedJob]) -> Sequence[PlannedJob]:
         planned.extend(jobs)
         return choose(jobs)
 
-    task.choose = noted
-    folder = write(tmp_path / "conf")
+    task.choose = record
+    folder = write(tmp_path / "conf", files)
     quiet = ["hydra.mode=MULTIRUN", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    with initialized([f"file://{folder}"], "train") as app:
+    with hydra_initialized([f"file://{folder}"], "train") as app:
         batches = app.hydra.multirun("train", task, [*overrides, *quiet])
-    return planned, [job.return_value for job in results_of(batches)]
+    return planned, [job.return_value for job in collect_results(batches)]
 
 
-def test_each_job_is_planned_with_its_config_and_folder(tmp_path: Path) -> None:
+def test_jobs_are_planned_with_config_and_folder(tmp_path: Path) -> None:
     planned, _ = sweep(tmp_path, "seed=1,2", "model.width=16", "gate@model.gate=lstm,none", choose=lambda jobs: [])
     assert [(job.config.seed, job.choices["gate@model.gate"]) for job in planned] == [
         (1, "lstm"), (1, "none"), (2, "lstm"), (2, "none"),
@@ -63,7 +67,7 @@ def test_each_job_is_planned_with_its_config_and_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_jobs_run_with_the_planned_values_in_the_planned_folders(tmp_path: Path) -> None:
+def test_jobs_run_as_planned(tmp_path: Path) -> None:
     planned, results = sweep(tmp_path, "seed=3,4", "trainer.max_epochs=5")
     assert results == [(str(job.folder), seed, 5) for job, seed in zip(planned, (3, 4), strict=True)]
     assert OmegaConf.load(tmp_path / "runs/sweep/multirun.yaml").trainer.max_epochs == 5
@@ -71,14 +75,14 @@ def test_jobs_run_with_the_planned_values_in_the_planned_folders(tmp_path: Path)
 
 def test_only_chosen_jobs_run(tmp_path: Path) -> None:
     def last_elsewhere(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
-        return [renamed(jobs[-1], jobs[-1].folder.with_name("elsewhere"))]
+        return [move_job(jobs[-1], jobs[-1].folder.with_name("elsewhere"))]
 
     planned, results = sweep(tmp_path, "seed=3,4,5", choose=last_elsewhere)
     assert len(planned) == 3
     assert results == [(f"{tmp_path}/runs/sweep/elsewhere", 5, 2)]
 
 
-def test_failed_job_raises_its_error_before_the_next_batch(tmp_path: Path) -> None:
+def test_failed_job_stops_before_the_next_batch(tmp_path: Path) -> None:
     ran: list[int] = []
 
     def task(config: DictConfig) -> float:
@@ -90,13 +94,27 @@ def test_failed_job_raises_its_error_before_the_next_batch(tmp_path: Path) -> No
     assert ran == [3, 2]
 
 
-def test_renamed_job_keeps_the_original(tmp_path: Path) -> None:
+def test_move_job_keeps_the_original(tmp_path: Path) -> None:
     (job, *_), _ = sweep(tmp_path, "seed=1,2", choose=lambda jobs: [])
-    moved = renamed(job, tmp_path / "other")
+    moved = move_job(job, tmp_path / "other")
     assert (moved.name, moved.folder, moved.config.output_dir) == ("other", tmp_path / "other", f"{tmp_path}/other")
     assert job.config.output_dir == str(job.folder) != moved.config.output_dir
 
 
+def test_earlier_keys_of_sweeper_params_are_planned(tmp_path: Path) -> None:
+    params = "model.cells: 2,4\n      model.probes: 3"
+    files = {
+        "model/small": "_target_: ret_lightning.retrieval.FaissIndex\nnlist: 1",
+        "experiment/demo": f"# @package _global_\nhydra:\n  sweeper:\n    params:\n      {params}",
+    }
+    planned, _ = sweep(tmp_path, "experiment=demo", choose=lambda jobs: [], files=files)
+    assert [(job.name, job.config.model.nlist, job.config.model.nprobe) for job in planned] == [
+        ("nlist=2", 2, 3),
+        ("nlist=4", 4, 3),
+    ]
+    assert all("cells" not in job.config.model for job in planned)
+
+
 @pytest.mark.parametrize("results", [None, [], [[]], [[0.1, 0.2]]])
-def test_other_return_values_hold_no_results(results: Any) -> None:
-    assert results_of(results) == []
+def test_other_return_values_are_not_results(results: Any) -> None:
+    assert collect_results(results) == []

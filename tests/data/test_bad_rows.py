@@ -1,4 +1,4 @@
-"""Random broken lines and files: a result, a DataError with a kind, or a counted skip; and no row is lost."""
+"""Random invalid lines and files: each row is parsed, or skipped and counted, or raises a DataError with a kind."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ret_lightning import M2KRDataModule
-from ret_lightning.data.bad_rows import Tally, parsed_rows
-from ret_lightning.data.checks.corpus_part import row_scans
+from ret_lightning.data.bad_rows import Tally, parse_rows
+from ret_lightning.data.checks.corpus_part import plan_scans
 from ret_lightning.data.checks.row_scan import RowScan
 from ret_lightning.data.images.sources import image_source
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
@@ -53,7 +53,7 @@ VALUES = st.recursive(
 
 @st.composite
 def changed_rows(draw: st.DrawFn) -> bytes:
-    """A good row with some of its fields changed, left out, or doubled."""
+    """A valid row with some fields changed or removed."""
     row = dict(PAIR)
     for name in draw(st.lists(st.sampled_from(FIELDS), max_size=3)):
         if draw(st.booleans()):
@@ -65,7 +65,7 @@ def changed_rows(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def torn_rows(draw: st.DrawFn) -> bytes:
-    """A good row with bytes cut off, changed or put in."""
+    """A valid row with bytes removed, changed or inserted."""
     line = bytearray(json.dumps(PAIR, ensure_ascii=False).encode())
     start = draw(st.integers(0, len(line)))
     stop = draw(st.integers(start, len(line)))
@@ -82,18 +82,18 @@ LINES = (st.binary(max_size=60) | changed_rows() | torn_rows() | DEEP | st.just(
 PARSERS = (parse_query, parse_passage, parse_pair)
 
 
-def counted(lines: list[bytes]) -> int:
-    """How many rows there are by the rule that blank lines do not count; a byte order mark may begin the file."""
+def count_rows(lines: list[bytes]) -> int:
+    """Return the number of lines that are not blank; a byte order mark may begin the file."""
     return sum(bool(line.removeprefix(b"\xef\xbb\xbf" if i == 0 else b"").strip()) for i, line in enumerate(lines))
 
 
 @MANY
 @given(line=LINES, parse=st.sampled_from(PARSERS))
-def test_a_line_is_a_row_or_a_mistake_with_a_kind(line: bytes, parse: Callable) -> None:
-    place = Place(Path("rows.jsonl"), 7)
+def test_any_line_is_row_or_error_with_kind(line: bytes, parse: Callable) -> None:
+    location = SourceLocation(Path("rows.jsonl"), 7)
     M2KR_ROWS.parse_subset(line)  # never raises
     try:
-        parse(line, place)
+        parse(line, location)
     except DataError as error:
         assert str(error).startswith("rows.jsonl:7: ")
         assert error.kind != "other"
@@ -103,37 +103,31 @@ def test_a_line_is_a_row_or_a_mistake_with_a_kind(line: bytes, parse: Callable) 
 
 @FEW
 @given(lines=st.lists(LINES, max_size=12), kind=st.sampled_from(["", ".gz"]))
-def test_rows_in_are_rows_out_and_rows_counted(lines: list[bytes], kind: str) -> None:
+def test_valid_and_bad_rows_add_up(lines: list[bytes], kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"rows.jsonl{kind}"
         content = b"\n".join(lines)
         file.write_bytes(gzip.compress(content) if kind else content)
-        wanted = counted(lines)
+        wanted = count_rows(lines)
         try:
             files = RowFiles([file])
             direct = list(files)
-            stretched = [row.content for stretch in files.stretches() for row in files.read(stretch)]
+            from_spans = [row.content for span in files.spans() for row in files.read(span)]
         except DataError as error:
-            assert (
-                not content
-                or wanted == 0
-                or "is gzip" in str(error)
-                or "is zstd" in str(error)
-                or "parquet" in str(error)
-            )
+            assert not content or wanted == 0 or error.code == "row-file-misnamed"
             return
-        assert [row for row, _ in direct] == stretched
+        assert [row for row, _ in direct] == from_spans
         assert len(direct) == wanted
         for parse in PARSERS:
             tally = Tally()
-            good = list(parsed_rows(direct, parse, tally))
+            good = list(parse_rows(direct, parse, tally))
             assert len(good) + tally.bad == tally.rows == wanted
-        scans = [scan() for scan, _ in row_scans(files, "training", SubsetNames(["okvqa"]), None)]
-        assert sum(facts.rows.rows for facts in scans) == wanted
-        assert sum(facts.rows.bad for facts in scans) == tally.bad
+        results = [scan() for scan, _ in plan_scans(files, "training", SubsetNames(["okvqa"]), None)]
+        assert sum(result.rows.rows for result in results) == wanted
+        assert sum(result.rows.bad for result in results) == tally.bad
         if wanted:
             indexed = IndexedRows(files)
-            assert [indexed[i][0] for i in range(len(indexed))] == stretched
+            assert [indexed[i][0] for i in range(len(indexed))] == from_spans
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +137,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @FEW
 @given(lines=st.lists(LINES, min_size=1, max_size=10), reading=st.sampled_from(["indexed", "streaming"]))
-def test_the_loader_loses_no_row(corpus: Path, lines: list[bytes], reading: str) -> None:
+def test_loader_loses_no_row(corpus: Path, lines: list[bytes], reading: str) -> None:
     file = corpus / "jsonl/m2kr/train/m2kr_up_train.jsonl"
-    file.write_bytes(b"\n".join([json.dumps(PAIR).encode(), *lines]))  # at least one good row
+    file.write_bytes(b"\n".join([json.dumps(PAIR).encode(), *lines]))  # at least one valid row
     options = {"batch_size": 4, "reading": reading, "shuffle_buffer": 3}
     data = M2KRDataModule(corpus, ClipTokenizer(), ImageTransform(16), on_bad_row="skip", **options)
     data.prepare_data()
     data.setup("fit")
     batches = list(data.train_dataloader())
-    rows = 1 + counted([b"x", *lines]) - 1
+    rows = 1 + count_rows([b"x", *lines]) - 1
     bad = [row for batch in batches for row in batch.bad_rows]
     plan = data.validation_plan()
     removed = len(plan.holdout.removed)
@@ -171,7 +165,7 @@ def test_the_loader_loses_no_row(corpus: Path, lines: list[bytes], reading: str)
 
 @st.composite
 def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """A file cut off, or with a few bytes changed."""
+    """A function that truncates a file or changes some of its bytes."""
     share, cut, patch = draw(st.floats(0, 1)), draw(st.booleans()), draw(st.binary(min_size=1, max_size=4))
 
     def damaged(content: bytes) -> bytes:
@@ -183,8 +177,8 @@ def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 @settings(max_examples=120)
 @given(spoil=damage(), kind=st.sampled_from([".jsonl.gz", ".jsonl.zst", ".parquet"]))
-def test_broken_files_are_told(spoil: Callable[[bytes], bytes], kind: str) -> None:
-    """Either all rows that a file still gives are counted, or it is an error; a part of a file is never taken for the whole."""
+def test_damaged_row_file_is_reported(spoil: Callable[[bytes], bytes], kind: str) -> None:
+    """A damaged file raises an error, or all its rows are counted: a part of a file is never read as the whole."""
     import pyarrow
     import pyarrow.parquet
 
@@ -202,24 +196,24 @@ def test_broken_files_are_told(spoil: Callable[[bytes], bytes], kind: str) -> No
         file.write_bytes(content := spoil(whole))
         try:
             files = RowFiles([file])
-            scans: list[RowScan] = [scan for scan, _ in row_scans(files, "training", SubsetNames(["okvqa"]), None)]
+            scans: list[RowScan] = [scan for scan, _ in plan_scans(files, "training", SubsetNames(["okvqa"]), None)]
         except DataError:
             return
-        facts = [scan() for scan in scans]
+        results = [scan() for scan in scans]
         try:
             count = len(list(files))
         except DataError:
-            assert any(part.broken for part in facts)
+            assert any(result.broken for result in results)
             return
-        assert not any(part.broken for part in facts)
-        assert sum(part.rows.rows for part in facts) == count
+        assert not any(result.broken for result in results)
+        assert sum(result.rows.rows for result in results) == count
         if len(content) < len(whole):
-            assert count == len(rows)  # only what stands behind the rows was cut off
+            assert count == len(rows)  # only bytes after the rows were removed
 
 
 @settings(max_examples=120)
 @given(spoil=damage(), kind=st.sampled_from([".tar", ".zip"]))
-def test_broken_archives_are_told(spoil: Callable[[bytes], bytes], kind: str) -> None:
+def test_damaged_archive_is_reported(spoil: Callable[[bytes], bytes], kind: str) -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         out = io.BytesIO()
@@ -246,13 +240,13 @@ def test_broken_archives_are_told(spoil: Callable[[bytes], bytes], kind: str) ->
             except DataError as error:
                 assert error.kind in ("missing_image", "unreadable_image")
             else:
-                # A tar has no checksum of what its members hold; a broken picture is found when it is decoded.
+                # A tar has no checksums of its members; a broken image is found when it is decoded.
                 assert kind == ".tar" or read == content
     finally:
         shutil.rmtree(folder)
 
 
-def test_a_parquet_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
+def test_parquet_text_not_utf8_is_bad_row(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -266,7 +260,7 @@ def test_a_parquet_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
     indexed = IndexedRows(files)
     for contents in (list(files), [indexed[i] for i in range(3)]):
         tally = Tally()
-        assert len(list(parsed_rows(contents, parse_pair, tally))) == 1
+        assert len(list(parse_rows(contents, parse_pair, tally))) == 1
         messages = [row.message.split(": ", 1)[1] for row in tally.first["wrong_type"]]
         assert [message.split(" must be ")[0] for message in messages] == ["field passage_text", "field answer"]
         assert [message.split(", got ")[1] for message in messages] == [

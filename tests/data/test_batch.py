@@ -1,4 +1,4 @@
-"""Labels of a training batch: subset and passage id, all ids of a query, one per passage."""
+"""Labels and extra columns of a training batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def row(data_id: str, passage_id: object, **fields: object) -> dict:
 
 
 def batch_of(folder: Path, rows: list[dict], **options: object) -> TrainingBatch:
-    """The rows as one batch, in any order."""
+    """Return the rows as one batch, in any order."""
     root = write_folder(folder)
     write_lines(root / TRAIN, rows)
     data = M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=len(rows), **options)
@@ -32,13 +32,13 @@ def batch_of(folder: Path, rows: list[dict], **options: object) -> TrainingBatch
 
 
 def by_subset(batch: TrainingBatch) -> dict[str, list[int]]:
-    """The labels of the query of each subset, without padding."""
+    """Return the labels of the query of each subset, without padding."""
     rows = zip(batch.subsets, batch.labels.tolist(), strict=True)
     return {subset: [label for label in labels if label != PADDING] for subset, labels in rows}
 
 
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
-def test_query_has_all_ids_and_passage_its_own(tmp_path: Path, reading: str) -> None:
+def test_labels_of_queries_and_passages(tmp_path: Path, reading: str) -> None:
     negatives = [{"passage_id": name, "passage_text": "no"} for name in ("p2", "p9")]
     rows = [
         row("wit_0", ["p1", "p2", 3], negative_passages=negatives),
@@ -58,14 +58,14 @@ def test_query_has_all_ids_and_passage_its_own(tmp_path: Path, reading: str) -> 
 
 
 @pytest.mark.parametrize("ids", [(12, "12"), ("12", 12.0), (["12", "a"], "12")])
-def test_equal_ids_of_two_subsets_are_different_labels(tmp_path: Path, ids: tuple) -> None:
+def test_equal_ids_of_subsets_have_different_labels(tmp_path: Path, ids: tuple) -> None:
     batch = batch_of(tmp_path, [row("wit_0", ids[0]), row("okvqa_0", ids[1])])
     found = by_subset(batch)
     assert (found["wit"][0], found["okvqa"][0]) == (label("wit", "12"), label("okvqa", "12"))
     assert not set(found["wit"]) & set(found["okvqa"])
 
 
-def test_shared_ids_are_one_label_in_all_subsets(tmp_path: Path) -> None:
+def test_shared_ids_have_one_label(tmp_path: Path) -> None:
     rows = [
         row("wit_0", ["12", "a"], negative_passages=[{"passage_id": "b", "passage_text": "no"}]),
         row("okvqa_0", 12),
@@ -76,14 +76,14 @@ def test_shared_ids_are_one_label_in_all_subsets(tmp_path: Path) -> None:
     assert len({*found["wit"], *batch.passage_labels.tolist()}) == 3
 
 
-def test_rows_without_subset_share_one(tmp_path: Path) -> None:
+def test_rows_without_subset_share_unknown(tmp_path: Path) -> None:
     batch = batch_of(tmp_path, [row("a0", "p"), row("b0", "p"), row("wit_0", "p", subset="WIT")])
     unknown = [labels for subset, labels in zip(batch.subsets, batch.labels.tolist(), strict=True) if subset != "wit"]
     assert unknown == [[label("unknown", "p")]] * 2
     assert by_subset(batch)["wit"] == [label("wit", "p")]
 
 
-def test_label_of_parts_that_join_to_the_same_text() -> None:
+def test_labels_of_equal_concatenations_differ() -> None:
     parts = ["", "1", "2", "12", "1:", ":1", "1:1", "2:1", "\0", "a", "aa"]
     pairs = list(product(parts, parts))
     assert len({label(*pair) for pair in pairs}) == len(pairs)
@@ -96,8 +96,8 @@ def test_label_is_never_padding(subset: str, passage_id: str) -> None:
 
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
 @pytest.mark.parametrize("form", ["list", "objects"])
-def test_columns_follow_their_rows_and_passages(tmp_path: Path, reading: str, form: str) -> None:
-    """Each passage's score is made of its row and its id, so that it shows where a score went wrong."""
+def test_extra_columns_match_rows_and_passages(tmp_path: Path, reading: str, form: str) -> None:
+    """Each score is computed from the row and the passage id, so that a misplaced score is detected."""
     scores = {f"n{i}": float(i) for i in range(6)}
 
     def with_scores(number: int, names: list[str]) -> dict:

@@ -1,4 +1,4 @@
-"""From files to batches, on a folder with all that real files have; and one clear line for what is wrong with one."""
+"""Tests of the data module: batches from files, and one-line errors for bad files and options."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def root(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "m2kr")
 
 
-def test_training_batches_are_the_rows(root: Path) -> None:
+def test_training_batches_contain_the_rows(root: Path) -> None:
     data = module(root)
     rows = read(root / TRAIN)
     tokenizer, transform = ClipTokenizer(), ImageTransform(16)
     loader = data.train_dataloader()
-    order = [draw.row for batch in loader.batch_sampler for draw in batch]
+    order = [sample.row for batch in loader.batch_sampler for sample in batch]
     assert sorted(order) == list(range(40))
     position = 0
     for batch in loader:
@@ -57,10 +57,10 @@ def test_training_batches_are_the_rows(root: Path) -> None:
     assert position == 40
 
 
-def test_evaluation_loaders_are_pools_and_queries_in_turn(root: Path) -> None:
+def test_evaluation_loaders_alternate_pools_and_queries(root: Path) -> None:
     data = module(root, eval_batch_size=5)
     subsets = data.evaluation_subsets("test")
-    assert [s.name for s in subsets] == ["wit", "infoseek", "evqa", "okvqa"]  # the paper's order
+    assert [s.name for s in subsets] == ["wit", "infoseek", "evqa", "okvqa"]  # the order of the paper
     loaders = data.test_dataloader()
     assert len(loaders) == 8
     for subset, pool, queries in zip(subsets, loaders[0::2], loaders[1::2], strict=True):
@@ -76,7 +76,7 @@ def test_evaluation_loaders_are_pools_and_queries_in_turn(root: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_change_nothing(root: Path, workers: int) -> None:
+def test_batches_do_not_depend_on_workers(root: Path, workers: int) -> None:
     augmentation = Augmentation(rotation=20, shift=0.1)
     alone = list(module(root, augmentation=augmentation, seed=3).train_dataloader())
     got = list(module(root, augmentation=augmentation, seed=3, num_workers=workers).train_dataloader())
@@ -88,14 +88,14 @@ def test_workers_change_nothing(root: Path, workers: int) -> None:
     assert not torch.equal(plain[0].queries.pixel_values, alone[0].queries.pixel_values)
 
 
-def test_subsets_by_name_choose_training_rows_too(root: Path) -> None:
+def test_subsets_select_training_rows(root: Path) -> None:
     data = module(root, subsets=["okvqa", "wit"])
     assert [s.name for s in data.evaluation_subsets("val")] == ["okvqa", "wit"]
     seen = {name for batch in data.train_dataloader() for name in batch.subsets}
     assert seen == {"okvqa", "wit"}
 
 
-def test_a_subset_field_wins_over_the_id(root: Path) -> None:
+def test_subset_field_has_priority_over_data_id(root: Path) -> None:
     rows = read(root / TRAIN)
     for row in rows:
         row["subset"] = "wit"
@@ -104,15 +104,13 @@ def test_a_subset_field_wins_over_the_id(root: Path) -> None:
     assert sum(len(batch) for batch in data.train_dataloader()) == 40
 
 
-def test_val_or_test_takes_the_test_queries_where_there_is_no_file(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_val_or_test_falls_back_to_test_queries(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_lines(root / "jsonl/m2kr/val/okvqa_val.jsonl", [query("okvqa", 1)])
     with caplog.at_level(logging.INFO):
         data = module(root, validation="val_or_test")
     sizes = {s.name: len(s.queries) for s in data.evaluation_subsets("val")}
     assert sizes == {"wit": PASSAGES, "infoseek": PASSAGES, "evqa": PASSAGES, "okvqa": 1}
-    assert "val/wit: 12 queries, 12 passages, the test queries" in caplog.text
+    assert "val/wit: 12 queries, 12 passages (test queries)" in caplog.text
     assert data.validated_on == {"wit": "test", "infoseek": "test", "evqa": "test", "okvqa": "val"}
     with pytest.raises(DataError) as error:
         module(root, validation="val")
@@ -127,9 +125,12 @@ def test_unreachable_queries_are_counted_and_reported(root: Path, caplog: pytest
     write_lines(root / "jsonl/m2kr/test/wit_test.jsonl", rows)
     data = module(root, subsets=["wit"])
     assert data.evaluation_subsets("test")[0].unreachable == [1, 3]
-    assert "test/wit: 2 of 4 queries have none of their passages in the pool and count as misses" in caplog.text
+    assert "test/wit: 2 of 4 queries have no positive in the candidate pool and count as misses" in caplog.text
     assert "data_id 1 at" in caplog.text
     assert "wit_test.jsonl:2" in caplog.text
+
+
+WIT_TEST, WIT_POOL = "jsonl/m2kr/test/wit_test.jsonl", "jsonl/m2kr/passages/wit_passages_test.jsonl"
 
 
 def remove(relative: str):
@@ -145,33 +146,38 @@ def append(relative: str, text: str):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "file", "code", "values"),
     [
+        (remove(TRAIN), TRAIN, "missing-corpus-file", {}),
+        (remove(WIT_POOL), WIT_POOL, "missing-corpus-file", {}),
+        (append(WIT_TEST, "{broken\n"), WIT_TEST, "not-json", {"line": 13}),
         (
-            remove(TRAIN),
-            r"train/m2kr_up_train\.jsonl: no such file \(nor .*\.parquet\); data\.root=.* must hold the layout of ReT-M2KR",
+            append(WIT_POOL, json.dumps(passage("wit", 2))),
+            WIT_POOL,
+            "duplicate-passage-id",
+            {"line": 13, "first_line": 3, "passage_id": "wit_2", "subset": "wit"},
         ),
-        (remove("jsonl/m2kr/passages/wit_passages_test.jsonl"), r"passages/wit_passages_test\.jsonl: no such file"),
-        (append("jsonl/m2kr/test/wit_test.jsonl", "{broken\n"), r"wit_test\.jsonl:13: not JSON"),
+        (lambda root: (root / TRAIN).write_text(""), TRAIN, "row-file-zero-bytes", {}),
         (
-            append("jsonl/m2kr/passages/wit_passages_test.jsonl", json.dumps(passage("wit", 2))),
-            r"wit_passages_test\.jsonl:13: passage_id 'wit_2' is in the pool of wit twice, .*duplicate-passage-id",
-        ),
-        (lambda root: (root / TRAIN).write_text(""), r"m2kr_up_train\.jsonl: the file is empty"),
-        (
-            lambda root: (root / "jsonl/m2kr/test/wit_test.jsonl").write_bytes(b'\n{"a": "\xff\xfe"}\n'),
-            r"wit_test\.jsonl:2: not UTF-8 text",
+            lambda root: (root / WIT_TEST).write_bytes(b'\n{"a": "\xff\xfe"}\n'),
+            WIT_TEST,
+            "not-utf8",
+            {"line": 2},
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(root: Path, change, message: str) -> None:
+def test_bad_corpus_folder_is_an_error(root: Path, change, file: str, code: str, values: dict) -> None:
     change(root)
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(DataError) as error:
         module(root)
+    assert (error.value.code, str(error.value.path)) == (code, str(root / file))
+    assert {name: error.value.values[name] for name in values} == values
+    line = f":{values['line']}" if "line" in values else ""
+    assert str(error.value).startswith(f"{root / file}{line}: ")
     assert "\n" not in str(error.value)
 
 
-def test_a_root_or_subset_that_is_not_there(root: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_errors(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, options, code in (
         (tmp_path / "nowhere", {}, "missing-data-root"),
@@ -192,11 +198,12 @@ def test_a_root_or_subset_that_is_not_there(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_names_file_row_and_subset(root: Path, workers: int) -> None:
+def test_unreadable_image_error_names_row_and_subset(root: Path, workers: int) -> None:
     (root / "images/m2kr/images/sub/2.png").write_bytes(b"\x89PNG nonsense")
     data = module(root, num_workers=workers)
     wit_queries = data.test_dataloader()[1]
-    with pytest.raises(DataError, match=r"wit_test\.jsonl:3 \(subset wit\): image .*sub/2\.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"wit_test\.jsonl:3 \(subset wit\): image .*sub/2\.png ") as error:
         list(wit_queries)
+    assert error.value.code == "image-format-unknown"
     Image.new("RGB", (3, 3)).save(root / "images/m2kr/images/sub/2.png")
     assert len(list(data.test_dataloader()[1])) == 1

@@ -1,4 +1,4 @@
-"""An epoch that is resumed with global batches of another size: every sample once, and the same order where nothing changed."""
+"""Epochs resumed with another global batch size: every sample is served once, and an unchanged size keeps the order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ret_lightning.data.epoch_position import Position, Span
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers import row_files
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.sampling.batch_samplers import Draw, EpochBatches, GlobalBatches
+from ret_lightning.data.sampling.batch_samplers import EpochBatches, GlobalBatches, SampledRow
 from ret_lightning.data.sampling.mixture import Mixture, RowMixture
 from ret_lightning.data.sampling.streaming import RowStream, StreamedBatches
 from ret_lightning.data.sampling.subset_index import RowSubsets
@@ -28,7 +28,7 @@ EPOCH = 2
 START = Position()
 FACTORS = ({}, {"okvqa": 2.5, "wit": 0.5}, {"okvqa": 9, "evqa": 0})
 
-# A sampler of rank r of W ranks with batches of B, and the subset of a sample.
+# Builds the sampler of a rank from batch size, rank and number of ranks.
 Make = Callable[[int, int, int], EpochBatches]
 
 
@@ -51,13 +51,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowFiles]:
     folder = tmp_path_factory.mktemp("rows")
     rows = [{"data_id": f"{NAMES[i % 3]}_{i}"} for i in range(200)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_files, "SMALLEST_STRETCH", 500)
+        patch.setattr(row_files, "MIN_SPAN_BYTES", 500)
         files = RowFiles([write(folder / "a.jsonl", rows[:130]), write(folder / "b.jsonl", rows[130:])])
         yield files
 
 
-def serve(make: Make, ranks: int, batch: int, position: Position = START) -> list[list[Draw]]:
-    """The global batches that are left of the epoch, each put together from the ranks' shares."""
+def serve(make: Make, ranks: int, batch: int, position: Position = START) -> list[list[SampledRow]]:
+    """Return the remaining global batches of the epoch, each joined from the shares of the ranks."""
     samplers = [make(batch, rank, ranks) for rank in range(ranks)]
     for sampler in samplers:
         sampler.set_epoch(EPOCH)
@@ -67,23 +67,23 @@ def serve(make: Make, ranks: int, batch: int, position: Position = START) -> lis
     assert all(batch for batches in shares for batch in batches)
     if isinstance(samplers[0], GlobalBatches):
         assert len(samplers[0]) == position.batches + len(shares[0])
-    return [[draw for share in together for draw in share] for together in zip(*shares, strict=True)]
+    return [[sample for share in together for sample in share] for together in zip(*shares, strict=True)]
 
 
-def resumed(make: Make, legs: list[tuple[int, int, int]], last: tuple[int, int]) -> list[list[Draw]]:
-    """The global batches of an epoch of which each leg (ranks, batch size, batches) serves some and `last` the others."""
+def resumed(make: Make, legs: list[tuple[int, int, int]], last: tuple[int, int]) -> list[list[SampledRow]]:
+    """Return the global batches of an epoch: each leg (ranks, batch size, batches) serves some, `last` the remaining ones."""
     position, served = START, []
     for ranks, batch, count in legs:
         batches = serve(make, ranks, batch, position)[:count]
         served += batches
-        position = position.moved(EPOCH, position.batches + len(batches), ranks, batch)
-        position = Position.of_state(json.loads(json.dumps(position.state())), 0, 0)
+        position = position.advance(EPOCH, position.batches + len(batches), ranks, batch)
+        position = Position.from_state(json.loads(json.dumps(position.state())), 0, 0)
         assert position.batches == len(served)
     return served + serve(make, *last, position)
 
 
-def identities(batches: list[list[Draw]]) -> Counter[tuple[int, ...]]:
-    return Counter(draw.identity() for batch in batches for draw in batch)
+def identities(batches: list[list[SampledRow]]) -> Counter[tuple[int, ...]]:
+    return Counter(sample.identity() for batch in batches for sample in batch)
 
 
 def check(make: Make, one_subset: bool, legs: list[tuple[int, int, int]], last: tuple[int, int], subset) -> None:
@@ -93,7 +93,7 @@ def check(make: Make, one_subset: bool, legs: list[tuple[int, int, int]], last: 
     assert found <= whole
     assert (whole - found).total() < last[0] * (len(NAMES) if one_subset else 1)
     if one_subset:
-        assert all(len({subset(draw) for draw in batch}) == 1 for batch in batches)
+        assert all(len({subset(sample) for sample in batch}) == 1 for batch in batches)
     if all(leg[:2] == last for leg in legs):
         assert batches == serve(make, *last)
 
@@ -105,62 +105,62 @@ legs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(0, 1
 @given(st.integers(1, 150), st.sampled_from(FACTORS), st.booleans(), legs, sizes)
 @example(40, {}, False, [(2, 4, 3)], (1, 4))
 @example(40, {}, False, [(1, 4, 3)], (2, 4))
-@example(41, {}, False, [(1, 8, 5)], (2, 8))  # a single row is left for two ranks
+@example(41, {}, False, [(1, 8, 5)], (2, 8))  # one row remains for two ranks
 @example(120, {"okvqa": 2.5, "wit": 0.5}, True, [(2, 4, 3), (4, 4, 0), (1, 4, 5), (2, 4, 2)], (2, 4))
-def test_indexed_rows_come_once(rows, factors, one_subset, legs, last) -> None:
+def test_indexed_rows_are_served_once(rows, factors, one_subset, legs, last) -> None:
     make = indexed(rows, factors, one_subset)
     codes = make(1, 0, 1).mixture.codes if one_subset else None
-    check(make, one_subset, legs, last, lambda draw: codes[draw.row])
+    check(make, one_subset, legs, last, lambda sample: codes[sample.row])
 
 
 @settings(max_examples=40)
 @given(st.sampled_from(FACTORS), st.booleans(), legs, sizes)
-def test_streamed_rows_come_once(files, factors, one_subset, legs, last) -> None:
+def test_streamed_rows_are_served_once(files, factors, one_subset, legs, last) -> None:
     make = streamed(files, factors, one_subset)
-    check(make, one_subset, legs, last, lambda draw: make(1, 0, 1).stream.subset(draw.row))
+    check(make, one_subset, legs, last, lambda sample: make(1, 0, 1).stream.subset(sample.row))
 
 
 @pytest.mark.parametrize("one_subset", [False, True])
 @pytest.mark.parametrize("factors", FACTORS[:2], ids=["plain", "mixed"])
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
-def test_change_at_the_start_of_an_epoch_is_no_change(files, reading, factors, one_subset) -> None:
+def test_resize_at_epoch_start_keeps_order(files, reading, factors, one_subset) -> None:
     make = indexed(120, factors, one_subset) if reading == "indexed" else streamed(files, factors, one_subset)
     assert resumed(make, [(4, 2, 0)], (2, 3)) == serve(make, 2, 3)
 
 
-def test_rows_dropped_by_the_earlier_size_are_served() -> None:
+def test_rows_dropped_before_resize_are_served() -> None:
     make = indexed(42, {}, True)
     dropping = serve(make, 5, 2)
     assert identities(dropping).total() < 42
     assert identities(resumed(make, [(5, 2, len(dropping))], (1, 3))).total() == 42
 
 
-def test_next_epoch_is_whole_after_a_change() -> None:
+def test_epoch_after_resize_is_complete() -> None:
     sampler = GlobalBatches(50, 5)
     sampler.resume(Position(EPOCH, (Span(2, 5, 3),)))
     sampler.set_epoch(EPOCH)
     assert len(sampler) == 3 + 4
-    assert sampler.is_recut
+    assert sampler.has_mixed_batch_sizes
     sampler.set_epoch(EPOCH + 1)
     assert len(sampler) == len(list(sampler)) == 10
-    assert not sampler.is_recut
+    assert not sampler.has_mixed_batch_sizes
 
 
-def test_position_merges_spans_of_one_size() -> None:
-    position = Position().moved(0, 3, 2, 8)
+def test_position_merges_spans_of_equal_size() -> None:
+    position = Position().advance(0, 3, 2, 8)
     assert position.spans == (Span(2, 8, 3),)
-    again = Position.of_state(position.state(), 0, 0)
-    assert again.moved(0, 3, 1, 8).spans == (Span(2, 8, 3), Span(1, 8, 0))
-    assert again.moved(0, 7, 2, 8).spans == (Span(2, 8, 7),)
-    assert again.moved(0, 5, 1, 8).moved(0, 6, 1, 8).spans == (Span(2, 8, 3), Span(1, 8, 3))
-    assert again.moved(1, 0, 1, 8) == Position(1, (Span(1, 8, 0),))
+    again = Position.from_state(position.state(), 0, 0)
+    assert again.advance(0, 3, 1, 8).spans == (Span(2, 8, 3), Span(1, 8, 0))
+    assert again.advance(0, 7, 2, 8).spans == (Span(2, 8, 7),)
+    assert again.advance(0, 5, 1, 8).advance(0, 6, 1, 8).spans == (Span(2, 8, 3), Span(1, 8, 3))
+    assert again.advance(1, 0, 1, 8) == Position(1, (Span(1, 8, 0),))
 
 
-def test_position_of_an_earlier_version() -> None:
-    assert Position.of_state({"epoch": 4, "batch": 3}, 2, 8) == Position(4, (Span(2, 8, 3),))
+def test_position_of_earlier_version_is_restored() -> None:
+    assert Position.from_state({"epoch": 4, "batch": 3}, 2, 8) == Position(4, (Span(2, 8, 3),))
 
 
-# CRC-32 of the orders that versions before Position produced: a checkpoint of theirs continues with the same batches.
+# CRC-32 of the orders of versions before `Position`, whose checkpoints resume with the same batches.
 ORDERS = {
     ("indexed", False, False): 2238533838,
     ("indexed", True, False): 989154197,
@@ -174,14 +174,14 @@ ORDERS = {
 
 
 @pytest.mark.parametrize(("reading", "mixed", "one_subset"), ORDERS)
-def test_order_is_that_of_earlier_versions(tmp_path: Path, monkeypatch, reading, mixed, one_subset) -> None:
+def test_order_equals_earlier_versions(tmp_path: Path, monkeypatch, reading, mixed, one_subset) -> None:
     mixture = Mixture({"wit": 2.5, "okvqa": 0.3} if mixed else None)
     if reading == "indexed":
         subsets = RowSubsets(NAMES, np.array([0, 1, 2, 1] * 30, np.uint16))
         rows = RowMixture(subsets, mixture) if mixed or one_subset else None
         sampler = GlobalBatches(120, 7, 3, 1, 2, mixture=rows, one_subset=one_subset)
     else:
-        monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 500)
+        monkeypatch.setattr(row_files, "MIN_SPAN_BYTES", 500)
         lines = [json.dumps({"data_id": f"{NAMES[i % 3]}_{i}"}) + "\n" for i in range(200)]
         (tmp_path / "a.jsonl").write_text("".join(lines[:130]))
         (tmp_path / "b.jsonl").write_text("".join(lines[130:]))
@@ -190,5 +190,5 @@ def test_order_is_that_of_earlier_versions(tmp_path: Path, monkeypatch, reading,
         )
         sampler = StreamedBatches(stream, 7, 1, 2, one_subset)
     sampler.set_epoch(EPOCH)
-    order = [[draw.identity() for draw in batch] for batch in sampler]
+    order = [[sample.identity() for sample in batch] for batch in sampler]
     assert zlib.crc32(repr(order).encode()) == ORDERS[reading, mixed, one_subset]

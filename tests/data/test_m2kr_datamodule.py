@@ -1,4 +1,4 @@
-"""Data modules that fix their layout: they take and show the options of every corpus."""
+"""Tests of data modules with a fixed layout, which accept the options of `RetrievalDataModule`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ COMMON = set(inspect.signature(RetrievalDataModule).parameters) - {"layout"}
 
 
 @pytest.mark.parametrize("kind", [M2KRDataModule, GlyphsDataModule])
-def test_signature_shows_the_options_that_are_passed_on(kind: type) -> None:
-    shown = inspect.signature(kind).parameters
-    assert COMMON < set(shown)
-    assert {"layout", "options"}.isdisjoint(shown)
+def test_signature_includes_forwarded_options(kind: type) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert COMMON < set(parameters)
+    assert {"layout", "options"}.isdisjoint(parameters)
     base = inspect.signature(RetrievalDataModule, eval_str=True).parameters
-    assert all(shown[name].default == base[name].default for name in ("batch_size", "reading", "columns"))
+    assert all(parameters[name].default == base[name].default for name in ("batch_size", "reading", "columns"))
     checked = signature_of(kind)
     assert not checked.open
     assert checked.parameters["batch_size"].annotation is int
     assert checked.parameters["reading"].annotation == base["reading"].annotation
 
 
-def test_own_defaults_are_shown() -> None:
-    shown = inspect.signature(GlyphsDataModule).parameters
-    assert (shown["validation"].default, shown["shared_passage_ids"].default) == ("val", True)
+def test_signature_has_own_defaults() -> None:
+    parameters = inspect.signature(GlyphsDataModule).parameters
+    assert (parameters["validation"].default, parameters["shared_passage_ids"].default) == ("val", True)
 
 
-def test_options_are_passed_on(tmp_path: Path) -> None:
+def test_options_are_forwarded(tmp_path: Path) -> None:
     data = M2KRDataModule(
         tmp_path, ClipTokenizer(), ImageTransform(16), image_folder="pictures", batch_size=7, subsets=["wit"]
     )

@@ -1,4 +1,4 @@
-"""What a run reads is found before the training file is scanned or copied."""
+"""Missing files are reported before the training file is scanned or copied."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def without_images(root: Path) -> None:
         (f"{JSONL}/val", {"validation": "val"}, "missing-corpus-file"),
     ],
 )
-def test_missing_is_found_before_the_scan(
+def test_missing_file_is_reported_before_scan(
     root: Path, monkeypatch: pytest.MonkeyPatch, missing: str, options: dict, code: str
 ) -> None:
     def scan(*_: object, **__: object) -> None:
@@ -61,7 +61,7 @@ def test_missing_is_found_before_the_scan(
 
 
 @pytest.mark.parametrize(("needed", "is_needed"), [(("train", "val"), False), (("train", "val", "test"), True)])
-def test_test_files_are_needed_if_tested(root: Path, needed: tuple[str, ...], is_needed: bool) -> None:
+def test_test_files_are_required_only_for_test(root: Path, needed: tuple[str, ...], is_needed: bool) -> None:
     (root / f"{JSONL}/passages/evqa_passages_test.jsonl").unlink()
     data = make(root, validation="holdout")
     if not is_needed:
@@ -81,7 +81,7 @@ def test_text_only_corpus_needs_no_image_folder(root: Path) -> None:
     assert error.value.code == "image-folder-missing"
 
 
-def test_unreadable_file_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
     def refuse(path: Path, *options: object, **more: object) -> object:

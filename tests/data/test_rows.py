@@ -1,4 +1,4 @@
-"""Rows: what is accepted, and one clear line for what is not."""
+"""Parsing of rows, and errors of invalid rows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ret_lightning.data.bad_rows import UntoldPlace
-from ret_lightning.data.rows import BytePlace, ExtraColumns, Place, parse_pair, parse_passage, parse_query
+from ret_lightning.data.bad_rows import DeferredLocation
+from ret_lightning.data.readers.source_location import ByteLocation, SourceLocation
+from ret_lightning.data.rows import ExtraColumns, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 
-PLACE = Place(Path("folder/file.jsonl"), 7)
+LOCATION = SourceLocation(Path("folder/file.jsonl"), 7)
 GOOD = {
     "data_id": "q1",
     "instruction": "Find it:",
@@ -38,8 +39,8 @@ def without(*names: str) -> str:
     return json.dumps({k: v for k, v in GOOD.items() if k not in names})
 
 
-def test_a_query() -> None:
-    query = parse_query(changed(), PLACE)
+def test_parse_query() -> None:
+    query = parse_query(changed(), LOCATION)
     assert query.data_id == "q1"
     assert query.text == "Find it: What is this?"
     assert query.image_path == "a/b.png"
@@ -56,25 +57,27 @@ def test_a_query() -> None:
         ({"instruction": "", "question": None}, None),
     ],
 )
-def test_the_text_of_a_query(fields: dict, text: str | None) -> None:
-    assert parse_query(changed(**fields), PLACE).text == text
+def test_query_text_joins_instruction_and_question(fields: dict, text: str | None) -> None:
+    assert parse_query(changed(**fields), LOCATION).text == text
 
 
 @pytest.mark.parametrize(("value", "ids"), [(12, ("12",)), ("12", ("12",)), (12.0, ("12",)), ([1, "1", 2], ("1", "2"))])
-def test_ids_compare_as_strings(value, ids: tuple[str, ...]) -> None:
-    assert parse_query(changed(passage_id=value), PLACE).passage_ids == ids
+def test_ids_are_strings(value, ids: tuple[str, ...]) -> None:
+    assert parse_query(changed(passage_id=value), LOCATION).passage_ids == ids
 
 
 @pytest.mark.parametrize("answer", [None, []])
-def test_no_answers(answer) -> None:
-    assert parse_query(changed(answer=answer), PLACE).answers == ()
-    assert parse_query(without("answer"), PLACE).answers == ()
+def test_missing_answers_are_empty(answer) -> None:
+    assert parse_query(changed(answer=answer), LOCATION).answers == ()
+    assert parse_query(without("answer"), LOCATION).answers == ()
 
 
-def test_a_passage_and_a_pair() -> None:
-    passage = parse_passage(json.dumps({"passage_id": 3, "passage_text": None, "passage_image_path": "x.jpg"}), PLACE)
+def test_parse_passage_and_pair() -> None:
+    passage = parse_passage(
+        json.dumps({"passage_id": 3, "passage_text": None, "passage_image_path": "x.jpg"}), LOCATION
+    )
     assert (passage.passage_id, passage.text, passage.image_path) == ("3", None, "x.jpg")
-    pair = parse_pair(changed(), PLACE)
+    pair = parse_pair(changed(), LOCATION)
     assert (pair.passage.passage_id, pair.passage.text, pair.passage.image_path) == ("p1", "A text.", None)
 
 
@@ -108,53 +111,53 @@ def test_a_passage_and_a_pair() -> None:
         (changed(question="\ud800"), "half-surrogate", {"key": "question", "found": "\ud800"}),
     ],
 )
-def test_error_of_a_row(line: bytes | str, code: str, values: dict) -> None:
+def test_row_error_has_code_and_values(line: bytes | str, code: str, values: dict) -> None:
     with pytest.raises(DataError) as error:
-        parse_query(line, PLACE)
+        parse_query(line, LOCATION)
     assert error.value.code == code
     assert {name: error.value.values[name] for name in ("path", "line", *values)} == {
-        "path": PLACE.file,
-        "line": PLACE.line,
+        "path": LOCATION.file,
+        "line": LOCATION.line,
         **values,
     }
     assert str(error.value).startswith("folder/file.jsonl:7: ")
     assert "\n" not in str(error.value)
 
 
-def test_empty_training_passage() -> None:
+def test_empty_training_passage_is_refused() -> None:
     with pytest.raises(DataError) as error:
-        parse_pair(changed(passage_text=" ", passage_image_path=None), PLACE)
+        parse_pair(changed(passage_text=" ", passage_image_path=None), LOCATION)
     assert (error.value.code, error.value.line) == ("empty-passage", 7)
 
 
-def test_error_without_known_line_has_no_line() -> None:
+def test_deferred_location_error_has_no_line() -> None:
     with pytest.raises(DataError) as error:
-        parse_query(changed(question=5), UntoldPlace(PLACE))
+        parse_query(changed(question=5), DeferredLocation(LOCATION))
     assert (error.value.key, error.value.values.keys() & {"path", "line"}) == ("question", set())
 
 
-def test_line_of_byte_place(tmp_path: Path) -> None:
+def test_error_at_byte_location_has_line(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text("{}\n\n{}\n")
     with pytest.raises(DataError) as error:
-        parse_query("{", BytePlace(file, 4))
+        parse_query("{", ByteLocation(file, 4))
     assert (error.value.path, error.value.line) == (file, 3)
     assert str(error.value).startswith(f"{file}:3: ")
 
 
-def test_images_that_stand_in_the_row() -> None:
+def test_image_stored_in_row() -> None:
     encoded = base64.b64encode(b"picture").decode()
     for value in (encoded, {"bytes": b"picture", "path": "x.png"}, b"picture"):
         fields = {**GOOD, "image_path": None, "image": value, "passage_image": value}
-        pair = parse_pair(fields, PLACE)
+        pair = parse_pair(fields, LOCATION)
         assert (pair.query.image_path, pair.query.image_bytes, pair.query.image) == (None, b"picture", b"picture")
         assert pair.passage.image == b"picture"
-        assert parse_passage({**fields, "passage_id": 1}, PLACE).image == b"picture"
-    both = parse_query({**GOOD, "image": b"picture"}, PLACE)
+        assert parse_passage({**fields, "passage_id": 1}, LOCATION).image == b"picture"
+    both = parse_query({**GOOD, "image": b"picture"}, LOCATION)
     assert (both.image_path, both.image_bytes, both.image) == ("a/b.png", None, "a/b.png")
-    named = parse_query({**GOOD, "image_path": None, "image": {"bytes": None, "path": "c.png"}}, PLACE)
+    named = parse_query({**GOOD, "image_path": None, "image": {"bytes": None, "path": "c.png"}}, LOCATION)
     assert named.image == "c.png"
-    only = parse_query({"data_id": 1, "passage_id": 2, "image": b"picture"}, PLACE)
+    only = parse_query({"data_id": 1, "passage_id": 2, "image": b"picture"}, LOCATION)
     assert (only.text, only.image) == (None, b"picture")
     assert "picture" not in repr(only)
 
@@ -163,9 +166,9 @@ def test_images_that_stand_in_the_row() -> None:
     ("path", "read"), [(" a.png ", " a.png "), ("\u3000a.png", "\u3000a.png"), ("  ", None), ("", None)]
 )
 def test_image_paths_are_not_stripped(path: str, read: str | None) -> None:
-    assert parse_query({**GOOD, "image_path": path}, PLACE).image == read
+    assert parse_query({**GOOD, "image_path": path}, LOCATION).image == read
     in_row = {"bytes": None, "path": path}
-    assert parse_query({**GOOD, "image_path": None, "image": in_row}, PLACE).image == read
+    assert parse_query({**GOOD, "image_path": None, "image": in_row}, LOCATION).image == read
 
 
 @pytest.mark.parametrize(
@@ -178,9 +181,9 @@ def test_image_paths_are_not_stripped(path: str, read: str | None) -> None:
         ({"bytes": [1]}, "field-type", "wrong_type"),
     ],
 )
-def test_broken_image_in_the_row(value: object, code: str, kind: str) -> None:
+def test_invalid_image_in_row_is_refused(value: object, code: str, kind: str) -> None:
     with pytest.raises(DataError) as error:
-        parse_query({**GOOD, "image_path": None, "image": value}, PLACE)
+        parse_query({**GOOD, "image_path": None, "image": value}, LOCATION)
     assert (error.value.code, error.value.kind, error.value.key) == (code, kind, "image")
 
 
@@ -197,9 +200,9 @@ def test_broken_image_in_the_row(value: object, code: str, kind: str) -> None:
         (changed(instruction=None, question=None, image_path=None), "empty_row"),
     ],
 )
-def test_the_kind_of_a_mistake_and_how_it_travels(line: bytes | str, kind: str) -> None:
+def test_row_error_keeps_kind_when_pickled(line: bytes | str, kind: str) -> None:
     with pytest.raises(DataError) as error:
-        parse_query(line, PLACE)
+        parse_query(line, LOCATION)
     assert error.value.kind == kind
     assert "\n" not in str(error.value)
     str(error.value).encode()
@@ -208,19 +211,19 @@ def test_the_kind_of_a_mistake_and_how_it_travels(line: bytes | str, kind: str) 
 
 
 @pytest.mark.parametrize("row", [{"a\nb": 1, **{"x" * 50 + str(i): 1 for i in range(99)}}, {"y\n" * 99: math.inf}])
-def test_names_of_fields_are_shortened_in_messages(row: dict) -> None:
+def test_long_field_names_are_shortened_in_messages(row: dict) -> None:
     with pytest.raises(DataError) as error:
-        parse_query(json.dumps(row), PLACE)
+        parse_query(json.dumps(row), LOCATION)
     assert error.value.code in ("missing-field", "infinite-number")
     assert len(str(error.value)) < 320
     assert "\n" not in str(error.value)
 
 
-def test_another_instruction() -> None:
-    query = parse_query(changed(), PLACE)
-    assert query.instructed("Which?").text == "Which? What is this?"
+def test_with_instruction_replaces_instruction() -> None:
+    query = parse_query(changed(), LOCATION)
+    assert query.with_instruction("Which?").text == "Which? What is this?"
     assert query.text == "Find it: What is this?"
-    assert parse_query(changed(question=None), PLACE).instructed("Which?").text == "Which?"
+    assert parse_query(changed(question=None), LOCATION).with_instruction("Which?").text == "Which?"
 
 
 json_values = st.recursive(
@@ -231,9 +234,9 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(GOOD)), json_values))
-def test_any_json_object_is_a_query_or_one_clear_line(fields: dict) -> None:
+def test_any_json_object_is_query_or_error(fields: dict) -> None:
     try:
-        query = parse_query(json.dumps({**GOOD, **fields}), PLACE)
+        query = parse_query(json.dumps({**GOOD, **fields}), LOCATION)
     except DataError as error:
         assert str(error).startswith("folder/file.jsonl:7: ")
         assert "\n" not in str(error)
@@ -243,19 +246,21 @@ def test_any_json_object_is_a_query_or_one_clear_line(fields: dict) -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_line_is_a_query_or_one_clear_line(line: str) -> None:
-    with pytest.raises(DataError, match=r"^folder/file\.jsonl:7: "):
-        parse_query(line, PLACE)
+def test_any_text_is_query_or_error(line: str) -> None:
+    with pytest.raises(DataError) as error:
+        parse_query(line, LOCATION)
+    assert (error.value.path, error.value.line) == (LOCATION.file, 7)
+    assert str(error.value).startswith("folder/file.jsonl:7: ")
 
 
-def test_negatives_that_a_training_row_names() -> None:
+def test_parse_negatives() -> None:
     row = {
         "data_id": "q", "question": "What?", "passage_id": "p", "passage_text": "Yes.",
         "negative_passages": [{"passage_id": 7, "passage_text": "No."}, {"passage_id": "n", "passage_image_path": "a.png"}],
     }  # fmt: skip
-    negatives = parse_pair(json.dumps(row), PLACE).negatives
+    negatives = parse_pair(json.dumps(row), LOCATION).negatives
     assert [(n.passage_id, n.text, n.image_path) for n in negatives] == [("7", "No.", None), ("n", None, "a.png")]
-    assert parse_pair(json.dumps({**row, "negative_passages": None}), PLACE).negatives == ()
+    assert parse_pair(json.dumps({**row, "negative_passages": None}), LOCATION).negatives == ()
 
 
 @pytest.mark.parametrize(
@@ -269,10 +274,10 @@ def test_negatives_that_a_training_row_names() -> None:
         ([{"passage_id": "a", "passage_image_path": "../x.png"}], "path-outside", "passage_image_path"),
     ],
 )
-def test_broken_negative(value: object, code: str, key: str) -> None:
+def test_invalid_negative_is_refused(value: object, code: str, key: str) -> None:
     row = {"data_id": "q", "question": "What?", "passage_id": "p", "passage_text": "Yes.", "negative_passages": value}
     with pytest.raises(DataError) as error:
-        parse_pair(json.dumps(row), PLACE)
+        parse_pair(json.dumps(row), LOCATION)
     assert (error.value.code, error.value.key) == (code, key)
 
 
@@ -292,7 +297,7 @@ def test_extra_columns(values: dict, expected: tuple) -> None:
     extend = {"passage_id": "n", "passage_text": "x"}
     negatives = listed and [None if item is None else extend | item for item in listed]
     content = {**json.loads(changed()), **values, "negative_passages": negatives}
-    pair = parse_pair(json.dumps(content), PLACE, ExtraColumns(("w",), ("t",)))
+    pair = parse_pair(json.dumps(content), LOCATION, ExtraColumns(("w",), ("t",)))
 
     def without_nan(value):
         if isinstance(value, tuple):
@@ -315,11 +320,11 @@ def test_extra_columns(values: dict, expected: tuple) -> None:
         ({"w": float("inf"), "t": 1}, "infinite-number", "w"),
     ],
 )
-def test_extra_columns_that_cannot_be_read(values: dict, code: str, key: str) -> None:
+def test_invalid_extra_columns_are_refused(values: dict, code: str, key: str) -> None:
     values = dict(values)
     own = {"t": values.pop("of_negative")} if "of_negative" in values else {}
     negative = {"passage_id": "n", "passage_text": "x", **own}
     content = {**json.loads(changed()), **values, "negative_passages": [negative]}
     with pytest.raises(DataError) as error:
-        parse_pair(json.dumps(content), PLACE, ExtraColumns(("w",), ("t",)))
-    assert (error.value.code, error.value.key, error.value.line) == (code, key, PLACE.line)
+        parse_pair(json.dumps(content), LOCATION, ExtraColumns(("w",), ("t",)))
+    assert (error.value.code, error.value.key, error.value.line) == (code, key, LOCATION.line)

@@ -1,4 +1,4 @@
-"""Rows to items to batches: labels, negatives, and images of evaluation rows."""
+"""Tests of the datasets and the collator: labels, negatives, augmentation and bad rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.data.batch import label
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage
-from ret_lightning.data.sampling.batch_samplers import Draw
+from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingItem, TrainingRows
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Item
@@ -25,7 +25,7 @@ from tests.support.row_files import jsonl_files
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 3), (2, 2), (0, 0)])
-def test_negatives_come_after_the_positives_of_all_rows(tmp_path: Path, limit: int | None, count: int) -> None:
+def test_negatives_follow_all_positives(tmp_path: Path, limit: int | None, count: int) -> None:
     root = write_folder(tmp_path, training_rows=4)
     file = root / "jsonl/m2kr/train/m2kr_up_train.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -76,18 +76,18 @@ def test_collated_labels(items: list[TrainingItem], labels: list, passage_labels
     assert {tensor.device.type for tensor in (moved.labels, moved.passage_labels, moved.queries.input_ids)} == {"meta"}
 
 
-def pixels_of(image: str | bytes, place: Place, subset: str, augment: object = None) -> torch.Tensor:
-    """Stands for an `ImageReader`: the first number of the pixels tells the image."""
+def pixels_of(image: str | bytes, location: SourceLocation, subset: str, augment: object = None) -> torch.Tensor:
+    """Replace an `ImageReader`: all pixels have the number in the name of the image."""
     if image == "broken.png":
-        raise DataError(f"{place}: cannot be read", "unreadable_image", code="test-image")
+        raise DataError(f"{location}: cannot be read", "unreadable_image", code="test-image")
     pixels = torch.full((3, 16, 16), float(image.removesuffix(".png")))
     return pixels if augment is None else augment(pixels)
 
 
-def training_rows(path: Path, rows: list[dict | str], **options: object) -> tuple[TrainingRows, list[Draw]]:
+def training_rows(path: Path, rows: list[dict | str], **options: object) -> tuple[TrainingRows, list[SampledRow]]:
     files = jsonl_files(path, rows)
-    raw = [row for part in files.stretches() for row in files.read(part)]
-    return TrainingRows(files, pixels_of, SubsetNames(["wit"]), **options), [Draw(0, row) for row in raw]
+    raw = [row for part in files.spans() for row in files.read(part)]
+    return TrainingRows(files, pixels_of, SubsetNames(["wit"]), **options), [SampledRow(0, row) for row in raw]
 
 
 ROW = {"data_id": "wit_1", "question": "q?", "image_path": "1.png", "passage_id": ["a", "b"], "passage_text": "A."}
@@ -95,8 +95,8 @@ ROW = {"data_id": "wit_1", "question": "q?", "image_path": "1.png", "passage_id"
 
 def test_training_item_is_the_row(tmp_path: Path) -> None:
     negatives = [{"passage_id": "n", "passage_text": None, "passage_image_path": "2.png"}]
-    rows, (draw,) = training_rows(tmp_path / "a.jsonl", [ROW | {"negative_passages": negatives}])
-    found = rows[draw]
+    rows, (sample,) = training_rows(tmp_path / "a.jsonl", [ROW | {"negative_passages": negatives}])
+    found = rows[sample]
     assert (found.query.text, found.query.pixels.mean().item()) == ("q?", 1.0)
     assert [(each.text, None if each.pixels is None else each.pixels.mean().item()) for each in found.passages] == [
         ("A.", None),
@@ -107,35 +107,35 @@ def test_training_item_is_the_row(tmp_path: Path) -> None:
     assert found.subset == "wit"
 
 
-def test_augmentation_follows_the_draw(tmp_path: Path) -> None:
+def test_augmentation_is_seeded_by_the_sample(tmp_path: Path) -> None:
     def noise(pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         return pixels + random.random()
 
-    rows, (draw,) = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=1)
+    rows, (sample,) = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=1)
     again = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=1)[0]
     other = training_rows(tmp_path / "a.jsonl", [ROW], augmentation=noise, seed=2)[0]
-    first = rows[draw].query.pixels
-    assert torch.equal(first, again[draw].query.pixels)
-    assert not torch.equal(first, other[draw].query.pixels)
-    assert not torch.equal(first, rows[draw._replace(epoch=1)].query.pixels)
+    first = rows[sample].query.pixels
+    assert torch.equal(first, again[sample].query.pixels)
+    assert not torch.equal(first, other[sample].query.pixels)
+    assert not torch.equal(first, rows[sample._replace(epoch=1)].query.pixels)
 
 
 def test_bad_training_row_is_raised_or_returned(tmp_path: Path) -> None:
     content = ["{", ROW | {"image_path": "broken.png"}, ROW]
-    rows, draws = training_rows(tmp_path / "a.jsonl", content)
-    for draw in draws[:2]:
+    rows, samples = training_rows(tmp_path / "a.jsonl", content)
+    for sample in samples[:2]:
         with pytest.raises(DataError):
-            rows[draw]
-    rows, draws = training_rows(tmp_path / "a.jsonl", content, on_bad_row="skip")
-    drawn = [rows[draw] for draw in draws]
-    assert [row.kind if isinstance(row, BadRow) else None for row in drawn] == ["bad_json", "unreadable_image", None]
-    assert [row.message.partition(": ")[0] for row in drawn[:2]] == [f"{tmp_path}/a.jsonl:{line}" for line in (2, 3)]
-    batch = Collator(ClipTokenizer(), 16).training(drawn)
-    assert (len(batch), batch.bad_rows) == (1, tuple(drawn[:2]))
+            rows[sample]
+    rows, samples = training_rows(tmp_path / "a.jsonl", content, on_bad_row="skip")
+    items = [rows[sample] for sample in samples]
+    assert [row.kind if isinstance(row, BadRow) else None for row in items] == ["bad_json", "unreadable_image", None]
+    assert [row.message.partition(": ")[0] for row in items[:2]] == [f"{tmp_path}/a.jsonl:{line}" for line in (2, 3)]
+    batch = Collator(ClipTokenizer(), 16).training(items)
+    assert (len(batch), batch.bad_rows) == (1, tuple(items[:2]))
 
 
-def test_evaluation_row_goes_without_an_unreadable_image() -> None:
-    passages = [Passage(f"p{i}", f"text {i}", name, None, Place(Path("a.jsonl"), i + 1)) for i, name in enumerate(
+def test_unreadable_image_of_evaluation_row_is_skipped() -> None:
+    passages = [Passage(f"p{i}", f"text {i}", name, None, SourceLocation(Path("a.jsonl"), i + 1)) for i, name in enumerate(
         ("3.png", "broken.png", None)
     )]  # fmt: skip
     with pytest.raises(DataError):
@@ -148,4 +148,4 @@ def test_evaluation_row_goes_without_an_unreadable_image() -> None:
     assert [row.kind for row in batch.bad_images] == ["unreadable_image"]
     assert batch.inputs.image_rows.tolist() == [2]
     assert batch.inputs.text_rows.tolist() == [0, 1, 2]
-    assert (batch.texts.texts, batch.texts.cut) == (3, 0)
+    assert (batch.texts.texts, batch.texts.truncated) == (3, 0)

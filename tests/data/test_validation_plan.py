@@ -1,4 +1,4 @@
-"""Where validation queries come from, through the data module: whatever the files, the reading, the mixture and the ranks."""
+"""Tests of the validation plan through the data module: the holdout does not depend on files, reading, mixture or ranks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def module(root: Path, stage: str = "fit", **options: Any) -> M2KRDataModule:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """200 rows, 50 of each subset, with two or three rows per passage; every third row has two passages."""
+    """Create 200 training rows, 50 per subset, with two or three rows per passage; every third row has two passages."""
     root = write_folder(tmp_path / "m2kr", training_rows=200)
     rows = read(root / TRAIN)
     for number, row in enumerate(rows):
@@ -53,16 +53,16 @@ def ids_of(row: dict) -> set[str]:
     return {str(i) for i in (ids if isinstance(ids, list) else [ids])}
 
 
-def trained(data: M2KRDataModule, rank: int = 0, ranks: int = 1) -> list[dict]:
-    """The rows of an epoch, as a rank draws them."""
+def training_rows_of(data: M2KRDataModule, rank: int = 0, ranks: int = 1) -> list[dict]:
+    """Return the training rows that a rank samples in an epoch."""
     contents = (
-        data._train.rows[draw.row][0] for batch in data._train.batches(8 // ranks, rank, ranks) for draw in batch
+        data._train.rows[sample.row][0] for batch in data._train.batches(8 // ranks, rank, ranks) for sample in batch
     )
     return [content if isinstance(content, dict) else json.loads(content) for content in contents]
 
 
-def validated(data: M2KRDataModule) -> dict[str, tuple[list, list]]:
-    """Queries and pool of each subset, without their places."""
+def validation_rows_of(data: M2KRDataModule) -> dict[str, tuple[list, list]]:
+    """Return the queries and the pool of each subset, without source locations."""
     return {
         s.name: (
             [(q.data_id, q.text, q.image_path, q.passage_ids, q.answers) for q in s.queries],
@@ -72,8 +72,8 @@ def validated(data: M2KRDataModule) -> dict[str, tuple[list, list]]:
     }
 
 
-def check_apart(data: M2KRDataModule, rows: list[dict]) -> None:
-    """No passage of a validation query is one of a training row of its subset."""
+def assert_disjoint(data: M2KRDataModule, rows: list[dict]) -> None:
+    """Check that training rows and validation queries of a subset share no passage."""
     training: dict[str, set[str]] = {}
     for row in rows:
         training.setdefault(subset_of(row), set()).update(ids_of(row))
@@ -85,14 +85,14 @@ def check_apart(data: M2KRDataModule, rows: list[dict]) -> None:
             assert training.get(subset.name, set()).isdisjoint(query_.passage_ids)
 
 
-def test_rows_are_trained_or_validated_on_or_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_row_is_trained_or_held_out_or_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         data = module(root)
     assert data.validated_on == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), "holdout")
-    rows, once = read(root / TRAIN), Counter(row["data_id"] for row in trained(data))
-    check_apart(data, trained(data))
+    rows, once = read(root / TRAIN), Counter(row["data_id"] for row in training_rows_of(data))
+    assert_disjoint(data, training_rows_of(data))
     assert set(once.values()) == {1}
-    queries = {name: {q[0] for q in queries} for name, (queries, _) in validated(data).items()}
+    queries = {name: {q[0] for q in queries} for name, (queries, _) in validation_rows_of(data).items()}
     for name in SUBSETS:
         found = data.validation_plan().holdout.subsets[name]
         own = {row["data_id"] for row in rows if subset_of(row) == name}
@@ -101,8 +101,8 @@ def test_rows_are_trained_or_validated_on_or_left_out(root: Path, caplog: pytest
         assert (len(queries[name]), len(left_out)) == (len(found.held_out), len(found.left_out))
         assert 0 < len(queries[name]) + len(left_out) <= 5
         removed = len(queries[name]) + len(left_out)
-        assert f"val/{name}: {removed} of 50 training rows are not trained on" in caplog.text
-        assert f": {len(queries[name])} are held out for validation, {len(left_out)} are left out" in caplog.text
+        assert f"val/{name}: {removed} of 50 training rows are removed from training" in caplog.text
+        assert f": {len(queries[name])} are held out as validation queries, {len(left_out)} are left out" in caplog.text
     assert any(len(found.left_out) for found in data.validation_plan().holdout.subsets.values())
     assert f"{len(once)} rows from" in caplog.text
 
@@ -120,29 +120,29 @@ def test_rows_are_trained_or_validated_on_or_left_out(root: Path, caplog: pytest
         {"on_bad_row": "skip", "max_bad_fraction": 0.5},
     ],
 )
-def test_nothing_that_a_run_does_changes_what_is_held_out(root: Path, reading: str, options: dict) -> None:
-    expected = validated(module(root))
+def test_holdout_does_not_depend_on_other_settings(root: Path, reading: str, options: dict) -> None:
+    expected = validation_rows_of(module(root))
     data = module(root, reading=reading, **options)
-    found, limit = validated(data), options.get("limit")
+    found, limit = validation_rows_of(data), options.get("limit")
     assert found == {name: expected[name] for name in options.get("subsets", expected)}
-    rows = [row for epoch in range(2) for row in trained(data)]
-    check_apart(data, rows)
+    rows = [row for epoch in range(2) for row in training_rows_of(data)]
+    assert_disjoint(data, rows)
     if limit:
         assert len(rows) == 2 * limit  # as many rows as without a holdout
         few = module(root, reading=reading, limit=2)
-        assert {n: q for n, (q, _) in validated(few).items()} == {n: q[:2] for n, (q, _) in expected.items()}
+        assert {n: q for n, (q, _) in validation_rows_of(few).items()} == {n: q[:2] for n, (q, _) in expected.items()}
     if "weights" in options and reading == "indexed":
-        counts, left = Counter(map(subset_of, trained(data))), data._train._counts()
+        counts, left = Counter(map(subset_of, training_rows_of(data))), data._train._counts()
         assert sum(counts.values()) == pytest.approx(left["okvqa"] + left["evqa"], abs=1)
         assert counts["evqa"] == pytest.approx(2 * counts["okvqa"], abs=2)
 
 
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("kind", ["gz", "zst", "parquet", "parts"])
-def test_every_kind_of_file_holds_out_the_same(root: Path, reading: str, kind: str) -> None:
+def test_holdout_does_not_depend_on_file_format(root: Path, reading: str, kind: str) -> None:
     write_lines(root / TRAIN, [json.dumps(uniform(row)) for row in read(root / TRAIN)])
     data = module(root)
-    expected, ids = validated(data), sorted(row["data_id"] for row in trained(data))
+    expected, ids = validation_rows_of(data), sorted(row["data_id"] for row in training_rows_of(data))
     plain, rows = root / TRAIN, read(root / TRAIN)
     name = f"m2kr_up_train.{'parquet' if kind == 'parquet' else f'jsonl.{kind}'}"
     if kind == "gz":
@@ -157,55 +157,55 @@ def test_every_kind_of_file_holds_out_the_same(root: Path, reading: str, kind: s
         write_lines(plain.with_name("a.jsonl"), rows[70:])
     plain.unlink()
     data = module(root, reading=reading, train_file=name)
-    assert validated(data) == expected
-    assert sorted(row["data_id"] for row in trained(data)) == ids
+    assert validation_rows_of(data) == expected
+    assert sorted(row["data_id"] for row in training_rows_of(data)) == ids
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_ranks_share_the_validation_rows(root: Path, reading: str) -> None:
+def test_ranks_have_the_same_validation_rows(root: Path, reading: str) -> None:
     datas = [module(root, reading=reading) for _ in range(2)]
-    shares = [trained(data, rank, 2) for rank, data in enumerate(datas)]
-    whole = trained(datas[0])
+    shares = [training_rows_of(data, rank, 2) for rank, data in enumerate(datas)]
+    whole = training_rows_of(datas[0])
     assert sorted(row["data_id"] for share in shares for row in share) == sorted(row["data_id"] for row in whole)
-    assert validated(datas[0]) == validated(datas[1])
+    assert validation_rows_of(datas[0]) == validation_rows_of(datas[1])
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_an_evaluation_alone_finds_the_same_rows(root: Path, reading: str) -> None:
-    assert validated(module(root, "validate", reading=reading)) == validated(module(root))
+def test_evaluation_only_has_the_same_holdout(root: Path, reading: str) -> None:
+    assert validation_rows_of(module(root, "validate", reading=reading)) == validation_rows_of(module(root))
     (root / TRAIN).unlink()
-    assert len(module(root, "test").evaluation_subsets("test")) == 4  # for which nothing is held out
+    assert len(module(root, "test").evaluation_subsets("test")) == 4  # needs no training rows
 
 
-def test_preparing_the_data_scans_for_all_ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_data_scans_for_all_ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=8).prepare_data()
     monkeypatch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
     M2KRDataModule(root, ClipTokenizer(), ImageTransform(16), batch_size=8).setup("fit")
 
 
-def test_auto_prefers_files_and_holds_out_elsewhere(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_prefers_files_over_holdout(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_lines(root / "jsonl/m2kr/val/okvqa_val.jsonl", [query("okvqa", 1)])
     lines = [line for line in read(root / TRAIN) if subset_of(line) != "evqa"]
     write_lines(root / TRAIN, lines)
     with caplog.at_level(logging.INFO):
         data = module(root)
     assert data.validated_on == {"wit": "holdout", "infoseek": "holdout", "okvqa": "val"}
-    assert "val/evqa: nothing is held out: no training rows" in caplog.text
+    assert "val/evqa: no training rows are held out: no training rows" in caplog.text
     own = [row for row in lines if subset_of(row) == "okvqa"]
-    assert sum(subset_of(row) == "okvqa" for row in trained(data)) == len(own)
+    assert sum(subset_of(row) == "okvqa" for row in training_rows_of(data)) == len(own)
     assert module(root, validation="holdout").validated_on == dict.fromkeys(("wit", "infoseek", "okvqa"), "holdout")
 
 
-def test_auto_with_all_files_scans_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_with_all_files_does_not_scan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SUBSETS:
         write_lines(root / f"jsonl/m2kr/val/{name}_val.jsonl", [query(name, 1)])
     monkeypatch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned"))
     data = module(root)
     assert set(data.validated_on.values()) == {"val"}
-    assert len(trained(data)) == 200
+    assert len(training_rows_of(data)) == 200
 
 
-def test_nothing_to_hold_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_holdout_without_rows_is_an_error(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = read(root / TRAIN)
     for number, row in enumerate(rows):
         row["data_id"] = str(number)  # states no subset
@@ -213,16 +213,17 @@ def test_nothing_to_hold_out(root: Path, caplog: pytest.LogCaptureFixture) -> No
     with pytest.raises(ConfigError) as error:
         module(root, validation="holdout")
     assert (error.value.code, error.value.allowed) == ("nothing-to-hold-out", ("val", "test"))
+    assert error.value.path.endswith("m2kr_up_train.jsonl")
     assert "wit: no training rows" in error.value.message
     assert "200 training rows state no subset" in error.value.message
     assert "\n" not in error.value.message
     data = module(root)
     assert set(data.validated_on.values()) == {"test"}
-    assert len(trained(data)) == 200
-    assert "is chosen on the test queries" in caplog.text
+    assert len(training_rows_of(data)) == 200
+    assert "is selected on the test queries" in caplog.text
 
 
-def test_training_files_that_are_missing(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_training_files_fall_back_to_test_queries(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / TRAIN).unlink()
     assert set(module(root, "validate").validated_on.values()) == {"test"}
     assert "m2kr_up_train.jsonl: no such file" in caplog.text
@@ -232,21 +233,23 @@ def test_training_files_that_are_missing(root: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("validation", ["test", "val_or_test"])
-def test_the_test_queries_take_no_training_row(root: Path, validation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_on_test_keeps_all_training_rows(
+    root: Path, validation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned"))
     data = module(root, validation=validation)
     assert set(data.validated_on.values()) == {"test"}
-    assert len(trained(data)) == 200
+    assert len(training_rows_of(data)) == 200
 
 
-def test_subsets_that_are_not_chosen_still_name_rows(tmp_path: Path) -> None:
-    """A data_id of shapes_big is none of shapes, whether or not shapes_big is evaluated."""
+def test_subset_of_row_does_not_depend_on_chosen_subsets(tmp_path: Path) -> None:
+    """A row of shapes_big is not assigned to shapes, even if only shapes is evaluated."""
     root = write_folder(tmp_path / "m2kr", subsets=["shapes", "shapes_big"], training_rows=200)
-    every = validated(module(root))
-    assert validated(module(root, subsets=["shapes"]))["shapes"] == every["shapes"]
+    every = validation_rows_of(module(root))
+    assert validation_rows_of(module(root, subsets=["shapes"]))["shapes"] == every["shapes"]
 
 
-def test_ids_are_told_apart_by_line(root: Path) -> None:
+def test_repeated_ids_get_line_numbers(root: Path) -> None:
     rows = read(root / TRAIN)
     for row in rows:
         row["data_id"] = f"{subset_of(row)}_1"

@@ -1,4 +1,4 @@
-"""The barrier of all ranks, and what they exchange there."""
+"""The barrier of all ranks and its collectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ret_lightning.distributed.barrier import Barrier
 from tests.support.ranks import on_ranks
 
 
-def meet(number: int, folder: Path) -> dict:
+def synchronise(number: int, folder: Path) -> dict:
     barrier = Barrier()
     arrived = folder / "arrived"
     if number == 2:
@@ -19,19 +19,19 @@ def meet(number: int, folder: Path) -> dict:
     barrier.wait()
     return {
         "after": arrived.exists(),
-        "text": barrier.from_first(f"from {number}"),
-        "sums": barrier.sums([number, 1, 2**40]),
-        "none": barrier.sums([]),
+        "text": barrier.broadcast(f"from {number}"),
+        "sums": barrier.all_reduce_sum([number, 1, 2**40]),
+        "none": barrier.all_reduce_sum([]),
     }
 
 
-def test_ranks_wait_and_agree(tmp_path: Path) -> None:
-    for of_rank in on_ranks(partial(meet, folder=tmp_path), 3, tmp_path):
+def test_barrier_waits_and_shares_values(tmp_path: Path) -> None:
+    for of_rank in on_ranks(partial(synchronise, folder=tmp_path), 3, tmp_path):
         assert of_rank == {"after": True, "text": "from 0", "sums": [3, 3, 3 * 2**40], "none": []}
 
 
-def test_one_process_waits_for_nobody() -> None:
+def test_barrier_of_one_process_returns_at_once() -> None:
     barrier = Barrier()
     barrier.wait()
-    assert barrier.from_first("text") == "text"
-    assert barrier.sums((1, 2)) == [1, 2]
+    assert barrier.broadcast("text") == "text"
+    assert barrier.all_reduce_sum((1, 2)) == [1, 2]

@@ -1,4 +1,4 @@
-"""Gathers over two ranks, and their gradients, against one process that holds all rows."""
+"""Gathered rows and their gradients on three ranks, compared with one process that holds all rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rows_of(number: int) -> torch.Tensor:
 
 
 def loss(rows: torch.Tensor, number: int) -> torch.Tensor:
-    """Another function on each rank, of all rows."""
+    """Return a function of all rows that differs between ranks."""
     weights = torch.arange(rows.numel(), dtype=rows.dtype).view_as(rows)
     return ((number + 1) * weights * rows**2).sum()
 
@@ -30,15 +30,15 @@ def gather(number: int) -> dict:
     loss(gathered, number).backward()
     still = gather_rows(torch.full((1,), number), [1, 1, 1])
     expanded, strided = rows_of(number).requires_grad_(), rows_of(number).requires_grad_()
-    gather_rows(expanded, COUNTS).sum().backward()  # its gradient is not dense memory
+    gather_rows(expanded, COUNTS).sum().backward()  # the gradient is an expanded tensor, which is not dense
     whole = gather_rows(strided, COUNTS)
     weights = torch.arange(whole.numel(), dtype=whole.dtype).view_as(whole)
-    if number == 1:  # the gradient has other strides than those of the other ranks
+    if number == 1:  # the strides of the gradient differ from those on the other ranks
         (whole.transpose(0, 1) * weights.transpose(0, 1).contiguous()).sum().backward()
     else:
         (whole * weights).sum().backward()
     return {
-        "place": (rank(), world_size()),
+        "rank and world size": (rank(), world_size()),
         "sizes": gather_sizes([number, 10 * number], torch.device("cpu")),
         "gathered": gathered.detach(),
         "gradient": own.grad,
@@ -54,7 +54,7 @@ def test_ranks_gather_rows_and_gradients(tmp_path: Path) -> None:
     sum(loss(whole, number) for number in range(3)).backward()
     for number, of_rank in enumerate(found):
         start = sum(COUNTS[:number])
-        assert of_rank["place"] == (number, 3)
+        assert of_rank["rank and world size"] == (number, 3)
         assert of_rank["sizes"] == [[0, 0], [1, 10], [2, 20]]
         assert torch.equal(of_rank["gathered"], whole.detach())
         torch.testing.assert_close(of_rank["gradient"], whole.grad[start : start + COUNTS[number]])
@@ -65,7 +65,7 @@ def test_ranks_gather_rows_and_gradients(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_one_process_gathers_its_own_rows(count: int) -> None:
+def test_gather_of_one_process_returns_its_rows(count: int) -> None:
     rows = torch.randn(count, 3)
     assert (rank(), world_size()) == (0, 1)
     assert row_counts(rows) == [count]

@@ -1,4 +1,4 @@
-"""The DDP strategy that starts its ranks from a config file."""
+"""The DDP strategy that starts its ranks with a config file."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from tests.support.tiny_training import OPTIONS
 
 
 def evaluate(config: object, **options: bool) -> None:
-    """Stands for what the ranks run."""
+    """A placeholder for the function of the ranks."""
 
 
 @pytest.fixture
 def strategy(monkeypatch: pytest.MonkeyPatch) -> Iterator[SameConfigDDP]:
-    """The strategy of a trainer of three ranks, with its launcher."""
+    """Return the strategy of a trainer with three ranks, including its launcher."""
     for name in (*RANK_VARIABLES, "RANK", "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     own = SameConfigDDP("runs/a/config.yaml")
     trainer = Trainer(**{**OPTIONS, "devices": 3}, strategy=own, logger=False)
     trainer.strategy._configure_launcher()
     yield own
-    own.end_ranks(failed=True)
+    own.stop_ranks(failed=True)
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
 
 
-def test_ranks_run_the_function_with_this_config(strategy: SameConfigDDP) -> None:
-    with pytest.raises(RuntimeError, match="ranks_run"):
+def test_rank_command_names_function_and_config(strategy: SameConfigDDP) -> None:
+    with pytest.raises(RuntimeError, match="set_rank_function"):
         strategy.rank_command()
     assert strategy.prog == "ret-lightning"
-    strategy.ranks_run(evaluate, resume=True, quick=False)
+    strategy.set_rank_function(evaluate, resume=True, quick=False)
     assert strategy.rank_command() == rank_command(evaluate, "runs/a/config.yaml", ["resume"])
     assert strategy.prog == "ret-evaluate"
 
 
-def test_each_other_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
 
     def start(command: list[str], env: dict[str, str]) -> SimpleNamespace:
@@ -53,7 +53,7 @@ def test_each_other_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: p
         return SimpleNamespace(kill=lambda: None, wait=lambda: 0, poll=lambda: None)
 
     monkeypatch.setattr(ddp.subprocess, "Popen", start)
-    strategy.ranks_run(evaluate)
+    strategy.set_rank_function(evaluate)
     launcher = strategy._launcher
     launcher._call_children_scripts()
     assert [command for command, _ in started] == [strategy.rank_command()] * 2
@@ -67,17 +67,17 @@ def test_each_other_rank_is_started_once(strategy: SameConfigDDP, monkeypatch: p
             "MASTER_PORT": os.environ["MASTER_PORT"],
         }
         assert env[PARENT_VARIABLE] == str(os.getpid())
-    strategy.end_ranks(failed=False)
-    assert not set(RANK_VARIABLES) & set(os.environ)  # the next job of a sweep starts ranks of its own
+    strategy.stop_ranks(failed=False)
+    assert not set(RANK_VARIABLES) & set(os.environ)  # the next job of a sweep starts its own ranks
     assert launcher.procs == []
 
 
 @pytest.mark.parametrize(("code", "failed"), [("raise SystemExit(3)", True), ("pass", False)])
-def test_failed_rank_is_noticed(strategy: SameConfigDDP, code: str, failed: bool, monkeypatch) -> None:
-    monkeypatch.setattr(ddp, "GRACE", 0.3 if not failed else 10.0)
+def test_failed_rank_is_detected(strategy: SameConfigDDP, code: str, failed: bool, monkeypatch) -> None:
+    monkeypatch.setattr(ddp, "GRACE_SECONDS", 0.3 if not failed else 10.0)
     process = subprocess.Popen([sys.executable, "-S", "-c", code])
     strategy._launcher.procs = [process]
-    assert strategy.another_failed() == failed
+    assert strategy.other_rank_failed() == failed
     process.wait()
 
 
@@ -85,12 +85,12 @@ def test_failed_rank_is_noticed(strategy: SameConfigDDP, code: str, failed: bool
 def test_ranks_are_killed_or_waited_for(strategy: SameConfigDDP, failed: bool, codes: list[int]) -> None:
     process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.3)"])
     strategy._launcher.procs = [process]
-    strategy.end_ranks(failed)
+    strategy.stop_ranks(failed)
     assert [process.returncode] == codes
-    assert not strategy.another_failed()  # they are forgotten
+    assert not strategy.other_rank_failed()  # the processes are no longer tracked
 
 
-def test_validation_does_not_pass_through_ddp(strategy: SameConfigDDP) -> None:
+def test_validation_step_bypasses_ddp(strategy: SameConfigDDP) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("called through DDP")
 

@@ -1,4 +1,4 @@
-"""The process of a rank: its command line leads back to the function, the config and the options."""
+"""The entry point of a rank: its command line restores the function, the config and the options."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def train(config: DictConfig, **options: bool) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs `main` with the command line of `rank_command`; returns the ids of the processes that it ends with."""
+    """Return a function that runs `main` with the command of `rank_command`, and returns the watched parent ids."""
     parents: list[int] = []
-    monkeypatch.setattr(rank_process, "end_with", parents.append)
+    monkeypatch.setattr(rank_process, "exit_with_parent", parents.append)
     monkeypatch.setenv(PARENT_VARIABLE, "123")
     CALLS.clear()
 
@@ -45,21 +45,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
-def test_rank_runs_the_function_with_config_and_options(run) -> None:
+def test_rank_calls_function_with_config_and_options(run) -> None:
     assert run({"seed": 3, "nested": {"a": "${seed}"}}, "resume", "quick") == [123]
     assert CALLS == [({"seed": 3, "nested": {"a": "${seed}"}}, {"resume": True, "quick": True})]
     run({"seed": 4})
     assert CALLS[-1] == ({"seed": 4}, {})
 
 
-def test_error_of_the_user_is_one_line(run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_error_is_printed_as_one_line(run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run({"broken": True})
     assert end.value.code == 1
     assert capsys.readouterr().err == "ret-train: is wrong [test-broken]\n"
 
 
-def test_rank_without_a_parent_does_not_start(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_without_parent_does_not_start(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(PARENT_VARIABLE)
     with pytest.raises(KeyError, match=PARENT_VARIABLE):
         run({"seed": 3})

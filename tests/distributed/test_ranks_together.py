@@ -1,4 +1,4 @@
-"""W ranks with batches of B are one rank with W * B: loss and gradients, through the LightningModule under Lightning's DDP."""
+"""W ranks with batch size B produce the loss and gradients of one rank with W * B, under Lightning's DDP."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from ret_lightning.models import EncoderInput
 from ret_lightning.training.schedule import WarmupCosine
 from tests.support.tiny_models import batch, make
 
-# How many pairs of each step's batch a rank has: the second is uneven, of the third a rank has none, since all its rows were
-# bad, of the fourth nobody has any.
+# Pairs per rank in the batch of each step. The second batch is uneven, one rank of the third has no pairs (all its rows
+# were invalid), and the fourth is empty on every rank.
 SHARES = {
     1: ([12], [7], [5], [0]),
     2: ([6, 6], [4, 3], [5, 0], [0, 0]),
     3: ([4, 4, 4], [3, 2, 2], [0, 3, 2], [0, 0, 0]),
 }
 STEPS = len(SHARES[1])
-# Of the first step, and of what follows. In float32 the weights differ by rounding after a step at a rate of 0.5, and the
-# gradients at them by more; float64 shows that this is rounding and no more.
+# Tolerances of the first step and of later steps. In float32, rounding of the updated weights increases the difference of
+# later gradients; the float64 tolerance verifies that rounding is the only difference.
 TOLERANCES = {torch.float32: (1e-5, 3e-5), torch.float64: (1e-11, 1e-11)}
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A way of training that must not depend on the number of ranks."""
+    """Training settings whose result must not depend on the number of ranks."""
 
     name: str
     loss: dict
@@ -64,16 +64,16 @@ SCENARIOS = (
 
 
 def whole_batch(step: int) -> tuple[EncoderInput, EncoderInput, Tensor, EncoderInput, Tensor]:
-    """Queries, positives, labels, negatives and their labels of a step; some stretches lack a modality."""
-    count = sum(SHARES[1][step]) or 4  # of the rows of an empty step none is taken
+    """Return the queries, positives, labels, negatives and negative labels of a step; some rows lack a modality."""
+    count = sum(SHARES[1][step]) or 4  # an empty step uses none of these rows
     half = count // 2
     lacking = [1, 0] * (half // 2) + [1] * (count - half // 2 * 2)
     queries = batch([1] * half + [i % 2 for i in range(count - half)], lacking, seed=step)
-    # No image from the middle on: the later ranks have none at all.
+    # The second half has no images, so the later ranks have none at all.
     passages = batch([1] * count, [1] * (half - 1) + [0] * (count - half + 1), length=5, seed=10 + step)
     labels = torch.full((count, 3), PADDING)
     labels[:, 0] = torch.arange(count) % (count - 2)  # two passages occur twice, on different ranks
-    labels[: half + 1, 1] = torch.arange(half + 1) + 2  # the later ranks have one id per row
+    labels[: half + 1, 1] = torch.arange(half + 1) + 2  # rows of later ranks have one label each
     labels[1:3, 2] = torch.arange(2) + half
     negatives = batch([1] * count, [0, 1] * (count // 2) + [0] * (count % 2), length=6, seed=20 + step)
     return queries, passages, labels, negatives, torch.arange(count) + 3  # some negatives are positives of other rows
@@ -87,17 +87,17 @@ def rank_batch(step: int, rank: int, world: int, negatives: bool, dtype: torch.d
         replace(rows, pixel_values=rows.pixel_values.to(dtype)) for rows in (queries, passages, others)
     )
     labels = labels[start:stop]
-    labels = labels[:, : max(1, int((labels != PADDING).any(dim=0).sum()))]  # as wide as this rank's rows need
-    own, own_labels, rows = passages.stretch(start, stop), labels[:, 0], torch.arange(stop - start)
+    labels = labels[:, : max(1, int((labels != PADDING).any(dim=0).sum()))]  # without unused label columns
+    own, own_labels, rows = passages.slice(start, stop), labels[:, 0], torch.arange(stop - start)
     if negatives:
-        own = joined(own, others.stretch(start, stop))
+        own = joined(own, others.slice(start, stop))
         own_labels = torch.cat([own_labels, other_labels[start:stop]])
         rows = rows.repeat(2)
-    return TrainingBatch(queries.stretch(start, stop), own, labels, own_labels, rows, ("x",) * (stop - start))
+    return TrainingBatch(queries.slice(start, stop), own, labels, own_labels, rows, ("x",) * (stop - start))
 
 
 def joined(one: EncoderInput, other: EncoderInput) -> EncoderInput:
-    """The rows of both."""
+    """Concatenate the rows of two inputs."""
     longer = max(one.input_ids.shape[1], other.input_ids.shape[1])
 
     def padded(tensor: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def joined(one: EncoderInput, other: EncoderInput) -> EncoderInput:
 
 
 class Recorder(Callback):
-    """Gradients before each optimiser step, and each rank's losses."""
+    """Records the gradients before each optimizer step and the losses of this rank."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Tensor]] = []
@@ -123,7 +123,7 @@ class Recorder(Callback):
         self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        # Before clipping; what follows from it shows in the weights of the next step's gradients.
+        # Before clipping, whose effect is visible in the gradients of the next step.
         self.steps.append({n: p.grad.clone() for n, p in pl_module.named_parameters() if p.requires_grad})
 
 
@@ -167,7 +167,7 @@ def _rank(rank: int, world: int, port: int, folder: str) -> None:
 
 @pytest.fixture(scope="module", params=[2, 3])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
-    """All scenarios, by so many processes; where they left what they found."""
+    """Run all scenarios in several processes, and return their number and the folder of their results."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -180,7 +180,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
-def test_ranks_together_are_one_rank(ranks: tuple[int, Path], scenario: Scenario, dtype: torch.dtype) -> None:
+def test_ranks_match_one_rank(ranks: tuple[int, Path], scenario: Scenario, dtype: torch.dtype) -> None:
     world, folder = ranks
     alone = train(scenario, dtype, 0, 1)
     found = [torch.load(folder / f"{scenario.name}_{dtype}_{rank}.pt", weights_only=True) for rank in range(world)]
@@ -199,6 +199,6 @@ def test_ranks_together_are_one_rank(ranks: tuple[int, Path], scenario: Scenario
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        # A key's bias shifts all logits of a softmax alike: its gradient is rounding.
+        # The bias of the keys shifts all logits of a softmax equally, so its gradient is only rounding.
         if "k_proj.bias" not in name:
             assert (ours[name] - value).abs().max() <= tolerance * max(float(value.abs().max()), 1e-3), name

@@ -1,4 +1,4 @@
-"""Limits on batches, against the numbers that Lightning runs."""
+"""Batch limits, compared with the number of batches that Lightning runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.evaluation.batch_limits import limited_batches
+from ret_lightning.evaluation.batch_limits import limit_batches
 from tests.support.tiny_training import OPTIONS
 
 
-class Counted(BoringModel):
+class BatchCounter(BoringModel):
     def __init__(self) -> None:
         super().__init__()
         self.batches = 0
@@ -22,9 +22,9 @@ class Counted(BoringModel):
         self.batches += 1
 
 
-def by_lightning(batches: int, limit: int | float | None) -> int:
-    """How many batches a validation runs."""
-    module = Counted()
+def count_lightning_batches(batches: int, limit: int | float | None) -> int:
+    """Return the number of batches that a validation runs."""
+    module = BatchCounter()
     trainer = Trainer(**OPTIONS, logger=False, limit_val_batches=limit)
     trainer.validate(module, DataLoader(RandomDataset(32, batches)), verbose=False)
     return module.batches
@@ -33,21 +33,23 @@ def by_lightning(batches: int, limit: int | float | None) -> int:
 @pytest.mark.parametrize(
     ("batches", "limit"), [(7, None), (7, 1.0), (7, 0.5), (7, 3), (7, 9), (7, 0), (7, 0.0), (100, 0.29)]
 )
-def test_number_of_batches_is_that_of_lightning(batches: int, limit: int | float | None) -> None:
-    assert limited_batches(batches, limit, "trainer.limit_val_batches", "passages") == by_lightning(batches, limit)
+def test_limited_batches_match_lightning(batches: int, limit: int | float | None) -> None:
+    assert limit_batches(batches, limit, "trainer.limit_val_batches", "passages") == count_lightning_batches(
+        batches, limit
+    )
 
 
-def test_no_batches_leave_none() -> None:
-    assert [limited_batches(0, limit, "x", "passages") for limit in (None, 0.5, 3)] == [0, 0, 0]
+def test_zero_batches_stay_zero() -> None:
+    assert [limit_batches(0, limit, "x", "passages") for limit in (None, 0.5, 3)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("batches", "limit"), [(7, 0.1), (3, 0.3), (1000, 0.0005)])
-def test_share_without_a_batch_names_one_that_has(batches: int, limit: float) -> None:
+def test_fraction_below_one_batch_reports_minimum(batches: int, limit: float) -> None:
     with pytest.raises(MisconfigurationException):
-        by_lightning(batches, limit)
+        count_lightning_batches(batches, limit)
     with pytest.raises(ConfigError) as error:
-        limited_batches(batches, limit, "trainer.limit_val_batches", "passages")
+        limit_batches(batches, limit, "trainer.limit_val_batches", "passages")
     assert (error.value.code, error.value.key) == ("limit-leaves-no-batch", "trainer.limit_val_batches")
     least = error.value.least
-    assert limited_batches(batches, least, "x", "passages") == by_lightning(batches, least) == 1
+    assert limit_batches(batches, least, "x", "passages") == count_lightning_batches(batches, least) == 1
     assert int(batches * (least - 0.001)) == 0

@@ -1,4 +1,4 @@
-"""Encoded vectors in memory: rows in order, each once, on one rank and on several."""
+"""Vectors in memory: rows sorted and distinct, on one rank and on several."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FILES = [(subset.name, side) for subset in (SUBSET, OTHER) for side in SIDES]
 
 
 def vectors_of(rows: list[int], loader: int = 0) -> torch.Tensor:
-    """(n, 2, 4) float32, another for each row."""
+    """Return (n, 2, 4) float32 random vectors, distinct for each row."""
     return torch.stack([torch.randn(2, 4, generator=torch.Generator().manual_seed(100 * loader + row)) for row in rows])
 
 
-def collected(*batches: tuple[int, list[int]]) -> MemorySink:
+def collect(*batches: tuple[int, list[int]]) -> MemorySink:
     sink = MemorySink()
     sink.start()
     for loader, rows in batches:
@@ -40,7 +40,7 @@ def batch_of(loader: int, rows: list[int], **more: object) -> EvaluationBatch:
 
 
 def test_rows_are_sorted_and_counted_once() -> None:
-    found = collected((0, [4, 2]), (1, [3]), (0, [7, 2, 0]), (1, [1, 3])).encoded(SUBSET, CPU)
+    found = collect((0, [4, 2]), (1, [3]), (0, [7, 2, 0]), (1, [1, 3])).get_encoded(SUBSET, CPU)
     assert found.pool_rows.tolist() == [0, 2, 4, 7]
     assert found.share.ids == ("p0", "p2", "p4", "p7")
     assert found.positions.tolist() == [0, 1, 2, 3]
@@ -50,52 +50,52 @@ def test_rows_are_sorted_and_counted_once() -> None:
 
 
 def test_subsets_do_not_mix() -> None:
-    sink = collected((0, [1]), (2, [5]), (3, [0]), (1, [2]))
-    other = sink.encoded(OTHER, CPU)
+    sink = collect((0, [1]), (2, [5]), (3, [0]), (1, [2]))
+    other = sink.get_encoded(OTHER, CPU)
     assert (other.pool_rows.tolist(), other.query_rows.tolist()) == ([5], [0])
     assert torch.equal(other.queries, vectors_of([0], 3))
-    assert sink.encoded(SUBSET, CPU).pool_rows.tolist() == [1]
+    assert sink.get_encoded(SUBSET, CPU).pool_rows.tolist() == [1]
 
 
-def test_start_forgets_the_last_evaluation() -> None:
-    sink = collected((0, [1, 2]), (1, [0]))
+def test_start_discards_the_last_evaluation() -> None:
+    sink = collect((0, [1, 2]), (1, [0]))
     sink.add(batch_of(0, [3]), torch.full((1, 2, 4), torch.nan))
     sink.start()
     sink.add(batch_of(0, [5]), vectors_of([5]))
-    assert sink.encoded(SUBSET, CPU).pool_rows.tolist() == [5]
+    assert sink.get_encoded(SUBSET, CPU).pool_rows.tolist() == [5]
 
 
-@pytest.mark.parametrize(("loader", "side"), [(0, "pool"), (1, "queries")])
+@pytest.mark.parametrize(("loader", "side"), [(0, "candidate pool"), (1, "queries")])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_vectors_that_are_not_finite_name_their_row(loader: int, side: str, value: float) -> None:
-    sink = collected((0, [1]), (1, [1]))
+def test_nonfinite_vectors_report_their_row(loader: int, side: str, value: float) -> None:
+    sink = collect((0, [1]), (1, [1]))
     broken = vectors_of([6, 4, 2], loader)
     broken[:2, 1, 2] = value
     sink.add(batch_of(loader, [6, 4, 2]), broken)
     with pytest.raises(DataError) as error:
-        sink.encoded(SUBSET, CPU)
+        sink.get_encoded(SUBSET, CPU)
     assert (error.value.code, error.value.rows, error.value.row) == ("vectors-not-finite", 2, 4)
     assert error.value.message.startswith(f"test/wit, {side}: ")
 
 
-def test_value_beyond_half_precision_is_not_finite_in_a_passage_only() -> None:
+def test_half_precision_overflow_is_refused_for_passages_only() -> None:
     sink = MemorySink()
     sink.add(batch_of(1, [0]), torch.full((1, 2, 4), 1e6))
     sink.add(batch_of(0, [0]), torch.ones(1, 2, 4))
-    assert sink.encoded(SUBSET, CPU).queries.max() == 1e6
+    assert sink.get_encoded(SUBSET, CPU).queries.max() == 1e6
     sink.add(batch_of(0, [0]), torch.full((1, 2, 4), 1e6))
     with pytest.raises(DataError):
-        sink.encoded(SUBSET, CPU)
+        sink.get_encoded(SUBSET, CPU)
 
 
-def test_pool_without_a_passage_is_refused() -> None:
+def test_empty_candidate_pool_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
-        collected((1, [0])).encoded(SUBSET, CPU)
+        collect((1, [0])).get_encoded(SUBSET, CPU)
     assert (error.value.code, error.value.subset) == ("no-passage-encoded", "wit")
 
 
-def contents(found: EncodedSubset) -> dict:
-    index = found.index_of_all(ExactIndex())
+def list_contents(found: EncodedSubset) -> dict:
+    index = found.build_full_index(ExactIndex())
     ranking = index.search(found.queries, top_k=3)
     return {
         "pool": found.pool_rows.tolist(),
@@ -105,23 +105,23 @@ def contents(found: EncodedSubset) -> dict:
     }
 
 
-def padded(number: int) -> dict:
-    """Ranks that encode every other row; row 0 comes on both, as a padded sampler deals it out."""
+def evaluate_padded(number: int) -> dict:
+    """Evaluate every other row per rank; a padded sampler passes row 0 to both ranks."""
     batches = [[(0, [0, 2, 4]), (0, [6]), (1, [0])], [(0, [3, 1]), (0, [0]), (1, [1, 0])]][number]
-    return contents(collected(*batches).encoded(SUBSET, CPU))
+    return list_contents(collect(*batches).get_encoded(SUBSET, CPU))
 
 
-def test_ranks_together_have_each_row_once(tmp_path: Path) -> None:
-    alone = contents(collected((0, [0, 1, 2, 3, 4, 6]), (1, [0, 1])).encoded(SUBSET, CPU))
-    ranks = on_ranks(padded, 2, tmp_path)
+def test_each_row_is_on_one_rank(tmp_path: Path) -> None:
+    single = list_contents(collect((0, [0, 1, 2, 3, 4, 6]), (1, [0, 1])).get_encoded(SUBSET, CPU))
+    ranks = on_ranks(evaluate_padded, 2, tmp_path)
     for of_rank in ranks:
-        assert of_rank["pool"] == alone["pool"] == [0, 1, 2, 3, 4, 6]
-        assert of_rank["queries"][0] == alone["queries"][0] == [0, 1]
-        assert torch.equal(of_rank["queries"][1], alone["queries"][1])
-        assert of_rank["ranking"] == alone["ranking"]
+        assert of_rank["pool"] == single["pool"] == [0, 1, 2, 3, 4, 6]
+        assert of_rank["queries"][0] == single["queries"][0] == [0, 1]
+        assert torch.equal(of_rank["queries"][1], single["queries"][1])
+        assert of_rank["ranking"] == single["ranking"]
     shares = [of_rank["share"] for of_rank in ranks]
     assert sorted(shares[0][0] + shares[1][0]) == list(range(6))
     for positions, ids, vectors in shares:
-        rows = [alone["pool"][position] for position in positions]
+        rows = [single["pool"][position] for position in positions]
         assert ids == tuple(f"p{row}" for row in rows)
         assert torch.equal(vectors, vectors_of(rows).half())

@@ -1,4 +1,4 @@
-"""A module that only encodes is evaluated as a module that trains."""
+"""EncodingModule gives the same metrics as RetModule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_metrics_are_those_of_the_training_module(root: Path, split: str) -> None:
+def test_metrics_equal_those_of_training_module(root: Path, split: str) -> None:
     found = []
     for module in (make_module(), EncodingModule(make_module().retriever)):
         evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10)

@@ -1,4 +1,4 @@
-"""Means over subsets, intervals and files of what an evaluation found."""
+"""Means over subsets, intervals and files of an evaluation result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ret_lightning.evaluation import EvaluationResult, SubsetResult
 from ret_lightning.retrieval import Ranking, read_qrels, read_run
 
 
-def subset(
+def make_result(
     name: str, recalls: list[float], ann_recall: dict[str, float] | None = None, **more: list[float]
 ) -> SubsetResult:
     queries = [Query(f"q{i}", question="?", passage_ids=(f"p{i}",)) for i in range(len(recalls))]
@@ -29,14 +29,14 @@ def subset(
 def result() -> EvaluationResult:
     return EvaluationResult(
         {
-            "wit": subset("wit", [1, 1, 0, 0], {"ann_recall@10": 0.5}, **{"recall@10": [1, 1, 1, 0]}),
-            "mine": subset("mine", [1, 0], {"ann_recall@10": 1.0}, **{"pseudo_recall@5": [float("nan"), 1]}),
+            "wit": make_result("wit", [1, 1, 0, 0], {"ann_recall@10": 0.5}, **{"recall@10": [1, 1, 1, 0]}),
+            "mine": make_result("mine", [1, 0], {"ann_recall@10": 1.0}, **{"pseudo_recall@5": [float("nan"), 1]}),
         },
         {"encode": 1.0},
     )
 
 
-def test_means_are_over_the_subsets_that_have_the_metric(result: EvaluationResult) -> None:
+def test_means_cover_subsets_with_the_metric(result: EvaluationResult) -> None:
     assert result.metrics == {
         "wit/recall@5": 0.5, "wit/recall@10": 0.75, "mine/recall@5": 0.5, "mine/pseudo_recall@5": 1.0,
         "mean/recall@5": 0.5, "mean/recall@10": 0.75, "mean/pseudo_recall@5": 1.0,
@@ -46,13 +46,13 @@ def test_means_are_over_the_subsets_that_have_the_metric(result: EvaluationResul
     assert result.ann_recall == {"ann_recall@10": 0.75, "wit/ann_recall@10": 0.5, "mine/ann_recall@10": 1.0}
 
 
-def test_every_metric_has_an_interval_around_it(result: EvaluationResult) -> None:
+def test_every_metric_has_an_interval(result: EvaluationResult) -> None:
     bounds = result.intervals()
     assert bounds.keys() == result.metrics.keys()
     assert all(low <= result.metrics[name] <= high for name, (low, high) in bounds.items())
 
 
-def test_rankings_name_the_passages_that_were_indexed(result: EvaluationResult, tmp_path: Path) -> None:
+def test_rankings_refer_to_indexed_passages(result: EvaluationResult, tmp_path: Path) -> None:
     result.write_rankings(tmp_path)
     ranked = read_run(tmp_path / "mine.trec")
     assert list(ranked) == ["q0", "q1"]

@@ -25,8 +25,8 @@ def retriever() -> RetRetriever:
     return make_module().retriever.eval()
 
 
-def plain(name: str = "mine") -> EvaluationSubset:
-    """Some rows have an image, some only that."""
+def make_subset(name: str = "mine") -> EvaluationSubset:
+    """Return a subset in which some passages have text and image, and one has an image only."""
     passages = [
         Passage(f"p{i}", None if i == 4 else text, f"{i}.png" if i % 2 == 0 else None) for i, text in enumerate(TEXTS)
     ]
@@ -42,14 +42,14 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_plain_objects_are_ranked_as_by_hand(retriever: RetRetriever, images: Path) -> None:
+def test_rankings_match_maxsim_reference(retriever: RetRetriever, images: Path) -> None:
     result = Evaluator(ExactIndex(), recall_at=[1, 2], ranked=10).evaluate(
-        retriever, [plain()], images=images, batch_size=3, progress=False
+        retriever, [make_subset()], images=images, batch_size=3, progress=False
     )
-    subset = plain()
-    asked = retriever.encode_queries([(query.text, None) for query in subset.queries])
+    subset = make_subset()
+    queries = retriever.encode_queries([(query.text, None) for query in subset.queries])
     pool = retriever.encode_passages([(p.text, images / p.image_path if p.image_path else None) for p in subset.pool])
-    order = maxsim(asked.double(), pool.half().double()).argsort(dim=1, descending=True)
+    order = maxsim(queries.double(), pool.half().double()).argsort(dim=1, descending=True)
     assert [result.subsets["mine"].pool_rows(i) for i in range(5)] == order.tolist()
     for k in (1, 2):
         expected = sum(i in order[i, :k].tolist() for i in range(5)) / 5
@@ -58,7 +58,7 @@ def test_plain_objects_are_ranked_as_by_hand(retriever: RetRetriever, images: Pa
     assert not retriever.training
 
 
-def test_callback_finds_the_same(root: Path) -> None:
+def test_callback_gives_the_same_result(root: Path) -> None:
     callback = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=12)
     evaluate(root, callback)
     data = make_data(root)
@@ -73,8 +73,8 @@ def test_callback_finds_the_same(root: Path) -> None:
         assert torch.equal(own.ranking.scores, callback.results["test"].subsets[name].ranking.scores)
 
 
-def test_stored_evaluation_continues(retriever: RetRetriever, images: Path, tmp_path: Path, monkeypatch) -> None:
-    subsets, encoded = [plain("one"), plain("two")], []
+def test_stored_evaluation_resumes(retriever: RetRetriever, images: Path, tmp_path: Path, monkeypatch) -> None:
+    subsets, encoded = [make_subset("one"), make_subset("two")], []
     encode = RetRetriever.encode
 
     def counting(self: RetRetriever, side: str, inputs: object) -> torch.Tensor:
@@ -89,45 +89,47 @@ def test_stored_evaluation_continues(retriever: RetRetriever, images: Path, tmp_
     with pytest.raises(KeyboardInterrupt):
         evaluator.evaluate(retriever, subsets, sink=StoredSink(tmp_path / "kept", retriever), **options)
     encoded.clear()
-    continued = evaluator.evaluate(retriever, subsets, sink=StoredSink(tmp_path / "kept", retriever), **options)
-    assert encoded == [("passage", 4), ("passage", 3), ("query", 4), ("query", 1)]  # of the second subset
-    encoded[:] = [None] * 5  # count no more
+    resumed = evaluator.evaluate(retriever, subsets, sink=StoredSink(tmp_path / "kept", retriever), **options)
+    assert encoded == [("passage", 4), ("passage", 3), ("query", 4), ("query", 1)]  # the second subset
+    encoded[:] = [None] * 5  # disables the interruption
     whole = evaluator.evaluate(retriever, subsets, sink=MemorySink(), **options)
-    assert continued.metrics == whole.metrics
-    assert continued.ann_recall == whole.ann_recall
+    assert resumed.metrics == whole.metrics
+    assert resumed.ann_recall == whole.ann_recall
     assert whole.ann_recall["ann_recall@10"] == 1
 
 
-def test_unreadable_images_are_reported_or_limited(retriever: RetRetriever, images: Path) -> None:
+def test_unreadable_images_are_raised_or_skipped(retriever: RetRetriever, images: Path) -> None:
     (images / "2.png").unlink()
     evaluator = Evaluator(recall_at=[1], ranked=10)
     with pytest.raises(DataError) as error:
-        evaluator.evaluate(retriever, [plain()], images=images, progress=False)
+        evaluator.evaluate(retriever, [make_subset()], images=images, progress=False)
     assert error.value.code == "image-missing"
     with pytest.raises(DataError) as error:
-        evaluator.evaluate(retriever, [plain()], images=images, on_bad_row="skip", max_bad_fraction=0.1, progress=False)
+        evaluator.evaluate(
+            retriever, [make_subset()], images=images, on_bad_row="skip", max_bad_fraction=0.1, progress=False
+        )
     assert (error.value.code, error.value.found, error.value.rows) == ("too-many-bad-rows", 1, 7)
     result = evaluator.evaluate(
-        retriever, [plain()], images=images, on_bad_row="skip", max_bad_fraction=0.5, progress=False
+        retriever, [make_subset()], images=images, on_bad_row="skip", max_bad_fraction=0.5, progress=False
     )
     assert result.subsets["mine"].indexed_rows == list(range(7))
 
 
 def test_limit_takes_whole_batches(retriever: RetRetriever, images: Path) -> None:
     result = Evaluator(recall_at=[1], ranked=10).evaluate(
-        retriever, [plain()], images=images, batch_size=2, limit=2, progress=False
+        retriever, [make_subset()], images=images, batch_size=2, limit=2, progress=False
     )
     assert result.subsets["mine"].indexed_rows == result.subsets["mine"].query_rows == [0, 1, 2, 3]
 
 
-def test_index_searches_on_the_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_uses_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
-    open_, chosen, on_cpu = (Evaluator(ExactIndex(device=device)) for device in (None, "cpu", None))
-    open_.score([], MemorySink(), gpu)
+    unset, chosen, on_cpu = (Evaluator(ExactIndex(device=device)) for device in (None, "cpu", None))
+    unset.score([], MemorySink(), gpu)
     chosen.score([], MemorySink(), gpu)
     on_cpu.score([], MemorySink(), cpu)
-    assert [each.index.device for each in (open_, chosen, on_cpu)] == [gpu, cpu, None]
+    assert [each.index.device for each in (unset, chosen, on_cpu)] == [gpu, cpu, None]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_index_searches_on_the_gpu_of_the_model(monkeypatch: pytest.MonkeyPatch)
         ("evaluation-recall-at", {"recall_at": [0]}),
     ],
 )
-def test_settings_that_contradict_are_refused(code: str, options: dict) -> None:
+def test_invalid_settings_are_refused(code: str, options: dict) -> None:
     with pytest.raises(ConfigError) as error:
         Evaluator(ExactIndex(), **options)
     assert error.value.code == code

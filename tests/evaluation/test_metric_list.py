@@ -1,4 +1,4 @@
-"""The list of metrics after a test, printed once."""
+"""Metrics printed after a test or validation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader
 
-from ret_lightning.evaluation.metric_list import print_once
+from ret_lightning.evaluation.metric_list import print_metrics
 from tests.support.tiny_training import OPTIONS
 
 LONG = "val/" + "a_long_name/" * 12 + "recall@5"
 
 
-class Logging(BoringModel):
+class LoggingModel(BoringModel):
     """Logs two metrics over two loaders, as a retrieval evaluation does."""
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -24,7 +24,7 @@ class Logging(BoringModel):
         self.log_dict({"val/mean/recall@5": torch.tensor(1 / 3), LONG: torch.tensor(2.0)})
 
     def on_validation_end(self) -> None:
-        print_once(self.trainer)
+        print_metrics(self.trainer)
 
     test_step, on_test_epoch_end, on_test_end = validation_step, on_validation_epoch_end, on_validation_end
 
@@ -34,9 +34,9 @@ def loaders() -> list[DataLoader]:
 
 
 @pytest.mark.parametrize("name", ["validate", "test"])
-def test_each_metric_is_printed_once_and_whole(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_metric_is_printed_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer(**OPTIONS, logger=False)
-    getattr(trainer, name)(Logging(), loaders())
+    getattr(trainer, name)(LoggingModel(), loaders())
     out = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("│")] for line in out.splitlines()]
     assert [line[1:3] for line in lines if len(line) > 2] == [["val/mean/recall@5", "0.333333"], [LONG, "2"]]
@@ -45,11 +45,11 @@ def test_each_metric_is_printed_once_and_whole(name: str, capsys: pytest.Capture
 
 def test_nothing_is_printed_without_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer(**OPTIONS, logger=False)
-    trainer.validate(Logging(), loaders(), verbose=False)
+    trainer.validate(LoggingModel(), loaders(), verbose=False)
     assert capsys.readouterr().out == ""
 
 
-def test_validation_of_a_training_prints_no_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_prints_no_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer(**OPTIONS, logger=False, max_steps=1)
-    trainer.fit(Logging(), DataLoader(RandomDataset(32, 1)), loaders())
+    trainer.fit(LoggingModel(), DataLoader(RandomDataset(32, 1)), loaders())
     assert "recall@5" not in capsys.readouterr().out

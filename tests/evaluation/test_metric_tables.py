@@ -1,3 +1,5 @@
+"""Tables of the metrics at the end of a run."""
+
 from __future__ import annotations
 
 import re
@@ -11,7 +13,7 @@ from rich.table import Table
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.data.layouts.m2kr import M2KR_PUBLISHED
 from ret_lightning.evaluation import EvaluationResult
-from ret_lightning.evaluation.metric_tables import metrics_tables, print_tables, published_table
+from ret_lightning.evaluation.metric_tables import build_metrics_tables, build_published_table, print_tables
 from ret_lightning.retrieval import ExactIndex
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
@@ -25,9 +27,9 @@ def evaluation(root: Path) -> RetrievalEvaluation:
     return evaluation
 
 
-def tables(evaluation: RetrievalEvaluation) -> list[Table]:
+def build_tables(evaluation: RetrievalEvaluation) -> list[Table]:
     result = evaluation.results["test"]
-    return metrics_tables(result, result.intervals(), "test")
+    return build_metrics_tables(result, result.intervals(), "test")
 
 
 def rows(table: Table) -> list[tuple[str, ...]]:
@@ -38,8 +40,8 @@ def headers(table: Table) -> list[str]:
     return [str(column.header) for column in table.columns]
 
 
-def test_the_main_metrics_come_first_with_their_intervals(evaluation: RetrievalEvaluation) -> None:
-    main = tables(evaluation)[0]
+def test_first_table_has_main_metrics_and_intervals(evaluation: RetrievalEvaluation) -> None:
+    main = build_tables(evaluation)[0]
     flat, bounds = evaluation.results["test"].metrics, evaluation.results["test"].intervals()
     assert headers(main) == ["subset", "queries", "passages", "metric", "value", "95 % interval"]
     keys = [
@@ -58,32 +60,32 @@ def test_the_main_metrics_come_first_with_their_intervals(evaluation: RetrievalE
         assert row == (subset, *sizes, metric, f"{flat[key]:.3f}", f"{low:.3f} to {high:.3f}")
 
 
-def test_a_subset_without_its_main_metric_still_has_its_sizes(root: Path) -> None:
+def test_subset_without_main_metric_has_sizes(root: Path) -> None:
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[5], ranked=10)
     Trainer(**OPTIONS, logger=False, callbacks=[evaluation]).test(
         make_module(), datamodule=make_data(root, subsets=["wit"]), verbose=False
     )
-    main, recall, fractional = tables(evaluation)
+    main, recall, fractional = build_tables(evaluation)
     assert rows(main) == [("wit", "12", "12", "", "", "")]
     assert [row[0] for row in rows(recall)] == [row[0] for row in rows(fractional)] == ["wit", "mean"]
 
 
-def test_fractional_recall_is_shown_where_it_differs_from_recall(evaluation: RetrievalEvaluation) -> None:
+def test_fractional_recall_is_listed_if_it_differs(evaluation: RetrievalEvaluation) -> None:
     found, flat = evaluation.results["test"], evaluation.results["test"].metrics
     same = {
         name: replace(own, metrics={m: own.metrics[m.replace("fractional_", "")] for m in own.metrics})
         for name, own in found.subsets.items()
     }
     results = found, EvaluationResult(same, {})
-    shown, without = (metrics_tables(result, found.intervals(), "test") for result in results)
-    assert len(shown) == len(without) + 1
-    (table,) = (table for table in shown if table.title == "Fractional recall@K, test")
+    listed, without = (build_metrics_tables(result, found.intervals(), "test") for result in results)
+    assert len(listed) == len(without) + 1
+    (table,) = (table for table in listed if table.title == "Fractional recall@K, test")
     assert headers(table) == ["subset", "FR@1", "FR@5", "FR@10"]
     assert rows(table)[-1] == ("mean", *(f"{flat[f'mean/fractional_recall@{k}']:.3f}" for k in (1, 5, 10)))
 
 
-def test_all_metrics_follow_and_the_main_metric_carries_a_star(evaluation: RetrievalEvaluation) -> None:
-    _, _, recall, _, pseudo = tables(evaluation)
+def test_main_metrics_are_starred(evaluation: RetrievalEvaluation) -> None:
+    _, _, recall, _, pseudo = build_tables(evaluation)
     flat = evaluation.results["test"].metrics
     assert headers(recall) == ["subset", "R@1", "R@5", "R@10", "MRR@10", "nDCG@10", "random R@5"]
     columns = ["recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10"]
@@ -98,19 +100,19 @@ def test_all_metrics_follow_and_the_main_metric_carries_a_star(evaluation: Retri
     assert rows(pseudo)[2][2] == f"{flat['mean/pseudo_recall@5']:.3f}"
 
 
-def test_the_papers_table_has_a_row_of_this_run(evaluation: RetrievalEvaluation) -> None:
+def test_published_table_has_a_row_for_this_run(evaluation: RetrievalEvaluation) -> None:
     flat = evaluation.results["test"].metrics
-    table = tables(evaluation)[1]
+    table = build_tables(evaluation)[1]
     assert headers(table) == [
         "model", "wit\nR@10", "infoseek\nR@5", "infoseek\nPR@5", "evqa\nR@5", "okvqa\nR@5", "okvqa\nPR@5",
     ]  # fmt: skip
     assert rows(table)[0] == ("ReT CLIP ViT-L/14", "0.734", "0.470", "0.605", "0.445", "0.202", "0.662")
-    assert rows(table)[-1][:3] == ("this one", f"{flat['wit/recall@10']:.3f}", f"{flat['infoseek/recall@5']:.3f}")
+    assert rows(table)[-1][:3] == ("this run", f"{flat['wit/recall@10']:.3f}", f"{flat['infoseek/recall@5']:.3f}")
 
 
-def test_nothing_is_wrapped_or_cut_when_all_of_the_paper_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_published_table_is_not_truncated(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {f"{subset}/{metric}": 0.1234 for subset, metric in M2KR_PUBLISHED.metrics}
-    print_tables([published_table(M2KR_PUBLISHED, metrics, "a model of mine")])
+    print_tables([build_published_table(M2KR_PUBLISHED, metrics, "a model of mine")])
     printed = capsys.readouterr().out
     assert "PreFLMR ViT-L (text-only passages)" in printed
     assert "…" not in printed

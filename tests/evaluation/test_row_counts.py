@@ -1,4 +1,4 @@
-"""Counts of the rows that an evaluation encodes: images that cannot be read, in training and over ranks."""
+"""Counts of unreadable images among the rows of an evaluation, over all ranks."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ def fit(root: Path, **data: object) -> None:
     trainer.fit(make_module(), datamodule=make_data(root, **{**SKIP, **data}))
 
 
-def test_evaluation_keeps_rows_whose_image_is_gone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_with_missing_images_are_kept(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "images/m2kr/images/sub/5.png").unlink()
     with caplog.at_level(logging.WARNING):
         fit(root)
-    told = [r.getMessage() for r in caplog.records if "go without" in r.getMessage()]
-    # Queries and pools of four subsets, once each; wit's passage 5 has no image.
-    assert {line.split(" cannot")[0] for line in told} == {
+    warnings = [r.getMessage() for r in caplog.records if "without their image" in r.getMessage()]
+    # Queries and candidate pools of four subsets, once each; passage 5 of wit has no image.
+    assert {line.split(" cannot")[0] for line in warnings} == {
         f"{name}: the images of the val {side}: 1 of 12 rows (1 missing_image)"
         for name in SUBSETS
         for side in ("queries", "passages")
         if (name, side) != ("wit", "passages")
     }
-    assert len(told) == 7
-    with pytest.raises(DataError, match=r"\w+: the images of the val (passages|queries): 1 of 12 rows .* more than"):
+    assert len(warnings) == 7
+    with pytest.raises(DataError) as error:
         fit(root, max_bad_fraction=0.05)
+    assert (error.value.code, error.value.found, error.value.rows) == ("too-many-bad-rows", 1, 12)
 
 
 @pytest.mark.parametrize(("rank", "counted"), [(0, 12), (500, 0)])
-def test_row_for_a_rank_without_any_is_not_counted(
+def test_repeated_row_of_empty_rank_is_not_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, counted: int
 ) -> None:
     tallies: list[Tally] = []
-    monkeypatch.setattr(row_counts, "tally_over_ranks", lambda tally, device: tallies.append(tally) or tally)
+    monkeypatch.setattr(row_counts, "reduce_tally", lambda tally, device: tallies.append(tally) or tally)
     monkeypatch.setattr(M2KRDataModule, "_rank_and_world", lambda self: (rank, 1000))
     data = make_data(root, **SKIP)
     data.setup("test")

@@ -1,4 +1,4 @@
-"""The studies: each says what it asks, its sweep can be run, and its table is that of its variants and seeds."""
+"""Studies: configs compose, READMEs are complete, and tables contain all variants and seeds."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def params(study: str) -> dict[str, list[str]]:
     return {key: str(value).split(",") for key, value in config["hydra"]["sweeper"]["params"].items()}
 
 
-def test_all_that_was_promised_is_there() -> None:
+def test_studies_exist() -> None:
     assert {"backbones", "gates", "late_interaction", "recurrence", "sharing", "tokens"} <= set(STUDIES)
 
 
 @pytest.mark.parametrize("study", STUDIES)
 @pytest.mark.parametrize(("command", "name"), [("train", "study"), ("report", "comparison")])
-def test_its_configs_hold(study: str, command: str, name: str, tmp_path: Path) -> None:
+def test_configs_compose(study: str, command: str, name: str, tmp_path: Path) -> None:
     options = ["--config-dir", str(EXPERIMENTS / study), "--config-name", name, "--cfg", "job"]
     done = subprocess.run(
         [sys.executable, "-m", f"ret_lightning.commands.{command}", *options],
@@ -40,7 +40,7 @@ def test_its_configs_hold(study: str, command: str, name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_its_table_is_of_its_sweep(study: str) -> None:
+def test_table_contains_swept_variants(study: str) -> None:
     swept = params(study)
     seeds = swept.pop("seed")
     assert len(seeds) >= 3
@@ -49,7 +49,7 @@ def test_its_table_is_of_its_sweep(study: str) -> None:
     assert all(row["seeds"].split() == seeds for row in rows)
     assert all("uncommitted" not in row["code"] for row in rows)
     text = (EXPERIMENTS / study / "README.md").read_text(encoding="utf-8")
-    for part in ("**Question.**", f"make study NAME={study}", "**Result", "**What it says.**", "(results.png)"):
+    for part in ("**Question.**", f"make study NAME={study}", "**Result", "**Conclusion.**", "(results.png)"):
         assert part in text
     for row in rows:  # the README's table is the report's
         assert f"{float(row['mean']):.3f}" in text

@@ -1,4 +1,4 @@
-"""Tokenizer and image preprocessing against both libraries that the backbones come from."""
+"""Tokenizer and image transform compared with open_clip and transformers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from ret_lightning.inputs import ClipTokenizer, ImageTransform, rgb_image
+from ret_lightning.inputs import ClipTokenizer, ImageTransform, to_rgb
 
-# Tokenizer. Ours is transformers', which the published code uses; open_clip's cleans the text first.
+# Tokenizer. Ours equals that of transformers, which the published code uses; open_clip also cleans the text.
 
 TEXTS = [
     "a photo of a cat",
@@ -35,7 +35,7 @@ TEXTS = [
     "word " * 100,
     "x" * 500,
 ]
-CLEANED = [  # ftfy's repairs and HTML entities
+CLEANED = [  # repairs of ftfy, and HTML entities
     "&amp; &lt;b&gt; caf&eacute; &#39;quoted&#39; &amp;amp; &#x1F600;",
     "“curly” ‘quotes’ don’t",
     "schÃ¶n",
@@ -46,7 +46,7 @@ CLEANED = [  # ftfy's repairs and HTML entities
 
 
 def differing(texts: list[str], clean: bool = False) -> list[str]:
-    """The texts whose ids are not open_clip's, up to padding; `clean`: ours gets them as open_clip cleans them."""
+    """Return the texts whose ids differ from open_clip's, without padding; `clean`: clean the texts as open_clip does."""
     theirs = SimpleTokenizer()(texts)
     ids, mask = ClipTokenizer()([basic_clean(text) for text in texts] if clean else texts)
     lengths = (theirs == 49407).int().argmax(dim=1) + 1
@@ -57,23 +57,23 @@ def differing(texts: list[str], clean: bool = False) -> list[str]:
     ]
 
 
-def test_the_ids_are_open_clips() -> None:
+def test_ids_equal_open_clip() -> None:
     assert differing(TEXTS) == []
 
 
-def test_the_ids_differ_where_open_clip_cleans_the_text() -> None:
-    """Published ReT reads AutoTokenizer of transformers 4.45, without ftfy: the same as ours, so ours cleans nothing."""
+def test_ids_differ_if_open_clip_cleans_text() -> None:
+    """The published code uses AutoTokenizer of transformers 4.45 without ftfy, so our tokenizer does not clean texts either."""
     assert differing(CLEANED) == CLEANED
     assert differing(CLEANED, clean=True) == []
-    # What remains: Python lowers a final sigma by its place in the word, and a special token's name in a text is a
-    # special token to transformers.
+    # Remaining differences: Python lowercases sigma by its position in the word, and transformers reads the name of a
+    # special token in a text as that token.
     remaining = ["ΑΣ", "a <|endoftext|> b"]
     assert differing(remaining, clean=True) == remaining
 
 
 @pytest.mark.slow
-def test_every_character_gives_open_clips_ids_once_it_is_cleaned() -> None:
-    old = unicodedata.ucd_3_2_0  # a version that no library is behind of
+def test_all_cleaned_characters_equal_open_clip() -> None:
+    old = unicodedata.ucd_3_2_0  # a version that all libraries support
     characters = [c for c in map(chr, range(1, 0x30000)) if old.category(c) not in ("Cn", "Cs")]
     assert len(characters) > 90_000
     texts = [f"a{c}b {c}" for c in characters]
@@ -90,22 +90,19 @@ SIZES = [
 
 
 def noise(width: int, height: int) -> Image.Image:
-    """The hardest picture to resample alike."""
+    """Return noise, for which resampling methods differ most."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def apart(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
-    """Largest and mean difference in levels of 255."""
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
+    """Return the maximum and mean difference in levels of 255."""
     levels = ((ours - theirs) * 255 * torch.tensor(ImageTransform().std)[:, None, None]).abs()
     return float(levels.max()), float(levels.mean())
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_pixels_are_open_clips_up_to_where_the_middle_is(size: tuple[int, int]) -> None:
-    """Measured on noise: at most 2 levels of 255, in the mean 0.008.
-
-    Where 4n + 3 pixels are cut off the two are a pixel apart: open_clip, by torchvision, rounds half to even.
-    """
+def test_pixels_equal_open_clip(size: tuple[int, int]) -> None:
+    """If 4n + 3 pixels are cropped, the crops differ by one pixel, because torchvision rounds half to even."""
     transform = ImageTransform(224)
     theirs = image_transform(224, is_train=False, mean=transform.mean, std=transform.std)(noise(*size))
     ours = transform(noise(*size))
@@ -113,23 +110,23 @@ def test_the_pixels_are_open_clips_up_to_where_the_middle_is(size: tuple[int, in
     if (int(224 * long / short) - 224) % 4 == 3:
         along = 2 if size[0] > size[1] else 1
         ours, theirs = ours.narrow(along, 1, 223), theirs.narrow(along, 0, 223)
-    largest, mean = apart(ours, theirs)
+    largest, mean = difference(ours, theirs)
     assert largest < 2.01
     assert mean < 0.01
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_pixels_are_those_of_transformers_slow_processor(size: tuple[int, int]) -> None:
-    """It resamples by Pillow, as the published code does. Measured on noise: at most 2 levels of 255, in the mean 0.008."""
-    largest, mean = apart(ImageTransform(224)(noise(*size)), processed(CLIPImageProcessorPil(), noise(*size)))
+def test_pixels_equal_transformers_slow_processor(size: tuple[int, int]) -> None:
+    """The slow processor resamples with Pillow, as the published code does."""
+    largest, mean = difference(ImageTransform(224)(noise(*size)), processed(CLIPImageProcessorPil(), noise(*size)))
     assert largest < 2.01
     assert mean < 0.01
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_pixels_are_those_of_transformers_fast_processor(size: tuple[int, int]) -> None:
-    """It resamples by PyTorch, as we do up to 2 : 1. Pillow resamples taller pictures in another order: noise by 22."""
-    largest, _ = apart(ImageTransform(224)(noise(*size)), processed(CLIPImageProcessor(), noise(*size)))
+def test_pixels_equal_transformers_fast_processor(size: tuple[int, int]) -> None:
+    """The fast processor resamples with PyTorch, as ours does up to 2:1. Pillow resizes taller images in another order."""
+    largest, _ = difference(ImageTransform(224)(noise(*size)), processed(CLIPImageProcessor(), noise(*size)))
     width, height = size
     if max(size) <= 2 * min(size):
         assert largest < 1e-3
@@ -138,11 +135,11 @@ def test_the_pixels_are_those_of_transformers_fast_processor(size: tuple[int, in
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
-def test_a_picture_of_any_mode_has_transformers_pixels(mode: str) -> None:
+def test_pixels_of_all_modes_equal_transformers(mode: str) -> None:
     image = noise(300, 280).convert(mode)
     if mode in ("LA", "RGBA"):
         image.putalpha(noise(300, 280).getchannel("R"))
-    largest, mean = apart(ImageTransform(224)(rgb_image(image)), processed(CLIPImageProcessorPil(), image))
+    largest, mean = difference(ImageTransform(224)(to_rgb(image)), processed(CLIPImageProcessorPil(), image))
     assert largest < 2.01
     assert mean < 0.02
 

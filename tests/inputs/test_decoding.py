@@ -1,4 +1,4 @@
-"""Decoding of whatever real files hold; what cannot be decoded is one line and a kind."""
+"""Decoding of images: modes, sizes, orientations, and errors of invalid files."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ret_lightning.errors import DataError
-from ret_lightning.inputs import decode_image, open_image, rgb_image
+from ret_lightning.inputs import decode_image, open_image, to_rgb
 from tests.support.pictures import encoded, kind_of, picture
 
 
 def png(pixels: np.ndarray, size: tuple[int, int] | None = None) -> bytes:
-    """A 16-bit PNG of (h, w, channels) uint16, which Pillow cannot write; `size`: what its header says instead."""
+    """Return a 16-bit PNG of pixels (h, w, channels) uint16, which Pillow cannot write; `size` overrides its header."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
 
     height, width, channels = pixels.shape
-    said = size or (width, height)
+    stated = size or (width, height)
     colour = {1: 0, 3: 2, 2: 4, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = said[0].to_bytes(4, "big") + said[1].to_bytes(4, "big") + bytes([16, colour, 0, 0, 0])
+    header = stated[0].to_bytes(4, "big") + stated[1].to_bytes(4, "big") + bytes([16, colour, 0, 0, 0])
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
@@ -50,19 +50,19 @@ SOLID = picture(40, 30)
         ("RGB", "BMP"), ("RGB", "PPM"), ("RGBA", "ICO"), ("RGBA", "TGA"), ("RGB", "JPEG2000"), ("RGB", "AVIF"),
     ],
 )  # fmt: skip
-def test_every_mode_is_seen_as_by_pillows_own_conversion(mode: str, form: str) -> None:
-    """Also CLIP's preprocessing is that conversion. The pixels are compared with what was saved, too."""
+def test_all_modes_equal_pillow_conversion(mode: str, form: str) -> None:
+    """CLIP's preprocessing uses that conversion. The pixels are also compared with the saved image."""
     image = SOLID.convert(mode)
     options = {"lossless": True, "exact": True} if form == "WEBP" else {"sizes": [SOLID.size]} if form == "ICO" else {}
     data = encoded(image, form, **options, **({"quality": 95} if form == "JPEG" else {}))
     decoded = decode_image(data)
     assert decoded.mode == "RGB"
     assert (np.asarray(decoded) == np.asarray(Image.open(BytesIO(data)).convert("RGB"))).all()
-    apart = np.abs(np.asarray(decoded, dtype=float) - np.asarray(image.convert("RGB"), dtype=float))
-    assert apart.mean() < ({"JPEG": 8, "AVIF": 8, "GIF": 10}.get(form, 1))
+    difference = np.abs(np.asarray(decoded, dtype=float) - np.asarray(image.convert("RGB"), dtype=float))
+    assert difference.mean() < ({"JPEG": 8, "AVIF": 8, "GIF": 10}.get(form, 1))
 
 
-def test_behind_transparent_pixels_is_white(recwarn: pytest.WarningsRecorder) -> None:
+def test_transparency_is_composited_on_white(recwarn: pytest.WarningsRecorder) -> None:
     palette = Image.new("P", (4, 3), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     for image, colour in (
@@ -78,15 +78,15 @@ def test_behind_transparent_pixels_is_white(recwarn: pytest.WarningsRecorder) ->
     assert not recwarn.list
 
 
-def test_16_bits_are_scaled_to_8() -> None:
+def test_16_bit_images_are_scaled_to_8_bits() -> None:
     random = np.random.default_rng(0)
     for channels in (1, 2, 3, 4):
         pixels = random.integers(0, 65536, (20, 30, channels), dtype=np.uint16)
-        shown = (pixels[:, :, :1] if channels < 3 else pixels[:, :, :3]).astype(float)
+        expected = (pixels[:, :, :1] if channels < 3 else pixels[:, :, :3]).astype(float)
         if channels in (2, 4):
-            shown = 65535 - (65535 - shown) * (pixels[:, :, -1:] / 65535)
+            expected = 65535 - (65535 - expected) * (pixels[:, :, -1:] / 65535)
         decoded = np.asarray(decode_image(png(pixels)), dtype=float)
-        assert np.abs(decoded - shown / 257).max() <= 2, channels
+        assert np.abs(decoded - expected / 257).max() <= 2, channels
     grey = Image.fromarray(np.array([[0, 257, 32896], [65535, 128, 129]], dtype=np.uint16))
     for form in ("TIFF", "PNG"):
         assert np.asarray(decode_image(encoded(grey, form)))[:, :, 1].tolist() == [[0, 1, 128], [255, 0, 1]]
@@ -94,8 +94,8 @@ def test_16_bits_are_scaled_to_8() -> None:
     assert np.asarray(decode_image(with_key))[:, :, 0].tolist() == [[0, 1, 128], [255, 0, 1]]
 
 
-def test_a_jpeg_of_four_inks_in_adobes_way() -> None:
-    """Red: no cyan, all of magenta and yellow. YCCK stores the inks' opposite as luminance and chrominance."""
+def test_adobe_cmyk_jpeg() -> None:
+    """Red is full magenta and yellow. YCCK stores the inverted inks as luminance and chrominance."""
     options = {"quality": 100, "subsampling": 0}
     inks = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", **options)
     assert decode_image(inks).getpixel((8, 8)) == pytest.approx((255, 0, 0), abs=3)
@@ -108,7 +108,7 @@ def test_a_jpeg_of_four_inks_in_adobes_way() -> None:
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_seen(form: str) -> None:
+def test_first_frame_of_animation_is_decoded(form: str) -> None:
     frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue", "lime")]
     data = encoded(
         frames[0], form, save_all=True, append_images=frames[1:], **({} if form != "WEBP" else {"lossless": True})
@@ -119,7 +119,7 @@ def test_of_an_animation_the_first_frame_is_seen(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
-def test_every_exif_orientation(form: str) -> None:
+def test_all_exif_orientations(form: str) -> None:
     stored = np.asarray(picture(8, 4))
     upright = {
         1: stored,
@@ -140,10 +140,10 @@ def test_every_exif_orientation(form: str) -> None:
         assert (decoded == expected).all(), orientation
 
 
-# Pictures in memory.
+# Images in memory.
 
 
-def see_through_palette() -> Image.Image:
+def transparent_palette() -> Image.Image:
     image = Image.new("P", (1, 1), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     image.putalpha(51)
@@ -161,7 +161,7 @@ def see_through_palette() -> Image.Image:
         (Image.new("La", (1, 1), (20, 51)), [(224, 224, 224)]),  # the same, premultiplied
         (Image.new("RGBA", (1, 1), (255, 100, 0, 51)), [(255, 224, 204)]),
         (Image.new("RGBa", (1, 1), (51, 20, 0, 51)), [(255, 224, 204)]),
-        (see_through_palette(), [(206, 208, 210)]),
+        (transparent_palette(), [(206, 208, 210)]),
         (Image.new("I", (1, 1), 32896), [(128, 128, 128)]),
         (Image.new("I;16", (1, 1), 32896), [(128, 128, 128)]),
         (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [(255, 0, 0)]),
@@ -169,36 +169,42 @@ def see_through_palette() -> Image.Image:
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_a_picture_in_memory_of_any_mode(image: Image.Image, colours: list[tuple[int, int, int]]) -> None:
+def test_to_rgb_of_all_modes(image: Image.Image, colours: list[tuple[int, int, int]]) -> None:
     mode, before = image.mode, image.tobytes()
-    rgb = rgb_image(image)
+    rgb = to_rgb(image)
     assert (rgb.mode, rgb.size) == ("RGB", image.size)
     assert rgb is not image
     assert np.asarray(rgb).reshape(-1, 3) == pytest.approx(np.array(colours), abs=1)
     assert (image.mode, image.tobytes()) == (mode, before)
 
 
-def test_a_picture_in_memory_is_turned_by_its_exif_and_stays_as_it_is() -> None:
+def test_to_rgb_applies_exif_to_copy() -> None:
     image = picture(8, 4)
     image.getexif()[0x0112] = 6
-    turned = rgb_image(image)
+    turned = to_rgb(image)
     assert (np.asarray(turned) == np.rot90(np.asarray(picture(8, 4)), -1)).all()
     assert image.size == (8, 4)
     assert image.getexif()[0x0112] == 6
-    assert (np.asarray(rgb_image(turned)) == np.asarray(turned)).all()
+    assert (np.asarray(to_rgb(turned)) == np.asarray(turned)).all()
 
 
-def test_a_picture_in_memory_that_cannot_be_decoded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^image cannot be decoded: it is 0 by 3 pixels \[image-not-decoded\]$"):
-        rgb_image(Image.new("RGB", (0, 3)))
+def test_to_rgb_of_invalid_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        to_rgb(Image.new("RGB", (0, 3)))
+    assert (error.value.code, error.value.reason) == ("image-not-decoded", "size is 0 x 3 pixels")
+    assert error.value.message.startswith("image cannot be decoded: ")  # no file name
     picture(64, 64).save(tmp_path / "whole.jpg")
     (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
-    with Image.open(tmp_path / "torn.jpg") as torn, pytest.raises(DataError, match=r"^image .*torn\.jpg cannot be"):
-        rgb_image(torn)
+    with Image.open(tmp_path / "torn.jpg") as torn, pytest.raises(DataError) as error:
+        to_rgb(torn)
+    assert (error.value.code, error.value.kind) == ("image-not-decoded", "truncated_image")
+    assert error.value.message.startswith(f"image {tmp_path / 'torn.jpg'} ")
     closed = Image.open(tmp_path / "whole.jpg")
     closed.close()
-    with pytest.raises(DataError, match=r"whole\.jpg cannot be decoded: Operation on closed image"):
-        rgb_image(closed)
+    with pytest.raises(DataError) as error:
+        to_rgb(closed)
+    assert (error.value.code, error.value.reason) == ("image-not-decoded", "Operation on closed image")
+    assert error.value.message.startswith(f"image {tmp_path / 'whole.jpg'} ")
 
 
 # Sizes.
@@ -208,40 +214,42 @@ def test_a_picture_in_memory_that_cannot_be_decoded(tmp_path: Path) -> None:
     ("size", "least", "decoded"),
     [
         ((896, 1200), 448, (448, 600)),
-        ((895, 1200), 448, (895, 1200)),  # a half would have 447
+        ((895, 1200), 448, (895, 1200)),  # half the size would be 447
         ((1793, 1801), 448, (449, 451)),  # a quarter, rounded up
         ((4000, 3584), 448, (500, 448)),
         ((300, 200), 448, (300, 200)),
         ((896, 1200), None, (896, 1200)),
     ],
 )
-def test_a_jpeg_is_decoded_at_a_half_a_quarter_or_an_eighth(size, least: int | None, decoded) -> None:
+def test_jpeg_is_decoded_at_reduced_scale(size, least: int | None, decoded) -> None:
     data = encoded(Image.new("RGB", size, (200, 100, 50)), "JPEG")
     image = decode_image(data, least_side=least)
     assert image.size == decoded
     assert image.getpixel((5, 5)) == pytest.approx((200, 100, 50), abs=3)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = size if any(s % 2 for s in size) else decoded  # a side that is not divisible: see `_reduce`
+    turned = size if any(s % 2 for s in size) else decoded  # a side that is not divisible is not reduced
     assert decode_image(encoded(Image.new("RGB", size), "JPEG", exif=exif), least_side=least).size == turned[::-1]
     assert decode_image(encoded(Image.new("CMYK", size), "JPEG"), least_side=least).size == decoded
     assert decode_image(encoded(Image.new("RGB", size), "WEBP", quality=1, method=0), least_side=least).size == size
 
 
-def test_more_pixels_than_the_limit_are_refused_before_decoding() -> None:
+def test_too_large_image_is_refused_before_decoding() -> None:
     data = encoded(picture(20, 10), "JPEG")
     assert decode_image(data, max_pixels=200).size == (20, 10)
     with pytest.raises(DataError) as error:
         decode_image(data, max_pixels=199)
     assert (error.value.code, error.value.allowed) == ("image-too-large", 199)
-    assert error.value.found == "200 pixels (20 by 10)"
+    assert error.value.found == "200 pixels (20 x 10)"
     row = np.zeros((1, 1, 1), dtype=np.uint16)
     for size in ((10_000, 9_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)):
         assert kind_of(png(row, size)) == "image_too_large"
-    assert kind_of(png(row, (10_000, 9_000)), max_pixels=100_000_000) == "truncated_image"  # allowed, and has no pixels
+    assert (
+        kind_of(png(row, (10_000, 9_000)), max_pixels=100_000_000) == "truncated_image"
+    )  # allowed by the limit, but without pixels
 
 
-def test_pillows_own_warning_of_large_images_is_not_seen_in_commands(tmp_path: Path) -> None:
+def test_pillow_size_warning_is_hidden_in_commands(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(png(np.zeros((1, 1, 1), dtype=np.uint16), (10_000, 9_000)))
     script = (
         "from ret_lightning.inputs import open_image\nfrom ret_lightning.errors import DataError\n"
@@ -253,10 +261,10 @@ def test_pillows_own_warning_of_large_images_is_not_seen_in_commands(tmp_path: P
     assert (done.stdout, done.stderr) == ("image_too_large\n", "")
 
 
-# What is no image.
+# Invalid files.
 
 
-def test_what_cannot_be_read_names_the_file_and_its_kind(tmp_path: Path) -> None:
+def test_unreadable_file_error_has_kind_and_name(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
@@ -280,8 +288,9 @@ def test_what_cannot_be_read_names_the_file_and_its_kind(tmp_path: Path) -> None
         ("folder.png", "unreadable_image", "image-is-folder"),
         ("broken.png", "unreadable_image", "image-not-decoded"),
     ):
-        with pytest.raises(DataError, match=r"^image ") as error:
+        with pytest.raises(DataError) as error:
             open_image(tmp_path / name)
+        assert str(error.value).startswith("image ")
         assert (error.value.kind, error.value.code) == (kind, code), name
         assert "\n" not in str(error.value)
         if name.isprintable():
@@ -289,7 +298,7 @@ def test_what_cannot_be_read_names_the_file_and_its_kind(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_truncated_files(form: str) -> None:
+def test_truncated_files_are_refused(form: str) -> None:
     whole = encoded(picture(64, 64), form)
     for share in (0.1, 0.5, 0.9):
         kind = kind_of(whole[: int(share * len(whole))])
@@ -318,7 +327,7 @@ WHOLE = [
     st.floats(0, 1),
     st.sampled_from([None, 4]),
 )
-def test_broken_bytes_are_an_image_or_a_data_error(whole: bytes, changes, share: float, least: int | None) -> None:
+def test_damaged_image_is_decoded_or_data_error(whole: bytes, changes, share: float, least: int | None) -> None:
     data = bytearray(whole)
     for position, new in changes:
         position %= len(data)
@@ -328,7 +337,7 @@ def test_broken_bytes_are_an_image_or_a_data_error(whole: bytes, changes, share:
 
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from(WHOLE), st.integers(0, 16), st.binary(max_size=200))
-def test_bytes_behind_a_formats_first_ones_are_an_image_or_a_data_error(whole: bytes, kept: int, rest: bytes) -> None:
+def test_random_bytes_after_signature_are_image_or_data_error(whole: bytes, kept: int, rest: bytes) -> None:
     check(whole[:kept] + rest, None)
 
 

@@ -1,4 +1,4 @@
-"""Reduced decoding, long pictures, and the augmentation; for agreement with CLIP's processors see test_clip_agreement.py."""
+"""Reduced decoding, long images, and augmentation. test_clip_agreement.py compares the pixels with CLIP's processors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def jpeg(image: Image.Image, **options) -> bytes:
 
 
 def pictures(width: int, height: int) -> dict[str, Image.Image]:
-    """What photographs are made of: smooth noise at several scales, lettering, gradients."""
+    """Return images like photographs: smooth noise at several scales, lettering and gradients."""
     random = np.random.default_rng(0)
     noise = np.full((height, width, 3), 128.0)
     for cells, strength in ((4, 60), (16, 40), (64, 25), (256, 12)):
@@ -51,32 +51,32 @@ def pictures(width: int, height: int) -> dict[str, Image.Image]:
 
 
 def levels(pixels: Tensor) -> np.ndarray:
-    """Normalised pixels in levels of 255."""
+    """Convert normalized pixels to levels of 255."""
     return pixels.numpy().transpose(1, 2, 0) * np.array(OPENAI_CLIP_STD) * 255
 
 
 @pytest.mark.parametrize("size", [(2000, 1500), (1345, 2001), (1601, 1347)])
 @pytest.mark.parametrize("subsampling", [0, 2])
-def test_reduced_decoding_deviates_as_little_as_is_said(size: tuple[int, int], subsampling: int) -> None:
+def test_reduced_decoding_deviates_within_limits(size: tuple[int, int], subsampling: int) -> None:
     transform = ImageTransform(reduce=True)
     for name, image in pictures(*size).items():
         data = jpeg(image, subsampling=subsampling)
         reduced = decode_image(data, least_side=transform.least_side)
         assert reduced.size == ((size[0] + 1) // 2, (size[1] + 1) // 2)
-        apart = np.abs(levels(transform(reduced)) - levels(transform(decode_image(data))))
+        difference = np.abs(levels(transform(reduced)) - levels(transform(decode_image(data))))
         limits = (1.2, 20) if name == "lettering" else (0.4, 4)
-        assert 0 < apart.mean() < limits[0], name
-        assert apart.max() < limits[1] + 0.01, name
+        assert 0 < difference.mean() < limits[0], name
+        assert difference.max() < limits[1] + 0.01, name
 
 
-def test_reduced_decoding_is_off_unless_asked_for() -> None:
+def test_reduced_decoding_is_off_by_default() -> None:
     assert ImageTransform(224).least_side is None
     assert ImageTransform(40, reduce=True).least_side == 120
 
 
 @pytest.mark.parametrize("size", [(30_000, 3), (3, 30_000)])
-def test_a_very_long_picture_takes_no_memory_for_what_is_cut_off(size: tuple[int, int]) -> None:
-    """Resized as a whole it would have 500 million pixels. In the middle of a ramp the square is nearly of one colour."""
+def test_very_long_image_needs_little_memory(size: tuple[int, int]) -> None:
+    """The whole resized image would have 500 million pixels. The central square of a ramp has nearly one colour."""
     ramp = np.linspace(0, 255, 30_000).astype(np.uint8)
     image = Image.fromarray(np.broadcast_to(ramp, (3, 30_000)) if size[0] > 3 else np.repeat(ramp[:, None], 3, axis=1))
     tracemalloc.start()
@@ -88,14 +88,14 @@ def test_a_very_long_picture_takes_no_memory_for_what_is_cut_off(size: tuple[int
     assert (pixels * 255 - 127.5).abs().max() <= 1
 
 
-def test_the_picture_given_is_only_read() -> None:
+def test_transform_does_not_modify_image() -> None:
     image = picture(300, 260)
     before = image.tobytes()
     ImageTransform()(image)
     assert image.tobytes() == before
 
 
-def test_augmentation_moves_as_asked() -> None:
+def test_augmentation_shifts_within_limit() -> None:
     image = Image.new("RGB", (41, 41))
     image.putpixel((20, 20), (255, 255, 255))
 
@@ -110,7 +110,7 @@ def test_augmentation_moves_as_asked() -> None:
     assert spread.max(axis=0).min() > 0.15 * 41
 
 
-def test_augmentation_turns_and_scales_about_the_middle() -> None:
+def test_augmentation_rotates_and_scales_about_center() -> None:
     image = Image.new("L", (101, 101)).convert("RGB")
     for x in range(20, 81):
         image.putpixel((x, 50), (255, 255, 255))
@@ -123,7 +123,7 @@ def test_augmentation_turns_and_scales_about_the_middle() -> None:
     assert longer.sum() == pytest.approx(61 * zoom, abs=2)
 
 
-def test_augmentation_is_what_its_random_numbers_say() -> None:
+def test_augmentation_is_deterministic() -> None:
     image = picture(40, 40)
     change = Augmentation(rotation=10, shift=0.1, scale=0.1, shear=10)
     one, same, other = (np.asarray(change(image, np.random.default_rng(seed))) for seed in (1, 1, 2))

@@ -1,4 +1,4 @@
-"""Items to one EncoderInput: padding, masks and the rows that have a text or an image."""
+"""Collation of items: padding, masks, and the rows with a text or an image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from ret_lightning.inputs import Item, encoder_input
+from ret_lightning.inputs import Item, collate_items
 
 
 class Letters:
-    """One id a letter."""
+    """A tokenizer with one id per letter."""
 
     def __init__(self, max_length: int | None) -> None:
         if max_length is not None:
@@ -27,12 +27,10 @@ class Letters:
     ("longest", "max_length", "padded"),
     [(3, 77, 16), (16, 77, 16), (17, 77, 32), (70, 77, 77), (77, 77, 77), (3, None, 3)],
 )
-def test_texts_by_themselves_are_padded_in_steps_and_never_beyond_what_the_model_takes(
-    longest: int, max_length: int | None, padded: int
-) -> None:
+def test_batch_invariant_padding(longest: int, max_length: int | None, padded: int) -> None:
     items = [Item("a" * longest, None), Item(None, None), Item("b", None)]
     tokenizer = Letters(max_length)
-    plain, rows = (encoder_input(items, tokenizer, 8, by_itself=by_itself) for by_itself in (False, True))
+    plain, rows = (collate_items(items, tokenizer, 8, batch_invariant=each) for each in (False, True))
     assert plain.input_ids.shape == (3, longest)
     assert rows.input_ids.shape == rows.attention_mask.shape == (3, padded)
     assert torch.equal(rows.input_ids[:, :longest], plain.input_ids)
@@ -41,10 +39,10 @@ def test_texts_by_themselves_are_padded_in_steps_and_never_beyond_what_the_model
     assert torch.equal(rows.text_rows, plain.text_rows)
 
 
-def test_only_images_that_are_there_are_stacked() -> None:
+def test_only_existing_images_are_stacked() -> None:
     pixels = [torch.full((3, 4, 4), float(number)) for number in range(2)]
     items = [Item(None, pixels[0]), Item("ab", None), Item("c", pixels[1]), Item(None, None)]
-    inputs = encoder_input(items, Letters(77), 4)
+    inputs = collate_items(items, Letters(77), 4)
     assert torch.equal(inputs.pixel_values, torch.stack(pixels))
     assert inputs.image_rows.tolist() == [0, 2]
     assert inputs.text_rows.tolist() == [1, 2]
@@ -52,24 +50,24 @@ def test_only_images_that_are_there_are_stacked() -> None:
     assert len(inputs) == 4
 
 
-def test_no_texts_need_no_tokenizer() -> None:
+def test_batch_without_texts_is_not_tokenized() -> None:
     def refused(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         raise AssertionError("tokenised")
 
-    inputs = encoder_input([Item(None, torch.zeros(3, 4, 4))] * 2, refused, 4)
+    inputs = collate_items([Item(None, torch.zeros(3, 4, 4))] * 2, refused, 4)
     assert (inputs.input_ids.shape, inputs.text_rows.tolist()) == ((2, 1), [])
     assert not inputs.attention_mask.any()
 
 
-def test_no_images_keep_the_shape_of_one() -> None:
-    inputs = encoder_input([Item("a", None)], Letters(77), 6)
+def test_batch_without_images_keeps_image_shape() -> None:
+    inputs = collate_items([Item("a", None)], Letters(77), 6)
     assert inputs.pixel_values.shape == (0, 3, 6, 6)
     assert inputs.pixel_values.dtype == torch.float32
 
 
-def test_padding_has_the_id_of_the_tokenizer() -> None:
+def test_padding_uses_pad_id() -> None:
     tokenizer = Letters(None)
     tokenizer.max_length, tokenizer.pad_id = 20, 7
-    ids = encoder_input([Item("abc", None), Item("a", None)], tokenizer, 8, by_itself=True).input_ids
+    ids = collate_items([Item("abc", None), Item("a", None)], tokenizer, 8, batch_invariant=True).input_ids
     assert ids[0].tolist() == [*map(ord, "abc"), *[7] * 13]
     assert ids[1].tolist() == [ord("a"), *[7] * 15]

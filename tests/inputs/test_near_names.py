@@ -1,4 +1,4 @@
-"""Near matches of names that do not exist: found in folders and archives alike, and within limits."""
+"""Near matches of missing files in folders and archives, and limits of the search."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from ret_lightning.data.images.sources import image_source
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import near_names, open_image
-from ret_lightning.inputs.near_names import difference
+from ret_lightning.inputs.near_names import NearMatches, describe_difference
 from tests.support.archives import error_of, write_tar, write_zip
 
 FILES = ["sub/Deep Folder/1.jpg", "sub/10.jpeg", normalize("NFC", "ü/é.png"), normalize("NFD", "ö.webp"), "100%25.PNG"]
 
 
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(near_names, "_seconds", 0.0)
 
@@ -71,7 +71,7 @@ def archive_list(root: Path) -> list[str]:
         ),
     ],
 )
-def test_the_near_match_is_named(
+def test_near_match_is_reported(
     tmp_path: Path, source: Callable[[Path], str | list[str]], asked: str, near: str, differs: str
 ) -> None:
     images = image_source(source(tmp_path), tmp_path)
@@ -79,14 +79,13 @@ def test_the_near_match_is_named(
     for action in (images.read, images.find):
         error = error_of(action, asked)
         assert (error.kind, error.near) == ("missing_image", (near,))
-        assert error.message.endswith(f"; near match: {near!r} ({differs})")
+        assert describe_difference(asked, near) == differs
+        assert error.message.endswith(NearMatches((near,)).hint(asked))
 
 
 @pytest.mark.parametrize("source", [folder, tar, archive_list])
 @pytest.mark.parametrize("asked", ["/sub/10.jpeg", "/data/images/sub/10.jpeg"])
-def test_the_near_match_of_an_absolute_path(
-    tmp_path: Path, source: Callable[[Path], str | list[str]], asked: str
-) -> None:
+def test_near_match_of_absolute_path(tmp_path: Path, source: Callable[[Path], str | list[str]], asked: str) -> None:
     error = error_of(image_source(source(tmp_path), tmp_path).read, asked)
     assert (error.kind, error.near) == ("path_outside", ("sub/10.jpeg",))
     assert "leading slash" in error.message
@@ -96,13 +95,15 @@ def test_the_near_match_of_an_absolute_path(
 @pytest.mark.parametrize(
     "asked", ["sub/11.jpeg", "sub2/10.jpeg", "other/Deep Folder/1.jpg", "sub", "nu\0ll.jpg", "\ud800"]
 )
-def test_other_names_are_no_near_match(tmp_path: Path, source: Callable[[Path], str | list[str]], asked: str) -> None:
+def test_other_names_are_not_near_matches(
+    tmp_path: Path, source: Callable[[Path], str | list[str]], asked: str
+) -> None:
     error = error_of(image_source(source(tmp_path), tmp_path).read, asked)
-    assert "near match" not in error.message
+    assert error.values.get("near", ()) == ()
 
 
 def test_backslashes_in_stored_names(tmp_path: Path) -> None:
-    """As Windows programs write them into zips, and a careless unpacking into files."""
+    """Some Windows programs write backslashes into zips, and some tools unpack them into file names."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images/sub\\1.jpg").touch()
     write_zip(tmp_path / "images.zip", {"sub\\1.jpg": b""})
@@ -119,8 +120,8 @@ def test_several_near_matches(tmp_path: Path) -> None:
         assert set(error_of(image_source(location, tmp_path).read, "ab.jpg").near) == set(names[:2])
 
 
-def test_an_image_that_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in `ret-search image=...`."""
+def test_near_match_of_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of `ret-search image=...` has no root."""
     (tmp_path / "Photos").mkdir()
     (tmp_path / "Photos/Cat.jpg").touch()
     monkeypatch.chdir(tmp_path)
@@ -134,23 +135,25 @@ def test_an_image_that_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: p
         assert (error.value.code, error.value.near) == ("image-missing", (near,))
 
 
-def test_no_search_where_the_folder_is_missing(tmp_path: Path) -> None:
+def test_missing_folder_is_not_searched(tmp_path: Path) -> None:
     error = error_of(image_source("images", tmp_path).read, "a.jpg")
     assert (error.code, error.kind) == ("image-folder-missing", "missing_image")
-    assert "near match" not in error.message
+    assert error.values.get("near", ()) == ()
 
 
-def test_a_large_folder_is_not_listed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_names, "MOST_LISTED", 10)
+def test_large_folder_is_listed_up_to_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_names, "MAX_LISTED", 10)
     for i in range(40):
         (tmp_path / f"{i}.jpg").touch()
     error = error_of(image_source(tmp_path).read, "none.jpg")
     assert error.near == ()
-    assert error.message.endswith("; no near match among 10 names, after which the search ended")
+    matches = near_names.find_near_names(tmp_path, "none.jpg")
+    assert matches == NearMatches((), is_partial=True)
+    assert error.message.endswith(matches.hint("none.jpg"))
     assert error_of(image_source(tmp_path).read, "39.JPEG").near == ("39.jpg",)  # without a listing
 
 
-def test_only_folders_on_the_path_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_folders_of_path_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/b/1.jpg", "a/c/2.jpg", "d/e/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -166,7 +169,7 @@ def test_only_folders_on_the_path_are_listed(tmp_path: Path, monkeypatch: pytest
     assert listed == [tmp_path / "a", tmp_path / "a/b", tmp_path]
 
 
-def test_searches_end_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_stop_after_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").touch()
     write_tar(tmp_path / "images.tar", {"a.jpg": b""})
     for location in (".", "images.tar"):
@@ -174,17 +177,17 @@ def test_searches_end_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(near_names, "_seconds", 0.0)
         assert error_of(images.read, "A.jpg").near == ("a.jpg",)
         assert near_names._seconds > 0
-        monkeypatch.setattr(near_names, "_seconds", near_names.MOST_SECONDS + 1)
-        assert "near match" not in error_of(images.read, "A.jpg").message
+        monkeypatch.setattr(near_names, "_seconds", near_names.MAX_SECONDS + 1)
+        assert error_of(images.read, "A.jpg").near == ()
 
 
 @pytest.mark.parametrize("source", [folder, tar])
-def test_a_path_of_a_million_folders(tmp_path: Path, source: Callable[[Path], str | list[str]]) -> None:
+def test_very_deep_path_is_not_searched(tmp_path: Path, source: Callable[[Path], str | list[str]]) -> None:
     error = error_of(image_source(source(tmp_path), tmp_path).read, "a/" * 1_000_000 + "1.jpg")
     assert error.kind in ("missing_image", "unreadable_image")
-    assert "near match" not in error.message
+    assert error.values.get("near", ()) == ()
 
 
-def test_differences_in_words() -> None:
-    assert difference("a/B.JPG", "x/a/b.jpg") == "letter case, leading folder"
-    assert difference("/a.jpg", "a.jpg") == "leading slash"
+def test_describe_difference() -> None:
+    assert describe_difference("a/B.JPG", "x/a/b.jpg") == "letter case, leading folder"
+    assert describe_difference("/a.jpg", "a.jpg") == "leading slash"

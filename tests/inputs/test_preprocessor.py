@@ -1,4 +1,4 @@
-"""What tokenizers and image transforms tell a checkpoint of themselves."""
+"""Settings of tokenizers and image transforms in checkpoints."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Unnamed(ClipTokenizer):
         (ImageTransform(8, (0, 0, 0), (1, 1, 1)), {"size": 8, "mean": (0, 0, 0), "std": (1, 1, 1), "reduce": False}),
     ],
 )
-def test_settings_are_the_attributes_of_the_arguments(part: Preprocessor, settings: dict[str, Any]) -> None:
+def test_settings_are_constructor_arguments(part: Preprocessor, settings: dict[str, Any]) -> None:
     assert part.to_config() == settings
     again = type(part).from_config({key: [*v] if type(v) is tuple else v for key, v in settings.items()}, part.files())
     assert again.to_config() == settings
 
 
-def test_settings_follow_the_attributes() -> None:
+def test_settings_follow_attributes() -> None:
     tokenizer = ClipTokenizer(20)
     tokenizer.max_length = 10
     assert tokenizer.to_config() == {"max_length": 10}

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer against open_clip's own implementation."""
+"""CLIP's tokenizer compared with open_clip's implementation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS = [
 ]
 
 
-def test_ids_are_open_clips() -> None:
+def test_ids_equal_open_clip() -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     expected = SimpleTokenizer()(TEXTS)
@@ -30,14 +30,14 @@ def test_ids_are_open_clips() -> None:
         assert not expected[row, length:].any()  # open_clip pads with 0
 
 
-def test_padding_is_to_the_longest_and_on_the_right() -> None:
+def test_texts_are_padded_on_the_right() -> None:
     ids, mask = ClipTokenizer()(["a cat", "a cat on a mat"])
     assert ids.shape == (2, 7)
     assert mask.sum(dim=1).tolist() == [4, 7]
     assert mask[0].tolist() == [True] * 4 + [False] * 3
 
 
-def test_long_texts_keep_their_end_token() -> None:
+def test_truncated_text_keeps_end_token() -> None:
     ids, mask = ClipTokenizer(max_length=8)(["one two three four five six seven eight nine ten"])
     assert ids.shape == (1, 8)
     assert mask.all()

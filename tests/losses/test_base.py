@@ -1,4 +1,4 @@
-"""What every loss receives and returns."""
+"""The batch that a loss receives, and the mean over ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def features(queries: int, passages: int | None = None) -> tuple[Tensor, Tensor]
     return tuple(torch.randn(n, 3, 6, generator=random) for n in (queries, passages or queries))
 
 
-def test_short_forms_are_completed() -> None:
+def test_encoded_batch_completes_short_forms() -> None:
     query, passage = (vectors[:, 0] for vectors in features(4))
     batch = EncodedBatch(query, passage, torch.tensor([7, 8, 7, 9]))
     assert batch.query.shape == batch.passage.shape == (4, 1, 6)
@@ -41,13 +41,13 @@ def test_short_forms_are_completed() -> None:
         (4, torch.zeros(4, 1, 1), torch.arange(4), None, r"got \(4, 1, 1\)"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(passages, labels, passage_labels, passage_rows, message) -> None:
+def test_inconsistent_shapes_are_refused(passages, labels, passage_labels, passage_rows, message) -> None:
     with pytest.raises(ValueError, match=message):
         EncodedBatch(*features(4, passages), labels, passage_labels, passage_rows)
 
 
 @pytest.mark.parametrize(("side", "rows"), [("queries", [1, 4]), ("passages", [3])])
-def test_features_not_finite_are_reported_by_row(side: str, rows: list[int]) -> None:
+def test_nonfinite_features_are_reported_by_row(side: str, rows: list[int]) -> None:
     vectors = dict(zip(("queries", "passages"), features(6), strict=True))
     vectors[side][rows, 0, 2] = math.nan
     vectors[side][rows[0], 0, 2] = math.inf
@@ -63,10 +63,10 @@ def _means(rank: int) -> tuple[float, int, list[float]]:
     return float(mean), rows, values.grad.tolist()
 
 
-def test_mean_over_rows_is_that_of_all_ranks(tmp_path: Path) -> None:
+def test_mean_over_rows_covers_all_ranks(tmp_path: Path) -> None:
     assert mean_over_rows(torch.tensor([1.0, 5.0])) == (3, 2)
     assert mean_over_rows(torch.zeros(0)) == (0, 0)
-    (one, rows, gradient), (other, _, nothing) = on_ranks(_means, 2, tmp_path)
+    (one, rows, gradient), (other, _, empty) = on_ranks(_means, 2, tmp_path)
     assert ((one + other) / 2, rows) == (3, 3)
     assert [g / 2 for g in gradient] == pytest.approx([1 / 3] * 3)  # DDP takes the mean over ranks
-    assert nothing == []
+    assert empty == []

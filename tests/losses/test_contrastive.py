@@ -1,4 +1,4 @@
-"""The contrastive loss against its formula written out in loops, and several ranks against one."""
+"""The contrastive loss compared with its definition in plain loops, and several ranks with one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def features(count: int, k: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Share:
-    """The rows of one rank: queries with their ids, a positive passage per query, and negatives with an id each."""
+    """The rows of one rank: queries with their ids, one positive passage per query, and negatives with their ids."""
 
     query: Tensor
     ids: list[list[int]]
@@ -38,7 +38,7 @@ class Share:
     negative_ids: list[int]
 
     def labels(self) -> Tensor:
-        """(B, m), m the largest number of ids of this share."""
+        """Return the padded labels, (B, m), where m is the largest number of ids in this share."""
         width = max(map(len, self.ids), default=1)
         return torch.tensor([[*ids, *[PADDING] * (width - len(ids))] for ids in self.ids]).reshape(-1, width).long()
 
@@ -46,31 +46,34 @@ class Share:
         return torch.tensor([*(ids[0] for ids in self.ids), *self.negative_ids]).long()
 
     def loss(self, map_of: Tensor | None = None, **options) -> tuple:
-        """The output of `ContrastiveLoss` of features mapped by a matrix, which stands for the model."""
+        """Return the output of `ContrastiveLoss` for features multiplied by a matrix, which represents the model."""
         vectors = (self.query, torch.cat([self.passage, self.negative]))
         query, passage = vectors if map_of is None else (each @ map_of for each in vectors)
         return ContrastiveLoss(**options)(EncodedBatch(query, passage, self.labels(), self.passage_labels()))
 
 
 def shares(seed: int, sizes: Sequence[int], negatives: bool = True, most_ids: int = 4) -> list[Share]:
-    """Random rows for each rank. Id sets overlap, some ids are no passage's, and the ranks' largest sets differ in size."""
+    """Return random rows for each rank.
+
+    Id sets overlap, some ids belong to no passage, and the largest id set differs between ranks.
+    """
     random, generator = Random(seed), torch.Generator().manual_seed(seed)
 
     def vectors(count: int) -> Tensor:
-        drawn = torch.randn(count, 3, 6, generator=generator, dtype=torch.float64)
-        return torch.nn.functional.normalize(drawn, dim=-1)
+        values = torch.randn(count, 3, 6, generator=generator, dtype=torch.float64)
+        return torch.nn.functional.normalize(values, dim=-1)
 
     made = []
     for rank, size in enumerate(sizes):
         ids = [random.sample(range(8), random.randint(1, max(1, most_ids - rank))) for _ in range(size)]
-        # The first negative carries the positive id of its own row, the others any id.
+        # The first negative has the positive id of its own row, the others have any id.
         negative_ids = [ids[0][0], *(random.randrange(10) for _ in range(2 + rank))] if negatives and ids else []
         made.append(Share(vectors(size), ids, vectors(size), vectors(len(negative_ids)), negative_ids))
     return made
 
 
 def joined(parts: Sequence[Share]) -> Share:
-    """The rows of all ranks as those of one."""
+    """Concatenate the rows of all ranks."""
     return Share(
         torch.cat([part.query for part in parts]),
         [ids for part in parts for ids in part.ids],
@@ -83,7 +86,7 @@ def joined(parts: Sequence[Share]) -> Share:
 def by_loops(
     query: Tensor, passage: Tensor, ids: Sequence[Sequence[int]], passage_ids: Sequence[int], temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, float, float]:
-    """Both directions and both recalls, from the definition, over sets of ids."""
+    """Compute both directions and both recalls from the definition, over sets of ids."""
     scores = [[sum((q @ p.T).max() for q in a) / temperature for p in passage] for a in query]
 
     def direction(rows: list[list[Tensor]], is_positive: Callable[[int, int], bool]) -> tuple[Tensor, float]:
@@ -115,7 +118,7 @@ def assert_is_loss_of(output, expected: tuple[Tensor, Tensor, float, float]) -> 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 0], [7, 7, 7, 7, 7]])
 @pytest.mark.parametrize("temperature", [1.0, 0.05])
-def test_one_label_per_query(labels: list[int], temperature: float) -> None:
+def test_loss_with_one_label_per_query(labels: list[int], temperature: float) -> None:
     query, passage = features(5)
     output = ContrastiveLoss(temperature=temperature)(EncodedBatch(query, passage, torch.tensor(labels)))
     expected = by_loops(query, passage, [[label] for label in labels], labels, temperature)
@@ -129,7 +132,7 @@ def test_one_label_per_query(labels: list[int], temperature: float) -> None:
 
 @pytest.mark.parametrize("negatives", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_several_labels_per_query(seed: int, negatives: bool) -> None:
+def test_loss_with_several_labels_per_query(seed: int, negatives: bool) -> None:
     (share,) = shares(seed, [7], negatives)
     expected_map, found_map = (torch.eye(6, dtype=torch.float64).requires_grad_() for _ in range(2))
     every = torch.cat([share.passage, share.negative])
@@ -167,7 +170,7 @@ def test_own_positive_among_negatives_is_positive() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_padding_changes_no_bit(dtype: torch.dtype) -> None:
+def test_padding_does_not_change_loss(dtype: torch.dtype) -> None:
     def result(labels: Tensor) -> list[Tensor]:
         vectors = [side.to(dtype).requires_grad_() for side in features(9)]
         output = ContrastiveLoss(temperature=0.1)(EncodedBatch(*vectors, labels, torch.arange(9)))
@@ -180,7 +183,7 @@ def test_padding_changes_no_bit(dtype: torch.dtype) -> None:
         assert torch.equal(one, other)
 
 
-def test_pooled_vectors_are_scored_by_their_product() -> None:
+def test_single_vectors_are_scored_by_inner_product() -> None:
     query, passage = features(4, k=1)
     labels = torch.arange(4)
     pooled = ContrastiveLoss()(EncodedBatch(query[:, 0], passage[:, 0], labels)).loss
@@ -192,7 +195,7 @@ def test_pooled_vectors_are_scored_by_their_product() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_a_learned_temperature_is_that_temperature_and_has_its_gradient(symmetric: bool) -> None:
+def test_learned_temperature_has_gradient(symmetric: bool) -> None:
     query, passage = features(5)
     labels = torch.tensor([0, 1, 0, 2, 3])
     loss = ContrastiveLoss(symmetric, temperature=0.2, learn_temperature=True).double()
@@ -211,7 +214,7 @@ def test_a_learned_temperature_is_that_temperature_and_has_its_gradient(symmetri
     assert loss.log_temperature.grad.item() == pytest.approx(slope, rel=1e-6)
 
 
-def test_further_passages_have_no_row_of_their_own() -> None:
+def test_negatives_are_not_scored_as_rows() -> None:
     (share,) = shares(3, [6], negatives=True)
     without = Share(share.query, share.ids, share.passage, share.negative[:0], [])
     torch.testing.assert_close(
@@ -222,8 +225,8 @@ def test_further_passages_have_no_row_of_their_own() -> None:
     )
 
 
-def test_recall_of_random_features_is_that_of_chance() -> None:
-    """The published code reports 0.629 here; a batch of 256 pairs has one positive among 256."""
+def test_recall_of_random_features_is_at_chance() -> None:
+    """The published code returns 0.629 here; chance is 1 / 256."""
     random = torch.Generator().manual_seed(0)
     query, passage = (torch.randn(256, 4, 16, generator=random) for _ in range(2))
     output = ContrastiveLoss()(EncodedBatch(query, passage, torch.arange(256)))
@@ -261,8 +264,8 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_ranks_together_are_one_rank(sizes: list[int], tmp_path: Path) -> None:
-    """Ranks with different numbers of rows and of labels per row, and negatives of their own."""
+def test_ranks_match_one_rank(sizes: list[int], tmp_path: Path) -> None:
+    """Ranks have different numbers of rows, labels per row and negatives."""
     assert len({share.labels().shape[1] for share in shares(SEEDS[0], sizes)}) > 1
     mp.spawn(_rank, args=(sizes, free_port(), str(tmp_path)), nprocs=len(sizes))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(sizes))]
@@ -275,7 +278,7 @@ def test_ranks_together_are_one_rank(sizes: list[int], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_of_no_pair_there_is_no_loss(symmetric: bool) -> None:
+def test_empty_batch_has_zero_loss(symmetric: bool) -> None:
     query, passage = features(4)
     loss = ContrastiveLoss(symmetric, learn_temperature=True)
     output = loss(EncodedBatch(query[:0], passage[:0], torch.arange(0)))
@@ -289,12 +292,12 @@ def test_of_no_pair_there_is_no_loss(symmetric: bool) -> None:
 @pytest.mark.parametrize(
     ("labels", "passage_labels", "message"),
     [
-        (torch.arange(4), torch.tensor([0, 1, 3, 2]), "must begin with a label of each query"),
-        (torch.arange(8).view(4, 2), torch.tensor([0, 3, 5, 0]), "must begin with a label of each query"),
-        (torch.tensor([0, 1, 2, PADDING]), None, "must not be negative"),
+        (torch.arange(4), torch.tensor([0, 1, 3, 2]), "first B entries are each a label of the query"),
+        (torch.arange(8).view(4, 2), torch.tensor([0, 3, 5, 0]), "first B entries are each a label of the query"),
+        (torch.tensor([0, 1, 2, PADDING]), None, "expected passage_labels >= 0"),
     ],
 )
-def test_labels_that_do_not_fit(labels: Tensor, passage_labels: Tensor | None, message: str) -> None:
+def test_inconsistent_labels_are_refused(labels: Tensor, passage_labels: Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ContrastiveLoss()(EncodedBatch(*features(4), labels, passage_labels))
 
@@ -308,7 +311,7 @@ def test_labels_that_do_not_fit(labels: Tensor, passage_labels: Tensor | None, m
         ("loss-backend", {"backend": "fast"}),
     ],
 )
-def test_option_out_of_range(code: str, options: dict) -> None:
+def test_invalid_options_are_refused(code: str, options: dict) -> None:
     with pytest.raises(ConfigError) as error:
         ContrastiveLoss(**options)
     ((name, value),) = options.items()

@@ -1,4 +1,4 @@
-"""The warning about queries that have no negative in their global batch."""
+"""The warning about queries without a negative in their global batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from ret_lightning.losses import PADDING, ContrastiveLoss, EncodedBatch
 
-CASES = [  # labels of the queries, labels of the passages (None: the queries' first ones), queries without a negative
+CASES = [  # labels of queries, labels of passages (None: first labels of the queries), queries without a negative
     ([[1]], None, 1),
     ([[1], [1], [1]], None, 3),
     ([[1, 2], [2, PADDING]], None, 1),
@@ -41,8 +41,10 @@ def test_queries_without_negatives_are_reported_once(
         assert outputs[0].loss == 0
 
 
-def test_ranks_share_their_passages(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """One pair per rank is a batch with negatives, if the passages differ."""
+def test_passages_of_other_ranks_are_negatives(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A global batch of one pair per rank has negatives if the passages differ."""
     loss = ContrastiveLoss()
     positive = torch.tensor([[True, False]])  # of two ranks
     loss._warn_without_negatives(positive)

@@ -1,4 +1,4 @@
-"""A loss of the user's own: one file and one config, with teacher scores that come from the rows."""
+"""A user-defined loss, added by one file and one config, with teacher scores read from the rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ret_lightning.losses import LossOutput, RetrievalLoss, maxsim, mean_over_ro
 
 
 class DistillationLoss(RetrievalLoss):
-    """KL divergence from a teacher's distribution over each row's own passages to the student's."""
+    """KL divergence of the teacher's and the student's distributions over the passages of each row."""
 
     def __init__(self, temperature=1.0):
         super().__init__()
@@ -47,7 +47,7 @@ temperature: 0.5
 
 @pytest.fixture
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of configs with the group loss; its module may be built."""
+    """Create a package with the loss, allow its targets, and return the folder with its config."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "tests_losses_distillation.py").write_text(LOSS)
     (tmp_path / "conf" / "loss").mkdir(parents=True)
@@ -58,7 +58,7 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows_with_scores(root: Path) -> Path:
-    """A corpus whose training rows name 0, 1 or 2 negatives with a teacher's scores, and have a weight."""
+    """Add a weight and 0, 1 or 2 negatives with teacher scores to each training row of a corpus; return its folder."""
     rows = read(root / TRAIN)
     for number, row in enumerate(rows):
         negatives = [
@@ -71,9 +71,7 @@ def rows_with_scores(root: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_own_loss_is_trained_by_one_file_and_one_config(
-    call: Callable[..., int], own_package: Path, tmp_path: Path
-) -> None:
+def test_training_with_user_defined_loss(call: Callable[..., int], own_package: Path, tmp_path: Path) -> None:
     root, run = rows_with_scores(write_folder(tmp_path / "m2kr")), tmp_path / "run"
     options = ["loss=distillation", "data.passage_columns=[teacher]", "data.columns=[weight]", "trainer.max_epochs=2"]
     assert call("train", "--config-dir", own_package, *small_run(root, run, *options, "micro_batch=3")) == 0

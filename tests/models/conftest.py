@@ -1,4 +1,4 @@
-"""Tiny models."""
+"""Fixtures for tiny models."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.support.tiny_models import TEXT, VISION
 
 @pytest.fixture
 def make_retriever() -> Callable[..., RetRetriever]:
+    """Return a function that builds a tiny retriever with random weights."""
+
     def make(gate=LSTMGate, **options) -> RetRetriever:
         options = {"num_tokens": 4, "hidden_size": 32, "num_heads": 2, "output_size": 8, **options}
         return build_retriever(clip_backbone(text=TEXT, vision=VISION), gate=gate, **options)
@@ -24,5 +26,6 @@ def make_retriever() -> Callable[..., RetRetriever]:
 
 @pytest.fixture
 def denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PermissionError:
+    """Return the error of a hub cache that is not writable."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "hub/models--a--b"))

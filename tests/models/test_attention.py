@@ -1,4 +1,4 @@
-"""Attention against PyTorch's own module, which the published code uses."""
+"""Attention compared with `torch.nn.MultiheadAttention`, which the published code uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pair(bias: bool, dropout: float = 0.0) -> tuple[Attention, nn.MultiheadAtten
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_parameters_are_of_the_same_names_and_drawn_alike(bias: bool) -> None:
+def test_parameters_match_multihead_attention(bias: bool) -> None:
     ours, theirs = (module.state_dict() for module in pair(bias))
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -27,20 +27,20 @@ def test_parameters_are_of_the_same_names_and_drawn_alike(bias: bool) -> None:
 
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("to_itself", [True, False])
-def test_values_and_gradients_are_the_same(bias: bool, to_itself: bool, padded: bool) -> None:
+@pytest.mark.parametrize("is_self_attention", [True, False])
+def test_values_and_gradients_match_multihead_attention(bias: bool, is_self_attention: bool, padded: bool) -> None:
     ours, theirs = pair(bias)
     if bias:
         nn.init.normal_(ours.in_proj_bias)
         theirs.load_state_dict(ours.state_dict())
     query = torch.randn(N, K, WIDTH)
-    source = query if to_itself else torch.randn(N, L, WIDTH)
+    source = query if is_self_attention else torch.randn(N, L, WIDTH)
     padding = torch.arange(source.shape[1]) >= torch.tensor([[2], [3], [4]]) if padded else None
 
     def both(function) -> list[Tensor]:
-        module, read = function
-        inputs = [tensor.clone().requires_grad_() for tensor in ((query,) if to_itself else (query, source))]
-        result = read(inputs[0], inputs[-1])
+        module, attend = function
+        inputs = [tensor.clone().requires_grad_() for tensor in ((query,) if is_self_attention else (query, source))]
+        result = attend(inputs[0], inputs[-1])
         return [result, *torch.autograd.grad(result.square().sum(), [*inputs, *module.parameters()])]
 
     found = both((ours, lambda q, s: ours(q, s, padding)))
@@ -49,7 +49,7 @@ def test_values_and_gradients_are_the_same(bias: bool, to_itself: bool, padded: 
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-def test_dropout_is_of_the_weights_and_in_training_alone() -> None:
+def test_dropout_matches_multihead_attention() -> None:
     ours, theirs = pair(bias=False, dropout=0.5)
     query, source = torch.randn(N, K, WIDTH), torch.randn(N, L, WIDTH)
     for module in (ours, theirs):

@@ -1,4 +1,4 @@
-"""The cell against the equations of the paper, written out a second time with nothing but tensor arithmetic."""
+"""The cell compared with the equations of the paper, implemented separately with tensor arithmetic."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_cell(tanh: bool = False, activation: str = "gelu") -> RetCell:
 @pytest.mark.parametrize("tanh", [False, True])
 @pytest.mark.parametrize("has_text", [[1, 1, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
 @pytest.mark.parametrize("has_image", [[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
-def test_a_step_is_the_equations(tanh: bool, has_text: list[int], has_image: list[int]) -> None:
+def test_step_matches_equations(tanh: bool, has_text: list[int], has_image: list[int]) -> None:
     cell = make_cell(tanh)
     q, text, image = torch.randn(N, K, H), torch.randn(N, 6, H), torch.randn(N, 9, H)
     valid = torch.arange(6)[None] < torch.tensor([6, 3, 2, 1, 4])[:, None]
@@ -84,7 +84,7 @@ def test_a_step_is_the_equations(tanh: bool, has_text: list[int], has_image: lis
     assert torch.equal(activations.text.flatten(1).sum(1) > 0, torch.tensor(has_text) > 0)
 
 
-def test_every_parameter_gets_a_gradient_even_without_a_modality() -> None:
+def test_parameters_get_gradients_without_modality() -> None:
     cell = make_cell()
     for has_text, has_image in ((1, 1), (1, 0), (0, 1), (0, 0)):
         cell.zero_grad(set_to_none=True)
@@ -102,7 +102,7 @@ def test_every_parameter_gets_a_gradient_even_without_a_modality() -> None:
             assert all(p.grad.abs().sum() > 0 for name, p in cell.named_parameters() if name != "start")
 
 
-def test_position_table_is_sine_and_cosine() -> None:
+def test_sinusoidal_table_matches_formula() -> None:
     table = sinusoidal_table(7, 10)
     for row in range(7):
         for column in range(10):
@@ -111,14 +111,16 @@ def test_position_table_is_sine_and_cosine() -> None:
             assert table[row, column].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"hidden_size=16 is not divisible by model\.num_heads=3"):
+def test_inconsistent_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
         RetCell(LSTMGate(H), H, K, 3, H)
-    with pytest.raises(ConfigError, match=r"num_tokens=17 is more than model\.hidden_size=16"):
+    assert (error.value.code, error.value.found, error.value.hidden_size) == ("cell-heads-not-divisor", 3, 16)
+    with pytest.raises(ConfigError) as error:
         RetCell(LSTMGate(H), H, 17, HEADS, H)
+    assert (error.value.code, error.value.found, error.value.most) == ("cell-tokens-too-many", 17, 16)
 
 
-class GateOfTheUser(LSTMGate):
+class UserGate(LSTMGate):
     def __init__(self, width: int, change: Callable[[GateActivations], object], mixed: slice = slice(None)) -> None:
         super().__init__(width)
         self.change, self.mixed = change, mixed
@@ -151,27 +153,27 @@ def step(cell: RetCell, rows: int) -> None:
         (slice(2), "gate-state-shape", (N, 2, H)),
     ],
 )
-def test_gate_of_the_user_is_checked(gate: Any, code: str, found: object, compiled: bool) -> None:
+def test_user_gate_results_are_checked(gate: Any, code: str, found: object, compiled: bool) -> None:
     change = gate if callable(gate) else lambda activations: activations
-    own = GateOfTheUser(H, change, gate if isinstance(gate, slice) else slice(None))
+    own = UserGate(H, change, gate if isinstance(gate, slice) else slice(None))
     cell = RetCell(own, H, K, HEADS, H).eval()
     if compiled:
         cell.compile(dynamic=True, backend="eager")
     with pytest.raises(ConfigError) as raised:
         step(cell, N)
     assert (raised.value.code, raised.value.found) == (code, found)
-    assert raised.value.gate.endswith("GateOfTheUser")
+    assert raised.value.gate.endswith("UserGate")
 
 
 @pytest.mark.slow
-def test_checks_break_no_compiled_graph() -> None:
+def test_checks_do_not_break_compiled_graph() -> None:
     cell = RetCell(LSTMGate(H), H, K, HEADS, H).eval()
     cell.compile(dynamic=True, fullgraph=True, backend="eager")
     for rows in (N, N + 1):
         step(cell, rows)
 
 
-def test_gate_of_another_class_is_refused() -> None:
+def test_cell_refuses_module_that_is_no_gate() -> None:
     with pytest.raises(ConfigError) as raised:
         RetCell(torch.nn.Linear(H, H), H, K, HEADS, H)
     assert raised.value.code == "gate-of-wrong-type"

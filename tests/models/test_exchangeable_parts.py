@@ -1,4 +1,4 @@
-"""Exchangeable parts: the settings that they were built with, and how their classes are found."""
+"""Constructor settings of exchangeable parts, and their conversion to JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Nameless(Parent):
         pass
 
 
-def test_subclasses_of_any_depth() -> None:
+def test_subclasses_include_indirect_ones() -> None:
     assert set(subclasses(Parent)) == {Child, Grandchild, Nameless}
     assert list(subclasses(Grandchild)) == []
 
@@ -52,23 +52,27 @@ def test_subclasses_of_any_depth() -> None:
         (Grandchild, (3.0,), {"hidden_size": 8, "depth": 2}, {"sharpness": 3.0, "depth": 2}),
         (Nameless, (8,), {}, {}),
         (Nameless, (8, 0.1), {}, None),  # an argument without a name
-        (Child, (8, 1.0, 2.0), {}, None),  # which the constructor refuses
+        (Child, (8, 1.0, 2.0), {}, None),  # rejected by the constructor
         (Child, (8,), {"slope": 1}, None),
     ],
 )
-def test_constructor_settings(kind: type, args: tuple, kwargs: dict, settings: dict | None) -> None:
+def test_constructor_settings_exclude_width(kind: type, args: tuple, kwargs: dict, settings: dict | None) -> None:
     assert constructor_settings(kind.__new__(kind), args, kwargs) == settings
 
 
-def test_json_value_is_what_json_reads_again() -> None:
+def test_json_value_matches_json_round_trip() -> None:
     value = {"a": (1, 2.5, None), "b": [True, {"c": "x"}]}
     assert json_value(value) == json.loads(json.dumps(value)) == {"a": [1, 2.5, None], "b": [True, {"c": "x"}]}
-    for refused, why in (({1: "a"}, "keys must be texts"), ({"a": {1, 2}}, "is not JSON"), (object(), "is not JSON")):
-        with pytest.raises(TypeError, match=why):
+    for refused, reason in (
+        ({1: "a"}, "expected strings as keys"),
+        ({"a": {1, 2}}, "cannot represent set"),
+        (object(), "cannot represent object"),
+    ):
+        with pytest.raises(TypeError, match=reason):
             json_value(refused)
 
 
-def test_described_value_is_equal_in_every_process() -> None:
+def test_described_value_is_independent_of_process() -> None:
     assert described_value((1, "a")) == [1, "a"]
     assert described_value(json.dumps) == "json.dumps"
     assert described_value(Child) == f"{__name__}.Child"
@@ -77,6 +81,6 @@ def test_described_value_is_equal_in_every_process() -> None:
     assert "0x" not in one
 
 
-def test_names_of_classes_and_whose_they_are() -> None:
+def test_class_names_and_user_defined_classes() -> None:
     assert (class_name(LSTMGate(4)), is_own(LSTMGate(4))) == ("ret_lightning.models.gates.LSTMGate", False)
     assert (class_name(Parent()), is_own(Parent())) == (f"{__name__}.Parent", True)

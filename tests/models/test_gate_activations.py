@@ -1,4 +1,4 @@
-"""Gate activations: means over the rows that have a modality, and those of each row."""
+"""Mean gate activations over the rows that have a modality, and activations per row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ret_lightning.models.layer_plans import Last
 from tests.support.tiny_models import batch
 
 
-def test_means_of_activations_count_rows_that_have_the_modality(make_retriever) -> None:
+def test_means_skip_rows_without_modality(make_retriever) -> None:
     retriever = make_retriever(recurrence=Last()).eval()
     means = ActivationMeans()
     rows = batch([1, 0, 1], [0, 0, 1])
@@ -27,8 +27,8 @@ def test_means_of_activations_count_rows_that_have_the_modality(make_retriever) 
     assert means.means()[0, "forget"].item() == pytest.approx(activations.forget.mean().item(), abs=1e-6)
 
 
-def test_means_weigh_batches_by_their_rows() -> None:
-    """Of activations (N, k, H), some of one value per vector or per row, in batches of several sizes."""
+def test_means_weight_batches_by_rows() -> None:
+    """Batches have several sizes, and activations of shape (N, k, H), (N, k, 1) and (N, 1, H)."""
     means, every = ActivationMeans(), []
     for count, shape in ((2, (2, 4, 8)), (5, (5, 4, 1)), (1, (1, 1, 8))):
         activations = GateActivations(*(torch.rand(shape) for _ in range(3)))
@@ -46,14 +46,14 @@ def test_means_weigh_batches_by_their_rows() -> None:
         torch.testing.assert_close(found[1, name], torch.cat(values).mean(), equal_nan=True)
 
 
-def test_mean_of_a_modality_that_no_row_has_is_nan() -> None:
+def test_mean_of_absent_modality_is_nan() -> None:
     means = ActivationMeans()
     means.add(0, GateActivations(*torch.rand(3, 2, 4, 8).unbind()), torch.ones(2, 1, 1), torch.zeros(2, 1, 1))
     assert means.means()[0, "image"].isnan()
     assert means.means()[0, "text"].isfinite()
 
 
-def test_activations_of_each_row_and_vector() -> None:
+def test_row_activations_average_channels() -> None:
     collected = RowActivations()
     steps = [GateActivations(torch.rand(3, 4, 8), torch.rand(3, 4, 1), torch.rand(1, 1, 8)) for _ in range(2)]
     for step, activations in enumerate(steps):

@@ -1,4 +1,4 @@
-"""Every gate against its equation, written out a second time with nothing but tensor arithmetic."""
+"""Every gate compared with its equation, implemented separately with tensor arithmetic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GATES = {
     "constant": ConstantGate,
 }
 every_gate = pytest.mark.parametrize("name", GATES)
-# Of four rows: both modalities, text alone, image alone, neither.
+# Four rows: both modalities, only text, only image, neither.
 HAS_TEXT, HAS_IMAGE = [1, 1, 0, 0], [1, 0, 1, 0]
 
 
@@ -64,7 +64,7 @@ def mask(rows: list[int], dtype: torch.dtype = torch.float32) -> Tensor:
 def plain_activations(
     name: str, gate: Gate, p_i: float, p_f: float, h_t: Tensor, h_v: Tensor, m_t: Tensor, m_v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Forget, text, image, each (N, k, H)."""
+    """Return the activations forget, text and image, each (N, k, H)."""
 
     def sigma(x: Tensor) -> Tensor:
         return 1 / (1 + (-x).exp())
@@ -94,9 +94,9 @@ def plain_activations(
 @every_gate
 @pytest.mark.parametrize("tanh", [False, True])
 @pytest.mark.parametrize(("p_i", "p_f"), [(0.0, 0.0), (-0.7, 1.3)])
-def test_activations_and_mix_are_the_equation(name: str, tanh: bool, p_i: float, p_f: float) -> None:
+def test_gate_matches_equation(name: str, tanh: bool, p_i: float, p_f: float) -> None:
     gate = make_gate(name, input_bias=p_i, forget_bias=p_f, tanh=tanh)
-    # The cell hands over zeros where a row lacks a modality; the equation holds for anything.
+    # The cell passes zeros for a missing modality, but the equation holds for any values.
     r, h_t, h_v = torch.randn(3, N, K, H).unbind()
     m_t, m_v = mask(HAS_TEXT), mask(HAS_IMAGE)
     activations = gate.activations(h_t, h_v, m_t, m_v)
@@ -107,7 +107,7 @@ def test_activations_and_mix_are_the_equation(name: str, tanh: bool, p_i: float,
     torch.testing.assert_close(gate.mix(r, h_t, h_v, activations), a_r * f + a_t * i_t + a_v * i_v)
 
 
-def test_scalar_gate_has_one_value_a_vector() -> None:
+def test_scalar_gate_has_one_value_per_vector() -> None:
     activations = make_gate("scalar").activations(*torch.randn(2, N, K, H), mask(HAS_TEXT), mask(HAS_IMAGE))
     assert activations.forget.shape == activations.text.shape == activations.image.shape == (N, K, 1)
 
@@ -124,7 +124,7 @@ def test_scalar_gate_has_one_value_a_vector() -> None:
         ("constant", 3 * 16, 3_072),
     ],
 )
-def test_parameters_added(name: str, at_16: int, at_1024: int) -> None:
+def test_number_of_gate_parameters(name: str, at_16: int, at_1024: int) -> None:
     for hidden_size, expected in ((16, at_16), (1024, at_1024)):
         with torch.device("meta"):
             gate = GATES[name](hidden_size)
@@ -146,7 +146,7 @@ def test_constant_gate_starts_from_its_priors() -> None:
 @every_gate
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mask_dtype", ["as the model", torch.float32, torch.bool])
-def test_dtypes(name: str, dtype: torch.dtype, mask_dtype: torch.dtype | str) -> None:
+def test_gate_supports_dtypes(name: str, dtype: torch.dtype, mask_dtype: torch.dtype | str) -> None:
     mask_dtype = dtype if mask_dtype == "as the model" else mask_dtype
     gate = make_gate(name, input_bias=-0.7, forget_bias=1.3, tanh=True).to(dtype)
     r, h_t, h_v = torch.randn(3, N, K, H, dtype=torch.float64).to(dtype).unbind()
@@ -155,7 +155,7 @@ def test_dtypes(name: str, dtype: torch.dtype, mask_dtype: torch.dtype | str) ->
     assert mixed.dtype == torch.promote_types(dtype, mask_dtype)
     gate.double()
     h_t, h_v, m_t, m_v = h_t.double(), h_v.double(), mask(HAS_TEXT).double(), mask(HAS_IMAGE).double()
-    # A half model holds the priors rounded to its own precision.
+    # A half-precision model stores the priors in its own precision.
     p_i, p_f = (torch.tensor(p, dtype=torch.float32).to(dtype).item() for p in (-0.7, 1.3))
     f, i_t, i_v = plain_activations(name, gate, p_i, p_f, h_t, h_v, m_t, m_v)
     plain = r.double().tanh() * f + h_t.tanh() * i_t + h_v.tanh() * i_v
@@ -165,7 +165,7 @@ def test_dtypes(name: str, dtype: torch.dtype, mask_dtype: torch.dtype | str) ->
 
 @every_gate
 @pytest.mark.parametrize(("has_text", "has_image"), [(HAS_TEXT, HAS_IMAGE), ([1] * N, [0] * N)])
-def test_mean_activations(name: str, has_text: list[int], has_image: list[int]) -> None:
+def test_mean_activations_of_gates(name: str, has_text: list[int], has_image: list[int]) -> None:
     gate = make_gate(name, input_bias=-0.7, forget_bias=1.3)
     h_t, h_v = torch.randn(2, N, K, H).unbind()
     m_t, m_v = mask(has_text), mask(has_image)
@@ -189,14 +189,14 @@ def make_cell(name: str, tanh: bool = False) -> RetCell:
 
 
 def states(values: Tensor, has: list[int]) -> ModalityStates:
-    """Of the rows that have the modality."""
+    """Select the rows that have the modality."""
     rows = torch.tensor(has).nonzero().squeeze(1)
     return ModalityStates(values[rows], rows, mask(has, values.dtype))
 
 
 @every_gate
 @pytest.mark.parametrize("modality", ["text", "image"])
-def test_a_row_without_a_modality_does_not_depend_on_it(name: str, modality: str) -> None:
+def test_row_does_not_depend_on_missing_modality(name: str, modality: str) -> None:
     cell = make_cell(name)
     has = HAS_TEXT if modality == "text" else HAS_IMAGE
     other = states(torch.randn(N, 6, H), [1, 1, 1, 0])
@@ -205,7 +205,7 @@ def test_a_row_without_a_modality_does_not_depend_on_it(name: str, modality: str
     def step(source: ModalityStates) -> Tensor:
         return cell(state, source, other)[0] if modality == "text" else cell(state, other, source)[0]
 
-    # All rows are read, and the gate alone keeps out what some of them lack.
+    # All rows pass the cross-attention, so that only the gate masks the missing modality.
     out = step(ModalityStates(values, torch.arange(N), mask(has)))
     torch.testing.assert_close(step(states(values, has)), out)
     (gradient,) = torch.autograd.grad(out.square().sum(), values)
@@ -218,7 +218,7 @@ def test_a_row_without_a_modality_does_not_depend_on_it(name: str, modality: str
 @every_gate
 @pytest.mark.parametrize("tanh", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_every_parameter_gets_a_gradient(name: str, tanh: bool, autocast: bool) -> None:
+def test_gate_parameters_get_gradients(name: str, tanh: bool, autocast: bool) -> None:
     cell = make_cell(name, tanh)
     everywhere, nowhere = [1] * N, [0] * N
     for has_text, has_image in (
@@ -246,7 +246,7 @@ def test_every_parameter_gets_a_gradient(name: str, tanh: bool, autocast: bool) 
 
 
 @every_gate
-def test_a_gate_is_found_and_rebuilt_by_its_name(name: str) -> None:
+def test_gate_is_rebuilt_by_name(name: str) -> None:
     gate = make_gate(name, input_bias=-0.7, forget_bias=1.3, tanh=True)
     assert gate.name == name
     assert gate_named(name) is GATES[name]
@@ -258,7 +258,7 @@ def test_a_gate_is_found_and_rebuilt_by_its_name(name: str) -> None:
     assert torch.equal(*mixed)
 
 
-def test_every_gate_has_a_config_of_its_name() -> None:
+def test_every_gate_has_config_of_its_name() -> None:
     configs = {file.stem: yaml.safe_load(file.read_text()) for file in CONFIGS.glob("*.yaml")}
     assert configs.keys() == GATES.keys()
     for name, config in configs.items():
@@ -271,7 +271,7 @@ def test_every_gate_has_a_config_of_its_name() -> None:
         }
 
 
-def test_a_gate_of_ones_own_is_found_once_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_gate_is_found_after_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_own_gates.py").write_text(
         "from ret_lightning.models.gates import LSTMGate\n\nclass Mine(LSTMGate):\n    name = 'mine'\n"
     )
@@ -290,7 +290,7 @@ def test_a_gate_of_ones_own_is_found_once_it_is_imported(tmp_path: Path, monkeyp
         del sys.modules["my_own_gates"]
 
 
-def test_a_gate_does_not_inherit_its_parents_name() -> None:
+def test_gate_name_is_not_inherited() -> None:
     class Quiet(LSTMGate):
         pass
 
@@ -299,24 +299,27 @@ def test_a_gate_does_not_inherit_its_parents_name() -> None:
 
     assert Quiet(H).name == QuietTwice(H).name == ""
     assert gate_named("lstm") is LSTMGate
-    with pytest.raises(ConfigError, match="no gate is named ''"):
+    with pytest.raises(ConfigError) as error:
         gate_named("")
+    assert (error.value.code, error.value.found) == ("gate-name-unknown", "")
 
 
-def test_one_name_for_two_gates_is_refused_but_a_class_may_be_defined_again() -> None:
+def test_ambiguous_gate_name_is_refused() -> None:
     def define(class_name: str) -> type[Gate]:
-        return type(class_name, (NoGate,), {"name": "a name that is given twice", "__module__": __name__})
+        return type(class_name, (NoGate,), {"name": "duplicate name", "__module__": __name__})
 
     first = define("First")
-    assert gate_named("a name that is given twice") is first
-    again = define("First")  # a notebook's cell that is run a second time
-    assert gate_named("a name that is given twice") is again
+    assert gate_named("duplicate name") is first
+    again = define("First")  # redefined, as by running a notebook cell again
+    assert gate_named("duplicate name") is again
     second = define("Second")
-    with pytest.raises(ConfigError, match=r"more than one gate is named .*: .*\.First, .*\.Second; give each"):
+    with pytest.raises(ConfigError) as error:
         gate_named(second.name)
+    assert (error.value.code, error.value.found) == ("gate-name-ambiguous", "duplicate name")
+    assert [name.rpartition(".")[2] for name in error.value.classes] == ["First", "Second"]
 
 
-def test_earlier_names_are_accepted() -> None:
+def test_former_names_are_deprecated() -> None:
     with pytest.warns(FutureWarning, match="use GateActivations"):
         from ret_lightning.models import Openings
     assert Openings is GateActivations

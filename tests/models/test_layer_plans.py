@@ -1,4 +1,4 @@
-"""Layer plans against the table of the published models, and their errors."""
+"""Layer plans of the published models, rules for layer plans, and their errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ret_lightning.models.layer_plans import (
 )
 
 
-def test_published_plans() -> None:
+def test_published_plans_match_table() -> None:
     twelve = tuple(range(12))
     assert PUBLISHED_PLANS == {
         "clip_vit_b": LayerPlan(twelve, twelve),
@@ -36,7 +36,7 @@ def test_published_plans() -> None:
         assert Published().plan(text, vision, name) == PUBLISHED_PLANS[name]
 
 
-def test_rules() -> None:
+def test_rules_return_plans() -> None:
     assert Last().plan(12, 24) == LayerPlan((11,), (23,))
     assert FirstMiddleLast().plan(12, 25) == LayerPlan((0, 5, 11), (0, 12, 24))
     assert Evenly(3).plan(12, 24) == LayerPlan((3, 7, 11), (7, 15, 23))
@@ -46,27 +46,30 @@ def test_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "message"),
+    ("rule", "code", "values"),
     [
-        (Evenly(5), r"recurrence\.steps=5 does not fit this backbone: choose 1 to 4"),
-        (Evenly(0), r"recurrence\.steps=0 does not fit"),
-        (Explicit([0, 4], [0, 1]), r"text blocks \[4\] do not exist; the text backbone has blocks 0 to 3"),
-        (Explicit([0], [-1]), r"vision blocks \[-1\] do not exist"),
-        (Explicit([0, 1], [0]), r"as many text blocks as vision blocks"),
-        (Explicit([], []), r"at least one"),
+        (Evenly(5), "plan-steps-out-of-range", {"found": 5, "most": 4}),
+        (Evenly(0), "plan-steps-out-of-range", {"found": 0, "most": 4}),
+        (Explicit([0, 4], [0, 1]), "plan-blocks-missing", {"side": "text", "found": (4,), "most": 3}),
+        (Explicit([0], [-1]), "plan-blocks-missing", {"side": "vision", "found": (-1,), "most": 5}),
+        (Explicit([0, 1], [0]), "plan-sides-differ", {"text": (0, 1), "vision": (0,)}),
+        (Explicit([], []), "plan-sides-differ", {"text": (), "vision": ()}),
     ],
 )
-def test_a_plan_that_does_not_fit(rule, message) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_plan_for_another_backbone_is_refused(rule: Recurrence, code: str, values: dict) -> None:
+    with pytest.raises(ConfigError) as error:
         rule.plan(4, 6)
+    assert (error.value.code, error.value.values) == (code, values)
 
 
-def test_an_unknown_published_plan() -> None:
-    with pytest.raises(ConfigError, match="unknown plan 'clip_vit_x'; choices: clip_vit_b, clip_vit_l"):
+def test_unknown_published_plan_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
         Published().plan(4, 6, "clip_vit_x")
+    assert (error.value.code, error.value.found) == ("plan-name-unknown", "clip_vit_x")
+    assert error.value.allowed == tuple(PUBLISHED_PLANS)
 
 
-class PlanOfTheUser(Recurrence):
+class UserRecurrence(Recurrence):
     def __init__(self, result: object) -> None:
         self.result = result
 
@@ -86,7 +89,7 @@ class PlanOfTheUser(Recurrence):
         (LayerPlan(("0",), (1,)), "plan-blocks-not-int"),
     ],
 )
-def test_plan_of_the_user_is_checked(make_retriever, plan: object, code: str) -> None:
+def test_user_plan_is_checked(make_retriever, plan: object, code: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        make_retriever(recurrence=PlanOfTheUser(plan))
+        make_retriever(recurrence=UserRecurrence(plan))
     assert raised.value.code == code

@@ -1,4 +1,4 @@
-"""Layer states: one backbone pass that several towers read, and the states of a step."""
+"""Layer states: one backbone pass for several towers, and the states of a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = batch([1, 0, 1, 1], [0, 1, 1, 0])
 
 @pytest.fixture
 def retriever(make_retriever) -> RetRetriever:
-    """Two towers over one trained pair of backbones, by different plans; the passage tower reads a block twice."""
+    """Return two towers with different plans over shared trained backbones; the passage tower reads a block twice."""
     retriever = make_retriever(train_text=True, train_vision=True).eval()
     query = retriever.query_tower
     other = RetTower(query.backbone, LayerPlan((3, 3, 1), (0, 4, 4)), retriever.passage_tower.cells, 8)
@@ -27,7 +27,7 @@ def retriever(make_retriever) -> RetRetriever:
     return retriever
 
 
-def test_two_towers_read_one_pass(retriever: RetRetriever) -> None:
+def test_two_towers_share_one_pass(retriever: RetRetriever) -> None:
     query, passage = retriever.query_tower, retriever.passage_tower
     separate = query(ROWS), passage(ROWS)
     gradients = torch.autograd.grad(sum(x.square().sum() for x in separate), query.text_backbone.embedding_parameters())
@@ -43,7 +43,7 @@ def test_two_towers_read_one_pass(retriever: RetRetriever) -> None:
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_states_are_of_the_rows_that_have_the_modality(retriever: RetRetriever) -> None:
+def test_states_cover_rows_with_modality(retriever: RetRetriever) -> None:
     tower = retriever.query_tower
     text, image = tower.backbone.states(ROWS, tower.plan)
     assert (text.rows.tolist(), image.rows.tolist(), text.count, image.count) == ([0, 2, 3], [1, 2], 4, 4)
@@ -55,13 +55,13 @@ def test_states_are_of_the_rows_that_have_the_modality(retriever: RetRetriever) 
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_states_of_frozen_backbones_need_no_gradient(make_retriever, trained: bool) -> None:
+def test_states_of_frozen_backbone_have_no_gradient(make_retriever, trained: bool) -> None:
     tower = make_retriever(train_text=trained, train_vision=trained).query_tower
     for states in tower.backbone.states(ROWS, tower.plan):
         assert {state.requires_grad for state in states.blocks.values()} == {trained}
 
 
-def test_block_that_was_not_computed_is_reported(retriever: RetRetriever) -> None:
+def test_missing_block_is_reported(retriever: RetRetriever) -> None:
     states = retriever.query_tower.backbone.states(ROWS, LayerPlan((3, 1), (0, 2)))
     with pytest.raises(ConfigError) as raised:
         retriever.passage_tower.recur(*states)
@@ -69,7 +69,7 @@ def test_block_that_was_not_computed_is_reported(retriever: RetRetriever) -> Non
 
 
 @pytest.mark.parametrize(("rows", "complete"), [([0, 1, 2], True), ([0, 2], False), ([], False)])
-def test_complete_only_if_every_row_has_the_modality(rows: list[int], complete: bool) -> None:
+def test_is_complete_if_every_row_has_modality(rows: list[int], complete: bool) -> None:
     present = torch.zeros(3, 1, 1)
     present[rows] = 1
     states = ModalityStates(torch.randn(len(rows), 5, 4), torch.tensor(rows, dtype=torch.int64), present)

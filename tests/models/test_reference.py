@@ -1,4 +1,4 @@
-"""Agreement with the published code: features, scores, loss and gradients on its own reference data."""
+"""Agreement with the published code: features, scores, loss and gradients on its reference data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loaded(reference: Path) -> tuple[RetRetriever, dict[str, Tensor]]:
     return RetRetriever.from_pretrained(reference / "checkpoint"), load_file(reference / "reference.safetensors")
 
 
-def test_features(loaded) -> None:
+def test_features_match_published_code(loaded) -> None:
     retriever, data = loaded
     assert deviation(retriever.query_tower(rows(data, "query")), data["query_features"]) < TOLERANCE
     assert deviation(retriever.passage_tower(rows(data, "passage")), data["passage_features"]) < TOLERANCE
@@ -41,7 +41,7 @@ def test_features(loaded) -> None:
     assert deviation(without, data["query_features_without_text_mask"]) < TOLERANCE
 
 
-def test_both_sides_at_once_are_the_towers_alone(loaded) -> None:
+def test_joint_forward_matches_published_code(loaded) -> None:
     retriever, data = loaded
     query, passage = retriever(rows(data, "query"), rows(data, "passage"))
     normalise = torch.nn.functional.normalize
@@ -49,10 +49,10 @@ def test_both_sides_at_once_are_the_towers_alone(loaded) -> None:
     assert deviation(passage, normalise(data["passage_features"], dim=-1)) < TOLERANCE
 
 
-def test_scores_loss_and_gradients(loaded) -> None:
+def test_loss_and_gradients_match_published_code(loaded) -> None:
     retriever, data = loaded
     if "maxsim_scores" not in data:
-        assert retriever.query_tower.pooled  # one vector a row has no MaxSim to compare
+        assert retriever.query_tower.pooled  # no MaxSim scores for one vector per row
         return
     query, passage = retriever(rows(data, "query"), rows(data, "passage"))
     assert deviation(maxsim(query, passage), data["maxsim_scores"]) < TOLERANCE

@@ -1,4 +1,4 @@
-"""Towers and retriever: missing modalities, shared backbones, frozen and trainable parts."""
+"""The retriever: missing modalities, shared backbones, frozen and trained parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.tiny_models import batch
 @pytest.mark.parametrize("has_image", [[1, 1, 1], [1, 0, 1], [0, 0, 0]])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_every_trainable_parameter_gets_a_gradient(make_retriever, has_image, trained, shared) -> None:
+def test_trained_parameters_get_gradients(make_retriever, has_image, trained, shared) -> None:
     retriever = make_retriever(
         share_towers=shared, train_text=trained, train_vision=trained, recurrence=Explicit([0, 1], [0, 2])
     )
@@ -24,11 +24,11 @@ def test_every_trainable_parameter_gets_a_gradient(make_retriever, has_image, tr
     assert not missing
     if any(has_image):
         dead = [n for n, p in retriever.named_parameters() if p.requires_grad and not p.grad.abs().sum() > 0]
-        # A key's bias shifts all logits of a softmax alike, so its gradient is rounding or nothing.
+        # The bias of the keys shifts all logits of a softmax equally, so its gradient is rounding or zero.
         assert [n for n in dead if "k_proj.bias" not in n] == []
 
 
-def test_frozen_backbones_stay_in_eval_mode_without_gradients_or_activations(make_retriever) -> None:
+def test_frozen_backbones_stay_in_eval_mode(make_retriever) -> None:
     retriever = make_retriever().train()
     stacks = [m for m in retriever.modules() if isinstance(m, BlockStack)]
     assert len(stacks) == 2
@@ -39,7 +39,7 @@ def test_frozen_backbones_stay_in_eval_mode_without_gradients_or_activations(mak
     assert all(s.grad_fn is None for s in states)
 
 
-def test_a_trained_backbone_trains_what_is_used_and_nothing_above(make_retriever) -> None:
+def test_unused_blocks_are_not_trained(make_retriever) -> None:
     retriever = make_retriever(train_vision=True, recurrence=Explicit([0], [2]))
     trained = {n for n, p in retriever.query_tower.vision_backbone.named_parameters() if p.requires_grad}
     assert any("embeddings" in n for n in trained)
@@ -47,7 +47,7 @@ def test_a_trained_backbone_trains_what_is_used_and_nothing_above(make_retriever
     assert not any("layers.3." in n or "post_layernorm" in n for n in trained)
 
 
-def test_one_tower_or_two_and_pooled_or_late(make_retriever) -> None:
+def test_output_shapes_of_towers(make_retriever) -> None:
     one, two = make_retriever(share_towers=True), make_retriever()
     assert one.query_tower is one.passage_tower
     assert two.query_tower is not two.passage_tower
@@ -59,6 +59,7 @@ def test_one_tower_or_two_and_pooled_or_late(make_retriever) -> None:
     assert make_retriever(output_size=0).query_tower(batch([1], [1])).shape == (1, 4, 32)
 
 
-def test_sizes_without_a_default_number_of_heads(make_retriever) -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden_size=40 is not a multiple of 64"):
+def test_hidden_size_without_default_heads_is_refused(make_retriever) -> None:
+    with pytest.raises(ConfigError) as error:
         make_retriever(hidden_size=40, num_heads=None)
+    assert (error.value.code, error.value.found) == ("heads-without-default", 40)

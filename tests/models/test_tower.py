@@ -1,4 +1,4 @@
-"""One tower: missing modalities, and which blocks of its backbones run."""
+"""A tower: missing modalities, pooling, and the blocks of its backbones that run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.backbone_counter import Counter
 from tests.support.tiny_models import batch
 
 
-def test_a_row_without_a_modality_costs_no_pass_and_does_not_see_the_other_rows_inputs(make_retriever) -> None:
+def test_row_is_independent_of_other_rows(make_retriever) -> None:
     tower = make_retriever().eval().query_tower
     has_text, has_image = [1, 0, 1, 1], [0, 1, 1, 0]
     together = tower(batch(has_text, has_image))
@@ -29,15 +29,15 @@ def test_a_row_without_a_modality_costs_no_pass_and_does_not_see_the_other_rows_
         torch.testing.assert_close(tower(alone)[0], together[row], rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_above_the_last_one_used_do_not_run(make_retriever) -> None:
+def test_unused_blocks_do_not_run(make_retriever) -> None:
     retriever = make_retriever(recurrence=Explicit([0, 1], [0, 2])).eval()
     counter = Counter(retriever)
     retriever.query_tower(batch([1], [1]))
     assert counter.blocks == [0, 1, 2]
 
 
-def test_pooling_averages_the_vectors_of_a_row(make_retriever) -> None:
-    """The output map is linear and has no bias, so the map of the mean is the mean of the mapped vectors."""
+def test_pooling_averages_vectors(make_retriever) -> None:
+    """The output map is linear without a bias, so it commutes with the mean."""
     tower = make_retriever().eval().query_tower
     rows = batch([1, 0, 1], [0, 1, 1])
     with torch.no_grad():
@@ -48,12 +48,12 @@ def test_pooling_averages_the_vectors_of_a_row(make_retriever) -> None:
         torch.testing.assert_close(tower(rows), vectors.mean(dim=1))
 
 
-def test_number_of_cells_must_be_one_or_that_of_the_steps(make_retriever) -> None:
+def test_wrong_number_of_cells_is_refused(make_retriever) -> None:
     tower = make_retriever(recurrence=Explicit([0, 1], [0, 2])).query_tower
     backbone = Backbone(tower.text_backbone, tower.vision_backbone, tower.tokenizer, tower.image_transform)
     cell = tower.cells[0]
     assert len(RetTower(backbone, tower.plan, [cell, cell]).cells) == 2
-    with pytest.raises(ValueError, match="3 cells for 2 steps"):
+    with pytest.raises(ValueError, match="expected 1 cell, or 2 cells for 2 steps, got 3"):
         RetTower(backbone, tower.plan, [cell] * 3)
 
 
@@ -61,7 +61,7 @@ def test_number_of_cells_must_be_one_or_that_of_the_steps(make_retriever) -> Non
     ("dtype", "result"),
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
-def test_normalised_vectors_have_length_one_in_float32_at_least(dtype: torch.dtype, result: torch.dtype) -> None:
+def test_normalised_vectors_are_at_least_float32(dtype: torch.dtype, result: torch.dtype) -> None:
     vectors = normalised(torch.randn(5, 3, 16).to(dtype))
     assert vectors.dtype == result
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(5, 3, dtype=result))

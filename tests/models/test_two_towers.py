@@ -1,4 +1,4 @@
-"""Two towers over shared backbones, against each tower alone."""
+"""Two towers over shared backbones, compared with each tower alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tests.support.backbone_counter import Counter
 from tests.support.tiny_models import batch
 
 
-def test_shared_backbones_run_once_over_the_rows_of_both_sides_that_have_the_modality(make_retriever) -> None:
+def test_shared_backbones_run_once(make_retriever) -> None:
     retriever = make_retriever().eval()
     counter = Counter(retriever)
     retriever(batch([1, 0, 1], [1, 1, 0]), batch([1, 1, 1], [0, 0, 1], length=5, seed=1))
     assert counter.rows == {"text": [2 + 3], "vision": [2 + 1]}
 
 
-def test_forward_is_both_towers_normalised(make_retriever) -> None:
+def test_forward_normalises_both_towers(make_retriever) -> None:
     retriever = make_retriever().eval()
     queries, passages = batch([1, 0, 1], [1, 1, 0]), batch([1, 1], [0, 1], length=5, seed=1)
     query, passage = retriever(queries, passages)

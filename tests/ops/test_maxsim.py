@@ -1,4 +1,4 @@
-"""MaxSim against plain loops, and the backends against each other."""
+"""MaxSim compared with plain loops, and its backends with each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BACKENDS = ["plain", "chunked"]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", [(5, 3, 4, 6), (1, 1, 1, 1), (2, 7, 9, 1)])
-def test_scores(backend: str, masked: bool, shape: tuple[int, ...]) -> None:
+def test_scores_match_plain_loops(backend: str, masked: bool, shape: tuple[int, ...]) -> None:
     query, passage = tensors(*shape)
     masks = (None, None)
     if masked:
@@ -24,7 +24,7 @@ def test_scores(backend: str, masked: bool, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_masked_vector_never_wins_even_when_all_scores_are_negative(backend: str) -> None:
+def test_masked_vector_is_never_the_maximum(backend: str) -> None:
     query = torch.ones(1, 2, 4)
     passage = torch.tensor([[[-1.0] * 4, [5.0] * 4, [-3.0] * 4]])
     mask = torch.tensor([[True, False, True]])
@@ -33,7 +33,7 @@ def test_a_masked_vector_never_wins_even_when_all_scores_are_negative(backend: s
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("masked", [False, True])
-def test_gradients(backend: str, masked: bool) -> None:
+def test_gradients_pass_gradcheck(backend: str, masked: bool) -> None:
     query, passage = (x.requires_grad_() for x in tensors())
     masks = (None, None)
     if masked:
@@ -43,7 +43,7 @@ def test_gradients(backend: str, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_first_of_equal_vectors_gets_the_gradient(backend: str) -> None:
+def test_first_of_equal_maxima_gets_gradient(backend: str) -> None:
     query = torch.ones(1, 1, 2, requires_grad=True)
     passage = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]], requires_grad=True)
     maxsim(query, passage, backend=backend).sum().backward()
@@ -52,7 +52,7 @@ def test_the_first_of_equal_vectors_gets_the_gradient(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_backends_agree_on_ties(dtype: torch.dtype) -> None:
-    """Vectors of small whole numbers tie all the time, and exactly."""
+    """Vectors of small integers have many exact ties."""
     query, passage = (torch.randint(-1, 2, (6, 5, 4)).to(dtype).requires_grad_() for _ in range(2))
     weight = torch.randint(-3, 4, (6, 6)).float()
     plain, chunked = (
@@ -62,17 +62,17 @@ def test_backends_agree_on_ties(dtype: torch.dtype) -> None:
     assert plain[0].dtype == dtype
 
 
-def test_only_one_side_may_want_a_gradient() -> None:
-    for wanted in (0, 1):
+def test_gradient_of_one_side_only() -> None:
+    for side in (0, 1):
         inputs = list(tensors())
-        inputs[wanted].requires_grad_()
+        inputs[side].requires_grad_()
         maxsim(*inputs).sum().backward()
-        expected = torch.autograd.grad(maxsim(*inputs, backend="plain").sum(), inputs[wanted])[0]
-        torch.testing.assert_close(inputs[wanted].grad, expected)
-        assert inputs[1 - wanted].grad is None
+        expected = torch.autograd.grad(maxsim(*inputs, backend="plain").sum(), inputs[side])[0]
+        torch.testing.assert_close(inputs[side].grad, expected)
+        assert inputs[1 - side].grad is None
 
 
-def test_views_that_are_not_contiguous() -> None:
+def test_non_contiguous_inputs() -> None:
     query, passage = (
         torch.randn(3, 5, 8, dtype=torch.float64).transpose(0, 1),
         torch.randn(4, 8, 6, dtype=torch.float64).mT,
@@ -86,7 +86,7 @@ def test_views_that_are_not_contiguous() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 3, 4, 6), (4, 3, 0, 6), (0, 1, 0, 1)])
-def test_no_rows_at_all(backend: str, shape: tuple[int, ...]) -> None:
+def test_empty_inputs(backend: str, shape: tuple[int, ...]) -> None:
     query, passage = (x.requires_grad_() for x in tensors(*shape))
     scores = maxsim(query, passage, backend=backend)
     assert scores.shape == (shape[0], shape[2])
@@ -97,24 +97,24 @@ def test_no_rows_at_all(backend: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda q, p: maxsim(q[0], p), r"query must be \(N, L, d\), got shape \(3, 8\)"),
+        (lambda q, p: maxsim(q[0], p), r"query of shape \(N, L, d\), got \(3, 8\)"),
         (lambda q, p: maxsim(q, p[..., :5]), "query width 8 and passage width 5 differ"),
-        (lambda q, p: maxsim(q, p.float()), "query is torch.float64 and passage is torch.float32"),
-        (lambda q, p: maxsim(q.long(), p), "query must be floating point"),
-        (lambda q, p: maxsim(q[:, :0], p), "query has no vectors"),
-        (lambda q, p: maxsim(q, p, q[..., 0] > 0, (p[..., 0] > 0)[:2]), r"passage_mask must be bool of shape \(4, 6\)"),
-        (lambda q, p: maxsim(q, p, passage_mask=torch.zeros(4, 6).bool()), "passage 0 has no vector that counts"),
+        (lambda q, p: maxsim(q, p.float()), "query dtype torch.float64 and passage dtype torch.float32 differ"),
+        (lambda q, p: maxsim(q.long(), p), "expected a floating-point query, got torch.int64"),
+        (lambda q, p: maxsim(q[:, :0], p), r"at least one vector per query, got shape \(5, 0, 8\)"),
+        (lambda q, p: maxsim(q, p, q[..., 0] > 0, (p[..., 0] > 0)[:2]), r"bool passage_mask of shape \(4, 6\), got"),
+        (lambda q, p: maxsim(q, p, passage_mask=torch.zeros(4, 6).bool()), "all vectors of passage 0 are masked"),
         (
             lambda q, p: maxsim(q, p, (q[..., 0] < 9) & (torch.arange(5) != 3)[:, None]),
-            "query 3 has no vector that counts",
+            "all vectors of query 3 are masked",
         ),
         (
             lambda q, p: maxsim(q, p, backend="fast"),
-            "unknown MaxSim backend 'fast': choose auto, plain, chunked or fused",
+            "unknown backend 'fast'; expected auto, plain, chunked or fused",
         ),
-        (lambda q, p: maxsim(q, p, backend="fused"), "backend fused needs tensors on a GPU; choose auto or chunked"),
+        (lambda q, p: maxsim(q, p, backend="fused"), "backend fused needs tensors on a GPU; use auto or chunked"),
     ],
 )
-def test_what_does_not_fit_is_said(change, message) -> None:
+def test_inconsistent_inputs_are_refused(change, message) -> None:
     with pytest.raises(ValueError, match=message):
         change(*tensors())

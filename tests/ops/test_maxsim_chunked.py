@@ -1,4 +1,4 @@
-"""The chunked MaxSim: any block size, many vectors per passage, half precision, determinism, memory."""
+"""Chunked MaxSim: block sizes, many vectors per passage, half precision, determinism and memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from ret_lightning.ops.maxsim_chunked import BLOCK_ELEMENTS, block_shape
 from tests.support.maxsim_loops import by_loops, tensors
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-
+def test_result_is_independent_of_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     query, passage = (x.requires_grad_() for x in tensors(7, 3, 11, 5))
     weight = torch.randn(7, 11, dtype=torch.float64)
     expected = maxsim(query, passage, backend="plain")
@@ -27,7 +26,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("count", [255, 256, 300])
-def test_passages_of_more_vectors_than_a_byte_counts(count: int) -> None:
+def test_passages_of_more_than_256_vectors(count: int) -> None:
     query, passage = (x.requires_grad_() for x in tensors(3, 4, 5, count))
     weight = torch.randn(3, 5, dtype=torch.float64)
     expected = torch.autograd.grad(maxsim(query, passage, backend="plain"), (query, passage), weight)
@@ -36,7 +35,7 @@ def test_passages_of_more_vectors_than_a_byte_counts(count: int) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_twice_the_same_bit_for_bit() -> None:
+def test_results_are_deterministic() -> None:
     query, passage = (x.float().requires_grad_() for x in tensors(40, 8, 30, 8))
     runs = [
         (maxsim(query, passage), *torch.autograd.grad(maxsim(query, passage).sum(), (query, passage))) for _ in range(2)
@@ -49,12 +48,12 @@ def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
     query, passage = (torch.nn.functional.normalize(x, dim=-1).to(dtype) for x in tensors(4, 32, 4, 32, 16))
     scores = maxsim(query, passage, backend="chunked")
     assert scores.dtype == torch.float32
-    # Products of two half-precision numbers are exact in float32; nothing is rounded to half precision on the way.
+    # Products of half-precision numbers are exact in float32, so this fails if anything is rounded to half precision.
     torch.testing.assert_close(scores.double(), by_loops(query, passage), rtol=0, atol=1e-5)
 
 
-def test_no_tensor_of_all_similarities_exists() -> None:
-    """The largest tensor that the forward and backward passes make is far below Nq x Np x Lq x Lp elements."""
+def test_no_tensor_holds_all_similarities() -> None:
+    """The largest tensor of the forward and backward pass has far fewer than Nq x Np x Lq x Lp elements."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     largest = 0
@@ -76,7 +75,7 @@ def test_no_tensor_of_all_similarities_exists() -> None:
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1), (512, 32, 512, 32), (3, 32, 100_000, 32), (9, 7, 2, 300), (5, 2000, 4, 900)]
 )
-def test_block_holds_about_as_many_similarities_as_it_may(shape: tuple[int, int, int, int]) -> None:
+def test_block_shape_uses_the_element_limit(shape: tuple[int, int, int, int]) -> None:
     n_query, len_query, n_passage, len_passage = shape
     rows, columns = block_shape(*shape)
     assert 1 <= rows <= n_query

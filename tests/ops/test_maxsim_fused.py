@@ -1,4 +1,4 @@
-"""The fused GPU kernels: which inputs they get, and their arithmetic by Triton's interpreter, on a CPU."""
+"""The fused GPU kernels: supported inputs, and their results in Triton's interpreter on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ret_lightning.losses import maxsim
 from ret_lightning.ops import maxsim_fused
 from ret_lightning.ops.maxsim_fused import fused_refusal
 
-# What the library does before it launches a kernel for the first time needs a GPU: it times variants of it.
+# Autotuning, which the library runs before the first launch of a kernel, needs a GPU and is disabled here.
 INTERPRETED = """
 import torch
 from triton.runtime.autotuner import Autotuner
@@ -23,7 +23,7 @@ from late_interaction_kernels import maxsim as library
 from ret_lightning.losses import maxsim
 torch.manual_seed(0)
 for n_query, len_query, n_passage, len_passage, width in ((3, 5, 4, 6, 16), (2, 32, 3, 32, 128), (1, 1, 2, 40, 24)):
-    # Not bfloat16: Triton's interpreter computes with NumPy, which has no such numbers, and gives others.
+    # Not bfloat16: Triton's interpreter uses NumPy, which does not support it, and returns wrong values.
     query = torch.randn(n_query, len_query, width).half()
     passage = -torch.rand(n_passage, len_passage, width).half()
     masks = torch.rand(query.shape[:2]) < 0.7, torch.rand(passage.shape[:2]) < 0.7
@@ -45,23 +45,25 @@ def vectors(is_cuda: bool = True, dtype: torch.dtype = torch.bfloat16, width: in
         (vectors(), None),
         (vectors(width=1024), None),
         (vectors(is_cuda=False), "needs tensors on a GPU"),
-        (vectors(dtype=torch.float32), "multiplies in half precision, and these vectors are torch.float32"),
-        (vectors(width=1025), "serves vectors of at most 1024 numbers, and these have 1025"),
+        (vectors(dtype=torch.float32), "needs bfloat16 or float16 vectors, got torch.float32"),
+        (vectors(width=1025), "supports vectors of width 1024 or less, got 1025"),
     ],
 )
-def test_which_inputs_it_gets(query: SimpleNamespace, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_inputs_are_refused(
+    query: SimpleNamespace, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(maxsim_fused, "_is_installed", lambda: True)
     assert fused_refusal(query) == reason
 
 
-def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_reported_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maxsim_fused, "_is_installed", lambda: False)
     assert (
         fused_refusal(vectors()) == "needs the package late-interaction-kernels: pip install 'ret_lightning[kernels]'"
     )
 
 
-def test_auto_is_fused_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_fused_if_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     from ret_lightning.losses import maxsim as function
 
@@ -75,8 +77,8 @@ def test_auto_is_fused_where_that_can_be(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_the_kernels_scores_are_the_formulas() -> None:
-    pytest.importorskip("late_interaction_kernels")  # for Linux only
+def test_fused_scores_match_plain_scores() -> None:
+    pytest.importorskip("late_interaction_kernels")  # Linux only
     import os
 
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Linear maps by oneDNN: those of float64 arithmetic, differentiable, the same every time, and only where they are chosen."""
+"""Linear layers on oneDNN: accuracy, gradients, determinism, and the choice of the backend."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ from ret_lightning.ops import onednn_linear
 from ret_lightning.ops.onednn_linear import (
     Linear,
     choose_backend,
-    inner_products,
     linear,
     linear_backend,
-    multiply_by_products,
+    matmul_transposed,
+    use_onednn_matmul,
 )
 
-here = pytest.mark.skipif(not onednn_linear._has_operator(), reason="needs the operator, which is private")
-# Above what is worth it, some with few rows and some with more axes.
+needs_operator = pytest.mark.skipif(not onednn_linear._has_operator(), reason="needs PyTorch's private oneDNN operator")
+# Above the minimum sizes; some have few rows, some more than two axes.
 SHAPES = [((300, 130), 160), ((2, 2100), 1030), ((5, 60, 130), 160), ((2, 3, 50, 130), 160), ((130,), 160)]
 
 
-def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
+def random_tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
     random = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=random, requires_grad=True) for shape in shapes]
 
 
 @pytest.fixture(autouse=True)
 def _by_onednn() -> Iterator[None]:
-    """oneDNN, also on a processor without AVX-512, where PyTorch has the operator."""
+    """Use oneDNN if PyTorch has the operator, even on a processor without AVX-512."""
     with linear_backend("onednn" if onednn_linear._has_operator() else "torch"):
         yield
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes that oneDNN is asked to multiply."""
+    """Return the list that collects the shapes of all oneDNN multiplications."""
     seen: list[tuple[int, ...]] = []
-    real = onednn_linear._multiply
+    real = onednn_linear._onednn_matmul
 
     def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
         seen.append((*left.shape, len(right)))
         return real(left, right, bias)
 
-    onednn_linear._has_operator()  # multiplies once by itself
-    monkeypatch.setattr(onednn_linear, "_multiply", multiply)
+    onednn_linear._has_operator()  # cached; its own multiplication is not recorded
+    monkeypatch.setattr(onednn_linear, "_onednn_matmul", multiply)
     return seen
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("shape", "outputs"), SHAPES)
-def test_values_and_gradients_are_those_of_float64(shape: tuple[int, ...], outputs: int, with_bias: bool) -> None:
-    x, weight, bias = drawn(shape, (outputs, shape[-1]), (outputs,))
+def test_values_and_gradients_match_float64(shape: tuple[int, ...], outputs: int, with_bias: bool) -> None:
+    x, weight, bias = random_tensors(shape, (outputs, shape[-1]), (outputs,))
     inputs = (x, weight, bias) if with_bias else (x, weight)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    result, wanted = linear(*inputs), nn.functional.linear(*exact)
-    (weights,) = drawn(tuple(result.shape))
+    result, exact_result = linear(*inputs), nn.functional.linear(*exact)
+    (weights,) = random_tensors(tuple(result.shape))
     found = torch.autograd.grad(result, inputs, weights)
-    expected = torch.autograd.grad(wanted, exact, weights.double())
-    for got, want in zip((result, *found), (wanted, *expected), strict=True):
+    expected = torch.autograd.grad(exact_result, exact, weights.double())
+    for got, want in zip((result, *found), (exact_result, *expected), strict=True):
         assert got.dtype == torch.float32
         assert got.shape == want.shape
         assert (got - want).abs().max() <= 2e-6 * want.abs().max()
 
 
-@here
-def test_only_what_is_asked_for_is_computed(calls: list[tuple[int, ...]]) -> None:
-    x, weight = drawn((300, 130), (160, 130))
+@needs_operator
+def test_only_required_gradients_are_computed(calls: list[tuple[int, ...]]) -> None:
+    x, weight = random_tensors((300, 130), (160, 130))
     linear(x, weight.detach()).sum().backward()
     assert calls == [(300, 130, 160), (300, 160, 130)]
     assert weight.grad is None
@@ -79,24 +79,24 @@ def test_only_what_is_asked_for_is_computed(calls: list[tuple[int, ...]]) -> Non
     assert calls == [(300, 130, 160), (160, 300, 130)]
 
 
-@here
-def test_strided_inputs_are_taken_as_they_are(calls: list[tuple[int, ...]]) -> None:
-    x, weight = drawn((130, 300), (130, 320))
+@needs_operator
+def test_strided_inputs_are_supported(calls: list[tuple[int, ...]]) -> None:
+    x, weight = random_tensors((130, 300), (130, 320))
     left, right = x.T, weight.T[::2]
     result = linear(left, right)
     assert calls
     torch.testing.assert_close(result, (left.double() @ right.double().T).float(), atol=1e-4, rtol=1e-5)
 
 
-@here
+@needs_operator
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_bits_every_time(threads: int, calls: list[tuple[int, ...]]) -> None:
+def test_results_are_deterministic(threads: int, calls: list[tuple[int, ...]]) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         results = []
         for _ in range(3):
-            x, weight, bias = drawn((700, 130), (160, 130), (160,))
+            x, weight, bias = random_tensors((700, 130), (160, 130), (160,))
             result = linear(x, weight, bias)
             result.square().sum().backward()
             results.append((result.detach(), x.grad, weight.grad, bias.grad))
@@ -107,9 +107,9 @@ def test_the_same_bits_every_time(threads: int, calls: list[tuple[int, ...]]) ->
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@here
-def test_the_rest_goes_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
-    x, weight, bias = drawn((300, 130), (160, 130), (160,))
+@needs_operator
+def test_unsupported_inputs_use_pytorch(calls: list[tuple[int, ...]]) -> None:
+    x, weight, bias = random_tensors((300, 130), (160, 130), (160,))
 
     def same(*inputs: Tensor) -> bool:
         return torch.equal(linear(*inputs), nn.functional.linear(*inputs))
@@ -125,41 +125,41 @@ def test_the_rest_goes_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
     with linear_backend("torch"):
         assert same(x, weight, bias)
     assert calls == []
-    assert inner_products(x[:20].detach(), weight.detach()) is None
+    assert matmul_transposed(x[:20].detach(), weight.detach()) is None
     assert linear(x[:0], weight).shape == (0, 160)
     linear(x, weight, bias)
     assert calls == [(300, 130, 160)]
 
 
-@here
-def test_a_row_comes_out_the_same_in_any_batch() -> None:
-    x, weight, bias = drawn((700, 130), (160, 130), (160,))
+@needs_operator
+def test_row_result_is_independent_of_batch() -> None:
+    x, weight, bias = random_tensors((700, 130), (160, 130), (160,))
     whole = linear(x, weight, bias)
     assert all(torch.equal(linear(x[:rows], weight, bias), whole[:rows]) for rows in (16, 100, 333, 640))
 
 
-@here
-def test_inner_products() -> None:
-    left, right = drawn((300, 130), (160, 130))
-    found = inner_products(left.detach(), right.detach())
+@needs_operator
+def test_matmul_transposed_matches_float64() -> None:
+    left, right = random_tensors((300, 130), (160, 130))
+    found = matmul_transposed(left.detach(), right.detach())
     torch.testing.assert_close(found, (left.double() @ right.double().T).float(), atol=1e-4, rtol=1e-5)
 
 
-def test_a_module_of_another_library_multiplies_so(calls: list[tuple[int, ...]]) -> None:
+def test_linear_layers_of_a_module_are_replaced(calls: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     other = nn.Sequential(nn.Linear(130, 160), nn.GELU(), nn.Sequential(nn.Linear(160, 130, bias=False)))
     ours = copy.deepcopy(other)
-    multiply_by_products(ours)
+    use_onednn_matmul(ours)
     assert [type(part) for part in ours.modules() if isinstance(part, nn.Linear)] == [Linear, Linear]
     assert list(ours.state_dict()) == list(other.state_dict())
-    (x,) = drawn((300, 130))
+    (x,) = random_tensors((300, 130))
     torch.testing.assert_close(ours(x), other(x), atol=1e-5, rtol=1e-5)
     assert len(calls) == (2 if onednn_linear._has_operator() else 0)
 
 
-@here
-def test_transforms_of_functions_go_pytorch_s_own_way(calls: list[tuple[int, ...]]) -> None:
-    x, weight = drawn((2, 300, 130), (160, 130))
+@needs_operator
+def test_function_transforms_use_pytorch(calls: list[tuple[int, ...]]) -> None:
+    x, weight = random_tensors((2, 300, 130), (160, 130))
     mapped = torch.func.vmap(linear, in_dims=(0, None))(x, weight)
     torch.testing.assert_close(mapped, nn.functional.linear(x, weight), atol=1e-4, rtol=1e-5)
     value, derivative = torch.func.jvp(lambda v: linear(v, weight), (x[0],), (x[1],))
@@ -167,17 +167,17 @@ def test_transforms_of_functions_go_pytorch_s_own_way(calls: list[tuple[int, ...
     assert calls == []
 
 
-@here
-def test_what_does_not_fit_is_told_by_pytorch() -> None:
-    x, weight = drawn((300, 130), (160, 140))
+@needs_operator
+def test_shape_errors_are_those_of_pytorch() -> None:
+    x, weight = random_tensors((300, 130), (160, 140))
     with pytest.raises(RuntimeError, match=r"300x130 and 140x160"):
         linear(x, weight)
 
 
-@here
-def test_overlapping_inputs(calls: list[tuple[int, ...]]) -> None:
-    (line, weight) = drawn((430,), (160, 130))
-    windows = line.unfold(0, 130, 1)  # (301, 130), neighbours share all but one number
+@needs_operator
+def test_overlapping_inputs_are_supported(calls: list[tuple[int, ...]]) -> None:
+    (line, weight) = random_tensors((430,), (160, 130))
+    windows = line.unfold(0, 130, 1)  # (301, 130), adjacent rows overlap in 129 numbers
     result = linear(windows, weight)
     assert calls
     (gradient,) = torch.autograd.grad(result.sum(), weight)
@@ -185,7 +185,7 @@ def test_overlapping_inputs(calls: list[tuple[int, ...]]) -> None:
     torch.testing.assert_close(gradient, windows.sum(0).expand(160, -1), atol=1e-3, rtol=1e-4)
 
 
-def test_sizes_that_change_are_compiled_once_for_all() -> None:
+def test_dynamic_sizes_are_compiled_once() -> None:
     graphs = []
 
     def backend(graph, inputs):
@@ -199,8 +199,8 @@ def test_sizes_that_change_are_compiled_once_for_all() -> None:
     assert len(graphs) == 1
 
 
-def test_compiled_code_holds_no_call_of_ours(calls: list[tuple[int, ...]]) -> None:
-    x, weight, bias = drawn((300, 130), (160, 130), (160,))
+def test_compiled_code_does_not_call_onednn(calls: list[tuple[int, ...]]) -> None:
+    x, weight, bias = random_tensors((300, 130), (160, 130), (160,))
     compiled = torch.compile(linear, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x, weight, bias), nn.functional.linear(x, weight, bias))
     assert calls == []
@@ -208,7 +208,7 @@ def test_compiled_code_holds_no_call_of_ours(calls: list[tuple[int, ...]]) -> No
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """The rule is applied anew in the test, and after it."""
+    """Clear the cached choice of the backend before and after the test."""
     for cached in (onednn_linear._automatic, onednn_linear._has_operator):
         cached.cache_clear()
     yield
@@ -217,7 +217,7 @@ def fresh() -> Iterator[None]:
 
 
 class NoOperator:
-    """`torch.ops.mkldnn` of a release that dropped the operator."""
+    """`torch.ops.mkldnn` of a PyTorch release without the operator."""
 
 
 def refusing(*_: object) -> Tensor:
@@ -233,24 +233,23 @@ def operator(function: Callable[..., Tensor]) -> object:
 
 
 @pytest.mark.parametrize("operators", [NoOperator, operator(refusing), operator(wrong)])
-def test_release_without_the_operator_computes_by_torch(
-    operators: object, fresh: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_operator_falls_back_to_torch(operators: object, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops, "mkldnn", operators)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    x, weight, bias = drawn((300, 130), (160, 130), (160,))
+    x, weight, bias = random_tensors((300, 130), (160, 130), (160,))
     expected = nn.functional.linear(x, weight, bias)
     with linear_backend() as chosen:
         assert chosen == "torch"
         result = linear(x, weight, bias)
         assert torch.equal(result, expected)
         gradients = torch.autograd.grad(result.square().sum(), (x, weight, bias))
-        assert inner_products(x.detach(), weight.detach()) is None
-    for found, wanted in zip(gradients, torch.autograd.grad(expected.square().sum(), (x, weight, bias)), strict=True):
-        assert torch.equal(found, wanted)
-    with pytest.raises(ConfigError) as refused, linear_backend("onednn"):
+        assert matmul_transposed(x.detach(), weight.detach()) is None
+    expected_gradients = torch.autograd.grad(expected.square().sum(), (x, weight, bias))
+    for found, exact in zip(gradients, expected_gradients, strict=True):
+        assert torch.equal(found, exact)
+    with pytest.raises(ConfigError) as error, linear_backend("onednn"):
         pass
-    assert refused.value.code == "linear-backend-unavailable"
+    assert error.value.code == "linear-backend-unavailable"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +259,9 @@ def test_release_without_the_operator_computes_by_torch(
         ("AVX512", "2.7.1", "torch"),
     ],
 )  # fmt: skip
-def test_rule(processor: str, version: str, chosen: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice_of_backend(
+    processor: str, version: str, chosen: str, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(onednn_linear, "_has_operator", lambda: True)
@@ -269,7 +270,7 @@ def test_rule(processor: str, version: str, chosen: str, fresh: None, monkeypatc
     assert choose_backend("onednn") == "onednn"
 
 
-def test_choice_ends_with_its_block() -> None:
+def test_backend_is_restored_after_block() -> None:
     before = onednn_linear._chosen
     with linear_backend("torch"), linear_backend("auto"):
         assert onednn_linear._chosen == choose_backend()

@@ -1,4 +1,4 @@
-"""Texts from data and config in plots: drawn literally."""
+"""Literal rendering of texts from data and config in figures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.training.callbacks import gate_maps
-from ret_lightning.training.callbacks.curves import draw_subsets, finish_axes
+from ret_lightning.training.callbacks.curves import draw_subsets, format_axes
 
-# Text that mathtext refuses or reads as a formula, that a legend leaves out, and that no font has.
+# Texts that mathtext rejects or parses, that legends omit, or that no font contains.
 NAMES = ["$$", "a$x_1$b", "$\\frac$", "_private", "%", "\\", "\U0010fffd", "東京", "<b>&amp;"]
 
 
@@ -27,10 +27,10 @@ def test_names_are_drawn_literally(name: str, usetex: bool, tmp_path: Path) -> N
             draw_subsets(axes, points, "recall")
             axes.set_yticks([0], [name])
             axes.set(title=name, xlabel=name)
-            finish_axes(axes, points)
+            format_axes(axes, points)
             figure.savefig(tmp_path / "figure.png")
-            shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert shown == [name, "mean"]
+            labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [name, "mean"]
     assert axes.get_yticklabels()[0].get_text() == name
 
 

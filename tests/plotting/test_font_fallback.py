@@ -1,4 +1,4 @@
-"""Fonts that have the letters of a text, by what the files themselves hold, and lines that stay within their cell."""
+"""Choice of fonts by the characters that they contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report of six runs of three variants, made once for all tests."""
+"""Session fixtures: six runs of three variants, and their report."""
 
 from __future__ import annotations
 

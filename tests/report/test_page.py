@@ -1,4 +1,4 @@
-"""The page of a report: well formed, complete in itself, and free of markup from names."""
+"""HTML page of a report: well-formed, self-contained, and escaped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.report_page import page_of
 from tests.support.report_runs import make_run
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(report: Path) -> None:
+def test_page_is_well_formed_and_self_contained(report: Path) -> None:
     page = page_of(report)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
@@ -23,23 +23,23 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report: Path) -> None:
     assert "default-src 'none'" in text
 
 
-def test_the_page_tells_numbers_origins_and_cautions(report: Path) -> None:
+def test_page_contains_facts_methods_and_remarks(report: Path) -> None:
     page = page_of(report)
-    for told in (
-        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; checkpoint of a run: chosen on ",
-        "1 unfinished run beside them",
-        "gone", "cut off, or still running (no metrics.json); no checkpoint",
-        "2 runs made by code with uncommitted changes, which no commit can bring back: none_1, none_2",
-        "0123456789 with uncommitted changes", "It is over queries, not over seeds",
+    for text in (
+        "6 runs of 3 variants, compared by mean/recall@5; baseline: gate=no_forget; checkpoint of a run: selected on ",
+        "1 unfinished run not included",
+        "gone", "interrupted or still running (no metrics.json); no checkpoint",
+        "2 runs with uncommitted code changes, which cannot be reproduced from a commit: none_1, none_2",
+        "0123456789 with uncommitted changes", "It does not mean that training with other seeds shows the same difference",
         "Student's t with n − 1 degrees of freedom", "corrected for the 2 comparisons", "model.gate._target_",
         "0.50 M", "1.00 GiB", "recurrence step 2",
     ):  # fmt: skip
-        assert told in " ".join(page.text.split()), told
+        assert text in " ".join(page.text.split()), text
     text = (report / "report.html").read_text()
     assert re.search(r'title="runs lstm_1 \(seed 1\), lstm_2 \(seed 2\); config [0-9a-f]{12}; code 0123456789"', text)
 
 
-def test_one_run_alone(tmp_path: Path) -> None:
+def test_report_of_one_run(tmp_path: Path) -> None:
     make_run(tmp_path / "runs/0")
     write_report(tmp_path / "runs", tmp_path / "out")
     page = page_of(tmp_path / "out")
@@ -49,7 +49,16 @@ def test_one_run_alone(tmp_path: Path) -> None:
     assert "all runs" in (tmp_path / "out/results.md").read_text()
 
 
-def test_names_cannot_become_markup(tmp_path: Path) -> None:
+def test_curve_has_colour_of_its_bar(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/0", "gate=lstm")
+    make_run(tmp_path / "runs/1", "gate=none")
+    (tmp_path / "runs/0/csv/metrics.csv").unlink()
+    write_report(tmp_path / "runs", tmp_path / "out", gallery=0)
+    text = (tmp_path / "out/report.html").read_text()
+    assert re.findall(r'class="mean" style="--c:var\(--series-(\d)\)"', text) == ["1"]
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
     make_run(tmp_path / "runs/<b>&amp;", "init_from='<script>alert(1)</script>'")
     make_run(tmp_path / "runs/x|y", "init_from='a|b_%$'")
     write_report(tmp_path / "runs", tmp_path / "out", gallery=0)

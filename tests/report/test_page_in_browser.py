@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what it does, in the windows and the light that readers have."""
+"""HTML page in headless Chromium: sorting, filtering, keyboard, layout, colours and print."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     with playwright.sync_playwright() as driver:
-        # Containers run as root, where Chromium wants no sandbox; the page is ours.
+        # Chromium requires --no-sandbox for root, as in containers.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
@@ -45,49 +45,49 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def open_page(browser, page_file: Path) -> Iterator:
-    """Opens the page without a network; afterwards nothing may have been logged or asked for."""
-    said: list[str] = []
+    """Open the page offline; afterwards check that it logged and requested nothing."""
+    events: list[str] = []
     contexts = []
 
     def open_(**options):
         context = browser.new_context(offline=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.on("request", lambda request: request.url.startswith("data:") or said.append(f"request: {request.url}"))
+        page.on("console", lambda message: events.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: events.append(f"error: {error}"))
+        page.on("request", lambda request: request.url.startswith("data:") or events.append(f"request: {request.url}"))
         page.goto(page_file.as_uri())
         return page
 
     yield open_
     for context in contexts:
         context.close()
-    assert said == [f"request: {page_file.as_uri()}"] * len(contexts)
+    assert events == [f"request: {page_file.as_uri()}"] * len(contexts)
 
 
 def first_column(page) -> list[str]:
     return page.locator("#results tbody tr:not([hidden]) th").all_inner_texts()
 
 
-def test_a_click_sorts_and_a_second_one_turns_round(open_page) -> None:
+def test_second_click_reverses_sorting(open_page) -> None:
     page = open_page()
     header = page.locator("#results thead th").nth(2)
     before = first_column(page)
-    shown = page.locator("#results tbody tr td:nth-child(3)")
+    values = page.locator("#results tbody tr td:nth-child(3)")
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
-    ascending = [float(text) for text in shown.all_inner_texts()]
+    ascending = [float(text) for text in values.all_inner_texts()]
     assert ascending == sorted(ascending)
     assert len(set(ascending)) > 1
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    assert [float(text) for text in shown.all_inner_texts()] == ascending[::-1]
+    assert [float(text) for text in values.all_inner_texts()] == ascending[::-1]
     page.locator("#results thead th").nth(0).locator("button").click()
     assert header.get_attribute("aria-sort") is None
     assert first_column(page) == sorted(before)
 
 
-def test_what_is_missing_stays_below_either_way(open_page) -> None:
+def test_empty_cells_are_sorted_last(open_page) -> None:
     page = open_page()
     button = page.locator("#results thead th").nth(5).locator("button")  # the baseline has no difference to itself
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_what_is_missing_stays_below_either_way(open_page) -> None:
         assert "baseline" in first_column(page)[-1]
 
 
-def test_the_keyboard_alone_is_enough(open_page) -> None:
+def test_page_is_usable_by_keyboard(open_page) -> None:
     page = open_page()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the results"
@@ -104,11 +104,11 @@ def test_the_keyboard_alone_is_enough(open_page) -> None:
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Filter the results"
     page.keyboard.type("NO_forget")
     assert first_column(page) == ["gate=no_forget"]
-    assert page.locator("#results [role=status]").inner_text() == "1 of 3 shown"
+    assert page.locator("#results [role=status]").inner_text() == "1 of 3 displayed"
     page.keyboard.press("Control+a")
     page.keyboard.press("Delete")
     assert len(first_column(page)) == 3
-    page.keyboard.press("Tab")  # the table itself, so that arrows scroll it
+    page.keyboard.press("Tab")  # focuses the table, which arrow keys scroll
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "variant"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -118,7 +118,7 @@ def test_the_keyboard_alone_is_enough(open_page) -> None:
     assert page.locator("#results [role=status]").inner_text() == "sorted by variant, descending"
 
 
-def test_queries_are_filtered_too(open_page) -> None:
+def test_gallery_is_filtered(open_page) -> None:
     page = open_page()
     cards = page.locator("#gallery article")
     every = cards.count()
@@ -130,7 +130,7 @@ def test_queries_are_filtered_too(open_page) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_the_window_and_is_legible(open_page, width: int, scheme: str) -> None:
+def test_layout_fits_window_and_contrast(open_page, width: int, scheme: str) -> None:
     page = open_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
@@ -139,7 +139,7 @@ def test_it_fits_the_window_and_is_legible(open_page, width: int, scheme: str) -
     assert (luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.5) == (scheme == "light")
 
 
-def test_it_prints(open_page, tmp_path: Path) -> None:
+def test_page_prints_in_light_colours(open_page, tmp_path: Path) -> None:
     page = open_page(color_scheme="dark")
     page.emulate_media(media="print")
     assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) == 1
@@ -151,14 +151,14 @@ def test_it_prints(open_page, tmp_path: Path) -> None:
     assert printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") >= 2
 
 
-def test_without_scripts_everything_is_there_but_the_tools(open_page) -> None:
+def test_page_without_javascript(open_page) -> None:
     page = open_page(java_script_enabled=False)
     assert page.locator("#results tbody tr").count() == 3
     assert not page.locator("#results input").is_visible()
 
 
 def contrast(page, selector: str) -> float:
-    """Of the first element's text with the page's ground."""
+    """Return the contrast ratio of the first matching element's text and the page background (WCAG 2.2)."""
     ink, ground = page.evaluate(
         """(selector) => {
             const element = document.querySelector(selector), style = getComputedStyle(element);
@@ -171,7 +171,7 @@ def contrast(page, selector: str) -> float:
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance as WCAG defines it, of `rgb(r, g, b)`."""
+    """Return the relative luminance of `rgb(r, g, b)` (WCAG 2.2)."""
     channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

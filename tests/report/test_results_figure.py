@@ -1,4 +1,4 @@
-"""The result as one picture."""
+"""results.png of a report."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ BARS = [
     Bar("gate=lstm", 0.25, (0.2, 0.3), [(0.2, "seed 1"), (0.3, "seed 2")], ""),
     Bar("gate=$x_1$", 0.5, None, [], ""),
 ]
-CURVES = [Line("gate=lstm", [(1.0, 0.1), (2.0, 0.2)], [])]
+CURVES = [Line("gate=lstm", [(1.0, 0.1), (2.0, 0.2)], [], 0)]
 
 
 @pytest.fixture
 def content(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Stands for the content of a page, with its bars and curves."""
+    """Return a substitute for the content of a report, with given bars and curves."""
     content = SimpleNamespace(metric="mean/recall@5", bars=BARS, curves=CURVES)
-    monkeypatch.setattr(results_figure, "bars", lambda given: given.bars)
-    monkeypatch.setattr(results_figure, "curves", lambda given: given.curves)
+    monkeypatch.setattr(results_figure, "metric_bars", lambda given: given.bars)
+    monkeypatch.setattr(results_figure, "metric_curves", lambda given: given.curves)
     return content
 
 
-def drawn(content: SimpleNamespace) -> Image.Image:
+def draw_image(content: SimpleNamespace) -> Image.Image:
     return Image.open(BytesIO(draw_results(content)))
 
 
-def test_same_content_gives_the_same_bytes(content: SimpleNamespace) -> None:
+def test_figure_is_deterministic(content: SimpleNamespace) -> None:
     png = draw_results(content)
     assert png.startswith(b"\x89PNG")
     assert draw_results(content) == png
@@ -41,16 +41,16 @@ def test_same_content_gives_the_same_bytes(content: SimpleNamespace) -> None:
     assert draw_results(content) != png
 
 
-def test_picture_without_curves_is_narrower(content: SimpleNamespace) -> None:
-    wide = drawn(content)
+def test_figure_without_curves_is_narrower(content: SimpleNamespace) -> None:
+    wide = draw_image(content)
     content.curves = []
-    assert drawn(content).width < wide.width
+    assert draw_image(content).width < wide.width
 
 
-def test_bars_are_as_long_as_their_values(content: SimpleNamespace) -> None:
-    """Counted in the pixels of each bar's own colour: C0 and C1 at 55 % over white."""
+def test_bar_length_is_proportional_to_value(content: SimpleNamespace) -> None:
+    """Bars are found by their colour: C0 and C1 with 55 % opacity on white."""
     content.curves, content.bars = [], [Bar("a", 0.2, None, [], ""), Bar("b", 0.8, None, [], "")]
-    pixels = np.asarray(drawn(content).convert("RGB")).astype(int)
+    pixels = np.asarray(draw_image(content).convert("RGB")).astype(int)
 
     def length(colour: tuple[int, int, int]) -> int:
         mixed = [round(255 - 0.55 * (255 - c)) for c in colour]

@@ -1,4 +1,4 @@
-"""The tables of a report as CSV, Markdown and LaTeX."""
+"""Tables of a report as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.report_page import page_of
 from tests.support.report_runs import SUBSETS, make_run, metrics
 
 
-def test_the_tables_say_the_same(report: Path, runs: Path) -> None:
+def test_tables_agree_with_metrics_files(report: Path, runs: Path) -> None:
     rows = list(csv.DictReader((report / "results.csv").open()))
     assert [row["gate"] for row in rows] == ["lstm", "no_forget", "none"]
     reported = {
@@ -38,7 +38,7 @@ def test_the_tables_say_the_same(report: Path, runs: Path) -> None:
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert [line.count(" & ") for line in body] == [7] * 4
     assert r"\begin{tabular}{lrrrrrrr}" in latex
-    assert r"95 \% interval" in latex
+    assert r"95\% CI" in latex
     runs_table = list(csv.DictReader((report / "runs.csv").open()))
     assert [row["run"] for row in runs_table] == ["lstm_1", "lstm_2", "no_forget_1", "no_forget_2", "none_1", "none_2"]
     assert runs_table[1]["training_seconds"] == "20.0"
@@ -59,8 +59,8 @@ def test_the_tables_say_the_same(report: Path, runs: Path) -> None:
         ("two\n\nlines\x1b", "two lines\ufffd", "two lines\ufffd"),
     ],
 )
-def test_text_is_never_markup(value: str, markdown: str, latex: str, tmp_path: Path) -> None:
-    assert (escape(value), tables.tex(value)) == (markdown, latex)
+def test_config_values_are_escaped(value: str, markdown: str, latex: str, tmp_path: Path) -> None:
+    assert (escape(value), tables.escape_latex(value)) == (markdown, latex)
     for number, text in enumerate((value, f"{value}2")):
         make_run(tmp_path / f"runs/{number}")
         file = tmp_path / f"runs/{number}/config.yaml"
@@ -74,14 +74,15 @@ def test_text_is_never_markup(value: str, markdown: str, latex: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.25, "+0.250"), (-0.1234, "\u22120.123"), (0.0, "+0.000"), (None, tables.NONE)]
+    ("value", "text"), [(0.25, "+0.250"), (-0.1234, "\u22120.123"), (0.0, "+0.000"), (None, tables.MISSING)]
 )
-def test_differences_have_a_sign(value: float | None, text: str) -> None:
-    assert tables.signed(value) == text
+def test_difference_has_sign(value: float | None, text: str) -> None:
+    assert tables.format_difference(value) == text
 
 
-def test_intervals_and_probabilities() -> None:
-    assert tables.span((-0.5, 0.25)) == "\u22120.500 to 0.250"
-    assert tables.signed_span((-0.5, 0.25)) == "\u22120.500 to +0.250"
-    assert (tables.span(None), tables.signed_span(None), tables.probability(None)) == (tables.NONE,) * 3
-    assert tables.probability(0.00014) == "0.0001"
+def test_format_intervals_and_p() -> None:
+    assert tables.format_interval((-0.5, 0.25)) == "\u22120.500 to 0.250"
+    assert tables.format_difference_interval((-0.5, 0.25)) == "\u22120.500 to +0.250"
+    for format_ in (tables.format_interval, tables.format_difference_interval, tables.format_p):
+        assert format_(None) == tables.MISSING
+    assert tables.format_p(0.00014) == "0.0001"

@@ -1,4 +1,4 @@
-"""The config of a small trained run."""
+"""Fixtures for the tests of runs."""
 
 from __future__ import annotations
 
@@ -10,4 +10,5 @@ from tests.support.small_runs import Trained
 
 @pytest.fixture
 def config(trained: Trained) -> DictConfig:
+    """The config of a small trained run."""
     return OmegaConf.load(trained.run / "config.yaml")

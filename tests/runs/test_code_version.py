@@ -1,3 +1,5 @@
+"""Code version of a run, from temporary git repositories."""
+
 from __future__ import annotations
 
 import os
@@ -29,18 +31,18 @@ def package(tmp_path: Path) -> Path:
     return tmp_path / "pkg"
 
 
-def test_a_clean_checkout(package: Path) -> None:
+def test_clean_checkout(package: Path) -> None:
     commit = git(package, "rev-parse", "HEAD")
     assert code_version(package) == {"commit": commit, "dirty": False}
     (package.parent / "runs").mkdir()
     (package.parent / "runs/metrics.json").write_text("{}")
     (package / "a.pyc").write_text("")
-    (package.parent / "notes.txt").write_text("beside the package")
+    (package.parent / "notes.txt").write_text("outside the package")
     assert code_version(package) == {"commit": commit, "dirty": False}
 
 
 @pytest.mark.parametrize("changed", ["pkg/__init__.py", "conf/train.yaml", "README.md", "pkg/new.py", "conf/new.yaml"])
-def test_a_changed_or_new_file_makes_it_dirty(package: Path, changed: str) -> None:
+def test_changed_or_new_file_is_dirty(package: Path, changed: str) -> None:
     (package.parent / changed).write_text("b\n")
     assert code_version(package)["dirty"] is True
     git(package.parent, "add", ".")
@@ -49,20 +51,20 @@ def test_a_changed_or_new_file_makes_it_dirty(package: Path, changed: str) -> No
     assert code_version(package)["dirty"] is False
 
 
-def test_a_package_without_configs_beside_it(package: Path) -> None:
+def test_checkout_without_configs(package: Path) -> None:
     git(package.parent, "rm", "--quiet", "-r", "conf")
     git(package.parent, "commit", "--quiet", "-m", "two")
     assert code_version(package)["dirty"] is False
 
 
-def test_a_package_installed_inside_another_repository_has_none(package: Path) -> None:
+def test_untracked_package_has_no_version(package: Path) -> None:
     site = package.parent / "runs/site-packages/ret_lightning"
     site.mkdir(parents=True)
     (site / "__init__.py").write_text("")
     assert code_version(site) is None
 
 
-def test_without_a_repository_or_without_git_there_is_none(package: Path, tmp_path_factory, monkeypatch) -> None:
+def test_no_version_without_repository_or_git(package: Path, tmp_path_factory, monkeypatch) -> None:
     alone = tmp_path_factory.mktemp("alone")
     (alone / "__init__.py").write_text("")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(alone.parent))

@@ -1,4 +1,4 @@
-"""Devices, monitored metrics and batch limits are checked before a run starts."""
+"""Checks of devices, monitored metrics and batch limits before a run starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ret_lightning.config.run_rules import unlogged_monitors
+from ret_lightning.config.run_rules import find_unlogged_monitors
 from ret_lightning.errors import ConfigError, DataError
 from ret_lightning.models import LSTMGate
 from ret_lightning.runs import early_checks
@@ -33,7 +33,7 @@ from tests.support.tiny_training import make_data, make_module
         ("auto", 4, 0, None),
     ],
 )
-def test_gpus_that_are_not_there(monkeypatch, accelerator: str, devices: object, gpus: int, code: str | None) -> None:
+def test_missing_gpus_are_refused(monkeypatch, accelerator: str, devices: object, gpus: int, code: str | None) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     trainer = OmegaConf.create({"accelerator": accelerator, "devices": devices})
@@ -69,7 +69,7 @@ def check(root: Path, test_with: str = "best", monitor: str = "val/mean/recall@5
         ({"limit_train_batches": 0.9, "ranks": 2}, 2),
     ],
 )
-def test_limits_that_leave_nothing_are_refused(root: Path, limits: dict, batches: int) -> None:
+def test_limits_that_select_no_batch_are_refused(root: Path, limits: dict, batches: int) -> None:
     if limits == {"limit_train_batches": 0.9, "ranks": 2}:
         check(root, **limits)  # 1 of 2 batches
         limits = {"limit_train_batches": 0.4, "ranks": 2}
@@ -83,7 +83,7 @@ def test_limits_that_leave_nothing_are_refused(root: Path, limits: dict, batches
     check(root, **{**limits, key: 1})
 
 
-def test_limit_of_the_test_does_not_matter_without_one(root: Path) -> None:
+def test_test_limit_is_ignored_without_a_test(root: Path) -> None:
     check(root, limit_test_batches=0.01, test_with="none")
 
 
@@ -95,7 +95,7 @@ def test_limit_of_the_test_does_not_matter_without_one(root: Path) -> None:
         ("val/okvqa/pseudo_recall@5", None),
     ],
 )
-def test_monitor_of_the_data(root: Path, monitor: str, code: str | None) -> None:
+def test_monitor_is_checked_against_the_data(root: Path, monitor: str, code: str | None) -> None:
     if code is None:
         check(root, monitor=monitor)
         return
@@ -106,12 +106,12 @@ def test_monitor_of_the_data(root: Path, monitor: str, code: str | None) -> None
 
 def test_monitor_suggests_whole_names() -> None:
     callbacks = {"checkpoint": {"_target_": "ret_lightning.x", "monitor": "val/okvqa/recall@7"}}
-    ((_, error),) = unlogged_monitors(callbacks, (1, 5), ["okvqa"])
+    ((_, error),) = find_unlogged_monitors(callbacks, (1, 5), ["okvqa"])
     assert error.code == "monitor-not-computed"
-    assert "did you mean val/okvqa/recall@5?" in error.message
+    assert "val/okvqa/recall@5?" in error.message
 
 
-def test_broken_test_file_is_found_before_the_training_file_is_read(root: Path, monkeypatch) -> None:
+def test_test_file_is_read_before_training(root: Path, monkeypatch) -> None:
     file = root / "jsonl/m2kr/test/evqa_test_m2kr.jsonl"
     file.write_text(file.read_text() + "{\n")
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Exports that are refused: outputs that cannot be written, and sources that hold no model."""
+"""Refused exports: invalid outputs, and sources without a model."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from ret_lightning.errors import ConfigError, UserError
+from ret_lightning.errors import UserError
 from ret_lightning.runs.export import export
 from tests.support.small_runs import Trained
 
-pytestmark = pytest.mark.slow  # they share one run of ret-train
+pytestmark = pytest.mark.slow  # the tests share one run of ret-train
 
 
-def test_outputs_that_cannot_be(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="output is empty; name the folder to write"):
-        export(trained.run, "")
-    with pytest.raises(ConfigError, match="max_shard_size='5XB' is no size"):
-        export(trained.run, tmp_path / "model", max_shard_size="5XB")
-    with pytest.raises(UserError, match=r"output=/proc/nowhere: cannot be written \("):
-        export(trained.run, "/proc/nowhere")
+def refusal(*arguments: object, **options: object) -> UserError:
+    with pytest.raises(UserError) as raised:
+        export(*arguments, **options)
+    return raised.value
+
+
+def test_invalid_outputs_are_refused(trained: Trained, tmp_path: Path) -> None:
+    assert refusal(trained.run, "").code == "export-output-empty"
+    assert refusal(trained.run, tmp_path / "model", max_shard_size="5XB").code == "shard-size-invalid"
+    error = refusal(trained.run, "/proc/nowhere")
+    assert (error.code, error.path) == ("export-not-writable", "/proc/nowhere")
     assert list(tmp_path.iterdir()) == []
 
 
 class Payload:
-    """What a hostile checkpoint would hold."""
+    """Pickled content of a malicious checkpoint."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -35,22 +39,25 @@ class Payload:
         return Path.touch, (self.target,)
 
 
-def test_sources_that_hold_no_model_are_told(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"checkpoint=nowhere: no training checkpoint and no run folder with one"):
-        export("nowhere", tmp_path / "model")
+def test_sources_without_a_model_are_refused(trained: Trained, tmp_path: Path) -> None:
+    error = refusal("nowhere", tmp_path / "model")
+    assert (error.code, error.found) == ("export-no-checkpoint", "nowhere")
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes((trained.run / "checkpoints" / "best.ckpt").read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"torn\.ckpt: .*\[checkpoint-incomplete\]"):
-        export(torn, tmp_path / "model")
     torch.save({"state_dict": {}, "epoch": 0, "global_step": 1}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match=r"other\.ckpt: no checkpoint of ret-train \(it has no ret_lightning\)"):
-        export(tmp_path / "other.ckpt", tmp_path / "model")
     hostile = tmp_path / "hostile.ckpt"
     hostile.write_bytes(pickle.dumps({"state_dict": Payload(tmp_path / "executed")}))
-    with pytest.raises(UserError, match=r"hostile\.ckpt: no checkpoint of ret-train"):
-        export(hostile, tmp_path / "model")
+    for file, code in (
+        (torn, "checkpoint-incomplete"),
+        (tmp_path / "other.ckpt", "checkpoint-without-record"),
+        (hostile, "checkpoint-incomplete"),
+    ):
+        error = refusal(file, tmp_path / "model")
+        assert error.code == code
+        assert file.name in error.message
     torch.save({"state_dict": Payload(tmp_path / "executed")}, hostile)
-    with pytest.raises(UserError, match=r"hostile\.ckpt: no complete checkpoint"):
-        export(hostile, tmp_path / "model")
+    error = refusal(hostile, tmp_path / "model")
+    assert error.code == "checkpoint-unreadable"
+    assert "hostile.ckpt" in error.message
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "model").exists()

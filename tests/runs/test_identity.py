@@ -1,4 +1,4 @@
-"""When two configs are of one run."""
+"""Identity of a run: configs of the same run and of different runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ret_lightning.runs.identity import ABSENT, config_fingerprint, differences, flat, of_the_run, within
+from ret_lightning.runs.identity import ABSENT, config_fingerprint, differences, flatten, is_within, run_identity
 
 
 @pytest.mark.slow  # needs a run of ret-train
-def test_runs_of_earlier_versions_are_the_same(config: DictConfig) -> None:
+def test_config_of_an_earlier_version_is_equal(config: DictConfig) -> None:
     former = OmegaConf.create({key: value for key, value in config.items() if key != "init_partial"})
-    assert flat(former) == flat(config)
+    assert flatten(former) == flatten(config)
     config.init_partial = True
-    assert flat(former) != flat(config)
+    assert flatten(former) != flatten(config)
 
 
 CONFIG: dict[str, Any] = {
@@ -39,18 +39,18 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     return config
 
 
-def test_flat_has_a_dotted_key_per_leaf_and_no_path_of_the_run() -> None:
-    found = flat(CONFIG)
+def test_flatten_has_a_dotted_key_per_leaf() -> None:
+    found = flatten(CONFIG)
     assert found["data.subsets"] == ["wit", "okvqa"]
     assert found["trainer.strategy.config_file"] == "${output_dir}/config.yaml"
     assert found["callbacks"] == {}
-    assert "data.shared_passage_ids" not in found  # the value that a config without the key means
-    assert flat(changed("data.shared_passage_ids", True))["data.shared_passage_ids"] is True
-    assert flat(OmegaConf.create(CONFIG)) == found
+    assert "data.shared_passage_ids" not in found  # the default of an optional key
+    assert flatten(changed("data.shared_passage_ids", True))["data.shared_passage_ids"] is True
+    assert flatten(OmegaConf.create(CONFIG)) == found
 
 
-def test_a_folder_whose_name_begins_alike_is_another() -> None:
-    assert flat(changed("data.root", "/runs/abc"))["data.root"] == "/runs/abc"
+def test_folder_with_the_same_prefix_is_unchanged() -> None:
+    assert flatten(changed("data.root", "/runs/abc"))["data.root"] == "/runs/abc"
 
 
 @pytest.mark.parametrize(
@@ -64,21 +64,21 @@ def test_a_folder_whose_name_begins_alike_is_another() -> None:
         ("trainer.max_epochs", 4, False),
     ],
 )
-def test_settings_that_make_another_run(key: str, value: Any, same: bool) -> None:
-    one, other = of_the_run(CONFIG), of_the_run(changed(key, value))
+def test_settings_of_another_run(key: str, value: Any, same: bool) -> None:
+    one, other = run_identity(CONFIG), run_identity(changed(key, value))
     assert (one == other) is same
     assert (config_fingerprint(one) == config_fingerprint(other)) is same
 
 
-def test_moved_run_is_the_same() -> None:
+def test_moved_run_has_the_same_identity() -> None:
     moved = changed("output_dir", "/elsewhere/b")
     moved["trainer"]["strategy"]["config_file"] = "/elsewhere/b/config.yaml"
     moved["logger"]["csv"]["save_dir"] = "/elsewhere/b/csv"
-    assert of_the_run(moved) == of_the_run(CONFIG)
+    assert run_identity(moved) == run_identity(CONFIG)
 
 
 def test_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
-    config = of_the_run(CONFIG)
+    config = run_identity(CONFIG)
     assert config_fingerprint(dict(reversed(config.items()))) == config_fingerprint(config)
     assert len(config_fingerprint(config)) == 12
 
@@ -90,5 +90,5 @@ def test_differences_have_both_values() -> None:
 @pytest.mark.parametrize(
     ("key", "inside"), [("data", True), ("data.root", True), ("database", False), ("a.data", False)]
 )
-def test_within_a_node(key: str, inside: bool) -> None:
-    assert within(key, ["logger", "data"]) is inside
+def test_is_within_a_node(key: str, inside: bool) -> None:
+    assert is_within(key, ["logger", "data"]) is inside

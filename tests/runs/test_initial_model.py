@@ -1,4 +1,4 @@
-"""The model that a run starts with: weights of init_from, whole or partial."""
+"""Initial model of a run: all or some weights of init_from."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.runs.initial_model import initial_retriever
 from tests.support.small_runs import Trained
 
-pytestmark = pytest.mark.slow  # they share one run of ret-train
+pytestmark = pytest.mark.slow  # the tests share one run of ret-train
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("run", "init_from: {run}/checkpoints/best.ckpt, step 5 (best by val/mean/recall@5: "),
-        ("run/checkpoints/last.ckpt", "init_from: {run}/checkpoints/last.ckpt, step 5 (as named)"),
-        ("exported", "init_from: weights in {exported}, of no recorded step"),
+        ("run/checkpoints/last.ckpt", "init_from: {run}/checkpoints/last.ckpt, step 5 (named explicitly)"),
+        ("exported", "init_from: weights of {exported} (the step is not recorded)"),
     ],
 )
-def test_the_log_states_file_and_step(
+def test_log_has_file_and_step(
     trained: Trained, config: DictConfig, caplog: pytest.LogCaptureFixture, source: str, message: str
 ) -> None:
     config.init_from = str(trained.run.parent / source)
@@ -34,24 +34,24 @@ def test_the_log_states_file_and_step(
 
 
 @pytest.mark.parametrize(
-    ("file", "remedy"),
+    ("file", "hint"),
     [
-        ("exported/model.safetensors", "name the folder: {exported}"),
-        ("exported/config.json", "name the folder: {exported}"),
-        ("run/checkpoints/best.safetensors", "name a .ckpt file, or the run folder: {run}"),
+        ("exported/model.safetensors", "{exported}"),
+        ("exported/config.json", "{exported}"),
+        ("run/checkpoints/best.safetensors", "{run}"),
     ],
 )
-def test_a_file_in_place_of_a_folder(trained: Trained, config: DictConfig, file: str, remedy: str) -> None:
+def test_weights_file_is_refused(trained: Trained, config: DictConfig, file: str, hint: str) -> None:
     config.init_from = str(trained.run.parent / file)
     for load in (lambda: initial_retriever(config), lambda: RetRetriever.from_pretrained(config.init_from)):
         with pytest.raises(UserError) as raised:
             load()
         assert raised.value.code == "checkpoint-not-a-folder"
         assert str(raised.value.path) == config.init_from
-        assert remedy.format(run=trained.run, exported=trained.exported) in raised.value.message
+        assert hint.format(run=trained.run, exported=trained.exported) in raised.value.message
 
 
-def test_partial_weights(trained: Trained, config: DictConfig) -> None:
+def test_matching_weights_are_loaded(trained: Trained, config: DictConfig) -> None:
     config.init_from, config.init_partial = str(trained.run), True
     config.model.num_tokens = 2
     started = initial_retriever(config)

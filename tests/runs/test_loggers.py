@@ -1,4 +1,4 @@
-"""What a resumed run's logs keep."""
+"""Loggers of new and resumed runs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_resumed_csv_waits_for_commit(tmp_path: Path) -> None:
     assert pandas.read_csv(tmp_path / "csv" / "metrics.csv")["loss"].tolist() == [10.0, 9.0, 8.0, 1.0]
 
 
-def test_a_new_run_begins_its_file_anew(tmp_path: Path) -> None:
+def test_new_run_overwrites_the_csv_file(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         (logger,) = build_loggers(config(tmp_path), tmp_path, None)
         logger.log_metrics({"loss": value}, 0)
     assert pandas.read_csv(tmp_path / "csv" / "metrics.csv")["loss"].tolist() == [2.0]
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch) -> None:
+def test_wandb_resumes_the_same_run(tmp_path: Path, monkeypatch) -> None:
     made = []
 
     class Stub:
@@ -69,7 +69,7 @@ def test_environment_disables_wandb(tmp_path: Path, monkeypatch, variable: tuple
 
 
 class Run:
-    """A W&B run that keeps what is logged."""
+    """A W&B run that records logged rows."""
 
     def __init__(self, offline: bool, step: int = 0) -> None:
         self.id, self.offline, self.step = "abc123", offline, step
@@ -80,7 +80,7 @@ class Run:
 
 
 class Stub:
-    """A logger of a W&B run."""
+    """A W&B logger with a run."""
 
     def __init__(self, run: Run) -> None:
         self.experiment = run
@@ -115,7 +115,7 @@ def test_parts_of_an_offline_run_are_reported(tmp_path: Path, monkeypatch, caplo
 
 
 @pytest.mark.parametrize("is_new", [False, True])
-def test_abandoned_resume_leaves_the_wandb_folder_as_it_was(tmp_path: Path, monkeypatch, is_new: bool) -> None:
+def test_abandoned_resume_restores_the_wandb_folder(tmp_path: Path, monkeypatch, is_new: bool) -> None:
     folder = tmp_path / "wandb"
 
     def start(name: str) -> None:
@@ -141,26 +141,26 @@ def test_abandoned_resume_leaves_the_wandb_folder_as_it_was(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("below", [True, False])
-def test_abandoned_resume_removes_only_what_is_below_the_run(tmp_path: Path, below: bool) -> None:
+def test_abandoned_resume_keeps_other_folders(tmp_path: Path, below: bool) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
-    place = run if below else tmp_path
+    parent = run if below else tmp_path
     node = {
         "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
-        "save_dir": str(place),
+        "save_dir": str(parent),
         "name": "t",
         "version": "",
     }
     resumed = Resumed(5, None)
     build_loggers(OmegaConf.create({"logger": {"tensorboard": node}, "sweep": None}), run, resumed)
-    (place / "t").mkdir(parents=True)
-    (place / "t" / "events").touch()
+    (parent / "t").mkdir(parents=True)
+    (parent / "t" / "events").touch()
     for call in resumed.on_abandon:
         call()
-    assert (place / "t" / "events").exists() is not below
+    assert (parent / "t" / "events").exists() is not below
 
 
-def test_the_final_tables_go_to_wandb(monkeypatch) -> None:
+def test_final_tables_are_logged_to_wandb(monkeypatch) -> None:
     logged = []
 
     class Stub:
@@ -178,9 +178,9 @@ def test_the_final_tables_go_to_wandb(monkeypatch) -> None:
     assert logged == [("summary/Recall, test", ["subset", "wit R@10", "interval"], rows)]
 
 
-def test_wandb_is_not_told_what_nobody_chose(tmp_path: Path) -> None:
+def test_unset_options_are_not_passed_to_wandb(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     node = {"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": True, "save_dir": str(tmp_path)}
     settings = OmegaConf.create({"logger": {"wandb": node}, "sweep": None})
     (logger,) = build_loggers(settings, tmp_path, None)
-    assert "anonymous" not in logger._wandb_init  # of which W&B would warn
+    assert "anonymous" not in logger._wandb_init  # W&B warns about this option

@@ -1,4 +1,4 @@
-"""The score that a search over settings optimises, and where the tested weights were selected on."""
+"""Objective of a hyperparameter search, and source of the queries that selected the tested weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.runs.training_run import _selected_on, best_validation
+from ret_lightning.runs.training_run import _selection_source, best_validation
 from ret_lightning.training.checkpointing import selection_queries
 from tests.support.scored_checkpoints import RECALL, write_checkpoint, write_config
 
 
-def test_search_optimises_the_monitored_score_of_the_best_checkpoint(tmp_path: Path) -> None:
+def test_objective_is_the_score_of_the_best_checkpoint(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for mode, score in (("max", 0.8), ("min", 0.5)):
         write_config(run, RECALL, mode)
@@ -32,12 +32,12 @@ def test_search_needs_a_score(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("best", "test_with"), [(None, "best"), ("checkpoint", "last")])
-def test_last_weights_are_selected_on_nothing(best: str | None, test_with: str) -> None:
-    assert _selected_on(None, best, OmegaConf.create({"test_with": test_with})) == selection_queries.LAST
+def test_last_weights_have_no_selection_queries(best: str | None, test_with: str) -> None:
+    assert _selection_source(None, best, OmegaConf.create({"test_with": test_with})) == selection_queries.LAST
 
 
-def test_best_weights_are_selected_on_the_validation_queries() -> None:
+def test_best_weights_are_selected_on_validation_queries() -> None:
     data = SimpleNamespace(evaluation_subsets=lambda split: [SimpleNamespace(source={"val": "holdout"}[split])])
-    found = _selected_on(data, "checkpoint", OmegaConf.create({"test_with": "best"}))
-    assert found == selection_queries.of_sources(["holdout"])
-    assert found != selection_queries.of_sources(["test"])
+    found = _selection_source(data, "checkpoint", OmegaConf.create({"test_with": "best"}))
+    assert found == selection_queries.from_sources(["holdout"])
+    assert found != selection_queries.from_sources(["test"])

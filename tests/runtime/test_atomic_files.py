@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""Atomic writes, and the detection of full disks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_half(path: Path) -> None:
         raise RuntimeError
 
 
-def test_a_block_that_raises_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_keeps_earlier_file(tmp_path: Path) -> None:
     write_text(tmp_path / "deep" / "a.txt", "old")
     for name in ("a.txt", "b.txt"):
         with pytest.raises(RuntimeError):
@@ -35,11 +35,11 @@ def test_a_block_that_raises_leaves_what_was_there_and_nothing_else(tmp_path: Pa
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.txt"]
 
 
-def test_others_may_read_it_where_the_umask_lets_them(tmp_path: Path) -> None:
+def test_file_permissions_follow_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         with whole_file(tmp_path / "a.bin") as unfinished:
-            unfinished.unlink()  # as a library does that writes to a file of its own
+            unfinished.unlink()  # simulates a library that replaces the file
             os.close(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(before)
@@ -53,15 +53,15 @@ def test_temporary_names_do_not_collide(tmp_path: Path) -> None:
     assert all(str(os.getpid()) in name and socket.gethostname() in name for name in names)
 
 
-def test_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
+def test_concurrent_writers_use_separate_temporary_files(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a") as first, whole_file(tmp_path / "a") as second:
         first.write_text("first")
         second.write_text("second")
-    assert (tmp_path / "a").read_text() == "first"  # whose block ended last
+    assert (tmp_path / "a").read_text() == "first"  # the block that ended last
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
+def test_remove_unfinished_keeps_other_files(tmp_path: Path) -> None:
     for name in (".a.json.12", ".a.json.host.12.0123abcd", ".tmpAbC123", ".gitignore", "a.12", ".tmp"):
         (tmp_path / name).touch()
     remove_unfinished(tmp_path)
@@ -75,11 +75,11 @@ def test_only_temporary_files_are_removed(tmp_path: Path) -> None:
         (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
         (ValueError("I/O error: No space left on device (os error 28)"), True),
         (OSError(errno.EACCES, "Permission denied"), False),
-        (RuntimeError("unexpected pos 768 vs 662"), False),  # this disk has room
+        (RuntimeError("unexpected pos 768 vs 662"), False),  # the disk has free space
         (UserError("a broken row"), False),
     ],
 )
-def test_full_disk_is_recognised(tmp_path: Path, error: Exception, full: bool) -> None:
+def test_full_disk_is_detected(tmp_path: Path, error: Exception, full: bool) -> None:
     assert disk_is_full(error, tmp_path) == full
     outer = RuntimeError("wrapped")
     outer.__cause__ = error

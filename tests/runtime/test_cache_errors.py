@@ -1,4 +1,4 @@
-"""Caches and temporary folders that cannot be written: the variable that names another one."""
+"""Errors of unwritable caches and temporary folders name the environment variable that changes the folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("variable", DEFAULTS)
 @pytest.mark.parametrize("named", [False, True])
-def test_variable_of_a_cache_is_named(
+def test_cache_error_names_variable(
     variable: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("elsewhere/cache" if named and variable != "TMPDIR" else DEFAULTS[variable])
@@ -44,13 +44,13 @@ def test_variable_of_a_cache_is_named(
         assert "(reason)" in error.message
 
 
-def test_cause_of_an_error_is_found(tmp_path: Path) -> None:
+def test_cache_error_searches_causes(tmp_path: Path) -> None:
     wrapped = RuntimeError("backend failed")
     wrapped.__cause__ = PermissionError(errno.EACCES, "denied", str(tmp_path / "home/.triton/x"))
     assert cache_error(wrapped).variable == "TRITON_CACHE_DIR"
 
 
-def test_no_temporary_folder() -> None:
+def test_missing_temporary_folder_names_tmpdir() -> None:
     error = cache_error(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"))
     assert (error.code, error.variable) == ("temporary-folder-not-writable", "TMPDIR")
 
@@ -65,9 +65,9 @@ def test_no_temporary_folder() -> None:
         ValueError("x"),
     ],
 )
-def test_other_errors_are_left_alone(error: Exception) -> None:
+def test_other_errors_are_not_cache_errors(error: Exception) -> None:
     assert cache_error(error) is None
 
 
-def test_missing_file_in_a_cache_is_left_alone(tmp_path: Path) -> None:
+def test_missing_file_is_not_a_cache_error(tmp_path: Path) -> None:
     assert cache_error(FileNotFoundError(errno.ENOENT, "no such file", str(tmp_path / "home/.cache/x"))) is None

@@ -1,4 +1,4 @@
-"""Output whose reader goes away, or that cannot be written, with processes and devices as they are."""
+"""Printing to a closed pipe or a full disk, tested with real processes and devices."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ except UserError as error:
 """
 
 
-def with_reader_gone(program: str) -> tuple[int, str]:
-    """Its exit code and stderr, where somebody reads one line of it."""
+def run_with_closed_pipe(program: str) -> tuple[int, str]:
+    """Run a program whose standard output is closed after one line; return its exit code and standard error."""
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
-    said = process.stderr.read().decode()
-    return process.wait(), said
+    stderr = process.stderr.read().decode()
+    return process.wait(), stderr
 
 
 @pytest.mark.parametrize("program", [LINES, TABLE])
-def test_a_reader_that_has_seen_enough_is_no_error(program: str) -> None:
-    code, said = with_reader_gone(program)
+def test_closed_pipe_is_not_an_error(program: str) -> None:
+    code, stderr = run_with_closed_pipe(program)
     assert code == 0
     if program == LINES:
-        assert 0 < int(said) < 199_999  # nothing more is asked for
+        assert 0 < int(stderr) < 199_999  # the generator was not exhausted
     else:
-        assert said == ""
+        assert stderr == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("program", [LINES, TABLE])
-def test_a_full_disk_is_told_in_one_line(program: str) -> None:
+def test_full_disk_is_reported_in_one_line(program: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The default number of processes, also where the system does not say which cores a process may use."""
+"""The number of usable cores, also on systems that do not report the affinity of a process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from ret_lightning.runtime.cpu_cores import usable_cores
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no processes")
-def test_pinned_process_counts_its_cores() -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_usable_cores_respects_affinity() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
         "from ret_lightning.runtime.cpu_cores import usable_cores; print(usable_cores())"
@@ -21,14 +21,16 @@ def test_pinned_process_counts_its_cores() -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(7, 7), (None, 1)])
-def test_without_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int) -> None:
+def test_usable_cores_without_affinity_counts_all(
+    monkeypatch: pytest.MonkeyPatch, count: int | None, expected: int
+) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert usable_cores() == expected
 
 
-def test_nothing_else_asks_the_system() -> None:
-    """Each such place would fail on macOS."""
+def test_affinity_is_read_in_one_module_only() -> None:
+    """Any other use of `sched_getaffinity` fails on macOS."""
     from ret_lightning import data
 
     package = os.path.dirname(os.path.dirname(data.__file__))

@@ -1,4 +1,4 @@
-"""Workers that are forked from a process with garbage and with threads of native code, each in a process of its own."""
+"""Workers forked from a process with unreachable objects and native threads, each test in a separate process."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ list(DataLoader(Rows(), num_workers=1, multiprocessing_context=fork_context()))
 gc.collect()
 """
 
-# Threads that come from native code into Python, as gloo's do after a collective, and forks among them. Without the module
-# about one in 400 forks hangs on Python 3.11; with it none of 12,000 did. The lock can still be taken in the microsecond
-# between the last look and the fork, so one is allowed: of 2,000 without the module, five to six hang.
+# Forks among native threads that enter Python, as gloo's do after a collective. The lock can still be acquired between
+# the check and the fork, so one hang is allowed; without `wait_for_native_threads`, five or six of 2,000 forks hang.
 NATIVE_THREADS = """
 import ctypes, os, signal, time
-from ret_lightning.runtime.fork_context import let_threads_pass
+from ret_lightning.runtime.fork_context import wait_for_native_threads
 
 pthread = ctypes.CDLL(None)
 
@@ -55,7 +54,7 @@ for _ in range(2000):
         thread = ctypes.c_ulong()
         if pthread.pthread_create(ctypes.byref(thread), None, into_python, None) == 0:
             pthread.pthread_detach(thread)
-    let_threads_pass()
+    wait_for_native_threads()
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -72,12 +71,12 @@ print(hung, "hung", flush=True)
 
 
 @pytest.mark.slow
-def test_a_worker_does_not_destroy_what_its_parent_left_behind(tmp_path: Path) -> None:
+def test_worker_does_not_collect_inherited_objects(tmp_path: Path) -> None:
     done = processes.run([sys.executable, "-c", GARBAGE], tmp_path)
     assert (done.returncode, done.stdout) == (0, "destroyed in the parent\n"), done.stderr
 
 
 @pytest.mark.slow
-def test_forks_among_native_threads_that_come_into_python_do_not_hang(tmp_path: Path) -> None:
+def test_fork_among_native_threads_does_not_hang(tmp_path: Path) -> None:
     done = processes.run([sys.executable, "-c", NATIVE_THREADS], tmp_path)
     assert (done.returncode, done.stdout) in [(0, "0 hung\n"), (0, "1 hung\n")], done.stderr

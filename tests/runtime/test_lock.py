@@ -1,4 +1,4 @@
-"""One process a run folder."""
+"""The lock of a run folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ import sys
 from pathlib import Path
 from ret_lightning.runtime.lock import alone_in
 with alone_in(Path(sys.argv[1])):
-    print("there", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_second_process_is_kept_out_until_the_first_one_is_gone(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert first.stdout.readline() == "there\n"
-    with pytest.raises(UserError, match="another process is at work there"), alone_in(folder):
-        pytest.fail("two in one folder")
+    assert first.stdout.readline() == "locked\n"
+    with pytest.raises(UserError) as error, alone_in(folder):
+        pytest.fail("two processes in one folder")
+    assert (error.value.code, error.value.folder) == ("folder-in-use", str(folder))
     first.send_signal(signal.SIGKILL)
     first.wait()
     with alone_in(folder):
@@ -38,8 +39,8 @@ def test_a_second_process_is_kept_out_until_the_first_one_is_gone(tmp_path: Path
     assert list(folder.iterdir()) == []
 
 
-def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path: Path, monkeypatch) -> None:
-    """A process may open the file before the one that holds it removes it, and lock it after that."""
+def test_lock_on_removed_file_is_retried(tmp_path: Path, monkeypatch) -> None:
+    """A process can open the file before its holder removes it, and lock it afterwards."""
     flock, calls = fcntl.flock, []
 
     def late(file, operation: int) -> None:
@@ -51,11 +52,12 @@ def test_a_lock_on_a_file_that_is_gone_is_none(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(fcntl, "flock", late)
     with alone_in(tmp_path):
         assert len(calls) == 2
-        with pytest.raises(UserError, match="another process is at work there"), alone_in(tmp_path):
-            pytest.fail("two in one folder")
+        with pytest.raises(UserError) as error, alone_in(tmp_path):
+            pytest.fail("two processes in one folder")
+        assert (error.value.code, error.value.folder) == ("folder-in-use", str(tmp_path))
 
 
-def test_other_folders_are_free(tmp_path: Path) -> None:
+def test_lock_does_not_block_other_folders(tmp_path: Path) -> None:
     with alone_in(tmp_path / "one"), alone_in(tmp_path / "two"):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
@@ -71,7 +73,7 @@ def test_other_folders_are_free(tmp_path: Path) -> None:
         ({"JSM_NAMESPACE_RANK": "0"}, True),
     ],
 )
-def test_first_rank_by_the_environment(environment: dict[str, str], first: bool, monkeypatch, tmp_path: Path) -> None:
+def test_only_first_rank_takes_lock(environment: dict[str, str], first: bool, monkeypatch, tmp_path: Path) -> None:
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -81,7 +83,7 @@ def test_first_rank_by_the_environment(environment: dict[str, str], first: bool,
         assert (tmp_path / LOCK_FILE).exists() == first  # other ranks take no lock
 
 
-def test_locked_folder_is_refused_without_a_change(tmp_path: Path) -> None:
+def test_locked_folder_is_refused_and_unchanged(tmp_path: Path) -> None:
     refuse_locked(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
     with alone_in(tmp_path):
@@ -89,5 +91,5 @@ def test_locked_folder_is_refused_without_a_change(tmp_path: Path) -> None:
             refuse_locked(tmp_path)
         assert (error.value.code, error.value.folder) == ("folder-in-use", str(tmp_path))
     refuse_locked(tmp_path)
-    (tmp_path / LOCK_FILE).touch()  # of a process that was killed
+    (tmp_path / LOCK_FILE).touch()  # left by a killed process
     refuse_locked(tmp_path)

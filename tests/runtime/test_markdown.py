@@ -1,4 +1,4 @@
-"""Text in Markdown, as a reader sees it."""
+"""Escaping of texts for Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ret_lightning.runtime.markdown import escape, fenced, paragraph
         ("+0.010", "+0.010"),
     ],
 )
-def test_inline_text(text: str, escaped: str) -> None:
+def test_escape_inline_markup(text: str, escaped: str) -> None:
     assert escape(text) == escaped
 
 
@@ -35,7 +35,7 @@ def test_inline_text(text: str, escaped: str) -> None:
         ("3.5 s", r"3\.5 s"),
     ],
 )
-def test_paragraph(text: str, escaped: str) -> None:
+def test_escape_markup_at_start_of_paragraph(text: str, escaped: str) -> None:
     assert paragraph(text) == escaped
 
 

@@ -21,7 +21,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lines(folder / "more.jsonl", rows[FIRST:])
     queries = [query(NAME, i) for i in range(5)]
     for row in queries:
-        del row["passage_id"]  # nobody knows it
+        del row["passage_id"]  # search needs no positives
     write_lines(folder / "queries.jsonl", queries)
     return folder
 
@@ -38,7 +38,7 @@ def index(trained: Trained, files: Path, tmp_path_factory: pytest.TempPathFactor
         cwd=folder.parent,
     )
     assert done.returncode == 0, done.stderr
-    assert "12 passages, searched by ExactIndex" in done.stdout
+    assert "12 passages, index ExactIndex" in done.stdout
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
     return folder
 

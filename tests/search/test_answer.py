@@ -1,4 +1,4 @@
-"""ret-search from a query, or a file of queries, to what is found."""
+"""ret-search, from one query or a file of queries to hits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.support.m2kr_folder import passage, query, write_lines
 from tests.support.search_corpus import ALL, NAME, brute_force, images, read
 from tests.support.small_runs import Trained
 
-pytestmark = pytest.mark.slow  # they share one run of ret-train
+pytestmark = pytest.mark.slow  # uses the session run of ret-train
 
 
-def test_one_query_in_a_pipe(trained: Trained, index: Path, call, capsys) -> None:
+def test_single_query_prints_json_lines(trained: Trained, index: Path, call, capsys) -> None:
     text = "Find, \"please\": [fact] {3} = ${what}? 'yes' \\"
     image = images(trained) / "sub/3.png"
     assert call("search", f"index={index}", f"query={text}", f"image={image}", "top_k=5") == 0
@@ -31,20 +31,20 @@ def test_one_query_in_a_pipe(trained: Trained, index: Path, call, capsys) -> Non
 
 
 @pytest.mark.parametrize(
-    "asked", [["query=1984"], ["query=null and void"], ["image={image}"], ["query= ", "image={image}"]]
+    "options", [["query=1984"], ["query=null and void"], ["image={image}"], ["query= ", "image={image}"]]
 )
-def test_text_alone_or_image_alone_and_more_than_there_is(asked, trained: Trained, index: Path, call, capsys) -> None:
+def test_query_of_one_modality_and_large_top_k(options, trained: Trained, index: Path, call, capsys) -> None:
     image = images(trained) / "sub/1.png"
-    assert call("search", f"index={index}", *(part.format(image=image) for part in asked), "top_k=50") == 0
+    assert call("search", f"index={index}", *(part.format(image=image) for part in options), "top_k=50") == 0
     hits = read(capsys.readouterr().out)
-    text = next((part.removeprefix("query=") for part in asked if part.startswith("query=")), None)
-    _, ids = brute_force(trained, [(text, image if any("image" in part for part in asked) else None)])
+    text = next((part.removeprefix("query=") for part in options if part.startswith("query=")), None)
+    _, ids = brute_force(trained, [(text, image if any("image" in part for part in options) else None)])
     assert [hit["passage_id"] for hit in hits] == ids[0]
     assert len(hits) == ALL
 
 
 @pytest.mark.parametrize("text", ["null", "???"])
-def test_what_hydra_takes_for_itself_is_a_text_with_a_space_in_front(
+def test_query_that_hydra_parses_needs_leading_space(
     text: str, trained: Trained, index: Path, tmp_path: Path, call, capsys
 ) -> None:
     assert call("search", f"index={index}", f"query={text}") == 2
@@ -57,7 +57,7 @@ def test_what_hydra_takes_for_itself_is_a_text_with_a_space_in_front(
     assert [hit["passage_id"] for hit in hits] == brute_force(trained, [(text, None)])[1][0]
 
 
-def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path, call, capsys) -> None:
+def test_file_of_queries(trained: Trained, index: Path, files: Path, tmp_path: Path, call, capsys) -> None:
     out = tmp_path / "found.jsonl"
     options = (f"queries={files / 'queries.jsonl'}", f"image_root={images(trained)}", "top_k=4", "batch_size=2")
     assert call("search", f"index={index}", *options, f"output={out}") == 0
@@ -75,7 +75,7 @@ def test_many_queries(trained: Trained, index: Path, files: Path, tmp_path: Path
     ]
 
 
-def test_queries_of_the_same_id_are_told_apart(index: Path, tmp_path: Path, call, capsys) -> None:
+def test_queries_with_same_id_are_renamed(index: Path, tmp_path: Path, call, capsys) -> None:
     rows = [{"data_id": name, "question": f"What is fact {i}?"} for i, name in enumerate(["q", "r", "q", "q"])]
     for part in ("1", "2"):
         write_lines(tmp_path / f"q{part}.jsonl", rows)
@@ -84,7 +84,7 @@ def test_queries_of_the_same_id_are_told_apart(index: Path, tmp_path: Path, call
     assert [hit["data_id"] for hit in read(capsys.readouterr().out)] == names
 
 
-def test_a_search_imports_only_what_it_needs(trained: Trained, files: Path, make, tmp_path: Path) -> None:
+def test_search_imports_only_what_it_needs(trained: Trained, files: Path, make, tmp_path: Path) -> None:
     assert make("first.jsonl", f"checkpoint={trained.exported}", "index=small") == 0
     code = (
         "import sys; sys.argv = ['ret-search', 'index=small', 'query=x']\n"
@@ -98,44 +98,36 @@ def test_a_search_imports_only_what_it_needs(trained: Trained, files: Path, make
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "message"),
+    ("options", "exit_code", "code", "location"),
     [
-        (["query="], 2, "query='': is empty; give it a text, or an image=FILE"),
-        (["query=  "], 2, "query='  ': is empty"),
-        ([], 2, "query: nothing is asked; give query="),
-        (["query=x", "queries=q.jsonl"], 2, "set it or queries, not both"),
-        (["image=gone.png"], 1, "image gone.png does not exist"),
-        (["image=/proc/self/status"], 1, "image /proc/self/status cannot be decoded"),
-        (["query=x", "top_k=0"], 2, "top_k=0: 0 is too small; 1 is the least"),
-        (["query=x", "top_k=many"], 2, "top_k=many: wants int"),
-        (["query=x", "index=nowhere"], 1, "index=nowhere: no such folder"),
-        (["query=x", "index=."], 1, "index=.: holds no index (it has no manifest.json); ret-index makes one"),
-        (["query=x", "index="], 2, "index='': is empty"),
-        (["query=x", "qdrant=q", "collection=c"], 2, "set it or qdrant, not both"),
-        (
-            ["query=x", "index=null"],
-            2,
-            "index=null: no index is named; give index=DIR or qdrant=URL [index-not-named]\n",
-        ),
-        (["image="], 2, "image='': is empty; name a file, or leave it out"),
-        (["query=x", "image="], 2, "image='': is empty; name a file, or leave it out"),
-        (["queries="], 2, "queries='': is empty; name a file, or leave it out"),
-        (["query=x", "output="], 2, "output='': is empty; name a file, or leave it out"),
-        (["query=x", "output=/tmp"], 1, "output=/tmp: is a folder; name a file in it"),
-        (
-            ["query=x", "output=/dev/null", "overwrite=true"],
-            1,
-            "output=/dev/null: is no regular file; leave output out to print",
-        ),
-        (["query=x", "output=/proc/nowhere/f"], 1, "output=/proc/nowhere/f: cannot be written"),
-        (["queries=gone.jsonl"], 1, "gone.jsonl: no such file"),
-        (["queries={files}/queries.jsonl"], 1, "names the image sub/0.png; image_root=DIR tells where images are"),
-        (["queries={files}/all.jsonl"], 1, "all.jsonl:1: field data_id is missing"),
+        (["query="], 2, "query-empty", "query=''"),
+        (["query=  "], 2, "query-empty", "query='  '"),
+        ([], 2, "query-missing", "query"),
+        (["query=x", "queries=q.jsonl"], 2, "exclusive-settings", "queries"),
+        (["image=missing.png"], 1, "image-missing", "image missing.png"),
+        (["image=/proc/self/status"], 1, "image-format-unknown", "image /proc/self/status"),
+        (["query=x", "top_k=0"], 2, "number-too-small", "top_k=0"),
+        (["query=x", "top_k=many"], 2, "value-of-wrong-type", "top_k=many"),
+        (["query=x", "index=missing"], 1, "index-folder-missing", "index=missing"),
+        (["query=x", "index=."], 1, "index-missing", "index=."),
+        (["query=x", "index="], 2, "index-setting-empty", "index=''"),
+        (["query=x", "qdrant=q", "collection=c"], 2, "exclusive-settings", "qdrant"),
+        (["query=x", "index=null"], 2, "index-not-named", "index=null"),
+        (["image="], 2, "empty-file-name", "image=''"),
+        (["query=x", "image="], 2, "empty-file-name", "image=''"),
+        (["queries="], 2, "empty-file-name", "queries=''"),
+        (["query=x", "output="], 2, "empty-file-name", "output=''"),
+        (["query=x", "output=/tmp"], 1, "output-is-folder", "output=/tmp"),
+        (["query=x", "output=/dev/null", "overwrite=true"], 1, "output-not-regular", "output=/dev/null"),
+        (["query=x", "output=/proc/missing/f"], 1, "output-not-written", "output=/proc/missing/f"),
+        (["queries=missing.jsonl"], 1, "row-file-missing", "missing.jsonl"),
+        (["queries={files}/queries.jsonl"], 1, "image-root-not-given", "sub/0.png"),
+        (["queries={files}/all.jsonl"], 1, "missing-field", "all.jsonl:1"),
     ],
 )
-def test_mistakes_of_a_search_are_one_line(options, code, message, index, files, call, capsys) -> None:
-    assert call("search", f"index={index}", *(option.format(files=files) for option in options)) == code
-    said = capsys.readouterr()
-    assert message in said.err
-    assert "Traceback" not in said.err
-    assert said.out == ""
+def test_search_errors_are_one_line(options, exit_code, code, location, index, files, call, capsys) -> None:
+    assert call("search", f"index={index}", *(option.format(files=files) for option in options)) == exit_code
+    captured = capsys.readouterr()
+    assert any(location in line and line.endswith(f"[{code}]") for line in captured.err.splitlines()), captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""

@@ -1,4 +1,4 @@
-"""Vectors of rows to index or to answer, and the count of their texts."""
+"""Encoding of rows to index or to answer, and the count of their texts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ret_lightning import RetRetriever
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.inputs.truncated_texts import TextCount
-from ret_lightning.search.encoded_rows import encoded
+from ret_lightning.search.encoded_rows import encode_batches
 from tests.support.tiny_training import make_module
 
 
@@ -22,21 +22,23 @@ def retriever() -> RetRetriever:
 
 def test_texts_are_counted(retriever: RetRetriever) -> None:
     texts = TextCount()
-    place = Place(Path("a.jsonl"), 1)
-    rows = [Passage(f"p{i}", text, None, None, place) for i, text in enumerate(("short", "word " * 100, "x"))]
-    list(encoded(retriever, rows, None, 2, 0, progress=False, texts=texts))
-    assert (texts.texts, texts.cut, texts.limit) == (3, 1, 77)
+    location = SourceLocation(Path("a.jsonl"), 1)
+    rows = [Passage(f"p{i}", text, None, None, location) for i, text in enumerate(("short", "word " * 100, "x"))]
+    list(encode_batches(retriever, rows, None, 2, 0, progress=False, texts=texts))
+    assert (texts.texts, texts.truncated, texts.limit) == (3, 1, 77)
 
 
-def test_no_rows_give_no_batch(retriever: RetRetriever) -> None:
-    assert list(encoded(retriever, [], None, 2, 0)) == []
+def test_no_rows_yield_no_batch(retriever: RetRetriever) -> None:
+    assert list(encode_batches(retriever, [], None, 2, 0)) == []
 
 
-def test_side_is_that_of_the_rows(retriever: RetRetriever) -> None:
-    place = Place(Path("a.jsonl"), 1)
-    query = Query("q", None, "what?", None, None, (), (), None, place)
-    (asked,) = encoded(retriever, [query], None, 8, 0, progress=False)
-    (told,) = encoded(retriever, [Passage("p", "what?", None, None, place)], None, 8, 0, progress=False)
-    torch.testing.assert_close(asked, retriever.encode_queries([("what?", None)]))
-    torch.testing.assert_close(told, retriever.encode_passages([("what?", None)]))
-    assert not torch.allclose(asked, told)
+def test_rows_determine_side(retriever: RetRetriever) -> None:
+    location = SourceLocation(Path("a.jsonl"), 1)
+    query = Query("q", None, "what?", None, None, (), (), None, location)
+    (encoded_query,) = encode_batches(retriever, [query], None, 8, 0, progress=False)
+    (encoded_passage,) = encode_batches(
+        retriever, [Passage("p", "what?", None, None, location)], None, 8, 0, progress=False
+    )
+    torch.testing.assert_close(encoded_query, retriever.encode_queries([("what?", None)]))
+    torch.testing.assert_close(encoded_passage, retriever.encode_passages([("what?", None)]))
+    assert not torch.allclose(encoded_query, encoded_passage)

@@ -1,4 +1,4 @@
-"""Opening the folder of a search index: whole, torn, or replaced meanwhile."""
+"""Opening the folder of a search index: complete, corrupt, or replaced in the meantime."""
 
 from __future__ import annotations
 
@@ -26,54 +26,53 @@ from tests.support.random_pools import maxsim_float64
 from tests.support.search_corpus import ALL, cut
 from tests.support.small_runs import Trained
 
-needs_run = pytest.mark.slow  # of ret-train, which all of them share
+needs_run = pytest.mark.slow  # uses the session run of ret-train
 
 
 @needs_run
-def test_an_index_that_grows_while_it_is_opened_is_opened_again(
-    trained: Trained, make, tmp_path: Path, monkeypatch
-) -> None:
-    """The version that the manifest named is removed when another takes its place."""
+def test_index_replaced_while_opening_is_reopened(trained: Trained, make, tmp_path: Path, monkeypatch) -> None:
+    """The version named by the manifest is removed when a new version replaces it."""
     assert make("first.jsonl", f"checkpoint={trained.run}", "index=grown") == 0
-    growing = ["more.jsonl"]
+    files_to_append = ["more.jsonl"]
 
-    def late(folder: Path) -> Manifest:
+    def read_then_append(folder: Path) -> Manifest:
         manifest = read_search_manifest(folder)
-        if growing:
-            assert make(growing.pop(), "index=grown", "append=true") == 0
+        if files_to_append:
+            assert make(files_to_append.pop(), "index=grown", "append=true") == 0
         return manifest
 
-    monkeypatch.setattr("ret_lightning.search.index_folder.read_search_manifest", late)
+    monkeypatch.setattr("ret_lightning.search.index_folder.read_search_manifest", read_then_append)
     opened = SearchFolder(tmp_path / "grown")
     assert (opened.version, len(opened)) == (2, 12)
 
 
 @needs_run
 @pytest.mark.parametrize(
-    ("file", "damage", "message"),
+    ("file", "damage", "code", "location"),
     [
-        ("v1/embeddings/vectors.f16", flip, "the checksum of rows"),
-        ("v1/embeddings/vectors.f16", cut, "1536 belong there"),
-        ("v1/passages.arrow", flip, "passages.arrow: was changed or cut short"),
-        ("v1/passages.arrow", Path.unlink, "torn, v1/passages.arrow is missing"),
-        ("v1/search/index.json", Path.unlink, "no saved index, it has no index.json"),
-        ("v1/embeddings/manifest.json", Path.unlink, "no store of embeddings"),
-        ("v1", shutil.rmtree, "torn, v1 is missing"),
-        ("manifest.json", cut, "manifest.json: not the manifest of an index"),
-        ("manifest.json", Path.unlink, "the index is not finished; run ret-index again"),
+        ("v1/embeddings/vectors.f16", flip, "store-torn", "vectors.f16: checksum of rows"),
+        ("v1/embeddings/vectors.f16", cut, "store-torn", "vectors.f16: expected 1536 bytes"),
+        ("v1/passages.arrow", flip, "index-passages-changed", "v1/passages.arrow"),
+        ("v1/passages.arrow", Path.unlink, "index-file-missing", "v1/passages.arrow"),
+        ("v1/search/index.json", Path.unlink, "saved-index-missing", "index.json"),
+        ("v1/embeddings/manifest.json", Path.unlink, "store-missing", "v1/embeddings"),
+        ("v1", shutil.rmtree, "index-file-missing", "v1"),
+        ("manifest.json", cut, "index-manifest-invalid", "manifest.json"),
+        ("manifest.json", Path.unlink, "index-not-finished", "copy"),
     ],
 )
-def test_torn_indexes_are_told(file, damage, message, index: Path, tmp_path: Path, call, capsys) -> None:
+def test_corrupt_indexes_are_reported(file, damage, code, location, index: Path, tmp_path: Path, call, capsys) -> None:
     copy = Path(shutil.copytree(index, tmp_path / "copy"))
     damage(copy / file)
     assert call("search", f"index={copy}", "query=x") == 1
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.splitlines()) == 1
+    captured = capsys.readouterr().err
+    assert location in captured
+    assert captured.endswith(f"[{code}]\n")
+    assert len(captured.splitlines()) == 1
 
 
 @needs_run
-def test_what_is_torn_is_told_with_the_command_that_mends_it(index: Path, make, tmp_path: Path, capsys) -> None:
+def test_corruption_error_names_the_fixing_command(index: Path, make, tmp_path: Path, capsys) -> None:
     for file, code in (
         ("search/index.json", "saved-index-manifest"),
         ("embeddings/manifest.json", "store-json-unreadable"),
@@ -81,13 +80,13 @@ def test_what_is_torn_is_told_with_the_command_that_mends_it(index: Path, make, 
         copy = Path(shutil.copytree(index, tmp_path / file.replace("/", "_")))
         cut(copy / "v1" / file)
         assert make("more.jsonl", f"index={copy}", "append=true") == 1
-        said = capsys.readouterr().err
-        assert said.endswith(f"; ret-index passages=FILE index=NEW_FOLDER makes all of it again [{code}]\n")
-        assert len(said.splitlines()) == 1
+        captured = capsys.readouterr().err
+        assert captured.endswith(f"; run ret-index passages=FILE index=NEW_FOLDER [{code}]\n")
+        assert len(captured.splitlines()) == 1
 
 
 @needs_run
-def test_the_folder_is_read_as_a_library_too(index: Path) -> None:
+def test_folder_is_readable_as_store_and_index(index: Path) -> None:
     store = EmbeddingStore.open(index / "v1/embeddings")
     searched = Index.load(index / "v1/search", store.embeddings)
     ranking = searched.search(store.embeddings.vectors.float(), 3)
@@ -98,14 +97,16 @@ MODEL = ModelIdentity("/models/a", "published", "v2:abc")
 
 
 def make_version(folder: Path, version: int, count: int, vectors: torch.Tensor) -> list[PassageRecord]:
-    """Embeddings and index of the first passages, as ret-index writes them, and their records."""
-    at = folder / f"v{version}"
+    """Write embeddings and index of the first passages as ret-index does; return their records."""
+    version_folder = folder / f"v{version}"
     ids = [f"p{i}" for i in range(count)]
-    store = EmbeddingStore.create(at / EMBEDDINGS, ids, vectors.shape[1:], MODEL.fingerprint, {"dtype": "float16"})
+    store = EmbeddingStore.create(
+        version_folder / EMBEDDINGS, ids, vectors.shape[1:], MODEL.fingerprint, {"dtype": "float16"}
+    )
     store.writer().add(vectors[:count])
     index = ExactIndex()
     index.build(store.finish().embeddings)
-    index.save(at / SEARCH)
+    index.save(version_folder / SEARCH)
     return [PassageRecord(name, f"text of {name}", None) for name in ids]
 
 
@@ -114,18 +115,18 @@ def vectors() -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(5, 2, 8), dim=-1)
 
 
-def test_finished_version_takes_the_place_of_the_former(tmp_path: Path, vectors: torch.Tensor) -> None:
+def test_finished_version_replaces_earlier_one(tmp_path: Path, vectors: torch.Tensor) -> None:
     finish_index(tmp_path, 1, MODEL, make_version(tmp_path, 1, 3, vectors))
     assert (SearchFolder(tmp_path).version, len(SearchFolder(tmp_path))) == (1, 3)
     records = make_version(tmp_path, 2, 5, vectors)
-    assert len(SearchFolder(tmp_path)) == 3  # which answers until the second one is finished
+    assert len(SearchFolder(tmp_path)) == 3  # answers until version 2 is finished
     finish_index(tmp_path, 2, MODEL, records)
     opened = SearchFolder(tmp_path)
-    assert (opened.version, opened.model, list(opened.shown)) == (2, MODEL, records)
+    assert (opened.version, opened.model, list(opened.records)) == (2, MODEL, records)
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "v2"}
 
 
-def test_hits_are_the_passages_by_maxsim(tmp_path: Path, vectors: torch.Tensor) -> None:
+def test_hits_are_ordered_by_maxsim(tmp_path: Path, vectors: torch.Tensor) -> None:
     finish_index(tmp_path, 1, MODEL, make_version(tmp_path, 1, 5, vectors))
     queries = torch.nn.functional.normalize(torch.randn(3, 4, 8), dim=-1)
     scores = maxsim_float64(queries, vectors.half())
@@ -147,7 +148,7 @@ def test_hits_are_the_passages_by_maxsim(tmp_path: Path, vectors: torch.Tensor) 
         ('{"format": 7}', "file-format-unknown"),
     ],
 )
-def test_folders_without_a_readable_manifest(content: str | None, code: str, tmp_path: Path) -> None:
+def test_invalid_manifests_are_rejected(content: str | None, code: str, tmp_path: Path) -> None:
     if content == "v1":
         (tmp_path / "v1").mkdir()
     elif content is not None:
@@ -160,12 +161,17 @@ def test_folders_without_a_readable_manifest(content: str | None, code: str, tmp
     assert caught.value.code == "index-folder-missing"
 
 
-@pytest.mark.parametrize(("records", "noted"), [(2, 2), (3, 2)])
-def test_number_of_passages_is_checked(tmp_path: Path, vectors: torch.Tensor, records: int, noted: int) -> None:
+@pytest.mark.parametrize(("records", "recorded"), [(2, 2), (3, 2)])
+def test_number_of_passages_is_verified(tmp_path: Path, vectors: torch.Tensor, records: int, recorded: int) -> None:
     finish_index(tmp_path, 1, MODEL, make_version(tmp_path, 1, 3, vectors)[:records])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"passages": noted}))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"passages": recorded}))
     with pytest.raises(DataError) as caught:
         SearchFolder(tmp_path)
     found = caught.value
-    assert (found.code, found.passages, found.embeddings, found.expected) == ("index-counts-differ", records, 3, noted)
+    assert (found.code, found.passages, found.embeddings, found.expected) == (
+        "index-counts-differ",
+        records,
+        3,
+        recorded,
+    )

@@ -1,4 +1,4 @@
-"""What the backbones of a retriever are called with."""
+"""A counter of the rows and blocks that the backbones of a retriever process."""
 
 from __future__ import annotations
 

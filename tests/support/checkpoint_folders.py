@@ -1,4 +1,4 @@
-"""Folders in the layout of a checkpoint: what is stored in them, and a changed config."""
+"""Helpers for checkpoint folders: read and compare tensors, edit the config."""
 
 from __future__ import annotations
 

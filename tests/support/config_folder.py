@@ -1,4 +1,4 @@
-"""A small folder of configs for the tests of the check and of the command shell."""
+"""A small config folder for the tests of the check and of the application."""
 
 from __future__ import annotations
 
@@ -68,23 +68,28 @@ FILES = {
 
 
 def write(folder: Path, changes: Mapping[str, str | bytes] | None = None) -> Path:
-    """Write the configs into `folder`, with some files added or replaced (a name and its content), and give it back."""
+    """Write the configs to a folder, and return the folder.
+
+    Args:
+        folder: the folder; created if it is missing.
+        changes: files to add or replace, name to content.
+    """
     for name, content in {**FILES, **(changes or {})}.items():
         path = folder / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else _dedented(content).encode())
+        path.write_bytes(content if isinstance(content, bytes) else _dedent(content).encode())
     return folder
 
 
 def line_of(problem: Problem) -> str:
-    """The line of a problem without its code."""
+    """Return the line of a problem without its code."""
     line, code = split_code(str(problem))
     assert code == problem.code
     return line
 
 
-def _dedented(text: str) -> str:
-    """The text without the indentation of its first line, and without the empty line that it starts with."""
+def _dedent(text: str) -> str:
+    """Remove the indentation of the first line from all lines, and leading empty lines."""
     lines = text.strip("\n").splitlines()
     indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
     return "".join(f"{line[indent:]}\n" for line in lines)

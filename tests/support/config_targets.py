@@ -1,4 +1,4 @@
-"""Light stand-ins for what real configs build, and the schema of their top level."""
+"""Small classes for `_target_`s of test configs, and the schema of these configs."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ class Log:
 
 
 class Corpus:
-    """Its constructor finds something wrong with the data."""
+    """A corpus whose constructor raises a DataError."""
 
     def __init__(self, root: str) -> None:
         raise DataError(f"{root}/rows.jsonl:3: no question")
 
 
-def _kept(function: Callable[..., T]) -> Callable[..., T]:
+def _wrap(function: Callable[..., T]) -> Callable[..., T]:
     @wraps(function)
     def inner(*args: Any, **kwargs: Any) -> T:
         return function(*args, **kwargs)
@@ -81,7 +81,7 @@ def _kept(function: Callable[..., T]) -> Callable[..., T]:
     return inner
 
 
-def _changed(function: Callable[..., T]) -> Callable[..., T]:
+def _bind_first(function: Callable[..., T]) -> Callable[..., T]:
     return partial(function, 1)
 
 
@@ -107,16 +107,16 @@ class Right(Base[int]):
 
 
 class Diamond(Left, Right):
-    """Left has no constructor, and in Python's order Right comes before their common base."""
+    """Left has no constructor, and Right comes before their common base in the method resolution order."""
 
 
 class Wrapped:
-    @_kept
+    @_wrap
     def __init__(self, size: int, level: Level = Level.LOW) -> None: ...
 
 
 class Changed:
-    @_changed
+    @_bind_first
     def __init__(self, first: int, second: int) -> None: ...
 
 
@@ -167,7 +167,7 @@ def folder() -> str:
 
 @dataclass
 class Schema:
-    """The top level of the throw-away configs."""
+    """Schema of the test configs."""
 
     model: dict[str, Any]
     trainer: dict[str, Any]

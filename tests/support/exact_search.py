@@ -1,4 +1,4 @@
-"""Search with an exact index, and the comparison of a ranking with an expected one."""
+"""Search with an exact index, and comparison of a ranking with the expected one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def search(passages: Embeddings, queries: torch.Tensor, top_k: int, **settings) 
     return index.search(queries, top_k)
 
 
-def assert_is(ranking: Ranking, rows: np.ndarray, scores: np.ndarray) -> None:
+def assert_ranking(ranking: Ranking, rows: np.ndarray, scores: np.ndarray) -> None:
     np.testing.assert_array_equal(ranking.rows.numpy(), rows)
     np.testing.assert_array_equal(ranking.scores.numpy(), scores)

@@ -1,4 +1,4 @@
-"""A text backbone of the user's own: hashed tokens."""
+"""User-defined text backbones, without and with support for checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ret_lightning.models.layer_plans import Evenly
 
 
 class HashedText(BlockStack):
-    """Blocks of linear maps over embedded token ids: all that the interface asks for, and no more."""
+    """Linear blocks over embedded token ids, with only the required methods of the interface."""
 
     def __init__(self, width: int = 12, num_blocks: int = 3) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class HashedText(BlockStack):
 
 
 class StoredText(HashedText):
-    """The same, with what it takes to be saved."""
+    """A `HashedText` that can be saved and loaded."""
 
     model_type = "tests_stored_text"
 

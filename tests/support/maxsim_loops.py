@@ -1,4 +1,4 @@
-"""MaxSim by plain loops, and random tensors for it."""
+"""A reference implementation of MaxSim with plain loops, and random inputs for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def by_loops(query: Tensor, passage: Tensor, query_mask: Tensor | None = None, p
             for i in range(query.shape[1]):
                 if query_mask is not None and not query_mask[a, i]:
                     continue
-                products = [
+                similarities = [
                     float(query[a, i].double() @ passage[b, j].double())
                     for j in range(passage.shape[1])
                     if passage_mask is None or passage_mask[b, j]
                 ]
-                scores[a, b] += max(products)
+                scores[a, b] += max(similarities)
     return scores
 
 

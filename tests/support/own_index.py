@@ -1,4 +1,4 @@
-"""An index in a package of the user's: one file and one config."""
+"""A user-defined index: one module and one config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random rankings with all that real ones have, and the metrics of one query written out plainly."""
+"""Random rankings with the properties of real ones, and the metrics of one query written with loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from ret_lightning.retrieval import (
     QueryMetric,
     Ranking,
-    judge,
+    evaluate_ranking,
 )
 
 METRICS = [
@@ -27,7 +27,7 @@ KS = (1, 2, 3, 5, 10, 50)
 
 @dataclass(frozen=True)
 class Case:
-    """Rankings of a pool, with what is right and what the answers are."""
+    """Rankings of a pool with positives and answers."""
 
     ids: list[str]
     texts: list[str | None]
@@ -50,14 +50,14 @@ def updated(metric: QueryMetric, queries: torch.Tensor, hits: torch.Tensor) -> Q
     return metric
 
 
-def judged(case: Case, **options) -> dict[str, torch.Tensor]:
-    return judge(case.ranking, case.ids, case.positives, KS, case.texts, case.answers, **options)
+def evaluate_case(case: Case, **options) -> dict[str, torch.Tensor]:
+    return evaluate_ranking(case.ranking, case.ids, case.positives, KS, case.texts, case.answers, **options)
 
 
 def make_case(queries: int = 60, pool: int = 80, width: int = 60, seed: int = 0) -> Case:
-    """Tied scores, rankings cut short, several positives, some of them named twice or missing from the pool."""
+    """Tied scores, short rankings, several positives, some of them repeated or missing from the pool."""
     random = np.random.default_rng(seed)
-    # Ids whose order is not the pool's, so that another rule for ties shows.
+    # The order of ids differs from that of the pool, so that another rule for ties is detected.
     ids = [f"{number:03d}" for number in random.permutation(pool)]
     texts = [None if random.random() < 0.1 else f"Fact {random.integers(12)} of Things" for _ in ids]
     rows = np.full((queries, width), -1)
@@ -67,7 +67,7 @@ def make_case(queries: int = 60, pool: int = 80, width: int = 60, seed: int = 0)
         found = int(random.integers(width + 1)) if query % 3 else min(width, pool)
         found = min(found, pool)
         rows[query, :found] = random.permutation(pool)[:found]
-        # One decimal: about every second score is another's equal.
+        # One decimal, so that about half of the scores are tied.
         scores[query, :found] = np.sort(random.normal(size=found).round(1))[::-1]
         own = [str(passage) for passage in random.choice(ids, size=random.integers(1, 6))]
         if query % 4 == 0:
@@ -80,7 +80,7 @@ def make_case(queries: int = 60, pool: int = 80, width: int = 60, seed: int = 0)
 
 
 def by_definition(case: Case, query: int) -> dict[str, float]:
-    """Every metric of one query, with loops."""
+    """Compute every metric of one query with loops."""
     ranked = [row for row in case.ranking.rows[query].tolist() if row >= 0]
     right = set(case.positives[query])
     wanted = [answer.strip().lower() for answer in case.answers[query] if answer.strip()]

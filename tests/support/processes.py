@@ -1,4 +1,4 @@
-"""Commands that tests run as processes of their own; one that does not end is told of with what each of its threads is at."""
+"""Commands that tests run in processes of their own; a process that does not end is reported with the stacks of its threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools to search, and the definition of a ranking written plainly in NumPy."""
+"""Random candidate pools, and the ranking of a pool computed with NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def embeddings(vectors: Tensor) -> Embeddings:
 
 
 def clustered(n: int, n_queries: int, k: int = 8, d: int = 32, seed: int = 0) -> tuple[Tensor, Embeddings]:
-    """Passages around topics, a direction of its own for each of the k places, and queries near passages."""
+    """Create passages around topics, with a separate direction for each of the k vectors, and queries near passages."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -29,7 +29,7 @@ def clustered(n: int, n_queries: int, k: int = 8, d: int = 32, seed: int = 0) ->
 
 
 def brute_force(queries: Tensor, passages: Embeddings, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and float32 scores: every MaxSim in float64, sorted by score, then by row; -1 and -inf beyond the pool."""
+    """Rank by every MaxSim score in float64 rounded to float32, then by row; -1 and -inf beyond the pool."""
     scores = maxsim_float64(queries, passages.vectors).astype(np.float32)
     n_queries, n_passages = scores.shape
     rows = np.full((n_queries, top_k), -1)

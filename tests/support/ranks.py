@@ -1,4 +1,4 @@
-"""Functions on several ranks of a gloo group, each a fork of this process."""
+"""Run a function on several ranks of a gloo group, each a fork of this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 
 
 def on_ranks(function: Callable[[int], Any], count: int, folder: Path) -> list[Any]:
-    """What a function of the rank returns on each of `count` ranks; `folder` is empty and theirs."""
+    """Call a function of the rank on each of `count` ranks and return the results; `folder` must be empty."""
     mp.start_processes(_run, (function, count, str(folder)), nprocs=count, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
@@ -21,5 +21,5 @@ def _run(rank: int, function: Callable[[int], Any], count: int, folder: str) -> 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=count)
     torch.save(function(rank), f"{folder}/{rank}.pt")
-    dist.barrier()  # none leaves while another still writes
+    dist.barrier()  # no rank exits while another one is still writing
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Names that come from elsewhere: re-exports, aliases, and one that appears only at run time."""
+"""Names of other modules: re-exports, aliases, and one defined only at run time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.support.config_targets import Trainer as Lazy  # noqa: F401
 
 Alias = other.Optimizer
-Model = Model  # a name bound to itself must not be followed for ever
+Model = Model  # a name bound to itself must not cause an endless loop
 
 
 def __getattr__(name: str) -> Any:

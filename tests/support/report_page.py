@@ -1,4 +1,4 @@
-"""A report page, parsed: what a browser would fetch, its text, ids and links."""
+"""Parser of a report's HTML page: text, ids, link targets and external resources."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from pathlib import Path
 
 VOID = {"meta", "link", "input", "img", "br"}
 
-# Elements of SVG that are written without an end tag.
-CLOSED = {"path", "rect", "circle"}
-
 
 class Page(HTMLParser):
-    """What a browser would have to fetch, and whether tags, ids and links fit together."""
+    """A parsed page.
+
+    Attributes:
+        open: tags without an end tag.
+        ids: all `id` attributes.
+        targets: ids that links refer to.
+        images: `src` of all images.
+        addresses: all other addresses that a browser would fetch.
+        titles: number of `title` attributes.
+        text: text outside of scripts and styles.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run folders as ret-train leaves them, without training: real configs, and rankings of a chosen skill."""
+"""Run folders as written by ret-train, made without training: composed configs, and rankings of a chosen quality."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLEAN = {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False}
 
 @functools.cache
 def resolved(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A config as ret-train composes it with output_dir=/made/here, and the choices that Hydra notes."""
+    """Return the resolved config of ret-train with output_dir=/made/here, and the options of the config groups."""
     resolvers.register_resolvers()
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=["output_dir=/made/here", *overrides], return_hydra_config=True)
@@ -50,16 +50,20 @@ def make_run(
     finished: bool = True,
     code: Sequence[dict[str, Any]] = (CLEAN,),
 ) -> dict[str, list[int]]:
-    """Writes a run.
+    """Write a run folder.
 
     Args:
-        folder: its own.
-        overrides: beside data=m2kr, the root and the subsets.
+        folder: to create.
+        overrides: in addition to data=m2kr, the root and the subsets.
         seed: of the run, and of its rankings.
-        skill: how likely the right passage comes first; the larger, the nearer to the front it is otherwise.
+        root: `data.root`.
+        skill: probability that the relevant passage is ranked first; a larger value also moves it up otherwise.
+        subsets: of the test split.
+        finished: whether to write rankings, logs and metrics.
+        code: code versions in `origin.json`.
 
     Returns:
-        Subset to the rank of each query's right passage, from 1.
+        Subset to the rank of each query's relevant passage, from 1.
     """
     listed = f"data.subsets=[{','.join(subsets)}]"
     config, choices = resolved(("data=m2kr", f"data.root={root}", listed, "logger=csv", f"seed={seed}", *overrides))
@@ -89,7 +93,7 @@ def make_run(
 
 
 def metrics(ranks: dict[str, list[int]]) -> dict[str, float]:
-    """What ret-train would have computed, by the plain formulas."""
+    """Return the metrics of ret-train, computed by the plain formulas."""
     found = {}
     for subset, own in ranks.items():
         for k in (1, 5):
@@ -103,8 +107,7 @@ def metrics(ranks: dict[str, list[int]]) -> dict[str, float]:
 
 def _ranks(skill: float, seed: int, salt: int) -> list[int]:
     random = np.random.default_rng((seed, salt))
-    draws = random.random(PASSAGES)
-    return [1 + math.floor(max(0.0, draw - skill) * PASSAGES) for draw in draws]
+    return [1 + math.floor(max(0.0, number - skill) * PASSAGES) for number in random.random(PASSAGES)]
 
 
 def _write_rankings(folder: Path, subset: str, ranks: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Files of rows in every kind that can be read."""
+"""Row files in all supported formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = [
 
 
 def uniform(row: dict) -> dict:
-    """A row whose columns have one type each, as parquet wants it."""
+    """Return a row whose columns have one type each, as Parquet requires."""
     row = {name: value for name, value in row.items() if name != "extra"}
     for name in ("data_id", "passage_id"):
         if name in row and not isinstance(row[name], list):
@@ -31,7 +31,7 @@ def uniform(row: dict) -> dict:
 
 
 def write(path: Path, rows: list[dict] = ROWS) -> Path:
-    """Rows in the kind that the suffix says."""
+    """Write rows in the format of the suffix of the path."""
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=70)
         return path
@@ -52,11 +52,11 @@ def parsed(content) -> dict:
 
 
 def training_row(number: int, subset: str, ids: list[str]) -> dict:
-    """A training row that has only texts."""
+    """Return a training row without images."""
     return {"data_id": f"{subset}_{number}", "question": f"q{number}?", "passage_id": ids, "passage_text": f"{ids[0]}."}
 
 
 def jsonl_files(path: Path, rows: Sequence[dict | str]) -> RowFiles:
-    """A JSON Lines file of rows, after a blank line; strings are written as they are."""
+    """Write a JSON Lines file with a blank first line; strings are written unchanged."""
     path.write_text("\n" + "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
     return RowFiles([path])

@@ -1,4 +1,4 @@
-"""Folders of checkpoints with scores, as a run leaves them."""
+"""Scored checkpoints in the layout of a run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A corpus of twelve passages to index and search, what a search of it finds, and damage to its files."""
+"""A corpus of twelve passages to index and search, the expected results of a search, and damage to index files."""
 
 from __future__ import annotations
 
@@ -39,38 +39,38 @@ def cut(file: Path) -> None:
 
 
 def interrupted(*_: object, **__: object) -> None:
-    """As by Ctrl-C; a signal would not reach a test that runs in a process of xdist's."""
+    """Raise KeyboardInterrupt, as Ctrl-C does; a signal does not reach tests in a process of pytest-xdist."""
     raise KeyboardInterrupt
 
 
 def encoded_ids(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[list[str]]:
-    """The ids of the passages that `module` has encoded from now on, a list for each call of `encoded`."""
-    original, calls = module.encoded, []
+    """Record the ids of the passages that `module` encodes, one list per call of `encode_batches`."""
+    original, calls = module.encode_batches, []
 
-    def encoded(retriever, rows, *options, **more):
+    def encode_batches(retriever, rows, *options, **more):
         calls.append([row.passage_id for row in rows])
         return original(retriever, rows, *options, **more)
 
-    monkeypatch.setattr(module, "encoded", encoded)
+    monkeypatch.setattr(module, "encode_batches", encode_batches)
     return calls
 
 
 @contextmanager
 def interrupted_after(batches: int, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Iterator[None]:
-    """Within it ret-index is interrupted after so many batches of what `module` encodes."""
-    original = module.encoded
+    """Interrupt ret-index after a number of batches encoded by `module`."""
+    original = module.encode_batches
 
-    def encoded(*options, **more):
+    def encode_batches(*options, **more):
         yield from itertools.islice(original(*options, **more), batches)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "encoded", encoded)
+        patched.setattr(module, "encode_batches", encode_batches)
         yield
 
 
 def brute_force(trained: Trained, pairs: list) -> tuple[np.ndarray, list[list[str]]]:
-    """Scores and ids, best first, of the corpus for pairs of text and image, by the library's own encoding."""
+    """Return scores and ids, best first, of the corpus for (text, image) pairs, encoded by the library."""
     retriever = RetRetriever.from_pretrained(trained.exported)
     rows = [passage(NAME, i) for i in range(ALL)]
     pool = [(r["passage_text"], r["passage_image_path"] and images(trained) / r["passage_image_path"]) for r in rows]

@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node on this machine, for tests: its own munged, slurmctld and slurmd, in a folder of its own."""
+"""A SLURM cluster of one node on this machine, with its own munged, slurmctld and slurmd in a temporary folder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "s
 
 
 def missing() -> str:
-    """Why there can be no cluster here; empty if there can."""
-    lacking = [name for name in PROGRAMS if _program(name) is None]
-    if lacking:
-        return f"SLURM is not installed (no {', '.join(lacking)})"
-    return "" if os.geteuid() == 0 else "slurmd needs root"
+    """Return why a cluster cannot be started; empty if it can."""
+    absent = [name for name in PROGRAMS if _program(name) is None]
+    if absent:
+        return f"SLURM is not installed (no {', '.join(absent)})"
+    return "" if os.geteuid() == 0 else "slurmd requires root"
 
 
 class Cluster:
-    """Starts the daemons; `stop` ends them and all jobs.
+    """A cluster. The constructor starts the daemons; `stop` ends them and all jobs.
 
     Args:
-        folder: for configuration, state and logs; its path must be short, as it holds a socket.
+        folder: folder of configuration, state and logs. Its path must be short because it contains a socket.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.chmod(0o755)  # munged wants its socket to be reachable
+        folder.chmod(0o755)  # munged requires access to its socket
         host = socket.gethostname().split(".")[0]
         for name in ("state", "spool"):
             (folder / name).mkdir()
@@ -41,7 +41,7 @@ class Cluster:
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         controller, node = _free_ports()
-        # config_overrides: the node has what the file says, whatever slurmd finds; pgid and none: no control groups.
+        # config_overrides: use the resources of this file; pgid and none: do not use control groups.
         (folder / "slurm.conf").write_text(
             f"""ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -84,29 +84,29 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             raise
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """Run a command of SLURM's and return what it prints."""
+        """Run a SLURM command, and return its output."""
         done = subprocess.run(command, capture_output=True, text=True, env=self.env, cwd=cwd)
         return done.stdout + done.stderr
 
     def submit(self, script: str, cwd: Path, *options: str) -> str:
-        """Submit a script as a job and return its number."""
+        """Submit a script as a job, and return the job id."""
         file = cwd / "job.sh"
         file.write_text(script)
-        said = self.run("sbatch", "--parsable", *options, str(file), cwd=cwd)
-        assert said.strip().isdigit(), said
-        return said.strip()
+        output = self.run("sbatch", "--parsable", *options, str(file), cwd=cwd)
+        assert output.strip().isdigit(), output
+        return output.strip()
 
     def state(self, job: str) -> str:
-        """The state of a job, such as PENDING, RUNNING or COMPLETED."""
-        said = self.run("scontrol", "show", "job", job)
-        return said.partition("JobState=")[2].partition(" ")[0]
+        """Return the state of a job, such as PENDING, RUNNING or COMPLETED."""
+        output = self.run("scontrol", "show", "job", job)
+        return output.partition("JobState=")[2].partition(" ")[0]
 
     def restarts(self, job: str) -> int:
-        """How often a job was queued again."""
+        """Return how often a job was requeued."""
         return int(self.run("scontrol", "show", "job", job).partition("Restarts=")[2].split()[0])
 
     def logs(self) -> str:
-        """The ends of the daemons' logs."""
+        """Return the last lines of the logs of the daemons."""
         files = sorted(self.folder.glob("*.log"))
         return "\n".join(f"{file.name}:\n{file.read_text(errors='replace')[-2000:]}" for file in files)
 
@@ -128,12 +128,12 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def wait_until(
-    true: Callable[[], bool], otherwise: str, details: Callable[[], str] = str, seconds: float = 300
+    condition: Callable[[], bool], message: str, details: Callable[[], str] = str, seconds: float = 300
 ) -> None:
-    """Wait for a condition; fail with a text where it does not come true in time."""
+    """Wait for a condition; fail with a message after `seconds`."""
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"{otherwise}\n{details()}"
+    while not condition():
+        assert time.monotonic() < end, f"{message}\n{details()}"
         time.sleep(0.3)
 
 

@@ -1,4 +1,4 @@
-"""A light command for the tests of the command shell; run as a script, with the folder of its configs as CONF."""
+"""A small command for the tests of the application, run as a script with its config folder in CONF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ret_lightning.config.build import build
 from ret_lightning.errors import DataError, Stopped
 from tests.support.config_targets import Schema
 
-# An error in a loader's worker, as PyTorch hands it on.
+# An error in a worker of a data loader, as reported by PyTorch.
 IN_WORKER = """Caught DataError in DataLoader worker process 0.
 Original Traceback (most recent call last):
   File "loader.py", line 3, in fetch
@@ -23,7 +23,7 @@ ret_lightning.errors.DataError: rows.jsonl:4: no question
 
 
 def task(config: DictConfig) -> None:
-    """Do what the seed says."""
+    """Build the gate, then raise the error that belongs to the seed."""
     print(f"task seed={config.seed} gate={type(build(config.model).gate).__name__}")
     if config.seed == 2:
         raise DataError("rows.jsonl:3: no question")

@@ -1,4 +1,4 @@
-"""Tiny models, and inputs for them."""
+"""Tiny models and inputs for them."""
 
 from __future__ import annotations
 

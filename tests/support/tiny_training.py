@@ -1,4 +1,4 @@
-"""A module and data that train in a second."""
+"""A small module and small data, which train within a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training from Python objects, and the script of the README."""
+"""Training from Python objects, and the script of the documentation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.tiny_training import OPTIONS, make_data, make_module
 QUIET = {name: OPTIONS[name] for name in ("accelerator", "devices", "enable_progress_bar", "enable_model_summary")}
 
 
-def test_trained_model_is_the_one_that_was_tested(root: Path, tmp_path: Path) -> None:
+def test_saved_model_has_the_tested_metrics(root: Path, tmp_path: Path) -> None:
     retriever, data = make_module().retriever, make_data(root)
     before = {name: weight.clone() for name, weight in retriever.state_dict().items()}
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=10)
@@ -44,10 +44,10 @@ def test_trained_model_is_the_one_that_was_tested(root: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_script_of_the_readme_trains_evaluates_and_searches(tmp_path: Path, glyphs_root: Path) -> None:
+def test_documented_script_trains_and_searches(tmp_path: Path, glyphs_root: Path) -> None:
     """It has at most 30 lines."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (script,) = (code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "build_index(" in code)
+    page = (ROOT / "docs/pages/guides/python.md").read_text(encoding="utf-8")
+    (script,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "build_index(" in code)
     assert len([line for line in script.splitlines() if line.strip()]) <= 30
     (tmp_path / "script.py").write_text(script)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

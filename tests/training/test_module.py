@@ -1,4 +1,4 @@
-"""The LightningModule under a real Trainer: what it optimises, logs, and repeats."""
+"""RetModule in a real Trainer: optimization, logging and reproducibility."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lightning.pytorch.loggers import CSVLogger
 from ret_lightning import RetModule
 from ret_lightning.losses import EncodedBatch
 from ret_lightning.training.callbacks.throughput import Throughput
-from ret_lightning.training.module import parameter_groups
+from ret_lightning.training.module import build_parameter_groups
 from ret_lightning.training.schedule import WarmupCosine
 from tests.support.tiny_training import fit, make_data, make_module
 
 
-def test_parameter_groups_hold_every_trainable_parameter_once() -> None:
+def test_parameter_groups_partition_trainable_parameters() -> None:
     module = make_module()
-    groups = {group["name"]: group for group in parameter_groups(module)}
+    groups = {group["name"]: group for group in build_parameter_groups(module)}
     assert set(groups) == {"new", "new_no_decay", "backbone", "backbone_no_decay"}
     grouped = [p for group in groups.values() for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in module.parameters() if p.requires_grad}
     assert len(grouped) == len({id(p) for p in grouped})
     names = {id(p): name for name, p in module.named_parameters()}
-    free = {names[id(p)] for g in groups.values() if g.get("weight_decay") == 0.0 for p in g["params"]}
-    assert "retriever.query_tower.start" in free
-    assert any("token_embedding" in name for name in free)
+    undecayed = {names[id(p)] for g in groups.values() if g.get("weight_decay") == 0.0 for p in g["params"]}
+    assert "retriever.query_tower.start" in undecayed
+    assert any("token_embedding" in name for name in undecayed)
     decayed = {names[id(p)] for g in groups.values() if "weight_decay" not in g for p in g["params"]}
     assert all("norm" not in name and not name.endswith("bias") for name in decayed)
     assert any("gate.text_input.weight" in name for name in decayed)
@@ -38,14 +38,14 @@ def test_parameter_groups_hold_every_trainable_parameter_once() -> None:
 
 def test_frozen_backbones_are_left_out(root: Path) -> None:
     module = make_module(train_backbones=False)
-    assert {group["name"] for group in parameter_groups(module)} == {"new", "new_no_decay"}
+    assert {group["name"] for group in build_parameter_groups(module)} == {"new", "new_no_decay"}
     before = {n: p.clone() for n, p in module.named_parameters()}
     fit(root, module, max_epochs=1)
     changed = {n for n, p in module.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {n for n, p in module.named_parameters() if p.requires_grad}
 
 
-def test_training_lowers_the_loss_and_logs_what_it_says(root: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_logs_metrics(root: Path, tmp_path: Path) -> None:
     module = make_module(backbone_learning_rate_scale=0.5)
     logger = CSVLogger(tmp_path / "logs", name="csv", version="")
     fit(
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_logs_what_it_says(root: Path, tmp_path: Pa
     assert initial["backbone"] == pytest.approx(5e-3)
 
 
-def test_one_seed_gives_the_same_weights_bit_for_bit(root: Path) -> None:
+def test_same_seed_gives_bitwise_equal_weights(root: Path) -> None:
     weights = []
     for _ in range(2):
         module = make_module()
@@ -84,8 +84,8 @@ def test_one_seed_gives_the_same_weights_bit_for_bit(root: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_batch_is_one_step_of_the_loss_written_out(root: Path) -> None:
-    """The module's gradient is that of encoding each side alone and applying the loss."""
+def test_gradient_equals_that_of_the_written_out_loss(root: Path) -> None:
+    """The gradient of a batch equals that of encoding each side separately and computing the loss from its definition."""
     module = make_module()
     data = make_data(root)
     data.prepare_data()
@@ -109,9 +109,11 @@ def test_a_batch_is_one_step_of_the_loss_written_out(root: Path) -> None:
             torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_pieces_under_mixed_precision_clipping_and_accumulation_step_as_the_whole_batch_does(root: Path) -> None:
+def test_micro_batches_match_full_batch_in_mixed_precision(root: Path) -> None:
+    """With gradient clipping and accumulation."""
+
     def step(precision: str, micro_batch: int | None) -> torch.Tensor:
-        """What one step of plain SGD at rate 1 takes from the parameters: the clipped gradient of two batches."""
+        """Return the change of one plain SGD step at rate 1: the clipped gradient of two batches."""
         module = make_module(backbone_learning_rate_scale=1.0)
         module.micro_batch = micro_batch
         module.make_optimizer = partial(torch.optim.SGD, lr=1.0)
@@ -124,9 +126,9 @@ def test_pieces_under_mixed_precision_clipping_and_accumulation_step_as_the_whol
     def parameters(module: RetModule) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in module.parameters()])
 
-    exact, whole, pieces = step("32-true", None), step("bf16-mixed", None), step("bf16-mixed", 3)
+    exact, full, micro = step("32-true", None), step("bf16-mixed", None), step("bf16-mixed", 3)
     assert exact.norm() == pytest.approx(0.1, rel=1e-4)
-    assert pieces.norm() == pytest.approx(0.1, rel=1e-4)
-    rounding = (whole - exact).norm()
-    assert 1e-3 < rounding / exact.norm() < 0.5  # half precision took part, and at first the gradient is small
-    assert (pieces - exact).norm() < 3 * rounding
+    assert micro.norm() == pytest.approx(0.1, rel=1e-4)
+    rounding = (full - exact).norm()
+    assert 1e-3 < rounding / exact.norm() < 0.5  # half precision changes the gradient, but only slightly
+    assert (micro - exact).norm() < 3 * rounding

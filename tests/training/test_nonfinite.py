@@ -1,4 +1,4 @@
-"""A loss or gradient that is no number stops the run, or is left out and counted."""
+"""A non-finite loss or gradient stops the run, or skips the step and counts it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lightning import Callback
 
 from ret_lightning import RetModule
 from ret_lightning.errors import UserError
-from ret_lightning.training.module import SKIPPED_IN_A_ROW
+from ret_lightning.training.module import MAX_CONSECUTIVE_SKIPS
 from tests.support.tiny_training import fit, make_module
 
 
-class Poison(Callback):
-    """Makes the pixels of some batches NaN, or their gradients."""
+class InjectNonfinite(Callback):
+    """Sets the pixels of some batches to NaN, or a gradient to infinity."""
 
     def __init__(self, *batches: int, gradient: bool = False) -> None:
         self.batches = batches
@@ -32,7 +32,7 @@ class Poison(Callback):
             next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(float("inf"))
 
 
-class Weights(Callback):
+class WeightRecorder(Callback):
     def __init__(self) -> None:
         self.after: list[torch.Tensor] = []
 
@@ -40,24 +40,24 @@ class Weights(Callback):
         self.after.append(torch.cat([p.detach().flatten() for p in pl_module.parameters()]))
 
 
-def test_features_that_are_no_numbers_stop_the_run(root: Path) -> None:
+def test_nonfinite_features_stop_the_run(root: Path) -> None:
     with pytest.raises(UserError) as error:
-        fit(root, make_module(), callbacks=[Poison(2)])
+        fit(root, make_module(), callbacks=[InjectNonfinite(2)])
     assert (error.value.code, error.value.side) == ("features-not-finite", "queries")
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(root: Path) -> None:
-    weights = Weights()
+def test_nonfinite_gradient_stops_before_the_step(root: Path) -> None:
+    weights = WeightRecorder()
     with pytest.raises(UserError) as error:
-        fit(root, module := make_module(), callbacks=[Poison(2, gradient=True), weights])
+        fit(root, module := make_module(), callbacks=[InjectNonfinite(2, gradient=True), weights])
     assert (error.value.code, error.value.step) == ("gradient-not-finite", 3)
     assert torch.equal(torch.cat([p.detach().flatten() for p in module.parameters()]), weights.after[-1])
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_skipping_leaves_weights_and_optimiser_as_they_were(root: Path, gradient: bool) -> None:
-    weights, module = Weights(), make_module(on_nonfinite="skip")
-    fit(root, module, callbacks=[Poison(1, 4, gradient=gradient), weights])  # six batches
+def test_skipped_step_keeps_weights_and_optimizer(root: Path, gradient: bool) -> None:
+    weights, module = WeightRecorder(), make_module(on_nonfinite="skip")
+    fit(root, module, callbacks=[InjectNonfinite(1, 4, gradient=gradient), weights])  # six batches
     assert module.skipped_steps == 2
     assert torch.equal(weights.after[1], weights.after[0])
     assert torch.equal(weights.after[4], weights.after[3])
@@ -65,23 +65,23 @@ def test_skipping_leaves_weights_and_optimiser_as_they_were(root: Path, gradient
     assert all(torch.isfinite(after).all() for after in weights.after)
 
 
-def test_a_skipped_batch_of_accumulated_ones_takes_its_step_along(root: Path) -> None:
-    weights, module = Weights(), make_module(on_nonfinite="skip")
-    fit(root, module, callbacks=[Poison(0), weights], accumulate_grad_batches=3)  # two steps
+def test_nonfinite_accumulated_batch_skips_its_step(root: Path) -> None:
+    weights, module = WeightRecorder(), make_module(on_nonfinite="skip")
+    fit(root, module, callbacks=[InjectNonfinite(0), weights], accumulate_grad_batches=3)  # two steps
     assert module.skipped_steps == 1
     assert torch.equal(weights.after[2], weights.after[0])
     assert torch.isfinite(weights.after[-1]).all()
     assert not torch.equal(weights.after[-1], weights.after[2])
 
 
-def test_too_many_in_a_row_are_an_error(root: Path) -> None:
+def test_too_many_consecutive_skips_stop_the_run(root: Path) -> None:
     module = make_module(on_nonfinite="skip")
     with pytest.raises(UserError) as error:
-        fit(root, module, callbacks=[Poison(*range(30))], max_epochs=10)
-    assert (error.value.code, error.value.skipped) == ("too-many-skipped-steps", SKIPPED_IN_A_ROW)
+        fit(root, module, callbacks=[InjectNonfinite(*range(30))], max_epochs=10)
+    assert (error.value.code, error.value.skipped) == ("too-many-skipped-steps", MAX_CONSECUTIVE_SKIPS)
 
 
-def test_the_count_goes_with_the_checkpoint() -> None:
+def test_skip_count_is_stored_in_checkpoint() -> None:
     module, other, content = make_module(), make_module(), {}
     module.skipped_steps = 7
     module.on_save_checkpoint(content)

@@ -1,4 +1,4 @@
-"""RetModule and RetrievalEvaluation in a Trainer of the user's own."""
+"""RetModule and RetrievalEvaluation in a Trainer that the user builds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIT = {"logger": False, "max_steps": 1, "num_sanity_val_steps": 1, "limit_val_ba
 
 @pytest.fixture
 def module(tmp_path: Path) -> RetModule:
-    """With a retriever as `from_pretrained` returns it, whose text backbone is frozen."""
+    """A module with a retriever loaded by `from_pretrained`, whose text backbone is frozen."""
     module = make_module()
     module.retriever.query_tower.text_backbone.set_trained(False, 1)
     module.retriever.save_pretrained(tmp_path / "model")
@@ -37,21 +37,19 @@ def test_fit_trains_in_training_mode(root: Path, module: RetModule, validated_be
         trainer.validate(module, datamodule=data, verbose=False)
         assert not any(modes)
     trainer.fit(module, datamodule=data)
-    assert modes.count(True) == retriever.query_tower.plan.steps  # of one batch; validations encode in eval mode
+    assert modes.count(True) == retriever.query_tower.plan.steps  # one batch; validations encode in eval mode
     assert retriever.query_tower.vision_backbone.training
     assert not retriever.query_tower.text_backbone.training  # frozen
 
 
-def test_a_test_without_evaluation_is_reported(root: Path, module: RetModule, caplog: pytest.LogCaptureFixture) -> None:
+def test_test_without_evaluation_warns(root: Path, module: RetModule, caplog: pytest.LogCaptureFixture) -> None:
     trainer = Trainer(**OPTIONS, logger=False)
     with caplog.at_level(logging.WARNING, logger="ret_lightning"):
         assert not any(trainer.test(module, datamodule=make_data(root)))
-    assert [record for record in caplog.records if "no RetrievalEvaluation" in record.message]
+    assert [record for record in caplog.records if "RetrievalEvaluation is missing" in record.message]
 
 
-def test_validations_of_fit_without_evaluation_are_reported_once(
-    root: Path, module: RetModule, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fit_without_evaluation_warns_once(root: Path, module: RetModule, caplog: pytest.LogCaptureFixture) -> None:
     trainer = Trainer(**{**OPTIONS, **FIT, "max_steps": 2, "val_check_interval": 1})
     with caplog.at_level(logging.WARNING, logger="ret_lightning"):
         trainer.fit(module, datamodule=make_data(root))

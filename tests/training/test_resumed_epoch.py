@@ -1,6 +1,7 @@
-"""A run that is resumed with another global batch: every row once per epoch, its validation once, a steady learning rate.
+"""Resuming with another global batch: every row once per epoch, one validation, a continuous learning rate.
 
-One process with another batch size stands for another number of ranks; tests/commands/test_resume_ranks.py has real ranks.
+A single process with another batch size simulates another number of ranks; tests/commands/test_resume_ranks.py runs
+several ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from lightning import Callback
 
 from ret_lightning.errors import ConfigError, Stopped
-from ret_lightning.training.callbacks.rng_states import KEY
+from ret_lightning.training.callbacks.rng_states import RANDOM_STATES
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from ret_lightning.training.schedule import WarmupCosine
 from tests.support.interrupted_runs import CutOff, PowerCut, fit
@@ -33,7 +34,7 @@ def root(tmp_path: Path) -> Path:
     return number_questions(write_folder(tmp_path / "m2kr", training_rows=ROWS))
 
 
-# Legs of a run: a batch size, and what ends the leg: the hook, at which call, and perhaps the signal that it sends.
+# Parts of a run: the batch size, and what ends the part: a hook, its call number, and optionally a signal to send.
 Legs = list[tuple[Any, ...]]
 MID_EPOCH: dict[str, Legs] = {
     "to smaller": [(8, "on_train_batch_start", 5), (4,)],
@@ -42,7 +43,7 @@ MID_EPOCH: dict[str, Legs] = {
     "and back": [(4, "on_train_batch_start", 8), (7, "on_train_batch_start", 2), (4,)],
     "by a signal": [(8, "on_train_batch_start", 4, signal.SIGTERM), (4,)],
 }
-AT_THE_END: dict[str, Legs] = {
+AT_EPOCH_END: dict[str, Legs] = {
     "in the last validation": [(8, "on_validation_batch_start", 5, signal.SIGTERM), (4,)],
     "after the epoch": [(4, "on_train_epoch_start", 2), (8,)],
 }
@@ -65,12 +66,12 @@ def validations(folder: Path) -> Counter[int]:
 @pytest.mark.parametrize(
     ("reading", "name"),
     [
-        *(("indexed", name) for name in (*MID_EPOCH, *AT_THE_END)),
-        *(("streaming", name) for name in ("twice", "by a signal", *AT_THE_END)),
+        *(("indexed", name) for name in (*MID_EPOCH, *AT_EPOCH_END)),
+        *(("streaming", name) for name in ("twice", "by a signal", *AT_EPOCH_END)),
     ],
 )
-def test_every_row_and_validation_once(root: Path, tmp_path: Path, reading: str, name: str) -> None:
-    legs = (MID_EPOCH | AT_THE_END)[name]
+def test_every_row_and_validation_occurs_once(root: Path, tmp_path: Path, reading: str, name: str) -> None:
+    legs = (MID_EPOCH | AT_EPOCH_END)[name]
     options = {} if reading == "indexed" else {"schedule": WarmupCosine(horizon_steps=20)}
     train(root, tmp_path / "run", legs, reading=reading, **options)
     found = rows_by_epoch(tmp_path / "run")
@@ -84,7 +85,7 @@ def test_every_row_and_validation_once(root: Path, tmp_path: Path, reading: str,
     ("options", "legs", "expected"),
     [
         ({"accumulate_grad_batches": 2}, [(4, "on_train_batch_start", 3, signal.SIGTERM), (8,)], {0: 1, 1: 1}),
-        ({"max_steps": 9}, AT_THE_END["after the epoch"], {0: 1, 1: 1}),
+        ({"max_steps": 9}, AT_EPOCH_END["after the epoch"], {0: 1, 1: 1}),
         ({"val_check_interval": 2}, [(4, "on_train_batch_start", 4), (8,)], {0: 2, 1: 1}),
         ({"val_check_interval": 0.5}, [(4, "on_validation_batch_start", 5, signal.SIGTERM), (8,)], {0: 2, 1: 3}),
         ({"check_val_every_n_epoch": 2}, MID_EPOCH["to smaller"], {1: 1}),
@@ -92,7 +93,7 @@ def test_every_row_and_validation_once(root: Path, tmp_path: Path, reading: str,
     ],
     ids=["accumulation", "max_steps", "interval", "interval as a share", "every second epoch", "workers"],
 )
-def test_other_intervals_and_steps(root: Path, tmp_path: Path, options, legs, expected) -> None:
+def test_resume_with_other_intervals_and_steps(root: Path, tmp_path: Path, options, legs, expected) -> None:
     train(root, tmp_path / "run", legs, **options)
     found = rows_by_epoch(tmp_path / "run")
     assert found == {epoch: Counter(dict.fromkeys(found[0], 1)) for epoch in range(EPOCHS)}
@@ -106,10 +107,10 @@ def test_other_intervals_and_steps(root: Path, tmp_path: Path, options, legs, ex
     [
         (3, [(4, "on_train_batch_start", 5), (8,)], {0: 12, 1: 20}),
         (0.5, [(6, "on_train_batch_start", 2), (3,)], {0: 12, 1: 12}),
-        (0.5, [(4, "on_train_batch_start", 3), (8,)], {0: 8, 1: 8}),  # nothing is left of the first
+        (0.5, [(4, "on_train_batch_start", 3), (8,)], {0: 8, 1: 8}),  # no batch of the first epoch remains
     ],
 )
-def test_limited_epochs(root: Path, tmp_path: Path, limit, legs, rows) -> None:
+def test_resume_of_limited_epochs(root: Path, tmp_path: Path, limit, legs, rows) -> None:
     train(root, tmp_path / "run", legs, limit_train_batches=limit)
     found = rows_by_epoch(tmp_path / "run")
     assert {epoch: counts.total() for epoch, counts in found.items()} == rows
@@ -118,8 +119,10 @@ def test_limited_epochs(root: Path, tmp_path: Path, limit, legs, rows) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("legs", [[(8,)], [(8, "on_train_batch_start", 3), (8,)], AT_THE_END["in the last validation"]])
-def test_streams_shorter_than_the_limit_validate(root: Path, tmp_path: Path, caplog, legs) -> None:
+@pytest.mark.parametrize(
+    "legs", [[(8,)], [(8, "on_train_batch_start", 3), (8,)], AT_EPOCH_END["in the last validation"]]
+)
+def test_stream_shorter_than_limit_is_validated(root: Path, tmp_path: Path, caplog, legs) -> None:
     options = {"reading": "streaming", "schedule": WarmupCosine(horizon_steps=20), "limit_train_batches": 50}
     train(root, tmp_path / "run", legs, **options)
     assert validations(tmp_path / "run") == dict.fromkeys(range(EPOCHS), 1)
@@ -128,24 +131,24 @@ def test_streams_shorter_than_the_limit_validate(root: Path, tmp_path: Path, cap
 
 
 @pytest.mark.slow
-def test_learning_rate_has_no_jump(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_learning_rate_is_continuous(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(root, tmp_path / "run", MID_EPOCH["and back"])
     rates = [event["learning_rate"] for event in course(tmp_path / "run") if "rows" in event]
     assert rates == sorted(rates, reverse=True)
     assert max(before - after for before, after in pairwise(rates)) < 0.002  # of 0.01
     assert rates[-1] < 1e-4
-    lines = [record.message for record in caplog.records if record.message.startswith("resume: the global batch")]
+    lines = [record.message for record in caplog.records if record.message.startswith("resumed with a global batch")]
     assert lines == [
-        "resume: the global batch has 7 rows (1 rank x 7) and had 4 rows (1 rank x 4); epoch 2 continues with the rows "
-        "that it has not served yet",
-        "resume: the global batch has 4 rows (1 rank x 4) and had 7 rows (1 rank x 7); epoch 2 continues with the rows "
-        "that it has not served yet",
+        "resumed with a global batch of 7 rows (1 rank x 7), previously 4 rows (1 rank x 4); epoch 2 continues with its "
+        "remaining rows",
+        "resumed with a global batch of 4 rows (1 rank x 4), previously 7 rows (1 rank x 7); epoch 2 continues with its "
+        "remaining rows",
     ]
 
 
 @pytest.mark.slow
-def test_second_resume_repeats_a_run_of_two_sizes(root: Path, tmp_path: Path) -> None:
-    """A run whose batch size changed is itself resumed bit for bit."""
+def test_second_resume_is_bitwise_equal(root: Path, tmp_path: Path) -> None:
+    """A run whose batch size changed is resumed again, bit for bit."""
     weights = {}
     for name, again in (("once", []), ("twice", [(4, "on_train_batch_start", 3)])):
         train(root, tmp_path / name, [(7, "on_train_batch_start", 6), *again, (4,)])
@@ -154,7 +157,7 @@ def test_second_resume_repeats_a_run_of_two_sizes(root: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_interval_longer_than_an_epoch_is_refused(root: Path, tmp_path: Path) -> None:
+def test_interval_longer_than_resumed_epoch_is_refused(root: Path, tmp_path: Path) -> None:
     """Epochs have 3 batches after the change, and 7 when it happens."""
     legs = [(4, "on_train_batch_start", 6), (8,)]
     with pytest.raises(ConfigError) as error:
@@ -171,14 +174,16 @@ def test_interval_longer_than_an_epoch_is_refused(root: Path, tmp_path: Path) ->
         ({"limit_train_batches": 2, "reading": "streaming"}, 2),
     ],
 )
-def test_interval_of_a_new_run(root: Path, tmp_path: Path, options: dict[str, Any], allowed: int) -> None:
+def test_interval_longer_than_epoch_is_refused(
+    root: Path, tmp_path: Path, options: dict[str, Any], allowed: int
+) -> None:
     with pytest.raises(ConfigError) as error:
         fit(root, tmp_path / "run", batch_size=4, val_check_interval=7, **options)
     assert (error.value.code, error.value.allowed) == ("validation-interval-too-long", allowed)
 
 
 class EarlierVersion(Callback):
-    """Writes positions as versions before `Position` did, and the random states of two ranks."""
+    """Writes positions as versions before `Position` did, with the random states of two ranks."""
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         state = checkpoint["M2KRDataModule"]
@@ -187,8 +192,8 @@ class EarlierVersion(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_checkpoint_of_an_earlier_version(root: Path, tmp_path: Path, ranks: int, caplog) -> None:
-    """Its number of ranks is that of its random states."""
+def test_position_of_earlier_version_is_converted(root: Path, tmp_path: Path, ranks: int, caplog) -> None:
+    """The number of ranks is taken from the random states."""
     folder = tmp_path / "run"
     folder.mkdir()
     options = {"every_n_steps": 1, "batch_size": 4, "schedule": WarmupCosine(warmup_steps=1)}
@@ -197,16 +202,16 @@ def test_checkpoint_of_an_earlier_version(root: Path, tmp_path: Path, ranks: int
     file = folder / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(file, weights_only=True)
     assert checkpoint["M2KRDataModule"] == {"epoch": 0, "batch": 2}
-    checkpoint[KEY] *= ranks
+    checkpoint[RANDOM_STATES] *= ranks
     torch.save(checkpoint, file)
     fit(root, folder, Course(str(folder)), max_epochs=1, **options)
     assert rows_by_epoch(folder)[0].total() == ROWS - 2 * 4 * ranks
-    assert ("the global batch has 4 rows (1 rank x 4) and had 8 rows (2 ranks x 4)" in caplog.text) == (ranks == 2)
+    assert ("a global batch of 4 rows (1 rank x 4), previously 8 rows (2 ranks x 4)" in caplog.text) == (ranks == 2)
 
 
 @pytest.mark.slow
-def test_checkpoint_kept_at_the_end_of_an_epoch(root: Path, tmp_path: Path) -> None:
-    """`step_<n>.ckpt` at the last step of an epoch is written after the validation, so that resuming from it is whole."""
+def test_resume_from_checkpoint_kept_at_epoch_end(root: Path, tmp_path: Path) -> None:
+    """`step_<n>.ckpt` at the last step of an epoch is written after the validation, so that a resumed run skips it."""
     folder = tmp_path / "run"
     folder.mkdir()
     keep = LastCheckpoint(str(folder / "kept"), keep_every_n_steps=3)
@@ -218,7 +223,7 @@ def test_checkpoint_kept_at_the_end_of_an_epoch(root: Path, tmp_path: Path) -> N
     assert validations(folder) == {1: 1}
 
 
-def test_position_follows_the_batch_size_of_the_module(root: Path) -> None:
+def test_position_uses_batch_size_of_data_module(root: Path) -> None:
     data = make_data(root, batch_size=4)
     data.setup("fit")
     data.load_state_dict({"epoch": 1, "spans": [[2, 4, 2]]})

@@ -1,1 +1,1 @@
-"""The check of a config before anything is imported for it: every problem with its file, line and remedy."""
+"""Checks of a config before its targets are imported. Every problem is reported with its file and line."""

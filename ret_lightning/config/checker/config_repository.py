@@ -1,4 +1,4 @@
-"""A reader of config files that never fails: what it cannot load or find becomes a problem."""
+"""A fault-tolerant reader of config files: a file that cannot be loaded or found becomes a problem."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.yaml_files import Entry, entry_of, what_is_broken, with_lines
+from ret_lightning.config.checker.yaml_files import Entry, describe_load_error, parse_entries, to_entry
 from ret_lightning.config.config_errors import Problem, choices, nearest
 from ret_lightning.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file that takes part: its content, and the place in the config (`("model", "gate")`) that it goes to."""
+    """The content of a config file and its package, the path in the config where it is merged (`("model", "gate")`)."""
 
     package: tuple[str, ...]
     content: Entry
@@ -32,25 +32,33 @@ class ConfigFile:
 
 @dataclass(frozen=True)
 class DefaultsEntry:
-    """An entry of a defaults list, `override /gate@model.gate: lstm`; without a value it names a config."""
+    """An entry of a defaults list, `override /gate@model.gate: lstm`.
+
+    Attributes:
+        keywords: keywords before the name, such as `override`.
+        name: name of the group or config.
+        package: package after the `@`; None if there is none.
+        value: chosen option; None for an entry that names a config.
+        names_config: whether the entry names a config instead of an option of a group.
+    """
 
     keywords: tuple[str, ...]
-    name: str  # of the group or config
+    name: str
     package: str | None
     value: Any
     names_config: bool
 
     @classmethod
     def of(cls, item: Any) -> DefaultsEntry:
-        """Read an item of a YAML file's defaults list.
+        """Parse an item of a defaults list.
 
         Raises:
-            ValueError: it is neither a name nor one pair of a group and its option.
+            ValueError: if the item is neither a name nor a single pair of a group and its option.
         """
         key, value = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
         if not isinstance(key, str) or not key.split():
             raise ValueError(
-                f"an entry of a defaults list is a name, or one pair of a group and its option; got {item}"
+                f"invalid entry of the defaults list: expected a name or one pair group: option, got {item}"
             )
         *keywords, full = key.split() if isinstance(item, dict) else [key]
         name, at, package = full.partition("@")
@@ -58,57 +66,64 @@ class DefaultsEntry:
 
     @property
     def key(self) -> str:
-        """The key as a defaults list has it."""
+        """The key as written in a defaults list."""
         return " ".join([*self.keywords, self.name + ("" if self.package is None else f"@{self.package}")])
 
     def item(self) -> Any:
-        """The entry as a YAML file's defaults list has it."""
+        """Return the entry as an item of a defaults list."""
         return self.key if self.names_config else {self.key: self.value}
 
 
 class Repository:
-    """The configs in some folders, each loaded once; Hydra reads them through a `CheckedSource`.
+    """The configs in a list of folders, each loaded once. Hydra reads them through a `CheckedSource`.
 
-    A broken file counts as empty, a misspelt entry of a defaults list as the nearest name. `problems` are those met so far.
-    `whole` is False once any content is missing because of them, and `unsure` are the places where it is missing, as far as
-    that is known.
+    A file that cannot be loaded is treated as empty, and a misspelt entry of a defaults list as the nearest name.
+
+    Args:
+        folders: folders or packages as Hydra URIs; the first folder with a config takes precedence.
+
+    Attributes:
+        problems: problems found so far.
+        is_complete: False if content is missing because of a problem.
+        unknown_paths: config paths whose content is missing, as far as they are known.
+        sources: all config sources of Hydra, set after Hydra is initialized with this repository.
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
         self.folders: list[Path] = []
         self.add_folders(folders)
         self.problems: list[Problem] = []
-        self.unsure: set[tuple[str, ...]] = set()
-        self.whole = True
-        self.sources: Sequence[ConfigSource] = ()  # all of Hydra's, once it is initialised with this repository
+        self.unknown_paths: set[tuple[str, ...]] = set()
+        self.is_complete = True
+        self.sources: Sequence[ConfigSource] = ()
         self._contents: dict[str, Entry] = {}
         self._results: dict[str, ConfigResult] = {}
         self.uri = f"{CheckedSource.scheme()}://{next(_NUMBERS)}"
         _REPOSITORIES[self.uri] = self
 
     def add_folders(self, folders: Sequence[str]) -> None:
-        """Search these as well, after the others."""
+        """Append folders to the search path."""
         self.folders += [path for folder in folders if (path := _path_of(folder)) is not None]
 
     def file_of(self, config_path: str) -> Path | None:
-        """The file of a config (`gate/lstm`) in the first folder that has it."""
+        """Return the file of a config (`gate/lstm`) in the first folder that contains it; None if there is none."""
         files = (folder / f"{config_path.removesuffix('.yaml')}.yaml" for folder in self.folders)
         return next((file for file in files if file.is_file()), None)
 
     def config_exists(self, config_path: str) -> bool:
-        """Whether Hydra finds a config of this name, in these folders or in its own."""
+        """Return whether a config of this name exists, in these folders or among Hydra's own configs."""
         return any(source.is_config(config_path) for source in self._all_sources())
 
     def group_exists(self, group: str) -> bool:
-        """Whether Hydra finds a group of this name."""
+        """Return whether a group of this name exists."""
         return any(source.is_group(group) for source in self._all_sources())
 
     def options(self, group: str) -> list[str]:
-        """The options of a group, or the configs that are at the top where the group is empty."""
+        """Return the options of a group; for an empty name, the configs of the top level."""
         return [name for name in self._names(group, ObjectType.CONFIG) if not name.startswith("_")]
 
     def groups(self, parent: str = "") -> list[str]:
-        """All groups that have options, Hydra's own left out."""
+        """Return all groups that have options, except Hydra's own."""
         found: list[str] = []
         for name in self._names(parent, ObjectType.GROUP):
             group = f"{parent}/{name}" if parent else name
@@ -117,38 +132,38 @@ class Repository:
         return found
 
     def no_such_group(self, group: str, hint: str | None = None) -> ConfigError:
-        """The error of a group that does not exist; without a hint it lists the groups that do."""
-        text = f"no such group: {group}{hint or choices(group, self.groups())}"
+        """Return the error of a group that does not exist; without a hint it lists the existing groups."""
+        text = f"unknown group {group}{hint or choices(group, self.groups())}"
         return ConfigError(text, code="unknown-group", found=group)
 
     def no_such_option(self, group: str, option: object, hint: str = "") -> ConfigError:
-        """The error of an option that a group does not have."""
+        """Return the error of an option that a group does not have."""
         options = self.options(group)
         text = f"{group} has no option {'null' if option is None else option}{choices(option, options)}{hint}"
         return ConfigError(text, code="unknown-option", group=group, found=option, allowed=tuple(options))
 
     def store(self, config_path: str, config: Mapping[str, Any]) -> None:
-        """Add a config that is in no file."""
-        self._contents[config_path] = entry_of(dict(config), config_path)
+        """Add a config that is not stored in a file."""
+        self._contents[config_path] = to_entry(dict(config), config_path)
         self._results[config_path] = ConfigResult("main", self.uri, OmegaConf.create(dict(config)), {"package": None})
 
     def stored(self, config_path: str) -> bool:
-        """Whether `store` added a config of this name."""
+        """Return whether `store` added a config of this name."""
         return config_path in self._results and self.file_of(config_path) is None
 
     def stored_file(self, config_path: str) -> ConfigFile:
-        """What `store` added."""
+        """Return the config that `store` added under this name."""
         return ConfigFile((), self._contents[config_path])
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """A config of these folders, with its defaults list as a key."""
+        """Return a config of these folders, with its defaults list under the key `defaults`."""
         if config_path not in self._results:
             self._results[config_path] = self._load(config_path)
         result = self._results[config_path]
-        return replace(result, config=copy.deepcopy(result.config))  # Hydra changes what it loads
+        return replace(result, config=copy.deepcopy(result.config))  # Hydra modifies loaded configs
 
     def files(self, defaults: Sequence[ResultDefault]) -> list[ConfigFile]:
-        """The files of a defaults list that are not Hydra's own, in its order."""
+        """Return the files of a defaults list in its order, except Hydra's own."""
         found = []
         for default in defaults:
             if default.config_path in self._contents and not default.config_path.startswith("hydra/"):
@@ -159,7 +174,7 @@ class Repository:
         return found
 
     def source_of(self, config_path: str, key: str = "") -> str:
-        """A config's file, with the line of a dotted key or of what that key ends in."""
+        """Return the file of a config, with the line of a dotted key or of the longest suffix of it that the file contains."""
         if config_path not in self._contents:
             return config_path
         content = self._contents[config_path]
@@ -168,25 +183,29 @@ class Repository:
         return sources[-1] if key and sources else content.source
 
     def drop_default(self, config_path: str, key: str) -> str | None:
-        """Leave an entry out of a config's defaults list; its file and line, or None where there is no such entry."""
+        """Remove an entry from a config's defaults list.
+
+        Returns:
+            The file and line of the entry; None if there is no such entry.
+        """
         if config_path not in self._contents:
             return None
         config = self._results[config_path].config
-        left = [DefaultsEntry.of(item) for item in OmegaConf.to_container(config, resolve=False).get("defaults", [])]
-        wrong = [each for each in left if f"/{key}".endswith(f"/{each.key.split()[-1].lstrip('/')}")]
-        if not wrong:
+        entries = [DefaultsEntry.of(item) for item in OmegaConf.to_container(config, resolve=False).get("defaults", [])]
+        removed = [each for each in entries if f"/{key}".endswith(f"/{each.key.split()[-1].lstrip('/')}")]
+        if not removed:
             return None
-        config["defaults"] = [each.item() for each in left if each not in wrong]
-        entries = self._contents[config_path].value["defaults"].value
-        return next(entry.source for entry in entries if DefaultsEntry.of(entry.plain()) == wrong[0])
+        config["defaults"] = [each.item() for each in entries if each not in removed]
+        written = self._contents[config_path].value["defaults"].value
+        return next(entry.source for entry in written if DefaultsEntry.of(entry.plain()) == removed[0])
 
     def drop(self, config_path: str, *, hydra_only: bool) -> bool:
-        """Leave a config's content out, or its `hydra` section; False where there was none."""
+        """Remove the content of a config, or only its `hydra` node; return whether there was any."""
         config = self._results[config_path].config if config_path in self._results else {}
         keys = [key for key in config if key == "hydra" or not hydra_only]
         for key in keys:
             config.pop(key)
-        self.whole = self.whole and hydra_only
+        self.is_complete = self.is_complete and hydra_only
         return bool(keys)
 
     def _all_sources(self) -> Iterable[ConfigSource]:
@@ -203,48 +222,48 @@ class Repository:
         try:
             text = path.read_text(encoding="utf-8")
             config = OmegaConf.load(StringIO(text))
-            content = with_lines(path, text, OmegaConf.to_container(config, resolve=False))
+            content = parse_entries(path, text, OmegaConf.to_container(config, resolve=False))
             if not isinstance(content.value, dict):
-                raise ValueError("a config holds keys and values")
+                raise ValueError("expected a mapping of keys to values")
             entries = content.value.get("defaults", Entry([], ""))
             if not isinstance(entries.value, list):
-                raise ValueError("defaults must be a list")
+                raise ValueError("expected a list in defaults")
             defaults = [(DefaultsEntry.of(entry.plain()), entry.source) for entry in entries.value]
             result.config = config
             result.header = CheckedSource.header_of(text)
             self._contents[config_path] = content
-        except Exception as error:  # whatever a broken file provokes, it is the file that is wrong
-            where, wrong = what_is_broken(path, error)
-            self.problems.append(Problem(where, "", wrong))
-            self.whole = False
+        except Exception as error:  # an invalid file can raise any exception in the parsers
+            location, invalid = describe_load_error(path, error)
+            self.problems.append(Problem(location, "", invalid))
+            self.is_complete = False
             return replace(result, config=OmegaConf.create({}))
         if defaults:
-            right = (self._right_default(config_path, each, source) for each, source in defaults)
-            result.config["defaults"] = [each.item() for each in right if each is not None]
+            valid = (self._repair_default(config_path, each, source) for each, source in defaults)
+            result.config["defaults"] = [each.item() for each in valid if each is not None]
         return result
 
-    def _right_default(self, config_path: str, default: DefaultsEntry, source: str) -> DefaultsEntry | None:
-        """An entry of a defaults list; one that names nothing as what it probably means, or None where that is unclear."""
+    def _repair_default(self, config_path: str, default: DefaultsEntry, source: str) -> DefaultsEntry | None:
+        """Return an entry of a defaults list, with a misspelt option replaced by the nearest; None if there is none near."""
         if "optional" in default.keywords or (default.names_config and default.name == "_self_"):
             return default
-        wrong = self._wrong_default(config_path, default)
-        if wrong is None:
+        error = self._check_default(config_path, default)
+        if error is None:
             return default
-        self.problems.append(Problem(source, "defaults", wrong))
+        self.problems.append(Problem(source, "defaults", error))
         group = default.name.lstrip("/")
         options = [] if default.names_config else self.options(group)
         meant = nearest(default.value, options) if isinstance(default.value, str) else []
         if meant:
             return replace(default, name=f"/{group}", value=meant[0])
         if options:
-            self.unsure.add(place_of(default.package, group))
-        self.whole = self.whole and "override" in default.keywords
+            self.unknown_paths.add(package_path(default.package, group))
+        self.is_complete = self.is_complete and "override" in default.keywords
         return None
 
-    def _wrong_default(self, config_path: str, default: DefaultsEntry) -> ConfigError | None:
-        """What is wrong with an entry of a defaults list, or None where it is right."""
+    def _check_default(self, config_path: str, default: DefaultsEntry) -> ConfigError | None:
+        """Return the error of an entry of a defaults list; None if it is valid."""
         above = config_path.split("/")[:-1]
-        # An option's name may hold slashes, so that its group is any of the folders above it.
+        # An option name may contain slashes, so any parent folder can be its group.
         parents = [f"{'/'.join(above[:count])}/" for count in range(len(above), 0, -1)] or [""]
         name = default.name
         full = [name[1:]] if name.startswith("/") else [parent + name for parent in parents]
@@ -253,7 +272,7 @@ class Repository:
                 return None
             group, _, option = full[0].rpartition("/")
             return ConfigError(
-                f"no config {full[0]}{choices(option, self.options(group))}", code="unknown-config", found=full[0]
+                f"unknown config {full[0]}{choices(option, self.options(group))}", code="unknown-config", found=full[0]
             )
         groups = [group for group in full if self.group_exists(group)]
         if not groups:
@@ -267,7 +286,7 @@ class Repository:
 
 
 class CheckedSource(ConfigSource):
-    """A source of configs for Hydra that reads them from a `Repository`; its path is that of the repository's `uri`."""
+    """A config source for Hydra that reads from a `Repository`, addressed by the repository's `uri`."""
 
     @property
     def repository(self) -> Repository:
@@ -279,7 +298,7 @@ class CheckedSource(ConfigSource):
 
     @staticmethod
     def header_of(text: str) -> dict[str, str | None]:
-        """The header of a config's text, `# @package _global_`."""
+        """Return the header of a config, such as `# @package _global_`."""
         return ConfigSource._get_header_dict(text)
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -302,13 +321,13 @@ class CheckedSource(ConfigSource):
         return sorted(set(found))
 
 
-def place_of(package: str | None, group: str) -> tuple[str, ...]:
-    """The place in the config that a group's content goes to."""
+def package_path(package: str | None, group: str) -> tuple[str, ...]:
+    """Return the path in the config where the content of a group is merged."""
     return tuple((package or group).replace("/", ".").split("."))
 
 
 def _path_of(uri: str) -> Path | None:
-    """The folder of a search path's entry; None for one that is no folder or package."""
+    """Return the folder of an entry of the search path; None if it is neither a folder nor a package."""
     scheme, separator, rest = uri.rpartition("://")
     if not separator or scheme == "file":
         return Path(rest)

@@ -1,4 +1,4 @@
-"""The command line's overrides: parsed one by one, and a sweep's values each as an override of its own."""
+"""Overrides of the command line, parsed one by one, and expansion of sweeps to single values."""
 
 from __future__ import annotations
 
@@ -15,25 +15,33 @@ from ret_lightning.config.checker.yaml_files import first_line
 from ret_lightning.config.config_errors import COMMAND_LINE, Problem
 from ret_lightning.errors import ConfigError
 
-# A character that Hydra's grammar takes within quotes only, or for syntax of its own: not one of these.
+# Characters that Hydra's grammar allows only within quotes or as syntax.
 _REFUSED = re.compile(r"[^A-Za-z0-9_/\-\\+.$%*@?|: \t,\[\]{}]")
-_ITEM = re.compile(r"[^\[\]{},:]+")  # of a list or mapping
+_ITEM = re.compile(r"[^\[\]{},:]+")  # item of a list or mapping
 
 
 @dataclass
 class ParsedOverride(Override):
-    """An override of Hydra's that knows where it was written."""
+    """A Hydra override with the source it was read from."""
 
     source: str = ""
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The key that it sets, part by part."""
+        """The parts of the key that the override sets."""
         return tuple(re.split(r"[.\[]", self.key_or_group.replace("]", "")))
 
 
 def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[ParsedOverride], list[Problem]]:
-    """The overrides that can be read, and a problem for each that cannot; each line with its source."""
+    """Parse override lines.
+
+    Args:
+        lines: overrides as typed.
+        sources: the source of each line.
+
+    Returns:
+        The parsed overrides, and a problem for each line that cannot be parsed.
+    """
     parser = OverridesParser.create()
     settings: list[ParsedOverride] = []
     problems: list[Problem] = []
@@ -46,9 +54,9 @@ def parse(lines: Sequence[str], sources: Sequence[str]) -> tuple[list[ParsedOver
 
 
 def quoted_argument(line: str) -> str | None:
-    """An override as one types it in a shell so that its value is taken as text: `'data.root="/data/Müller"'`.
+    """Quote an override for a shell so that its value is read as a string: `'data.root="/data/Müller"'`.
 
-    In a list or mapping the items are quoted. None where quotes do not help, as in keys.
+    The items of a list or mapping are quoted one by one. Returns None if quotes do not help, for instance in keys.
     """
     key, equals, value = line.partition("=")
     if re.fullmatch(r"\[.*\]|\{.*\}", value):
@@ -62,11 +70,11 @@ def quoted_argument(line: str) -> str | None:
 def _unreadable(line: str, error: HydraException) -> ConfigError:
     typed = quoted_argument(line)
     if typed is None:
-        text = f"cannot be read as key=value ({first_line(error)})"
+        text = f"expected key=value ({first_line(error)})"
         return ConfigError(text, code="override-unreadable", found=line)
     special = _REFUSED.search(line.partition("=")[2])
-    reason = f"{special[0]!r} needs quotes" if special else "the value cannot be read; text needs quotes"
-    return ConfigError(f"{reason}; type {typed}", code="override-needs-quotes", found=line, expected=typed)
+    reason = f"{special[0]!r} must be quoted" if special else "the value cannot be parsed; strings must be quoted"
+    return ConfigError(f"{reason}; use {typed}", code="override-needs-quotes", found=line, expected=typed)
 
 
 def _quote(value: str) -> str:
@@ -81,41 +89,41 @@ def _is_readable(line: str) -> bool:
     return True
 
 
-def on_command_line(line: str) -> str:
-    """The source of an override that was typed."""
+def command_line_source(line: str) -> str:
+    """Return the source of an override typed on the command line."""
     return f"{COMMAND_LINE}{line}"
 
 
-def variants(overrides: Sequence[ParsedOverride]) -> Iterator[list[ParsedOverride]]:
-    """The overrides with each sweep at its first value, then once for each further value of each sweep."""
-    values = [_values(override) for override in overrides]
+def expand_sweeps(overrides: Sequence[ParsedOverride]) -> Iterator[list[ParsedOverride]]:
+    """Yield the overrides with each sweep at its first value, then once for each further value of each sweep."""
+    values = [_sweep_values(override) for override in overrides]
     yield [inner[0] for inner in values if inner]
-    for place, inner in enumerate(values):
+    for index, inner in enumerate(values):
         for value in inner[1:]:
-            yield [value if at == place else others[0] for at, others in enumerate(values) if others]
+            yield [value if other == index else options[0] for other, options in enumerate(values) if options]
 
 
-def wrong_sweep(override: ParsedOverride, *, multirun: bool) -> Problem | None:
-    """Why an override may not sweep, or None where it may or does not."""
+def check_sweep(override: ParsedOverride, *, multirun: bool) -> Problem | None:
+    """Return the problem of a sweep that is not allowed; None if the override is allowed or not a sweep."""
     if not override.is_sweep_override():
         return None
     key, _, value = override.input_line.partition("=")
     if multirun and override.is_hydra_override():
-        error = ConfigError("Hydra's own settings cannot be swept", code="sweep-of-hydra-settings")
+        error = ConfigError("settings of Hydra cannot be swept", code="sweep-of-hydra-settings")
         return Problem(override.source, key, error)
     if multirun:
         return None
     hint = ""
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
         hint = (
-            f"; for a list type {shlex.quote(f'{key}=[{value}]')}, for one text {quoted_argument(override.input_line)}"
+            f"; for a list use {shlex.quote(f'{key}=[{value}]')}, for a string {quoted_argument(override.input_line)}"
         )
-    error = ConfigError(f"several values need --multirun (-m){hint}", code="sweep-without-multirun", found=value)
+    error = ConfigError(f"several values require --multirun (-m){hint}", code="sweep-without-multirun", found=value)
     return Problem(override.source, key, error)
 
 
-def _values(override: ParsedOverride) -> list[ParsedOverride]:
-    """A sweep's values: all choices, the first of a range; the override itself where it is no sweep."""
+def _sweep_values(override: ParsedOverride) -> list[ParsedOverride]:
+    """Return a sweep's values as overrides: all choices, or the first value of a range; a single value unchanged."""
     if not override.is_sweep_override():
         return [override]
     if isinstance(override.value(), IntervalSweep):
@@ -126,4 +134,4 @@ def _values(override: ParsedOverride) -> list[ParsedOverride]:
         values = list(override.sweep_string_iterator())
     lines = [f"{override.get_key_element()}={value}" for value in values]
     typed = override.source.startswith(COMMAND_LINE)
-    return parse(lines, [on_command_line(line) if typed else override.source for line in lines])[0]
+    return parse(lines, [command_line_source(line) if typed else override.source for line in lines])[0]

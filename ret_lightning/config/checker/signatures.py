@@ -1,4 +1,4 @@
-"""What a class or function takes, with its annotations as types."""
+"""Signatures of classes and functions, with their annotations evaluated to types."""
 
 from __future__ import annotations
 
@@ -14,42 +14,57 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter that a config key can set."""
+    """A parameter that a config key can set.
+
+    Attributes:
+        name: name of the parameter.
+        required: whether the parameter has no default.
+        annotation: the annotation as a type; Any if it is missing or cannot be evaluated.
+        nullable: whether the default is None, even if the annotation excludes None.
+    """
 
     name: str
     required: bool
-    annotation: Any = Any  # also where the annotation cannot be evaluated
-    nullable: bool = False  # the default is None, whatever the annotation says
+    annotation: Any = Any
+    nullable: bool = False
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters that can be given by name, in order; `open` where any other name is taken too (`**kwargs`)."""
+    """The parameters of a callable that can be passed by name.
+
+    Attributes:
+        parameters: the parameters by name, in order.
+        accepts_any: whether other names are accepted as well (`**kwargs`).
+    """
 
     parameters: Mapping[str, Parameter]
-    open: bool = False
+    accepts_any: bool = False
 
 
 @cache
 def signature_of(target: Any) -> Signature | None:
-    """The signature of a class or function; None where Python does not know it."""
+    """Return the signature of a class or function; None if Python cannot determine it."""
     try:
         function, parameters = _parameters(target)
     except (TypeError, ValueError):
         return None
-    hints = _hints(target, function, parameters)
+    hints = _evaluate_hints(target, function, parameters)
     named = {
         each.name: Parameter(
-            each.name, each.default is each.empty, hints.get(each.name, _given(each)), each.default is None
+            each.name,
+            each.default is each.empty,
+            hints.get(each.name, _declared_annotation(each)),
+            each.default is None,
         )
         for each in parameters
         if each.kind in _NAMED
     }
-    return Signature(named, open=any(each.kind is each.VAR_KEYWORD for each in parameters))
+    return Signature(named, accepts_any=any(each.kind is each.VAR_KEYWORD for each in parameters))
 
 
-def _given(parameter: inspect.Parameter) -> Any:
-    """The annotation of a parameter that a class's `__signature__` shows and its constructor takes as `**options`."""
+def _declared_annotation(parameter: inspect.Parameter) -> Any:
+    """Return the annotation in a class's `__signature__`, for parameters that the constructor accepts as `**options`."""
     return (
         Any
         if parameter.annotation is parameter.empty or isinstance(parameter.annotation, str)
@@ -58,7 +73,7 @@ def _given(parameter: inspect.Parameter) -> Any:
 
 
 def _parameters(target: Any) -> tuple[Callable[..., Any], list[inspect.Parameter]]:
-    """What a call takes, and the function that takes it; its decorators are looked through."""
+    """Return the function behind a target, without its decorators, and the parameters of a call."""
     parameters = list(inspect.signature(target).parameters.values())
     if not isinstance(target, type):
         return inspect.unwrap(target), parameters
@@ -69,24 +84,24 @@ def _parameters(target: Any) -> tuple[Callable[..., Any], list[inspect.Parameter
     return inspect.unwrap(target.__init__), parameters
 
 
-def _hints(target: Any, function: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
-    """The annotations that can be evaluated; one of them may name what is imported for type checkers only."""
+def _evaluate_hints(target: Any, function: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
+    """Return the annotations that can be evaluated; names imported only for type checkers cannot."""
     if is_dataclass(target) and "__init__" in vars(target):
-        function = target  # the fields of its bases are annotated in other modules
+        function = target  # fields of base classes are annotated in other modules
     try:
         hints = get_type_hints(function, include_extras=True)
     except Exception:
         hints = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
     names = getattr(function, "__globals__", {})
-    return {name: hint for name, given in hints.items() if (hint := _evaluated(given, names)) is not None}
+    return {name: hint for name, raw in hints.items() if (hint := _evaluate(raw, names)) is not None}
 
 
-def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
-    """An annotation as a type; None where its names are unknown."""
+def _evaluate(annotation: Any, names: dict[str, Any]) -> Any:
+    """Evaluate an annotation to a type; return None if its names are unknown."""
     try:
-        for _ in range(2):  # each time the names in an alias that contains itself are replaced, once more
-            alone = SimpleNamespace(__annotations__={"it": annotation})
-            annotation = get_type_hints(alone, names, include_extras=True)["it"]
+        for _ in range(2):  # each pass resolves one level of a recursive alias
+            holder = SimpleNamespace(__annotations__={"value": annotation})
+            annotation = get_type_hints(holder, names, include_extras=True)["value"]
     except Exception:
         return None
     return annotation

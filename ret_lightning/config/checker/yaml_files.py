@@ -1,4 +1,4 @@
-"""Config files as their authors see them: every key with its line, and what is broken in one line."""
+"""YAML files with the line of every key, and one-line errors for files that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from omegaconf.errors import GrammarParseError
 
 from ret_lightning.errors import ConfigError
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # finds the lines; it is quicker in C
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # used for line numbers; the C loader is faster
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A value in a config, and where it was set (`conf/gate/lstm.yaml:4`); mappings and lists hold entries again."""
+    """A config value with the location where it was set (`conf/gate/lstm.yaml:4`). Mappings and lists contain entries."""
 
     value: Any
     source: str
 
     def plain(self) -> Any:
-        """The value in plain containers."""
+        """Return the value in plain containers."""
         if isinstance(self.value, dict):
             return {key: entry.plain() for key, entry in self.value.items()}
         return [entry.plain() for entry in self.value] if isinstance(self.value, list) else self.value
 
     def walk(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Entry]]:
-        """Every entry below this one, with its path."""
+        """Yield every nested entry with its path."""
         items = enumerate(self.value) if isinstance(self.value, list) else ()
         for key, entry in self.value.items() if isinstance(self.value, dict) else items:
             inner = (*path, str(key))
@@ -40,61 +40,61 @@ class Entry:
             yield from entry.walk(inner)
 
 
-def entry_of(value: Any, source: str) -> Entry:
-    """Plain containers as entries that were all set in one place."""
+def to_entry(value: Any, source: str) -> Entry:
+    """Convert plain containers to entries that share one location."""
     if isinstance(value, dict):
-        return Entry({key: entry_of(inner, source) for key, inner in value.items()}, source)
-    return Entry([entry_of(inner, source) for inner in value] if isinstance(value, list) else value, source)
+        return Entry({key: to_entry(inner, source) for key, inner in value.items()}, source)
+    return Entry([to_entry(inner, source) for inner in value] if isinstance(value, list) else value, source)
 
 
 def relative_path(path: Path) -> str:
-    """A path as its user would open it: relative where it lies below the working directory."""
+    """Return a path relative to the working folder if it is inside it, else an absolute path."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def read_yaml(path: Path) -> Entry:
-    """A YAML file's entries, its scalars as Hydra reads them."""
+    """Read a YAML file as entries, with scalars parsed as by Hydra."""
     text = path.read_text(encoding="utf-8")
-    return with_lines(path, text, OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
+    return parse_entries(path, text, OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=False))
 
 
-def with_lines(path: Path, text: str, plain: Any) -> Entry:
-    """The content of a YAML file as entries.
+def parse_entries(path: Path, text: str, plain: Any) -> Entry:
+    """Convert the content of a YAML file to entries with line numbers.
 
     Args:
         path: the file, for messages.
-        text: its text.
-        plain: what was loaded from the text.
+        text: the text of the file.
+        plain: the plain containers loaded from the text.
     """
     node = yaml.compose(text, Loader=_LOADER)
     return _entry(plain, node, relative_path(path), 0) if node is not None else Entry({}, relative_path(path))
 
 
-def what_is_broken(path: Path, error: Exception) -> tuple[str, ConfigError]:
-    """The place in a file, and the reason, for which it could not be loaded."""
+def describe_load_error(path: Path, error: Exception) -> tuple[str, ConfigError]:
+    """Return the location and the error of a file that could not be loaded."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
-        reason = error.problem or error.context or "cannot be read"
+        reason = error.problem or error.context or "cannot be parsed"
         if reason.startswith("found duplicate key"):
-            reason = f"{reason.removeprefix('found ')}, which the same mapping has above"
-        place = relative_path(path) if mark is None else f"{relative_path(path)}:{_line(mark)}"
-        return place, ConfigError(f"broken YAML: {reason}", code="broken-yaml", path=path, reason=reason)
+            reason = f"{reason.removeprefix('found ')}: the mapping already contains it"
+        location = relative_path(path) if mark is None else f"{relative_path(path)}:{_line(mark)}"
+        return location, ConfigError(f"invalid YAML: {reason}", code="broken-yaml", path=path, reason=reason)
     if isinstance(error, UnicodeDecodeError):
-        return relative_path(path), ConfigError("not a text file in UTF-8", code="config-not-utf8", path=path)
+        return relative_path(path), ConfigError("expected UTF-8 text", code="config-not-utf8", path=path)
     if isinstance(error, GrammarParseError):
         text = path.read_text(encoding="utf-8")
-        for keys, entry in with_lines(path, text, yaml.safe_load(text)).walk():
+        for keys, entry in parse_entries(path, text, yaml.safe_load(text)).walk():
             if isinstance(entry.value, str) and not _parses(entry.value):
                 key = ".".join(keys)
-                text = f"{key}: cannot be read as an interpolation: {entry.value}"
-                wrong = ConfigError(text, code="interpolation-unreadable", path=path, key=key, found=entry.value)
-                return entry.source, wrong
+                text = f"{key}: invalid interpolation: {entry.value}"
+                invalid = ConfigError(text, code="interpolation-unreadable", path=path, key=key, found=entry.value)
+                return entry.source, invalid
     return relative_path(path), ConfigError(first_line(error), code="config-unreadable", path=path)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
+    """Return the first line of an exception's message, or its class name if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -111,13 +111,13 @@ def _entry(value: Any, node: yaml.Node, file: str, line: int) -> Entry:
     for key, item in value.items():
         mark, inner = nodes.get(str(key).lower(), (node.start_mark, None))
         entries[key] = (
-            entry_of(item, f"{file}:{_line(mark)}") if inner is None else _entry(item, inner, file, _line(mark))
+            to_entry(item, f"{file}:{_line(mark)}") if inner is None else _entry(item, inner, file, _line(mark))
         )
     return Entry(entries, source)
 
 
 def _key_nodes(node: yaml.MappingNode) -> dict[str, tuple[yaml.Mark, yaml.Node]]:
-    """The place and the value of each key, those that `<<` merges included."""
+    """Return the position and the value node of each key, including keys merged by `<<`."""
     found: dict[str, tuple[yaml.Mark, yaml.Node]] = {}
     for key, value in node.value:
         if key.tag == "tag:yaml.org,2002:merge":

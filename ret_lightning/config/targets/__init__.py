@@ -1,1 +1,1 @@
-"""What a `_target_` and its keys may be called: allowed names, names of earlier versions, packages of the user."""
+"""Names of `_target_`s and their keys: allowed targets, names of earlier versions, packages of the user."""

@@ -1,11 +1,14 @@
-"""What a config may build.
+"""Allow-list of the targets that a config may build.
 
-A config is data: it may have come with a run folder or a checkpoint from elsewhere, and building it must not be a way to
-run whatever its author likes. So a `_target_` is one of three, and everything else is refused before its module is
-imported: a class or function of ours; a class, never a function, of the parts of libraries that are listed here; anything
-in a package that the user named in the environment. Libraries are listed part by part because a whole one is too much:
-PyTorch has classes that start a process as soon as they are made. What is built must also have been written in the parts
-that are listed, so that a module which one of them happens to have imported opens no door.
+A config may come with a run folder or a checkpoint from elsewhere, so building it must not run arbitrary code. A `_target_` is
+refused before its module is imported, unless it is
+
+1. a class or function of this package,
+2. a class of the library modules listed below, or
+3. anything in a package that the user named in the environment variable RET_LIGHTNING_TARGETS.
+
+Library modules are listed one by one because some classes of PyTorch start a process when they are created. The module that
+defines the object must be listed as well, so that a name imported into a listed module is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 from ret_lightning.config.config_errors import nearest
 from ret_lightning.errors import ConfigError
 
-OWN_PACKAGES = "RET_LIGHTNING_TARGETS"  # the environment variable: names of packages, with commas between
+OWN_PACKAGES = "RET_LIGHTNING_TARGETS"  # environment variable: package names separated by commas
 
 _OURS = "ret_lightning"
 _LIBRARY_PARTS = (
@@ -39,22 +42,23 @@ _LIBRARY_PARTS = (
     "torch.optim",
     "torchmetrics",
 )
-# What Hydra's own configs name.
+# Targets of Hydra's own configs.
 _HYDRA_PARTS = ("hydra", "hydra_plugins", "logging", "colorlog")
 
 
-def not_a_name(value: Any) -> ConfigError:
-    """The error of a `_target_` that is no text."""
-    return ConfigError(f"wants the dotted name of a class, got {value!r}", code="target-not-text", found=repr(value))
+def target_type_error(value: Any) -> ConfigError:
+    """Return the error of a `_target_` that is not a string."""
+    text = f"expected the dotted name of a class, got {value!r}"
+    return ConfigError(text, code="target-not-text", found=repr(value))
 
 
-def not_callable(target: str) -> ConfigError:
-    """The error of a `_target_` that names a module or a constant."""
-    return ConfigError(f"{target} is no class or function", code="target-not-callable", found=target)
+def not_callable_error(target: str) -> ConfigError:
+    """Return the error of a `_target_` that names a module or a constant."""
+    return ConfigError(f"expected a class or function, got {target}", code="target-not-callable", found=target)
 
 
-def target_refusal(target: str) -> ConfigError | None:
-    """Why a config may not build this dotted name, or None where it may."""
+def check_target_name(target: str) -> ConfigError | None:
+    """Return the error of a dotted name that is not on the allow-list; None if the name is allowed."""
     own = own_packages()
     if is_in(target, (_OURS, *_LIBRARY_PARTS, *own)):
         return None
@@ -62,9 +66,9 @@ def target_refusal(target: str) -> ConfigError | None:
     allowed = (_OURS, *_LIBRARY_PARTS, *(name for name in own if name not in missing))
     meant = nearest(target.rpartition(".")[0], _LIBRARY_PARTS, cutoff=0.85)
     hint = f"did you mean {meant[0]}.{target.rpartition('.')[2]}?" if meant else f"choices: {', '.join(allowed)}"
-    own_hint = f"to allow a package of your own: {OWN_PACKAGES}=<its name>"
+    own_hint = f"to allow your own package, set {OWN_PACKAGES}=<package>"
     if missing:
-        own_hint += f"; {OWN_PACKAGES} names {', '.join(missing)}, which cannot be found"
+        own_hint += f"; {OWN_PACKAGES} names packages that are not installed: {', '.join(missing)}"
     return ConfigError(
         f"a config may not build {target}; {hint} ({own_hint})",
         code="target-not-allowed",
@@ -74,20 +78,26 @@ def target_refusal(target: str) -> ConfigError | None:
     )
 
 
-def built_refusal(target: str, module: str, *, is_class: bool) -> ConfigError | None:
-    """Why a config may not build an allowed name, given the module that its object was written in."""
+def check_target_origin(target: str, module: str, *, is_class: bool) -> ConfigError | None:
+    """Return the error of an allowed name whose object is defined in another module; None if the object may be built.
+
+    Args:
+        target: the dotted name, accepted by `check_target_name`.
+        module: name of the module that defines the object.
+        is_class: whether the object is a class.
+    """
     if is_in(target, own_packages()):
         return None
     if not is_in(module, (_OURS, *_LIBRARY_PARTS)):
         return ConfigError(
-            f"a config may not build {target}; it is a name for something in {module}",
+            f"a config may not build {target}: it is defined in {module}, which is not allowed",
             code="target-from-elsewhere",
             found=target,
             module=module,
         )
     if not is_class and not is_in(target, (_OURS,)):
         return ConfigError(
-            f"a config may not call {target}; of a library it may build classes, not call functions",
+            f"a config may not call {target}: only classes of a library are allowed, not functions",
             code="target-library-function",
             found=target,
         )
@@ -95,17 +105,17 @@ def built_refusal(target: str, module: str, *, is_class: bool) -> ConfigError | 
 
 
 def allow_list(targets: Sequence[str]) -> dict[str, Any]:
-    """The argument of Hydra's `instantiate` that allows these targets, which were checked here; Hydra 1.3 has none."""
-    from hydra.utils import instantiate  # not on machines that only run experiments/benchmarks/gpu.py
+    """Return the keyword argument of Hydra's `instantiate` that allows checked targets; empty for Hydra 1.3."""
+    from hydra.utils import instantiate  # imported here: experiments/benchmarks/gpu.py runs without Hydra
 
     takes_list = "_execution_whitelist_" in signature(instantiate).parameters
     return {"_execution_whitelist_": list(targets)} if takes_list else {}
 
 
 def hydra_allow_list() -> AbstractContextManager[Any]:
-    """While this is open, Hydra builds callbacks and log handlers from its own parts and what our rule allows only.
+    """Return a context manager in which Hydra builds callbacks and log handlers from allowed targets only.
 
-    Hydra 1.3 has no such list, and builds anything.
+    Hydra 1.3 has no allow-list; the context manager then has no effect.
     """
     import hydra.utils
 
@@ -116,12 +126,12 @@ def hydra_allow_list() -> AbstractContextManager[Any]:
 
 
 def own_packages() -> tuple[str, ...]:
-    """The packages that the user named in RET_LIGHTNING_TARGETS."""
+    """Return the packages that the user named in RET_LIGHTNING_TARGETS."""
     return tuple(filter(None, (name.strip() for name in os.environ.get(OWN_PACKAGES, "").split(","))))
 
 
 def _is_installed(package: str) -> bool:
-    """Whether the first part of a dotted name can be found; nothing is imported for it."""
+    """Return whether the first part of a dotted name can be found, without importing it."""
     first = package.partition(".")[0]
     try:
         return first in sys.modules or find_spec(first) is not None
@@ -129,6 +139,6 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def is_in(target: str, places: tuple[str, ...]) -> bool:
-    """Whether a dotted name is one of these, or inside one of them."""
-    return any(target == place or target.startswith(f"{place}.") for place in places)
+def is_in(target: str, packages: tuple[str, ...]) -> bool:
+    """Return whether a dotted name is one of the packages or inside one of them."""
+    return any(target == package or target.startswith(f"{package}.") for package in packages)

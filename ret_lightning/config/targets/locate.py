@@ -1,4 +1,4 @@
-"""What a dotted name in a config stands for, found by importing it."""
+"""Import of the object that a dotted name in a config refers to."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from ret_lightning.errors import ConfigError
 
 
 class UnknownTarget(ConfigError):
-    """A dotted name that cannot be imported; the message states which part, and the alternatives."""
+    """A dotted name that cannot be imported; the message states the missing part and the alternatives."""
 
 
 def locate(target: str) -> Any:
-    """Import what a dotted name stands for: of each part an attribute if there is one, else a submodule.
+    """Import the object that a dotted name refers to.
+
+    Each part of the name is looked up as an attribute, then as a submodule. Names of earlier versions are accepted.
 
     Raises:
-        UnknownTarget: a part of the name does not exist, or its module cannot be imported.
+        UnknownTarget: if a part of the name does not exist, or its module cannot be imported.
     """
     first, *rest = current_target(target).split(".")
     if not all(part.isidentifier() for part in (first, *rest)):
-        raise UnknownTarget(f"{target!r} is not a dotted name", code="target-not-dotted", found=target)
-    found: Any = _imported(first)
+        raise UnknownTarget(f"expected a dotted name, got {target!r}", code="target-not-dotted", found=target)
+    found: Any = _import(first)
     if found is None:
-        raise UnknownTarget(f"no package {first} is installed", code="target-package-missing", found=first)
+        raise UnknownTarget(f"package {first} is not installed", code="target-package-missing", found=first)
     for part in rest:
-        found = _member(found, part)
+        found = _get_member(found, part)
     return found
 
 
 def is_imported(target: str) -> bool:
-    """Whether `locate` would find an object that an import has made already."""
+    """Return whether the object that `locate` would return is already imported."""
     module, _, name = current_target(target).rpartition(".")
     return name in vars(sys.modules.get(module, object))
 
 
-def _imported(name: str) -> ModuleType | None:
-    """The module of that name; None where there is none."""
+def _import(name: str) -> ModuleType | None:
+    """Import the module of this name; return None if it does not exist."""
     try:
         return import_module(name)
     except SyntaxError as error:
         raise UnknownTarget(
-            f"{error.filename}:{error.lineno} is broken Python: {error.msg}",
+            f"{error.filename}:{error.lineno}: syntax error: {error.msg}",
             code="target-broken-source",
             path=error.filename,
             line=error.lineno,
@@ -56,21 +58,21 @@ def _imported(name: str) -> ModuleType | None:
             return None
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UnknownTarget(
-            f"the module {name} cannot be imported: {reason}", code="target-module-failed", found=name, reason=reason
+            f"import of module {name} failed: {reason}", code="target-module-failed", found=name, reason=reason
         ) from error
 
 
-def _member(owner: Any, name: str) -> Any:
+def _get_member(owner: Any, name: str) -> Any:
     found = getattr(owner, name, owner)
     if found is not owner:
         return found
     if isinstance(owner, ModuleType):
-        if hasattr(owner, "__path__") and (module := _imported(f"{owner.__name__}.{name}")) is not None:
+        if hasattr(owner, "__path__") and (module := _import(f"{owner.__name__}.{name}")) is not None:
             return module
-        text = _no_such_name(owner, name)
+        text = _describe_missing_name(owner, name)
         raise UnknownTarget(text, code="target-not-in-module", found=name, module=owner.__name__)
     if not isinstance(owner, type):
-        text = f"{owner.__qualname__} in {owner.__module__} is a function and has nothing inside"
+        text = f"{owner.__module__}.{owner.__qualname__} is a function and has no attribute {name}"
         raise UnknownTarget(text, code="target-inside-function", found=name)
     methods = [key for key in dir(owner) if key[0] != "_" and callable(getattr(owner, key))]
     full = f"{owner.__module__}.{owner.__qualname__}"
@@ -78,8 +80,8 @@ def _member(owner: Any, name: str) -> Any:
     raise UnknownTarget(text, code="target-not-in-class", found=name, owner=full)
 
 
-def _no_such_name(module: ModuleType, name: str) -> str:
-    """Which kind of thing is missing from a module, and what it has of that kind."""
+def _describe_missing_name(module: ModuleType, name: str) -> str:
+    """Return a message that a module has no such class, function or module, with the available names."""
     names = sorted((key for key in dir(module) if key[0] != "_"), key=str.lower)
     own = [key for key in names if getattr(vars(module).get(key), "__module__", None) == module.__name__]
     if name[0].isupper():

@@ -1,4 +1,4 @@
-"""Earlier names of options: accepted with a warning until version 0.3, and always in stored runs and saved indexes."""
+"""Earlier names of options: accepted with a warning until version 0.3, and without one in stored runs and saved indexes."""
 
 from __future__ import annotations
 
@@ -9,66 +9,73 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # imported where needed: an index without a config needs no OmegaConf
+if TYPE_CHECKING:  # imported in the functions: an index without a config does not need OmegaConf
     from omegaconf import DictConfig, ListConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
-UNTIL = "0.3"  # the version that refuses them
+UNTIL = "0.3"  # the version that refuses earlier names
 
-# FAISS's own names have been used since 2026-12-01.
+# Replaced by FAISS's own names on 2026-12-01.
 FAISS_KEYS = {
     "cells": "nlist", "probes": "nprobe", "codes": "m", "bits": "nbits", "links": "M", "sample": "training_points",
 }  # fmt: skip
-# Of a `_target_`, the earlier name of each option and today's. In a text they also name places: `IVF{cells},Flat`.
+# For each `_target_`, earlier to current option names. They are also placeholders in strings: `IVF{cells},Flat`.
 RENAMED_KEYS: dict[str, dict[str, str]] = {
     "ret_lightning.retrieval.FaissIndex": FAISS_KEYS,
     "ret_lightning.retrieval.MuveraIndex": {key: FAISS_KEYS[key] for key in ("cells", "probes", "sample")},
     "ret_lightning.evaluation.RetrievalEvaluation": {"agreement_sample": "ann_recall_sample"},
 }
-# Keys of a config that have moved to another node.
+# Config keys that moved to another node.
 MOVED_KEYS = {"loss.micro_batch": "micro_batch"}
-# Options that name a metric, and the metrics that were renamed: `mean/headline_recall` is `mean/main_recall`.
+# Options whose value is a metric; `mean/headline_recall` was renamed to `mean/main_recall`.
 METRIC_OPTIONS = ("metric", "monitor")
 _EARLIER_METRIC = re.compile(r"\bheadline_(?=(?:pseudo_)?recall\b)")
 EARLIER = frozenset(key for keys in RENAMED_KEYS.values() for key in keys)
 _OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
 
 
-def keys_of(target: Any) -> Mapping[str, str]:
-    """The earlier option names of a `_target_`, each with today's."""
+def renamed_keys_of(target: Any) -> Mapping[str, str]:
+    """Return the mapping of earlier to current option names of a `_target_`."""
     from ret_lightning.config.targets.target_aliases import current_target
 
     return RENAMED_KEYS.get(current_target(target), {}) if isinstance(target, str) else {}
 
 
 def current_metric(name: str) -> str:
-    """Today's name of a metric, also of one in a stored file: `val/mean/headline_recall` -> `val/mean/main_recall`."""
+    """Return the current name of a metric: `val/mean/headline_recall` -> `val/mean/main_recall`."""
     return _EARLIER_METRIC.sub("main_", name)
 
 
 def current_settings(settings: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """Settings with today's keys; of two names for one option, today's counts unless its value is None."""
+    """Return settings with current keys.
+
+    If both names of an option are set, the current name takes precedence unless its value is None.
+
+    Args:
+        settings: keyword arguments or the keys of a config node.
+        keys: mapping of earlier to current names.
+    """
     current = {key: value for key, value in settings.items() if key not in keys}
     for key, value in settings.items():
         if key in keys and current.get(keys[key]) is None:
             current[keys[key]] = value
-    return {key: _current_places(value, keys) for key, value in current.items()}
+    return {key: _rename_placeholders(value, keys) for key, value in current.items()}
 
 
 def current_keys(value: Any) -> Any:
-    """A plain config with today's keys in every node whose `_target_` has renamed ones."""
+    """Return a plain config with current option names and metric names in all nodes."""
     if isinstance(value, list):
         return [current_keys(item) for item in value]
     if not isinstance(value, dict):
         return value
     node = {key: current_keys(item) for key, item in value.items()}
     node |= {key: current_metric(node[key]) for key in METRIC_OPTIONS if isinstance(node.get(key), str)}
-    keys = keys_of(node.get("_target_"))
+    keys = renamed_keys_of(node.get("_target_"))
     return current_settings(node, keys) if keys else node
 
 
 def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain config of a run, from its root, with today's keys in their places."""
+    """Return the plain config of a run with current keys, including keys that moved to another node."""
     current = current_keys(dict(config))
     for earlier, key in MOVED_KEYS.items():
         above, _, name = earlier.rpartition(".")
@@ -81,10 +88,10 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_keys(config: DictConfig | ListConfig) -> list[str]:
-    """Replace earlier keys in a config, at any depth and in place; interpolations are not resolved.
+    """Replace earlier keys in a config, at any depth and in place, without resolving interpolations.
 
     Returns:
-        A warning for each.
+        One deprecation message per replaced key.
     """
     from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
@@ -97,7 +104,7 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
             found += update_keys(node)
     keys = {}
     if isinstance(config, DictConfig) and "_target_" in config:
-        keys = keys_of(config._get_node("_target_")._value())
+        keys = renamed_keys_of(config._get_node("_target_")._value())
     if not keys:
         return found
     before = OmegaConf.to_container(config, resolve=False)
@@ -107,20 +114,25 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
             found.append(deprecation(config._get_full_key(key), config._get_full_key(keys[key])))
             config.pop(key)
         for key in [key for key in current if current[key] != before.get(key)]:
-            if key in before and key not in keys.values():  # a text with places
+            if key in before and key not in keys.values():  # a string with placeholders
                 found.append(deprecation(f"{config._get_full_key(key)}={before[key]}", current[key]))
             config[key] = current[key]
     return found
 
 
 def is_earlier(line: str) -> bool:
-    """Whether an override's key ends in a name that some option had earlier."""
+    """Return whether the last part of an override's key is an earlier option name."""
     found = _OVERRIDE.fullmatch(line)
     return found is not None and (found[3] in EARLIER or f"{found[2]}.{found[3]}" in MOVED_KEYS)
 
 
 def current_override(line: str, config: DictConfig | None) -> str:
-    """An override with today's key, given the config that it applies to; the line itself where its key was not renamed."""
+    """Return an override with the current key; overrides of other keys are returned unchanged.
+
+    Args:
+        line: the override, `retrieval.cells=64`.
+        config: the config that the override applies to; None if it could not be composed.
+    """
     from omegaconf import DictConfig, OmegaConf
 
     if config is None or not is_earlier(line):
@@ -129,7 +141,9 @@ def current_override(line: str, config: DictConfig | None) -> str:
     if moved := MOVED_KEYS.get(f"{path}.{name}"):
         return f"{sign if sign == '~' else '' if moved in config else '++'}{moved}{value}"
     node = OmegaConf.select(config, path)
-    current = keys_of(node["_target_"]).get(name) if isinstance(node, DictConfig) and "_target_" in node else None
+    current = (
+        renamed_keys_of(node["_target_"]).get(name) if isinstance(node, DictConfig) and "_target_" in node else None
+    )
     if current is None:
         return line
     return f"{sign if sign == '~' else '' if current in node else '++'}{path}.{current}{value}"
@@ -167,12 +181,16 @@ def _update_moved(config: DictConfig) -> list[str]:
 
 
 def deprecation(earlier: str, current: str) -> str:
-    """The warning for an earlier name."""
-    return f"{earlier} is deprecated and will be refused from version {UNTIL} on; use {current}"
+    """Return the deprecation message of an earlier name."""
+    return f"{earlier} is deprecated and will be an error in version {UNTIL}; use {current}"
 
 
 def accept_renamed(keys: Mapping[str, str]) -> Callable[[F], F]:
-    """A decorator of a constructor that accepts earlier names of its keyword arguments, with a FutureWarning."""
+    """Return a decorator for constructors that accept earlier names of keyword arguments, with a FutureWarning.
+
+    Args:
+        keys: mapping of earlier to current names.
+    """
 
     def decorate(function: F) -> F:
         known = inspect.signature(function).parameters
@@ -182,14 +200,16 @@ def accept_renamed(keys: Mapping[str, str]) -> Callable[[F], F]:
         def accepting(self: Any, *args: Any, **kwargs: Any) -> None:
             for key in kwargs.keys() & earlier.keys():
                 warnings.warn(deprecation(key, earlier[key]), FutureWarning, stacklevel=2)
-            function(self, *(_current_places(value, earlier) for value in args), **current_settings(kwargs, earlier))
+            function(
+                self, *(_rename_placeholders(value, earlier) for value in args), **current_settings(kwargs, earlier)
+            )
 
         return accepting
 
     return decorate
 
 
-def _current_places(value: Any, keys: Mapping[str, str]) -> Any:
+def _rename_placeholders(value: Any, keys: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
-    return re.sub(r"(?<!\$)\{(\w+)\}", lambda place: f"{{{keys.get(place[1], place[1])}}}", value)
+    return re.sub(r"(?<!\$)\{(\w+)\}", lambda found: f"{{{keys.get(found[1], found[1])}}}", value)

@@ -1,4 +1,4 @@
-"""Earlier names of what a config builds, so that configs, checkpoints and run folders of earlier versions stay usable."""
+"""Earlier names of `_target_`s, so that configs, checkpoints and run folders of earlier versions can be loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-# Written by versions before 2026-11-30, whose configs named modules; configs now name packages.
+# Versions before 2026-11-30 named modules in `_target_`; configs now name packages.
 _MOVED = {
     "ret_lightning.data.datamodule": ("ret_lightning.data", "M2KRDataModule GlyphsDataModule"),
     "ret_lightning.inputs.images": ("ret_lightning.inputs", "ImageTransform Augmentation"),
@@ -44,12 +44,12 @@ ALIASES = {f"{old}.{name}": f"{new}.{name}" for old, (new, names) in _MOVED.item
 
 
 def current_target(name: Any) -> Any:
-    """Today's name of a `_target_`; the name itself where it has not moved."""
+    """Return the current name of a `_target_`; other values are returned unchanged."""
     return ALIASES.get(name, name) if isinstance(name, str) else name
 
 
 def update_targets(config: DictConfig | ListConfig) -> None:
-    """Replace the earlier names of `_target_`s in a config, at any depth and in place; interpolations are not resolved."""
+    """Replace earlier names of `_target_`s in a config, at any depth and in place, without resolving interpolations."""
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return
     for key in list(config) if isinstance(config, DictConfig) else range(len(config)):

@@ -1,1 +1,1 @@
-"""What ret-check does: all rows and images of a corpus read by the parsers of training, and a report."""
+"""Corpus checks of ret-check: read all rows and images as in training, and report the problems."""

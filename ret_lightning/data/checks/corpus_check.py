@@ -1,4 +1,4 @@
-"""A corpus looked at before a day of training: all rows by the parsers, all images by the reader that training uses."""
+"""Check of a corpus before training: all rows with the parsers and all images with the reader of training."""
 
 from __future__ import annotations
 
@@ -11,47 +11,46 @@ from typing import Literal
 
 import numpy as np
 
-from ret_lightning.data.bad_rows import SHOWN, BadRow
-from ret_lightning.data.checks.check_report import CheckReport, row_messages
-from ret_lightning.data.checks.corpus_part import CorpusPart, repeated, row_scans
+from ret_lightning.data.bad_rows import MAX_REPORTED, BadRow
+from ret_lightning.data.checks.check_report import CheckReport, resolve_messages
+from ret_lightning.data.checks.corpus_part import CorpusPart, find_repeated, plan_scans
 from ret_lightning.data.checks.row_scan import (
     NO_IMAGE,
     ONE_COLOUR,
-    Facts,
-    ImageLook,
+    ImageScan,
+    NoTransform,
     Role,
-    Untransformed,
+    ScanResult,
 )
 from ret_lightning.data.datamodule import RetrievalDataModule
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.readers.source_location import BytePlace
-from ret_lightning.data.types import unreachable_queries
+from ret_lightning.data.readers.source_location import ByteLocation
+from ret_lightning.data.types import find_unreachable
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.truncated_texts import cut_texts
+from ret_lightning.inputs.truncated_texts import find_truncated
 from ret_lightning.runtime.cpu_cores import usable_cores
 from ret_lightning.runtime.fork_context import fork_context
 from ret_lightning.runtime.progress import progress_bar
 
 Images = Literal["decode", "exist", "none"]
 
-_IMAGES_A_TASK = 128
-_SIDE_OF = {"queries": "query", "pool": "passage"}
+_IMAGES_PER_TASK = 128
 
 
 class CorpusCheck:
-    """Finds whatever would go wrong in training and evaluation on a data module's files.
+    """Check of the files of a data module, which finds the problems that training and evaluation would have.
 
-    It continues after every problem. Memory: some 32 bytes a training row, as much again while they are compared, and the ids
-    of queries and pools.
+    The check continues after a problem. It needs about 32 bytes of memory per training row, twice that while rows are compared,
+    and the ids of queries and candidate pools.
 
     Args:
-        data: not set up; its files, subsets, image reader and tokenizer are those of training.
-        images: `decode` every image, only see whether they `exist`, or `none`.
-        image_share: of the images that are looked at, always the same ones.
-        workers: processes; None: one a core.
-        progress: bars on stderr, for what takes more than two seconds.
+        data: the data module of training, before `setup`.
+        images: `decode` decodes every image, `exist` checks that the files exist, `none` skips images.
+        image_share: fraction of the images that are checked, in [0, 1]; the choice is deterministic.
+        workers: number of processes; None: one per core.
+        progress: whether to display progress bars on stderr after two seconds.
     """
 
     def __init__(
@@ -69,38 +68,41 @@ class CorpusCheck:
         self.progress = progress
         self.report = CheckReport()
         self._parts: list[CorpusPart] = []
-        self._seen = _Labels()
+        self._seen = _NumberSet()
         self._bad_images: dict[int, BadRow] = {}
 
     def run(self) -> CheckReport:
-        """Looks at everything.
+        """Run the check.
+
+        Returns:
+            The report.
 
         Raises:
-            ConfigError: if the data's settings name a subset that there is not.
-            DataError: if a process dies.
+            ConfigError: if a setting of the data module names an unknown subset.
+            DataError: if a worker process is killed.
         """
         start = time.perf_counter()
-        reader = self._reader()
+        reader = self._build_reader()
         self._plan(reader)
         try:
             self._scan(reader)
         except BrokenProcessPool as error:
             raise DataError(
-                "a process was killed, which mostly means that memory ran out: set fewer workers",
+                f"a worker process was killed, probably because memory ran out; decrease workers={self.workers}",
                 code="check-process-killed",
                 workers=self.workers,
             ) from error
         for part in self._parts:
-            self._tell_rows(part)
-        self._tell_pairs()
-        self._tell_images()
-        self._tell_leaks()
-        self._tell_sides()
-        self.report.rows = sum(facts.rows.rows for part in self._parts for facts in part.facts)
+            self._report_rows(part)
+        self._report_unreachable()
+        self._report_images()
+        self._report_leaks()
+        self._report_sides()
+        self.report.rows = sum(result.rows.rows for part in self._parts for result in part.results)
         self.report.seconds = round(time.perf_counter() - start, 3)
         return self.report
 
-    def _reader(self) -> ImageReader | None:
+    def _build_reader(self) -> ImageReader | None:
         if self.images == "none":
             return None
         try:
@@ -108,18 +110,18 @@ class CorpusCheck:
         except DataError as error:
             self.report.add(self.report.problems, "images", error.kind, [error.message])
             return None
-        return ImageReader(source, Untransformed(self.data.image_transform), self.data.max_image_pixels)
+        return ImageReader(source, NoTransform(self.data.image_transform), self.data.max_image_pixels)
 
     def _plan(self, reader: ImageReader | None) -> None:
-        """Which files there are, and which are missing."""
+        """Plan the scans of all files, and report missing files."""
         files, chosen = self.data.layout, self.data.subset_names
         found = files.subsets()
         names = found if chosen is None else chosen
         if not names:
-            self._missing("test", lambda: files.query_files((*files.evaluated_subsets, "any")[0], "test"))
+            self._find_files("test", lambda: files.query_files((*files.evaluated_subsets, "any")[0], "test"))
         row_reader = reader if self.images == "decode" else None
         subsets = SubsetNames((*files.known_subsets(), *names))
-        if training := self._missing("training", files.training_files):
+        if training := self._find_files("training", files.training_files):
             try:
                 subsets = self.data.training_names(names)
             except DataError as error:
@@ -134,13 +136,13 @@ class CorpusCheck:
             if validation == "val" or (validation == "auto" and files.has_validation(name)):
                 sides.append((f"val/{name} queries", "queries", lambda name=name: files.query_files(name, "val")))
             for part, role, rows in sides:
-                if found_rows := self._missing(part, rows):
+                if found_rows := self._find_files(part, rows):
                     self._add_part(part, role, found_rows, name, row_reader)
         for name in files.pools():
             if name not in found and (chosen is None or name in chosen):
-                self._missing(f"test/{name} queries", lambda name=name: files.query_files(name, "test"))
+                self._find_files(f"test/{name} queries", lambda name=name: files.query_files(name, "test"))
 
-    def _missing(self, where: str, files: Callable[[], RowFiles]) -> RowFiles | None:
+    def _find_files(self, where: str, files: Callable[[], RowFiles]) -> RowFiles | None:
         try:
             return files()
         except DataError as error:
@@ -156,31 +158,31 @@ class CorpusCheck:
         parser, extra = self.data.layout.parser, self.data.extra_columns
         try:
             self._parts.append(
-                CorpusPart(name, role, files, list(row_scans(files, role, subset, reader, parser=parser, extra=extra)))
+                CorpusPart(name, role, files, list(plan_scans(files, role, subset, reader, parser=parser, extra=extra)))
             )
         except DataError as error:
             self.report.add(self.report.problems, name, "broken_file", [error.message])
 
     def _scan(self, reader: ImageReader | None) -> None:
-        """All stretches and images, by all processes."""
+        """Scan all spans and images with the worker processes."""
         scans = ((part, i, scan, size) for part in self._parts for i, (scan, size) in enumerate(part.scans))
-        looks: deque[ImageLook] = deque()
+        image_scans: deque[ImageScan] = deque()
         running: dict[Future, tuple] = {}
         total = sum(size for part in self._parts for _, size in part.scans)
-        hidden = {"disable": not self.progress, "delay": 2, "mininterval": 1}
+        bar_options = {"disable": not self.progress, "delay": 2, "mininterval": 1}
         with (
             ProcessPoolExecutor(self.workers, fork_context()) as pool,
-            progress_bar(desc="rows", total=total, unit="B", unit_scale=True, **hidden) as row_bar,
-            progress_bar(desc="images", total=0, unit="image", unit_scale=True, **hidden) as image_bar,
+            progress_bar(desc="rows", total=total, unit="B", unit_scale=True, **bar_options) as row_bar,
+            progress_bar(desc="images", total=0, unit="image", unit_scale=True, **bar_options) as image_bar,
         ):
             while True:
-                # Images first, and few at a time: what waits is kept in memory.
+                # Images first, because waiting image tasks are kept in memory.
                 while len(running) < 2 * self.workers:
-                    if looks:
-                        look = looks.popleft()
-                        running[pool.submit(look)] = (look,)
-                    elif (following := next(scans, None)) is not None:
-                        running[pool.submit(following[2])] = following
+                    if image_scans:
+                        image_scan = image_scans.popleft()
+                        running[pool.submit(image_scan)] = (image_scan,)
+                    elif (next_scan := next(scans, None)) is not None:
+                        running[pool.submit(next_scan[2])] = next_scan
                     else:
                         break
                 if not running:
@@ -193,79 +195,79 @@ class CorpusCheck:
                         image_bar.update(len(job[0].images))
                         continue
                     part, number, _, size = job
-                    part.facts[number] = result
+                    part.results[number] = result
                     row_bar.update(size)
                     if reader:
-                        looks.extend(self._looks(result, reader))
+                        image_scans.extend(self._plan_images(result, reader))
                         image_bar.total = self.report.images
                     result.paths = {}
 
-    def _looks(self, facts: Facts, reader: ImageReader) -> Iterator[ImageLook]:
-        labels = np.array(list(facts.paths), np.int64)
+    def _plan_images(self, result: ScanResult, reader: ImageReader) -> Iterator[ImageScan]:
+        labels = np.array(list(result.paths), np.int64)
         labels = labels[labels < self.image_share * 2.0**63]
         new = self._seen.add(labels)
         self.report.images += len(new)
-        for start in range(0, len(new), _IMAGES_A_TASK):
-            images = [(key, *facts.paths[key]) for key in new[start : start + _IMAGES_A_TASK].tolist()]
-            yield ImageLook(reader, self.images == "decode", images)
+        for start in range(0, len(new), _IMAGES_PER_TASK):
+            images = [(key, *result.paths[key]) for key in new[start : start + _IMAGES_PER_TASK].tolist()]
+            yield ImageScan(reader, self.images == "decode", images)
 
-    def _tell_rows(self, part: CorpusPart) -> None:
+    def _report_rows(self, part: CorpusPart) -> None:
         report = self.report
-        broken = [facts.broken for facts in part.facts if facts.broken]
-        report.add(report.problems, part.name, "broken_file", row_messages(broken))
-        rows = part.tally("rows")
+        broken = [result.broken for result in part.results if result.broken]
+        report.add(report.problems, part.name, "broken_file", resolve_messages(broken))
+        rows = part.merge_tallies("rows")
         report.add_tally(report.problems, part.name, rows)
         if rows.rows == rows.bad and not broken:
-            report.add(report.problems, part.name, "no_rows", [f"{part.files}: no row can be used"])
-        report.add_tally(report.problems, part.name, part.tally("problems"))
-        report.add_tally(report.notes, part.name, part.tally("notes"))
+            report.add(report.problems, part.name, "no_rows", [f"{part.files}: no valid rows"])
+        report.add_tally(report.problems, part.name, part.merge_tallies("problems"))
+        report.add_tally(report.notes, part.name, part.merge_tallies("notes"))
         if part.role == "training":
-            ids = part.joined("data_ids")
+            ids = part.concatenate("data_ids")
             again = len(ids) - len(np.unique(ids))
             report.add(report.notes, part.name, "repeated_data_id", [], again)
             return
         field_name = "passage_ids" if part.role == "pool" else "data_id_texts"
-        values = part.listed(field_name)
-        twice = repeated(values)
-        shown = part.places([position for pair in twice[:SHOWN] for position in pair])
+        values = part.collect(field_name)
+        twice = find_repeated(values)
+        reported = part.locations([position for pair in twice[:MAX_REPORTED] for position in pair])
         messages = [
-            f"{place}: {'passage_id' if part.role == 'pool' else 'data_id'} {values[pair[0]]!r} stands in the file twice, "
+            f"{location}: {'passage_id' if part.role == 'pool' else 'data_id'} {values[pair[0]]!r} occurs twice in the file, "
             f"first in line {first.line}"
-            for pair, place, first in zip(twice, shown[::2], shown[1::2], strict=False)
+            for pair, location, first in zip(twice, reported[::2], reported[1::2], strict=False)
         ]
         report.add(report.problems, part.name, "duplicate_id", messages, len(twice))
 
-    def _tell_pairs(self) -> None:
-        """Queries against their pools."""
+    def _report_unreachable(self) -> None:
+        """Report queries without a positive in the candidate pool, and ids of mixed types."""
         pools = {part.name.split("/")[1].removesuffix(" pool"): part for part in self._parts if part.role == "pool"}
         for part in self._parts:
             pool = pools.get(part.name.split("/")[-1].removesuffix(" queries")) if part.role == "queries" else None
             if pool is None:
                 continue
-            positives = part.listed("positives")
-            lost = unreachable_queries(positives, set(pool.listed("passage_ids")))
+            positives = part.collect("positives")
+            unreachable = find_unreachable(positives, set(pool.collect("passage_ids")))
             messages = [
-                f"{place}: none of the query's passages is in the pool: {', '.join(positives[position][:5])}"
-                for position, place in zip(lost, part.places(lost[:SHOWN]), strict=False)
+                f"{location}: no positive of the query is in the candidate pool: {', '.join(positives[position][:5])}"
+                for position, location in zip(unreachable, part.locations(unreachable[:MAX_REPORTED]), strict=False)
             ]
-            self.report.add(self.report.problems, part.name, "unreachable_query", messages, len(lost))
-            numbers = [sum(facts.number_ids for facts in side.facts) for side in (part, pool)]
-            totals = [sum(len(facts.positions) for facts in side.facts) for side in (part, pool)]
+            self.report.add(self.report.problems, part.name, "unreachable_query", messages, len(unreachable))
+            numbers = [sum(result.number_ids for result in side.results) for side in (part, pool)]
+            totals = [sum(len(result.positions) for result in side.results) for side in (part, pool)]
             if 0 < sum(numbers) < sum(totals):
                 message = (
                     f"passage_id is a number in {numbers[0]} of {totals[0]} queries and {numbers[1]} of {totals[1]} passages, "
-                    "else a string; they are compared as strings"
+                    "and a string in the others; ids are compared as strings"
                 )
                 self.report.add(self.report.notes, part.name, "ids_of_two_types", [message])
 
-    def _tell_images(self) -> None:
+    def _report_images(self) -> None:
         kinds: dict[str, list[int]] = {}
         for key, row in self._bad_images.items():
             kinds.setdefault(row.kind, []).append(key)
         for kind, keys in sorted(kinds.items()):
             bad = np.array(sorted(keys), np.int64)
             uses = sum(
-                int(np.isin(part.joined(side), bad).sum())
+                int(np.isin(part.concatenate(side), bad).sum())
                 for part in self._parts
                 for side in ("images", "query_images")
             )
@@ -276,61 +278,61 @@ class CorpusCheck:
                     self.report.notes,
                     f" of {self.report.images} images ({len(keys) / self.report.images:.2%})",
                 )
-            summary = f"{share}, named in {uses} {'place' if uses == 1 else 'places'} of the rows"
-            self.report.add(findings, "images", kind, row_messages(rows[:SHOWN]), len(keys), summary)
+            summary = f"{share}, referenced {uses} time{'s' * (uses != 1)} by the rows"
+            self.report.add(findings, "images", kind, resolve_messages(rows[:MAX_REPORTED]), len(keys), summary)
 
-    def _tell_leaks(self) -> None:
-        """Queries of evaluation that stand in training, too."""
+    def _report_leaks(self) -> None:
+        """Report queries of evaluation whose data_id or image also occurs in training rows."""
         training = next((part for part in self._parts if part.role == "training"), None)
         if training is None:
             return
         for part in (part for part in self._parts if part.role == "queries"):
-            ids = part.listed("data_id_texts")
+            ids = part.collect("data_id_texts")
             for attribute, what in (("data_ids", "data_id"), ("query_images", "image")):
-                own = part.joined(attribute)
-                leaked = np.flatnonzero(np.isin(own, training.joined(attribute)) & (own != NO_IMAGE)).tolist()
+                own = part.concatenate(attribute)
+                leaked = np.flatnonzero(np.isin(own, training.concatenate(attribute)) & (own != NO_IMAGE)).tolist()
                 messages = [
-                    f"{place}: the {what} of query {ids[position]!r} is that of a training row, too"
-                    for position, place in zip(leaked, part.places(leaked[:SHOWN]), strict=False)
+                    f"{location}: the {what} of query {ids[position]!r} also occurs in a training row"
+                    for position, location in zip(leaked, part.locations(leaked[:MAX_REPORTED]), strict=False)
                 ]
                 self.report.add(self.report.notes, part.name, f"{what}_in_training", messages, len(leaked))
 
-    def _tell_sides(self) -> None:
+    def _report_sides(self) -> None:
         for part in self._parts:
-            for (subset, side), counts in sorted(part.sides().items()):
+            for (subset, side), counts in sorted(part.merge_sides().items()):
                 name = f"training {side}" if part.role == "training" else part.name.replace(f"/{subset}", "")
-                self.report.add_side(name, subset, counts, self._share_cut())
+                self.report.add_side(name, subset, counts, self._build_truncated_fraction())
 
-    def _share_cut(self) -> Callable[[list[str]], float] | None:
-        """What tells the share of texts that the tokenizer cuts; None for one that does not tell its limit."""
+    def _build_truncated_fraction(self) -> Callable[[list[str]], float] | None:
+        """Return a function from texts to the fraction that is truncated; None if the tokenizer has no `max_length`."""
         tokenizer = self.data.tokenizer
         if not hasattr(tokenizer, "max_length"):
             return None
-        return lambda texts: sum(cut_texts(tokenizer, texts)) / len(texts)
+        return lambda texts: sum(find_truncated(tokenizer, texts)) / len(texts)
 
 
 def _file_and_position(row: BadRow) -> tuple[str, int]:
-    place = row.place
-    return str(place.file), place.byte if isinstance(place, BytePlace) else place.line
+    location = row.location
+    return str(location.file), location.byte if isinstance(location, ByteLocation) else location.line
 
 
-class _Labels:
-    """A growing set of numbers, eight bytes each."""
+class _NumberSet:
+    """A growing set of int64 numbers that needs eight bytes per number."""
 
     def __init__(self) -> None:
         self._old = np.zeros(0, np.int64)
-        self._new = np.zeros(0, np.int64)  # merged into the others when there are many
+        self._new = np.zeros(0, np.int64)  # merged into `_old` when it grows
 
     def add(self, labels: np.ndarray) -> np.ndarray:
-        """Takes different numbers; gives those that it did not have, in their order."""
-        labels = labels[~(_among(labels, self._old) | _among(labels, self._new))]
+        """Add numbers, which must be distinct, and return those that were not in the set, in their order."""
+        labels = labels[~(_is_in(labels, self._old) | _is_in(labels, self._new))]
         self._new = np.sort(np.concatenate([self._new, labels]))
         if len(self._new) > max(100_000, len(self._old) // 8):
             self._old, self._new = np.sort(np.concatenate([self._old, self._new])), np.zeros(0, np.int64)
         return labels
 
 
-def _among(labels: np.ndarray, those: np.ndarray) -> np.ndarray:
-    if len(those) == 0:
+def _is_in(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    if len(values) == 0:
         return np.zeros(len(labels), bool)
-    return those[np.searchsorted(those, labels).clip(max=len(those) - 1)] == labels
+    return values[np.searchsorted(values, labels).clip(max=len(values) - 1)] == labels

@@ -1,4 +1,4 @@
-"""What there is to know of a stretch of rows before anything is trained on them; read by the parsers of training."""
+"""Scans of rows and images for problems, with the parsers and the image reader of training."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ret_lightning.data.bad_rows import BadRow, Tally, UntoldPlace
-from ret_lightning.data.batch import text_hash
-from ret_lightning.data.images.archive_index import member_name
+from ret_lightning.data.bad_rows import BadRow, DeferredLocation, Tally
+from ret_lightning.data.batch import hash_text
+from ret_lightning.data.images.archive_index import normalize_member_name
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
-from ret_lightning.data.readers.row_files import RowFiles, Stretch
-from ret_lightning.data.readers.source_location import BytePlace, Place
+from ret_lightning.data.readers.row_files import FileSpan, RowFiles
+from ret_lightning.data.readers.source_location import Location, SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, ExtraColumns, Passage, Query, RowParser
 from ret_lightning.errors import DataError
 
 Role = Literal["training", "queries", "pool"]
 
-NO_IMAGE = -1  # in place of a hash, which is never negative
-ONE_COLOUR = "one_colour_image"  # a kind of note
-SAMPLED = 50  # texts of a subset and side that a stretch gives away
+NO_IMAGE = -1  # instead of a hash, which is never negative
+ONE_COLOUR = "one_colour_image"  # kind of a note
+SAMPLED = 50  # texts per subset and side that a scan returns
 _TEXTS = ("instruction", "question", "passage_text")
 
 
 @dataclass
 class SideCounts:
-    """One side of a subset's rows.
+    """Counts of the queries or the passages of a subset.
 
     Attributes:
-        rows: good ones.
-        with_text: of them.
-        with_image: of them.
-        characters: of all texts together.
+        rows: number of valid rows.
+        with_text: number of valid rows with a text.
+        with_image: number of valid rows with an image.
+        characters: total length of the texts, in characters.
         sample: some of the texts.
     """
 
@@ -45,7 +45,12 @@ class SideCounts:
     sample: list[str] = field(default_factory=list)
 
     def add(self, side: Query | Passage, sampled: bool) -> None:
-        """Counts one side of a row."""
+        """Count the query or the passage of a row.
+
+        Args:
+            side: the query or passage.
+            sampled: whether to keep its text in `sample`, up to `SAMPLED` texts.
+        """
         self.rows += 1
         self.with_image += side.image is not None
         if side.text is not None:
@@ -54,34 +59,39 @@ class SideCounts:
             if sampled and len(self.sample) < SAMPLED:
                 self.sample.append(side.text)
 
-    def update(self, other: SideCounts, most: int) -> None:
-        """Adds what came later; keeps at most so many texts."""
+    def update(self, other: SideCounts, max_sample: int) -> None:
+        """Add the counts of later rows.
+
+        Args:
+            other: counts of later rows.
+            max_sample: number of texts that `sample` keeps at most.
+        """
         self.rows += other.rows
         self.with_text += other.with_text
         self.with_image += other.with_image
         self.characters += other.characters
-        self.sample += other.sample[: max(0, most - len(self.sample))]
+        self.sample += other.sample[: max(0, max_sample - len(self.sample))]
 
 
 @dataclass
-class Facts:
-    """What a stretch holds; of the good rows, but for the tallies.
+class ScanResult:
+    """Result of a `RowScan`. Attributes other than the tallies describe the valid rows only.
 
     Attributes:
-        rows: all rows, and the bad ones by kind.
-        problems: what else would go wrong, by kind.
-        notes: what is worth knowing, by kind.
+        rows: number of rows, and of bad rows by kind.
+        problems: other problems by kind.
+        notes: other findings by kind.
         sides: counts by subset and side, `query` or `passage`.
-        data_ids: (rows,) int64, `text_hash` of each data_id; of training rows and queries.
-        data_id_texts: the data_ids themselves; of queries.
-        passage_ids: of a pool.
-        positives: of queries.
-        positions: (rows,) int64, where each row stands, see `RawRow`.
-        number_ids: how many passage ids are numbers; a row of queries counts by its first.
-        query_images: (rows,) int64, `image_label` of each query's image path, or NO_IMAGE; of training rows and queries.
-        images: (n,) int64, likewise of all passages that have one.
-        paths: each image once, by its label: path, subset, place of the first row.
-        broken: why the stretch could not be read to its end.
+        data_ids: (rows,) int64, `hash_text` of the data_ids of training rows and queries.
+        data_id_texts: data_ids of queries.
+        passage_ids: passage ids of a candidate pool.
+        positives: ids of the positives of queries.
+        positions: (rows,) int64, `RawRow.position` of each row.
+        number_ids: number of rows whose passage id is a number; of several ids the first counts.
+        query_images: (rows,) int64, `hash_image_path` of the images of training rows and queries; NO_IMAGE without an image.
+        images: (n,) int64, `hash_image_path` of the images of all passages that have one.
+        paths: hash of an image path to the path, the subset and the source location of the first row that names it.
+        broken: error that stopped the scan before the end of the span.
     """
 
     rows: Tally = field(default_factory=Tally)
@@ -96,27 +106,27 @@ class Facts:
     number_ids: int = 0
     images: np.ndarray | list[int] = field(default_factory=list)
     query_images: np.ndarray | list[int] = field(default_factory=list)
-    paths: dict[int, tuple[str, str, Place | BytePlace]] = field(default_factory=dict)
+    paths: dict[int, tuple[str, str, Location]] = field(default_factory=dict)
     broken: BadRow | None = None
 
 
 @dataclass(frozen=True)
 class RowScan:
-    """Reads a stretch and gives its `Facts`; to be called in another process.
+    """A task for a worker process that reads a span of rows and returns a `ScanResult`.
 
     Attributes:
-        files: whose stretch it is.
-        stretch: to read.
-        role: what the rows are.
-        subset: of the rows; of training rows what tells it.
-        reader: reads images that stand in the rows themselves; None: they are not looked at.
-        sampled: whether texts are given away.
-        parser: of the rows.
-        extra: columns of training rows that the loss reads.
+        files: the files of the span.
+        span: the span to read.
+        role: role of the rows.
+        subset: subset of the rows, or the rule that returns the subset of a training row.
+        reader: reader of images that are stored in the rows; None: they are not checked.
+        sampled: whether to return a sample of the texts.
+        parser: parser of the rows.
+        extra: further fields of training rows that are passed to the loss.
     """
 
     files: RowFiles
-    stretch: Stretch
+    span: FileSpan
     role: Role
     subset: str | SubsetNames
     reader: ImageReader | None
@@ -124,139 +134,154 @@ class RowScan:
     parser: RowParser = M2KR_ROWS
     extra: ExtraColumns | None = None
 
-    def __call__(self) -> Facts:
-        """Never raises for what the files hold."""
-        facts = Facts()
-        place: Place | BytePlace = Place(self.files.paths[self.stretch.file], 1)
+    def __call__(self) -> ScanResult:
+        """Scan the span. Errors in the files are part of the result and are not raised."""
+        result = ScanResult()
+        location: Location = SourceLocation(self.files.paths[self.span.file], 1)
         try:
-            for raw in self.files.read(self.stretch):
-                place = self.files.place(raw)
-                facts.rows.rows += 1
+            for raw in self.files.read(self.span):
+                location = self.files.location(raw)
+                result.rows.rows += 1
                 try:
-                    self._add(facts, raw.content, place, raw.position)
+                    self._add(result, raw.content, location, raw.position)
                 except DataError as error:
-                    facts.rows.add(BadRow.of(error, place))
+                    result.rows.add(BadRow.of(error, location))
         except DataError as error:
-            facts.broken = BadRow("broken_file", error.message, place)
+            result.broken = BadRow("broken_file", error.message, location)
         for name in ("data_ids", "positions", "images", "query_images"):
-            setattr(facts, name, np.array(getattr(facts, name), np.int64))
-        return facts
+            setattr(result, name, np.array(getattr(result, name), np.int64))
+        return result
 
-    def _add(self, facts: Facts, content: Any, place: Place | BytePlace, position: int) -> None:
-        untold = UntoldPlace(place)
-        fields = self.parser.fields(content, untold)
+    def _add(self, result: ScanResult, content: Any, location: Location, position: int) -> None:
+        deferred = DeferredLocation(location)
+        fields = self.parser.fields(content, deferred)
         values = fields.values
         if self.role == "training":
             row = self.parser.pair(fields, self.extra)
             query, passages = row.query, (row.passage, *row.negatives)
             subset = self.subset(query.subset, query.data_id)
             if subset == UNKNOWN:
-                facts.notes.add(BadRow("unknown_subset", f"{untold}: data_id {query.data_id!r} tells no subset", place))
+                result.notes.add(
+                    BadRow("unknown_subset", f"{deferred}: data_id {query.data_id!r} does not name a subset", location)
+                )
         else:
             row = self.parser.query(fields) if self.role == "queries" else self.parser.passage(fields)
             query, passages = (row, ()) if self.role == "queries" else (None, (row,))
             subset = self.subset
         sides = [("query", query)] * (query is not None) + [("passage", passage) for passage in passages]
-        if self.reader:  # before anything is counted: it may turn out to be a bad row
+        if self.reader:  # before the counts, because a broken image makes it a bad row
             for _, side in sides:
                 if isinstance(side.image, bytes):
-                    self._look(facts, side.image, untold, place, subset)
+                    self._check_image(result, side.image, deferred, location, subset)
         for name in _TEXTS:
             if isinstance(values.get(name), str) and not values[name].strip():
-                facts.notes.add(BadRow("empty_text", f"{untold}: field {name} is an empty text", place))
+                result.notes.add(BadRow("empty_text", f"{deferred}: field {name} is blank", location))
         for name, side in sides:
-            facts.sides.setdefault((subset, name), SideCounts()).add(side, self.sampled)
-            key = image_label(side.image) if isinstance(side.image, str) else NO_IMAGE
+            result.sides.setdefault((subset, name), SideCounts()).add(side, self.sampled)
+            key = hash_image_path(side.image) if isinstance(side.image, str) else NO_IMAGE
             if name == "query":
-                facts.query_images.append(key)
+                result.query_images.append(key)
             elif key != NO_IMAGE:
-                facts.images.append(key)
+                result.images.append(key)
             if key != NO_IMAGE:
-                facts.paths.setdefault(key, (side.image, subset, place))
-        facts.positions.append(position)
+                result.paths.setdefault(key, (side.image, subset, location))
+        result.positions.append(position)
         if self.role == "pool":
-            facts.passage_ids.append(row.passage_id)
+            result.passage_ids.append(row.passage_id)
             if row.text is None and row.image is None:
-                facts.problems.add(BadRow("empty_text", f"{untold}: the passage has neither text nor image", place))
+                result.problems.add(BadRow("empty_text", f"{deferred}: passage has neither text nor image", location))
         else:
-            facts.data_ids.append(text_hash(query.data_id))
+            result.data_ids.append(hash_text(query.data_id))
         if self.role == "queries":
-            facts.data_id_texts.append(query.data_id)
-            facts.positives.append(query.passage_ids)
+            result.data_id_texts.append(query.data_id)
+            result.positives.append(query.passage_ids)
         named = values["passage_id"]
         named = named[0] if isinstance(named, list) else named
-        facts.number_ids += not isinstance(named, str)
+        result.number_ids += not isinstance(named, str)
 
-    def _look(self, facts: Facts, image: bytes, untold: UntoldPlace, place: Place | BytePlace, subset: str) -> None:
+    def _check_image(
+        self,
+        result: ScanResult,
+        image: bytes,
+        deferred: DeferredLocation,
+        location: Location,
+        subset: str,
+    ) -> None:
         try:
-            picture = self.reader(image, untold, subset)
+            picture = self.reader(image, deferred, subset)
         except DataError as error:
             if self.role == "training":
                 raise
-            facts.problems.add(BadRow.of(error, place))  # the row goes without its image
+            result.problems.add(BadRow.of(error, location))  # the row is used without its image
             return
-        if note := _one_colour(picture, "in the row", untold, place, subset):
-            facts.notes.add(note)
+        if note := _find_one_colour(picture, "in the row", deferred, location, subset):
+            result.notes.add(note)
 
 
 @dataclass(frozen=True)
-class ImageLook:
-    """Looks at images; to be called in another process.
+class ImageScan:
+    """A task for a worker process that checks image files.
 
     Attributes:
-        reader: that of training, but without its transform.
-        decoded: whether the images are decoded, or only found.
-        images: label, path, subset and place of a row that names it, of each.
+        reader: the image reader of training, without its transform.
+        decoded: whether to decode the images; otherwise only their existence is checked.
+        images: hash of the path, path, and subset and source location of a row that names it, for each image.
     """
 
     reader: ImageReader
     decoded: bool
-    images: list[tuple[int, str, str, Place | BytePlace]]
+    images: list[tuple[int, str, str, Location]]
 
     def __call__(self) -> dict[int, BadRow]:
-        """What is wrong, by the image's label; images of one colour are of the kind `ONE_COLOUR`."""
+        """Check the images.
+
+        Returns:
+            Hash of the path to the problem, for images with a problem and for images of one colour (kind `ONE_COLOUR`).
+        """
         found = {}
-        for key, path, subset, place in self.images:
-            untold = UntoldPlace(place)
+        for key, path, subset, location in self.images:
+            deferred = DeferredLocation(location)
             try:
                 if self.decoded:
-                    picture = self.reader(path, untold, subset)
-                    if note := _one_colour(picture, path, untold, place, subset):
+                    picture = self.reader(path, deferred, subset)
+                    if note := _find_one_colour(picture, path, deferred, location, subset):
                         found[key] = note
                 else:
                     self.reader.source.find(path)
             except DataError as error:
-                text = error.message if self.decoded else f"{untold} (subset {subset}): {error.message}"
-                found[key] = BadRow(error.kind, text, place)
+                text = error.message if self.decoded else f"{deferred} (subset {subset}): {error.message}"
+                found[key] = BadRow(error.kind, text, location)
         return found
 
 
-def _one_colour(
-    picture: Image.Image, name: str, untold: UntoldPlace, place: Place | BytePlace, subset: str
+def _find_one_colour(
+    picture: Image.Image, name: str, deferred: DeferredLocation, location: Location, subset: str
 ) -> BadRow | None:
-    """A note on an image whose pixels are all equal."""
+    """Return a note if all pixels of an image are equal, otherwise None."""
     extrema = picture.getextrema()
     if any(low != high for low, high in extrema):
         return None
     colour = "".join(f"{low:02x}" for low, _ in extrema)
-    return BadRow(ONE_COLOUR, f"{untold} (subset {subset}): all pixels of image {name} are #{colour}", place)
+    return BadRow(
+        ONE_COLOUR, f"{deferred} (subset {subset}): all pixels of image {name} have the colour #{colour}", location
+    )
 
 
-class Untransformed:
-    """Stands for the transform of an `ImageReader` that only has to decode.
+class NoTransform:
+    """Identity transform of an `ImageReader` that only decodes.
 
     Args:
-        transform: whose `least_side` decides how a JPEG is decoded.
+        transform: transform whose `least_side` is adopted, so that JPEGs are decoded at the same scale as in training.
     """
 
     def __init__(self, transform: Any) -> None:
         self.least_side = getattr(transform, "least_side", None)
 
     def __call__(self, image: Any) -> Any:
-        """The picture itself."""
+        """Return the image."""
         return image
 
 
-def image_label(path: str) -> int:
-    """Return an image's path as a number, the same for all ways to write it."""
-    return text_hash(member_name(path))
+def hash_image_path(path: str) -> int:
+    """Return a 63-bit hash of an image path, equal for equivalent paths."""
+    return hash_text(normalize_member_name(path))

@@ -1,1 +1,1 @@
-"""The embedded corpus `glyphs`: a multimodal knowledge base that needs no download."""
+"""The generated corpus `glyphs`: a small multimodal knowledge base that needs no download."""

@@ -1,17 +1,17 @@
-"""The embedded corpus `glyphs`: a multimodal knowledge base that needs no download.
+"""The generated corpus `glyphs`: a small multimodal knowledge base that needs no download.
 
-Images: Unicode characters as drawn by the fonts that ship with matplotlib (`glyph_fonts`). Texts: what `unicodedata`
-says of them (`glyph_texts`). Subsets that ask about the one and are answered by the other, in M2KR's kinds
-(`glyph_rows`). It is written to a cache folder in the ReT-M2KR layout, and read from there by what reads ReT-M2KR:
+The images are Unicode characters drawn with the fonts of matplotlib (`fonts.py`). The texts describe the characters with the
+data of `unicodedata` (`passage_texts.py`). The subsets ask about images and have texts as answers, like the subsets of M2KR
+(`subsets.py`). The corpus is written to a cache folder in the ReT-M2KR layout:
 
     jsonl/m2kr/train/m2kr_up_train.jsonl
     jsonl/m2kr/val/<subset>_val.jsonl
     jsonl/m2kr/test/<subset>_test.jsonl
-    jsonl/m2kr/passages/<subset>_passages_test.jsonl     one pool for validation and test
+    jsonl/m2kr/passages/<subset>_passages_test.jsonl     candidate pool of validation and test
     images/m2kr/images/<font>/U+0041.png
-    manifest.json                                        settings, and every file's size and SHA-256
+    manifest.json                                        settings, and size and SHA-256 of each file
 
-This module imports nothing heavy: Pillow and matplotlib are loaded by `prepare_glyphs`.
+Importing this module is fast: `prepare_glyphs` imports Pillow and matplotlib.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from ret_lightning.data.glyphs.fonts import (
     Drawing,
     FontJob,
     draw_font,
-    drawable,
     font_file,
     font_split,
     image_path,
+    select_drawable,
 )
 from ret_lightning.data.glyphs.manifest import FileRecord, digest, find_fault, write_corpus_manifest
 from ret_lightning.data.glyphs.passage_texts import CHARACTERS
@@ -55,9 +55,9 @@ __all__ = ["CHARACTERS", "SPLITS", "SUBSETS", "default_cache_dir", "font_split",
 
 SUBSETS: tuple[str, ...] = tuple(subsets.KINDS)
 SPLITS: tuple[str, ...] = tuple(FONTS)
-# Part of the cache folder's name: to be raised by every change of the code that alters what is generated.
+# Part of the name of the cache folder. Increase it with every change that alters the generated files.
 GENERATOR_VERSION = 1
-IMAGE_SIZES = range(16, 513)  # below, accents melt into their letters
+IMAGE_SIZES = range(16, 513)  # in smaller images, accents merge with their letters
 
 _JSONL = "jsonl/m2kr"
 _IMAGES = "images/m2kr/images"
@@ -72,36 +72,36 @@ def prepare_glyphs(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Makes the corpus, unless the cache holds it already, whole and unaltered.
+    """Generate the corpus unless a complete, unmodified copy is in the cache.
 
-    Same settings, fonts and library versions: the same bytes, whatever the number of workers. Safe to call from several
-    processes at once: one makes it, the others wait. A cached corpus that is incomplete or altered is made again, with
-    one warning that says what was wrong.
+    The same settings, fonts and library versions produce the same bytes, for any number of workers. Several processes may
+    call this function at the same time: one generates the corpus, and the others wait. An incomplete or modified corpus is
+    generated again, with a warning that states what was found.
 
     Args:
-        cache_dir: where corpora are kept, one folder each, named by a digest of what the content follows from; None is
+        cache_dir: folder of the generated corpora; each is in a subfolder named by a hash of its settings. None:
             `default_cache_dir()`.
-        image_size: side of the square images, in pixels.
-        seed: draws training's phrasings and the held-out queries.
-        workers: processes that draw; None is one a CPU.
-        progress: whether to show a progress bar on stderr while drawing.
+        image_size: side of the square images in pixels, from 16 to 512.
+        seed: seed that samples the phrasings of the training rows and the validation and test queries.
+        workers: number of processes that draw images; None: one per CPU.
+        progress: whether to display a progress bar on stderr while drawing.
 
     Returns:
-        The corpus's root folder, absolute: `data.root` for whoever reads the ReT-M2KR layout.
+        The absolute path of the corpus, a root folder in the ReT-M2KR layout.
 
     Raises:
-        ConfigError: an argument out of range.
-        DataError: the cache folder cannot be written, or matplotlib's fonts are not there.
+        ConfigError: if an argument is out of range.
+        DataError: if the cache folder cannot be written, or a font of matplotlib is missing.
     """
     _check_arguments(image_size, seed, workers)
     settings = _settings(image_size, seed)
     cache = (default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()).absolute()
     root = cache / f"glyphs-{digest(settings)[:16]}"
-    if find_fault(root, settings) is None:  # without the lock, so that a finished cache may be read-only
+    if find_fault(root, settings) is None:  # without the lock, so that a complete cache may be read-only
         return root
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # A worker process is importing the main script, which calls this at its top level: it would wait for the lock
-        # that its parent holds. It fails instead, and the parent draws without it.
+        # A spawned worker imports a main script that calls this at its top level, and would wait for its parent's lock.
+        # The worker fails instead, and the parent draws the images itself.
         raise RuntimeError("the script that calls prepare_glyphs needs `if __name__ == '__main__':` around its code")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -109,12 +109,12 @@ def prepare_glyphs(
             fault = find_fault(root, settings)
             if fault is not None:
                 if root.exists():
-                    _logger.warning("glyphs corpus %s: %s; making it again", root, fault)
-                _make(root, settings, workers or usable_cores(), progress)
+                    _logger.warning("glyphs corpus %s: %s; generating it again", root, fault)
+                _generate(root, settings, workers or usable_cores(), progress)
     except OSError as error:
         raise DataError(
-            f"{cache}: the glyphs corpus cannot be written there ({error.strerror or error}); name another folder with "
-            "data.cache_dir, or with the environment variable XDG_CACHE_HOME",
+            f"{cache}: cannot write the glyphs corpus ({error.strerror or error}); set data.cache_dir or the environment "
+            "variable XDG_CACHE_HOME to a writable folder",
             code="glyph-cache-not-written",
             path=cache,
         ) from error
@@ -122,28 +122,28 @@ def prepare_glyphs(
 
 
 def _check_arguments(image_size: int, seed: int, workers: int | None) -> None:
-    # `type() is int`: True is an int to isinstance
+    # Not isinstance: True is an instance of int.
     if type(image_size) is not int or image_size not in IMAGE_SIZES:
         sizes = f"from {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}"
         raise ConfigError(
-            f"image_size: {image_size!r} is not a whole number of pixels {sizes}",
+            f"image_size={image_size!r}: expected an integer {sizes}, in pixels",
             code="glyph-image-size",
             found=image_size,
             least=IMAGE_SIZES[0],
             most=IMAGE_SIZES[-1],
         )
     if type(seed) is not int:
-        raise ConfigError(f"seed: {seed!r} is not a whole number", code="glyph-seed", found=seed)
+        raise ConfigError(f"seed={seed!r}: expected an integer", code="glyph-seed", found=seed)
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(
-            f"workers: {workers!r} is not a whole number of at least 1, nor null for one a CPU",
+            f"workers={workers!r}: expected an integer of at least 1, or null for one per CPU",
             code="glyph-workers",
             found=workers,
         )
 
 
 def _settings(image_size: int, seed: int) -> dict[str, Any]:
-    """All that the corpus's bytes follow from."""
+    """Return everything that determines the bytes of the corpus."""
     import PIL
     from PIL import features
 
@@ -163,13 +163,15 @@ def _settings(image_size: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) -> None:
-    """Builds the corpus beside its place and moves it there. The caller holds the lock."""
+def _generate(root: Path, settings: dict[str, Any], workers: int, progress: bool) -> None:
+    """Generate the corpus in a temporary folder next to `root`, and move it to `root`. The caller holds the lock."""
     partial, stale = root.with_name(f".{root.name}.partial"), root.with_name(f".{root.name}.stale")
-    _remove(partial)  # of a process that was killed
+    _remove(partial)  # left by a killed process
     try:
         jobs = {
-            font: FontJob(font_file(font), drawable(font, CHARACTERS), partial / _IMAGES / font, settings["image_size"])
+            font: FontJob(
+                font_file(font), select_drawable(font, CHARACTERS), partial / _IMAGES / font, settings["image_size"]
+            )
             for fonts in FONTS.values()
             for font in fonts
         }
@@ -186,7 +188,7 @@ def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) ->
             (partial / path).write_bytes(content)
             files[path] = FileRecord.of(content)
         write_corpus_manifest(partial, settings, files)
-        if root.exists():  # a folder with content cannot be replaced in one step
+        if root.exists():  # a folder with files cannot be replaced atomically
             _remove(stale)
             root.replace(stale)
         partial.replace(root)
@@ -196,17 +198,19 @@ def _make(root: Path, settings: dict[str, Any], workers: int, progress: bool) ->
 
 
 def _draw(jobs: dict[str, FontJob], workers: int, progress: bool) -> dict[str, list[Drawing]]:
-    """Draws all jobs; the result's order is the jobs', whoever finished first."""
+    """Draw all jobs, and return the drawings of each font in the order of the jobs."""
     total = sum(len(job.characters) for job in jobs.values())
     with progress_bar(total=total, desc="drawing glyphs", unit=" images", disable=not progress) as bar:
         drawn: dict[str, list[Drawing]] = {}
-        if workers > 1 and not multiprocessing.current_process().daemon:  # daemons may not have children
+        if workers > 1 and not multiprocessing.current_process().daemon:  # daemonic processes cannot have children
             try:
                 for font, drawings in _draw_in_processes(jobs, workers):
                     drawn[font] = drawings
                     bar.update(len(jobs[font].characters))
             except BrokenProcessPool:
-                _logger.warning("the processes that draw the glyphs corpus died; drawing the rest in this one")
+                _logger.warning(
+                    "glyphs corpus: a drawing process died; drawing the remaining fonts in the main process"
+                )
         for font, job in jobs.items():
             if font not in drawn:
                 drawn[font] = draw_font(job)
@@ -215,15 +219,15 @@ def _draw(jobs: dict[str, FontJob], workers: int, progress: bool) -> dict[str, l
 
 
 def _draw_in_processes(jobs: dict[str, FontJob], workers: int) -> Iterator[tuple[str, list[Drawing]]]:
-    # Spawned, not forked: the caller may already run threads (torch's, a logger's), whose locks a fork would copy held.
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(draw_font, job): font for font, job in jobs.items()}
+    # Spawned, not forked: the caller may run threads, and a fork would copy the locks that they hold.
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn")) as executor:
+        futures = {executor.submit(draw_font, job): font for font, job in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
 def _jsonl_files(drawn: subsets.Drawn, seed: int) -> Iterator[tuple[str, Iterable[subsets.Row]]]:
-    """Each JSONL file's path under the root, with its rows."""
+    """Yield the path of each JSON Lines file, relative to the root, and its rows."""
     subsets.check_coverage(drawn)
     yield f"{_JSONL}/train/m2kr_up_train.jsonl", subsets.training_rows(drawn, seed)
     for subset in SUBSETS:

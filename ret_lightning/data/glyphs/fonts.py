@@ -1,18 +1,18 @@
-"""Which fonts draw the glyphs corpus, which of them train, validate and test, and how one character is drawn.
+"""The fonts of the glyphs corpus, their split into training, validation and test, and the drawing of characters.
 
-The split. Validation and test show faces that training never shows, and that look different:
+Validation and test use fonts that training does not use and that look different:
 
-- DejaVu Sans Mono and DejaVu Serif are trained in regular and slanted; their bold styles are held out. The upright bold
-  validates, the slanted bold tests.
-- STIX (a Times) is trained in its italics, whose letters are other shapes (`a`, `f`, `v`, much of Cyrillic); the upright
-  bold validates, the upright regular tests.
-- Of Computer Modern, training has roman, italic and typewriter; bold validates; sans serif, the most distant, tests.
+- DejaVu Sans Mono and DejaVu Serif: training has the regular and slanted styles, validation the upright bold, and test the
+  slanted bold.
+- STIX (similar to Times): training has the italics, whose letters have different shapes (`a`, `f`, `v`, much of Cyrillic),
+  validation the upright bold, and test the upright regular.
+- Computer Modern: training has roman, italic and typewriter, validation bold, and test sans serif, the most different one.
 
-Fonts borrow from each other: a paragraph sign or a plus is often one outline in several. A held-out drawing that looks
-like a training drawing of its character would test memory and is not made (`LIKE_TRAINING`).
+Fonts share outlines: a paragraph sign or a plus is often identical in several fonts. A held-out drawing that looks like a
+training drawing of the same character would test memorization, so it is excluded (`LIKE_TRAINING`).
 
-Left out: matplotlib's size variants, its maths and symbol fonts, LastResort, and the two DejaVu Display fonts, which
-hold only dashes, quotation marks and large operators.
+Other fonts of matplotlib are not used: size variants, mathematics and symbol fonts, LastResort, and the two DejaVu Display
+fonts, which contain only dashes, quotation marks and large operators.
 """
 
 from __future__ import annotations
@@ -47,14 +47,13 @@ FONTS: dict[str, tuple[str, ...]] = {
     "val": ("DejaVuSansMono-Bold", "DejaVuSerif-Bold", "STIXGeneralBol", "cmb10"),
     "test": ("DejaVuSansMono-BoldOblique", "DejaVuSerif-BoldItalic", "STIXGeneral", "cmss10"),
 }
-PASSAGE_FONT = "DejaVuSans"  # draws the passages' images, for all splits
+PASSAGE_FONT = "DejaVuSans"  # font of the passage images of all splits
 
-# The Computer Modern fonts keep TeX's encodings: their character maps send `<` to an inverted exclamation mark, `"` to
-# a closing quotation mark, U+00A3 to a theta, and cmti10 draws a pound sign for the dollar under the name "dollar".
-# These are the code points that all of them draw as Unicode means them.
+# Computer Modern fonts use TeX encodings, which map `<`, `"`, U+00A3 and others to different characters. These are the
+# code points that all of them draw as in Unicode.
 _COMPUTER_MODERN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#%&()+?@[]")
-# Closer to some training font's drawing of the same character than any two characters of the corpus are to each other
-# (`tests/data/glyphs/test_fonts.py` measures both).
+# Drawings closer to a training drawing of the same character than any two characters of the corpus are to each other, as
+# measured in `tests/data/glyphs/test_fonts.py`.
 LIKE_TRAINING = {
     "DejaVuSansMono-Bold": "¶¹²³",
     "DejaVuSerif-Bold": "#+¶±≠",
@@ -65,18 +64,16 @@ LIKE_TRAINING = {
     "cmss10": "FIT1!#+",
 }
 
-# Geometry, in parts of the image's side. The em and the baseline are the same for every character and font: size and
-# height are all that tells `c` from `C` and `2` from its superscript. All drawings stay inside: the widest is DejaVu
-# Serif Bold Italic's Sha (1.33 em), the tallest STIX's radical (0.97 em above the baseline and 0.26 em below).
+# Font size and baseline, as fractions of the image's side; equal for all characters and fonts, because only the size
+# distinguishes `c` from `C`. No drawing is clipped: the widest is 1.33 em, the tallest 0.97 em above the baseline.
 EM = 0.72
 BASELINE = 0.76
-# Drawn this many times larger, then averaged down: grey levels of area coverage, free of the hinting that moves stems
-# to whole pixels at small sizes.
+# Characters are drawn this many times larger and averaged down, which avoids the hinting of small font sizes.
 SUPERSAMPLING = 4
 
 
 class Drawing(NamedTuple):
-    """One PNG file on disk: its character, size in bytes and SHA-256 (hex)."""
+    """A PNG file on disk: its character, size in bytes and SHA-256 (hex)."""
 
     character: str
     size: int
@@ -84,7 +81,7 @@ class Drawing(NamedTuple):
 
 
 class FontJob(NamedTuple):
-    """What a worker process is asked for: these characters in this font, as PNG files in this folder."""
+    """The task of a worker process: draw characters in a font as PNG files of `image_size` pixels in a folder."""
 
     font_file: Path
     characters: tuple[str, ...]
@@ -93,32 +90,40 @@ class FontJob(NamedTuple):
 
 
 def font_split() -> dict[str, tuple[str, ...]]:
-    """The fonts of each split, by file name without `.ttf`: {"train": ..., "val": ..., "test": ...}, disjoint."""
+    """Return the fonts of the splits `train`, `val` and `test`, by file name without `.ttf`; the splits are disjoint."""
     return dict(FONTS)
 
 
 def font_file(font: str) -> Path:
-    """Where matplotlib keeps the font.
+    """Return the path of a font of matplotlib.
+
+    Args:
+        font: file name without `.ttf`.
 
     Raises:
-        DataError: this matplotlib does not ship it (some distributions strip its fonts).
+        DataError: if the installed matplotlib does not include it; some distributions remove the fonts.
     """
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
     if not path.is_file():
         raise DataError(
-            f"{path}: this font of the glyphs corpus is missing: reinstall matplotlib with pip",
+            f"{path}: no such file; the glyphs corpus needs this font of matplotlib; reinstall matplotlib with pip",
             code="glyph-font-missing",
             path=path,
         )
     return path
 
 
-def drawable(font: str, characters: Iterable[str]) -> tuple[str, ...]:
-    """Those of the characters that the corpus may show in this font.
+def select_drawable(font: str, characters: Iterable[str]) -> tuple[str, ...]:
+    """Select the characters that the corpus draws in a font.
 
-    The font must have a glyph for them, the right one, and a held-out font one that training has not shown already.
+    The font must have the correct glyph of a character. In a font of validation or test, the glyph must also differ from
+    those of the training fonts.
+
+    Args:
+        font: file name without `.ttf`.
+        characters: characters to select from.
     """
     from matplotlib.ft2font import FT2Font
 
@@ -133,23 +138,24 @@ def drawable(font: str, characters: Iterable[str]) -> tuple[str, ...]:
 
 
 def image_path(font: str, character: str) -> str:
-    """The drawing's path relative to the image folder, as the JSONL files name it: `DejaVuSans/U+0041.png`."""
-    return f"{font}/{image_name(character)}"
+    """Return the path of a drawing relative to the image folder, such as `DejaVuSans/U+0041.png`."""
+    return f"{font}/{_image_name(character)}"
 
 
-def image_name(character: str) -> str:
+def _image_name(character: str) -> str:
     return f"U+{ord(character):04X}.png"
 
 
 def draw_font(job: FontJob) -> list[Drawing]:
-    """Draws a job's characters, white on black in 8-bit grey, leaving out what comes out blank.
+    """Draw the characters of a job in white on black, as 8-bit greyscale PNG files; blank drawings are skipped.
 
-    Runs in worker processes: a function of the module, with a job and a result that can be pickled.
+    Args:
+        job: the job, which can be pickled for worker processes.
     """
     from PIL import ImageFont
 
     side = job.image_size * SUPERSAMPLING
-    # The basic layout is in every Pillow; the default one depends on whether libraqm is installed.
+    # The basic layout is part of every Pillow; the default one depends on whether libraqm is installed.
     font = ImageFont.truetype(str(job.font_file), size=EM * side, layout_engine=ImageFont.Layout.BASIC)
     job.folder.mkdir(parents=True, exist_ok=True)
     drawings = []
@@ -157,7 +163,7 @@ def draw_font(job: FontJob) -> list[Drawing]:
         png = _png(font, character, side)
         if png is None:
             continue
-        (job.folder / image_name(character)).write_bytes(png)
+        (job.folder / _image_name(character)).write_bytes(png)
         drawings.append(Drawing(character, len(png), hashlib.sha256(png).hexdigest()))
     return drawings
 
@@ -170,7 +176,7 @@ def _png(font: FreeTypeFont, character: str, side: int) -> bytes | None:
     ink = canvas.getbbox()
     if ink is None:
         return None
-    # Centred by its ink: where a font puts the pen says nothing about the character.
+    # Centred by its pixels, because the pen position depends on the font.
     left = (ink[0] + ink[2] - side) // 2
     image = canvas.crop((left, 0, left + side, side))
     file = io.BytesIO()

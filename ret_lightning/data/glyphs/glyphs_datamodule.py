@@ -1,4 +1,4 @@
-"""The Lightning data module of the glyphs corpus, which is made first and then read like ReT-M2KR."""
+"""The Lightning data module of the generated glyphs corpus."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ret_lightning.inputs import ImageTransform, Tokenizer
 
 @dataclass
 class GlyphsLayout(M2KRLayout):
-    """The embedded corpus, made once into a cache folder; `root` is known when it is there.
+    """The layout of the glyphs corpus, which `prepare` generates in a cache folder.
 
     Attributes:
-        cache_dir: where the corpus is kept; None: `ret_lightning` in the user's cache folder.
-        image_size: side of the drawn images, pixels.
-        seed: of the corpus.
-        workers: processes that draw; None: one per core.
+        root: folder of the corpus; set by `prepare`.
+        cache_dir: cache folder; None: `ret_lightning` in the user's cache folder.
+        image_size: side of the drawn images in pixels, from 16 to 512.
+        seed: seed of the corpus.
+        workers: number of processes that draw images; None: one per core.
     """
 
     root: Path = Path()
@@ -33,24 +34,24 @@ class GlyphsLayout(M2KRLayout):
     is_generated = True
 
     def prepare(self) -> None:
-        """Make the corpus where it is not there, or not whole."""
+        """Generate the corpus if it is missing or incomplete."""
         if self.root == Path():
             self.root = prepare_glyphs(self.cache_dir, image_size=self.image_size, seed=self.seed, workers=self.workers)
 
 
 class GlyphsDataModule(RetrievalDataModule):
-    """The embedded corpus: made once into a cache folder, then read like ReT-M2KR.
+    """A Lightning data module of the glyphs corpus, which is generated once in a cache folder.
 
     Args:
-        tokenizer: the backbone's.
-        image_transform: the backbone's.
-        cache_dir: where the corpus is kept; None: `ret_lightning` in the user's cache folder.
-        corpus_image_size: side of the drawn images, pixels.
-        corpus_seed: of the corpus, apart from `seed`, the order of its rows.
-        generation_workers: processes that draw; None: one per core.
-        validation: where the validation queries come from; the corpus has some of its own.
-        shared_passage_ids: whether an id names the same passage in all subsets, as it does here.
-        options: of `RetrievalDataModule`.
+        tokenizer: tokenizer of the backbone; None if no loader is created.
+        image_transform: image transform of the backbone; None if no loader is created.
+        cache_dir: cache folder; None: `ret_lightning` in the user's cache folder.
+        corpus_image_size: side of the drawn images in pixels, from 16 to 512.
+        corpus_seed: seed of the generated corpus; `seed` is that of the order of its rows.
+        generation_workers: number of processes that draw images; None: one per core.
+        validation: source of the validation queries, as in `RetrievalDataModule`; the corpus has validation files.
+        shared_passage_ids: whether equal ids of two subsets are the same passage, which is the case in this corpus.
+        options: further arguments of `RetrievalDataModule`.
     """
 
     def __init__(

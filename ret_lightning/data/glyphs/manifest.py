@@ -1,4 +1,4 @@
-"""The manifest of a generated folder: what was made, with which settings, and whether it is all still there."""
+"""The manifest of a generated folder: its settings, and the size and SHA-256 of each file, to detect damage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 
 
 class FileRecord(NamedTuple):
-    """What a file must be: its size in bytes and the SHA-256 of its bytes (hex)."""
+    """The expected size of a file in bytes, and its SHA-256 (hex)."""
 
     size: int
     sha256: str
@@ -23,16 +23,17 @@ class FileRecord(NamedTuple):
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 (hex) of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_corpus_manifest(folder: Path, settings: Mapping[str, Any], files: Mapping[str, FileRecord]) -> None:
-    """Writes `folder/manifest.json`: the last file to be written, so that a folder without it is unfinished.
+    """Write `manifest.json` to a folder; write it last, because a folder without it counts as incomplete.
 
     Args:
-        settings: JSON values that the content follows from.
-        files: every other file's path relative to the folder, with `/`.
+        folder: the generated folder.
+        settings: settings that determine the content, as JSON values.
+        files: record of every other file, by its path relative to the folder, with `/`.
     """
     content = {"settings": settings, "files": {path: files[path]._asdict() for path in sorted(files)}}
     manifest = {**content, "digest": digest(content)}
@@ -40,24 +41,29 @@ def write_corpus_manifest(folder: Path, settings: Mapping[str, Any], files: Mapp
 
 
 def find_fault(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The first thing wrong with a generated folder, in words; None if it is whole, unaltered and of these settings.
+    """Check a generated folder; every file is read once.
 
-    Reads every file once: sizes alone would not notice an altered byte.
+    Args:
+        folder: the generated folder.
+        settings: expected settings, as JSON values.
+
+    Returns:
+        A description of the first problem; None if the folder is complete, unmodified and has these settings.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         content = {"settings": manifest["settings"], "files": manifest["files"]}
         if manifest["digest"] != digest(content):
-            return f"{MANIFEST} was altered"
+            return f"{MANIFEST} was modified"
         if manifest["settings"] != settings:
-            return f"{MANIFEST} is of other settings"
+            return f"{MANIFEST} has different settings"
         expected = {path: FileRecord(**record) for path, record in manifest["files"].items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except OSError as error:
         return f"{MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, TypeError, KeyError, AttributeError):  # not UTF-8, not JSON, or JSON of another shape
-        return f"{MANIFEST} is broken"
+        return f"{MANIFEST} is not a valid manifest"
     for path, record in expected.items():
         try:
             found = FileRecord.of((folder / path).read_bytes())
@@ -66,7 +72,7 @@ def find_fault(folder: Path, settings: Mapping[str, Any]) -> str | None:
         except OSError as error:
             return f"{path} cannot be read ({error.strerror})"
         if found.size != record.size:
-            return f"{path} has {found.size} bytes where {record.size} were written"
+            return f"{path} has {found.size} bytes, expected {record.size}"
         if found.sha256 != record.sha256:
-            return f"{path} was altered"
+            return f"{path} was modified"
     return None

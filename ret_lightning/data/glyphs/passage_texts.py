@@ -1,10 +1,9 @@
-"""The characters of the glyphs corpus, and the passage text of each: what Unicode says of it.
+"""The characters of the glyphs corpus, and the passage text of each character, from the Unicode data.
 
-No two of the characters look alike in any of the fonts, since an image is all that a query shows. That is why these are
-missing: `l` (an `I` in sans serif), Greek and Cyrillic letters drawn as Latin ones, U+00B5 (a Greek mu), the small
-Cyrillic i (an italic `u`), Shcha (a Sha with a small tail), the mathematical doubles of Delta and Sigma.
-`tests/data/glyphs/test_fonts.py` measures it. Zhe is missing because its widest drawing would not fit the image, and Å
-because its tallest would not.
+No two characters look alike in any of the fonts, because a query identifies a character by its image only. Therefore these
+are excluded: `l` (like `I` in sans serif), Greek and Cyrillic letters that look like Latin ones, U+00B5 (like the Greek mu),
+the small Cyrillic i (like an italic `u`), Shcha (like Sha), and the mathematical variants of Delta and Sigma.
+`tests/data/glyphs/test_fonts.py` measures the similarity. Zhe and Å are excluded because they do not fit the image.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ CHARACTERS = (
     "дцчшъыэюя"
 )
 
-# First code points and names of the blocks (Unicode's Blocks.txt) from which the characters come. `None` ends a block
-# whose neighbour is not listed.
+# First code points and names of the blocks of the characters (Blocks.txt of Unicode). `None` ends a block if the next
+# block is not listed.
 _BLOCKS: tuple[tuple[int, str | None], ...] = (
     (0x0000, "basic latin"),
     (0x0080, "latin-1 supplement"),
@@ -47,8 +46,7 @@ _BLOCKS: tuple[tuple[int, str | None], ...] = (
 )
 _BLOCK_STARTS = [start for start, _ in _BLOCKS]
 
-# Unicode's long names of the general categories (UAX #44, table 12) of the characters that are neither
-# letters nor numbers.
+# Long names of the general categories (UAX #44, table 12) of the characters that are neither letters nor numbers.
 _SYMBOL_CATEGORIES = {
     "Po": "other punctuation",
     "Ps": "open punctuation",
@@ -62,54 +60,55 @@ _FRACTION_SLASH = "\N{FRACTION SLASH}"
 
 
 def passage_id(character: str) -> str:
-    """The character's code point as Unicode writes it, `U+0041`: the id of its passage in every subset."""
+    """Return the code point of a character as `U+0041`, which is the id of its passage in every subset."""
     return f"U+{ord(character):04X}"
 
 
 def name(character: str) -> str:
+    """Return the Unicode name of a character in lower case."""
     return unicodedata.name(character).lower()
 
 
 def block(character: str) -> str:
-    """The character's Unicode block, lower case.
+    """Return the Unicode block of a character in lower case.
 
     Raises:
-        ValueError: a character of a block that the corpus does not use.
+        ValueError: if the block is not one of those of the corpus.
     """
     found = _BLOCKS[bisect_right(_BLOCK_STARTS, ord(character)) - 1][1]
     if found is None:
-        raise ValueError(f"{passage_id(character)} lies in no block that glyph_texts lists")
+        raise ValueError(f"{passage_id(character)}: expected a character of a block of the glyphs corpus")
     return found
 
 
 def value(character: str) -> str | None:
-    """The character's number in decimals, at most three of them and at least one: `2.0`, `0.333`; None if it has none.
+    """Return the numeric value of a character with one to three decimals, such as `2.0` or `0.333`; None if it has none.
 
-    The decimal point makes it unmistakable within a passage text, where a bare `2` is in many code points.
+    The decimal point makes the value unique in a passage text: the digit `2` alone is part of many code points.
     """
     number = unicodedata.numeric(character, None)
     return None if number is None else str(round(number, 3))
 
 
 def other_case(character: str) -> str | None:
-    """The letter's simple upper or lower case partner; None if it has none (`ß` becomes two letters)."""
+    """Return the letter with the opposite case; None if there is no such single letter (`ß` becomes two letters)."""
     swapped = character.swapcase()
     return swapped if len(swapped) == 1 and swapped != character else None
 
 
 def base_letter(character: str) -> str | None:
-    """The letter under a letter's one accent, by canonical decomposition; None if it is no such letter."""
-    if not character.isalpha():  # the sign U+2260 decomposes into `=` and a stroke
+    """Return the base letter of a letter with one accent, by canonical decomposition; None for other characters."""
+    if not character.isalpha():  # the symbol U+2260 decomposes into `=` and a stroke
         return None
     parts = unicodedata.normalize("NFD", character)
     return parts[0] if len(parts) == 2 and unicodedata.combining(parts[1]) else None
 
 
 def passage_text(character: str) -> str:
-    """One passage: name, code point and what else is known, the telling facts first, at most 32 CLIP tokens in all.
+    """Return the passage text of a character, at most 32 CLIP tokens: its name, code point, and further properties.
 
-    The budget is why only symbols state their category (a letter's name says capital or small, a number has its value),
-    and why the names of a letter's partner or base go without the script, which is the same.
+    To stay within the token limit, only symbols have a category, and the names of the other case and of the base letter do
+    not contain the script.
 
     >>> passage_text("é")
     'latin small letter e with acute. U+00E9. latin-1 supplement. base: small letter e'
@@ -127,7 +126,7 @@ def passage_text(character: str) -> str:
         facts.append(f"base: {_without_script(base)}")
     elif partner is not None:
         facts.append(f"{'uppercase' if partner.isupper() else 'lowercase'}: {_without_script(partner)}")
-    if unicodedata.decomposition(character).startswith("<"):  # a compatibility form: fractions, superscripts
+    if unicodedata.decomposition(character).startswith("<"):  # a compatibility form such as a fraction or a superscript
         facts.append(f"like {unicodedata.normalize('NFKD', character).replace(_FRACTION_SLASH, '/')}")
     return ". ".join(facts)
 

@@ -1,9 +1,9 @@
-"""The subsets of the glyphs corpus, and their rows: what is asked of a drawing, and which passage answers it.
+"""The subsets of the glyphs corpus and their rows: questions about a drawing, and the passages that answer them.
 
-Seven subsets mirror M2KR's kinds. All rank the same characters and share passage ids; `passage_images` says whether a
-subset's passages carry the character's image beside the text.
+The seven subsets correspond to subsets of M2KR. All rank passages of the same characters with the same ids. The passages of
+some subsets have an image of the character in addition to the text (`has_passage_images`).
 
-| subset | like | asks, besides the image | answered by the passage of | passages | answers |
+| subset | similar to | question | positive: passage of | passages | answers |
 |---|---|---|---|---|---|
 | name | WIT | - | the character | text | - |
 | look | IGLUE | - | the character | text and image | - |
@@ -26,35 +26,37 @@ from ret_lightning.data.glyphs.fonts import FONTS, PASSAGE_FONT, image_path
 from ret_lightning.errors import DataError
 
 Row = dict[str, Any]
-# font -> the characters that were drawn in it
+# The drawn characters of each font.
 Drawn = Mapping[str, Collection[str]]
 
-# Most queries that a subset has: an evaluation is to cost little. `base` and `value` have fewer drawings to ask about.
+# Maximum number of queries per subset, to keep evaluations fast. `base` and `value` have fewer drawings.
 QUERY_CAP = {"val": 140, "test": 250}
-# Small subsets ask about each training drawing in several phrasings, up to about this many rows, so that a mixture that
-# draws rows evenly does not starve them.
+# Small subsets ask about each training drawing in several phrasings, up to about this many rows, so that all subsets have
+# a similar number of training rows.
 FEWEST_TRAINING_ROWS = 1500
-# Drawings of a character that a split must have: enough to learn it from, and at least one to ask about.
+# Minimum number of fonts of a split that draw a character.
 FEWEST_FONTS = {"train": 8, "val": 1, "test": 1}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one subset asks.
+    """The kind of question of a subset.
 
     Attributes:
-        instructions: phrasings; training draws from them, validation and test use the first.
-        questions: the same for the question about a character; empty where the kind has no question.
-        target: the character whose passage answers; None where the question cannot be asked.
-        answers: what pseudo recall looks for in the target's passage text; None where the subset has no answers.
-        passage_images: whether the passages carry an image.
+        instructions: phrasings of the instruction; training samples them, validation and test use the first.
+        questions: returns the phrasings of the question about a character, used like `instructions`; empty if the kind has
+            no question.
+        target: returns the character whose passage is the positive; None if the question does not apply to a character.
+        answers: returns the answers for pseudo recall, which the passage text of the target contains; None if the subset has
+            no answers.
+        has_passage_images: whether the passages have an image.
     """
 
     instructions: tuple[str, ...]
     questions: Callable[[str], tuple[str, ...]]
     target: Callable[[str], str | None]
     answers: Callable[[str], list[str] | list[dict[str, str]]] | None
-    passage_images: bool
+    has_passage_images: bool
 
 
 def _no_question(_: str) -> tuple[str, ...]:
@@ -80,7 +82,7 @@ KINDS: dict[str, Kind] = {
         questions=_no_question,
         target=_itself,
         answers=None,
-        passage_images=False,
+        has_passage_images=False,
     ),
     "look": Kind(
         instructions=(
@@ -91,7 +93,7 @@ KINDS: dict[str, Kind] = {
         questions=_no_question,
         target=_itself,
         answers=None,
-        passage_images=True,
+        has_passage_images=True,
     ),
     "case": Kind(
         instructions=(
@@ -102,7 +104,7 @@ KINDS: dict[str, Kind] = {
         questions=_case_questions,
         target=texts.other_case,
         answers=None,
-        passage_images=False,
+        has_passage_images=False,
     ),
     "block": Kind(
         instructions=(
@@ -117,7 +119,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=_itself,
         answers=lambda character: [texts.block(character)],
-        passage_images=False,
+        has_passage_images=False,
     ),
     "base": Kind(
         instructions=(
@@ -132,7 +134,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=texts.base_letter,
         answers=None,
-        passage_images=True,
+        has_passage_images=True,
     ),
     "codepoint": Kind(
         instructions=(
@@ -147,7 +149,7 @@ KINDS: dict[str, Kind] = {
         ),
         target=_itself,
         answers=lambda character: [{"wikidata": texts.passage_id(character)}],
-        passage_images=True,
+        has_passage_images=True,
     ),
     "value": Kind(
         instructions=(
@@ -162,30 +164,33 @@ KINDS: dict[str, Kind] = {
         ),
         target=lambda character: character if texts.value(character) else None,
         answers=lambda character: [texts.value(character)],
-        passage_images=True,
+        has_passage_images=True,
     ),
 }
 
 
 def target(kind: Kind, character: str) -> str | None:
-    """The character whose passage answers this kind of question about this one; None if there is none in the corpus."""
+    """Return the character whose passage is the positive of a question about a character; None if the corpus has none."""
     found = kind.target(character)
     return found if found is not None and found in texts.CHARACTERS else None
 
 
 def check_coverage(drawn: Drawn) -> None:
-    """Checks that every character can be learnt and asked about.
+    """Check that every split draws every character in enough fonts.
+
+    Args:
+        drawn: the drawn characters of each font.
 
     Raises:
-        DataError: too few fonts of a split draw a character, as happens with other fonts than matplotlib's own.
+        DataError: if too few fonts of a split draw a character, because the fonts are not those of matplotlib.
     """
     for character in texts.CHARACTERS:
         for split, fewest in FEWEST_FONTS.items():
             count = len(_fonts_of(drawn, split, character))
             if count < fewest:
                 raise DataError(
-                    f"{texts.passage_id(character)} is drawn by {count} {split} fonts where the glyphs corpus needs "
-                    f"{fewest}: these are not matplotlib's own fonts; reinstall matplotlib with pip",
+                    f"{texts.passage_id(character)}: {count} {split} fonts draw this character, but the glyphs corpus needs "
+                    f"at least {fewest}; the fonts of matplotlib were changed; reinstall matplotlib with pip",
                     code="glyph-fonts-too-few",
                     character=character,
                     split=split,
@@ -195,7 +200,12 @@ def check_coverage(drawn: Drawn) -> None:
 
 
 def training_rows(drawn: Drawn, seed: int) -> list[Row]:
-    """The training rows of all subsets, shuffled together: whoever streams the file meets every subset at once."""
+    """Return the training rows of all subsets, shuffled together, so that streaming mixes the subsets.
+
+    Args:
+        drawn: the drawn characters of each font.
+        seed: seed of the phrasings and of the order.
+    """
     rows = []
     for name, kind in KINDS.items():
         rng = random.Random(f"{seed}/train/{name}")
@@ -209,7 +219,7 @@ def training_rows(drawn: Drawn, seed: int) -> list[Row]:
         phrased = [
             (character, font, *phrasing)
             for character, font in asked
-            for phrasing in _draw_phrasings(kind, character, repeats, rng)
+            for phrasing in _sample_phrasings(kind, character, repeats, rng)
         ]
         for number, (character, font, instruction, question) in enumerate(phrased):
             row = _query(name, f"{name}_train_{number:05d}", character, font, instruction, question)
@@ -220,10 +230,16 @@ def training_rows(drawn: Drawn, seed: int) -> list[Row]:
 
 
 def query_rows(name: str, split: str, drawn: Drawn, seed: int) -> list[Row]:
-    """The queries of one subset's validation or test, at most `QUERY_CAP` of them.
+    """Return the validation or test queries of a subset, at most `QUERY_CAP`.
 
-    Drawn with the seed in rounds, one font of every character a round: a cap below the number of drawings still covers
-    as many characters as it can.
+    Drawings are sampled in rounds, with one font per character and round, so that the queries cover as many characters as
+    possible.
+
+    Args:
+        name: name of the subset.
+        split: `val` or `test`.
+        drawn: the drawn characters of each font.
+        seed: seed of the sample.
     """
     kind = KINDS[name]
     rng = random.Random(f"{seed}/{split}/{name}")
@@ -243,7 +259,11 @@ def query_rows(name: str, split: str, drawn: Drawn, seed: int) -> list[Row]:
 
 
 def passage_rows(name: str) -> Iterator[Row]:
-    """The pool of one subset, for validation and test alike: every character."""
+    """Yield the candidate pool of a subset for validation and test: one passage per character.
+
+    Args:
+        name: name of the subset.
+    """
     for character in texts.CHARACTERS:
         yield {
             "passage_id": texts.passage_id(character),
@@ -271,11 +291,11 @@ def _query(name: str, data_id: str, character: str, font: str, instruction: str,
     }
 
 
-def _draw_phrasings(kind: Kind, character: str, count: int, rng: random.Random) -> list[tuple[str, str | None]]:
+def _sample_phrasings(kind: Kind, character: str, count: int, rng: random.Random) -> list[tuple[str, str | None]]:
     questions = kind.questions(character) or (None,)
     phrasings = [(instruction, question) for instruction in kind.instructions for question in questions]
     return rng.sample(phrasings, min(count, len(phrasings)))
 
 
 def _passage_image(kind: Kind, character: str) -> str | None:
-    return image_path(PASSAGE_FONT, character) if kind.passage_images else None
+    return image_path(PASSAGE_FONT, character) if kind.has_passage_images else None

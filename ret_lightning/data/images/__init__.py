@@ -1,1 +1,1 @@
-"""Where images come from: a folder, tar and zip archives read in place, or the rows themselves."""
+"""Image sources: a folder, tar and zip archives that are read in place, and images stored in the rows."""

@@ -1,16 +1,17 @@
-"""An index of the members of tar and zip archives: made once, kept in cache files, mapped into memory.
+"""Index of the members of tar and zip archives, stored in cache files and mapped into memory.
 
-The index is a (5, n) uint64 array, sorted by its first row: 40 bytes per member, shared by the processes of a machine.
+The index is a (5, n) uint64 array, sorted by its first row. It has 40 bytes per member and is shared by the processes of a
+machine. Rows of the index:
 
-    0, 1   the two halves of the 128-bit hash of the member's name: of 2^64 names two would be expected to share one
+    0, 1   the two halves of the 128-bit hash of the member's name
     2      `Member.offset`
-    3      `Member.size`, and in the upper 32 bits `Member.crc`; of an ambiguous member only the former
-    4      `FLAGS` times the archive's position in the list, plus `Member.flags`
+    3      `Member.size`, with `Member.crc` in the upper 32 bits; for an ambiguous member only `Member.size`
+    4      `FLAGS` * index of the archive in the list + `Member.flags`
 
-A second array, (2, m) and sorted by its first row, finds members by names that are nearly theirs; only errors need it.
+A second array, (2, m), sorted by its first row, finds members with similar names for error messages. Its rows:
 
-    0      hash of `name_key` of the member's name; again of `/` and that key without its first folder, if there is one
-    1      `POSITIONS` times `Member.header`, plus the archive's position
+    0      hash of `normalize_name` of the member's name, and of `/` followed by that name without its first folder
+    1      `MAX_ARCHIVES` * `Member.header` + index of the archive in the list
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from ret_lightning.data.images.archive_members import AMBIGUOUS, archive_members
+from ret_lightning.data.images.archive_members import AMBIGUOUS, iter_members
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.near_names import Near, name_key, near_file
+from ret_lightning.inputs.near_names import NearMatches, find_near_files, normalize_name
 from ret_lightning.runtime.atomic_files import whole_file
 from ret_lightning.runtime.cache_dir import default_cache_dir
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 from ret_lightning.runtime.progress import progress_bar
 
-VERSION = 3  # to be raised by every change of what an index holds
+VERSION = 3  # increase it when the content of an index changes
 ROWS = 5
 FLAGS = 32
-POSITIONS = 1 << 20  # most archives; leaves 16 TB for the offset in each
-LARGEST = (1 << 32) - 1  # bytes of a member; what is larger is no image and is left out
+MAX_ARCHIVES = 1 << 20  # leaves 16 TB for the offset within an archive
+MAX_MEMBER_BYTES = (1 << 32) - 1  # larger members are not images and are skipped
 
-# What tarfile and zipfile raise on broken archives.
+# Exceptions of tarfile and zipfile for broken archives.
 _BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -59,27 +60,28 @@ _BROKEN = (
 log = logging.getLogger(__name__)
 
 
-def member_name(path: str) -> str:
-    """A path as archives and rows may write it (`./a//b.jpg`, `a/x/../b.jpg`) in one form, `a/b.jpg`."""
+def normalize_member_name(path: str) -> str:
+    """Normalize an image path: `./a//b.jpg` and `a/x/../b.jpg` become `a/b.jpg`."""
     return posixpath.normpath(path).lstrip("/")
 
 
-def path_inside(path: str, root: str | Path, near: Callable[[str], Near]) -> str:
-    """An image path of a row in the form of `member_name`.
+def normalize_image_path(path: str, root: str | Path, near: Callable[[str], NearMatches]) -> str:
+    """Validate an image path of a row and normalize it.
 
     Args:
-        path: as it is in the row.
-        root: what it is relative to, for messages.
-        near: finds near matches of a path.
+        path: path in the row.
+        root: folder or archive that it is relative to, for error messages.
+        near: finds images with a similar path.
 
     Raises:
-        DataError: of the kinds `path_outside` and `missing_image`.
+        DataError: of the kind `path_outside` if the path is absolute or leaves the root; of the kind `missing_image` if it
+            contains a null character or does not name a file.
     """
-    name = member_name(path)
+    name = normalize_member_name(path)
     if os.path.isabs(path) or name == ".." or name.startswith("../"):
         found = near(path)
         raise DataError(
-            f"image path {path!r} leads out of {root}; paths are relative to it and stay within{found.hint(path)}",
+            f"image path {path!r} is outside {root}; expected a path relative to it{found.hint(path)}",
             "path_outside",
             code="image-path-outside",
             image=path,
@@ -87,17 +89,19 @@ def path_inside(path: str, root: str | Path, near: Callable[[str], Near]) -> str
         )
     if "\0" in name:
         raise DataError(
-            f"image path {path!r} holds a null character, which no file name can",
+            f"image path {path!r} contains a null character",
             "missing_image",
             code="image-path-null-character",
             image=path,
         )
     if name == ".":
-        raise DataError(f"image path {path!r} names no file", "missing_image", code="image-path-empty", image=path)
+        raise DataError(
+            f"image path {path!r} does not name a file", "missing_image", code="image-path-empty", image=path
+        )
     if path.endswith(("/", "/.")):
         found = near(path)
         raise DataError(
-            f"image path {path!r} names a folder, since it ends in {path[path.rindex('/') :]!r}{found.hint(path)}",
+            f"image path {path!r} names a folder, because it ends in {path[path.rindex('/') :]!r}{found.hint(path)}",
             "missing_image",
             code="image-path-of-folder",
             image=path,
@@ -106,33 +110,37 @@ def path_inside(path: str, root: str | Path, near: Callable[[str], Near]) -> str
     return name
 
 
-def name_hash(name: str) -> tuple[int, int]:
-    """The two halves of a name's hash."""
-    # surrogatepass: bytes of unknown encoding in a name are lone surrogates in Python.
+def hash_name(name: str) -> tuple[int, int]:
+    """Return the two halves of the 128-bit hash of a name."""
+    # surrogatepass: Python represents undecodable bytes of a name as unpaired surrogates.
     return struct.unpack("<QQ", blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest())
 
 
-def key_hash(key: str) -> int:
-    """The hash of a `name_key`."""
+def hash_key(key: str) -> int:
+    """Return the 64-bit hash of a name that was normalized by `normalize_name`."""
     return struct.unpack("<Q", blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest())[0]
 
 
-def index_files(archives: Sequence[Path]) -> tuple[Path, Path]:
-    """The two arrays of these archives, made where there are none, or where a size or time of modification has changed.
+def build_index_files(archives: Sequence[Path]) -> tuple[Path, Path]:
+    """Return the index files of archives, and build them if they are missing or an archive has changed.
 
-    Where a name occurs more than once, the last one in its archive counts, as for tar and unzip, and the first archive.
+    An archive has changed if its size or modification time has. If a name occurs several times, the first archive with the
+    name is used, and within it the last member, as tar and unzip do.
+
+    Args:
+        archives: the archives.
 
     Returns:
-        Two npy files in the user's cache folder: the index, and the near names.
+        Two npy files in the user's cache folder: the index, and the array of similar names.
 
     Raises:
-        DataError: an archive is missing, broken or of a form that cannot be read in place, or the cache cannot be written.
+        DataError: if an archive is missing, broken or cannot be read in place, or the cache cannot be written.
     """
     folder = default_cache_dir() / "image_archives"
     of_paths = _digest([VERSION, *(str(path.resolve()) for path in archives)])
     stem = f"{of_paths}-{_digest([_state(path) for path in archives])}"
     file, near_names = folder / f"{stem}.npy", folder / f"{stem}-near.npy"
-    # Without the lock, so that a finished cache may be read-only. pathlib would raise where it may not be searched.
+    # No lock, because a finished cache may be read-only. os.path, because pathlib raises if the folder is not accessible.
     if os.path.isfile(file) and os.path.isfile(near_names):
         return file, near_names
     try:
@@ -149,8 +157,8 @@ def index_files(archives: Sequence[Path]) -> tuple[Path, Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
-            f"{folder}: the index of the image archives cannot be written there ({reason}); name another "
-            "folder with the environment variable XDG_CACHE_HOME",
+            f"{folder}: cannot write the index of the image archives ({reason}); set the environment variable "
+            "XDG_CACHE_HOME to another folder",
             code="archive-cache-not-written",
             path=str(folder),
             reason=reason,
@@ -166,7 +174,7 @@ def _state(path: Path) -> tuple[int, int]:
     try:
         state = os.stat(path)
     except OSError as error:
-        near = near_file(path)
+        near = find_near_files(path)
         raise DataError(
             f"image archive {path}: {error.strerror}{near.hint(str(path))}",
             "missing_archive",
@@ -181,38 +189,38 @@ def _build(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     parts: list[np.ndarray] = []
     near = array("Q")
     done, total = 0, sum(path.stat().st_size for path in archives)
-    # Quiet when it is done within two seconds.
+    # Displayed after two seconds.
     with progress_bar(
         desc="indexing image archives", total=total, unit="B", unit_scale=True, delay=2, mininterval=1
     ) as bar:
         for position, path in enumerate(archives):
             refuse_lfs_pointer(path)
-            rows = _checked_entries(path, position, near, lambda at, done=done: bar.update(done + at - bar.n))
+            rows = _read_checked_entries(path, position, near, lambda at, done=done: bar.update(done + at - bar.n))
             done += path.stat().st_size
-            parts.append(rows[::-1])  # of equal names in an archive the last one comes first
+            parts.append(rows[::-1])  # the last of equal names comes first
     index = np.concatenate(parts).T
-    index = index[:, np.lexsort((index[1], index[0]))]  # stable: equal names stay in the order of the archives
-    again = (index[:2, 1:] == index[:2, :-1]).all(axis=0)
-    elsewhere = np.flatnonzero(again & (index[4, 1:] // FLAGS != index[4, :-1] // FLAGS))
+    index = index[:, np.lexsort((index[1], index[0]))]  # stable: equal names keep the order of the archives
+    is_repeated = (index[:2, 1:] == index[:2, :-1]).all(axis=0)
+    elsewhere = np.flatnonzero(is_repeated & (index[4, 1:] // FLAGS != index[4, :-1] // FLAGS))
     if len(elsewhere):
         first, later = (archives[int(index[4, elsewhere[0] + i]) // FLAGS] for i in (0, 1))
         log.warning(
-            "%d names occur in several image archives, of which the first counts; one of them is in %s and %s",
+            "%d image names occur in several archives, of which the first is used; the first such name is in %s and %s",
             len(elsewhere), first, later,
         )  # fmt: skip
     near_names = np.frombuffer(near, dtype=np.uint64).reshape(-1, 2).T
     near_names = near_names[:, np.argsort(near_names[0], kind="stable")]
-    return np.ascontiguousarray(index[:, np.concatenate(([True], ~again))]), np.ascontiguousarray(near_names)
+    return np.ascontiguousarray(index[:, np.concatenate(([True], ~is_repeated))]), np.ascontiguousarray(near_names)
 
 
-def _checked_entries(path: Path, position: int, near: array[int], at_byte: Callable[[int], object]) -> np.ndarray:
-    """As `_entries`; what an archive that is broken or empty raises becomes a DataError."""
+def _read_checked_entries(path: Path, position: int, near: array[int], at_byte: Callable[[int], object]) -> np.ndarray:
+    """Read the index rows of an archive; raise a DataError if it is broken or empty."""
     try:
-        rows = _entries(path, position, near, at_byte)
+        rows = _read_entries(path, position, near, at_byte)
     except _BROKEN as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"image archive {path}: not whole, or no archive: {reason}",
+            f"image archive {path}: truncated, or not an archive: {reason}",
             "broken_archive",
             code="archive-broken",
             path=str(path),
@@ -229,50 +237,50 @@ def _checked_entries(path: Path, position: int, near: array[int], at_byte: Calla
         ) from error
     if not len(rows):
         raise DataError(
-            f"image archive {path}: there is no file in it", "broken_archive", code="archive-empty", path=str(path)
+            f"image archive {path}: archive contains no files", "broken_archive", code="archive-empty", path=str(path)
         )
     return rows
 
 
-def _entries(path: Path, position: int, near: array[int], at_byte: Callable[[int], object]) -> np.ndarray:
-    """The (n, 5) rows of an archive, in its order.
+def _read_entries(path: Path, position: int, near: array[int], at_byte: Callable[[int], object]) -> np.ndarray:
+    """Read the index rows of an archive, (n, 5), in the order of its members.
 
     Args:
         path: the archive.
-        position: its position in the list.
-        near: gets the near names.
-        at_byte: called with the byte at which each member begins.
+        position: index of the archive in the list.
+        near: array that the similar names are appended to.
+        at_byte: called with the byte offset of each member, to report progress.
     """
     entries, hard_links = array("Q"), array("Q")
-    for member in archive_members(path):
+    for member in iter_members(path):
         at_byte(member.header)
-        if member.size > LARGEST and not member.flags & AMBIGUOUS:
+        if member.size > MAX_MEMBER_BYTES and not member.flags & AMBIGUOUS:
             continue
-        name = member_name(member.name)
+        name = normalize_member_name(member.name)
         if member.hard_link is not None:
-            hard_links.extend((len(entries) // ROWS, *name_hash(member_name(member.hard_link))))
+            hard_links.extend((len(entries) // ROWS, *hash_name(normalize_member_name(member.hard_link))))
         where = FLAGS * position + member.flags
-        entries.extend((*name_hash(name), member.offset, member.size | member.crc << 32, where))
-        _add_near(near, name_key(name), member.header, position)
+        entries.extend((*hash_name(name), member.offset, member.size | member.crc << 32, where))
+        _append_near(near, normalize_name(name), member.header, position)
     rows = np.frombuffer(entries, dtype=np.uint64).reshape(-1, ROWS)
     _resolve_hard_links(rows, np.frombuffer(hard_links, dtype=np.uint64).reshape(-1, 3))
     return rows
 
 
-def _add_near(near: array[int], key: str, header: int, position: int) -> None:
-    where = POSITIONS * header + position
-    if where >= 1 << 64 or position >= POSITIONS:
+def _append_near(near: array[int], key: str, header: int, position: int) -> None:
+    where = MAX_ARCHIVES * header + position
+    if where >= 1 << 64 or position >= MAX_ARCHIVES:
         return
-    near.extend((key_hash(key), where))
+    near.extend((hash_key(key), where))
     _, slash, rest = key.partition("/")
     if slash:
-        near.extend((key_hash(f"/{rest}"), where))
+        near.extend((hash_key(f"/{rest}"), where))
 
 
 def _resolve_hard_links(rows: np.ndarray, links: np.ndarray) -> None:
-    """Points hard links to the member that tar links them to: the last one of that name before the link.
+    """Replace the entries of hard links by those of their targets, the last members of that name before the links.
 
-    A link that comes before its target stays as it is, to be followed when it is read.
+    A link that precedes its target is unchanged and is resolved when it is read.
     """
     order = np.argsort(rows[:, 0], kind="stable")
     hashes = rows[order, 0]

@@ -1,4 +1,4 @@
-"""The members of tar and zip archives: their names, where their content is, and what only their headers state."""
+"""Members of tar and zip archives: names, positions of their content, and data that only their headers contain."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-# How a member is read. LINK and SPARSE of a tar, and AMBIGUOUS, need the member's header; see `Member.offset`.
-# UNSUPPORTED ones of a zip cannot be read in place: they are encrypted, or compressed by another method than deflate.
+# How a member is read. LINK and SPARSE members of a tar and AMBIGUOUS ones are read through their header, see `Member.offset`.
+# UNSUPPORTED members of a zip cannot be read in place: they are encrypted, or use another compression than deflate.
 DEFLATED, LINK, SPARSE, AMBIGUOUS, UNSUPPORTED = 1, 2, 4, 8, 16
 
-_UTF8_NAME = 0x800  # flag of a zip's member
+_UTF8_NAME = 0x800  # flag of a zip member
 _UNICODE_PATH = 0x7075  # id of Info-ZIP's extra field
-_ENCRYPTED = 1  # flag of a zip's member
+_ENCRYPTED = 1  # flag of a zip member
 _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # signature, flags, method, lengths of name and extra field
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ class Member(NamedTuple):
     """A file or link in an archive.
 
     Attributes:
-        name: as it is stored.
-        header: the byte at which the member's header begins; of a tar including its extended headers.
-        offset: of a tar's regular file, the byte at which the content begins; else `header`.
-        size: bytes that the content takes in the archive; of an ambiguous member the header of the other one.
-        crc: of a zip, the content's CRC-32.
-        flags: `DEFLATED`, `LINK`, `SPARSE`, `AMBIGUOUS`, `UNSUPPORTED`, or several of them added.
-        hard_link: the name of the member that a hard link is for.
+        name: stored name.
+        header: byte offset of the member's header; in a tar, of the first of its extended headers.
+        offset: for a regular file in a tar, byte offset of the content; otherwise `header`.
+        size: bytes of the content in the archive; for an ambiguous member, `header` of the other member with its name.
+        crc: CRC-32 of the content, in a zip.
+        flags: sum of `DEFLATED`, `LINK`, `SPARSE`, `AMBIGUOUS` and `UNSUPPORTED`.
+        hard_link: name of the target of a hard link.
     """
 
     name: str
@@ -46,50 +46,82 @@ class Member(NamedTuple):
     hard_link: str | None = None
 
 
-def archive_members(path: Path) -> Iterator[Member]:
-    """The files and links in an archive, in order.
+def iter_members(path: Path) -> Iterator[Member]:
+    """Iterate over the files and links in an archive, in order.
+
+    Args:
+        path: the archive, with the suffix `.zip` or a tar.
 
     Raises:
-        tarfile.TarError, zipfile.BadZipFile, ValueError and what else the readers raise: if the archive is broken.
+        tarfile.TarError: if a tar is broken.
+        zipfile.BadZipFile: if a zip is broken. Broken archives can also raise other exceptions of the standard library, such
+            as ValueError.
     """
     return _zip_members(path) if path.suffix.lower() == ".zip" else _tar_members(path)
 
 
-def stored_name(path: Path, header: int) -> str:
-    """The name of the member whose header begins at a byte."""
+def read_member_name(path: Path, header: int) -> str:
+    """Return the name of a member.
+
+    Args:
+        path: the archive.
+        header: byte offset of the member's header.
+    """
     with path.open("rb") as file:
         if path.suffix.lower() == ".zip":
-            return _zip_name(*_local_header(file, header))
-        return _tar_member(file, header).name
+            return _decode_zip_name(*_read_local_header(file, header))
+        return _read_tar_member(file, header).name
 
 
-def raw_zip_name(path: Path, header: int) -> bytes:
-    """The name of a zip's member as it is stored, undecoded."""
+def read_raw_zip_name(path: Path, header: int) -> bytes:
+    """Return the undecoded name of a member of a zip.
+
+    Args:
+        path: the archive.
+        header: byte offset of the member's header.
+    """
     with path.open("rb") as file:
-        return _local_header(file, header)[0]
+        return _read_local_header(file, header)[0]
 
 
-def unsupported_reason(path: Path, header: int) -> str:
-    """Why a member with the flag `UNSUPPORTED` cannot be read in place: `encrypted` or `compressed by bzip2`."""
+def describe_unsupported(path: Path, header: int) -> str:
+    """Return why a member of a zip is unsupported, for example `encrypted` or `compressed by bzip2`.
+
+    Args:
+        path: the archive.
+        header: byte offset of the member's header.
+    """
     with path.open("rb") as file:
-        _, flags, method, *_ = _LOCAL_HEADER.unpack(_fixed_local_header(file, header))
+        _, flags, method, *_ = _LOCAL_HEADER.unpack(_read_fixed_header(file, header))
     if flags & _ENCRYPTED:
         return "encrypted"
     return f"compressed by {zipfile.compressor_names.get(method, f'method {method}')}"
 
 
-def tar_link(path: Path, header: int) -> tuple[str, bool]:
-    """What a tar's link leads to, and whether it is a hard link, whose target counts from the root of the archive."""
+def read_tar_link(path: Path, header: int) -> tuple[str, bool]:
+    """Return the target of a link in a tar, and whether it is a hard link.
+
+    The target of a hard link is relative to the root of the archive, that of a symbolic link to the folder of the link.
+
+    Args:
+        path: the archive.
+        header: byte offset of the link's header.
+    """
     with path.open("rb") as file:
-        member = _tar_member(file, header)
+        member = _read_tar_member(file, header)
         return member.linkname, member.islnk()
 
 
-def sparse_content(path: Path, header: int, most: int) -> bytes:
-    """The content of a tar's sparse member, holes filled with zeros.
+def read_sparse_content(path: Path, header: int, max_bytes: int) -> bytes:
+    """Return the content of a sparse member of a tar, with zeros in its holes.
+
+    Args:
+        path: the archive.
+        header: byte offset of the member's header.
+        max_bytes: largest allowed size of the content.
 
     Raises:
-        ValueError: if it is larger than `most` bytes.
+        ValueError: if the content is larger than `max_bytes`, or the header is not that of a file.
     """
     with path.open("rb") as file:
         file.seek(header)
@@ -97,9 +129,9 @@ def sparse_content(path: Path, header: int, most: int) -> bytes:
             member = archive.next()
             content = archive.extractfile(member) if member is not None and member.isreg() else None
             if content is None:
-                raise ValueError("there is no file where one is expected")
-            if member.size > most:
-                raise ValueError(f"it is larger than {most:,} bytes")
+                raise ValueError("expected a file at this position")
+            if member.size > max_bytes:
+                raise ValueError(f"it is larger than {max_bytes:,} bytes")
             return content.read()
 
 
@@ -107,14 +139,14 @@ def _tar_members(path: Path) -> Iterator[Member]:
     size, end = path.stat().st_size, 0
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            archive.members = []  # tarfile would keep them all, a kilobyte each
+            archive.members = []  # otherwise tarfile stores all of them, about a kilobyte each
             is_sparse = member.issparse()
             stored = 0
             if member.isreg():
                 stored = sum(length for _, length in member.sparse) if is_sparse else member.size
             end = member.offset_data + stored
             if end > size:
-                raise tarfile.ReadError(f"it ends within {member.name!r}")
+                raise tarfile.ReadError(f"it ends within the member {member.name!r}")
             if is_sparse:
                 yield Member(member.name, member.offset, member.offset, stored, flags=SPARSE)
             elif member.isreg():
@@ -123,15 +155,17 @@ def _tar_members(path: Path) -> Iterator[Member]:
                 hard_link = member.linkname if member.islnk() else None
                 yield Member(member.name, member.offset, member.offset, 0, flags=LINK, hard_link=hard_link)
     if size - end < 2 * tarfile.BLOCKSIZE:
-        log.warning("image archive %s: a tar ends with two empty blocks and this one does not; was it cut off?", path)
+        log.warning(
+            "image archive %s: the two empty blocks at the end of a tar are missing; the file may be truncated", path
+        )
 
 
-def _tar_member(file: BinaryIO, header: int) -> tarfile.TarInfo:
+def _read_tar_member(file: BinaryIO, header: int) -> tarfile.TarInfo:
     file.seek(header)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         member = archive.next()
         if member is None:
-            raise ValueError("there is no member where one is expected")
+            raise ValueError("expected a member at this position")
         return member
 
 
@@ -143,7 +177,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
             if member.is_dir():
                 continue
             raw = member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8_NAME else "cp437")
-            name, header = _zip_name(raw, member.flag_bits, member.extra), member.header_offset
+            name, header = _decode_zip_name(raw, member.flag_bits, member.extra), member.header_offset
             if not name.isascii():
                 first, first_header = seen.setdefault(name, (raw, header))
                 if raw != first:
@@ -159,24 +193,24 @@ def _zip_members(path: Path) -> Iterator[Member]:
             yield Member(name, header, header, member.compress_size, member.CRC, flags)
 
 
-def _local_header(file: BinaryIO, header: int) -> tuple[bytes, int, bytes]:
-    """Raw name, flags and extra field."""
-    _, flags, _, name, extra = _LOCAL_HEADER.unpack(_fixed_local_header(file, header))
+def _read_local_header(file: BinaryIO, header: int) -> tuple[bytes, int, bytes]:
+    """Return the undecoded name, the flags and the extra field."""
+    _, flags, _, name, extra = _LOCAL_HEADER.unpack(_read_fixed_header(file, header))
     return file.read(name), flags, file.read(extra)
 
 
-def _fixed_local_header(file: BinaryIO, header: int) -> bytes:
+def _read_fixed_header(file: BinaryIO, header: int) -> bytes:
     file.seek(header)
     begins = file.read(_LOCAL_HEADER.size)
     if not begins.startswith(b"PK\3\4"):
-        raise ValueError("there is no member where one is expected")
+        raise ValueError("expected a member at this position")
     return begins
 
 
-def _zip_name(raw: bytes, flags: int, extra: bytes) -> str:
-    """A name in Unicode: as a flag or Info-ZIP's extra field state it, else UTF-8 if it is that, else code page 437."""
+def _decode_zip_name(raw: bytes, flags: int, extra: bytes) -> str:
+    """Decode a name: by Info-ZIP's extra field, else as UTF-8 if it is valid, else as code page 437."""
     raw = raw.split(b"\0")[0]
-    if not flags & _UTF8_NAME and (name := _unicode_path(extra, raw)):
+    if not flags & _UTF8_NAME and (name := _read_unicode_path(extra, raw)):
         return name
     try:
         return raw.decode("utf-8")
@@ -184,8 +218,8 @@ def _zip_name(raw: bytes, flags: int, extra: bytes) -> str:
         return raw.decode("cp437")
 
 
-def _unicode_path(extra: bytes, raw: bytes) -> str | None:
-    """The name in the extra field, if that was written for this raw name: version 1, its CRC-32, UTF-8."""
+def _read_unicode_path(extra: bytes, raw: bytes) -> str | None:
+    """Return the name in Info-ZIP's extra field (version 1, with the CRC-32 of `raw`); None if absent or outdated."""
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
         if kind == _UNICODE_PATH and size > 5 and extra[4] == 1 and extra[5:9] == struct.pack("<I", zlib.crc32(raw)):

@@ -1,4 +1,4 @@
-"""Images in tar and zip archives, which are read in place."""
+"""Images in tar and zip archives, read in place."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from ret_lightning.data.images.archive_index import (
     FLAGS,
-    LARGEST,
-    POSITIONS,
-    index_files,
-    key_hash,
-    member_name,
-    name_hash,
-    path_inside,
+    MAX_ARCHIVES,
+    MAX_MEMBER_BYTES,
+    build_index_files,
+    hash_key,
+    hash_name,
+    normalize_image_path,
+    normalize_member_name,
 )
 from ret_lightning.data.images.archive_members import (
     AMBIGUOUS,
@@ -29,28 +29,35 @@ from ret_lightning.data.images.archive_members import (
     LINK,
     SPARSE,
     UNSUPPORTED,
-    raw_zip_name,
-    sparse_content,
-    stored_name,
-    tar_link,
-    unsupported_reason,
+    describe_unsupported,
+    read_member_name,
+    read_raw_zip_name,
+    read_sparse_content,
+    read_tar_link,
 )
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.near_names import LONGEST_PATH, MOST_NAMED, Near, name_key, tails, timed_search
+from ret_lightning.inputs.near_names import (
+    MAX_MATCHES,
+    MAX_PATH_LENGTH,
+    NearMatches,
+    iter_tails,
+    normalize_name,
+    run_search,
+)
 
 ARCHIVES = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".7z", ".rar")
-OPEN_ARCHIVES = 64  # a process; more are closed and opened again
-MOST_INFLATED = 1 << 30  # bytes of one image: a deflated member may grow a thousandfold, and holes are without limit
-MOST_LINKS = 40  # that are followed one after the other, as on Linux
+MAX_OPEN_ARCHIVES = 64  # per process; others are closed and reopened
+MAX_INFLATED_BYTES = 1 << 30  # of one image: deflated members can grow a thousandfold, and sparse ones without limit
+MAX_LINKS = 40  # followed one after the other, as on Linux
 
-# What reading a member of a changed or damaged archive raises.
+# Exceptions of reading a member of a changed or damaged archive.
 _BROKEN_MEMBER = (OSError, struct.error, zlib.error, ValueError, tarfile.TarError)
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 
 class _Indexed(NamedTuple):
-    """A member as the index describes it; `size` holds the checksum of a zip's member, too."""
+    """A member in the index; the upper 32 bits of `size` are the checksum of a zip member."""
 
     archive: Path
     offset: int
@@ -59,18 +66,17 @@ class _Indexed(NamedTuple):
 
 
 class ImageArchives:
-    """The images in tar archives and zip archives, which are read in place.
+    """Images in tar and zip archives, read in place.
 
-    Names count as they are stored in the archives, with or without a leading `./`; those of a zip that are not marked as
-    UTF-8 are read as UTF-8 if they are that. Links lead to the members that they would lead to if all archives were unpacked
-    into one folder; a link out of that folder is refused. An object may be handed to other processes, forked or spawned;
-    each opens the archives for itself when it reads the first image.
+    Image paths are the names of the members, with or without a leading `./`. Names in a zip without the UTF-8 flag are decoded
+    as UTF-8 if they are valid UTF-8. Links are resolved as if all archives were unpacked into one folder; links that leave this
+    folder are rejected. An instance can be passed to forked and spawned processes; each process opens the archives itself.
 
     Args:
-        archives: files, by `.tar` or `.zip` at the end of their names. Where several hold a name, the first of them counts.
+        archives: archive files with the suffix `.tar` or `.zip`. If several archives contain a name, the first one is used.
 
     Raises:
-        DataError: an archive is missing, broken, or of a form that cannot be read in place.
+        DataError: if an archive is missing, broken or cannot be read in place.
     """
 
     def __init__(self, archives: Sequence[str | Path]) -> None:
@@ -78,21 +84,21 @@ class ImageArchives:
         for archive in self.archives:
             if archive.name.lower().endswith(COMPRESSED):
                 raise DataError(
-                    f"image archive {archive}: a compressed archive cannot be read in place; unpack it to a .tar, or make a "
-                    ".zip of its images",
+                    f"image archive {archive}: compressed archives cannot be read in place; decompress it to a .tar, or pack "
+                    "its images into a .zip",
                     "broken_archive",
                     code="archive-compressed",
                     path=str(archive),
                 )
             if archive.suffix.lower() not in ARCHIVES:
                 raise DataError(
-                    f"image archive {archive}: its name must end in {' or '.join(ARCHIVES)}",
+                    f"image archive {archive}: expected a file name that ends in {' or '.join(ARCHIVES)}",
                     "broken_archive",
                     code="archive-suffix-unknown",
                     path=str(archive),
                     allowed=ARCHIVES,
                 )
-        self._index_files = index_files(self.archives)
+        self._index_files = build_index_files(self.archives)
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,77 +109,97 @@ class ImageArchives:
         self._open()
 
     def __len__(self) -> int:
-        """How many images there are, links to images included."""
+        """Return the number of images, including links to images."""
         return self._index.shape[1]
 
     def find(self, path: str) -> None:
-        """As in `ImageSource`."""
-        self._member(path)
+        """Check that an image exists, without reading it.
+
+        Args:
+            path: path of the image in the archives.
+
+        Raises:
+            DataError: of the kind `path_outside`, `missing_image` or `unreadable_image`.
+        """
+        self._find_member(path)
 
     def read(self, path: str) -> bytes:
-        """As in `ImageSource`."""
-        name, member = self._member(path)
+        """Return the bytes of an image file.
+
+        Args:
+            path: path of the image in the archives.
+
+        Raises:
+            DataError: of the kind `path_outside`, `missing_image` or `unreadable_image`.
+        """
+        name, member = self._find_member(path)
         try:
             if member.flags & SPARSE:
-                return sparse_content(member.archive, member.offset, MOST_INFLATED)
-            return self._content(member)
+                return read_sparse_content(member.archive, member.offset, MAX_INFLATED_BYTES)
+            return self._read_content(member)
         except _BROKEN_MEMBER as error:
-            raise _broken(name, member, error) from error
+            raise _broken_error(name, member, error) from error
 
-    def near(self, path: str) -> Near:
-        """The images whose paths are spelled nearly like one that is in no archive."""
-        if len(path) > LONGEST_PATH:
-            return Near()
+    def near(self, path: str) -> NearMatches:
+        """Find images with a similar path.
+
+        Args:
+            path: path of an image that is in no archive.
+        """
+        if len(path) > MAX_PATH_LENGTH:
+            return NearMatches()
         try:
-            return timed_search(lambda: self._near_names(name_key(path)))
+            return run_search(lambda: self._find_near_names(normalize_name(path)))
         except _BROKEN_MEMBER:
-            return Near()
+            return NearMatches()
 
-    def _near_names(self, key: str) -> Near:
-        for hashed in (key, f"/{key}", *tails(key)):
-            low, high = (int(np.searchsorted(self._near[0], np.uint64(key_hash(hashed)), side)) for side in _SIDES)
-            found = self._near[1, low : min(high, low + MOST_NAMED)].tolist()
-            names = (stored_name(self.archives[where % POSITIONS], where // POSITIONS) for where in found)
-            if near := tuple(dict.fromkeys(map(member_name, names))):
-                return Near(near)
-        return Near()
+    def _find_near_names(self, key: str) -> NearMatches:
+        for hashed in (key, f"/{key}", *iter_tails(key)):
+            low, high = (int(np.searchsorted(self._near[0], np.uint64(hash_key(hashed)), side)) for side in _SIDES)
+            found = self._near[1, low : min(high, low + MAX_MATCHES)].tolist()
+            names = (read_member_name(self.archives[where % MAX_ARCHIVES], where // MAX_ARCHIVES) for where in found)
+            if near := tuple(dict.fromkeys(map(normalize_member_name, names))):
+                return NearMatches(near)
+        return NearMatches()
 
-    def _member(self, path: str) -> tuple[str, _Indexed]:
-        """A member and its name, links followed."""
-        asked = name = path_inside(path, self.archives[0] if len(self.archives) == 1 else "the archives", self.near)
+    def _find_member(self, path: str) -> tuple[str, _Indexed]:
+        """Return the name and the index entry of a member, with links resolved."""
+        requested = name = normalize_image_path(
+            path, self.archives[0] if len(self.archives) == 1 else "the archives", self.near
+        )
         link, target = "", ""
-        for _ in range(MOST_LINKS):
-            member = self._indexed(name)
+        for _ in range(MAX_LINKS):
+            member = self._look_up(name)
             if member is not None and not member.flags & LINK:
                 if member.flags & AMBIGUOUS:
-                    raise _ambiguous(name, member)
+                    raise _ambiguous_error(name, member)
                 if member.flags & UNSUPPORTED:
-                    raise _unsupported(name, member)
+                    raise _unsupported_error(name, member)
                 return name, member
             rest = ""
-            if member is None and len(name) <= LONGEST_PATH:  # a folder on the path may be a link
+            if member is None and len(name) <= MAX_PATH_LENGTH:  # a folder of the path may be a link
                 for at in (i for i, letter in enumerate(name) if letter == "/"):
-                    if (folder := self._indexed(name[:at])) is not None and folder.flags & LINK:
+                    if (folder := self._look_up(name[:at])) is not None and folder.flags & LINK:
                         member, name, rest = folder, name[:at], name[at:]
                         break
             if member is None:
-                raise self._missing(asked, name, link, target)
+                raise self._missing_error(requested, name, link, target)
             link = name
-            target, name = self._followed(name, member)
-            name = member_name(name + rest)
+            target, name = self._follow(name, member)
+            name = normalize_member_name(name + rest)
         raise DataError(
-            f"image {asked!r} cannot be read from {self._named()}: its links lead in a circle, or are more than "
-            f"{MOST_LINKS}; the last is {link!r} to {target!r}",
+            f"image {requested!r} cannot be read from {self._describe()}: its links are circular, or more than {MAX_LINKS}; "
+            f"the last one is {link!r} to {target!r}",
             "unreadable_image",
             code="archive-link-circular",
-            image=asked,
+            image=requested,
             link=link,
             target=target,
         )
 
-    def _indexed(self, name: str) -> _Indexed | None:
-        """What the index holds of a member."""
-        high, low = name_hash(name)
+    def _look_up(self, name: str) -> _Indexed | None:
+        """Return the index entry of a member; None if there is no member of that name."""
+        high, low = hash_name(name)
         hashes = self._index[0]
         at = int(np.searchsorted(hashes, np.uint64(high)))
         while at < len(hashes) and hashes[at] == high:
@@ -183,20 +209,20 @@ class ImageArchives:
             at += 1
         return None
 
-    def _followed(self, link: str, member: _Indexed) -> tuple[str, str]:
-        """What a link states, and the name of the member that this is."""
+    def _follow(self, link: str, member: _Indexed) -> tuple[str, str]:
+        """Return the target of a link as it is stored, and the name of the member that it refers to."""
         try:
             if member.archive.suffix.lower() == ".zip":
-                target, is_hard = os.fsdecode(self._content(member)), False
+                target, is_hard = os.fsdecode(self._read_content(member)), False
             else:
-                target, is_hard = tar_link(member.archive, member.offset)
+                target, is_hard = read_tar_link(member.archive, member.offset)
         except _BROKEN_MEMBER as error:
-            raise _broken(link, member, error) from error
-        name = member_name(target if is_hard else posixpath.join(posixpath.dirname(link), target))
+            raise _broken_error(link, member, error) from error
+        name = normalize_member_name(target if is_hard else posixpath.join(posixpath.dirname(link), target))
         if name == ".." or name.startswith("../") or (target.startswith("/") and not is_hard):
             raise DataError(
-                f"image {link!r} in {member.archive} is a link to {target!r}, which leads out of the archive; links are "
-                "followed within it only",
+                f"image {link!r} in {member.archive} is a link to {target!r}, which is outside the archive; expected a target "
+                "within it",
                 "path_outside",
                 code="archive-link-outside",
                 link=link,
@@ -205,29 +231,29 @@ class ImageArchives:
             )
         return target, name
 
-    def _missing(self, asked: str, name: str, link: str, target: str) -> DataError:
+    def _missing_error(self, requested: str, name: str, link: str, target: str) -> DataError:
         near = self.near(name)
         hint = near.hint(name)
         if link:
             return DataError(
-                f"image {asked!r} is not in {self._named()}: {link!r} is a link to {target!r}, and {name!r} is not a file "
-                f"there{hint}",
+                f"image {requested!r} is not in {self._describe()}: {link!r} is a link to {target!r}, and there is no file "
+                f"{name!r}{hint}",
                 "missing_image",
                 code="archive-link-dangling",
-                image=asked,
+                image=requested,
                 link=link,
                 target=target,
                 near=near.names,
             )
         return DataError(
-            f"image {asked!r} is not in {self._named()}{hint}",
+            f"image {requested!r} is not in {self._describe()}{hint}",
             "missing_image",
             code="archive-image-missing",
-            image=asked,
+            image=requested,
             near=near.names,
         )
 
-    def _named(self) -> str:
+    def _describe(self) -> str:
         others = len(self.archives) - 1
         more = f" or {others} other archive{'s' * (others > 1)}" if others else ""
         return f"{self.archives[0]}{more}"
@@ -236,42 +262,44 @@ class ImageArchives:
         self._index, self._near = (np.load(file, mmap_mode="r").view(np.ndarray) for file in self._index_files)
         self._files: dict[Path, BinaryIO] = {}
 
-    def _content(self, member: _Indexed) -> bytes:
+    def _read_content(self, member: _Indexed) -> bytes:
         archive, offset, size, flags = member
         if archive.suffix.lower() == ".tar":
-            return self._bytes(archive, offset, size)
-        size, crc = size & LARGEST, size >> 32
-        header = self._bytes(archive, offset, 30)
+            return self._read_bytes(archive, offset, size)
+        size, crc = size & MAX_MEMBER_BYTES, size >> 32
+        header = self._read_bytes(archive, offset, 30)
         if not header.startswith(b"PK\3\4"):
-            raise ValueError("there is no member where one is expected")
-        name_and_extra = sum(struct.unpack("<HH", header[26:]))  # their lengths; the central directory's may differ
-        content = self._bytes(archive, offset + 30 + name_and_extra, size)
+            raise ValueError("expected a member at this position")
+        name_and_extra = sum(
+            struct.unpack("<HH", header[26:])
+        )  # lengths, which may differ from those in the central directory
+        content = self._read_bytes(archive, offset + 30 + name_and_extra, size)
         if flags & DEFLATED:
             inflating = zlib.decompressobj(-zlib.MAX_WBITS)
-            content = inflating.decompress(content, MOST_INFLATED)
+            content = inflating.decompress(content, MAX_INFLATED_BYTES)
             if not inflating.eof:
-                raise ValueError(f"it does not end, or is larger than {MOST_INFLATED:,} bytes")
+                raise ValueError(f"deflated data is truncated, or larger than {MAX_INFLATED_BYTES:,} bytes")
         if zlib.crc32(content) != crc:
-            raise ValueError("its checksum is wrong")
+            raise ValueError("checksum does not match")
         return content
 
-    def _bytes(self, archive: Path, offset: int, size: int) -> bytes:
+    def _read_bytes(self, archive: Path, offset: int, size: int) -> bytes:
         file = self._files.get(archive)
         if file is None:
-            for oldest in list(self._files)[: -OPEN_ARCHIVES + 1]:
-                self._files.pop(oldest, None)  # closed once no thread reads from it any more
+            for oldest in list(self._files)[: -MAX_OPEN_ARCHIVES + 1]:
+                self._files.pop(oldest, None)  # closed when no thread reads from it any more
             file = self._files[archive] = archive.open("rb")
-        # pread, not seek and read: forked processes and threads share a file's position.
+        # pread, because forked processes and threads share the position of a file.
         content = os.pread(file.fileno(), size, offset)
         if len(content) < size:
-            raise ValueError(f"the file ends {size - len(content)} bytes early")
+            raise ValueError(f"archive ends {size - len(content)} bytes early")
         return content
 
 
-def _broken(name: str, member: _Indexed, error: Exception) -> DataError:
+def _broken_error(name: str, member: _Indexed, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
     return DataError(
-        f"image {name!r} cannot be read from {member.archive}: {reason}; is the archive whole?",
+        f"image {name!r} cannot be read from {member.archive}: {reason}; check whether the archive is complete",
         "unreadable_image",
         code="archive-member-broken",
         image=name,
@@ -280,14 +308,14 @@ def _broken(name: str, member: _Indexed, error: Exception) -> DataError:
     )
 
 
-def _unsupported(name: str, member: _Indexed) -> DataError:
+def _unsupported_error(name: str, member: _Indexed) -> DataError:
     try:
-        found = unsupported_reason(member.archive, member.offset)
+        found = describe_unsupported(member.archive, member.offset)
     except _BROKEN_MEMBER as error:
-        return _broken(name, member, error)
+        return _broken_error(name, member, error)
     return DataError(
-        f"image {name!r} in {member.archive} is {found}; only stored and deflated members without a password are read in "
-        "place: unpack the archive, and pack it again by zip -0 -r, or as a .tar",
+        f"image {name!r} in {member.archive} is {found}; expected a stored or deflated member without a password: unpack the "
+        "archive and pack it with zip -0 -r, or as a .tar",
         "unreadable_image",
         code="archive-member-unsupported",
         image=name,
@@ -296,14 +324,14 @@ def _unsupported(name: str, member: _Indexed) -> DataError:
     )
 
 
-def _ambiguous(name: str, member: _Indexed) -> DataError:
+def _ambiguous_error(name: str, member: _Indexed) -> DataError:
     try:
-        found = tuple(raw_zip_name(member.archive, header) for header in (member.size, member.offset))
+        found = tuple(read_raw_zip_name(member.archive, header) for header in (member.size, member.offset))
     except _BROKEN_MEMBER as error:
-        return _broken(name, member, error)
+        return _broken_error(name, member, error)
     return DataError(
-        f"image {name!r} is ambiguous in {member.archive}: two members have that name once it is decoded, {found[0]!r} and "
-        f"{found[1]!r}; rename one of them and make the archive again",
+        f"image {name!r} is ambiguous in {member.archive}: the names {found[0]!r} and {found[1]!r} are decoded to it; rename "
+        "one of them and pack the archive again",
         "unreadable_image",
         code="archive-name-ambiguous",
         image=name,

@@ -1,1 +1,1 @@
-"""How corpora are laid out on disk: which file holds what, and which subsets there are."""
+"""Layouts of corpora on disk: their files and their subsets."""

@@ -1,4 +1,4 @@
-"""The interface of a corpus layout: which files hold what, how their rows are read, and what is published about it."""
+"""The interface of a corpus layout: its files, the parser of its rows, and published results on it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ret_lightning.data.types import Split
 
 @dataclass(frozen=True)
 class PublishedResults:
-    """What a publication reports on a corpus.
+    """The results that a publication reports on a corpus.
 
     Attributes:
-        corpus: its name, for the title of a table.
-        metrics: subset and metric of each column, in the order of the publication; `recall@5`, for example.
-        models: model to the values of these columns.
+        corpus: name of the corpus, for table titles.
+        metrics: (subset, metric) of each column, in the order of the publication, such as ("okvqa", "recall@5").
+        models: values of these columns, in [0, 1], by the name of the model.
     """
 
     corpus: str
@@ -30,20 +30,21 @@ class PublishedResults:
 
 
 class Layout(ABC):
-    """Where a corpus is stored, and how it is read. To add one: subclass, and name it in a config of the group `data`.
+    """Base class of corpus layouts: where the files of a corpus are, and how their rows are parsed.
 
-    The data module calls `prepare` before everything else, on one process per machine in training, and on each process before
-    files are opened; the other methods only find files. A row is read by `parser`.
+    To add a layout, subclass this class and set it as `layout` in a config of the group `data`. The data module calls `prepare`
+    before any other method: in `prepare_data` on one process per machine, and in `setup` on every process. The other
+    methods only locate files.
 
     Attributes:
-        root: the folder of the corpus.
-        images: where images are, relative to `root`; see `image_source`.
-        parser: reads the rows of all files.
-        evaluated_subsets: names of the corpus's evaluated subsets, in the order of its publication. Training rows are assigned
-            to subsets by these names, to `training_subsets`, and to the subsets that have files.
-        training_subsets: names of subsets that only have training rows.
-        is_generated: whether `prepare` makes the files, so that they may be missing before.
-        published: results to compare with, and the metrics to report first; None: none.
+        root: folder of the corpus.
+        images: folders or archives of the images, relative to `root`, as in `image_source`.
+        parser: parser of the rows of all files.
+        evaluated_subsets: names of the evaluated subsets, in the order of the publication. The subset of a training row is one
+            of these, one of `training_subsets`, or a subset that has files.
+        training_subsets: names of the subsets that have training rows only.
+        is_generated: whether `prepare` creates the files, so that they may not exist before.
+        published: results to compare with; they also define the main metrics of the corpus. None: none.
     """
 
     root: Path
@@ -54,49 +55,68 @@ class Layout(ABC):
     is_generated: ClassVar[bool] = False
     published: ClassVar[PublishedResults | None] = None
 
-    def prepare(self) -> None:  # noqa: B027  most corpora are there already
-        """Make or fetch what is not there; safe to call from several processes at once, and again."""
+    def prepare(self) -> None:  # noqa: B027  most corpora already exist
+        """Create or download missing files; several processes may call this at the same time and repeatedly."""
 
     @abstractmethod
     def training_files(self) -> RowFiles:
-        """The files of all training rows; raises DataError if there are none."""
+        """Return the files of all training rows.
+
+        Raises:
+            DataError: if there are none.
+        """
 
     @abstractmethod
     def query_files(self, subset: str, split: Split) -> RowFiles:
-        """The queries of a subset; raises DataError, naming the file, if there are none."""
+        """Return the files of the queries of a subset.
+
+        Args:
+            subset: name of the subset.
+            split: `val` or `test`.
+
+        Raises:
+            DataError: if there is none; the message contains the expected path.
+        """
 
     @abstractmethod
     def passage_files(self, subset: str) -> RowFiles:
-        """The candidate pool of a subset; raises DataError, naming the file, if there is none."""
+        """Return the files of the candidate pool of a subset.
+
+        Args:
+            subset: name of the subset.
+
+        Raises:
+            DataError: if there is none; the message contains the expected path.
+        """
 
     @abstractmethod
     def subsets(self) -> list[str]:
-        """The names of the subsets that have test queries, those of `evaluated_subsets` first; empty where there are none."""
+        """Return the names of the subsets that have test queries, those of `evaluated_subsets` first; may be empty."""
 
     def has_validation(self, subset: str) -> bool:
-        """Whether the subset has validation queries of its own."""
+        """Return whether the subset has its own validation queries."""
         return False
 
     def pools(self) -> list[str]:
-        """The names of the subsets that have a candidate pool."""
+        """Return the names of the subsets that have a candidate pool."""
         return self.subsets()
 
     def image_source(self) -> ImageSource:
-        """Where image paths lead; the first call indexes archives."""
+        """Return the source that image paths refer to; the first call indexes image archives."""
         return image_source(self.images, self.root)
 
     def known_subsets(self) -> tuple[str, ...]:
-        """All names that this layout knows, with or without files."""
+        """Return the names of all subsets of the layout, with or without files."""
         return (*self.evaluated_subsets, *self.training_subsets)
 
 
 def published_results() -> Iterator[PublishedResults]:
-    """The published results of all layouts that are imported, each once."""
+    """Yield the published results of all imported layouts, each once."""
     seen: list[PublishedResults] = []
-    waiting: list[type[Layout]] = [Layout]
-    while waiting:
-        layout = waiting.pop(0)
-        waiting += layout.__subclasses__()
+    layouts: list[type[Layout]] = [Layout]
+    while layouts:
+        layout = layouts.pop(0)
+        layouts += layout.__subclasses__()
         if layout.published is not None and not any(layout.published is other for other in seen):
             seen.append(layout.published)
             yield layout.published

@@ -1,4 +1,4 @@
-"""ReT-M2KR on disk: which file holds what, which subsets there are, and what the paper reports of them."""
+"""The layout of ReT-M2KR on disk, its subsets, and the results published on it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ret_lightning.errors import DataError
 
 # The eight test subsets of the paper, in its order.
 M2KR_SUBSETS = ("wit", "iglue", "kvqa", "oven", "llava", "infoseek", "evqa", "okvqa")
-# Subsets of M2KR that only have training rows.
+# Subsets of M2KR that have training rows only.
 M2KR_TRAINING_SUBSETS = ("msmarco", "cc3m")
 
 
-# Recall's K of each subset in the paper (CVPR 2025, arXiv 2503.01980), which reports the last three with pseudo recall too.
+# K of recall@K of each subset in the paper (CVPR 2025, arXiv 2503.01980); the last three also have pseudo recall.
 _RECALL_AT = {"wit": 10, "iglue": 1, "kvqa": 5, "oven": 5, "llava": 1, "infoseek": 5, "evqa": 5, "okvqa": 5}
 _WITH_ANSWERS = ("infoseek", "evqa", "okvqa")
 
@@ -43,18 +43,19 @@ M2KR_PUBLISHED = PublishedResults(
 
 @dataclass
 class M2KRLayout(Layout):
-    """The folders and files of ReT-M2KR, relative to `root`; several folders may be one.
+    """The layout of ReT-M2KR.
+
+    All folders are relative to `root`, and several of them may be the same folder. Each `.jsonl` file may be `.jsonl.gz`,
+    `.jsonl.zst` or `.parquet` instead; if several exist, the first in this order is used.
 
     Attributes:
-        root: the folder that holds everything.
-        train: folder of the training file.
-        val: folder of `<subset>_val.jsonl`; ReT-M2KR has none.
-        test: folder of `<subset>_test.jsonl`, or `<subset>_test_m2kr.jsonl`.
+        root: folder of the corpus.
+        train: folder of the training files.
+        val: folder of `<subset>_val.jsonl`; ReT-M2KR has no such files.
+        test: folder of `<subset>_test.jsonl` or `<subset>_test_m2kr.jsonl`.
         passages: folder of `<subset>_passages_test.jsonl`.
-        images: where images are, see `image_source`.
-        train_file: name of the training file, a pattern with `*`, or a list of them.
-
-    Each `.jsonl` may be `.jsonl.gz`, `.jsonl.zst` or `.parquet` instead; of several the first in this order is taken.
+        images: folders or archives of the images, as in `image_source`.
+        train_file: name of the training file, a pattern with `*`, or a list of names and patterns.
     """
 
     root: Path
@@ -70,7 +71,11 @@ class M2KRLayout(Layout):
     published = M2KR_PUBLISHED
 
     def training_files(self) -> RowFiles:
-        """The files of all training rows."""
+        """Return the files of all training rows.
+
+        Raises:
+            DataError: if a file is missing.
+        """
         folder = self.root / self.train
         name = self.train_file
         if isinstance(name, str) and name.endswith(".jsonl") and not glob.has_magic(name):
@@ -80,17 +85,32 @@ class M2KRLayout(Layout):
         return RowFiles.named(folder, name, "data.train_file")
 
     def query_files(self, subset: str, split: Split) -> RowFiles:
-        """The queries of a subset."""
+        """Return the file of the queries of a subset.
+
+        Args:
+            subset: name of the subset.
+            split: `val` or `test`.
+
+        Raises:
+            DataError: if it is missing.
+        """
         if split == "val":
             return self._rows(self.root / self.val, f"{subset}_val")
-        return self._rows(self.root / self.test, f"{subset}_test", f"{subset}_test_m2kr")  # evqa carries the longer one
+        return self._rows(self.root / self.test, f"{subset}_test", f"{subset}_test_m2kr")  # evqa has the longer name
 
     def passage_files(self, subset: str) -> RowFiles:
-        """The pool of a subset."""
+        """Return the file of the candidate pool of a subset.
+
+        Args:
+            subset: name of the subset.
+
+        Raises:
+            DataError: if it is missing.
+        """
         return self._rows(self.root / self.passages, f"{subset}_passages_test")
 
     def subsets(self) -> list[str]:
-        """The names of the subsets that have a test file; the paper's first and in its order, others by name."""
+        """Return the names of the subsets that have a test file: those of the paper in its order, then others sorted."""
         pattern = re.compile(r"(.+)_test(_m2kr)?")
         found = set()
         for file in (self.root / self.test).glob("*"):
@@ -101,18 +121,18 @@ class M2KRLayout(Layout):
         return [*(s for s in M2KR_SUBSETS if s in found), *sorted(found.difference(M2KR_SUBSETS))]
 
     def pools(self) -> list[str]:
-        """The names of the subsets that have a pool."""
+        """Return the sorted names of the subsets that have a candidate pool."""
         found = (
             file.name.removesuffix(suffix_of(file)) for file in (self.root / self.passages).glob("*") if suffix_of(file)
         )
         return sorted(name.removesuffix("_passages_test") for name in found if name.endswith("_passages_test"))
 
     def has_validation(self, subset: str) -> bool:
-        """Whether the subset has validation queries of its own."""
+        """Return whether the subset has its own validation queries."""
         return any((self.root / self.val / f"{subset}_val{suffix}").is_file() for suffix in SUFFIXES)
 
     def _rows(self, folder: Path, *stems: str) -> RowFiles:
-        """The first file that is there, of the names in order and of the suffixes in theirs."""
+        """Return the first file that exists, by the order of the stems, then of the suffixes."""
         if not self.root.is_dir():
             raise self._no_root()
         for path in (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES):
@@ -121,8 +141,8 @@ class M2KRLayout(Layout):
         first, *others = (f"{stem}{SUFFIXES[0]}" for stem in stems)
         others += (f"{stems[0]}{suffix}" for suffix in SUFFIXES[1:])
         raise DataError(
-            f"{folder / first}: no such file (nor {', '.join(others)}); data.root={self.root} must hold the "
-            "layout of ReT-M2KR, or the folder settings of data must say where things are",
+            f"{folder / first}: no such file, nor {', '.join(others)}; data.root={self.root} is expected to have the layout of "
+            "ReT-M2KR; for other folders, set data.train_folder, data.val_folder, data.test_folder or data.passages_folder",
             code="missing-corpus-file",
             path=str(folder / first),
             root=str(self.root),
@@ -130,7 +150,7 @@ class M2KRLayout(Layout):
 
     def _no_root(self) -> DataError:
         return DataError(
-            f"data.root={self.root}: no such folder; name the folder that holds the corpus",
+            f"data.root={self.root}: no such folder; set data.root to the folder of the corpus",
             code="missing-data-root",
             path=str(self.root),
         )

@@ -1,18 +1,18 @@
-"""Which subset a training row belongs to, from its fields."""
+"""The subset of a training row, from the fields of the row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# The subset of a training row that does not tell.
+# The subset of a training row that does not state one.
 UNKNOWN = "unknown"
 
 
 class SubsetNames:
-    """Which subset a training row belongs to: by its `subset` field, else by the beginning of its data_id.
+    """Maps the fields of a training row to its subset.
 
     Args:
-        known: the names to look for, in any case.
+        known: names of the known subsets; they are compared case-insensitively.
     """
 
     def __init__(self, known: Iterable[str]) -> None:
@@ -21,10 +21,14 @@ class SubsetNames:
         self._longest_first = sorted(self._by_lower, key=len, reverse=True)
 
     def __call__(self, subset: str | None, data_id: str) -> str:
-        """The name, from the row's two fields; one that is not known counts if the field says it.
+        """Return the subset of a row.
+
+        Args:
+            subset: field `subset` of the row; it has priority, and may be a name that is not known. None: no such field.
+            data_id: field `data_id` of the row; it may begin with a known name.
 
         Returns:
-            `unknown` where the row does not tell.
+            The name of the subset; `unknown` if neither field states one.
         """
         if subset is not None:
             return self._by_lower.get(subset.lower(), subset)

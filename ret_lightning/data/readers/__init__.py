@@ -1,1 +1,1 @@
-"""Files of rows: JSON Lines and parquet, read from front to back or by row number."""
+"""Readers of row files: JSON Lines and parquet, sequentially or by row index."""

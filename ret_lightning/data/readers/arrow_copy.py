@@ -1,4 +1,4 @@
-"""Files of rows copied into Arrow by `datasets`, which keeps the copy in its cache and maps it into memory."""
+"""Arrow copies of row files: made by `datasets`, stored in its cache and mapped into memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from ret_lightning.data.readers.row_files import RowFiles, Stretch
+from ret_lightning.data.readers.row_files import FileSpan, RowFiles
 from ret_lightning.errors import DataError
 
-QUIET_BYTES = 100_000_000  # files below are copied in about a second
+QUIET_BYTES = 100_000_000  # smaller files are copied without a progress bar, in about a second
 _TABLE_BYTES, _TABLE_ROWS = 16 << 20, 100_000
 
 
 @dataclass
 class _CopyConfig(datasets.BuilderConfig):
-    """The files, and what tells that one of them has changed."""
+    """Configuration of the builder: the files, and a cache id that changes when one of them does."""
 
     files: RowFiles | None = None
 
@@ -27,9 +27,9 @@ class _CopyConfig(datasets.BuilderConfig):
 
 
 class _Copy(datasets.ArrowBasedBuilder):
-    """Writes columns content (the line, or the row of a parquet file as a struct), file (its number) and line (1-based)."""
+    """Builder of the columns `content` (a line, or a parquet row as a struct), `file` (its index) and `line` (1-based)."""
 
-    VERSION = datasets.Version("1.0.0")  # to be raised when the columns change
+    VERSION = datasets.Version("1.0.0")  # increase it when the columns change
     BUILDER_CONFIG_CLASS = _CopyConfig
 
     def _info(self) -> datasets.DatasetInfo:
@@ -43,13 +43,19 @@ class _Copy(datasets.ArrowBasedBuilder):
         return enumerate(_parquet_tables(files) if files.is_parquet else _line_tables(files))
 
 
-def arrow_copy(files: RowFiles) -> datasets.Dataset:
-    """The rows of files, mapped into memory: columns content, file and line.
+def copy_to_arrow(files: RowFiles) -> datasets.Dataset:
+    """Copy the rows of files into Arrow, or open the cached copy.
+
+    Args:
+        files: the files to copy.
+
+    Returns:
+        One row per non-blank line or parquet row, with the columns `content`, `file` and `line`, mapped into memory.
 
     Raises:
         DataError: if a file has no rows or cannot be read, or the cache cannot be written.
     """
-    # A bar for each of many small files would hide the lines that matter.
+    # A progress bar for each of many small files would hide other output.
     quiet = files.size() < QUIET_BYTES and not datasets.are_progress_bars_disabled()
     if quiet:
         datasets.disable_progress_bars()
@@ -65,8 +71,8 @@ def arrow_copy(files: RowFiles) -> datasets.Dataset:
             raise
         folder, reason = datasets.config.HF_DATASETS_CACHE, cause.strerror or str(cause)
         raise DataError(
-            f"{folder}: the Arrow copy of {files} cannot be written there ({reason}); name another folder with the "
-            "environment variable HF_DATASETS_CACHE, or read the rows without a copy with data.reading=streaming",
+            f"{folder}: cannot write the Arrow copy of {files} ({reason}); set the environment variable HF_DATASETS_CACHE to "
+            "another folder, or set data.reading=streaming to read the rows without a copy",
             code="row-cache-not-written",
             path=str(folder),
             reason=reason,
@@ -99,21 +105,21 @@ def _line_tables(files: RowFiles) -> Iterator[pa.Table]:
 
 def _parquet_tables(files: RowFiles) -> Iterator[pa.Table]:
     schema = files.parquet_schema()
-    for stretch in files.stretches():
-        yield from _row_group_tables(files, stretch, schema)
+    for span in files.spans():
+        yield from _row_group_tables(files, span, schema)
 
 
-def _row_group_tables(files: RowFiles, stretch: Stretch, schema: pa.Schema) -> Iterator[pa.Table]:
-    for first, batch in files.parquet_batches(stretch):
+def _row_group_tables(files: RowFiles, span: FileSpan, schema: pa.Schema) -> Iterator[pa.Table]:
+    for first, batch in files.parquet_batches(span):
         columns = [_column(batch, field) for field in schema]
         content = pa.StructArray.from_arrays(columns, fields=list(schema))
-        yield _table(content, stretch.file, range(first, first + len(batch)))
+        yield _table(content, span.file, range(first, first + len(batch)))
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    """A column of a batch, of the type that it has in all files together."""
+    """Return a column of a batch, cast to its type in the common schema of all files."""
     column = batch.column(field.name) if field.name in batch.schema.names else None
-    # Floats where other files have another type are all missing, see `RowFiles.parquet_schema`.
+    # A float column whose common type is not float has no values, see `read_column_types`.
     if column is None or (pa.types.is_floating(column.type) and not pa.types.is_floating(field.type)):
         return pa.nulls(len(batch), field.type)
     return column.cast(field.type)

@@ -1,4 +1,4 @@
-"""The types of a parquet file's columns, so that files of one table fit together."""
+"""Column types of parquet files, made comparable between the files of one table."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 
-def column_types(file: pyarrow.parquet.ParquetFile) -> pyarrow.Schema:
-    """Return the columns of a file, without metadata.
+def read_column_types(file: pyarrow.parquet.ParquetFile) -> pyarrow.Schema:
+    """Return the column types of a parquet file, without metadata.
 
-    A column of floats whose values are all missing is of type null, which fits any other: pandas writes a column without a
-    value as floats, whatever it holds in other files.
+    A float column without any value gets the type null, which is compatible with every other type: pandas writes a column
+    without values as floats, whatever its type is in other files.
+
+    Args:
+        file: an open parquet file.
     """
     import pyarrow
 
     schema = file.schema_arrow.remove_metadata()
     for i, column in enumerate(schema):
-        if pyarrow.types.is_floating(column.type) and _all_missing(file, column.name):
+        if pyarrow.types.is_floating(column.type) and _is_empty(file, column.name):
             schema = schema.set(i, column.with_type(pyarrow.null()))
     return schema
 
 
-def _all_missing(file: pyarrow.parquet.ParquetFile, name: str) -> bool:
-    """Whether each value of a column of floats is null or NaN."""
+def _is_empty(file: pyarrow.parquet.ParquetFile, name: str) -> bool:
+    """Return whether every value of a float column is null or NaN."""
     import pyarrow.compute
 
     number = next(i for i in range(file.metadata.num_columns) if file.metadata.schema.column(i).path == name)
     for group in range(file.num_row_groups):
         statistics = file.metadata.row_group(group).column(number).statistics
-        if statistics is not None and statistics.has_min_max:  # nulls and NaN have none
+        if statistics is not None and statistics.has_min_max:  # columns of nulls and NaN have no minimum and maximum
             return False
-    values = file.read(columns=[name]).column(0)  # some writers leave minimum and maximum out where there is any NaN
+    values = file.read(columns=[name]).column(0)  # some writers omit minimum and maximum if any value is NaN
     return pyarrow.compute.all(pyarrow.compute.is_null(values, nan_is_null=True)).as_py()

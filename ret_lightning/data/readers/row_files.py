@@ -1,6 +1,6 @@
-"""Files of rows: JSON Lines, plain or compressed, and parquet; one or many, read from front to back or in stretches.
+"""Row files: JSON Lines, plain or compressed, and parquet; read sequentially, in spans or by position.
 
-Nothing is parsed here: a row is a line as it is stored, or a row of a parquet file as a dict.
+Rows are not parsed here: a row is a line as it is stored, or a row of a parquet file as a dict.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ret_lightning.data.readers.fields import Content
-from ret_lightning.data.readers.parquet_columns import column_types
-from ret_lightning.data.readers.source_location import BytePlace, Place
+from ret_lightning.data.readers.parquet_columns import read_column_types
+from ret_lightning.data.readers.source_location import ByteLocation, Location, SourceLocation
 from ret_lightning.errors import DataError
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
@@ -29,11 +29,11 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}
 
-# A stretch of a plain file: short enough that many make up a corpus, long enough that a disk does not notice the jumps.
-LARGEST_STRETCH, SMALLEST_STRETCH = 16 << 20, 64 << 10
-STRETCHES = 256  # wanted at least, between those sizes
+# Bytes of a span of a plain file: small enough to shuffle a corpus by spans, large enough for sequential disk reads.
+MAX_SPAN_BYTES, MIN_SPAN_BYTES = 16 << 20, 64 << 10
+MIN_SPANS = 256  # of a corpus, if the limits of the size allow it
 _READ_AHEAD = 1 << 20
-_PARQUET_ROWS = 256  # decoded at a time
+_PARQUET_ROWS = 256  # per decoded batch
 
 
 class RawRow(NamedTuple):
@@ -41,9 +41,9 @@ class RawRow(NamedTuple):
 
     Attributes:
         content: the line, or the row of a parquet file as a dict.
-        file: number of the file among the `RowFiles`.
-        position: the byte that the line begins at in a plain file; else the 1-based number of the line or row. Together
-            with `file` it names the row for ever.
+        file: index of the file in `RowFiles.paths`.
+        position: in a plain file the byte offset of the line, otherwise the 1-based number of the line or row. `file` and
+            `position` identify the row.
     """
 
     content: Content
@@ -52,13 +52,14 @@ class RawRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A part of a file that is read from front to back.
+class FileSpan:
+    """A part of a file that is read sequentially: a byte range, a row group, or a whole compressed file.
 
     Attributes:
-        file: number of the file among the `RowFiles`.
-        start: of a plain file the first byte, of a parquet file the row group; 0 of a compressed file, which is one stretch.
-        stop: of a plain file, the byte before which the stretch's last line begins; else 0.
+        file: index of the file in `RowFiles.paths`.
+        start: first byte in a plain file, row group in a parquet file, 0 in a compressed file.
+        stop: in a plain file the end of the byte range, otherwise 0. The span contains the lines that begin in
+            [start, stop).
     """
 
     file: int
@@ -67,13 +68,13 @@ class Stretch:
 
 
 class RowFiles:
-    """One or many files of rows, in order.
+    """One or more row files, in order.
 
     Args:
-        paths: all of one kind: JSON Lines (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`, which may be mixed) or `.parquet`.
+        paths: either JSON Lines files (`.jsonl`, `.jsonl.gz` and `.jsonl.zst`, in any mixture) or `.parquet` files.
 
     Raises:
-        DataError: if a file is missing, empty, not what its suffix says, or of another kind than the first.
+        DataError: if a file is missing or empty, its content does not match its suffix, or parquet is mixed with JSON Lines.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -83,7 +84,7 @@ class RowFiles:
             _check(path)
             if (suffix_of(path) == ".parquet") != self.is_parquet:
                 raise DataError(
-                    f"{path}: files of two kinds; {self.paths[0].name} is of another: take one of them",
+                    f"{path}: cannot mix parquet and JSON Lines files, as {self.paths[0].name} is of the other kind",
                     code="row-files-mixed",
                     path=str(path),
                     first=str(self.paths[0]),
@@ -91,15 +92,16 @@ class RowFiles:
 
     @classmethod
     def named(cls, folder: Path, names: str | Sequence[str], setting: str) -> RowFiles:
-        """The files of a setting.
+        """Build the files of a setting from file names and patterns.
 
         Args:
-            folder: what the names are relative to.
-            names: file names or patterns with `*`, `?` or `[`; files that match one pattern come in the order of their names.
-            setting: what the user calls it, for messages.
+            folder: folder that the names are relative to.
+            names: file names, or patterns with `*`, `?` or `[`, whose matches are sorted by name.
+            setting: key of the setting, for error messages.
 
         Raises:
-            DataError: if a pattern matches nothing, or one file is named twice; and as the constructor.
+            DataError: if a pattern has no match, a file is named twice, a file is missing or empty, its content does not match
+                its suffix, or parquet is mixed with JSON Lines.
         """
         paths: list[Path] = []
         for name in [names] if isinstance(names, str) else names:
@@ -107,7 +109,7 @@ class RowFiles:
                 found = sorted(folder / match for match in glob.glob(name, root_dir=folder, recursive=True))
                 if not found:
                     raise DataError(
-                        f"{setting}={name} matches no file in {folder}{_there_are(folder)}",
+                        f"{setting}={name} matches no file in {folder}{_list_row_files(folder)}",
                         code="row-pattern-without-match",
                         key=setting,
                         found=name,
@@ -117,7 +119,7 @@ class RowFiles:
             else:
                 paths.append(folder / name)
         if not paths:
-            raise DataError(f"{setting} names no file", code="row-files-none", key=setting)
+            raise DataError(f"{setting} is empty; expected at least one file name", code="row-files-none", key=setting)
         twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
         if twice is not None:
             raise DataError(f"{setting} names {twice} twice", code="row-file-repeated", key=setting, path=str(twice))
@@ -126,155 +128,160 @@ class RowFiles:
     def __str__(self) -> str:
         return str(self.paths[0]) + (f" and {len(self.paths) - 1} more files" if len(self.paths) > 1 else "")
 
-    def place(self, row: RawRow) -> Place | BytePlace:
-        """The source location of a row."""
+    def location(self, row: RawRow) -> Location:
+        """Return the source location of a row."""
         path = self.paths[row.file]
-        return BytePlace(path, row.position) if suffix_of(path) == ".jsonl" else Place(path, row.position)
+        return ByteLocation(path, row.position) if suffix_of(path) == ".jsonl" else SourceLocation(path, row.position)
 
-    def __getitem__(self, row: RawRow) -> tuple[Content, Place | BytePlace]:
-        """A row and its source location, as `IndexedRows` returns them for a row's number."""
-        return row.content, self.place(row)
+    def __getitem__(self, row: RawRow) -> tuple[Content, Location]:
+        """Return the content and the source location of a row."""
+        return row.content, self.location(row)
 
     def size(self) -> int:
-        """Bytes on disk."""
+        """Return the size of all files on disk, in bytes."""
         return sum(path.stat().st_size for path in self.paths)
 
     def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
-        """What changes when a file does: path, size and time of the last change, of each."""
+        """Return path, size in bytes and modification time in nanoseconds of each file, to detect changed files."""
         stats = ((path.resolve(), path.stat()) for path in self.paths)
         return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
-    def stretches(self) -> list[Stretch]:
-        """All of them in order: read one after the other they yield every row once, in the order of the files."""
-        size = min(LARGEST_STRETCH, max(SMALLEST_STRETCH, self.size() // STRETCHES))
-        stretches: list[Stretch] = []
+    def spans(self) -> list[FileSpan]:
+        """Return all spans of the files, in order; together they contain every row once."""
+        size = min(MAX_SPAN_BYTES, max(MIN_SPAN_BYTES, self.size() // MIN_SPANS))
+        spans: list[FileSpan] = []
         for number, path in enumerate(self.paths):
             if self.is_parquet:
-                with _parquet(path) as file:
-                    stretches += [Stretch(number, group) for group in range(file.num_row_groups)]
+                with _open_parquet(path) as file:
+                    spans += [FileSpan(number, group) for group in range(file.num_row_groups)]
             elif suffix_of(path) == ".jsonl":
                 end = path.stat().st_size
-                stretches += [Stretch(number, start, min(start + size, end)) for start in range(0, end, size)]
+                spans += [FileSpan(number, start, min(start + size, end)) for start in range(0, end, size)]
             else:
-                stretches.append(Stretch(number))
-        return stretches
+                spans.append(FileSpan(number))
+        return spans
 
-    def read(self, stretch: Stretch) -> Iterator[RawRow]:
-        """The rows of a stretch; blank lines are passed over.
-
-        Raises:
-            DataError: if the file cannot be decompressed or is no parquet file after all, with the last good line.
-        """
-        path = self.paths[stretch.file]
-        if self.is_parquet:
-            rows = self._parquet_rows(stretch)
-        elif suffix_of(path) == ".jsonl":
-            rows = _lines_between(path, stretch.start, stretch.stop)
-        else:
-            rows = _decompressed_lines(path)
-        return (RawRow(content, stretch.file, position) for position, content in rows)
-
-    def at(self, file: int, positions: Sequence[int]) -> Iterator[RawRow]:
-        """Single rows of a file: plain lines are sought, of parquet only the row groups are read, of others everything.
+    def read(self, span: FileSpan) -> Iterator[RawRow]:
+        """Read the rows of a span, without blank lines.
 
         Args:
-            file: number of the file.
-            positions: of the rows, ascending; see `RawRow`.
+            span: one of `spans()`.
 
         Raises:
-            DataError: as `read`.
+            DataError: if the file cannot be decompressed, or cannot be read as parquet.
+        """
+        path = self.paths[span.file]
+        if self.is_parquet:
+            rows = self._parquet_rows(span)
+        elif suffix_of(path) == ".jsonl":
+            rows = _lines_between(path, span.start, span.stop)
+        else:
+            rows = _decompressed_lines(path)
+        return (RawRow(content, span.file, position) for position, content in rows)
+
+    def at(self, file: int, positions: Sequence[int]) -> Iterator[RawRow]:
+        """Read some rows of a file by their positions.
+
+        Plain files are read by seeking, parquet files by row group, and compressed files from the beginning.
+
+        Args:
+            file: index of the file in `paths`.
+            positions: `RawRow.position` of the rows, in ascending order.
+
+        Raises:
+            DataError: if the file cannot be decompressed, or cannot be read as parquet.
         """
         if self.is_parquet:
             found = self._parquet_rows_at(file, positions)
         elif suffix_of(self.paths[file]) == ".jsonl":
             found = _lines_at(self.paths[file], positions)
         else:
-            wanted = set(positions)
-            found = ((number, line) for number, line in _decompressed_lines(self.paths[file]) if number in wanted)
+            selected = set(positions)
+            found = ((number, line) for number, line in _decompressed_lines(self.paths[file]) if number in selected)
         return (RawRow(content, file, position) for position, content in islice(found, len(positions)))
 
-    def __iter__(self) -> Iterator[tuple[Content, Place]]:
-        """All rows in order, with their places."""
+    def __iter__(self) -> Iterator[tuple[Content, SourceLocation]]:
+        """Iterate over the rows of all files in order, with their source locations."""
         if self.is_parquet:
-            for stretch in self.stretches():
-                for number, row in self._parquet_rows(stretch):
-                    yield row, Place(self.paths[stretch.file], number)
+            for span in self.spans():
+                for number, row in self._parquet_rows(span):
+                    yield row, SourceLocation(self.paths[span.file], number)
             return
         for file, path in enumerate(self.paths):
             for number, line in self.numbered_lines(file):
-                yield line, Place(path, number)
+                yield line, SourceLocation(path, number)
 
     def numbered_lines(self, file: int) -> Iterator[tuple[int, bytes]]:
-        """The lines of a file that is not parquet, with their 1-based numbers; blank ones are passed over but counted."""
+        """Iterate over the non-blank lines of a JSON Lines file, `paths[file]`, with their 1-based line numbers."""
         path = self.paths[file]
         return _decompressed_lines(path) if path.suffix in _CODECS else _plain_lines(path)
 
-    def parquet_batches(self, stretch: Stretch) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
-        """A row group in pieces, each with the 1-based number of its first row in the file."""
-        with _parquet(self.paths[stretch.file]) as file:
-            number = 1 + sum(file.metadata.row_group(before).num_rows for before in range(stretch.start))
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[stretch.start]):
+    def parquet_batches(self, span: FileSpan) -> Iterator[tuple[int, pyarrow.RecordBatch]]:
+        """Iterate over the batches of a parquet span, each with the 1-based number of its first row in the file."""
+        with _open_parquet(self.paths[span.file]) as file:
+            number = 1 + sum(file.metadata.row_group(before).num_rows for before in range(span.start))
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[span.start]):
                 yield number, batch
                 number += len(batch)
 
     def parquet_schema(self) -> pyarrow.Schema:
-        """The columns of all parquet files together; a column that misses all values of a file fits any type.
+        """Return the common schema of all parquet files. A column without values in a file is compatible with every type.
 
         Raises:
-            DataError: if a column is of types that do not go together.
+            DataError: if the types of a column in two files are incompatible.
         """
         import pyarrow
 
-        whole = pyarrow.schema([])
+        schema = pyarrow.schema([])
         for path in self.paths:
-            with _parquet(path) as file:
+            with _open_parquet(path) as file:
                 try:
-                    whole = pyarrow.unify_schemas([whole, column_types(file)], promote_options="permissive")
+                    schema = pyarrow.unify_schemas([schema, read_column_types(file)], promote_options="permissive")
                 except pyarrow.ArrowException as error:
                     reason = " ".join(str(error).split())
                     raise DataError(
-                        f"{path}: its columns differ from those of the files before: {reason}",
+                        f"{path}: columns are incompatible with those of the files before it: {reason}",
                         code="row-columns-differ",
                         path=str(path),
                         reason=reason,
                     ) from None
-        decoded = [  # a categorical column, as pandas writes it, may have other categories in each file
+        decoded = [  # a categorical column of pandas may have different categories in each file
             field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field
-            for field in whole
+            for field in schema
         ]
         return pyarrow.schema(decoded)
 
-    def _parquet_rows(self, stretch: Stretch) -> Iterator[tuple[int, dict[str, Any]]]:
-        for first, batch in self.parquet_batches(stretch):
-            yield from enumerate(_rows_of(batch), start=first)
+    def _parquet_rows(self, span: FileSpan) -> Iterator[tuple[int, dict[str, Any]]]:
+        for first, batch in self.parquet_batches(span):
+            yield from enumerate(_decode_batch(batch), start=first)
 
     def _parquet_rows_at(self, file: int, positions: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        with _parquet(self.paths[file]) as content:
+        with _open_parquet(self.paths[file]) as content:
             sizes = [content.metadata.row_group(group).num_rows for group in range(content.num_row_groups)]
-        wanted = np.array(positions)
-        for group in np.unique(np.searchsorted(np.cumsum(sizes), wanted)):  # positions begin at 1
-            for first, batch in self.parquet_batches(Stretch(file, int(group))):
-                own = wanted[(wanted >= first) & (wanted < first + len(batch))]
+        numbers = np.array(positions)
+        for group in np.unique(np.searchsorted(np.cumsum(sizes), numbers)):  # positions begin at 1
+            for first, batch in self.parquet_batches(FileSpan(file, int(group))):
+                own = numbers[(numbers >= first) & (numbers < first + len(batch))]
                 if len(own):
-                    yield from zip(own.tolist(), _rows_of(batch.take(own - first)), strict=True)
+                    yield from zip(own.tolist(), _decode_batch(batch.take(own - first)), strict=True)
 
 
-def _rows_of(batch: pyarrow.RecordBatch) -> Iterable[dict[str, Any]]:
+def _decode_batch(batch: pyarrow.RecordBatch) -> Iterable[dict[str, Any]]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
-        return map(parquet_row, batch.to_struct_array())
+        return map(decode_row, batch.to_struct_array())
 
 
-def parquet_row(row: pyarrow.StructScalar) -> dict[str, Any]:
-    """A row as a dict; a string that is not UTF-8, which parquet does not rule out, stays bytes, for the parser to refuse."""
+def decode_row(row: pyarrow.StructScalar) -> dict[str, Any]:
+    """Convert a parquet row to a dict; a string that is not valid UTF-8 stays bytes, which parsers reject."""
     try:
         return row.as_py()
     except UnicodeDecodeError:
-        return {name: _value(value) for name, value in row.items()}
+        return {name: _decode_value(value) for name, value in row.items()}
 
 
-def _value(value: pyarrow.Scalar) -> Any:
+def _decode_value(value: pyarrow.Scalar) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError:
@@ -282,7 +289,7 @@ def _value(value: pyarrow.Scalar) -> Any:
 
 
 def suffix_of(path: Path) -> str:
-    """`.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`; empty for others."""
+    """Return the suffix of a row file: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`; empty for other files."""
     return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
 
 
@@ -293,7 +300,7 @@ def _check(path: Path) -> None:
     suffix = suffix_of(path)
     if not suffix:
         raise DataError(
-            f"{path}: a file of rows must end in one of {', '.join(SUFFIXES)}",
+            f"{path}: expected a file name that ends in one of {', '.join(SUFFIXES)}",
             code="row-file-suffix-unknown",
             path=str(path),
             allowed=SUFFIXES,
@@ -305,54 +312,55 @@ def _check(path: Path) -> None:
     kind = next((kind for kind, magic in _MAGIC.items() if beginning.startswith(magic)), ".jsonl")
     if not suffix.endswith(kind):
         names = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".jsonl": "plain text"}
-        found, wanted = names[kind], names[suffix if suffix in names else suffix[len(".jsonl") :]]
+        found, expected = names[kind], names[suffix if suffix in names else suffix[len(".jsonl") :]]
         raise DataError(
-            f"{path}: the file is {found}, but its name ends in {suffix}, which is for {wanted}; rename it",
+            f"{path}: expected {expected} because of the suffix {suffix}, got {found}; rename the file",
             code="row-file-misnamed",
             path=str(path),
             found=found,
-            expected=wanted,
+            expected=expected,
         )
 
 
-def _there_are(folder: Path) -> str:
+def _list_row_files(folder: Path) -> str:
+    """Return the end of an error message: the row files of a folder."""
     if not folder.is_dir():
-        return ", which does not exist"
+        return "; the folder does not exist"
     names = sorted(path.name for path in folder.iterdir() if suffix_of(path))
     return (
         f"; there are: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
         if names
-        else ", which has no file of rows"
+        else "; there are no row files"
     )
 
 
 def _lines_between(path: Path, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin at a byte in [start, stop), with that byte."""
+    """Iterate over the lines that begin at a byte offset in [start, stop), with their offsets."""
     with path.open("rb", buffering=_READ_AHEAD) as file:
         if start:
             file.seek(start - 1)
-            start += len(file.readline()) - 1  # the end of a line that belongs to the stretch before
+            start += len(file.readline()) - 1  # skips the end of a line of the previous span
         for line in file:
             if start >= stop:
                 return
-            content = _content(line, first=start == 0)
+            content = _strip_line(line, first=start == 0)
             if content:
                 yield start, content
             start += len(line)
 
 
 def _lines_at(path: Path, positions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin at these bytes."""
+    """Iterate over the lines that begin at some byte offsets, with their offsets."""
     with path.open("rb") as file:
         for position in positions:
             file.seek(position)
-            yield position, _content(file.readline(), first=position == 0)
+            yield position, _strip_line(file.readline(), first=position == 0)
 
 
 def _plain_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with path.open("rb", buffering=_READ_AHEAD) as file:
         for number, line in enumerate(file, start=1):
-            content = _content(line, first=number == 1)
+            content = _strip_line(line, first=number == 1)
             if content:
                 yield number, content
 
@@ -365,29 +373,27 @@ def _decompressed_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         stream = pyarrow.input_stream(str(path), compression=_CODECS[path.suffix])
         with io.BufferedReader(stream, _READ_AHEAD) as lines:
             for number, line in enumerate(lines, start=1):
-                content = _content(line, first=number == 1)
+                content = _strip_line(line, first=number == 1)
                 if content:
                     yield number, content
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be decompressed after line {number}: {error}",
+            f"{path}: cannot decompress the file after line {number}: {error}",
             code="row-file-not-decompressed",
             path=str(path),
             line=number,
             reason=str(error),
         ) from error
     if number == 0:
-        raise DataError(
-            f"{path}: there is nothing in the compressed file", code="row-file-without-lines", path=str(path)
-        )
+        raise DataError(f"{path}: compressed file has no lines", code="row-file-without-lines", path=str(path))
 
 
-def _content(line: bytes, first: bool) -> bytes:
+def _strip_line(line: bytes, first: bool) -> bytes:
     return (line.removeprefix(b"\xef\xbb\xbf") if first else line).strip()
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     import pyarrow.parquet
 
     try:
@@ -395,8 +401,8 @@ def _parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
             if file.metadata.num_rows == 0:
                 raise DataError(f"{path}: the file has no rows", code="parquet-without-rows", path=str(path))
             yield file
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         first = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: cannot be read as parquet: {first}", code="parquet-not-read", path=str(path), reason=first
+            f"{path}: cannot read the file as parquet: {first}", code="parquet-not-read", path=str(path), reason=first
         ) from error

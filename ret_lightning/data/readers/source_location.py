@@ -1,4 +1,4 @@
-"""Where a row stands, as messages tell it."""
+"""Source locations of rows: the file and the line, as error messages report them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Place:
-    """A file and the 1-based number of a line in it, or of a row where the file is parquet."""
+class SourceLocation:
+    """The file and the line of a row.
+
+    Attributes:
+        file: path of the file.
+        line: 1-based line number, or 1-based row number if the file is parquet.
+    """
 
     file: Path
     line: int
@@ -22,10 +28,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class BytePlace:
-    """A text file and the byte that a line begins at, for readers that start in the middle of a file.
+class ByteLocation:
+    """The file and the byte offset of a line, for readers that start in the middle of a text file.
 
-    The line's number is counted when somebody asks for it: that reads the file up to the line.
+    Attributes:
+        file: path of the file.
+        byte: offset of the first byte of the line.
     """
 
     file: Path
@@ -33,30 +41,50 @@ class BytePlace:
 
     @property
     def line(self) -> int:
-        """1-based."""
-        return lines_at(self.file, [self.byte])[self.byte]
+        """1-based line number. Each access reads the file up to the line to count it."""
+        return find_line_numbers(self.file, [self.byte])[self.byte]
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
 
-def lines_at(file: Path, positions: Collection[int]) -> dict[int, int]:
-    """The 1-based numbers of the lines that begin at these bytes; the file is read once, up to the last of them."""
+Location: TypeAlias = SourceLocation | ByteLocation
+
+
+def find_line_numbers(file: Path, offsets: Collection[int]) -> dict[int, int]:
+    """Return the 1-based numbers of the lines that begin at some byte offsets.
+
+    The file is read once, up to the largest offset.
+
+    Args:
+        file: a text file.
+        offsets: byte offsets of the beginnings of lines.
+
+    Returns:
+        The line number of each offset.
+    """
     lines, count, at = {}, 1, 0
     with file.open("rb") as content:
-        for position in sorted(positions):
-            while at < position and (block := content.read(min(_BLOCK, position - at))):
+        for offset in sorted(offsets):
+            while at < offset and (block := content.read(min(_BLOCK, offset - at))):
                 count += block.count(b"\n")
                 at += len(block)
-            lines[position] = count
+            lines[offset] = count
     return lines
 
 
-def numbered(places: Sequence[Place | BytePlace]) -> list[Place]:
-    """Places with their line numbers; a file that several of them are in is read once to count its lines."""
-    bytes_of = defaultdict(list)
-    for place in places:
-        if isinstance(place, BytePlace):
-            bytes_of[place.file].append(place.byte)
-    lines = {file: lines_at(file, positions) for file, positions in bytes_of.items()}
-    return [Place(p.file, lines[p.file][p.byte]) if isinstance(p, BytePlace) else p for p in places]
+def resolve_lines(locations: Sequence[Location]) -> list[SourceLocation]:
+    """Replace byte offsets by line numbers; each file is read at most once.
+
+    Args:
+        locations: of any files, in any order.
+
+    Returns:
+        The locations with line numbers, in the order of `locations`.
+    """
+    offsets = defaultdict(list)
+    for location in locations:
+        if isinstance(location, ByteLocation):
+            offsets[location.file].append(location.byte)
+    lines = {file: find_line_numbers(file, of_file) for file, of_file in offsets.items()}
+    return [SourceLocation(x.file, lines[x.file][x.byte]) if isinstance(x, ByteLocation) else x for x in locations]

@@ -1,1 +1,1 @@
-"""Which training rows make which batch on which rank, in which mixture."""
+"""Samplers of training and evaluation batches, the training mixture, and held-out rows."""

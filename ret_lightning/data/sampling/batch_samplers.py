@@ -1,4 +1,4 @@
-"""Which rows make which batch on which rank: every row once an epoch over all ranks, another order each epoch."""
+"""Batch samplers for distributed training and evaluation: each rank gets its share of the same global batches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ret_lightning.data.sampling.mixture import RowMixture
 T = TypeVar("T")
 
 
-class Draw(NamedTuple):
-    """One row of an epoch, as a sampler hands it to the dataset.
+class SampledRow(NamedTuple):
+    """One sampled row of an epoch, as a sampler passes it to the dataset.
 
     Attributes:
-        epoch: what a row turns into may depend on it (augmentation).
-        row: its number, or the row itself where files are streamed.
-        copy: counts the draws of a row that comes several times in an epoch, from 0.
+        epoch: number of the epoch, from 0; random augmentation depends on it.
+        row: number of the row, or the row itself if files are streamed.
+        copy: number of the repetition, from 0, of a row that is sampled several times per epoch.
     """
 
     epoch: int
@@ -33,26 +33,26 @@ class Draw(NamedTuple):
     copy: int = 0
 
     def identity(self) -> tuple[int, ...]:
-        """Numbers that seed whatever is random about this draw: the same whoever reads it, on any rank or worker."""
+        """Return the integers that seed the random operations on this sample; they are equal on all ranks and workers."""
         row = (self.row.file, self.row.position) if isinstance(self.row, RawRow) else (self.row,)
         return (self.epoch, *row, self.copy)
 
 
-class EpochBatches(Sampler[list[Draw]]):
-    """This rank's share of the global batches of an epoch, each of `batch_size` rows per rank.
+class EpochBatches(Sampler[list[SampledRow]]):
+    """A batch sampler that yields this rank's share of the global batches of an epoch.
 
-    Each rank takes its span of every batch, so W ranks with batches of B see what one rank with batches of W * B sees.
-    The rows of a last, smaller batch are distributed evenly. A batch of fewer rows than ranks is dropped, since
-    a rank without rows could not take part in the step.
+    A global batch has `batch_size * world_size` rows, and each rank takes a contiguous slice of it. W ranks with batches of
+    size B therefore see the same rows as one rank with batches of size W * B. The rows of a smaller last batch are
+    distributed evenly. A batch with fewer rows than ranks is dropped, because a rank without rows cannot run the step.
 
-    After `resume`, the epoch of the position serves the samples that are left. If the batches of the position have another
-    size than this sampler's, the samples that they did not serve, in the order of the epoch, are cut anew. Samples that the
-    earlier size dropped are among them.
+    After `resume`, the epoch of the position yields the remaining samples. If the batch size or the number of ranks has
+    changed, the remaining samples are split into batches of the new size, in the order of the epoch. They include the
+    samples that the earlier size dropped.
 
     Args:
-        batch_size: rows per batch and rank.
-        seed: of the order.
-        rank: of this process.
+        batch_size: rows per batch and rank, at least 1.
+        seed: seed of the order.
+        rank: rank of this process, in [0, world_size).
         world_size: number of ranks.
     """
 
@@ -63,95 +63,103 @@ class EpochBatches(Sampler[list[Draw]]):
         self.world_size = world_size
         self.epoch = 0
         self.position = Position()
-        self.sampler = self  # where Lightning looks for set_epoch
+        self.sampler = self  # Lightning calls `batch_sampler.sampler.set_epoch`
 
     @property
     def global_size(self) -> int:
-        """Rows of a whole batch over all ranks."""
+        """Rows of a full batch over all ranks."""
         return self.batch_size * self.world_size
 
     @property
     def size(self) -> tuple[int, int]:
-        """Ranks and rows per rank."""
+        """Number of ranks, and rows per rank."""
         return self.world_size, self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Selects the order; Lightning calls it at the start of each epoch."""
+        """Set the epoch, which determines the order; Lightning calls this at the start of each epoch."""
         self.epoch = epoch
 
     def resume(self, position: Position) -> None:
-        """Leaves out what was served at this position, in the epoch of the position only."""
+        """Skip the samples that were served before a position, in the epoch of the position only."""
         self.position = position
 
     def batches_per_epoch(self, ranks: int, batch_size: int) -> int | None:
-        """Number of batches of an epoch that is not resumed, for any number of ranks and rows per rank; None: not known."""
+        """Return the number of batches of an epoch that is not resumed.
+
+        Args:
+            ranks: number of ranks.
+            batch_size: rows per batch and rank.
+
+        Returns:
+            The number of batches; None if it is unknown.
+        """
         return None
 
     def spans(self, epoch: int) -> list[Span]:
-        """What an epoch served before it was resumed; empty for every other epoch."""
+        """Return the batches that an epoch served before it was resumed; empty for any other epoch."""
         return [span for span in self.position.spans if span.batches] if epoch == self.position.epoch else []
 
     @property
-    def is_recut(self) -> bool:
-        """Whether the epoch at hand has batches of several sizes."""
-        return bool(self._recut(self.epoch)[0])
+    def has_mixed_batch_sizes(self) -> bool:
+        """Whether the current epoch has batches of several sizes."""
+        return bool(self._earlier_spans(self.epoch)[0])
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return self._own_batches(self.epoch)  # the epoch as it is now, not when the first batch is asked for
+    def __iter__(self) -> Iterator[list[SampledRow]]:
+        return self._own_batches(self.epoch)  # binds the current epoch now, not when the first batch is requested
 
-    def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
-        # Not before a batch is asked for: a loader with workers makes an iterator that it never uses.
+    def _own_batches(self, epoch: int) -> Iterator[list[SampledRow]]:
+        # A generator: a loader with workers creates one iterator that it never uses.
         for batch in self.global_batches(epoch):
             yield self.share(batch)
 
-    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
-        """The batches of all ranks together that are left of an epoch, each with a row for every rank."""
-        recut, served = self._recut(epoch)
+    def global_batches(self, epoch: int) -> Iterator[Sequence[SampledRow]]:
+        """Yield the remaining global batches of an epoch; each has at least one row per rank."""
+        earlier, served = self._earlier_spans(epoch)
         samples = self._samples(epoch)
-        for span in recut:
-            samples = self._left(epoch, samples, span)
-        return islice(_whole(self._cut(epoch, samples, self.global_size), self.world_size), served, None)
+        for span in earlier:
+            samples = self._remaining(epoch, samples, span)
+        return islice(_drop_small(self._split(epoch, samples, self.global_size), self.world_size), served, None)
 
-    def _recut(self, epoch: int) -> tuple[list[Span], int]:
-        """The spans whose batches have another size than what follows them, and the number of batches after those."""
+    def _earlier_spans(self, epoch: int) -> tuple[list[Span], int]:
+        """Return the spans of an earlier batch size, and the number of batches served since with the current size."""
         spans = self.spans(epoch)
         served = spans.pop().batches if spans and spans[-1].size == self.size else 0
         return spans, served
 
     @abstractmethod
     def _samples(self, epoch: int) -> Any:
-        """All samples of an epoch, in order."""
+        """Return all samples of an epoch, in order."""
 
     @abstractmethod
-    def _cut(self, epoch: int, samples: Any, size: int) -> Iterator[Sequence[Draw]]:
-        """Cuts samples into batches of `size` rows; some may be smaller."""
+    def _split(self, epoch: int, samples: Any, size: int) -> Iterator[Sequence[SampledRow]]:
+        """Split samples into batches of `size` rows; some may be smaller."""
 
     @abstractmethod
-    def _left(self, epoch: int, samples: Any, span: Span) -> Any:
-        """The samples, in order, that the batches of a span do not contain."""
+    def _remaining(self, epoch: int, samples: Any, span: Span) -> Any:
+        """Return the samples, in order, that are not in the batches of a span."""
 
-    def _served(self, epoch: int, samples: Any, span: Span) -> Iterator[Sequence[Draw]]:
-        return islice(_whole(self._cut(epoch, samples, span.ranks * span.batch_size), span.ranks), span.batches)
+    def _served(self, epoch: int, samples: Any, span: Span) -> Iterator[Sequence[SampledRow]]:
+        return islice(_drop_small(self._split(epoch, samples, span.ranks * span.batch_size), span.ranks), span.batches)
 
     def share(self, batch: Sequence[T]) -> list[T]:
-        """This rank's span of a global batch; the first ranks take one row more where it does not divide."""
+        """Return this rank's slice of a global batch; the first ranks take one more row if it does not divide evenly."""
         each, more = divmod(len(batch), self.world_size)
         start = self.rank * each + min(self.rank, more)
         return list(batch[start : start + each + (self.rank < more)])
 
 
 class GlobalBatches(EpochBatches):
-    """Batches of rows that are known by their numbers.
+    """A batch sampler over a known number of rows.
 
     Args:
         rows: number of rows.
-        batch_size: rows per batch and rank.
-        seed: of the order.
-        rank: of this process.
+        batch_size: rows per batch and rank, at least 1.
+        seed: seed of the order.
+        rank: rank of this process, in [0, world_size).
         world_size: number of ranks.
-        shuffle: whether the order changes with the epoch, or is that of the file.
-        mixture: how often each row comes in an epoch, and its subset; None: once.
-        one_subset: whether a batch has rows of one subset only; the batches of all subsets come in random order.
+        shuffle: True: a new random order per epoch; False: the order of the file.
+        mixture: how often each row is sampled per epoch, and its subset; None: each row once.
+        one_subset: whether all rows of a batch belong to one subset; the batches of all subsets are shuffled together.
     """
 
     def __init__(
@@ -173,33 +181,38 @@ class GlobalBatches(EpochBatches):
         self._length: tuple[int, Position, int] | None = None
 
     def __len__(self) -> int:
-        """Number of batches of the epoch, those included that it served before it was resumed."""
-        if not self.is_recut:
+        """Return the number of batches of the epoch, including those that were served before it was resumed."""
+        if not self.has_mixed_batch_sizes:
             return self.batches_per_epoch(*self.size)
         if self._length is None or self._length[:2] != (self.epoch, self.position):
             samples = self._samples(self.epoch)
             for span in self.spans(self.epoch):
-                samples = self._left(self.epoch, samples, span)
-            left = _count([len(group) for group in samples.groups], *self.size)
-            self._length = (self.epoch, self.position, self.position.batches + left)
+                samples = self._remaining(self.epoch, samples, span)
+            remaining = _count_batches([len(group) for group in samples.groups], *self.size)
+            self._length = (self.epoch, self.position, self.position.batches + remaining)
         return self._length[2]
 
     def batches_per_epoch(self, ranks: int, batch_size: int) -> int:
-        """See `EpochBatches`."""
-        sizes = [self.rows] if self.mixture is None else self.mixture.sizes
-        return _count(sizes if self.one_subset else [sum(sizes)], ranks, batch_size)
+        """Return the number of batches of an epoch that is not resumed.
 
-    def _samples(self, epoch: int) -> _Numbered:
+        Args:
+            ranks: number of ranks.
+            batch_size: rows per batch and rank.
+        """
+        sizes = [self.rows] if self.mixture is None else self.mixture.sizes
+        return _count_batches(sizes if self.one_subset else [sum(sizes)], ranks, batch_size)
+
+    def _samples(self, epoch: int) -> _NumberedSamples:
         random = np.random.default_rng((self.seed, epoch))
-        repeats = False
+        has_repeats = False
         groups = [np.arange(self.rows)]
         if self.mixture is not None:
             copies = self.mixture.copies(self.seed, epoch)
-            repeats = bool(copies.max(initial=0) > 1)
-            groups = self._groups(_numbers(copies))
+            has_repeats = bool(copies.max(initial=0) > 1)
+            groups = self._groups(_number_samples(copies))
         if self.shuffle:
             groups = [random.permutation(group) for group in groups]
-        return _Numbered(groups, repeats, random)
+        return _NumberedSamples(groups, has_repeats, random)
 
     def _groups(self, numbers: np.ndarray) -> list[np.ndarray]:
         if not self.one_subset:
@@ -207,77 +220,94 @@ class GlobalBatches(EpochBatches):
         codes = self.mixture.codes[numbers % self.rows]
         return [numbers[codes == code] for code in np.unique(codes)]
 
-    def _cut(self, epoch: int, samples: _Numbered, size: int) -> Iterator[Sequence[Draw]]:
+    def _split(self, epoch: int, samples: _NumberedSamples, size: int) -> Iterator[Sequence[SampledRow]]:
         turns = np.repeat(np.arange(len(samples.groups)), [-(-len(group) // size) for group in samples.groups])
         if self.shuffle and len(samples.groups) > 1:
             turns = samples.random.permutation(turns)
-        row_of = (lambda number: number % self.rows) if samples.repeats else None
-        batches = [_cut(group, size, row_of) for group in samples.groups]
+        row_of = (lambda number: number % self.rows) if samples.has_repeats else None
+        batches = [_split_group(group, size, row_of) for group in samples.groups]
         for turn in turns:
-            yield [Draw(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
+            yield [SampledRow(epoch, number % self.rows, number // self.rows) for number in next(batches[turn])]
 
-    def _left(self, epoch: int, samples: _Numbered, span: Span) -> _Numbered:
-        served = [draw.row + draw.copy * self.rows for batch in self._served(epoch, samples, span) for draw in batch]
+    def _remaining(self, epoch: int, samples: _NumberedSamples, span: Span) -> _NumberedSamples:
+        served = [
+            sample.row + sample.copy * self.rows for batch in self._served(epoch, samples, span) for sample in batch
+        ]
         return replace(samples, groups=[group[~np.isin(group, served)] for group in samples.groups])
 
 
 @dataclass(frozen=True)
-class _Numbered:
-    """Samples of an epoch as numbers, row + copy * rows, since there may be millions of them.
+class _NumberedSamples:
+    """The samples of an epoch as integers, `row + copy * rows`, because there may be millions of them.
 
     Attributes:
-        groups: (samples,) int64 each. A batch has samples of one group only.
-        repeats: whether a row may come more than once.
-        random: of the order in which the groups' batches come.
+        groups: (samples,) int64 each; all samples of a batch are from one group.
+        has_repeats: whether a row may be sampled more than once.
+        random: generator of the order of the groups' batches.
     """
 
     groups: list[np.ndarray]
-    repeats: bool
+    has_repeats: bool
     random: np.random.Generator
 
 
-def evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
-    """Rows of an evaluation file in batches: the same rows in the same batches, whoever encodes them, and with what else.
+def split_evaluation_batches(rows: Iterable[int], batch_size: int) -> list[list[int]]:
+    """Split the rows of an evaluation file into batches that do not depend on the number of ranks.
 
-    The last bits of a row's vectors depend on the company that it is encoded in. So batches are cut from the whole file, and
-    ranks are dealt whole ones; a row then has the same vectors on any number of ranks, and after an interruption.
+    The last bits of a row's embedding depend on the other rows of its batch. Batches are therefore defined on the whole file,
+    and each rank gets whole batches: a row has the same embedding on any number of ranks and after an interruption.
 
     Args:
-        rows: numbers of rows, ascending; perhaps not all of the file.
-        batch_size: most rows a batch.
+        rows: row numbers to include, ascending; may be a part of the file.
+        batch_size: maximum number of rows per batch.
 
     Returns:
-        Batch after batch; of rows `batch_size * b` and on, those that are among `rows`, if any.
+        The batches in order. Batch b has the included rows of `batch_size * b` to `batch_size * (b + 1) - 1`; empty batches
+        are omitted.
     """
     return [list(batch) for _, batch in groupby(rows, key=lambda row: row // batch_size)]
 
 
-def dealt(sizes: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[list[int]]]:
-    """A rank's batches of each of several files of so many rows: every batch of `evaluation_batches` on one rank.
+def distribute_batches(
+    sizes: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[list[int]]]:
+    """Distribute the evaluation batches of several files over the ranks, and return those of one rank.
 
-    Each file begins with another rank, so that files of a single batch do not all fall to the first.
+    File i starts at rank i modulo `world_size`, so that files with a single batch are spread over the ranks.
+
+    Args:
+        sizes: number of rows of each file.
+        batch_size: maximum number of rows per batch.
+        rank: rank to return the batches of, in [0, world_size).
+        world_size: number of ranks.
+
+    Returns:
+        The rank's batches of each file, each a list of row numbers.
     """
-    whole = [evaluation_batches(range(size), batch_size) for size in sizes]
+    whole = [split_evaluation_batches(range(size), batch_size) for size in sizes]
     return [batches[(rank - file) % world_size :: world_size] for file, batches in enumerate(whole)]
 
 
-def never_idle(batches: list[list[list[int]]]) -> list[list[list[int]]]:
-    """The batches of all loaders of a rank, with the first file's first row where there are none at all.
+def fill_idle_rank(batches: list[list[list[int]]]) -> list[list[list[int]]]:
+    """Return the batches of a rank, with the first row of the first file if the rank has no batch at all.
 
-    Lightning leaves an evaluation out, its end included, on a rank that has no batch, and the others would wait for it there.
+    Lightning skips the evaluation loop on a rank without batches, and the other ranks would wait for its collectives.
+
+    Args:
+        batches: the rank's batches of each file, each a list of row numbers.
     """
     return batches if any(batches) else [[[0]], *batches[1:]]
 
 
 class BatchCutter(Generic[T]):
-    """Cuts a sequence into batches in which no row stands twice, as long as there are others.
+    """Splits a sequence of samples into batches that do not contain a row twice if that can be avoided.
 
-    A draw whose row the batch has already waits for the next one. At most sixteen batches of draws wait; where a few rows
-    come so often that this does not do, they meet.
+    A sample whose row is already in the batch is deferred to a later batch. At most `16 * size` samples are deferred; if more
+    would be, a batch may contain a row twice.
 
     Args:
-        size: of a batch.
-        row_of: tells a draw's row; None: no row comes twice, and nothing has to be compared.
+        size: samples per batch.
+        row_of: returns the row of a sample; None: no row is repeated, and samples are not compared.
     """
 
     def __init__(self, size: int, row_of: Callable[[T], Hashable] | None = None) -> None:
@@ -287,63 +317,64 @@ class BatchCutter(Generic[T]):
         self._rows: set[Hashable] = set()
         self._waiting: deque[T] = deque()
 
-    def add(self, draw: T) -> list[T] | None:
-        """Takes the next draw; gives a batch where that makes it full."""
+    def add(self, sample: T) -> list[T] | None:
+        """Add the next sample, and return a batch if it is now full."""
         if self._waiting and not self._batch:
-            self._resume(self.size - 1)  # the draw at hand is never the second of two that make a batch full
-        if self._has(draw) and len(self._waiting) < 16 * self.size:
-            self._waiting.append(draw)
+            self._add_waiting(self.size - 1)  # leaves room for this sample, so that one call fills at most one batch
+        if self._has(sample) and len(self._waiting) < 16 * self.size:
+            self._waiting.append(sample)
             return None
-        self._take(draw)
+        self._take(sample)
         return self._finished() if len(self._batch) == self.size else None
 
     def rest(self) -> Iterator[list[T]]:
-        """What is left, in batches of which the last may be smaller."""
+        """Yield the remaining samples in batches; the last one may be smaller."""
         while self._batch or self._waiting:
-            self._resume(self.size)
-            while self._waiting and len(self._batch) < self.size:  # copies meet: there is nothing else
+            self._add_waiting(self.size)
+            while self._waiting and len(self._batch) < self.size:  # only copies are left
                 self._take(self._waiting.popleft())
             yield self._finished()
 
-    def _has(self, draw: T) -> bool:
-        return self.row_of is not None and self.row_of(draw) in self._rows
+    def _has(self, sample: T) -> bool:
+        return self.row_of is not None and self.row_of(sample) in self._rows
 
-    def _take(self, draw: T) -> None:
-        self._batch.append(draw)
+    def _take(self, sample: T) -> None:
+        self._batch.append(sample)
         if self.row_of is not None:
-            self._rows.add(self.row_of(draw))
+            self._rows.add(self.row_of(sample))
 
-    def _resume(self, size: int) -> None:
+    def _add_waiting(self, size: int) -> None:
         for _ in range(len(self._waiting)):
-            draw = self._waiting.popleft()
-            if len(self._batch) < size and not self._has(draw):
-                self._take(draw)
+            sample = self._waiting.popleft()
+            if len(self._batch) < size and not self._has(sample):
+                self._take(sample)
             else:
-                self._waiting.append(draw)
+                self._waiting.append(sample)
 
     def _finished(self) -> list[T]:
         batch, self._batch, self._rows = self._batch, [], set()
         return batch
 
 
-def _whole(batches: Iterator[Sequence[T]], ranks: int) -> Iterator[Sequence[T]]:
-    """The batches that have a row for every rank."""
+def _drop_small(batches: Iterator[Sequence[T]], ranks: int) -> Iterator[Sequence[T]]:
+    """Drop the batches that have fewer rows than ranks."""
     return (batch for batch in batches if len(batch) >= ranks)
 
 
-def _count(sizes: Sequence[int], ranks: int, batch_size: int) -> int:
-    """Number of batches that groups of so many samples make, each batch of one group and with a row for every rank."""
+def _count_batches(sizes: Sequence[int], ranks: int, batch_size: int) -> int:
+    """Return the number of batches of groups of the given sizes; batches with fewer rows than ranks are dropped."""
     whole, rest = np.divmod(np.array(sizes, np.int64), ranks * batch_size)
     return int((whole + (rest >= ranks)).sum())
 
 
-def _numbers(copies: np.ndarray) -> np.ndarray:
+def _number_samples(copies: np.ndarray) -> np.ndarray:
+    """Return `row + copy * rows` of each copy of each row: (sum of copies,) int64."""
     rows = np.repeat(np.arange(len(copies)), copies)
     firsts = np.repeat(np.cumsum(copies) - copies, copies)
     return rows + (np.arange(len(rows)) - firsts) * len(copies)
 
 
-def _cut(numbers: np.ndarray, size: int, row_of: Callable[[int], int] | None) -> Iterator[list[int]]:
+def _split_group(numbers: np.ndarray, size: int, row_of: Callable[[int], int] | None) -> Iterator[list[int]]:
     if row_of is None:
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size].tolist()

@@ -1,4 +1,4 @@
-"""The mixture of an epoch: how often the rows of each subset come."""
+"""The mixture of an epoch: how often the rows of each subset are sampled."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 
 class Mixture:
-    """How often a row of each subset comes in an epoch.
+    """How often a row of each subset is sampled per epoch.
 
     Args:
-        factors: by subset, 0 or more: 2 is twice an epoch, 0 never, 0.5 means that each epoch takes another random half
-            of the rows, 2.5 two of each and another half.
-        others: the factor of subsets that are not named.
+        factors: factor of each subset, 0 or more. 2: twice per epoch; 0: never; 0.5: a new random half of the rows per epoch;
+            2.5: all rows twice, and a new random half a third time.
+        others: factor of the other subsets.
     """
 
     def __init__(self, factors: Mapping[str, float] | None = None, others: float = 1.0) -> None:
@@ -31,55 +31,61 @@ class Mixture:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each row comes once, whatever its subset."""
+        """Whether each row of every subset is sampled exactly once."""
         return all(factor == 1 for factor in (*self.factors.values(), self.others))
 
     def factor(self, subset: str) -> float:
-        """How often a row of a subset comes, on average."""
+        """Return how often a row of a subset is sampled per epoch on average."""
         return self.factors.get(subset, self.others)
 
     def copies(self, subset: str, chance: float) -> int:
-        """How often one row comes in one epoch; `chance` is uniform in [0, 1) and decides of the fraction."""
+        """Return how often one row is sampled in one epoch.
+
+        Args:
+            subset: subset of the row.
+            chance: random number, uniform in [0, 1), compared with the fractional part of the factor.
+        """
         whole, fraction = divmod(self.factor(subset), 1)
         return int(whole) + (chance < fraction)
 
     @classmethod
-    def of_settings(
+    def from_settings(
         cls,
         repeat: Mapping[str, float] | None,
         weights: Mapping[str, float] | None,
         chosen: Collection[str] | None,
         rows: Mapping[str, int] | None = None,
     ) -> Mixture:
-        """The mixture that a config asks for.
+        """Create the mixture of a config.
 
-        With weights, the subsets named share the epoch in proportion, those not named are left out, and the epoch is as long
-        as the named subsets have rows: in an epoch a row of subset s comes w_s / sum(w) * N / n_s times, n_s being the
-        rows of s and N the sum over the named subsets.
+        With weights, an epoch has as many samples as the subsets with a weight have rows, N in total, and each subset's share
+        is proportional to its weight. A row of subset s, with weight w_s and n_s rows, is sampled w_s / sum(w) * N / n_s
+        times per epoch. Subsets without a weight are left out.
 
         Args:
-            repeat: `data.repeat`.
-            weights: `data.weights`; not both.
-            chosen: `data.subsets`: others are left out, but for rows that do not tell their subset.
-            rows: how many rows there are of each subset; for weights.
+            repeat: `data.repeat`, factor of each subset.
+            weights: `data.weights`, weight of each subset; exclusive with `repeat`.
+            chosen: `data.subsets`; other subsets are left out, except rows of unknown subset. None: all.
+            rows: number of rows of each subset; required with `weights`.
 
         Raises:
-            DataError: if a subset that has a weight has no rows.
+            DataError: if a subset with a weight has no rows.
         """
         if weights is not None:
             present = {name: weight for name, weight in weights.items() if weight > 0}
             for name in present:
                 if not rows.get(name):
-                    there_are = ", ".join(f"{name} ({count})" for name, count in rows.items() if count)
+                    found = ", ".join(f"{name} ({count})" for name, count in rows.items() if count)
                     raise DataError(
-                        f"data.weights: no training row is of {name}; there are: {there_are or 'none'}",
+                        f"data.weights.{name}={weights[name]}: subset {name} has no training rows; "
+                        f"subsets with rows: {found or 'none'}",
                         code="weight-without-rows",
                         subset=name,
                         allowed=[name for name, count in rows.items() if count],
                     )
             left_out = [name for name, count in rows.items() if count and name not in weights]
             if left_out:
-                log.warning("data.weights does not name %s: left out", ", ".join(left_out))
+                log.warning("data.weights has no weight for %s; their rows are not used", ", ".join(left_out))
             total, length = sum(present.values()), sum(rows[name] for name in present)
             return cls({name: weight / total * length / rows[name] for name, weight in present.items()}, others=0)
         factors = dict(repeat or {})
@@ -90,15 +96,15 @@ class Mixture:
 
 
 class RowMixture:
-    """A mixture of rows that are known by their numbers.
+    """A mixture applied to a known set of rows.
 
-    The fractions are exact: of n rows with factor 0.5, round(n / 2) come in every epoch, at least one.
+    The fractional part f of a factor is exact: max(1, round(f * n)) of the n rows of a subset are sampled once more.
 
     Args:
-        subsets: of the rows.
-        mixture: the factors.
-        limit: only so many rows are used, the first ones whose factor is not 0; None: all.
-        removed: numbers of rows that are not used at all; None: none.
+        subsets: subset of each row.
+        mixture: factor of each subset.
+        limit: maximum number of rows, the first ones whose factor is not 0; None: all.
+        removed: numbers of rows that are not used; None: none.
     """
 
     def __init__(
@@ -114,51 +120,78 @@ class RowMixture:
 
     @property
     def sizes(self) -> list[int]:
-        """How many draws an epoch has of each subset, in the order of their codes."""
+        """Number of samples per epoch of each subset, in the order of `RowSubsets.names`."""
         return [
-            len(rows) * math.floor(factor) + _part(len(rows), factor)
+            len(rows) * math.floor(factor) + _extra_rows(len(rows), factor)
             for rows, factor in zip(self._rows, self.factors, strict=True)
         ]
 
     def copies(self, seed: int, epoch: int) -> np.ndarray:
-        """(rows,) int64: how often each row comes in an epoch."""
+        """Return how often each row is sampled in an epoch: (rows,) int64.
+
+        Args:
+            seed: seed of the fractional parts.
+            epoch: number of the epoch, from 0.
+        """
         copies = np.zeros(len(self.codes), np.int64)
         for code, (rows, factor) in enumerate(zip(self._rows, self.factors, strict=True)):
             copies[rows] = math.floor(factor)
-            part = _part(len(rows), factor)
-            if part:
+            extra = _extra_rows(len(rows), factor)
+            if extra:
                 random = np.random.default_rng((seed, epoch, code, 1))
-                copies[random.choice(rows, part, replace=False)] += 1
+                copies[random.choice(rows, extra, replace=False)] += 1
         return copies
 
 
-def _part(rows: int, factor: float) -> int:
+def _extra_rows(rows: int, factor: float) -> int:
+    """Return how many of the rows are sampled once more for the fractional part of the factor."""
     fraction = factor % 1
     return max(1, round(rows * fraction)) if fraction and rows else 0
 
 
 def check_factors(setting: str, factors: Mapping[str, float]) -> None:
-    """Raises ConfigError where a factor or weight is no number of 0 or more, or all of them are 0."""
+    """Check the factors or weights of subsets.
+
+    Args:
+        setting: `data.repeat` or `data.weights`, for the error message.
+        factors: value of each subset.
+
+    Raises:
+        ConfigError: if a value is not a finite number of at least 0, or all weights are 0.
+    """
     for name, factor in factors.items():
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
             raise ConfigError(
-                f"{setting}.{name}={factor} must be a number, 0 or more",
+                f"{setting}.{name}: expected a finite number of at least 0, got {factor!r}",
                 code="mixture-factor-out-of-range",
                 key=f"{setting}.{name}",
                 found=factor,
             )
     if setting == "data.weights" and not any(factors.values()):
-        raise ConfigError("data.weights: at least one weight must be more than 0", code="all-weights-zero")
+        raise ConfigError(
+            f"data.weights: expected at least one weight greater than 0, got {dict(factors)}",
+            code="all-weights-zero",
+            found=dict(factors),
+        )
 
 
 def check_names(setting: str, names: Collection[str], known: Collection[str]) -> None:
-    """Raises ConfigError where a name is no subset, with the nearest one that is."""
+    """Check the names of subsets in a setting.
+
+    Args:
+        setting: key of the setting, for the error message.
+        names: names to check.
+        known: names of all subsets.
+
+    Raises:
+        ConfigError: if a name is unknown; the message suggests the closest known name.
+    """
     for name in names:
         if name not in known:
-            meant = get_close_matches(name.lower(), known, n=1)
+            close = get_close_matches(name.lower(), known, n=1)
             raise ConfigError(
-                f"{setting}: there is no subset {name!r}"
-                f"{f'; did you mean {meant[0]}?' if meant else ';'} choices: {', '.join(known)}",
+                f"{setting}: unknown subset {name!r}"
+                f"{f'; did you mean {close[0]}?' if close else ';'} choices: {', '.join(known)}",
                 code="unknown-subset",
                 key=setting,
                 found=name,

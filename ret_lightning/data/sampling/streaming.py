@@ -1,4 +1,4 @@
-"""Training rows read while training goes on: no copy, no index, a few stretches of the files and a buffer in memory."""
+"""Streaming of training rows: files are read during training and shuffled with a buffer, without a copy or an index."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from random import Random
 from typing import TypeVar
 
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
+from ret_lightning.data.readers.row_files import FileSpan, RawRow, RowFiles
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
-from ret_lightning.data.sampling.batch_samplers import BatchCutter, Draw, EpochBatches, Span
+from ret_lightning.data.sampling.batch_samplers import BatchCutter, EpochBatches, SampledRow, Span
 from ret_lightning.data.sampling.mixture import Mixture
 from ret_lightning.errors import DataError
 
 T = TypeVar("T")
 
-OPEN_STRETCHES = 8
-_FINISHED_BATCHES = 8  # of one subset each, from which the next one is drawn
+OPEN_SPANS = 8
+_FINISHED_BATCHES = 8  # single-subset batches, from which the next one is sampled
 
 
 @dataclass(frozen=True)
 class RowStream:
-    """The training rows of an epoch, in an order that follows from the seed and the epoch alone.
+    """A stream of training rows, in an order that depends on the seed and the epoch only.
 
-    How well it mixes: the stretches of the files (of up to 16 MB in plain files, row groups in parquet, whole files where
-    they are compressed) come in random order, `OPEN_STRETCHES` of them are read at the same time, the next row from any of
-    them, and a row then changes places with any of `buffer` others. So two rows that stand side by side in a file end
-    some `buffer` rows apart, and the rows of a batch come from eight places of the corpus or more; a corpus of fewer rows
-    than `buffer` is shuffled perfectly. Compressed files mix worse when there are few of them: cut them into dozens.
+    Shuffling has three stages. The spans of the files (up to 16 MiB of a plain file, a row group of a Parquet file, or a whole
+    compressed file) are read in random order. `OPEN_SPANS` of them are open at the same time, and each row is read from a
+    random one. Each row is then exchanged with a random one of the `buffer` rows in memory. Adjacent rows of a file are about
+    `buffer` rows apart in the stream; fewer rows than `buffer` are shuffled uniformly. A compressed file is one span, so
+    split compressed corpora into dozens of files.
 
-    What it costs: memory for `buffer` rows (10,000 rows of ReT-M2KR are some 65 MB) and eight megabytes for the open files,
-    in the main process of each rank and not in its workers. Every rank reads all of the files and parses nothing, unless
-    the mixture or the batches ask for the subset of a row.
+    The buffer and the open files are in the main process of each rank, not in its loader workers. Each rank reads all files,
+    and parses a row only if the mixture or `one_subset` batches need its subset.
 
     Attributes:
-        files: to read.
-        names: tells the subset of a row.
-        mixture: how often its rows come. The fraction of a factor is drawn row by row, so an epoch's length varies a little.
-        buffer: rows.
-        limit: only so many rows are used, the first ones that the mixture does not leave out; None: all.
-        seed: of the order.
-        removed: file and position of rows that are not used at all, see `RawRow`.
-        parser: of the rows.
+        files: files of the rows.
+        names: maps the fields of a row to its subset.
+        mixture: how often the rows of each subset are sampled per epoch. The fractional part of a factor is sampled per row,
+            so the length of an epoch varies slightly.
+        buffer: number of rows in the shuffle buffer.
+        limit: maximum number of rows, the first ones that the mixture uses; None: all.
+        seed: seed of the order.
+        removed: (file, position) of rows that are not used, as in `RawRow`.
+        parser: parser of the rows.
     """
 
     files: RowFiles
@@ -55,50 +55,53 @@ class RowStream:
     removed: frozenset[tuple[int, int]] = frozenset()
     parser: RowParser = M2KR_ROWS
 
-    def draws(self, epoch: int) -> Iterator[Draw]:
-        """The draws of an epoch."""
+    def sample_epoch(self, epoch: int) -> Iterator[SampledRow]:
+        """Yield the samples of an epoch in shuffled order.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
         random = Random(f"{self.seed}/{epoch}")
         if self.limit is None:
-            stretches = self.files.stretches()
-            random.shuffle(stretches)
-            rows = interleaved([self._read(stretch) for stretch in stretches], OPEN_STRETCHES, random)
+            spans = self.files.spans()
+            random.shuffle(spans)
+            rows = interleave([self._read(span) for span in spans], OPEN_SPANS, random)
         else:
-            rows = islice(filter(self._used, chain.from_iterable(map(self._read, self.files.stretches()))), self.limit)
-        return shuffled(self._mixed(rows, epoch, random), self.buffer, random)
+            rows = islice(filter(self._used, chain.from_iterable(map(self._read, self.files.spans()))), self.limit)
+        return shuffle_with_buffer(self._mixed(rows, epoch, random), self.buffer, random)
 
     def subset(self, row: RawRow) -> str:
-        """The subset of a row; `unknown` where it does not tell or cannot be parsed."""
+        """Return the subset of a row; `unknown` if the row does not state it or cannot be parsed."""
         return self.names(*self.parser.parse_subset(row.content))
 
-    def _read(self, stretch: Stretch) -> Iterator[RawRow]:
-        rows = self.files.read(stretch)
+    def _read(self, span: FileSpan) -> Iterator[RawRow]:
+        rows = self.files.read(span)
         return (row for row in rows if (row.file, row.position) not in self.removed) if self.removed else rows
 
     def _used(self, row: RawRow) -> bool:
         return self.mixture.is_plain or self.mixture.factor(self.subset(row)) > 0
 
-    def _mixed(self, rows: Iterable[RawRow], epoch: int, random: Random) -> Iterator[Draw]:
+    def _mixed(self, rows: Iterable[RawRow], epoch: int, random: Random) -> Iterator[SampledRow]:
         if self.mixture.is_plain:
-            return (Draw(epoch, row) for row in rows)
+            return (SampledRow(epoch, row) for row in rows)
         return (
-            Draw(epoch, row, copy)
+            SampledRow(epoch, row, copy)
             for row in rows
             for copy in range(self.mixture.copies(self.subset(row), random.random()))
         )
 
 
 class StreamedBatches(EpochBatches):
-    """Batches of a stream; how many there are is known when it has ended, so there is no length.
+    """A batch sampler over a stream of rows; it has no length, because the number of batches is known at the end only.
 
-    The rows themselves are handed to the dataset: they are read in the main process, in one order, and parsed, decoded and
-    transformed by whatever worker is free.
+    The main process reads the rows in order and passes them to the dataset; loader workers parse, decode and transform them.
 
     Args:
-        stream: all rows.
-        batch_size: rows a batch and rank.
-        rank: of this process.
-        world_size: how many ranks.
-        one_subset: whether a batch is of rows of one subset only.
+        stream: the rows.
+        batch_size: rows per batch and rank, at least 1.
+        rank: rank of this process, in [0, world_size).
+        world_size: number of ranks.
+        one_subset: whether all rows of a batch belong to one subset.
     """
 
     def __init__(
@@ -107,10 +110,10 @@ class StreamedBatches(EpochBatches):
         super().__init__(batch_size, stream.seed, rank, world_size)
         self.stream = stream
         self.one_subset = one_subset
-        self.end: tuple[int, int] | None = None  # epoch and number of its last batch, when that has been handed out
+        self.end: tuple[int, int] | None = None  # epoch and number of its last batch, once that batch was yielded
 
-    def _own_batches(self, epoch: int) -> Iterator[list[Draw]]:
-        """Reads one batch ahead, so that the last one is known as such."""
+    def _own_batches(self, epoch: int) -> Iterator[list[SampledRow]]:
+        """Yield this rank's batches, reading one batch ahead to detect the last one."""
         count = sum(span.batches for span in self.spans(epoch))
         waiting = None
         for batch in self.global_batches(epoch):
@@ -121,11 +124,14 @@ class StreamedBatches(EpochBatches):
             self.end = epoch, count
             yield self.share(waiting)
 
-    def global_batches(self, epoch: int) -> Iterator[Sequence[Draw]]:
-        """See `EpochBatches`.
+    def global_batches(self, epoch: int) -> Iterator[Sequence[SampledRow]]:
+        """Yield the remaining global batches of an epoch; each has at least one row per rank.
+
+        Args:
+            epoch: number of the epoch, from 0.
 
         Raises:
-            DataError: if a whole stream has too few rows for one batch.
+            DataError: if the whole stream has too few rows for one batch.
         """
         empty = not self.spans(epoch)
         for batch in super().global_batches(epoch):
@@ -133,80 +139,95 @@ class StreamedBatches(EpochBatches):
             yield batch
         if empty:
             raise DataError(
-                f"{self.stream.files}: the rows that data.subsets, data.repeat, data.weights and data.limit select are too "
-                f"few for one batch on each of {self.world_size} ranks",
+                f"{self.stream.files}: data.subsets, data.repeat, data.weights and data.limit select too few rows for one "
+                f"batch on {self.world_size} ranks",
                 code="stream-too-short",
+                path=str(self.stream.files),
                 ranks=self.world_size,
             )
 
-    def _samples(self, epoch: int) -> Iterator[Draw]:
-        return self.stream.draws(epoch)
+    def _samples(self, epoch: int) -> Iterator[SampledRow]:
+        return self.stream.sample_epoch(epoch)
 
-    def _left(self, epoch: int, samples: Iterator[Draw], span: Span) -> Iterator[Draw]:
-        waiting: dict[tuple[int, ...], Draw] = {}
+    def _remaining(self, epoch: int, samples: Iterator[SampledRow], span: Span) -> Iterator[SampledRow]:
+        waiting: dict[tuple[int, ...], SampledRow] = {}
 
-        def read() -> Iterator[Draw]:
-            for draw in samples:
-                waiting[draw.identity()] = draw
-                yield draw
+        def read() -> Iterator[SampledRow]:
+            for sample in samples:
+                waiting[sample.identity()] = sample
+                yield sample
 
         for batch in self._served(epoch, read(), span):
-            for draw in batch:
-                del waiting[draw.identity()]
+            for sample in batch:
+                del waiting[sample.identity()]
         return chain(waiting.values(), samples)
 
-    def _cut(self, epoch: int, samples: Iterator[Draw], size: int) -> Iterator[Sequence[Draw]]:
+    def _split(self, epoch: int, samples: Iterator[SampledRow], size: int) -> Iterator[Sequence[SampledRow]]:
         if not self.one_subset:
-            return self._cut_all(samples, size)
-        return shuffled(self._cut_by_subset(samples, size), _FINISHED_BATCHES, Random(f"{self.seed}/{epoch}/batches"))
+            return self._split_all(samples, size)
+        return shuffle_with_buffer(
+            self._split_by_subset(samples, size), _FINISHED_BATCHES, Random(f"{self.seed}/{epoch}/batches")
+        )
 
-    def _cutter(self, size: int) -> BatchCutter[Draw]:
+    def _cutter(self, size: int) -> BatchCutter[SampledRow]:
         plain = self.stream.mixture.is_plain
-        return BatchCutter(size, None if plain else lambda draw: (draw.row.file, draw.row.position))
+        return BatchCutter(size, None if plain else lambda sample: (sample.row.file, sample.row.position))
 
-    def _cut_all(self, samples: Iterator[Draw], size: int) -> Iterator[list[Draw]]:
+    def _split_all(self, samples: Iterator[SampledRow], size: int) -> Iterator[list[SampledRow]]:
         cutter = self._cutter(size)
-        for draw in samples:
-            if batch := cutter.add(draw):
+        for sample in samples:
+            if batch := cutter.add(sample):
                 yield batch
         yield from cutter.rest()
 
-    def _cut_by_subset(self, samples: Iterator[Draw], size: int) -> Iterator[list[Draw]]:
-        cutters: dict[str, BatchCutter[Draw]] = {}
-        for draw in samples:
-            name = self.stream.subset(draw.row)
+    def _split_by_subset(self, samples: Iterator[SampledRow], size: int) -> Iterator[list[SampledRow]]:
+        cutters: dict[str, BatchCutter[SampledRow]] = {}
+        for sample in samples:
+            name = self.stream.subset(sample.row)
             if name not in cutters:
                 cutters[name] = self._cutter(size)
-            if batch := cutters[name].add(draw):
+            if batch := cutters[name].add(sample):
                 yield batch
         for cutter in cutters.values():
             yield from cutter.rest()
 
 
-def interleaved(sources: Sequence[Iterator[T]], at_once: int, random: Random) -> Iterator[T]:
-    """The items of all sources, each time the next one of any of `at_once` sources that are open; in order within a source."""
+def interleave(sources: Sequence[Iterator[T]], at_once: int, random: Random) -> Iterator[T]:
+    """Yield the items of all sources, each from a random open source; the order within a source is kept.
+
+    Args:
+        sources: iterators over items that are not None.
+        at_once: maximum number of open sources.
+        random: generator of the order.
+    """
     waiting = iter(sources)
     opened = list(islice(waiting, at_once))
     while opened:
-        place = int(random.random() * len(opened))
-        item = next(opened[place], None)
+        index = int(random.random() * len(opened))
+        item = next(opened[index], None)
         if item is not None:
             yield item
         elif (source := next(waiting, None)) is not None:
-            opened[place] = source
+            opened[index] = source
         else:
-            opened.pop(place)
+            opened.pop(index)
 
 
-def shuffled(items: Iterable[T], buffer: int, random: Random) -> Iterator[T]:
-    """The items in another order: each changes places with one of the `buffer` that wait; fewer than that, any order."""
+def shuffle_with_buffer(items: Iterable[T], buffer: int, random: Random) -> Iterator[T]:
+    """Yield the items in random order, shuffled with a buffer; `buffer` or fewer items are shuffled uniformly.
+
+    Args:
+        items: the items.
+        buffer: number of items in memory; each new item replaces a random one of them.
+        random: generator of the order.
+    """
     waiting: list[T] = []
     for item in items:
         if len(waiting) < buffer:
             waiting.append(item)
             continue
-        place = int(random.random() * buffer)
-        item, waiting[place] = waiting[place], item
+        index = int(random.random() * buffer)
+        item, waiting[index] = waiting[index], item
         yield item
     random.shuffle(waiting)
     yield from waiting

@@ -1,4 +1,4 @@
-"""The subset and the passage ids of each training row, read once from the whole of the files and cached."""
+"""The subset and the passage ids of each training row, from a cached scan of all training files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ret_lightning.data.bad_rows import UntoldPlace
+from ret_lightning.data.bad_rows import DeferredLocation
 from ret_lightning.data.layouts.subset_names import SubsetNames
-from ret_lightning.data.readers.row_files import RawRow, RowFiles, Stretch
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.row_files import FileSpan, RawRow, RowFiles
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file
@@ -29,9 +29,9 @@ from ret_lightning.runtime.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-QUIET_BYTES = 100_000_000  # files below are read in about a second, faster than processes start
-_VERSION = 2  # of the cached files
-_NOWHERE = UntoldPlace(Place(Path(), 0))  # bad rows are counted here, and reported where they are read for training
+QUIET_BYTES = 100_000_000  # smaller files are read in this process without a progress bar
+_VERSION = 2  # format of the cached files
+_NOWHERE = DeferredLocation(SourceLocation(Path(), 0))  # the scan does not report bad rows; training does
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class RowSubsets:
     """The subset of each row.
 
     Attributes:
-        names: of the subsets that have rows, in the order of their first rows; `unknown` for rows that do not tell.
-        codes: (rows,) uint16, positions in `names`, in the order of the files.
+        names: names of the subsets with rows, in the order of their first rows; `unknown` for rows that do not state one.
+        codes: (rows,) uint16, index into `names` of each row, in the order of the files.
     """
 
     names: tuple[str, ...]
@@ -48,19 +48,19 @@ class RowSubsets:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Rows of each subset."""
+        """Number of rows of each subset."""
         return dict(zip(self.names, np.bincount(self.codes, minlength=len(self.names)).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class RowIds:
-    """The passage ids of each row, and where each row is.
+    """The passage ids and the position of each row.
 
     Attributes:
-        hashes: (ids,) uint64, `id_hash` of each row's passage ids in their order, row after row.
-        counts: (rows,) uint32, how many ids each row has; 0 where the row cannot be parsed.
-        positions: (rows,) int64, see `RawRow`.
-        file_ends: (files,) int64, how many rows there are up to the end of each file.
+        hashes: (ids,) uint64, `hash_passage_id` of each passage id, in order, row by row.
+        counts: (rows,) uint32, number of ids of each row; 0 if the row cannot be parsed.
+        positions: (rows,) int64, `RawRow.position` of each row.
+        file_ends: (files,) int64, number of rows up to the end of each file.
     """
 
     hashes: np.ndarray
@@ -69,47 +69,60 @@ class RowIds:
     file_ends: np.ndarray
 
     def locations(self, rows: np.ndarray) -> list[tuple[int, int]]:
-        """File and position of some rows, see `RawRow`."""
+        """Return the file and the position of rows, as in `RawRow`.
+
+        Args:
+            rows: (n,) int64, row numbers.
+        """
         files = np.searchsorted(self.file_ends, rows, side="right")
         return list(zip(files.tolist(), self.positions[rows].tolist(), strict=True))
 
 
-def id_hash(subset: str, passage_id: str) -> int:
-    """A passage id of a subset as 64 bits: the same in every process, run and version."""
+def hash_passage_id(subset: str, passage_id: str) -> int:
+    """Return a 64-bit hash of a passage id of a subset (blake2b); it is equal in every process and version."""
     text = f"{subset}\0{passage_id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def row_subsets(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowSubsets:
-    """The subset of each row, from the cache folder (`$XDG_CACHE_HOME/ret_lightning`) where the files were read before.
+def scan_subsets(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowSubsets:
+    """Return the subset of each training row, from the cache if the files were scanned before.
 
-    Large files are read by as many processes as there are cores, with a progress bar. A row that cannot be parsed counts
-    as `unknown`: its error is reported where it is read for training.
+    The cache folder is `$XDG_CACHE_HOME/ret_lightning`. Large files are scanned by one process per core, with a progress bar.
+    A row that cannot be parsed counts as `unknown`; its error is reported when training reads it.
 
     Args:
-        files: of training rows.
-        known: names that a data_id may begin with.
-        parser: of the rows.
+        files: files of the training rows.
+        known: subset names that a data_id may begin with.
+        parser: parser of the rows.
 
     Raises:
-        DataError: if a file cannot be read to its end, or a process is killed.
+        DataError: if a file cannot be read to its end, or a scanning process is killed.
     """
-    names, codes = _scanned(files, known, parser, ("names", "codes"))
+    names, codes = _load_scan(files, known, parser, ("names", "codes"))
     return RowSubsets(tuple(names.tolist()), codes)
 
 
-def row_ids(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowIds:
-    """The passage ids of each row, from the same scan and cache as `row_subsets`, with the same arguments and errors."""
-    return RowIds(*_scanned(files, known, parser, tuple(field.name for field in fields(RowIds))))
+def scan_passage_ids(files: RowFiles, known: Sequence[str], parser: RowParser = M2KR_ROWS) -> RowIds:
+    """Return the passage ids of each training row, from the cache if the files were scanned before.
+
+    Args:
+        files: files of the training rows.
+        known: subset names that a data_id may begin with.
+        parser: parser of the rows.
+
+    Raises:
+        DataError: if a file cannot be read to its end, or a scanning process is killed.
+    """
+    return RowIds(*_load_scan(files, known, parser, tuple(field.name for field in fields(RowIds))))
 
 
-def _scanned(files: RowFiles, known: Sequence[str], parser: RowParser, wanted: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of the scan by name."""
-    what = json.dumps([_VERSION, files.fingerprint(), list(known), *parser.identity])
-    cached = default_cache_dir() / "subsets" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.npz"
-    if os.path.isfile(cached):  # False too where the folder may not be searched, and pathlib would raise
+def _load_scan(files: RowFiles, known: Sequence[str], parser: RowParser, names: Sequence[str]) -> list[np.ndarray]:
+    """Return the named arrays of the scan; scan the files unless the arrays are cached."""
+    key = json.dumps([_VERSION, files.fingerprint(), list(known), *parser.identity])
+    cached = default_cache_dir() / "subsets" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    if os.path.isfile(cached):  # unlike pathlib, returns False if the folder may not be searched
         with np.load(cached, allow_pickle=False) as file:
-            return [file[name] for name in wanted]
+            return [file[name] for name in names]
     found = _scan(files, SubsetNames(known), parser)
     try:
         with whole_file(cached) as unfinished, unfinished.open("wb") as file:
@@ -117,24 +130,24 @@ def _scanned(files: RowFiles, known: Sequence[str], parser: RowParser, wanted: S
     except (OSError, UserError) as error:
         reason = error.message if isinstance(error, UserError) else error.strerror or str(error)
         log.warning(
-            "%s: cannot be written (%s), so the next run scans the training files again; name another folder with the "
-            "environment variable XDG_CACHE_HOME",
+            "%s: cannot write the scan cache (%s), so the next run scans the training files again; set XDG_CACHE_HOME to a "
+            "writable folder",
             cached,
             reason,
         )
-    return [found[name] for name in wanted]
+    return [found[name] for name in names]
 
 
 def _scan(files: RowFiles, names: SubsetNames, parser: RowParser) -> dict[str, np.ndarray]:
-    """The arrays of `RowSubsets` and `RowIds`."""
-    stretches = files.stretches()
+    """Scan the files, and return the arrays of `RowSubsets` and `RowIds`."""
+    spans = files.spans()
     codes_by_name: dict[str, int] = {}
     parts: list[_Part] = []
     rows_of_file = np.zeros(len(files.paths), np.int64)
-    for stretch, part in zip(stretches, _read_all(files, names, parser, stretches), strict=True):
+    for span, part in zip(spans, _scan_spans(files, names, parser, spans), strict=True):
         own = [codes_by_name.setdefault(name, len(codes_by_name)) for name in part.names]
         part.codes = np.array(own, np.uint16)[part.codes]
-        rows_of_file[stretch.file] += len(part.codes)
+        rows_of_file[span.file] += len(part.codes)
         parts.append(part)
     return {
         "names": np.array(list(codes_by_name), np.str_),
@@ -148,7 +161,7 @@ def _scan(files: RowFiles, names: SubsetNames, parser: RowParser) -> dict[str, n
 
 @dataclass
 class _Part:
-    """The arrays of one stretch; `codes` are positions in `names`, which are those that occur in it."""
+    """The arrays of one span of a file; `codes` are indices into its own `names`."""
 
     names: list[str]
     codes: np.ndarray
@@ -157,37 +170,37 @@ class _Part:
     positions: np.ndarray
 
 
-def _read_all(files: RowFiles, names: SubsetNames, parser: RowParser, stretches: Sequence[Stretch]) -> Iterator[_Part]:
-    read = partial(_read, files, names, parser)
-    if files.size() < QUIET_BYTES or len(stretches) == 1:
-        yield from map(read, stretches)
+def _scan_spans(files: RowFiles, names: SubsetNames, parser: RowParser, spans: Sequence[FileSpan]) -> Iterator[_Part]:
+    scan = partial(_scan_span, files, names, parser)
+    if files.size() < QUIET_BYTES or len(spans) == 1:
+        yield from map(scan, spans)
         return
     name = Path(str(files)).name
     with (
-        ProcessPoolExecutor(min(len(stretches), usable_cores()), fork_context()) as pool,
-        progress_bar(total=len(stretches), desc=f"scanning subsets and passage ids of {name}", unit="part") as bar,
+        ProcessPoolExecutor(min(len(spans), usable_cores()), fork_context()) as executor,
+        progress_bar(total=len(spans), desc=f"scanning subsets and passage ids of {name}", unit="part") as bar,
     ):
         try:
-            for result in pool.map(read, stretches):
+            for result in executor.map(scan, spans):
                 yield result
                 bar.update()
         except BrokenProcessPool:
             raise DataError(
-                f"{files}: a process that scanned the training rows was killed, most likely because memory ran out; "
-                "free memory, and run the command again",
+                f"{files}: a process that scans the training rows was killed, probably because the machine ran out of memory; "
+                "free memory and run the command again",
                 code="scan-process-killed",
                 path=str(files),
             ) from None
 
 
-def _read(files: RowFiles, names: SubsetNames, parser: RowParser, stretch: Stretch) -> _Part:
+def _scan_span(files: RowFiles, names: SubsetNames, parser: RowParser, span: FileSpan) -> _Part:
     positions_of: dict[str, int] = {}
     codes, hashes, counts, positions = [], [], [], []
-    for row in files.read(stretch):
-        found, ids = _subset_and_ids(parser, row)
+    for row in files.read(span):
+        found, ids = _parse_subset_and_ids(parser, row)
         subset = names(*found)
         codes.append(positions_of.setdefault(subset, len(positions_of)))
-        hashes += [id_hash(subset, passage_id) for passage_id in ids]
+        hashes += [hash_passage_id(subset, passage_id) for passage_id in ids]
         counts.append(len(ids))
         positions.append(row.position)
     return _Part(
@@ -199,8 +212,8 @@ def _read(files: RowFiles, names: SubsetNames, parser: RowParser, stretch: Stret
     )
 
 
-def _subset_and_ids(parser: RowParser, row: RawRow) -> tuple[tuple[str | None, str], tuple[str, ...]]:
-    """What decides the subset of a row, and its passage ids: none of a row that training cannot use, so it is not held out."""
+def _parse_subset_and_ids(parser: RowParser, row: RawRow) -> tuple[tuple[str | None, str], tuple[str, ...]]:
+    """Parse the subset field, the data_id and the passage ids of a row; a bad row has no ids, so it is not held out."""
     try:
         fields = parser.fields(row.content, _NOWHERE)
     except DataError:

@@ -1,4 +1,4 @@
-"""Backbones: the states of their blocks, by transformers and by open_clip."""
+"""Backbones of transformers and open_clip, which return the hidden states of their blocks."""
 
 import lazy_loader
 

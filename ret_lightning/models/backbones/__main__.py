@@ -1,4 +1,4 @@
-"""Print the backbones that there are; see registry.py."""
+"""Print a table of the available backbones: `python -m ret_lightning.models.backbones [--config-dir DIR]`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ret_lightning.models.backbones.registry import list_backbones, table
 
 
 def main() -> int:
-    """Print a table; returns the exit code."""
+    """Print the table and return the exit code."""
     parser = argparse.ArgumentParser("python -m ret_lightning.models.backbones", description="List the backbones.")
-    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="a folder of further configs")
+    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="folder of additional configs")
     try:
         print(table(list_backbones(parser.parse_args().config_dir)))
     except UserError as error:

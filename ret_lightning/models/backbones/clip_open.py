@@ -1,4 +1,7 @@
-"""CLIP backbones of the open_clip library, by architecture and tag; a checkpoint stores them by transformers' names."""
+"""CLIP backbones of the open_clip library. Checkpoints store their weights under the names of transformers.
+
+Shape legend: n rows that have the modality, L positions, W width of a state.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 from ret_lightning.models.backbones.missing_weights import no_weights
-from ret_lightning.ops.onednn_linear import multiply_by_products
+from ret_lightning.ops.onednn_linear import use_onednn_matmul
 from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
-# The names of modules and parameters here and in a checkpoint: outside the blocks, and in a block.
+# Names in open_clip to names in a checkpoint, outside the blocks and within a block.
 _NAMES = {
     "token_embedding": "embeddings.token_embedding",
     "conv1": "embeddings.patch_embedding",
@@ -42,31 +45,31 @@ _BLOCK_NAMES = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-_IN_PROJECTION = "attn.in_proj_"  # one matrix here, three in a checkpoint
+_IN_PROJECTION = "attn.in_proj_"  # one matrix in open_clip, three in a checkpoint
 
-# What the settings of an architecture may be. Any further one makes it something else than a plain CLIP.
+# The settings of a plain CLIP. An architecture with any other setting is not supported.
 _SETTINGS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 _VISION_SETTINGS = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
 _TEXT_SETTINGS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-# The fields of transformers' configs in which a copy of the weights must be the same model.
+# The fields of transformers' configs that must agree with a copy of the weights.
 _SAME = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "patch_size")
 
 
 class _OpenClipStack(BlockStack):
-    """What both halves have in common: open_clip's modules under open_clip's names.
+    """Base class of the text and vision stack, with the modules and parameter names of open_clip.
 
-    It has no `model_type` of its own: a checkpoint stores it as transformers' stack, `counterpart`, and gives that back.
+    It has no `model_type`: a checkpoint stores it as the stack of transformers, `counterpart`, and loads it as that class.
 
     Args:
-        transformer: the blocks.
-        sizes: the fields of transformers' config that the blocks do not tell.
+        transformer: The blocks.
+        sizes: Fields of transformers' config that cannot be derived from the blocks.
     """
 
     counterpart: type[ClipTextStack | ClipVisionStack]
 
     def __init__(self, transformer: Transformer, **sizes: int) -> None:
         super().__init__()
-        multiply_by_products(transformer)
+        use_onednn_matmul(transformer)
         self.transformer = transformer
         self.width = transformer.width
         self.num_blocks = transformer.layers
@@ -100,12 +103,12 @@ class _OpenClipStack(BlockStack):
         theirs = {name: self._layout_names(name) for name in self.state_dict()}
         differing = {name for names in theirs.values() for name in names} ^ set(state)
         if differing:
-            raise RuntimeError(f"{type(self).__name__}: missing or unexpected: {', '.join(sorted(differing))}")
+            raise RuntimeError(f"{type(self).__name__}: missing or unexpected tensors: {', '.join(sorted(differing))}")
         parts = {name: [state[n] for n in names] for name, names in theirs.items()}
         self.load_state_dict({name: p[0] if len(p) == 1 else torch.cat(p) for name, p in parts.items()}, assign=True)
 
     def _layout_names(self, name: str) -> list[str]:
-        """What a tensor of `state_dict` is called in a checkpoint: one name, or those of the three parts of its rows."""
+        """Return the names of a tensor in a checkpoint; three for a matrix that a checkpoint splits along its rows."""
         root = self.counterpart.model_type.removeprefix("clip_")
         if not name.startswith("transformer.resblocks."):
             module, dot, parameter = name.partition(".")
@@ -119,10 +122,10 @@ class _OpenClipStack(BlockStack):
 
 
 class OpenClipTextStack(_OpenClipStack):
-    """The text half of a plain CLIP of open_clip.
+    """The text encoder of an open_clip CLIP.
 
     Args:
-        clip: where the modules are taken from; its projections are left behind.
+        clip: The model whose modules are used; its projections are dropped.
     """
 
     counterpart = ClipTextStack
@@ -136,15 +139,15 @@ class OpenClipTextStack(_OpenClipStack):
         )
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
-        self.ln_final = clip.ln_final  # stored in a checkpoint, never used
+        self.ln_final = clip.ln_final  # stored in checkpoints but never used
 
     def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         check_token_ids(inputs, self.token_embedding.num_embeddings, len(self.positional_embedding))
         return self.token_embedding(inputs) + self.positional_embedding[: inputs.shape[1]]
 
     def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        # Causal and padded on the right: no real token attends to padding. The causal mask is built per block, which costs
-        # little: a buffer would stay on the meta device when weights are assigned.
+        # Causal and padded on the right, so no token attends to padding. The causal mask is not a buffer, which would stay
+        # on the meta device when weights are assigned.
         length = states.shape[1]
         mask = torch.full((length, length), -torch.inf, dtype=states.dtype, device=states.device).triu(1)
         return self.block(index)(states, attn_mask=mask)
@@ -154,10 +157,10 @@ class OpenClipTextStack(_OpenClipStack):
 
 
 class OpenClipVisionStack(_OpenClipStack):
-    """The image half of a plain CLIP of open_clip; the class token is one of the tokens, and no patch is dropped.
+    """The vision encoder of an open_clip CLIP. Its states include the class token; no patch is dropped.
 
     Args:
-        clip: where the modules are taken from; its projections are left behind.
+        clip: The model whose modules are used; its projections are dropped.
     """
 
     counterpart = ClipVisionStack
@@ -170,13 +173,13 @@ class OpenClipVisionStack(_OpenClipStack):
         self.class_embedding = visual.class_embedding
         self.positional_embedding = visual.positional_embedding
         self.ln_pre = visual.ln_pre
-        self.ln_post = visual.ln_post  # stored in a checkpoint, never used
+        self.ln_post = visual.ln_post  # stored in checkpoints but never used
 
     def embed(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
         size = self._sizes["image_size"]
         if inputs.shape[-2:] != (size, size):
             raise ValueError(
-                f"pictures of {tuple(inputs.shape[-2:])} pixels, but the vision backbone takes {size} x {size}"
+                f"expected images of {size} x {size} pixels for the vision backbone, got {tuple(inputs.shape[-2:])}"
             )
         patches = self.conv1(inputs.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.expand(len(inputs), 1, -1), patches], dim=1)
@@ -198,27 +201,31 @@ def open_clip_backbone(
     image_transform: ImageTransform | None = None,
     published_plan: str | None = None,
 ) -> Backbone:
-    """A CLIP by its open_clip name, float32.
+    """Build a CLIP backbone from an open_clip architecture name, in float32.
 
     Args:
-        name: an architecture of open_clip that is a text transformer and a vision transformer, `ViT-H-14` say.
-        pretrained: a tag of open_clip, `laion2b_s32b_b79k` say; or a file of open_clip's weights (safetensors, or a
-            pickle that holds nothing but tensors); None: random weights.
-        library: whose modules compute the states. transformers reads its own copy of the weights.
-        copy: hub id or folder of transformers' copy of the weights; None: the hub repository that open_clip has for the
-            tag, which for LAION's models holds both.
-        tokenizer: None: CLIP's.
-        image_transform: None: CLIP's at the model's image size, with the tag's mean and deviation. Tags that were trained
-            on squeezed pictures (Apple's dfn5b) get the middle square all the same.
-        published_plan: see `Backbone`.
+        name: Architecture of open_clip with a plain text and a plain vision transformer, for example `ViT-H-14`.
+        pretrained: Tag of open_clip, for example `laion2b_s32b_b79k`, or a file of open_clip weights (safetensors, or a
+            pickle of tensors only); None uses random weights.
+        library: Library whose modules compute the states. transformers loads its own copy of the weights.
+        copy: Hub id or folder of the copy of the weights for transformers; None uses the hub repository of the tag, which
+            contains both for the models of LAION.
+        tokenizer: Tokenizer; None uses the CLIP tokenizer.
+        image_transform: Image transform; None uses CLIP preprocessing at the image size of the model, with the mean and
+            standard deviation of the tag. Images are cropped to the centre square, also for tags that were trained on
+            images resized without cropping (dfn5b).
+        published_plan: Key of `PUBLISHED_PLANS`, if ReT was published with this backbone.
+
+    Returns:
+        The backbone.
 
     Raises:
-        ConfigError: if an option is not one of those that there are, or does not fit another one.
-        UserError: if the weights are not to be had, or are not those of this model.
+        ConfigError: If an option is unknown or inconsistent with another option.
+        UserError: If the weights are not available or belong to another model.
     """
     if library not in ("open_clip", "transformers"):
         raise ConfigError(
-            f"backbone.library={library}: choose open_clip or transformers",
+            f"backbone.library={library}: expected open_clip or transformers",
             code="backbone-library-unknown",
             found=library,
             allowed=("open_clip", "transformers"),
@@ -226,7 +233,7 @@ def open_clip_backbone(
     config = _architecture(name)
     tag = {} if pretrained is None else _tag(name, pretrained, config.get("quick_gelu", False))
     copy = copy or _hub_id(tag)
-    # On the meta device no weights are drawn only to be replaced.
+    # On the meta device, no random weights are generated that would be replaced at once.
     replaced = pretrained is not None or library == "transformers"
     with torch.device("meta") if replaced else nullcontext():
         clip = CLIP(**config)
@@ -236,7 +243,7 @@ def open_clip_backbone(
         text, vision = (s.counterpart.from_layout_config(s.layout_config()) for s in (text, vision))
     elif library == "transformers" and not tag:
         raise ConfigError(
-            f"backbone.pretrained={pretrained}: library=transformers does not read a file of open_clip's weights: use "
+            f"backbone.pretrained={pretrained}: backbone.library=transformers cannot load a file of open_clip weights; set "
             "backbone.library=open_clip, or a tag and backbone.copy=FOLDER",
             code="backbone-file-of-open-clip",
             found=pretrained,
@@ -245,45 +252,45 @@ def open_clip_backbone(
         text, vision = (_copy(stack, name, copy) for stack in (text, vision))
     elif pretrained is not None:
         _load(text, vision, name, _file(pretrained, tag))
-        text.source = vision.source = copy  # the published code takes the tokenizer from there
-    # Which pictures the model was trained on; the mean and deviation of random weights are free.
-    pictures = {"size": clip.visual.image_size[0], **{key: tuple(tag[key]) for key in ("mean", "std") if key in tag}}
-    for field, wanted in pictures.items():
-        if isinstance(image_transform, ImageTransform) and getattr(image_transform, field) != wanted:
+        text.source = vision.source = copy  # the published code loads the tokenizer from there
+    # The preprocessing that the model was trained with; any mean and standard deviation fit random weights.
+    images = {"size": clip.visual.image_size[0], **{key: tuple(tag[key]) for key in ("mean", "std") if key in tag}}
+    for field, expected in images.items():
+        if isinstance(image_transform, ImageTransform) and getattr(image_transform, field) != expected:
             raise ConfigError(
                 f"backbone.image_transform.{field}={getattr(image_transform, field)} does not fit backbone.name={name}, "
-                f"backbone.pretrained={pretrained}: set it to {wanted}",
+                f"backbone.pretrained={pretrained}; set it to {expected}",
                 code="backbone-image-transform-differs",
                 key=f"backbone.image_transform.{field}",
                 found=getattr(image_transform, field),
-                expected=wanted,
+                expected=expected,
             )
     return Backbone(
         text=text,
         vision=vision,
         tokenizer=tokenizer or ClipTokenizer(max_length=clip.context_length),
-        image_transform=image_transform or ImageTransform(**pictures),
+        image_transform=image_transform or ImageTransform(**images),
         published_plan=published_plan,
     )
 
 
 def _architecture(name: str) -> dict[str, Any]:
-    """The settings of a plain CLIP of open_clip."""
+    """Return the settings of an open_clip architecture, which must be a plain CLIP."""
     if name not in list_models():
-        served = {known.lower(): known for known in list_models() if not _extras(get_model_config(known))}
-        close = [served[match] for match in difflib.get_close_matches(name.lower(), served, n=3)]
-        known = f"nearest: {', '.join(close)}" if close else f"choices: {', '.join(served.values())}"
+        supported = {known.lower(): known for known in list_models() if not _extras(get_model_config(known))}
+        close = [supported[match] for match in difflib.get_close_matches(name.lower(), supported, n=3)]
+        known = f"did you mean {', '.join(close)}?" if close else f"expected one of {', '.join(supported.values())}"
         raise ConfigError(
             f"backbone.name={name}: open_clip has no such architecture; {known}",
             code="backbone-name-unknown",
             found=name,
-            allowed=tuple(served.values()),
+            allowed=tuple(supported.values()),
         )
     config = get_model_config(name)
     if extras := _extras(config):
         raise ConfigError(
-            f"backbone.name={name}: only CLIPs of a plain text and a plain vision transformer are served, and this one "
-            f"has {', '.join(extras[:3])}",
+            f"backbone.name={name}: expected a CLIP with a plain text and a plain vision transformer, but it has the settings "
+            f"{', '.join(extras[:3])}",
             code="backbone-name-not-plain",
             found=name,
             settings=tuple(extras),
@@ -292,21 +299,21 @@ def _architecture(name: str) -> dict[str, Any]:
 
 
 def _extras(config: Mapping[str, Any]) -> list[str]:
-    """The settings that make an architecture something else than a plain CLIP."""
+    """Return the settings of an architecture that a plain CLIP does not have."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     extras = sorted(config.keys() - _SETTINGS)
     extras += [f"vision_cfg.{key}={vision[key]}" for key in sorted(vision.keys() - _VISION_SETTINGS)]
     extras += [f"text_cfg.{key}={text[key]}" for key in sorted(text.keys() - _TEXT_SETTINGS)]
-    # The stages of a ResNet.
+    # A list of layers means the stages of a ResNet.
     return extras if isinstance(vision.get("layers", 0), int) else [*extras, f"vision_cfg.layers={vision['layers']}"]
 
 
 def _tag(name: str, pretrained: str, quick_gelu: bool) -> dict[str, Any]:
-    """What open_clip knows of a tag; nothing where `pretrained` is a file."""
+    """Return open_clip's metadata of a tag; an empty dict if `pretrained` is a file."""
     tag = get_pretrained_cfg(name, pretrained)
     if not tag and not Path(pretrained).is_file():
         raise ConfigError(
-            f"backbone.pretrained={pretrained}: neither a file nor a tag that open_clip has for {name}; tags: "
+            f"backbone.pretrained={pretrained}: expected a file or one of open_clip's tags for {name}: "
             f"{', '.join(list_pretrained_tags_by_model(name)) or 'none'}",
             code="backbone-tag-unknown",
             found=pretrained,
@@ -315,7 +322,7 @@ def _tag(name: str, pretrained: str, quick_gelu: bool) -> dict[str, Any]:
     if tag and bool(tag.get("quick_gelu")) != quick_gelu:
         other = name.removesuffix("-quickgelu") if quick_gelu else f"{name}-quickgelu"
         raise ConfigError(
-            f"backbone.pretrained={pretrained}: these weights were not trained with the activation of {name}: use "
+            f"backbone.pretrained={pretrained}: these weights were not trained with the activation function of {name}; set "
             f"backbone.name={other}",
             code="backbone-activation-differs",
             found=name,
@@ -332,11 +339,11 @@ def _file(pretrained: str, tag: dict[str, Any]) -> Path:
     try:
         return Path(download_pretrained(tag) if tag else pretrained)
     except (OSError, RuntimeError) as error:
-        raise no_weights(f"backbone.pretrained={pretrained}", _hub_id(tag), error, "a file of them") from error
+        raise no_weights(f"backbone.pretrained={pretrained}", _hub_id(tag), error, "a file of weights") from error
 
 
 def _load(text: OpenClipTextStack, vision: OpenClipVisionStack, name: str, file: Path) -> None:
-    """Gives both stacks the weights of a file of open_clip's, as float32."""
+    """Load a file of open_clip weights into both stacks, as float32."""
     weights = _read(file)
     for stack, prefix in ((text, ""), (vision, "visual.")):
         own = {prefix + key: tensor.shape for key, tensor in stack.state_dict().items()}
@@ -346,15 +353,15 @@ def _load(text: OpenClipTextStack, vision: OpenClipVisionStack, name: str, file:
         found = {key: tensor.shape for key, tensor in given.items()}
         misfit = [key for key in {**own, **found} if own.get(key) != found.get(key)]
         if misfit:
-            there, wanted = (tuple(s[misfit[0]]) if misfit[0] in s else "nothing" for s in (found, own))
+            there, expected = (tuple(s[misfit[0]]) if misfit[0] in s else "nothing" for s in (found, own))
             raise UserError(
-                f"backbone.pretrained={file}: not the weights of {name}: {len(misfit)} tensors do not fit; {misfit[0]} is "
-                f"{there} instead of {wanted}",
+                f"backbone.pretrained={file}: not the weights of {name}: {len(misfit)} tensors do not fit, for example "
+                f"{misfit[0]}: expected {expected}, got {there}",
                 code="backbone-weights-differ",
                 path=file,
                 key=misfit[0],
                 found=there,
-                expected=wanted,
+                expected=expected,
             )
         stack.load_state_dict({key.removeprefix(prefix): t.float() for key, t in given.items()}, assign=True)
 
@@ -367,36 +374,36 @@ def _read(file: Path) -> dict[str, Tensor]:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"backbone.pretrained={file}: not a file of weights alone, and what else a pickle holds may be code, which is "
-            "not run; save the model's state_dict as safetensors",
+            f"backbone.pretrained={file}: expected a file of tensors only, but this pickle contains other objects, which may "
+            "execute code; save the state_dict of the model as safetensors",
             code="backbone-weights-hold-code",
             path=file,
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"backbone.pretrained={file}: cannot be read as weights: {reason}",
+            f"backbone.pretrained={file}: the weights cannot be read: {reason}",
             code="backbone-weights-unreadable",
             path=file,
             reason=reason,
         ) from error
     weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
-    # open_clip's own training wraps the model for DDP before it saves.
+    # open_clip's training script saves the DDP wrapper, whose names start with "module.".
     return {key.removeprefix("module."): value for key, value in weights.items() if isinstance(value, Tensor)}
 
 
 def _copy(stack: _OpenClipStack, name: str, copy: str) -> BlockStack:
-    """transformers' stack of the same sizes, with the weights of a hub id or folder."""
+    """Load the stack of transformers with the weights of a hub id or folder, and check that the sizes agree."""
     theirs = stack.counterpart.from_hub(copy, f"backbone.copy={copy}")
-    wanted, found = stack.layout_config(), theirs.layout_config()
+    expected, found = stack.layout_config(), theirs.layout_config()
     for field in _SAME:
-        if wanted.get(field) != found.get(field):
+        if expected.get(field) != found.get(field):
             raise ConfigError(
-                f"backbone.copy={copy}: not a copy of {name}: {field} of its {theirs.model_type} is {found[field]} instead of "
-                f"{wanted[field]}",
+                f"backbone.copy={copy}: not a copy of {name}: expected {field}={expected[field]} in its {theirs.model_type}, "
+                f"got {found[field]}",
                 code="backbone-copy-differs",
                 key=field,
                 found=found[field],
-                expected=wanted[field],
+                expected=expected[field],
             )
     return theirs

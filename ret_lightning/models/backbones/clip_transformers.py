@@ -1,4 +1,7 @@
-"""CLIP backbones of the transformers library: pretrained from the hub or a folder, or of random weights."""
+"""CLIP backbones of the transformers library, pretrained (from the hub or a folder) or with random weights.
+
+Shape legend: n rows that have the modality, L positions, W width of a state.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,13 @@ from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Tokenizer
 from ret_lightning.models.backbones.base import Backbone, BlockStack, check_token_ids
 from ret_lightning.models.backbones.missing_weights import no_weights
-from ret_lightning.ops.onednn_linear import multiply_by_products
+from ret_lightning.ops.onednn_linear import use_onednn_matmul
 
-# The attention is called without a mask tensor, see `ClipTextStack.run_block`; only this implementation understands that.
+# The attention is called without a mask tensor (see `ClipTextStack.run_block`), which only this implementation supports.
 ATTENTION = "sdpa"
 
 
-# The fields of the two configs that make a difference; the rest of what transformers 4.45 wrote is about text generation
-# and classification, and transformers 5 does not know all of it.
+# The relevant fields of the two configs. The other fields that transformers 4.45 wrote concern generation and classification.
 _COMMON_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -41,7 +43,7 @@ TEXT_FIELDS = (*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "bos_to
 VISION_FIELDS = (*_COMMON_FIELDS, "image_size", "patch_size", "num_channels")
 
 
-# Of these, what decides what a stack computes, and of what size.
+# The fields that determine the function and the sizes of a stack.
 _DECISIVE = {*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "image_size", "patch_size", "num_channels"} - {
     "projection_dim",
     "initializer_range",
@@ -50,7 +52,7 @@ _DECISIVE = {*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "image_si
 
 
 class _ClipStack(BlockStack):
-    """What both halves have in common."""
+    """Base class of the text and vision stack."""
 
     model_class: type
     config_class: type
@@ -58,7 +60,7 @@ class _ClipStack(BlockStack):
 
     def __init__(self, model: CLIPTextModel | CLIPVisionModel) -> None:
         super().__init__()
-        multiply_by_products(model)
+        use_onednn_matmul(model)
         self.model = model
         self.width = model.config.hidden_size
         self.num_blocks = model.config.num_hidden_layers
@@ -68,17 +70,23 @@ class _ClipStack(BlockStack):
 
     @classmethod
     def of_sizes(cls, config: Mapping[str, Any]) -> _ClipStack:
-        """A stack of random weights from fields of the library's config class.
+        """Build a stack with random weights.
+
+        Args:
+            config: Fields of the config class of transformers.
+
+        Returns:
+            The stack.
 
         Raises:
-            ConfigError: naming the field that there is not, or the sizes that do not fit each other.
+            ConfigError: If a field is unknown or the sizes are inconsistent.
         """
         unknown = [name for name in config if name not in cls.fields]
         if unknown:
             close = difflib.get_close_matches(unknown[0], cls.fields, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(cls.fields)}"
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(cls.fields)}"
             raise ConfigError(
-                f"{cls.model_type} has no setting {unknown[0]}; {hint}",
+                f"backbone: {cls.model_type} has no setting {unknown[0]}; {hint}",
                 code="backbone-setting-unknown",
                 found=unknown[0],
                 allowed=tuple(cls.fields),
@@ -88,25 +96,28 @@ class _ClipStack(BlockStack):
         except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ConfigError(
-                f"{cls.model_type} cannot be built: {reason}", code="backbone-not-built", reason=reason
+                f"backbone: {cls.model_type} cannot be built: {reason}", code="backbone-not-built", reason=reason
             ) from error
         return cls(model)
 
     @classmethod
     def from_hub(cls, source: str, option: str) -> _ClipStack:
-        """A stack with the weights of a hub id or a folder, float32.
+        """Load a stack with the weights of a hub id or a folder, in float32.
 
         Args:
-            source: the hub id or folder.
-            option: of the config, with its value, for messages.
+            source: Hub id or folder.
+            option: Config option with its value, for messages.
+
+        Returns:
+            The stack.
 
         Raises:
-            UserError: if the weights are not to be had, or are another model's.
+            UserError: If the weights are not available or incomplete.
         """
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # each half would warn at length that it has no use for the other one's weights
+        logging.set_verbosity_error()  # each stack would warn about the unused weights of the other one
         try:
-            # The dtype is named since transformers would otherwise keep that of the file, which is float16 in some.
+            # Without dtype, transformers keeps the dtype of the file, which may be float16.
             model, loaded = cls.model_class.from_pretrained(
                 source,
                 attn_implementation=ATTENTION,
@@ -115,13 +126,13 @@ class _ClipStack(BlockStack):
                 output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise no_weights(option, source, error, "a folder that holds them") from error
+            raise no_weights(option, source, error, "a folder of weights") from error
         finally:
             logging.set_verbosity(verbosity)
-        if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
+        if missing := sorted(loaded["missing_keys"]):  # transformers initialises missing tensors randomly
             raise UserError(
-                f"{option}: no CLIP of transformers' in there: {len(missing)} tensors of the {cls.model_type} are missing, "
-                f"{missing[0]} for one; a repository of another library may have a copy for transformers elsewhere",
+                f"{option}: expected a CLIP of transformers, but {len(missing)} tensors of the {cls.model_type} are missing, "
+                f"such as {missing[0]}; weights of another library may have a copy for transformers in another repository",
                 code="backbone-weights-missing",
                 found=source,
                 missing=tuple(missing),
@@ -139,14 +150,14 @@ class _ClipStack(BlockStack):
         return {"model_type": self.model_type, **config}
 
     def layout_state(self) -> dict[str, Tensor]:
-        # transformers 4 had one module more on the way, of the same name as the tower's; the layout keeps it.
+        # The layout is that of transformers 4, which has an additional enclosing module of the same name.
         return {f"{self._inner}.{name}": tensor for name, tensor in self.model.state_dict().items()}
 
     def load_layout_state(self, state: Mapping[str, Tensor]) -> None:
         own = {name.removeprefix(f"{self._inner}."): tensor for name, tensor in state.items()}
         self.model.load_state_dict(own, assign=True)
         embeddings = self.model.embeddings
-        if embeddings.position_ids.is_meta:  # counted, not stored
+        if embeddings.position_ids.is_meta:  # computed, not stored
             count, device = embeddings.position_ids.shape[1], embeddings.position_embedding.weight.device
             embeddings.position_ids = torch.arange(count, device=device)[None]
 
@@ -156,7 +167,7 @@ class _ClipStack(BlockStack):
 
 
 class ClipTextStack(_ClipStack):
-    """The text half of a CLIP."""
+    """The text encoder of a transformers CLIP."""
 
     model_type = "clip_text_model"
     model_class, config_class = CLIPTextModel, CLIPTextConfig
@@ -167,8 +178,8 @@ class ClipTextStack(_ClipStack):
         return self.model.embeddings(input_ids=inputs)
 
     def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        # CLIP's texts are padded on the right and its attention is causal, so no real token attends to padding: without a
-        # padding mask, PyTorch may use its fused causal attention.
+        # Texts are padded on the right and the attention is causal, so no token attends to padding. Without a padding mask,
+        # PyTorch can use its fused causal attention.
         return self.model.encoder.layers[index](states, attention_mask=None, is_causal=True)
 
     def embedding_parameters(self) -> Sequence[nn.Parameter]:
@@ -176,7 +187,7 @@ class ClipTextStack(_ClipStack):
 
 
 class ClipVisionStack(_ClipStack):
-    """The image half of a CLIP; the class token is one of the tokens."""
+    """The vision encoder of a transformers CLIP. Its states include the class token."""
 
     model_type = "clip_vision_model"
     model_class, config_class = CLIPVisionModel, CLIPVisionConfig
@@ -200,27 +211,30 @@ def clip_backbone(
     image_transform: ImageTransform | None = None,
     published_plan: str | None = None,
 ) -> Backbone:
-    """A CLIP of the transformers library.
+    """Build a CLIP backbone of the transformers library.
 
     Args:
-        text: fields of `transformers.CLIPTextConfig`, for a model of random weights.
-        vision: fields of `transformers.CLIPVisionConfig`, likewise.
-        pretrained: a hub id or a folder to take the weights from. Where `text` and `vision` are given they must describe
-            it: a run is opened again by its config, without the folder.
-        tokenizer: None: CLIP's.
-        image_transform: None: CLIP's at the vision model's image size.
-        published_plan: see `Backbone`.
+        text: Fields of `transformers.CLIPTextConfig`, for a model with random weights.
+        vision: Fields of `transformers.CLIPVisionConfig`, for a model with random weights.
+        pretrained: Hub id or folder of pretrained weights. If `text` and `vision` are given as well they must describe these
+            weights, because a run is later opened from its config without the folder.
+        tokenizer: Tokenizer; None uses the CLIP tokenizer.
+        image_transform: Image transform; None uses CLIP preprocessing at the image size of the vision model.
+        published_plan: Key of `PUBLISHED_PLANS`, if ReT was published with this backbone.
+
+    Returns:
+        The backbone.
 
     Raises:
-        UserError: if the weights are not to be had.
-        ConfigError: if they are of other sizes than those given.
+        UserError: If the weights are not available or incomplete.
+        ConfigError: If a setting is unknown, or differs from that of the pretrained weights.
     """
     if pretrained is not None:
         option = f"backbone.pretrained={pretrained}"
         text_part, vision_part = (kind.from_hub(pretrained, option) for kind in (ClipTextStack, ClipVisionStack))
-        for name, stack, wanted in (("text", text_part, text), ("vision", vision_part, vision)):
-            if wanted is not None:
-                _check_same(name, stack, wanted, option)
+        for name, stack, described in (("text", text_part, text), ("vision", vision_part, vision)):
+            if described is not None:
+                _check_same(name, stack, described, option)
     else:
         text_part, vision_part = ClipTextStack.of_sizes(text or {}), ClipVisionStack.of_sizes(vision or {})
     return Backbone(
@@ -232,13 +246,13 @@ def clip_backbone(
     )
 
 
-def _check_same(name: str, stack: _ClipStack, wanted: Mapping[str, Any], option: str) -> None:
-    """Raises ConfigError where a pretrained stack is not what the config describes."""
-    expected, found = stack.config_class(**wanted), stack.model.config
+def _check_same(name: str, stack: _ClipStack, described: Mapping[str, Any], option: str) -> None:
+    """Raise ConfigError if a pretrained stack differs from the config."""
+    expected, found = stack.config_class(**described), stack.model.config
     for field in stack.fields:
         if field in _DECISIVE and getattr(expected, field) != getattr(found, field):
             raise ConfigError(
-                f"{option}: {field} of its {stack.model_type} is {getattr(found, field)}, and the config says "
+                f"{option}: {field} of its {stack.model_type} is {getattr(found, field)}, but the config has "
                 f"{getattr(expected, field)}; set backbone.{name}.{field}={getattr(found, field)}",
                 code="backbone-setting-differs",
                 key=f"backbone.{name}.{field}",

@@ -1,4 +1,4 @@
-"""What to say where a backbone's weights are not to be had."""
+"""The error for backbone weights that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from ret_lightning.runtime.git_lfs import refuse_lfs_pointer
 
 
 def no_weights(option: str, source: str, error: BaseException, otherwise: str) -> UserError:
-    """One line on weights that neither the hub's cache, nor the hub, nor a folder gave.
+    """Return the error for weights that are neither in the cache, nor on the hub, nor in a folder.
 
     Args:
-        option: of the config, with its value.
-        source: the hub id or folder.
-        error: what a library said.
-        otherwise: what may be given instead of a hub id.
+        option: Config option with its value.
+        source: Hub id or folder.
+        error: Exception of the library.
+        otherwise: What the option accepts instead of a hub id.
+
+    Returns:
+        The error to raise.
 
     Raises:
-        DataError: if a file in the folder is a Git LFS pointer.
+        DataError: If a file in the folder is a Git LFS pointer.
     """
     from huggingface_hub import constants
 
@@ -30,13 +33,13 @@ def no_weights(option: str, source: str, error: BaseException, otherwise: str) -
         return unwritable
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rpartition("Last error: ")[2].rstrip(".")
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
-        return UserError(f"{option}: there is no such folder", code="weights-folder-missing", found=source)
+        return UserError(f"{option}: the folder does not exist", code="weights-folder-missing", found=source)
     if source.count("/") != 1 or source.startswith((".", "/", "~")) or Path(source).is_dir():
-        message = f"{option}: no weights in such a folder ({reason})"
+        message = f"{option}: the folder contains no weights ({reason})"
         return UserError(message, code="weights-not-in-folder", found=source, reason=reason)
     return UserError(
-        f"{option}: no weights of {source} in {constants.HF_HUB_CACHE}, nor from the hub ({reason}). Download them once where "
-        f"there is a network with `hf download {source}`, or give {otherwise}, or set backbone.pretrained=null for random "
+        f"{option}: the weights of {source} are not in {constants.HF_HUB_CACHE} and cannot be downloaded ({reason}); run "
+        f"`hf download {source}` on a machine with a network, use {otherwise}, or set backbone.pretrained=null for random "
         "weights",
         code="weights-not-downloaded",
         found=source,

@@ -1,4 +1,4 @@
-"""Which backbones there are: one per config of the group `backbone`.
+"""The list of available backbones, one per config of the group `backbone`.
 
 python -m ret_lightning.models.backbones [--config-dir DIR]
 """
@@ -30,16 +30,16 @@ _GROUP = "backbone"
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """A backbone that a config names.
+    """A backbone of the config group `backbone`.
 
     Attributes:
-        name: the option, `backbone=NAME`.
-        description: the first sentence of its config, which is a comment.
-        family: `model_type` of the text stack and of the vision stack, by which a checkpoint names them.
-        text: width of a state and number of blocks of the text stack.
-        vision: width of a state and number of blocks of the vision stack.
-        plan: the default layer plan, of `recurrence=published`.
-        problem: why the config cannot be built as it is; empty where it can. Without the other facts, which are then None.
+        name: Name of the config, for `backbone=NAME`.
+        description: First sentence of the comment at the top of the config.
+        family: `model_type` of the text and the vision stack, their names in checkpoints.
+        text: Width of a state and number of blocks of the text stack.
+        vision: Width of a state and number of blocks of the vision stack.
+        plan: Layer plan of `recurrence=published`.
+        problem: Why the config cannot be built; the four attributes above are then None. Empty otherwise.
     """
 
     name: str
@@ -52,26 +52,32 @@ class BackboneCard:
 
 
 def list_backbones(config_dirs: Sequence[str | Path] = ()) -> list[BackboneCard]:
-    """The backbones that `backbone=NAME` can name, in the order of their names.
+    """List the backbones that `backbone=NAME` accepts, sorted by name.
 
-    Each is built as its config states, with random weights on the meta device: nothing is downloaded, no weight is allocated.
+    Each backbone is built from its config with random weights on the meta device, so nothing is downloaded and no memory is
+    allocated for weights.
 
     Args:
-        config_dirs: folders of further configs, as of the option `--config-dir`; of several configs of one name, the first
-            counts, ours before them. Classes outside this package need RET_LIGHTNING_TARGETS.
+        config_dirs: Folders of additional configs, as for the option `--config-dir`. Among configs of the same name the first
+            one is used; those of this package take precedence. Classes outside this package need RET_LIGHTNING_TARGETS.
+
+    Returns:
+        One card per config.
 
     Raises:
-        ConfigError: if a folder does not exist.
+        ConfigError: If a folder does not exist.
     """
     folders = [Path(str(folder)).expanduser().absolute() for folder in config_dirs]
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"config_dirs: {folder}: no such folder", code="backbone-folder-missing", path=folder)
-    places = [resources.files(_CONFIGS) / _GROUP, *(folder / _GROUP for folder in folders)]
-    files = {file.name: file for place in reversed(places) if place.is_dir() for file in place.iterdir()}
+            raise ConfigError(
+                f"config_dirs: the folder {folder} does not exist", code="backbone-folder-missing", path=folder
+            )
+    groups = [resources.files(_CONFIGS) / _GROUP, *(folder / _GROUP for folder in folders)]
+    files = {file.name: file for group in reversed(groups) if group.is_dir() for file in group.iterdir()}
     names = sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
     searched = ",".join(json.dumps(f"file://{folder}", ensure_ascii=False) for folder in folders)
-    # A caller may be inside a Hydra application, whose state the composition replaces.
+    # Restore the state of a Hydra application that may be running, which the composition replaces.
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -83,7 +89,7 @@ def list_backbones(config_dirs: Sequence[str | Path] = ()) -> list[BackboneCard]
 
 
 def table(cards: Sequence[BackboneCard]) -> str:
-    """The cards as lines of aligned columns."""
+    """Format the cards as a table of aligned columns."""
     rows = [("backbone", "text", "vision", "steps", "family", "description")]
     rows += [_row(card) for card in cards]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -101,7 +107,7 @@ def _card(name: str, content: str, searched: str) -> BackboneCard:
     first = content.lstrip().partition("\n")[0]
     description = first.lstrip("# ").partition(". ")[0].rstrip(".") if first.startswith("#") else ""
     try:
-        # No primary config: Hydra would not find it in the folders that are searched.
+        # Without a primary config, which Hydra would not find in the additional folders.
         config = compose(overrides=[f"+{_GROUP}={name}", *([f"hydra.searchpath=[{searched}]"] if searched else [])])
         backbone = _built(config[_GROUP])
         plan = Published().plan(backbone.text.num_blocks, backbone.vision.num_blocks, backbone.published_plan)
@@ -125,8 +131,8 @@ def _built(config: DictConfig) -> Backbone:
         backbone = build(config)
     if not isinstance(backbone, Backbone):
         raise ConfigError(
-            f"the config builds a {type(backbone).__name__}; expected a ret_lightning.models.Backbone: set _target_ to a "
-            "function that returns one",
+            f"expected the config to build a ret_lightning.models.Backbone, got {type(backbone).__name__}; set _target_ to a "
+            "function that returns a Backbone",
             code="backbone-of-wrong-type",
             found=type(backbone).__name__,
         )

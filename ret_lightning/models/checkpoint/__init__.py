@@ -1,1 +1,1 @@
-"""Checkpoints of models: the published layout read and written, fingerprints, and the hub."""
+"""Model checkpoints: loading and saving in the published layout, fingerprints, and upload to the hub."""

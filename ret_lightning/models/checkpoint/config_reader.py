@@ -1,4 +1,4 @@
-"""From a checkpoint's `config.json` to a retriever of that architecture; see config_fields.py for the extension."""
+"""Build a retriever from a checkpoint's `config.json`. `config_fields` documents the fields."""
 
 from __future__ import annotations
 
@@ -47,24 +47,28 @@ def retriever_from_config(
     retriever_class: type[RetrieverT] = TwoTowers,
     read: Callable[[str], bytes] | None = None,
 ) -> RetrieverT:
-    """A retriever of random weights with the architecture of a config.
+    """Build a retriever with random weights and the architecture of a config.
 
     Args:
-        config: the content of a `config.json`; kept, so that saving writes the fields that are not ours as they are.
-        where: its file, for messages.
-        retriever_class: `RetRetriever`, or a class derived from `TwoTowers`.
-        read: gets the content of a file from its path in the checkpoint's folder; None: from the folder of `where`.
+        config: Content of a `config.json`. A copy is stored, so that saving preserves unknown fields.
+        where: Path of the file, for messages.
+        retriever_class: `TwoTowers` or a subclass, such as `RetRetriever`.
+        read: Returns the content of a file, given its path in the folder of the checkpoint; None reads it from the folder of
+            `where`.
+
+    Returns:
+        The retriever.
 
     Raises:
-        UserError: naming file and field, if a field is missing or cannot be served.
+        UserError: If a field is missing or invalid. The error reports the file and the field.
     """
     try:
         return _retriever(config, where, retriever_class, read or partial(_read_file, where.parent))
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        # A library refused sizes that are sound each for itself.
+        # A library rejected a combination of sizes that are valid individually.
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"{where}: no model can be built of this config ({type(error).__name__}: {reason})",
+            f"{where}: the model cannot be built from this config ({type(error).__name__}: {reason})",
             code="checkpoint-not-built",
             path=where,
             reason=reason,
@@ -120,7 +124,7 @@ def _tower(
             extension.flag("image_reduce"),
         )
     backbone = Backbone(text, vision, **preprocessors)
-    # Null is no output map to the published classes, as 0 is.
+    # For the published classes, null and 0 both mean no output map.
     no_map = config.get("late_proj_output_size", int, type(None)) is None
     size = 0 if no_map else config.count("late_proj_output_size", 0)
     with _located(config):
@@ -133,7 +137,7 @@ def _read_file(folder: Path, path: str) -> bytes:
         return (folder / path).read_bytes()
     except OSError as error:
         raise UserError(
-            f"checkpoint {folder}: {path} cannot be read ({error.strerror}); copy the whole folder of the checkpoint",
+            f"checkpoint {folder}: {path} cannot be read ({error.strerror}); copy the complete folder of the checkpoint",
             code="checkpoint-file-missing",
             path=folder / path,
         ) from error
@@ -147,7 +151,7 @@ def _plan(config: ConfigFields) -> LayerPlan:
     blocks = [layers.get(name, list) for name in ("text", "vision")]
     for name, listed in zip(("text", "vision"), blocks, strict=True):
         if not all(isinstance(block, int) and not isinstance(block, bool) for block in listed):
-            message = f"is {listed!r}; wanted a list of whole numbers"
+            message = f"is {listed!r}; expected a list of integers"
             raise layers.error(name, message, code="checkpoint-layers-not-numbers", found=repr(listed))
     return LayerPlan(*map(tuple, blocks))
 
@@ -179,8 +183,8 @@ def _cells(config: ConfigFields, plan: LayerPlan) -> list[RetCell]:
             num_tokens=config.count("num_queries"),
             num_heads=config.count("num_attention_heads"),
             intermediate_size=config.count("intermediate_size"),
-            dropout=config.share("dropout_p"),
-            attention_dropout=config.share("attention_dropout"),
+            dropout=config.fraction("dropout_p"),
+            attention_dropout=config.fraction("attention_dropout"),
             activation=config.choice("activation_fn", ACTIVATIONS),
         )
 
@@ -188,7 +192,7 @@ def _cells(config: ConfigFields, plan: LayerPlan) -> list[RetCell]:
 
 
 def _check_same_cells(query: ConfigFields, passage: ConfigFields) -> None:
-    """One cell for both towers cannot be described in two ways."""
+    """Raise UserError if the towers describe the cell that they share differently."""
     ours, theirs = (config.extension(TOWER_EXTENSION).config for config in (query, passage))
     for name in _CELL_FIELDS:
         if query.config.get(name) != passage.config.get(name):
@@ -199,12 +203,12 @@ def _check_same_cells(query: ConfigFields, passage: ConfigFields) -> None:
 
 
 def _other_cell(passage: ConfigFields, name: str) -> UserError:
-    message = f"differs from that of query_config, but {EXTENSION}.share_cells is set"
+    message = f"differs from query_config, but {EXTENSION}.share_cells is true"
     return passage.error(name, message, code="checkpoint-cells-differ")
 
 
 def _set_trained(sides: list[tuple[ConfigFields, RetTower]]) -> None:
-    """What is trained of each stack, up to the last block that either tower uses; of a shared one the query side says it."""
+    """Set the trained part of each stack, up to the last block that a tower uses; the query config decides for a shared one."""
     for field, stack_of, blocks_of in (
         ("is_text_frozen", attrgetter("text_backbone"), attrgetter("plan.text")),
         ("is_vision_frozen", attrgetter("vision_backbone"), attrgetter("plan.vision")),
@@ -223,10 +227,10 @@ def _stack(config: ConfigFields, field: str) -> BlockStack:
     model_type = sizes.get("model_type", str)
     kind, hint = find_stack(model_type, modules_of(config.extension(TOWER_EXTENSION)))
     if kind is None:
-        hint = hint or "a backbone of your own is known once its module is imported"
+        hint = hint or "import the module of a user-defined backbone first"
         raise sizes.error(
             "model_type",
-            f"is {model_type!r}, which is unknown; known: {', '.join(sorted(STACKS))}; {hint}",
+            f"is {model_type!r}; expected one of {', '.join(sorted(STACKS))}; {hint}",
             code="checkpoint-backbone-unknown",
             found=model_type,
             allowed=tuple(sorted(STACKS)),
@@ -239,7 +243,7 @@ def _stack(config: ConfigFields, field: str) -> BlockStack:
 
 @contextmanager
 def _located(config: ConfigFields) -> Iterator[None]:
-    """Add the file and the section to the errors of a part that is being built."""
+    """Prefix the errors raised in the block with the file and the section."""
     try:
         yield
     except UserError as error:

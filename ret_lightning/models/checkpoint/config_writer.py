@@ -1,4 +1,4 @@
-"""From a retriever to a checkpoint's `config.json`; see config_fields.py for the extension."""
+"""Describe a retriever as a checkpoint's `config.json`. `config_fields` documents the fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ret_lightning.models.layer_plans import PUBLISHED_PLANS
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 
-# The settings of a backbone, beside its weights, that decide what it computes.
+# The settings that, together with its weights, determine the function of a backbone.
 _BACKBONE_SETTINGS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size", "image_size",
 )  # fmt: skip
@@ -29,10 +29,10 @@ _CELL_SETTINGS = ("num_heads", "intermediate_size", "activation", "dropout", "at
 
 
 def config_of(retriever: TwoTowers) -> dict[str, Any]:
-    """The content of the `config.json` of a retriever; for one that was read and not changed, what was read.
+    """Return the content of a retriever's `config.json`. For an unchanged loaded retriever, it equals the loaded config.
 
     Raises:
-        ConfigError: if a part cannot be stored.
+        ConfigError: If a part cannot be stored.
     """
     query, passage = retriever.query_tower, retriever.passage_tower
     stored = copy.deepcopy(retriever.stored_config)
@@ -41,7 +41,7 @@ def config_of(retriever: TwoTowers) -> dict[str, Any]:
         "fg_loss": not query.pooled,
         "model_type": "retriever",
         "simmetric_loss": True,
-        "transformers_version": "4.45.0",  # whose layout this is
+        "transformers_version": "4.45.0",  # the version that defines this layout
         **stored,
         "torch_dtype": str(query.start.dtype).removeprefix("torch."),
     }
@@ -49,7 +49,7 @@ def config_of(retriever: TwoTowers) -> dict[str, Any]:
     query_stored, passage_stored = (stored.get(side) or {} for side in ("query_config", "passage_config"))
     config["query_config"] = _tower_config(query, query_stored)
     if passage is query:
-        # Of one tower the published classes read the query's config alone.
+        # For a shared tower, the published classes read only the query config.
         config.setdefault("share_text_models", True)
         config.setdefault("share_vision_models", True)
         config["passage_config"] = stored.get("passage_config", config["query_config"])
@@ -67,24 +67,25 @@ def config_of(retriever: TwoTowers) -> dict[str, Any]:
 
 
 def architecture(retriever: TwoTowers) -> dict[str, Any]:
-    """What makes two retrievers the same function of their weights, by the names of the config groups' options.
+    """Return the settings that determine the function of a retriever, apart from its weights.
 
-    Values are JSON. Where the passage tower differs from the query tower, its value is under `passage.`.
+    Keys are the names of the options in the config groups, values are JSON types. Settings of the passage tower that differ
+    from those of the query tower have the prefix `passage.`.
     """
     return _of_both_towers(retriever, _described)
 
 
 def former_architecture(retriever: TwoTowers) -> dict[str, Any]:
-    """What the first version of the fingerprints depended on: without settings that only parts of the user's own have.
+    """Return the settings used by the first fingerprint version, without those that only user-defined classes have.
 
     Raises:
-        ConfigError: if a part cannot be stored.
+        ConfigError: If a part cannot be stored.
     """
     return _of_both_towers(retriever, _formerly_described)
 
 
 def own_modules(retriever: TwoTowers) -> list[str]:
-    """The modules of a retriever's gates, backbones, tokenizers and image transforms that are not of this package."""
+    """Return the modules of user-defined gates, backbones, tokenizers and image transforms of a retriever."""
     return sorted({m for tower in (retriever.query_tower, retriever.passage_tower) for m in _own_modules(tower)})
 
 
@@ -102,7 +103,7 @@ def _of_both_towers(retriever: TwoTowers, describe: Callable[[RetTower], dict[st
 
 
 def is_published_architecture(retriever: TwoTowers) -> bool:
-    """Whether the published classes can read what is saved of it."""
+    """Return whether the published classes can load the saved retriever."""
     return all(
         _tower_config(tower, {})["layer_strategy"] in PUBLISHED_PLANS
         for tower in (retriever.query_tower, retriever.passage_tower)
@@ -154,7 +155,7 @@ def _described_gate(gate: Gate) -> dict[str, Any]:
 
 
 def _described_stack(stack: BlockStack) -> dict[str, Any]:
-    """The settings that decide what a stack computes; of a class of the user's own that is all of them."""
+    """Return the settings that determine the function of a stack; for a user-defined class, all settings."""
     own = is_own(stack)
     described = {"class": class_name(stack)} if own and not _has_own_name(stack) else {}
     if type(stack).layout_config is BlockStack.layout_config:
@@ -166,14 +167,14 @@ def _described_stack(stack: BlockStack) -> dict[str, Any]:
 
 
 def _has_own_name(stack: BlockStack) -> bool:
-    """Whether a checkpoint can name the class of a stack, not one that it inherits from."""
+    """Return whether the class of a stack defines its own `model_type`, instead of inheriting one."""
     return bool(type(stack).__dict__.get("model_type"))
 
 
 def _tower_config(
     tower: RetTower, stored: Mapping[str, Any], has_querys_text: bool = False, has_querys_vision: bool = False
 ) -> dict[str, Any]:
-    """The section of a tower; of a backbone that is the query tower's, the flag in the query's section counts."""
+    """Return the section of a tower. For a backbone shared with the query tower, the stored frozen flag is preserved."""
     _check_storable(tower)
     cell: RetCell = tower.cells[0]
     gate, text, vision = cell.gate, tower.text_backbone, tower.vision_backbone
@@ -197,7 +198,7 @@ def _tower_config(
         **{name: stored[name] if kept[name] and name in stored else value for name, value in frozen.items()},
     }
     size = _output_size(tower)
-    if size or config.get("late_proj_output_size", size) is not None:  # null is read as 0, and written again as null
+    if size or config.get("late_proj_output_size", size) is not None:  # preserve null, which means 0
         config["late_proj_output_size"] = size
     extension, strategy = _extension(tower)
     config["layer_strategy"] = strategy
@@ -206,7 +207,7 @@ def _tower_config(
 
 
 def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
-    """Our section of a tower, and its layer strategy: none of the published ones where they could not serve the tower."""
+    """Return the extension section of a tower and its layer strategy, which is unpublished if the extension is needed."""
     cell: RetCell = tower.cells[0]
     layers = {"text": list(tower.plan.text), "vision": list(tower.plan.vision)}
     strategy = next((name for name, plan in PUBLISHED_PLANS.items() if plan == tower.plan), EXTENSION)
@@ -238,15 +239,15 @@ def _extension(tower: RetTower) -> tuple[dict[str, Any], str]:
 
 
 def _check_storable(tower: RetTower) -> None:
-    """Raises ConfigError if a part of a tower is of a class that a checkpoint cannot name."""
+    """Raise ConfigError if a checkpoint cannot store the class of a part of the tower."""
     for option, part, kind in (
         *(("the cell", cell, RetCell) for cell in tower.cells),
         ("the tower", tower, RetTower),
     ):
         if type(part) is not kind:
             raise ConfigError(
-                f"{option} is a {class_name(part)}, which a checkpoint of the published layout cannot store: it would be read "
-                f"as a {kind.__name__}; use {kind.__name__}, or keep the training checkpoint",
+                f"{option}: the published layout can only store a {kind.__name__}, got {class_name(part)}; use "
+                f"{kind.__name__}, or keep the training checkpoint",
                 code="part-not-storable",
                 key=option,
                 found=class_name(part),
@@ -255,8 +256,8 @@ def _check_storable(tower: RetTower) -> None:
     for name, stack in (("text", tower.text_backbone), ("vision", tower.vision_backbone)):
         if is_own(stack) and type(stack).layout_config is not BlockStack.layout_config and not _has_own_name(stack):
             raise ConfigError(
-                f"backbone.{name} is a {class_name(stack)}, which has no model_type of its own, so a checkpoint would be read "
-                "as the class that it inherits from; set model_type in the class",
+                f"backbone.{name}: {class_name(stack)} does not define model_type, so a checkpoint would be loaded as its base "
+                "class; set a unique model_type in the class",
                 code="backbone-without-name",
                 key=f"backbone.{name}",
                 found=class_name(stack),
@@ -266,7 +267,7 @@ def _check_storable(tower: RetTower) -> None:
     ]
     if any(each != settings[0] for each in settings):
         raise ConfigError(
-            "the cells or gates of the steps have different settings, and a checkpoint stores those of one for all steps",
+            "the cells or gates of the steps have different settings, but a checkpoint stores those of one for all steps",
             code="cells-of-steps-differ",
             found=settings,
         )
@@ -275,8 +276,8 @@ def _check_storable(tower: RetTower) -> None:
 def _gate_settings(gate: Gate) -> dict[str, Any]:
     if gate.settings is None:
         raise ConfigError(
-            f"{class_name(gate)} cannot be stored in a checkpoint: the arguments of its constructor have no names; "
-            "replace *args by named arguments",
+            f"gate: {class_name(gate)} cannot be stored in a checkpoint, because its constructor takes *args; replace them by "
+            "named arguments",
             code="gate-settings-unknown",
             gate=class_name(gate),
         )
@@ -285,8 +286,8 @@ def _gate_settings(gate: Gate) -> dict[str, Any]:
             json_value(value)
         except TypeError as error:
             raise ConfigError(
-                f"gate.{name}={value!r} of {class_name(gate)} cannot be stored in a checkpoint ({error}); use numbers, "
-                "texts, lists, and mappings whose keys are texts",
+                f"gate.{name}={value!r} of {class_name(gate)} cannot be stored in a checkpoint ({error}); expected numbers, "
+                "strings, lists, or mappings with strings as keys",
                 code="gate-setting-not-storable",
                 key=f"gate.{name}",
                 found=repr(value),
@@ -302,7 +303,7 @@ def _stack_config(stack: BlockStack, stored: Mapping[str, Any]) -> dict[str, Any
 
 
 def _flags(stored: Mapping[str, Any], **values: bool) -> dict[str, Any]:
-    """Flags as they were stored, where that means the same: null counts as false."""
+    """Return the flags, in their stored form if it is equivalent: null counts as false."""
     return {
         name: stored[name] if name in stored and bool(stored[name]) == value else value
         for name, value in values.items()
@@ -316,7 +317,7 @@ def _output_size(tower: RetTower) -> int:
 def _gate_name(gate: Gate) -> str:
     if not gate.name:
         raise ConfigError(
-            f"{type(gate).__name__} cannot be stored in a checkpoint: give the class a `name`, see models/gates.py",
+            f"gate: {type(gate).__name__} has no name and cannot be stored in a checkpoint; set a unique `name` in the class",
             code="gate-without-name",
             gate=type(gate).__name__,
         )

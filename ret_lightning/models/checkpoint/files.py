@@ -1,7 +1,4 @@
-"""Checkpoints on disk and on the hub: a `config.json` and `model.safetensors`, as transformers 4.45 wrote them for ReT.
-
-The config is read by config_reader.py and written by config_writer.py, the tensors' names are in state_names.py.
-"""
+"""Loading and saving of checkpoints: `config.json` and `model.safetensors`, in the layout of the published ReT checkpoints."""
 
 from __future__ import annotations
 
@@ -37,40 +34,51 @@ def load_checkpoint(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
 ) -> RetrieverT:
-    """See `RetRetriever.from_pretrained`; `retriever_class` is the class to build."""
+    """Load a retriever in eval mode from a folder or hub id.
+
+    Args:
+        retriever_class: Class to build, `TwoTowers` or a subclass.
+        source: Folder with `config.json` and `model.safetensors` (or its shards), or a hub id.
+        device: Device of the model; None uses the CPU.
+        dtype: Dtype of the weights; None keeps the stored dtype.
+        revision: Branch, tag or commit of a hub repository.
+
+    Raises:
+        UserError: If the checkpoint does not exist or its weights do not fit its config.
+    """
     dtype = None if dtype is None else dtype_named(dtype)
     device = None if device is None else device_named(device)
     folder = find_checkpoint(source, revision)
     config = read_config(folder)
-    # Tensors that are made within a caller's inference mode could never be trained.
+    # Tensors created in a caller's inference mode could never be trained.
     with torch.inference_mode(False):
-        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
+        with torch.device("meta"):  # allocates no random weights, which would be replaced at once
             retriever = retriever_from_config(config, folder / CONFIG_FILE, retriever_class)
         own = published_state(retriever)
-        state = _without_copies(_read_weights(folder), own)
+        state = _drop_copies(_read_weights(folder), own)
         check_fit(own, state, f"{folder}: the weights do not fit the config")
         load_published_state(retriever, state)
         return retriever.to(device=device, dtype=dtype).eval()
 
 
 def load_weights(retriever: TwoTowers, source: TwoTowers, where: str | Path) -> None:
-    """Gives a retriever the weights of another one of the same architecture; its dtypes and devices stay.
+    """Copy the weights of a retriever into another one of the same architecture.
 
-    What is trained of it, its dropout and the like stay as well. The backbones may come from different libraries.
+    Dtypes, devices, trained parts and dropout of the target are unchanged. The backbones may come from different libraries.
 
     Args:
-        retriever: gets them.
-        source: the other one; it stays as it is.
-        where: its name, for messages.
+        retriever: Target, modified in place.
+        source: Source of the weights, not modified.
+        where: Name of the source, for messages.
 
     Raises:
-        ConfigError: if it is of another architecture.
+        ConfigError: If the architectures differ.
     """
     other = list(architecture_differences(retriever, source).values())
     if other:
         raise ConfigError(
-            f"{where}: the checkpoint is of another architecture than this config's: {'; '.join(other)}; make the config's "
-            "like the checkpoint's, or set init_partial=true to load the weights that fit",
+            f"{where}: the architecture of the checkpoint differs from the config: {'; '.join(other)}; change the config, or "
+            "set init_partial=true to load the weights that fit",
             code="checkpoint-other-architecture",
             path=str(where),
             differences=tuple(other),
@@ -86,33 +94,44 @@ def load_weights(retriever: TwoTowers, source: TwoTowers, where: str | Path) -> 
 
 
 def architecture_differences(retriever: TwoTowers, source: TwoTowers) -> dict[str, str]:
-    """The settings in which a model differs from the one that its weights are to come from, each as a text."""
+    """Return the settings in which a model differs from the source of its weights, by key, each described as a text."""
     here, there = architecture(retriever), architecture(source)
     both = {key: (_of(there, key), _of(here, key)) for key in here | there}
-    return {key: f"{key}={theirs} there and {ours} here" for key, (theirs, ours) in both.items() if theirs != ours}
+    text = "{}={} in the checkpoint and {} in the config"
+    return {key: text.format(key, theirs, ours) for key, (theirs, ours) in both.items() if theirs != ours}
 
 
 def _of(described: Mapping[str, Any], key: str) -> Any:
-    """A value of `architecture`; what the passage tower does not have otherwise it has as the query tower."""
+    """Return a value of `architecture`; the passage tower defaults to the value of the query tower."""
     return described[key] if key in described else described.get(key.removeprefix("passage."))
 
 
 def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
-    """See `RetRetriever.save_pretrained`."""
+    """Save `config.json` and `model.safetensors` in the published layout, atomically.
+
+    Args:
+        retriever: Retriever to save.
+        folder: Target folder, created if needed. Other files in it are kept.
+        max_shard_size: Maximum size of a weight file, in bytes or as a string such as `"5GB"`.
+
+    Raises:
+        UserError: If the folder cannot be written.
+        ConfigError: If a part of the model cannot be stored.
+    """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder, size = Path(folder), check_shard_size(max_shard_size)
     config, parts = storable_config(retriever), preprocessor_files(retriever)
-    state = _stand_alone(published_state(retriever))
+    state = _without_shared_memory(published_state(retriever))
     shards = split_torch_state_dict_into_shards(
         state, filename_pattern="model{suffix}.safetensors", max_shard_size=size
     )
     files = shards.filename_to_tensors
     try:
         with ExitStack() as unfinished:
-            # Everything is written before anything takes its name; then the weights do, and the config last of all.
+            # All files are written before any is renamed; the config, entered first, is renamed last.
             write_to = unfinished.enter_context(whole_file(folder / CONFIG_FILE))
             write_to.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             old = [path for path in _weight_files(folder) if path.name not in files]
@@ -144,33 +163,30 @@ def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: in
 
 
 def storable_config(retriever: TwoTowers) -> dict[str, Any]:
-    """The content of a retriever's `config.json`, from which the same architecture has been built once, without weights.
+    """Return the content of a retriever's `config.json`, after verifying that it restores the same architecture.
 
     Raises:
-        ConfigError: if a part cannot be stored, or would be read as another one.
+        ConfigError: If a part cannot be stored or would be restored differently.
     """
     config = config_of(retriever)
     try:
         with torch.inference_mode(False), torch.device("meta"):
             files = preprocessor_files(retriever)
             again = retriever_from_config(json.loads(json.dumps(config)), Path(CONFIG_FILE), read=files.__getitem__)
-    except Exception as error:  # of a part of the user's, which may raise anything
+    except Exception as error:  # user-defined classes may raise anything
         reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"the model cannot be exported, since it could not be read again: {reason}",
+            f"the model cannot be exported, because its checkpoint cannot be loaded: {reason}",
             code="checkpoint-not-readable-again",
             reason=reason,
         ) from error
     here, there = architecture(retriever), architecture(again)
-    differences = [
-        f"{key} is {_of(here, key)!r} and would be read as {_of(there, key)!r}"
-        for key in here | there
-        if _of(here, key) != _of(there, key)
-    ]
+    both = {key: (_of(here, key), _of(there, key)) for key in here | there}
+    differences = [f"{key} is {a!r} but would be loaded as {b!r}" for key, (a, b) in both.items() if a != b]
     if stored_preprocessors(again) != stored_preprocessors(retriever):
-        differences.append("the tokenizer or the image transform would be read with other settings or files")
+        differences.append("the tokenizer or image transform would be loaded with different settings or files")
     own, state = published_state(again), published_state(retriever)
-    differences += [f"tensor {name} has no place in the model that is read" for name in state if name not in own]
+    differences += [f"tensor {name} does not exist in the loaded model" for name in state if name not in own]
     differences += [
         f"tensor {name} would be {'missing' if name not in state else 'of another shape'}"
         for name, tensor in own.items()
@@ -178,7 +194,7 @@ def storable_config(retriever: TwoTowers) -> dict[str, Any]:
     ]
     if differences:
         raise ConfigError(
-            f"the model cannot be exported, since it would be read as another one: {'; '.join(differences[:3])}",
+            f"the model cannot be exported, because the loaded model would differ: {'; '.join(differences[:3])}",
             code="checkpoint-read-differently",
             differences=tuple(differences),
         )
@@ -186,40 +202,40 @@ def storable_config(retriever: TwoTowers) -> dict[str, Any]:
 
 
 def check_shard_size(size: int | str) -> int | str:
-    """A size as the hub's library takes it; raises ConfigError where it is none."""
+    """Return a file size in the format of `huggingface_hub`.
+
+    Raises:
+        ConfigError: If it is not a positive number of bytes or a string such as `"5GB"`.
+    """
     if isinstance(size, int) and size >= 1:
         return size
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)", str(size), re.IGNORECASE)
     if match and float(match[1]) > 0:
         return f"{match[1]}{match[2].upper()}"
     raise ConfigError(
-        f"max_shard_size={size!r} is no size: give bytes, or a number with KB, MB, GB or TB, 5GB for example",
+        f"max_shard_size={size!r}: expected a number of bytes, or a number with KB, MB, GB or TB, for example 5GB",
         code="shard-size-invalid",
         found=size,
     )
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The weights of a checkpoint that stands in a folder; files of other names are somebody else's."""
+    """Return the weight files of a checkpoint in a folder."""
     pattern = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
     return [path for path in folder.iterdir() if pattern.fullmatch(path.name) and path.is_file()]
 
 
 def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
-    """Compares the names and shapes of a model's published state with those of a file.
-
-    Raises:
-        UserError: beginning with `what`, with the first names of a kind.
-    """
+    """Raise a UserError that starts with `what` if the published state of a model and the tensors of a file differ."""
     shapes = [
-        f"{name} is {tuple(state[name].shape)} in the file and {tuple(tensor.shape)} in the model"
+        f"{name} has shape {tuple(state[name].shape)} in the file and {tuple(tensor.shape)} in the model"
         for name, tensor in own.items()
         if name in state and state[name].shape != tensor.shape
     ]
     kinds = [
         f"{name} is {state[name].dtype}"
         for name, tensor in own.items()
-        # A prior is a number that may stand as a whole one.
+        # The scalar gate priors may be stored as integers.
         if name in state and tensor.dim() and tensor.is_floating_point() and not state[name].is_floating_point()
     ]
     for problem, names in (
@@ -227,7 +243,7 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str)
         ("not in the model", [name for name in state if name not in own]),
         ("of another shape", shapes),
         ("no floating point numbers", kinds),
-        ("two tensors in the file and one in the model", _united(own, state)),
+        ("two tensors in the file and one in the model", _shared_but_different(own, state)),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -240,14 +256,14 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str)
 
 
 def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
-    """The folder of a checkpoint, fetched from the hub where `source` is a hub id.
+    """Return the folder of a checkpoint, downloaded from the hub if `source` is a hub id.
 
     Raises:
-        UserError: if it is neither.
+        UserError: If `source` is neither a folder nor an available hub id.
     """
     if not isinstance(source, str | Path) or not str(source):
         raise UserError(
-            f"checkpoint {source!r}: wanted a folder, or a hub id", code="checkpoint-not-a-name", found=repr(source)
+            f"checkpoint {source!r}: expected a folder or a hub id", code="checkpoint-not-a-name", found=repr(source)
         )
     path = Path(source).expanduser()
     if path.is_dir():
@@ -256,7 +272,7 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
         raise not_a_folder(path)
     if path.exists() or path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         raise UserError(
-            f"checkpoint {source}: no such folder (a hub id would be owner/name)",
+            f"checkpoint {source}: the folder does not exist; expected a folder or a hub id (owner/name)",
             code="checkpoint-folder-missing",
             path=path,
         )
@@ -265,13 +281,13 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
 
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=_HUB_FILES))
-    except (OSError, HFValidationError) as error:  # what the hub's errors are
+    except (OSError, HFValidationError) as error:  # the base classes of huggingface_hub's errors
         if (unwritable := cache_error(error)) is not None:
             raise unwritable from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"checkpoint {source}: neither a folder here nor a model that can be had from the hub ({reason}); fetch it "
-            f"where there is a network with `hf download {source}`; it is looked for in {constants.HF_HUB_CACHE}",
+            f"checkpoint {source}: not a folder, and not available from the hub or in {constants.HF_HUB_CACHE} ({reason}); run "
+            f"`hf download {source}` on a machine with a network",
             code="checkpoint-not-downloaded",
             found=str(source),
             reason=reason,
@@ -279,33 +295,35 @@ def find_checkpoint(source: str | Path, revision: str | None = None) -> Path:
 
 
 def not_a_folder(file: Path) -> UserError:
-    """The error of a file in place of a folder; names the folder, or the command that writes one."""
+    """Return the error for a file in place of a folder, which names the folder or the command that writes it."""
     if file.suffix == ".ckpt":
-        remedy = f"it is a training checkpoint, of which `ret-export checkpoint={file} output=DIR` writes such a folder"
+        remedy = f"convert the training checkpoint with `ret-export checkpoint={file} output=DIR`"
     elif (file.parent / CONFIG_FILE).is_file():
-        remedy = f"name the folder: {file.parent}"
+        remedy = f"use the folder {file.parent}"
     elif any(file.parent.glob("*.ckpt")):
         remedy = (
-            f"it holds the weights of a run alone; name a .ckpt file, or the run folder: {file.parent.resolve().parent}"
+            f"it contains only the weights of a run; use a .ckpt file or the run folder {file.parent.resolve().parent}"
         )
     else:
-        remedy = f"weights alone do not state their architecture; {file.parent} has no {CONFIG_FILE}"
+        remedy = f"the weights do not define an architecture, and {file.parent} has no {CONFIG_FILE}"
     return UserError(
-        f"checkpoint {file}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, found a file; {remedy}",
+        f"checkpoint {file}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, got a file; {remedy}",
         code="checkpoint-not-a-folder",
         path=file,
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of a checkpoint's `config.json`; raises UserError where that is not to be had."""
+    """Read a checkpoint's `config.json`.
+
+    Raises:
+        UserError: If the file is missing or not a JSON object.
+    """
     path = folder / CONFIG_FILE
-    missing = f"checkpoint {folder}: there is no {path.name} in it"
+    missing = f"checkpoint {folder}: {path.name} is missing"
     run = folder if any(folder.glob("checkpoints/*.ckpt")) else folder.parent if any(folder.glob("*.ckpt")) else None
     if not path.exists() and run is not None:
-        missing += (
-            f"; a run of ret-train is there, of which `ret-export checkpoint={run} output=DIR` writes what is read here"
-        )
+        missing += f"; convert the training run with `ret-export checkpoint={run} output=DIR`"
     return _read_json(path, missing)
 
 
@@ -316,9 +334,10 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(missing, code="checkpoint-config-missing", path=path) from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})", code="checkpoint-not-json", path=path) from error
+        raise UserError(f"{path}: not valid JSON ({error})", code="checkpoint-not-json", path=path) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is wanted", code="checkpoint-no-json-object", path=path)
+        message = f"{path}: expected a JSON object, got {type(content).__name__}"
+        raise UserError(message, code="checkpoint-no-json-object", path=path)
     return content
 
 
@@ -331,7 +350,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         shards = _read_json(folder / WEIGHTS_INDEX, "").get("weight_map")
         if not isinstance(shards, dict) or any(Path(str(name)).name != name for name in shards.values()):
             raise UserError(
-                f"{folder / WEIGHTS_INDEX}: weight_map must give names of files in this folder",
+                f"{folder / WEIGHTS_INDEX}: expected weight_map to map tensors to names of files in this folder",
                 code="checkpoint-weight-map",
                 path=folder / WEIGHTS_INDEX,
             )
@@ -349,16 +368,16 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             ) from None
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{file}: not a whole safetensors file ({error}); fetch it again",
+                f"{file}: not a complete safetensors file ({error}); download or copy it again",
                 code="checkpoint-weights-broken",
                 path=file,
             ) from error
-    # Counted, not learned; versions of transformers before 4.31 stored it.
+    # position_ids is a constant, which transformers stored before version 4.31.
     return {name: tensor for name, tensor in weights.items() if not name.endswith(".embeddings.position_ids")}
 
 
-def _without_copies(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what the passage side repeats of the query side, as a file has it whose writer did not know what is shared."""
+def _drop_copies(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop passage tensors that equal query tensors if the model shares them; some files store shared tensors twice."""
     for name in [name for name in state if name not in own and name.startswith("passage_model.")]:
         other = name.replace("passage_model.", "query_model.", 1)
         if other in state and torch.equal(state[name], state[other]):
@@ -366,8 +385,8 @@ def _without_copies(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict
     return state
 
 
-def _united(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """Names whose tensors differ in a file but are one and the same in the model."""
+def _shared_but_different(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that differ in a file but are shared in the model."""
     first: dict[int, str] = {}
     united = []
     for name, tensor in own.items():
@@ -377,15 +396,15 @@ def _united(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]
     return united
 
 
-def _stand_alone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without shared memory, which safetensors refuses: views and what stands under two names are copied."""
+def _without_shared_memory(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy views and shared tensors, because safetensors rejects tensors that share memory."""
     seen: set[int] = set()
-    alone = {}
+    separate = {}
     for name, tensor in state.items():
         storage = tensor.untyped_storage()
         if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes or not tensor.is_contiguous():
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         else:
             seen.add(storage.data_ptr())
-        alone[name] = tensor
-    return alone
+        separate[name] = tensor
+    return separate

@@ -1,4 +1,4 @@
-"""A fingerprint of a model, which tells its vectors from those of any other model."""
+"""Fingerprints of models. Indexes and stored embeddings use them to detect vectors of another model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 
 VERSION = 3
-# What the second version depends on, of the settings of tokenizers and image transforms.
+# The settings of tokenizers and image transforms that the second version covers.
 _IMAGE_SETTINGS = ("size", "mean", "std", "reduce")
 _KNOWN = {"tokenizer": ("max_length",), "image_transform": _IMAGE_SETTINGS}
 
 
 def fingerprint(retriever: TwoTowers) -> str:
-    """A version and 32 hexadecimal digits that change with any weight, setting of a part, tokenizer and image transform.
+    """Return the fingerprint of a model: a version and 32 hexadecimal digits.
 
-    A training checkpoint and what ret-export writes of it have the same fingerprint. The version is `v2:`, or `v3:` where the
-    tokenizer or image transform has settings or files that CLIP's lack.
+    It depends on the weights, the architecture, the tokenizers and the image transforms. A training checkpoint and its export
+    have the same fingerprint. The version is `v3:` if a tokenizer or image transform has settings or files that those of CLIP
+    do not have, otherwise `v2:`.
     """
     further = _of_both_sides(retriever, _further_preparation)
     return _fingerprint(retriever, further, VERSION if further else 2)
 
 
 def fingerprint_as(stored: str, retriever: TwoTowers) -> str:
-    """The fingerprint of a retriever in the version of a stored one, so that the two can be compared.
+    """Return the fingerprint of a retriever in the version of a stored fingerprint, for comparison.
 
     Args:
-        stored: of an index or of embeddings, of this version or an earlier one. Fingerprints of the first version have no
-            prefix, and do not depend on the settings that only a gate of the user's own has; those of the second not on the
-            further settings and the files of a tokenizer or image transform.
-        retriever: the model.
+        stored: Fingerprint of an index or of embeddings, in any version. The first version has no prefix and does not cover
+            settings that only user-defined gates have. The second does not cover the additional settings and files of
+            tokenizers and image transforms.
+        retriever: The model.
+
+    Returns:
+        The fingerprint, equal to `stored` if the model is the same.
     """
     if ":" not in stored:
         return _first_fingerprint(retriever)
@@ -74,18 +78,18 @@ def _preparation(tower: RetTower, image_settings: tuple[str, ...]) -> dict[str, 
 
 
 def _own_classes(tower: RetTower) -> dict[str, str]:
-    """The classes of a tokenizer and an image transform that are not CLIP's, by their dotted names."""
+    """Return the dotted class names of a tokenizer and image transform that are not those of CLIP."""
     parts = {name: getattr(tower, name) for name in PUBLISHED}
     return {name: class_name(part) for name, part in parts.items() if type(part) is not PUBLISHED[name]}
 
 
 def _own_names(tower: RetTower) -> dict[str, str]:
-    """As `_own_classes`, by the names that checkpoints store, which stay where a class is moved."""
+    """Return the names, as stored in checkpoints, of a tokenizer and image transform that are not those of CLIP."""
     return {name: getattr(getattr(tower, name), "name", found) for name, found in _own_classes(tower).items()}
 
 
 def _further_preparation(tower: RetTower) -> dict[str, Any]:
-    """What the second version does not depend on."""
+    """Return the settings and files of tokenizer and image transform that the second version does not cover."""
     return {
         f"{name}.{key}": described_value(value)
         for name, known in _KNOWN.items()
@@ -96,7 +100,7 @@ def _further_preparation(tower: RetTower) -> dict[str, Any]:
 def _weights(retriever: TwoTowers) -> dict[str, torch.Tensor]:
     try:
         return published_state(retriever)
-    except ConfigError:  # a backbone that the published layout has no place for
+    except ConfigError:  # a backbone that the published layout cannot store
         return retriever.state_dict()
 
 

@@ -23,11 +23,27 @@ def push(
     commit_message: str,
     token: str | bool | None,
 ) -> str:
-    """See `RetRetriever.push_to_hub`."""
+    """Upload a checkpoint to a hub repository, with a model card if the repository has none.
+
+    Args:
+        retriever: Retriever to upload.
+        repo_id: Repository, `owner/name`; created if needed.
+        private: Visibility of a new repository; None uses the default of the owner.
+        revision: Branch to push to; None uses the main branch.
+        commit_message: Message of the commit.
+        token: Access token of the hub; None uses the token of `hf auth login`.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        UserError: If the hub cannot be reached or refuses the upload.
+        ConfigError: If a part of the model cannot be stored.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
-    storable_config(retriever)  # a refusal leaves no empty repository behind
+    storable_config(retriever)  # checked before the repository is created
     api = HfApi(token=token, library_name="ret_lightning")
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -35,7 +51,7 @@ def push(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(retriever, folder)
-            # A card that is there may have been written by hand.
+            # An existing card may have been written manually.
             if not api.file_exists(repo_id, CARD_FILE, revision=revision):
                 write_text(Path(folder) / CARD_FILE, model_card(retriever, repo_id))
             commit = api.upload_folder(
@@ -43,7 +59,7 @@ def push(
                 folder_path=folder,
                 commit_message=commit_message,
                 revision=revision,
-                # Shards of an earlier upload must not stay beside the new weights.
+                # Shards of an earlier upload must not remain next to the new weights.
                 delete_patterns=[
                     "model.safetensors",
                     "model-*-of-*.safetensors",
@@ -51,10 +67,10 @@ def push(
                     f"{FILES_FOLDER}/*",
                 ],
             )
-    except (OSError, HFValidationError) as error:  # what the hub's errors are
+    except (OSError, HFValidationError) as error:  # the base classes of huggingface_hub's errors
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{repo_id}: cannot be pushed to the hub ({reason}); `hf auth login` sets the token",
+            f"{repo_id}: the upload to the hub failed ({reason}); set a token with `hf auth login`",
             code="hub-push-failed",
             repo_id=repo_id,
             reason=reason,

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is, how to load it, where it comes from."""
+"""The model card of a checkpoint: description, usage, results and origin."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def model_card(
     origin: Mapping[str, object] | None = None,
     training_config: str | None = None,
 ) -> str:
-    """Markdown with the front matter that the hub reads.
+    """Return a model card in Markdown, with the front matter that the hub reads.
 
     Args:
-        retriever: what the card is about.
-        name: folder or hub id to load it by.
-        results: titles and flat metrics, `<subset>/<metric>` to a value.
-        notes: paragraphs that follow the results.
-        origin: facts on where the weights come from: run folder, step, seed, versions.
-        training_config: YAML.
+        retriever: The model.
+        name: Folder or hub id of the checkpoint.
+        results: Titles with flat metrics, `<subset>/<metric>` to value.
+        notes: Paragraphs that follow the results.
+        origin: Origin of the weights: run folder, step, seed, versions.
+        training_config: Training config in YAML.
     """
     parts = [
         _front_matter(retriever),
@@ -66,9 +66,8 @@ def _about(retriever: TwoTowers) -> str:
     vectors = "one vector" if tower.pooled else f"{tower.cells[0].num_tokens} vectors"
     return (
         "A ReT retriever ([Recurrence-Enhanced Vision-and-Language Transformers for Robust Multimodal Document Retrieval]"
-        "(https://arxiv.org/abs/2503.01980)): it turns a query (text and image) and a passage (text and image), of which "
-        f"either may lack one of the two, into {vectors} of {tower.output_size} dimensions each, scored by late "
-        "interaction (MaxSim)."
+        "(https://arxiv.org/abs/2503.01980)). It encodes a query and a passage, each a text, an image or both, into "
+        f"{vectors} of {tower.output_size} dimensions each, and scores them by late interaction (MaxSim)."
     )
 
 
@@ -82,20 +81,20 @@ passages = retriever.encode_passages([("A text.", None), (None, "passage.jpg")])
 scores = retriever.score(queries, passages)  # (1, 2)
 ```"""
     if is_published_architecture(retriever):
-        note = "The folder has the layout of the published ReT checkpoints, and the published code reads it as well."
+        note = "The folder has the layout of the published ReT checkpoints. The published code can load it as well."
     else:
-        note = "This variant is none of the published architecture, so only ret_lightning reads it."
+        note = "The architecture differs from the published one. Only ret_lightning can load it."
     if own := own_modules(retriever):
         packages = ",".join(dict.fromkeys(module.partition(".")[0] for module in own))
         note += (
-            f" It has parts of its own: import {', '.join(f'`{module}`' for module in own)} before it is loaded, or set "
-            f"`RET_LIGHTNING_TARGETS={packages}`, which the commands need as well."
+            f" It contains user-defined classes: import {', '.join(f'`{module}`' for module in own)} before loading it, or set "
+            f"`RET_LIGHTNING_TARGETS={packages}`, which the commands require."
         )
     return f"{code}\n\n{note}"
 
 
 def _table(metrics: Mapping[str, float]) -> str:
-    """One row a subset, one column a metric; below it what is a mean over different metrics, which has no column."""
+    """Format metrics as a table of subsets and metrics, followed by the metrics that only the mean over subsets has."""
     of_subsets = {key.partition("/")[2] for key in metrics if not key.startswith("mean/")}
     columns = sorted(of_subsets or {key.partition("/")[2] for key in metrics}, key=_by_name_and_k)
     subsets = sorted({key.partition("/")[0] for key in metrics}, key=lambda name: (name == "mean", name))

@@ -1,4 +1,4 @@
-"""Weights of a retriever of another architecture: those tensors that fit are loaded, and the others are listed."""
+"""Partial loading: copy the weights that fit from a retriever of another architecture, and list the others."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from ret_lightning.models.checkpoint.state_names import published_sides, published_state
 from ret_lightning.models.two_towers import TwoTowers
 
-# Decided by the config and not learned: a checkpoint with other values does not override it.
+# Set by the config and not learned, so a checkpoint does not override them.
 _SETTINGS = ("query_state_ids", "input_gate_bias_prior", "forget_gate_bias_prior")
 _ADAPTERS = {"text_adapter": "text", "vision_adapter": "vision"}  # published name to the side of a layer plan
 _BACKBONES = ("text_model", "vision_model")
-_START = "query_hidden_states"  # a parameter of its own
+_START = "query_hidden_states"  # a parameter without a module
 
 
 @dataclass(frozen=True)
 class PartialLoad:
-    """What was loaded, by the names of the published layout; a module all of whose tensors are listed counts as one name.
+    """The result of partial loading, with names of the published layout. A module stands for all its tensors if all are listed.
 
     Attributes:
-        loaded: how many tensors.
-        initialised: of the model, without weights in the checkpoint, or of another shape there; they keep their values.
-        unused: of the checkpoint, without a place in the model.
+        loaded: Number of loaded tensors.
+        initialised: Tensors of the model that keep their values, because the checkpoint has none or one of another shape.
+        unused: Tensors of the checkpoint that the model does not have.
     """
 
     loaded: int
@@ -34,13 +34,16 @@ class PartialLoad:
 
 
 def load_fitting_weights(retriever: TwoTowers, source: TwoTowers) -> PartialLoad:
-    """Copy the weights that fit: of the same name and shape, and of adapters those that read the same block.
+    """Copy the weights of the same name and shape from another retriever. Adapters must also read the same block.
 
-    A layer is loaded as a whole or not at all, and so is a backbone.
+    A layer or a backbone is loaded completely or not at all.
 
     Args:
-        retriever: gets them; its settings, dtypes and devices stay.
-        source: another retriever; it stays as it is.
+        retriever: Target, modified in place. Its settings, dtypes and devices are unchanged.
+        source: Source of the weights, not modified.
+
+    Returns:
+        The number of loaded tensors and the names of the others.
     """
     own, state = published_state(retriever), published_state(source)
     names = {
@@ -56,7 +59,7 @@ def load_fitting_weights(retriever: TwoTowers, source: TwoTowers) -> PartialLoad
             missing[name] = f"{name} {tuple(own[name].shape)}, in the checkpoint {tuple(state[there].shape)}"
     incomplete = {_layer(name) for name in missing}
     missing |= {name: name for name in names if _layer(name) in incomplete and name not in missing}
-    loaded: set[int] = set()  # a tensor that both towers have is loaded once
+    loaded: set[int] = set()  # a tensor that both towers share is loaded once
     used: set[str] = set()
     for name, there in names.items():
         if name not in missing and own[name].data_ptr() not in loaded:
@@ -86,7 +89,7 @@ def _layer(name: str) -> str:
 
 
 def _same_block(name: str, retriever: TwoTowers, source: TwoTowers) -> bool:
-    """Whether an adapter reads the same block of the backbone in both; true of everything else."""
+    """Return whether an adapter reads the same block of the backbone in both models; True for all other tensors."""
     side, field, step = name.split(".")[:3]
     if field not in _ADAPTERS:
         return True
@@ -98,7 +101,7 @@ def _same_block(name: str, retriever: TwoTowers, source: TwoTowers) -> bool:
 
 
 def _listed(names: Mapping[str, str], every: Collection[str]) -> tuple[str, ...]:
-    """The texts of the names, with a module in place of its tensors where all of them are among the names."""
+    """Return the texts of the names, with the name of a module in place of its tensors if all of them are listed."""
     others = {prefix for name in every if name not in names and not _is_setting(name) for prefix in _prefixes(name)}
     modules: dict[str, list[str]] = defaultdict(list)
     for name, text in names.items():
@@ -107,6 +110,6 @@ def _listed(names: Mapping[str, str], every: Collection[str]) -> tuple[str, ...]
 
 
 def _prefixes(name: str) -> list[str]:
-    """The modules that a tensor is in, outermost first."""
+    """Return the enclosing modules of a tensor, outermost first."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -1,14 +1,14 @@
-"""Names of the published classes against ours.
+"""The mapping between tensor names in published checkpoints and in this project.
 
-| published, in `query_model.` or `passage_model.` | ours, in `query_tower.` or `passage_tower.` |
+| published, in `query_model.` or `passage_model.` | this project, in `query_tower.` or `passage_tower.` |
 |---|---|
-| `ret_cell.*` | `cells.0.*`, see `CELL_NAMES`; `ret_cells.N.*` is our extension for a cell a step |
+| `ret_cell.*` | `cells.0.*`, names in `CELL_NAMES`; `ret_cells.N.*` (extension) for one cell per step |
 | `ret_cell.query_hidden_states` | `start` |
 | `text_adapter.N`, `vision_adapter.N` | `text_adapters.N`, `image_adapters.N` |
 | `late_proj` | `output` |
-| `text_model`, `vision_model` | what the backbone's `layout_state` says |
+| `text_model.*`, `vision_model.*` | the names of `BlockStack.layout_state` |
 
-What the towers share is stored once, under `query_model`. `ret_cell.sa_ln` is stored, but nothing uses it.
+Modules that the towers share are stored once, under `query_model`. `ret_cell.sa_ln` is stored but never used.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _BACKBONES = ("text_backbone", "vision_backbone")
 
 
 def published_state(retriever: TwoTowers) -> dict[str, Tensor]:
-    """Every tensor of a retriever by its published name: the live ones, or views of them."""
+    """Return all tensors of a retriever, or views of them, by their published names."""
     state: dict[str, Tensor] = {}
     for side, tower in published_sides(retriever).items():
         state |= {f"{side}.{theirs}": tensor for theirs, tensor in _of_tower(tower).items()}
@@ -58,17 +58,17 @@ def published_state(retriever: TwoTowers) -> dict[str, Tensor]:
 
 
 def load_published_state(retriever: TwoTowers, state: Mapping[str, Tensor]) -> None:
-    """Makes the tensors of a whole published state the retriever's own, with their dtype, not copies of them."""
+    """Assign the tensors of a complete published state to a retriever, keeping their dtype. They are not copied."""
     for side, tower in published_sides(retriever).items():
         own = {ours: state[f"{side}.{published_name(ours, len(tower.cells))}"] for ours in _own_names(tower)}
-        tower.load_state_dict(own, strict=False, assign=True)  # the backbones follow
+        tower.load_state_dict(own, strict=False, assign=True)  # backbones are assigned below
         for field, stack in _stacks(retriever, side).items():
             prefix = f"{side}.{field}."
             stack.load_layout_state({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
 
 
 def published_sides(retriever: TwoTowers) -> dict[str, RetTower]:
-    """`query_model` and, where it is another tower, `passage_model`."""
+    """Return the towers by their published names: `query_model`, and `passage_model` if it is a different tower."""
     sides = {"query_model": retriever.query_tower}
     if retriever.passage_tower is not retriever.query_tower:
         sides["passage_model"] = retriever.passage_tower
@@ -76,11 +76,11 @@ def published_sides(retriever: TwoTowers) -> dict[str, RetTower]:
 
 
 def published_name(ours: str, cells: int) -> str:
-    """The published name of a tower's tensor that is not a backbone's.
+    """Return the published name of a tensor of a tower, outside its backbones.
 
     Args:
-        ours: its name in `RetTower.state_dict()`.
-        cells: how many cells the tower has.
+        ours: Name in `RetTower.state_dict()`.
+        cells: Number of cells of the tower.
     """
     if ours.startswith("cells."):
         _, number, rest = ours.split(".", 2)
@@ -105,7 +105,7 @@ def _own_names(tower: RetTower) -> list[str]:
 
 
 def _stacks(retriever: TwoTowers, side: str) -> dict[str, BlockStack]:
-    """The backbones that stand under a side: on the passage side only those that the query tower does not have."""
+    """Return the backbones stored under a side; for the passage side, only those not shared with the query tower."""
     tower, query = published_sides(retriever)[side], retriever.query_tower
     stacks = {"text_model": tower.text_backbone, "vision_model": tower.vision_backbone}
     if tower is query:

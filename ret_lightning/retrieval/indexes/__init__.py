@@ -1,4 +1,4 @@
-"""Indexes: exact, FAISS and MUVERA, and how they are saved. All are imported together, so that each is known by its name."""
+"""Exact, FAISS and MUVERA indexes. Importing this package registers all of them by class name."""
 
 from ret_lightning.retrieval.indexes.base import Index
 from ret_lightning.retrieval.indexes.exact import ExactIndex

@@ -1,4 +1,7 @@
-"""What all approximate indexes share: something quick proposes candidates, exact MaxSim puts them in order."""
+"""The base class of approximate indexes: candidate generation, then reranking by exact MaxSim scores.
+
+Shapes: Nq queries, C candidates per query, N passages in the pool.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ret_lightning.retrieval.indexes.base import Index, at_least_one
+from ret_lightning.retrieval.indexes.base import Index, check_at_least_one
 from ret_lightning.retrieval.indexes.exact import (
     MARGIN,
     ExactIndex,
-    candidate_scores,
-    order_candidates,
-    scan_error,
+    rerank_candidates,
+    scan_error_bound,
+    score_candidates,
 )
 from ret_lightning.retrieval.ranking import Ranking, top_columns
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
-FEWEST = 512  # candidates, where that is automatic; see `FaissIndex` for what was measured
+MIN_CANDIDATES = 512  # of the automatic number of candidates
 
 
 class CandidateIndex(Index):
-    """Ranks each query's candidates by their exact MaxSim scores, in the order that `ExactIndex` gives.
+    """An index that generates candidates and ranks them by their exact MaxSim scores, in the order of `ExactIndex`.
 
-    A pool of no more passages than candidates is ranked as `ExactIndex` does it.
+    If the number of candidates reaches the number of passages, all passages are ranked exactly.
 
     Args:
-        candidates: passages a query whose exact scores are made (at least top_k are); None for automatic, 4 top_k and at
-            least 512.
-        device: where exact scores are made, see `Index`.
-        exact_fallback: rank a query for which fewer than top_k candidates are found as `ExactIndex` does, so that every
-            ranking is full; `Ranking.short` marks these queries. False: their rankings end with the candidates.
+        candidates: number of passages per query whose exact scores are computed, at least top_k. None: 4 * top_k, at least
+            512.
+        device: CPU or CUDA device on which exact scores are computed. None: the device of the passage vectors.
+        exact_fallback: whether to rank a query with fewer than top_k candidates exactly, so that every ranking is full.
+            `Ranking.short` marks these queries. If False, their rankings end with the last candidate.
 
     Raises:
         ConfigError: if `candidates` is below 1.
@@ -46,21 +49,42 @@ class CandidateIndex(Index):
         exact_fallback: bool = True,
     ) -> None:
         super().__init__(device)
-        at_least_one(self, candidates=candidates)
+        check_at_least_one(self, candidates=candidates)
         self.candidates = candidates
         self.exact_fallback = exact_fallback
         self._exact = ExactIndex(device)
-        self._short: list[Tensor] = []  # of the search that is running, by block of queries
+        self._short: list[Tensor] = []  # of the current search, one tensor per block of queries
 
     def search(self, queries: Tensor, top_k: int) -> Ranking:
-        """See `Index.search`; the ranking has `short`, and is full unless `exact_fallback` is off."""
+        """Rank the passages for each query.
+
+        Args:
+            queries: (Nq, Lq, d) floating-point tensor with finite values.
+            top_k: number of passages to return per query, at least 1.
+
+        Returns:
+            A `Ranking` of shape (Nq, top_k) with `short` set. It is full unless `exact_fallback` is False.
+
+        Raises:
+            ConfigError: if `top_k` is not an integer of at least 1.
+            TypeError: if `queries` is not a tensor.
+            ValueError: if the queries do not match the passages or are not finite, or the index is not built.
+        """
         self._short = []
         ranking = super().search(queries, top_k)
         short = torch.cat([torch.zeros(0, dtype=torch.bool), *self._short])
         return Ranking(ranking.rows, ranking.scores, short)
 
     def search_candidates(self, queries: Tensor, top_k: int) -> Ranking:
-        """See `Index.search_candidates`."""
+        """Search without the exact fallback, whatever `exact_fallback` is.
+
+        Args:
+            queries: (Nq, Lq, d) floating-point tensor with finite values.
+            top_k: number of passages to return per query, at least 1.
+
+        Returns:
+            A `Ranking` of shape (Nq, top_k) with `short` set; short rankings end with the last candidate.
+        """
         before, self.exact_fallback = self.exact_fallback, False
         try:
             return self.search(queries, top_k)
@@ -69,7 +93,7 @@ class CandidateIndex(Index):
 
     def _build(self, passages: Embeddings) -> None:
         self._build_proposals(passages)
-        self._exact.device = self.device  # which may have been settled since
+        self._exact.device = self.device  # may have changed since the constructor
         self._exact.build(passages)
 
     def clear(self) -> None:
@@ -86,56 +110,63 @@ class CandidateIndex(Index):
         self._exact._passages = passages
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        count = max(self.candidates or max(FEWEST, 4 * top_k), top_k)
+        count = max(self.candidates or max(MIN_CANDIDATES, 4 * top_k), top_k)
         if len(self._passages) <= count:
             self._short.append(torch.zeros(len(queries), dtype=torch.bool))
-            return self._ranked_exactly(queries, top_k)
+            return self._rank_exactly(queries, top_k)
         candidates, found = self._propose(queries, count)
-        rows, scores = self._order(queries, candidates.to(queries.device), top_k)
+        rows, scores = self._rerank(queries, candidates.to(queries.device), top_k)
         short = found.to(queries.device) < top_k
         self._short.append(short.cpu())
         if self.exact_fallback and short.any():
-            rows[short], scores[short] = self._ranked_exactly(queries[short], top_k)
+            rows[short], scores[short] = self._rank_exactly(queries[short], top_k)
         return rows, scores
 
-    def _order(self, queries: Tensor, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        """`order_candidates`, which is in float64, for those candidates only that can be among the best top_k."""
+    def _rerank(self, queries: Tensor, candidates: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Rerank candidates in float64 after discarding those that cannot be among the best top_k."""
         width = top_k + MARGIN
         if candidates.shape[1] <= 2 * width:
-            return order_candidates(queries, self._passages, candidates, top_k)
-        candidates = candidates.sort(dim=1).values  # for `top_columns`: of equal scores the lower row first
-        coarse = candidate_scores(queries, self._passages, candidates, torch.float32)
+            return rerank_candidates(queries, self._passages, candidates, top_k)
+        candidates = candidates.sort(dim=1).values  # `top_columns` orders equal scores by column
+        coarse = score_candidates(queries, self._passages, candidates, torch.float32)
         kept = top_columns(coarse, width)
-        rows, scores = order_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
+        rows, scores = rerank_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
         last = coarse.gather(1, kept[:, -1:])[:, 0]
-        unsettled = scores[:, -1] <= last + scan_error(queries, self._exact.largest_norm, torch.float32)
-        if unsettled.any():
-            rows[unsettled], scores[unsettled] = order_candidates(
-                queries[unsettled], self._passages, candidates[unsettled], top_k
+        undecided = scores[:, -1] <= last + scan_error_bound(queries, self._exact.largest_norm, torch.float32)
+        if undecided.any():
+            rows[undecided], scores[undecided] = rerank_candidates(
+                queries[undecided], self._passages, candidates[undecided], top_k
             )
         return rows, scores
 
-    def _ranked_exactly(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    def _rank_exactly(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         ranking = self._exact.search(queries, top_k)
         return ranking.rows.to(queries.device), ranking.scores.to(queries.device)
 
     @abstractmethod
     def _build_proposals(self, passages: Embeddings) -> None:
-        """Makes what `_propose` searches; if it raises, the index must be what it was."""
+        """Build what `_propose` searches. If this raises, the index must keep its earlier state."""
 
     @abstractmethod
     def _clear_proposals(self) -> None:
-        """Lets go of what `_propose` searches."""
+        """Release what `_propose` searches."""
 
     @abstractmethod
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
-        """`_save` of what `_propose` searches."""
+        """Write what `_propose` searches into an empty folder and return a JSON-serializable state."""
 
     @abstractmethod
     def _restore_proposals(self, folder: Path, passages: Embeddings, state: dict[str, Any]) -> None:
-        """`_restore` of it."""
+        """Restore what `_propose` searches from the files and the state of `_save_proposals`."""
 
     @abstractmethod
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Candidates (Nq, count) int64, different rows of the pool for each query, then -1 if there are fewer; and how many
-        there are, (Nq,) int64. `count` is less than the size of the pool."""
+        """Return candidates for each query.
+
+        Args:
+            queries: (Nq, Lq, d) float32 on the device of the index.
+            count: number of candidates per query (C), less than N.
+
+        Returns:
+            Candidates (Nq, C) int64, unique rows per query padded with -1, and their number (Nq,) int64.
+        """

@@ -1,4 +1,4 @@
-"""The automatic settings of the FAISS indexes, from the size of the pool, and the factory strings that they go into."""
+"""Automatic settings of the FAISS indexes and the placeholders of factory strings."""
 
 from __future__ import annotations
 
@@ -8,75 +8,86 @@ from collections.abc import Mapping
 
 from ret_lightning.errors import ConfigError
 
-# Below this many vectors inverted lists and codes gain nothing, and FAISS asks for 39 vectors per centroid of an 8-bit code.
-SMALLEST_TRAINED = 39 * 256
+# FAISS recommends 39 training vectors per centroid; an 8-bit code has 256 centroids.
+MIN_TRAINED_VECTORS = 39 * 256
 TRAINING_VECTORS_PER_LIST = 32
 
 
 def automatic_nlist(vectors: int) -> int:
-    """`nlist`: the power of two at or below 4 sqrt(vectors).
+    """Return the automatic number of inverted lists: the largest power of two up to 4 * sqrt(vectors).
 
-    PLAID has 16 sqrt(vectors), which it trains on a GPU; FAISS's guidelines say 4 to 16. With 4, k-means and the sorting of
-    all vectors into lists take about as many operations each, and about one scan's of 500 queries together.
+    The guidelines of FAISS recommend 4 to 16 times sqrt(vectors); PLAID (Santhanam et al., 2022) uses 16. With a factor of
+    4, k-means and assigning all vectors to lists have about the same cost.
+
+    Args:
+        vectors: number of indexed vectors.
     """
     return 1 << int(math.log2(max(1.0, 4 * math.sqrt(vectors))))
 
 
 def automatic_nprobe(nlist: int) -> int:
-    """Inverted lists to search: 2 sqrt(nlist), at most 32; see `FaissIndex` for what was measured."""
+    """Return the automatic number of inverted lists to search: 2 * sqrt(nlist), at most 32."""
     return min(math.ceil(2 * math.sqrt(nlist)), 32, nlist)
 
 
 def automatic_m(width: int, nbits: int) -> int:
-    """Sub-quantizers of a vector's code: as many as fit a quarter byte per dimension and divide the width."""
-    wanted = max(1, 2 * width // nbits)
-    return next(m for m in range(min(wanted, width), 0, -1) if width % m == 0)
+    """Return the automatic number of sub-quantizers: the largest divisor of `width` that yields at most width / 4 bytes.
+
+    Args:
+        width: width of the vectors.
+        nbits: bits per sub-quantizer.
+    """
+    limit = max(1, 2 * width // nbits)
+    return next(m for m in range(min(limit, width), 0, -1) if width % m == 0)
 
 
 def automatic_training_points(nlist: int) -> int:
-    """Vectors to train on: 32 per inverted list, and at least 65,536, with which codes of 8 bits have 256 a centroid."""
+    """Return the automatic number of training vectors: 32 per inverted list, at least 65,536 (256 per 8-bit centroid)."""
     return max(TRAINING_VECTORS_PER_LIST * nlist, 1 << 16)
 
 
-def filled_in(factory: str, values: Mapping[str, object], given: Mapping[str, int | None]) -> str:
-    """A factory string with its places, such as {nlist}, filled in.
+def fill_factory(factory: str, values: Mapping[str, object], given: Mapping[str, int | None]) -> str:
+    """Replace the placeholders of a factory string, such as {nlist}, by values.
 
     Args:
-        factory: as in a config, `IVF{nlist},SQ8`.
-        values: what each place stands for.
-        given: the settings that somebody chose; each needs its place.
+        factory: factory string as in a config, for example `IVF{nlist},SQ8`.
+        values: value of each placeholder.
+        given: settings and their values; a setting that is not None requires its placeholder.
+
+    Returns:
+        The factory string for FAISS.
 
     Raises:
-        ConfigError: for a place that nothing goes into, or a chosen setting without a place.
+        ConfigError: if the string is malformed, a placeholder is unknown, or a setting has no placeholder.
     """
     try:
         parts = [part for part in string.Formatter().parse(factory) if part[1] is not None]
     except ValueError as error:
         raise ConfigError(
-            f"index: factory {factory!r} cannot be read ({error})", code="factory-unreadable", found=factory
+            f"index: factory {factory!r} is malformed ({error})", code="factory-unreadable", found=factory
         ) from None
     for _, name, layout, conversion in parts:
         if layout or conversion:
             raise ConfigError(
-                f"index: factory {factory!r}: write the place as {{{name}}} and no more",
+                f"index: factory {factory!r}: expected the placeholder {{{name}}} without a format or conversion",
                 code="factory-place-formatted",
                 found=factory,
                 place=name,
             )
-    places = {name for _, name, _, _ in parts}
-    for name in sorted(places - values.keys()):
+    placeholders = {name for _, name, _, _ in parts}
+    for name in sorted(placeholders - values.keys()):
         raise ConfigError(
-            f"index: factory {factory!r} has a place {{{name}}}, and there is only "
+            f"index: factory {factory!r}: unknown placeholder {{{name}}}, expected one of "
             + ", ".join(f"{{{known}}}" for known in values),
             code="factory-place-unknown",
             found=name,
             allowed=tuple(values),
         )
-    holds = {"m": {"m", "pq"}, "nbits": {"nbits", "pq"}}
+    placeholders_of = {"m": {"m", "pq"}, "nbits": {"nbits", "pq"}}
     for name, value in given.items():
-        if value is not None and not holds.get(name, {name}) & places:
+        if value is not None and not placeholders_of.get(name, {name}) & placeholders:
             raise ConfigError(
-                f"index: {name}={value} has no place in factory {factory!r}; leave it out, or write {{{name}}} there",
+                f"index: {name}={value} requires the placeholder {{{name}}} in factory {factory!r}; add it, or remove {name}",
                 code="factory-without-place",
                 key=name,
                 found=value,

@@ -1,4 +1,4 @@
-"""Candidates from a FAISS index of fixed-dimensional encodings, one a passage; their order by exact MaxSim."""
+"""Candidates from a FAISS index with one fixed-dimensional encoding per passage, ranked by exact MaxSim."""
 
 from __future__ import annotations
 
@@ -12,44 +12,48 @@ from torch import Tensor
 
 from ret_lightning.config.targets.renamed_keys import FAISS_KEYS, accept_renamed
 from ret_lightning.errors import ConfigError, DataError
-from ret_lightning.retrieval.indexes.base import at_least_one
-from ret_lightning.retrieval.indexes.faiss_build import MOST_HITS_ON_A_GPU, Recipe, build_faiss, is_on_gpu
+from ret_lightning.retrieval.indexes.base import check_at_least_one
+from ret_lightning.retrieval.indexes.faiss_build import MAX_GPU_HITS, FaissSpec, build_faiss, is_on_gpu
 from ret_lightning.retrieval.indexes.faiss_candidates import FaissCandidates
-from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nlist, automatic_nprobe, filled_in
+from ret_lightning.retrieval.indexes.faiss_defaults import automatic_nlist, automatic_nprobe, fill_factory
 from ret_lightning.retrieval.indexes.muvera_encoding import FixedDimensionalEncoding
 from ret_lightning.retrieval.store.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 
-PASSAGES_ENCODED = 128  # at a time: their projections in 20 repetitions are 5 MiB
+ENCODING_BLOCK = 128  # passages or queries encoded at a time
 MAPS_FILE = "maps.safetensors"
-SMALLEST_WITH_LISTS = 4096
-MOST_NUMBERS = 1 << 20  # of an encoding: 4 MiB a passage
-# Encodings to train k-means on: each has thousands of numbers.
-TRAINED_ON = 8192
+MIN_IVF_PASSAGES = 4096
+MAX_ENCODING_WIDTH = 1 << 20  # 4 MiB per passage
+TRAINING_ENCODINGS = 8192
 
 
 class MuveraIndex(FaissCandidates):
-    """Ranks the passages whose fixed-dimensional encodings are nearest to the query's, by their exact MaxSim scores.
+    """Rank the passages with the nearest fixed-dimensional encodings by their exact MaxSim scores.
 
-    One search a query instead of one a query vector. See `FixedDimensionalEncoding` for the encoding.
+    A search needs one lookup per query instead of one per query vector. `FixedDimensionalEncoding` defines the encoding.
 
     Args:
-        factory: FAISS index factory string for the encodings, with the place `{nlist}` if it has inverted lists.
-        candidates: passages a query whose exact scores are made; see `CandidateIndex`.
-        repetitions: how often space is cut anew.
-        hyperplanes: b, for 2^b parts of space. None: so many that a part holds four of a passage's vectors on average.
-        projection: dimensions that a part's mean is projected to; at most d are of use.
-        nlist: of an inverted file. None: 4 sqrt(N) at most, a power of two; below 4,096 passages, none at all.
-        nprobe: inverted lists to search. None: nlist / 4, at least 32: encodings spread over more lists than vectors do.
-        training_points: encodings to train on.
-        seed: of the hyperplanes, the signs, the training points and k-means.
-        gpu: as in `FaissIndex`.
-        device: where exact scores are made, see `Index`.
-        exact_fallback: see `CandidateIndex`.
+        factory: FAISS index factory string for the encodings, with the placeholder `{nlist}` if it has inverted lists.
+        candidates: number of passages per query whose exact scores are computed, at least top_k. None: 4 * top_k, at least
+            512.
+        repetitions: number of independent space partitions.
+        hyperplanes: number b of hyperplanes, for 2^b parts per partition. None: chosen so that a part holds four vectors of
+            a passage on average.
+        projection: dimension to which the mean of a part is projected; at most the vector width.
+        nlist: number of inverted lists. None: the largest power of two up to 4 * sqrt(N); no inverted lists below 4,096
+            passages.
+        nprobe: number of inverted lists to search. None: nlist / 4, at least 32, because encodings spread over more lists
+            than token vectors.
+        training_points: number of encodings to train on. None: 8,192.
+        seed: seed of the hyperplanes, the projections, the training points and k-means.
+        gpu: whether FAISS uses a GPU. None: if `device` is a GPU, faiss-gpu is installed and it supports the index.
+        device: CPU or CUDA device on which exact scores are computed. None: the device of the passage vectors.
+        exact_fallback: whether to rank a query with fewer than top_k candidates exactly.
 
     Raises:
-        ConfigError: see `FaissCandidates`; also if an encoding gets too long.
+        ConfigError: if a number is below 1 or the encoding is too wide. `build` raises it if FAISS rejects the factory
+            string, if there are too few vectors for the index, or if a setting has no placeholder in the factory string.
     """
 
     file = "encodings.faiss"
@@ -71,15 +75,15 @@ class MuveraIndex(FaissCandidates):
         exact_fallback: bool = True,
     ) -> None:
         super().__init__(factory, candidates, nlist, nprobe, training_points, seed, gpu, device, exact_fallback)
-        at_least_one(self, repetitions=repetitions, hyperplanes=hyperplanes, projection=projection)
-        numbers = repetitions * 2 ** (hyperplanes or 1) * projection
-        if numbers > MOST_NUMBERS:
+        check_at_least_one(self, repetitions=repetitions, hyperplanes=hyperplanes, projection=projection)
+        width = repetitions * 2 ** (hyperplanes or 1) * projection
+        if width > MAX_ENCODING_WIDTH:
             raise ConfigError(
-                f"MuveraIndex: {repetitions} repetitions of 2^{hyperplanes or 1} parts with {projection} numbers each make an "
-                f"encoding of {numbers} numbers, more than {MOST_NUMBERS}; lower hyperplanes, repetitions or projection",
+                f"MuveraIndex: encoding width repetitions * 2^hyperplanes * projection: expected at most {MAX_ENCODING_WIDTH}, "
+                f"got {width} = {repetitions} * 2^{hyperplanes or 1} * {projection}; lower one of them",
                 code="muvera-encoding-too-long",
-                found=numbers,
-                most=MOST_NUMBERS,
+                found=width,
+                most=MAX_ENCODING_WIDTH,
             )
         self.repetitions = repetitions
         self.hyperplanes = hyperplanes
@@ -89,28 +93,30 @@ class MuveraIndex(FaissCandidates):
     def _build_proposals(self, passages: Embeddings) -> None:
         k, width = passages.vectors.shape[1:]
         hyperplanes = self.hyperplanes or max(1, round(math.log2(k)) - 2)
-        encoding = FixedDimensionalEncoding.draw(
+        encoding = FixedDimensionalEncoding.sample(
             width, self.repetitions, hyperplanes, min(self.projection, width), self.seed
         )
 
         def encode(vectors: Tensor) -> Tensor:
-            return torch.cat([encoding.passages(block) for block in vectors.cpu().split(PASSAGES_ENCODED)])
+            return torch.cat([encoding.encode_passages(block) for block in vectors.cpu().split(ENCODING_BLOCK)])
 
-        recipe = self._recipe(len(passages))
-        log.info("index of %d encodings of %d numbers: %s", len(passages), encoding.width, recipe.factory)
+        spec = self._spec(len(passages))
+        log.info("FAISS index of %d encodings of width %d: %s", len(passages), encoding.width, spec.factory)
         device = self.device or passages.vectors.device
-        self._faiss, self._encoding = build_faiss(recipe, passages, encoding.width, 1, encode, device), encoding
+        self._faiss, self._encoding = build_faiss(spec, passages, encoding.width, 1, encode, device), encoding
 
-    def _recipe(self, count: int) -> Recipe:
+    def _spec(self, count: int) -> FaissSpec:
         nlist = self.nlist or automatic_nlist(count)
-        factory = filled_in(self.factory, {"nlist": nlist}, {"nlist": self.nlist})
+        factory = fill_factory(self.factory, {"nlist": nlist}, {"nlist": self.nlist})
         nprobe = self.nprobe
         if factory != self.factory:
-            if count < SMALLEST_WITH_LISTS and self.nlist is None:
+            if count < MIN_IVF_PASSAGES and self.nlist is None:
                 factory, nprobe = "Flat", None
             else:
                 nprobe = nprobe or max(automatic_nprobe(nlist), nlist // 4)
-        return Recipe("MuveraIndex", factory, nprobe, self.training_points or TRAINED_ON, self.seed, self.gpu)
+        return FaissSpec(
+            "MuveraIndex", factory, nprobe, self.training_points or TRAINING_ENCODINGS, self.seed, self.gpu
+        )
 
     def _clear_proposals(self) -> None:
         super()._clear_proposals()
@@ -130,15 +136,15 @@ class MuveraIndex(FaissCandidates):
             self._encoding = FixedDimensionalEncoding(**load_file(folder / MAPS_FILE))
         except (SafetensorError, OSError, TypeError) as error:
             raise DataError(
-                f"{folder / MAPS_FILE}: cannot be read ({error}); build the index again",
+                f"{folder / MAPS_FILE}: not readable ({error}); build the index again",
                 code="muvera-maps-unreadable",
                 path=folder / MAPS_FILE,
             ) from None
         super()._restore_proposals(folder, passages, state)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        encoded = torch.cat([self._encoding.queries(block) for block in queries.cpu().split(PASSAGES_ENCODED)])
-        found = min(count, MOST_HITS_ON_A_GPU) if is_on_gpu(self._faiss) else count
+        encoded = torch.cat([self._encoding.encode_queries(block) for block in queries.cpu().split(ENCODING_BLOCK)])
+        found = min(count, MAX_GPU_HITS) if is_on_gpu(self._faiss) else count
         _, rows = self._faiss.search(encoded.numpy(), found)
         candidates = torch.nn.functional.pad(torch.from_numpy(rows), (0, count - found), value=-1)
         return candidates, (candidates >= 0).sum(dim=1)

@@ -1,7 +1,7 @@
-"""The manifest and the checksums of a saved index, without the vectors that it was built of, which stay in their store.
+"""The manifest and checksums of a saved index. The passage vectors are not saved; they remain in their store.
 
-folder/index.json    class, settings, shape of the pool, checksums; written last, so a folder without it holds no index
-folder/*             the files that the class wrote
+folder/index.json    class, settings, shape of the passages, checksums; written last, so that an index is complete folder/*
+files written by the index class
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ret_lightning.runtime.atomic_files import disk_full, disk_is_full, write_te
 
 FORMAT, MANIFEST, UNFINISHED = 1, "index.json", ".unfinished"
 READ_BYTES = 1 << 24
-ROWS_CHECKED = 64  # of the vectors, spread over the pool: another checkpoint changes all of them
+CHECKED_ROWS = 64  # a sample suffices: another checkpoint changes all vectors
 
 
 def write_saved_index(
@@ -33,20 +33,21 @@ def write_saved_index(
     passages: Embeddings,
     write: Callable[[Path], dict[str, Any]],
 ) -> None:
-    """Write an index's files, then index.json; what the folder had of an earlier index is removed once they are complete.
+    """Write the files of an index, then index.json. The files of an earlier index are removed once the new ones are complete.
 
     Args:
-        folder: created if needed.
-        kind: name of the class.
+        folder: folder to write, created if needed.
+        kind: name of the index class.
         settings: arguments of its constructor.
-        passages: that the index was built of.
-        write: writes its files into an empty folder and returns its state.
+        passages: passages that the index was built from.
+        write: writes the files of the index into an empty folder and returns its state.
 
     Raises:
-        UserError: `disk-full`.
+        UserError: with code `disk-full` if the disk is full.
+        ConfigError: if the settings or the state are not JSON-serializable.
     """
     unfinished = folder / UNFINISHED
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     unfinished.mkdir(parents=True)
     try:
         state = write(unfinished)
@@ -64,7 +65,7 @@ def write_saved_index(
         text = _json(content)
         _remove_saved_index(folder)
         for name in names:
-            _sync(unfinished / name)
+            _flush_to_disk(unfinished / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(unfinished / name, folder / name)
     except Exception as error:
@@ -83,7 +84,7 @@ def _json(content: dict[str, Any]) -> str:
         return json.dumps(content, indent=1)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{content['kind']}: its settings and what _save returns cannot be stored as JSON ({error})",
+            f"{content['kind']}: settings and the return value of _save must be JSON-serializable ({error})",
             code="index-not-json",
             found=content["kind"],
         ) from None
@@ -92,19 +93,23 @@ def _json(content: dict[str, Any]) -> str:
 def _remove_saved_index(folder: Path) -> None:
     try:
         names = read_index_manifest(folder)["files"]
-    except DataError:  # there is none, or none whose files are known
+    except DataError:
         names = ()
     for name in (MANIFEST, *names):
         (folder / name).unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def read_index_manifest(folder: Path) -> dict[str, Any]:
-    """The content of index.json, its files not looked at; raises DataError where there is none, or another format's."""
+    """Read index.json without checking the other files.
+
+    Raises:
+        DataError: if the file is missing, malformed or of another format version.
+    """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -115,40 +120,48 @@ def read_index_manifest(folder: Path) -> dict[str, Any]:
         content["files"].items()
     except FileNotFoundError:
         raise DataError(
-            f"{folder}: no saved index, it has no {MANIFEST}", code="saved-index-missing", path=folder
+            f"{folder}: no saved index, {MANIFEST} is missing", code="saved-index-missing", path=folder
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder / MANIFEST}: not the manifest of an index ({error!r}); build the index again",
+            f"{folder / MANIFEST}: not a valid index manifest ({error!r}); build the index again",
             code="saved-index-manifest",
             path=folder / MANIFEST,
+            reason=repr(error),
         ) from None
     return content
 
 
-def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[str, Any]:
-    """The content of index.json, after the index's files and the pool were compared with it.
+def read_verified_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[str, Any]:
+    """Read index.json and compare it with the files of the index and the passages.
+
+    Args:
+        folder: folder of the saved index.
+        passages: passages that the index was built from.
+        verify: whether to compare the files with their checksums.
 
     Raises:
-        DataError: see `Index.load`.
+        DataError: if the folder holds no index, or the index is corrupt or was built from other passages.
     """
     content = read_index_manifest(folder)
-    for name, wanted in content["files"].items():
+    for name, expected in content["files"].items():
         path = folder / name
         if not path.is_file():
             raise DataError(
-                f"{folder}: torn, {name} is missing; build the index again", code="saved-index-file-missing", path=path
+                f"{folder}: {name} is missing from the index; build the index again",
+                code="saved-index-file-missing",
+                path=path,
             )
-        if verify and sha256_of_file(path) != wanted:
+        if verify and sha256_of_file(path) != expected:
             raise DataError(
-                f"{path}: was changed or cut short, its checksum is not the manifest's; build the index again",
+                f"{path}: checksum differs from the manifest, the file is corrupt; build the index again",
                 code="saved-index-file-changed",
                 path=path,
             )
-    if difference := _difference(content, passages):
+    if difference := _find_difference(content, passages):
         raise DataError(
-            f"{folder}: the index is of other passages than these: {difference}; load it with those that it was built of, or "
-            "build it again",
+            f"{folder}: the index was built from other passages: {difference}; load it with its own passages, or build it "
+            "again",
             code="saved-index-other-passages",
             path=folder,
             difference=difference,
@@ -156,22 +169,21 @@ def checked_manifest(folder: Path, passages: Embeddings, verify: bool) -> dict[s
     return content
 
 
-def _difference(content: dict[str, Any], passages: Embeddings) -> str | None:
-    """What tells the pool of a manifest from these passages; None where nothing does."""
+def _find_difference(content: dict[str, Any], passages: Embeddings) -> str | None:
+    """Describe how the passages differ from those of the manifest; None if no difference is found."""
     shape = list(passages.vectors.shape)
     if content["passages"] != shape:
-        return f"their shape is {content['passages']} there and {shape} here"
+        return f"expected shape {content['passages']}, got {shape}"
     if content["ids_sha256"] != _sha256_of_ids(passages.ids):
-        return f"of the {len(passages)} ids some are others, or in another order"
-    # Manifests of before 2026-11-25 have no checksum of vectors. They are loaded as ever: most are in folders of ret-index,
-    # whose stores are compared with the checkpoint's fingerprint, and to refuse them would cost an encoding for nothing.
+        return f"some of the {len(passages)} ids or their order differ"
+    # Manifests written before 2026-11-25 have no checksum of vectors.
     if content.get("vectors_sha256") not in (None, _sha256_of_some_vectors(passages)):
-        return "the ids are the same and the vectors are others, as another checkpoint makes them"
+        return "same ids but different vectors, probably of another checkpoint"
     return None
 
 
 def sha256_of_file(path: Path) -> str:
-    """In hexadecimal; read block by block."""
+    """Return the SHA-256 digest of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
@@ -184,11 +196,11 @@ def _sha256_of_ids(ids: Sequence[str]) -> str:
 
 
 def _sha256_of_some_vectors(passages: Embeddings) -> str:
-    """Of rows that are evenly spread, the first and the last among them: to read a whole pool would take as long as a search.
+    """Return the SHA-256 digest of evenly spaced rows in float16, including the first and the last.
 
-    In half precision, whatever the pool is in: vectors in float32 and a store of them count as the same.
+    Reading all vectors would take as long as a search. Float32 vectors and their float16 store have the same digest.
     """
     last = len(passages) - 1
-    rows = sorted({place * last // (ROWS_CHECKED - 1) for place in range(ROWS_CHECKED)}) if len(passages) else []
+    rows = sorted({i * last // (CHECKED_ROWS - 1) for i in range(CHECKED_ROWS)}) if len(passages) else []
     vectors = passages.take(torch.tensor(rows, dtype=torch.int64)).cpu().half().numpy()
     return hashlib.sha256(vectors.astype("<f2").tobytes()).hexdigest()

@@ -1,1 +1,1 @@
-"""Metrics of rankings: per query, their means and intervals, and recall against exact search."""
+"""Metrics of rankings: per-query metrics, their means and bootstrap intervals, and recall against exact search."""

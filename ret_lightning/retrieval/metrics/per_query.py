@@ -1,4 +1,4 @@
-"""From a ranking to every metric of every query."""
+"""Per-query metrics of a ranking."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from ret_lightning.distributed.collectives import gather_rows, row_counts
-from ret_lightning.retrieval.distributed.replicated import share_of
+from ret_lightning.retrieval.distributed.replicated import rank_slice
 from ret_lightning.retrieval.metrics.rank_metrics import rank_metrics
 from ret_lightning.retrieval.metrics.relevance import answer_hits, count_relevant, has_answers, positive_hits
 from ret_lightning.retrieval.ranking import Ranking
 
-# K of MRR and nDCG, as the field reports them.
+# The usual K of MRR and nDCG.
 TOP = 10
 
 
-def judge(
+def evaluate_ranking(
     ranking: Ranking,
     pool_ids: Sequence[str],
     positives: Sequence[Sequence[str]],
@@ -26,28 +26,30 @@ def judge(
     answers: Sequence[Sequence[str]] | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Recall of three kinds, MRR@10 and nDCG@10 of each query; `query_means` averages them, `intervals` bounds the means.
+    """Compute the per-query metrics of a ranking.
 
-    Where torch.distributed is in use, all ranks must call this with the same arguments: each evaluates its share of the
-    queries, and all get all results.
+    `query_means` averages them over queries and `bootstrap_intervals` computes confidence intervals of the means. If
+    torch.distributed is initialized, call this on all ranks with the same arguments: each rank evaluates a part of the
+    queries, and all ranks return all results.
 
     Args:
-        ranking: of Nq queries, as wide as the largest K at least.
-        pool_ids: the N passage ids that the rows of the ranking point into.
-        positives: for each query its passage ids.
-        recall_at: the K of the three kinds of recall.
-        pool_texts: the N passage texts, for pseudo recall; None: without it.
-        answers: for each query its answers, for pseudo recall.
-        device: where ranks exchange results: a GPU under NCCL.
+        ranking: ranking of Nq queries, at least as wide as the largest K.
+        pool_ids: the N passage ids that the rows of the ranking index.
+        positives: for each query, the ids of its positives.
+        recall_at: values of K of recall, fractional recall and pseudo-recall.
+        pool_texts: the N passage texts, for pseudo-recall. None: pseudo-recall is omitted.
+        answers: for each query its answers, for pseudo-recall.
+        device: device for the collective communication, a GPU for NCCL.
 
     Returns:
-        Name to (Nq,) float64 on the CPU, NaN for a query that the metric does not count: `recall@K`, `mrr@10`, `ndcg@10`,
-        `fractional_recall@K`, and `pseudo_recall@K`, NaN for queries without answers, if any query has answers.
+        Metric name to (Nq,) float64 on the CPU, NaN for queries that the metric does not count: `recall@K`, `mrr@10`,
+        `ndcg@10`, `fractional_recall@K`, and `pseudo_recall@K` if any query has answers (NaN for queries without answers).
 
     Raises:
-        ValueError: if lengths do not fit, or the ranking is narrower than the largest K.
+        ConfigError: if `recall_at` is empty or a K is below 1.
+        ValueError: if lengths do not match, or the ranking is narrower than the largest K.
     """
-    own = share_of(len(ranking))
+    own = rank_slice(len(ranking))
     rows = ranking.rows[own, : max([TOP, *recall_at])]
     hits = positive_hits(rows, pool_ids, positives[own])
     relevant = torch.tensor(count_relevant(pool_ids, positives[own]), dtype=torch.int64)

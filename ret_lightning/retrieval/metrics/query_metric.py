@@ -1,4 +1,4 @@
-"""The metrics of rankings as torchmetrics metrics, counted over batches and ranks."""
+"""Metrics of rankings as torchmetrics metrics, accumulated over batches and ranks."""
 
 from __future__ import annotations
 
@@ -9,54 +9,58 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ret_lightning.retrieval.metrics.rank_metrics import check_ks, query_means, rank_metrics
+from ret_lightning.retrieval.metrics.rank_metrics import check_cutoffs, query_means, rank_metrics
 
 
 class QueryMetric(Metric):
-    """A metric of `METRICS` for torchmetrics: its means over the queries of all ranks, each query counted once.
+    """A torchmetrics metric that averages a metric of `METRICS` over the queries of all ranks.
 
-    The state has a row for each query of the subset, so that one which a sampler repeats, in this process or in another, counts
-    once. `compute` returns `{"recall@1": ..., "recall@5": ...}`, ascending in K; `{}` if no query was counted.
+    The state has one row per query of the subset, so that a query that a sampler repeats, on the same or another rank, is
+    counted once. `compute` returns `{"recall@1": ..., "recall@5": ...}` in ascending order of K; `{}` if no query was
+    counted.
 
     Args:
-        name: of the metric.
-        ks: the values of K.
-        queries: how many queries there are on all ranks together; `update` identifies them by their positions, from 0.
-        kwargs: of `torchmetrics.Metric`.
+        name: name of the metric, a key of `METRICS`.
+        ks: values of K.
+        queries: number of queries on all ranks; `update` identifies them by their positions, from 0.
+        kwargs: keyword arguments of `torchmetrics.Metric`.
 
     Raises:
-        ConfigError: see `rank_metrics`.
+        ConfigError: if `ks` is empty or one of them is below 1.
     """
 
     is_differentiable, higher_is_better, full_state_update = False, True, False
-    values: Tensor  # (queries, number of K) float64, NaN for a query that is not counted yet
+    values: Tensor  # (queries, number of K) float64, NaN for queries that were not counted
 
     def __init__(self, name: str, ks: Iterable[int], queries: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.name, self.ks = name, sorted(set(ks))
-        check_ks(name, self.ks)
-        # One shape on every rank, whatever it counted: torchmetrics cannot gather lists of which one is empty.
-        nothing = torch.full((queries, len(self.ks)), torch.nan, dtype=torch.float64)
-        self.add_state("values", nothing, dist_reduce_fx=_first_counted)
+        check_cutoffs(name, self.ks)
+        # A tensor of one shape on every rank: torchmetrics cannot gather lists if one of them is empty.
+        uncounted = torch.full((queries, len(self.ks)), torch.nan, dtype=torch.float64)
+        self.add_state("values", uncounted, dist_reduce_fx=_first_counted)
 
     def update(self, queries: Tensor, hits: Tensor, relevant: Tensor | None = None) -> None:
-        """Count queries; what a query counted before, in this call or an earlier one, stays.
+        """Count queries. Queries that were counted before, in this or an earlier call, are ignored.
 
         Args:
-            queries: (N,) int64, the position of each among the queries.
-            hits: see `rank_metrics`.
-            relevant: see `rank_metrics`.
+            queries: (N,) int64 positions of the queries.
+            hits: (N, C) bool, True where a ranked passage is relevant, best passage first; C at least the largest K.
+            relevant: (N,) int64 number of relevant passages per query; required by `fractional_recall` and `ndcg`.
+
+        Raises:
+            ValueError: if shapes, dtypes or positions are invalid.
         """
         values = torch.stack(list(rank_metrics(self.name, self.ks, hits, relevant).values()), dim=1)
         if queries.dtype != torch.int64 or queries.shape != hits.shape[:1]:
             raise ValueError(
-                f"{self.name}@K: queries must be int64 of shape ({len(hits)},), "
+                f"{self.name}@K: expected int64 queries of shape ({len(hits)},), "
                 f"got {queries.dtype} of shape {tuple(queries.shape)}"
             )
         if ((queries < 0) | (queries >= len(self.values))).any():
             raise ValueError(
-                f"{self.name}@K: positions of queries from {int(queries.min())} to {int(queries.max())}, "
-                f"where there are {len(self.values)} queries"
+                f"{self.name}@K: expected query positions from 0 to {len(self.values) - 1}, "
+                f"got {int(queries.min())} to {int(queries.max())}"
             )
         queries, order = queries.to(self.values.device).sort(stable=True)
         new = self.values[queries, 0].isnan()
@@ -64,7 +68,11 @@ class QueryMetric(Metric):
         self.values[queries[new]] = values.to(self.values.device)[order][new]
 
     def by_query(self) -> dict[str, Tensor]:
-        """Name to (queries,) float64 on the CPU, of all ranks, NaN where not counted; all ranks must call it."""
+        """Return the values of each query, gathered from all ranks; call it on all ranks.
+
+        Returns:
+            Metric name to (queries,) float64 on the CPU, NaN for queries that were not counted.
+        """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             columns = self.values.T.cpu().clone()
         return {f"{self.name}@{k}": column for k, column in zip(self.ks, columns, strict=True)}
@@ -74,6 +82,6 @@ class QueryMetric(Metric):
 
 
 def _first_counted(stacked: Tensor) -> Tensor:
-    """(ranks, queries, number of K) -> (queries, number of K): of each query the values of the first rank that counted it."""
+    """Reduce (ranks, queries, K) to (queries, K): for each query, the values of the first rank that counted it."""
     first = (~stacked.isnan()).int().argmax(dim=0, keepdim=True)
     return stacked.gather(0, first)[0]

@@ -1,1 +1,1 @@
-"""Embeddings, in memory and in files that are mapped into memory."""
+"""Embeddings in memory and in memory-mapped files."""

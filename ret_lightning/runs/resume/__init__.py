@@ -1,1 +1,1 @@
-"""Resuming a run: from which checkpoint, with which config, and what its logs hold."""
+"""Resuming a run: its checkpoint, its config and its logs."""

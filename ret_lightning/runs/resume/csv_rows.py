@@ -1,4 +1,4 @@
-"""What a resumed run's CSV file holds: the rows of before, none of them lost, and none before the run has really started."""
+"""CSV log of a resumed run: it keeps all earlier rows, and it is not changed before the run takes over its folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ KEY = "unlogged_row"
 
 
 class UnloggedRow(Callback):
-    """Stores in a checkpoint the row of the step that it ends: Lightning logs a step after its checkpoint is written."""
+    """Callback that stores the metrics of the last step in a checkpoint, because Lightning logs them after it is written."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the row, where one is due and not logged yet."""
-        connector = trainer._logger_connector  # no public view of a step's metrics exists before they are logged
+        """Add the row of the current step if it is due and not logged yet."""
+        connector = trainer._logger_connector  # there is no public access to metrics before they are logged
         within_step = trainer.training and connector._first_loop_iter is not None
         if not within_step or not connector.should_update_logs or trainer.fit_loop._should_accumulate():
             return
@@ -30,37 +30,37 @@ class UnloggedRow(Callback):
 
 
 class ResumedRows(ExperimentWriter):
-    """Writes the CSV file of a resumed run; the file of before is unchanged until `release`.
+    """Writer of the CSV file of a resumed run. The existing file is unchanged until `release` is called.
 
     Args:
-        log_dir: its folder.
-        step: optimiser steps of the checkpoint that the run resumes from; later rows are left out, they are logged again.
-        unlogged: the row of the last of these steps, added where a kill lost it.
+        log_dir: folder of the CSV file.
+        step: optimizer steps of the checkpoint; rows of later steps are dropped and logged again.
+        unlogged: metrics of the last step, added if the file does not contain them; None if there are none.
     """
 
     def __init__(self, log_dir: str, step: int, unlogged: dict[str, Any] | None) -> None:
         super().__init__(log_dir)
         self._held = True
-        self.metrics = _rows_before(Path(self.metrics_file_path), step)
-        if unlogged is not None and not any(_holds(row, unlogged) for row in self.metrics):
+        self.metrics = _read_rows(Path(self.metrics_file_path), step)
+        if unlogged is not None and not any(_contains(row, unlogged) for row in self.metrics):
             self.metrics.append(dict(unlogged))
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning's would delete the file of before."""
+        """Do nothing; the method of Lightning deletes the existing file."""
 
     def log_hparams(self, params: dict[str, Any]) -> None:
-        """Write the hyperparameters; until `release` they are kept in memory."""
+        """Write the hyperparameters; before `release` they are kept in memory."""
         self.hparams.update(params)
         if not self._held:
             super().log_hparams({})
 
     def save(self) -> None:
-        """Write the rows; until `release` they are kept in memory."""
+        """Write the rows; before `release` they are kept in memory."""
         if not self._held:
             super().save()
 
     def release(self) -> None:
-        """Replace the file by one with the rows of before and of since."""
+        """Replace the file by one with the earlier and the new rows."""
         if not self._held:
             return
         self._held = False
@@ -78,20 +78,29 @@ class ResumedRows(ExperimentWriter):
 
 
 def resume_csv(logger: CSVLogger, step: int, unlogged: dict[str, Any] | None) -> ResumedRows:
-    """Have a logger continue its file; see `ResumedRows`."""
+    """Let a logger continue its CSV file.
+
+    Args:
+        logger: the logger.
+        step: optimizer steps of the checkpoint; rows of later steps are dropped and logged again.
+        unlogged: metrics of the last step, added if the file does not contain them; None if there are none.
+
+    Returns:
+        The writer; call its `release` to replace the existing file.
+    """
     rows = ResumedRows(logger.log_dir, step, unlogged)
     logger._experiment = rows
     return rows
 
 
-def _rows_before(file: Path, step: int) -> list[dict[str, Any]]:
+def _read_rows(file: Path, step: int) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as opened:
         rows = [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(opened)]
-    # A row has the number of its step, counted from 0. A line that a kill cut off has none.
+    # Steps are counted from 0. A line truncated by a kill has no step.
     return [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < step]
 
 
-def _holds(row: dict[str, Any], unlogged: dict[str, Any]) -> bool:
+def _contains(row: dict[str, Any], unlogged: dict[str, Any]) -> bool:
     return row["step"] == str(unlogged["step"]) and unlogged.keys() <= row.keys()

@@ -1,4 +1,4 @@
-"""What is checked and reported when training starts: equal configs on all ranks, and a learning rate that a resume moves."""
+"""Callbacks that run when training starts: compare the configs of all ranks, and report a changed learning rate."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from ret_lightning.errors import UserError
-from ret_lightning.runs.identity import differences, flat
+from ret_lightning.runs.identity import differences, flatten
 
 log = logging.getLogger(__name__)
 
 
 class SameConfig(Callback):
-    """Compares the resolved configs of all ranks before anything is trained or evaluated.
+    """Callback that compares the resolved configs of all ranks before training or evaluation.
 
-    Under SLURM or torchrun each task composes the config itself, so that a time, an environment variable or a random resolver
-    could give ranks different settings.
+    Under SLURM or torchrun each task composes its own config, so a time stamp, an environment variable or a random resolver
+    can result in different settings.
 
     Args:
-        config: this rank's.
+        config: config of this rank.
     """
 
     def __init__(self, config: DictConfig) -> None:
-        self._config = flat(config) | {"output_dir": str(config.output_dir)}
+        self._config = flatten(config) | {"output_dir": str(config.output_dir)}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise UserError on every rank if one of them differs from the first."""
+        """Raise UserError on every rank if the config of a rank differs from that of the first rank."""
         if trainer.world_size == 1 or not torch.distributed.is_initialized():
             return
         configs: list[Any] = [None] * trainer.world_size
@@ -40,8 +40,8 @@ class SameConfig(Callback):
                 key, (first, other) = next(iter(different.items()))
                 more = f", and {len(different) - 1} more keys" if len(different) > 1 else ""
                 raise UserError(
-                    f"{key} is {first} on rank 0 and {other} on rank {rank}{more}: each task composed its own config; give "
-                    f"the value on the command line ({key}=...)",
+                    f"{key}: {first} on rank 0, {other} on rank {rank}{more}; each task composes its own config; set "
+                    f"{key}=<value> on the command line",
                     code="ranks-differ",
                     key=key,
                     found=(first, other),
@@ -50,22 +50,22 @@ class SameConfig(Callback):
 
 
 class ResumedLearningRate(Callback):
-    """Reports where resuming moves the learning rate, as extending a run does whose schedule ends where training ends."""
+    """Callback that warns if the learning rate changes on resume, for instance after extending a schedule."""
 
     def __init__(self) -> None:
         self._horizon: int | None = None
         self._stored_horizon: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps of the schedule."""
+        """Return the length of the schedule in steps."""
         return {"horizon": self._horizon}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The steps of the schedule that the checkpoint was trained by."""
+        """Load the length of the schedule of the checkpoint."""
         self._stored_horizon = state_dict["horizon"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the stored learning rate with what the schedule gives at the same step."""
+        """Compare the stored learning rate with the rate of the schedule at the same step."""
         self._horizon = getattr(pl_module, "schedule_horizon", None)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         if trainer.ckpt_path is None or not trainer.is_global_zero or not schedulers:
@@ -79,9 +79,9 @@ class ResumedLearningRate(Callback):
         if abs(now - stored) <= 1e-6 * peak:
             return
         lengths = f" ({self._stored_horizon} steps before, {self._horizon} now)" if self._stored_horizon else ""
-        remedy = f"scheduler.horizon_steps={self._stored_horizon or '<steps of the earlier schedule>'}"
+        option = f"scheduler.horizon_steps={self._stored_horizon or '<steps of the earlier schedule>'}"
         log.warning(
-            "learning rate at step %d: %.3g before the resume, %.3g now, since the length of the schedule changed%s; "
-            "%s keeps the earlier schedule",
-            trainer.global_step, stored, now, lengths, remedy,
+            "learning rate at step %d: %.3g before the resume, %.3g now, because the length of the schedule changed%s; to keep "
+            "the earlier schedule, set %s",
+            trainer.global_step, stored, now, lengths, option,
         )  # fmt: skip

@@ -1,9 +1,9 @@
-"""The config of a resumed run: what its folder stores, and the rule of what the command line may change in it.
+"""Config of a resumed run: the config stored in its folder, and the keys that the command line may change.
 
-A resumed run keeps everything that decides the optimisation: data rows and their order, model, loss, optimiser, scheduler,
-precision, clipping, accumulation, batch size and seed. It may change how long it trains, where it logs, its devices, where the
-data is, how rows are loaded, and how it is evaluated. Anything else is refused by name; `init_from` starts a new run from the
-weights. No torch is imported here, so that a refusal takes a second.
+A resumed run keeps all settings that affect optimization: rows and their order, model, loss, optimizer, scheduler, precision,
+clipping, accumulation, batch size and seed. It may change the training length, logging, devices, data location, data loading
+and evaluation. Other changes are refused; `init_from` starts a new run from the weights. This module does not import torch, so
+that a refusal is fast.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ret_lightning.config.checker.config_changes import Base
-from ret_lightning.config.config_errors import Wrong
+from ret_lightning.config.checker.config_changes import StoredConfig
+from ret_lightning.config.config_errors import KeyedError
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.targets.renamed_keys import current_config
 from ret_lightning.config.targets.target_aliases import current_target
 from ret_lightning.errors import ConfigError
-from ret_lightning.runs.identity import differences, flat, within
+from ret_lightning.runs.identity import differences, flatten, is_within
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE
 
-# What a resumed run may change; keys, or nodes with all below them.
+# Keys and nodes that a resumed run may change.
 MAY_CHANGE = {
-    "how long to train": (
+    "training length": (
         "trainer.max_epochs", "trainer.max_steps", "trainer.min_epochs", "trainer.min_steps", "trainer.max_time",
         "scheduler.horizon_steps", "scheduler.horizon_epochs",
     ),
@@ -43,11 +43,11 @@ MAY_CHANGE = {
         "trainer.deterministic", "trainer.sync_batchnorm", "compile", "linear_backend",
         "loss.backend", "micro_batch",
     ),
-    "where the data is": (
+    "data location": (
         "data.root", "data.train_folder", "data.val_folder", "data.test_folder", "data.passages_folder",
         "data.image_folder", "data.cache_dir", "data.layout.root", "data.layout.cache_dir",
     ),
-    "loading": (
+    "data loading": (
         "data.num_workers", "data.generation_workers", "data.eval_batch_size", "data.on_bad_row", "data.max_bad_fraction",
     ),
     "evaluation": (
@@ -58,18 +58,18 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 _ALLOWED = tuple(key for keys in MAY_CHANGE.values() for key in keys)
-_OF_THE_COMMAND = ("resume", "output_dir")
+_COMMAND_KEYS = ("resume", "output_dir")
 _RENAMED_TARGETS = {
     "lightning.pytorch.callbacks.ModelCheckpoint": "ret_lightning.training.checkpointing.BestCheckpoint",
 }
-# Nodes that repeat another one in the resolved config, as its interpolation said: a change of the one changes both.
+# Nodes that are interpolations of another node in the original config: they follow its changes.
 _SAME_AS = {"evaluation.index": "retrieval"}
 
 
 def folder_to_resume(overrides: Sequence[str]) -> Path | None:
-    """The run folder that a command line resumes; None for a new run and for `resume=auto`."""
+    """Return the run folder that a command line resumes; None for a new run and for `resume=auto`."""
     value = None
-    for override in _parsed(overrides):
+    for override in _parse(overrides):
         if override.key_or_group == "resume" and not override.is_delete():
             value = override.value()
     if not isinstance(value, str) or value == "auto" or not value:
@@ -77,39 +77,49 @@ def folder_to_resume(overrides: Sequence[str]) -> Path | None:
     return Path(os.path.abspath(Path(value).expanduser()))
 
 
-def resumed_base(overrides: Sequence[str]) -> Base | None:
-    """The stored config that a command line's overrides apply to, see `config_changes.py`; None unless it resumes a folder.
+def resumed_base(overrides: Sequence[str]) -> StoredConfig | None:
+    """Return the stored config that the overrides of a command line apply to; None if no folder is resumed.
+
+    Args:
+        overrides: overrides of the command line, as typed.
 
     Raises:
-        ConfigError: if the folder holds no run, or the command line contradicts itself.
+        ConfigError: if the folder does not contain a run, or `output_dir` names another folder.
     """
     folder = folder_to_resume(overrides)
     if folder is None:
         return None
-    for override in _parsed(overrides):
+    for override in _parse(overrides):
         key = override.key_or_group
         if key == "output_dir" and os.path.abspath(Path(str(override.value())).expanduser()) != str(folder):
             raise ConfigError(
-                f"resume={folder} names the run folder, output_dir={override.value()} another one; leave output_dir out",
+                f"output_dir={override.value()}: expected the resumed folder {folder}; remove output_dir",
                 code="resume-other-output-dir",
                 folder=str(folder),
                 found=str(override.value()),
             )
     config = stored_config(folder)
     config.resume = str(folder)
-    return Base(config, folder / CONFIG_FILE, _OF_THE_COMMAND, _refused)
+    return StoredConfig(config, folder / CONFIG_FILE, _COMMAND_KEYS, _find_refused)
 
 
 def stored_config(folder: Path) -> DictConfig:
-    """The config of a run, with the folder's present place in it and names of earlier versions replaced.
+    """Load the config of a run.
+
+    The path of the run folder is replaced by its current path, and names of earlier versions by current names.
+
+    Args:
+        folder: run folder.
 
     Raises:
-        ConfigError: if there is no run in the folder, or its config cannot be read.
+        ConfigError: if the folder does not contain a run, or its config cannot be read.
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise ConfigError(
-            f"resume={folder}: no run folder (it has no {CONFIG_FILE})", code="resume-no-run", folder=str(folder)
+            f"resume={folder}: expected a run folder, but {CONFIG_FILE} is missing",
+            code="resume-no-run",
+            folder=str(folder),
         )
     try:
         config = OmegaConf.load(file)
@@ -118,9 +128,9 @@ def stored_config(folder: Path) -> DictConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{file}: not the config of a run ({reason})", code="resume-config-unreadable", path=str(file)
+            f"{file}: cannot read the config of the run ({reason})", code="resume-config-unreadable", path=str(file)
         ) from error
-    plain = former_validation(current_config(_renamed(_moved(plain, former, str(folder)))))
+    plain = upgrade_validation(current_config(_update_targets(_replace_folder(plain, former, str(folder)))))
     for key, other in _SAME_AS.items():
         above, _, name = key.rpartition(".")
         if isinstance(plain.get(above), dict) and plain[above].get(name) == plain.get(other) is not None:
@@ -131,7 +141,7 @@ def stored_config(folder: Path) -> DictConfig:
 
 
 def _first_working_folder(folder: Path) -> str | None:
-    """Where a run was started, which the relative paths of an earlier version refer to; None where it is not recorded."""
+    """Return the working folder of a run's first start, the base of relative paths in earlier versions; None if unknown."""
     file = folder / ".hydra" / "hydra.yaml"
     try:
         return OmegaConf.select(OmegaConf.load(file), "hydra.runtime.cwd") if file.is_file() else None
@@ -140,28 +150,28 @@ def _first_working_folder(folder: Path) -> str | None:
 
 
 def refuse_finished(folder: Path, config: DictConfig) -> None:
-    """Raise ConfigError if the run in a folder is finished, and `config` changes nothing about it."""
-    if (folder / METRICS_FILE).exists() and not _changes(stored_config(folder), config):
+    """Raise ConfigError if the run in a folder is finished and `config` does not change it."""
+    if (folder / METRICS_FILE).exists() and not _find_changes(stored_config(folder), config):
         raise ConfigError(
-            f"resume={folder}: the run is finished ({METRICS_FILE} exists); state what to change to continue it, for "
-            "instance trainer.max_epochs=20",
+            f"resume={folder}: the run is finished ({METRICS_FILE} exists); to extend it, change a setting such as "
+            "trainer.max_epochs=20",
             code="resume-finished",
             folder=str(folder),
         )
 
 
-def _changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
-    found = differences(flat(before), flat(after))
-    return {key: pair for key, pair in found.items() if not within(key, _OF_THE_COMMAND)}
+def _find_changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]:
+    found = differences(flatten(before), flatten(after))
+    return {key: pair for key, pair in found.items() if not is_within(key, _COMMAND_KEYS)}
 
 
-def _refused(before: DictConfig, after: DictConfig) -> Iterator[Wrong]:
-    """Each key that may not change, with the error."""
-    for key, (stored, now) in _changes(before, after).items():
-        if not within(key, _ALLOWED):
+def _find_refused(before: DictConfig, after: DictConfig) -> Iterator[KeyedError]:
+    """Yield each key that may not change, with the error."""
+    for key, (stored, now) in _find_changes(before, after).items():
+        if not is_within(key, _ALLOWED):
             text = (
-                f"{now} (stored: {stored}): a resumed run keeps all that decides the optimisation; it may change "
-                f"{', '.join(MAY_CHANGE)}; start a new run with init_from=<run folder> to change it"
+                f"expected {stored} (stored), got {now}; a resumed run may change only {', '.join(MAY_CHANGE)}; for other "
+                "changes, start a new run with init_from=<run folder>"
             )
             yield (
                 key,
@@ -169,7 +179,7 @@ def _refused(before: DictConfig, after: DictConfig) -> Iterator[Wrong]:
             )
 
 
-def _parsed(overrides: Sequence[str]) -> list[Any]:
+def _parse(overrides: Sequence[str]) -> list[Any]:
     parser, parsed = OverridesParser.create(), []
     for line in overrides:
         try:
@@ -179,32 +189,32 @@ def _parsed(overrides: Sequence[str]) -> list[Any]:
     return parsed
 
 
-def _moved(value: Any, old: str, new: str) -> Any:
-    """A config with one folder in place of another, at the beginning of any string."""
+def _replace_folder(value: Any, old: str, new: str) -> Any:
+    """Replace a folder at the start of all strings of a config."""
     if isinstance(value, dict):
-        return {key: _moved(item, old, new) for key, item in value.items()}
+        return {key: _replace_folder(item, old, new) for key, item in value.items()}
     if isinstance(value, list):
-        return [_moved(item, old, new) for item in value]
+        return [_replace_folder(item, old, new) for item in value]
     if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
         return new + value[len(old) :]
     return value
 
 
-def former_validation(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of a version before data.validation=holdout, whose `auto` took the test queries where there is no file."""
+def upgrade_validation(config: dict[str, Any]) -> dict[str, Any]:
+    """Convert the config of a version before data.validation=holdout, whose `auto` used test queries if val had no file."""
     data = config.get("data")
     if isinstance(data, dict) and data.get("validation") == "auto" and "holdout_rows" not in data:
         return {**config, "data": {**data, "validation": "val_or_test"}}
     return config
 
 
-def _renamed(value: Any) -> Any:
-    """A config with the targets of earlier versions by their names of today."""
+def _update_targets(value: Any) -> Any:
+    """Replace targets of earlier versions by their current names."""
     if isinstance(value, list):
-        return [_renamed(item) for item in value]
+        return [_update_targets(item) for item in value]
     if not isinstance(value, dict):
         return value
-    renamed = {key: _renamed(item) for key, item in value.items()}
+    renamed = {key: _update_targets(item) for key, item in value.items()}
     if "_target_" in renamed:
         renamed["_target_"] = _RENAMED_TARGETS.get(renamed["_target_"], current_target(renamed["_target_"]))
     return renamed

@@ -1,8 +1,7 @@
-"""How a run takes its folder: a new one at once, a resumed one when its first new checkpoint is written.
+"""Takeover of a run folder: at once for a new run, at the first new checkpoint for a resumed run.
 
-Until then a resumed run may fail, be refused or be interrupted, and the folder holds what it held: the finished result of the
-run that was to be extended, or the unfinished one. Then `config.yaml` is replaced, and the results of before get names that no
-reader takes for those of a finished run.
+Until then, a resumed run may fail or be interrupted without any change to the results in the folder. At the takeover,
+`config.yaml` is replaced, and the earlier results are renamed so that no reader takes them for those of a finished run.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ret_lightning.runtime.run_layout import (
     METRICS_FILE,
     ORIGIN_FILE,
     RANKINGS_FOLDER,
-    previous,
+    previous_path,
     read_json,
     write_json,
 )
@@ -37,62 +36,62 @@ _NEXT_CONFIG_FILE = "config.next.yaml"
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raise an error if a new run may not have a folder; nothing is written.
+    """Check that a folder can be used by a new run. Nothing is written.
 
     Raises:
-        ConfigError: if it holds a run, finished or not.
+        ConfigError: if the folder contains a finished or unfinished run.
     """
     if (folder / METRICS_FILE).exists():
         raise ConfigError(
-            f"output_dir={folder}: holds a finished run ({METRICS_FILE}); choose another folder, or remove this one",
+            f"output_dir={folder}: contains a finished run ({METRICS_FILE}); choose another folder or remove this one",
             code="folder-holds-finished-run",
             folder=str(folder),
         )
     if has_checkpoint(folder):
         raise ConfigError(
-            f"output_dir={folder}: holds an unfinished run; resume={folder} continues it, or choose another folder",
+            f"output_dir={folder}: contains an unfinished run; resume it with resume={folder} or choose another folder",
             code="folder-holds-unfinished-run",
             folder=str(folder),
         )
 
 
 def refuse_evaluated(folder: Path) -> None:
-    """Raise an error if an evaluation may not have a folder; nothing is written.
+    """Check that a folder can be used by an evaluation. Nothing is written.
 
     Raises:
-        ConfigError: if it holds finished metrics or a training run.
+        ConfigError: if the folder contains a finished evaluation or a training run.
     """
     if (folder / CHECKPOINTS_FOLDER).exists():
         raise ConfigError(
-            f"output_dir={folder}: is the folder of a training run; choose another one",
+            f"output_dir={folder}: contains a training run; choose another folder",
             code="folder-holds-training-run",
             folder=str(folder),
         )
     if (folder / METRICS_FILE).exists():
         raise ConfigError(
-            f"output_dir={folder}: holds finished metrics ({METRICS_FILE}); choose another folder, or remove this one",
+            f"output_dir={folder}: contains a finished evaluation ({METRICS_FILE}); choose another folder or remove this one",
             code="folder-holds-metrics",
             folder=str(folder),
         )
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds work that a new run would overwrite."""
+    """Return whether a run folder contains a checkpoint."""
     return any((folder / CHECKPOINTS_FOLDER).glob("*.ckpt"))
 
 
 class Takeover:
-    """Takes a run folder; on ranks other than the first it does nothing.
+    """Takes over a run folder. Only the first rank writes.
 
     Args:
-        folder: the run's.
-        config: the run's, resolved when it is written.
-        resume: whether the folder's run is resumed.
+        folder: run folder.
+        config: config of the run; it is resolved when it is written.
+        resume: whether the run of the folder is resumed.
 
     Attributes:
-        config_file: where the config is stored until `commit`, for the ranks that are started from it.
-        on_commit: called at `commit`.
-        on_abandon: called at `abandon`, unless `commit` was before.
+        config_file: file of the config, read by the other ranks.
+        on_commit: functions that `commit` calls.
+        on_abandon: functions that `abandon` calls if `commit` was not called.
     """
 
     def __init__(self, folder: Path, config: DictConfig, resume: bool) -> None:
@@ -108,7 +107,7 @@ class Takeover:
             self.commit()
 
     def commit(self) -> None:
-        """Make the folder this run's; again does nothing."""
+        """Take over the folder. Further calls do nothing."""
         if self._committed:
             return
         self._committed = True
@@ -116,31 +115,31 @@ class Takeover:
             os.replace(self.config_file, self.folder / CONFIG_FILE)
         if (self.folder / METRICS_FILE).exists():
             for name in (METRICS_FILE, INTERVALS_FILE, RANKINGS_FOLDER):
-                _set_aside(self.folder / name)
+                _rename_to_previous(self.folder / name)
         (self.folder / FAILURE_FILE).unlink(missing_ok=True)
         write_json(self.folder / ORIGIN_FILE, _origin(self.folder if self._resume else None))
         for call in self.on_commit:
             call()
 
     def abandon(self) -> None:
-        """Remove what was prepared; after `commit` nothing."""
+        """Undo the preparation. After `commit`, do nothing."""
         if not self._committed:
             self.config_file.unlink(missing_ok=True)
             for call in self.on_abandon:
                 call()
 
 
-def _set_aside(path: Path) -> None:
+def _rename_to_previous(path: Path) -> None:
     if not path.exists():
         return
-    aside = previous(path)
+    aside = previous_path(path)
     if aside.is_dir():
         shutil.rmtree(aside)
     os.replace(path, aside)
 
 
 def _origin(resumed: Path | None) -> dict[str, Any]:
-    """The versions that make the run; of a resumed one also those that made it before."""
+    """Return the version of the package and the code versions of a run, including those before a resume."""
     earlier = read_json(resumed / ORIGIN_FILE).get("code", []) if resumed else []
     code = code_version()
     return {"version": __version__, "code": earlier if code is None or code in earlier else [*earlier, code]}

@@ -1,4 +1,4 @@
-"""Callbacks of a training run."""
+"""Lightning callbacks of a training run."""
 
 import lazy_loader
 

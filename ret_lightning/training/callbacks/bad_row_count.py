@@ -1,4 +1,4 @@
-"""What `data.on_bad_row=skip` left out: counted over the run and over the ranks, shown, logged, and limited."""
+"""Count, log and limit the rows that `data.on_bad_row=skip` leaves out of training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ret_lightning.data.bad_rows import JUDGED_FROM, Tally
+from ret_lightning.data.bad_rows import MIN_ROWS_FOR_FRACTION, Tally
 from ret_lightning.data.batch import TrainingBatch
-from ret_lightning.data.rank_tallies import tally_over_ranks
+from ret_lightning.data.rank_tallies import reduce_tally
 
 log = logging.getLogger(__name__)
 
@@ -18,55 +18,63 @@ log = logging.getLogger(__name__)
 class BadRowCount(Callback):
     """Counts the bad rows of training.
 
-    Logs `data/bad_rows/<kind>`, over all ranks since the beginning of the run, warns of the first few of each kind, and stops
-    when more than `data.max_bad_fraction` of the training rows seen are bad: as soon as JUDGED_FROM rows were seen, and at
-    the end of each epoch. Evaluations count theirs themselves (`evaluation.row_counts`).
+    Logs `data/bad_rows/<kind>`, the count over all ranks since the start of the run, and warns about the first few rows
+    of each kind. Stops the run if more than `data.max_bad_fraction` of the training rows seen so far are bad. The
+    fraction is checked after every batch once MIN_ROWS_FOR_FRACTION rows have been seen, and at the end of each epoch.
 
-    `RetModule` brings it along; it does nothing where the data module does not skip.
+    `RetModule` adds this callback. It does nothing if the data module does not skip bad rows. Bad rows of an evaluation
+    are counted by `ret_lightning.evaluation.row_counts`.
     """
 
     def __init__(self) -> None:
         self._training = Tally()
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts."""
+        """Return the counts."""
         return {"rows": self._training.rows, "kinds": dict(self._training.kinds)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restore the counts."""
         self._training = Tally(state_dict["rows"], Counter(state_dict["kinds"]))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: TrainingBatch, batch_idx: int
     ) -> None:
-        """Counts the batch, before it is trained on: a checkpoint holds the counts of all batches behind it.
+        """Count the bad rows of the batch and check their fraction.
+
+        Counting happens before the batch is trained on, so that a checkpoint contains the counts of all batches before
+        it.
 
         Raises:
-            DataError: on all ranks, where too many rows are bad.
+            DataError: on all ranks, if too many rows are bad.
         """
-        if not _skips(trainer):
+        if not _skips_bad_rows(trainer):
             return
         tally = Tally(len(batch) + len(batch.bad_rows))
         for row in batch.bad_rows:
             tally.add(row)
-        for row in self._training.update(tally_over_ranks(tally, pl_module.device)):
-            log.warning("left out of training: %s [%s]", row.message, row.kind)
+        for row in self._training.update(reduce_tally(tally, pl_module.device)):
+            log.warning("skipped training row: %s [%s]", row.message, row.kind)
         counts = {f"data/bad_rows/{kind}": float(count) for kind, count in sorted(self._training.kinds.items())}
-        # All ranks hold the same numbers, so that nothing is left to be reduced.
+        # The counts are already summed over the ranks: no reduction is needed.
         pl_module.log_dict(counts, rank_zero_only=True, batch_size=1)
-        if self._training.rows >= JUDGED_FROM:
+        if self._training.rows >= MIN_ROWS_FOR_FRACTION:
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judges a corpus that is smaller than JUDGED_FROM rows."""
-        if _skips(trainer):
+        """Check the fraction of bad rows, also for a corpus with fewer than MIN_ROWS_FOR_FRACTION rows.
+
+        Raises:
+            DataError: on all ranks, if too many rows are bad.
+        """
+        if _skips_bad_rows(trainer):
             self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
         if not any(self._training.first.values()):
-            return  # none since a resumed run went on
+            return  # no bad row since the run was resumed
         self._training.check(trainer.datamodule.max_bad_fraction, "training rows")
 
 
-def _skips(trainer: Trainer) -> bool:
+def _skips_bad_rows(trainer: Trainer) -> bool:
     return getattr(trainer.datamodule, "on_bad_row", "raise") == "skip"

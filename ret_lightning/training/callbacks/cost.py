@@ -1,4 +1,4 @@
-"""What a run costs: time, parameters, memory."""
+"""Measure the time, parameters and memory of a run."""
 
 from __future__ import annotations
 
@@ -12,72 +12,77 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Cost(Callback):
-    """Measures a run, also over several processes of which each resumed the one before.
+    """Measures the cost of a run, including the processes that it was resumed from.
 
-    Seconds are of the wall clock, validation included, start-up and loading of data not. Memory is that of the first rank's
-    process: the peak of its resident set, which Linux tells, and what PyTorch had taken of a GPU at most. In a sweep the
-    jobs of one process follow each other, so both peaks are reset when a job starts; what earlier jobs still hold counts.
+    Times are wall-clock seconds; they include validation, but not startup and data preparation. Memory is that of the
+    process of rank 0: the peak resident set size as reported by Linux, and the peak GPU memory allocated by PyTorch.
+    The jobs of a sweep may run in one process, so both peaks are reset when a job starts; memory that earlier jobs
+    still hold is included.
     """
 
     def __init__(self) -> None:
         self._fit_seconds = 0.0  # of earlier processes
-        self._peaks = {"resident_bytes": 0, "cuda_bytes": 0}  # likewise
+        self._peaks = {"resident_bytes": 0, "cuda_bytes": 0}  # of earlier processes
         self._fit_started: float | None = None
         self._test_started = 0.0
-        self._resets = False
+        self._is_peak_reset = False
         self._measured: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets the peaks of what ran before in this process."""
+        """Reset the memory peaks and count the parameters."""
         if stage == "fit":
-            self._resets = _reset_peaks()
+            self._is_peak_reset = _reset_peaks()
             parameters = list(pl_module.parameters())
             self._measured = {
                 "parameters": sum(p.numel() for p in parameters),
                 "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
                 "ranks": trainer.world_size,
-                "device": _device(pl_module.device if trainer.strategy is None else trainer.strategy.root_device),
+                "device": _device_name(pl_module.device if trainer.strategy is None else trainer.strategy.root_device),
             }
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock of training."""
         self._fit_started = time.perf_counter()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops it."""
-        self._fit_seconds, self._fit_started = self._seconds(), None
+        """Stop the clock of training."""
+        self._fit_seconds, self._fit_started = self._training_seconds(), None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the test."""
+        """Start the clock of the test."""
         self._test_started = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops it."""
+        """Stop the clock of the test."""
         self._measured["test_seconds"] = round(time.perf_counter() - self._test_started, 3)
 
-    def measured(self) -> dict[str, Any]:
-        """`training_seconds`, `test_seconds`; `parameters`, `trained_parameters`; `resident_bytes` and `cuda_bytes`, peaks,
-        None where nothing tells them; `ranks` and `device`."""
+    def collect(self) -> dict[str, Any]:
+        """Collect all measurements.
+
+        Returns:
+            `training_seconds` and `test_seconds`; `parameters` and `trained_parameters`; the peaks `resident_bytes` and
+            `cuda_bytes`, None if unavailable; `ranks` and `device`.
+        """
         return {
             **self._measured,
-            "training_seconds": round(self._seconds(), 3),
-            **{name: peak or None for name, peak in self._all_peaks().items()},
+            "training_seconds": round(self._training_seconds(), 3),
+            **{name: peak or None for name, peak in self._current_peaks().items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What was spent so far, for the process that resumes."""
-        return {"seconds": self._seconds(), "peaks": self._all_peaks()}
+        """Return the training time and the memory peaks so far."""
+        return {"seconds": self._training_seconds(), "peaks": self._current_peaks()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what earlier processes spent."""
+        """Restore the training time and the memory peaks of the earlier processes."""
         self._fit_seconds, self._peaks = state_dict["seconds"], dict(state_dict["peaks"])
 
-    def _seconds(self) -> float:
+    def _training_seconds(self) -> float:
         running = 0.0 if self._fit_started is None else time.perf_counter() - self._fit_started
         return self._fit_seconds + running
 
-    def _all_peaks(self) -> dict[str, int]:
-        resident = _resident_peak() if self._resets else 0
+    def _current_peaks(self) -> dict[str, int]:
+        resident = _read_resident_peak() if self._is_peak_reset else 0
         cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
         return {
             "resident_bytes": max(self._peaks["resident_bytes"], resident),
@@ -86,25 +91,25 @@ class Cost(Callback):
 
 
 def _reset_peaks() -> bool:
-    """Whether the peak of the resident set could be reset; without that it would be some earlier job's."""
+    """Reset the memory peaks; return whether the peak of the resident set could be reset."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     if sys.platform != "linux":
         return False
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _resident_peak() > 0
-    except OSError:  # some containers do not allow it
+        return _read_resident_peak() > 0
+    except OSError:  # not permitted in some containers
         return False
 
 
-def _resident_peak() -> int:
-    """The most bytes of memory that this process had since the last reset; 0 where that is not told."""
+def _read_resident_peak() -> int:
+    """Return the peak resident set size since the last reset in bytes, or 0 if it is unavailable."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def _device(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

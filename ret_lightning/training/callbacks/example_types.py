@@ -1,4 +1,4 @@
-"""Example queries as they are displayed: a query, its gold passage, and what was retrieved."""
+"""Data classes of example queries and their retrieved passages."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class ExampleItem:
-    """A query or a passage to look at.
+    """A query or passage of an example.
 
     Attributes:
-        text: what it says, perhaps nothing.
-        image: in RGB; None where it has none, or it cannot be read.
-        right: whether it is one of the query's positives; None for a query.
+        text: its text, possibly empty.
+        image: its RGB image; None if it has no image or the image cannot be read.
+        is_positive: whether the passage is a positive of the query; None for a query.
     """
 
     text: str
     image: Image.Image | None
-    right: bool | None = None
+    is_positive: bool | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and what was retrieved for it.
+    """A query with its retrieved passages.
 
     Attributes:
-        subset: its name.
-        data_id: the query's.
-        query: itself.
-        gold: its first positive in the pool; None where the pool has none.
-        ranked: the best passages, best first.
+        subset: name of the subset.
+        data_id: id of the query.
+        query: the query.
+        gold: the first positive of the query in the candidate pool; None if the pool contains none.
+        ranked: the top-ranked passages, best first.
     """
 
     subset: str

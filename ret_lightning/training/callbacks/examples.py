@@ -1,4 +1,4 @@
-"""Example queries after every evaluation: the query, its gold passage, and what was retrieved, as a W&B table and a picture."""
+"""Log example queries with their retrieved passages after every evaluation, as images and W&B tables."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from ret_lightning.training.callbacks.example_types import Example, ExampleItem
 
 
 class Examples(Callback):
-    """Draws example queries into `<folder>/val_epoch_<n>.png` after every validation and `<folder>/test.png` after the test.
+    """Draws example queries after every validation and after the test.
 
-    A validation within an epoch has the step in its picture's name, `val_epoch_<n>_step_<m>.png`; one without training is
-    `val.png`.
-
-    Where W&B is a logger, they are also logged as the table `val/examples` or `test/examples`. The same queries come every
-    time, evenly spread over each subset's file, so that their progress can be watched.
+    The images are `<folder>/val_epoch_<n>.png`, `<folder>/val_epoch_<n>_step_<m>.png` for a validation within an epoch,
+    `<folder>/val.png` for a validation without training, and `<folder>/test.png`. If W&B is a logger, the examples are
+    also logged as the tables `val/examples` and `test/examples`. The queries are spread evenly over each subset and are
+    the same in every evaluation, so that changes are visible.
 
     Args:
-        folder: of the pictures; None: none are drawn.
-        per_subset: queries a subset.
-        top_k: retrieved passages a query.
+        folder: folder of the images; if None, no image is drawn.
+        per_subset: number of queries per subset.
+        top_k: number of retrieved passages per query.
     """
 
     def __init__(self, folder: str | None = None, per_subset: int = 2, top_k: int = 5) -> None:
@@ -41,79 +40,101 @@ class Examples(Callback):
         self.top_k = top_k
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the validation queries."""
+        """Draw and log the examples of the validation."""
         if not trainer.sanity_checking:
             loop = trainer.fit_loop.epoch_loop
             within = trainer.state.fn == "fit" and not loop.batch_progress.is_last_batch
             step = f"_step_{trainer.global_step:08d}" if within else ""
             epoch = f"_epoch_{trainer.current_epoch + 1:04d}{step}" if trainer.state.fn == "fit" else ""
-            self._show(trainer, "val", f"val{epoch}")
+            self._log_examples(trainer, "val", f"val{epoch}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the test queries."""
-        self._show(trainer, "test", "test")
+        """Draw and log the examples of the test."""
+        self._log_examples(trainer, "test", "test")
 
-    def _show(self, trainer: Trainer, split: str, name: str) -> None:
+    def _log_examples(self, trainer: Trainer, split: str, name: str) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        result = RetrievalEvaluation.of(trainer).results.get(split)
+        result = RetrievalEvaluation.from_trainer(trainer).results.get(split)
         if result is None or not trainer.is_global_zero or not (loggers or self.folder):
             return
         images = trainer.datamodule.layout.image_source()
-        examples = list(examples_of(result.subsets.values(), images, self.per_subset, self.top_k))
+        examples = list(select_examples(result.subsets.values(), images, self.per_subset, self.top_k))
         if self.folder is not None:
             draw_examples(examples, self.top_k, self.folder / f"{name}.png")
         for logger in loggers:
-            columns, rows = _table(examples, self.top_k)
+            columns, rows = _make_table(examples, self.top_k)
             logger.log_table(f"{split}/examples", columns=columns, data=rows)
 
 
-def examples_of(results: Iterable[SubsetResult], images: ImageSource, per_subset: int, top_k: int) -> Iterable[Example]:
-    """Evenly spread queries of each subset, with their best passages."""
+def select_examples(
+    results: Iterable[SubsetResult], images: ImageSource, per_subset: int, top_k: int
+) -> Iterable[Example]:
+    """Select evenly spaced queries of each subset, with their top-ranked passages.
+
+    Args:
+        results: the results of the subsets.
+        images: the source of the images.
+        per_subset: number of queries per subset.
+        top_k: number of retrieved passages per query.
+
+    Yields:
+        One example per selected query.
+    """
     for result in results:
         pool, queries = result.subset.pool, result.subset.queries
         count = min(per_subset, len(result.query_rows))
         for position in (i * len(result.query_rows) // count for i in range(count)):
             query = queries[result.query_rows[position]]
 
-            def shown(passage: Passage, positives: tuple[str, ...] = query.passage_ids) -> ExampleItem:
+            def make_item(passage: Passage, positives: tuple[str, ...] = query.passage_ids) -> ExampleItem:
                 text = f"{passage.passage_id}: {passage.text or '(image only)'}"
-                return ExampleItem(text[:300], _image(passage.image, images), passage.passage_id in positives)
+                return ExampleItem(text[:300], _read_image(passage.image, images), passage.passage_id in positives)
 
             gold = next((p for p in pool if p.passage_id in query.passage_ids), None)
             yield Example(
                 result.subset.name,
                 query.data_id,
-                ExampleItem(query.text or "", _image(query.image, images)),
-                None if gold is None else shown(gold),
-                [shown(pool[row]) for row in result.pool_rows(position)[:top_k]],
+                ExampleItem(query.text or "", _read_image(query.image, images)),
+                None if gold is None else make_item(gold),
+                [make_item(pool[row]) for row in result.pool_rows(position)[:top_k]],
             )
 
 
-def _table(examples: list[Example], top_k: int) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of a W&B table; `+` stands before a right passage, `-` before a wrong one."""
+def _make_table(examples: list[Example], top_k: int) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns and rows of a W&B table; `+` marks positive passages, `-` the others."""
     import wandb
 
-    def picture(shown: ExampleItem | None) -> Any:
-        return None if shown is None or shown.image is None else wandb.Image(shown.image)
+    def to_wandb(item: ExampleItem | None) -> Any:
+        return None if item is None or item.image is None else wandb.Image(item.image)
 
     ranks = range(1, top_k + 1)
     columns = ["subset", "data_id", "query", "query image", "gold", "gold image"]
     columns += [column for rank in ranks for column in (f"rank {rank}", f"rank {rank} image")]
     rows = []
     for example in examples:
-        gold = "not in the pool" if example.gold is None else example.gold.text
-        row = [example.subset, example.data_id, example.query.text, picture(example.query), gold, picture(example.gold)]
+        gold = "not in the candidate pool" if example.gold is None else example.gold.text
+        row = [
+            example.subset,
+            example.data_id,
+            example.query.text,
+            to_wandb(example.query),
+            gold,
+            to_wandb(example.gold),
+        ]
         for rank in ranks:
             passage = example.ranked[rank - 1] if rank <= len(example.ranked) else None
-            row += ["" if passage is None else f"{'+' if passage.right else '-'} {passage.text}", picture(passage)]
+            row += [
+                "" if passage is None else f"{'+' if passage.is_positive else '-'} {passage.text}",
+                to_wandb(passage),
+            ]
         rows.append(row)
     return columns, rows
 
 
-def _image(image: str | bytes | None, images: ImageSource) -> Image.Image | None:
+def _read_image(image: str | bytes | None, images: ImageSource) -> Image.Image | None:
     if image is None:
         return None
     try:
         return decode_image(image if isinstance(image, bytes) else images.read(image))
-    except DataError:  # was told of when the row was encoded
+    except DataError:  # reported when the row was encoded
         return None

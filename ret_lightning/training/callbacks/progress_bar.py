@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line now and then in a log file."""
+"""Report the progress of a run: a bar on a terminal, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -17,28 +17,26 @@ log = logging.getLogger(__name__)
 
 
 class Progress(TQDMProgressBar):
-    """A progress bar where standard error is a terminal; elsewhere a log line at most every `seconds`.
-
-    A bar that is written to a file is one endless line.
+    """Shows a progress bar if standard error is a terminal; otherwise writes a log line at most every `seconds`.
 
     Args:
-        refresh_rate: batches between two updates of the bar.
-        seconds: between two log lines.
+        refresh_rate: number of batches between two updates of the bar.
+        seconds: minimum time between two log lines, in seconds.
     """
 
     def __init__(self, refresh_rate: int = 10, seconds: float = 30.0) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=False)
         self.seconds = seconds
-        self._told = time.monotonic()
+        self._last_line_time = time.monotonic()
         if not sys.stderr.isatty():
             self.disable()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar, or writes a line when it is time."""
+        """Update the bar, or log epoch, batch, step and loss if a line is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._is_time(trainer):
+        if self._claim_line(trainer):
             loss = trainer.callback_metrics.get("train/loss")
             log.info(
                 "epoch %d, batch %d of %s, step %d%s",
@@ -58,10 +56,10 @@ class Progress(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Likewise, of the rows that an evaluation encodes."""
+        """Update the bar, or log how many batches of the validation are encoded if a line is due."""
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
         if not trainer.sanity_checking:
-            self._log_batch(trainer, batch, batch_idx, trainer.num_val_batches[dataloader_idx])
+            self._log_encoding(trainer, batch, batch_idx, trainer.num_val_batches[dataloader_idx])
 
     def on_test_batch_end(
         self,
@@ -72,18 +70,18 @@ class Progress(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Likewise."""
+        """Update the bar, or log how many batches of the test are encoded if a line is due."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        self._log_batch(trainer, batch, batch_idx, trainer.num_test_batches[dataloader_idx])
+        self._log_encoding(trainer, batch, batch_idx, trainer.num_test_batches[dataloader_idx])
 
-    def _log_batch(self, trainer: Trainer, batch: EvaluationBatch, batch_idx: int, batches: int | float) -> None:
-        if self._is_time(trainer):
-            side, at = PLURAL[batch.side], batch_idx + 1
-            log.info("encoding %s of %s: batch %d of %d on this rank", side, batch.subset, at, batches)
+    def _log_encoding(self, trainer: Trainer, batch: EvaluationBatch, batch_idx: int, batches: int | float) -> None:
+        if self._claim_line(trainer):
+            side, number = PLURAL[batch.side], batch_idx + 1
+            log.info("encoding %s of %s: batch %d of %d on this rank", side, batch.subset, number, batches)
 
-    def _is_time(self, trainer: Trainer) -> bool:
-        """Whether a line is due now, on this rank."""
-        if not self.is_disabled or not trainer.is_global_zero or time.monotonic() - self._told < self.seconds:
+    def _claim_line(self, trainer: Trainer) -> bool:
+        """Return whether a line is due on this rank; if so, restart the interval."""
+        if not self.is_disabled or not trainer.is_global_zero or time.monotonic() - self._last_line_time < self.seconds:
             return False
-        self._told = time.monotonic()
+        self._last_line_time = time.monotonic()
         return True

@@ -1,4 +1,4 @@
-"""The random states of all ranks in every checkpoint, so that a resumed run repeats what an undisturbed one would draw."""
+"""Store the random states of all ranks in checkpoints, so that a resumed run repeats the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -9,41 +9,51 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-KEY = "random_states"
+RANDOM_STATES = "random_states"
 
 
 class RandomStates(Callback):
-    """Stores and restores the states of torch (CPU and GPU), NumPy and Python."""
+    """Stores and restores the random states of torch (CPU and GPU), NumPy and Python."""
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gathers the states of all ranks; Lightning calls it on every rank, though only the first one writes."""
+        """Store the states of all ranks; Lightning calls this on every rank, and rank 0 writes the file."""
         states: list[Any] = [None] * trainer.world_size
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(states, random_state(pl_module.device))
+            torch.distributed.all_gather_object(states, get_random_state(pl_module.device))
         else:
-            states[0] = random_state(pl_module.device)
-        checkpoint[KEY] = states
+            states[0] = get_random_state(pl_module.device)
+        checkpoint[RANDOM_STATES] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps this rank's state for the first batch; with more ranks than before, several take the same one."""
-        states = checkpoint.get(KEY)
+        """Keep the state of this rank until the first batch.
+
+        If the run has more ranks than the checkpoint, several ranks use the same state.
+        """
+        states = checkpoint.get(RANDOM_STATES)
         if states:
             self._restored = states[trainer.global_rank % len(states)]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Restores the state as late as possible, so that random numbers drawn during setup have no effect."""
+        """Restore the state; random numbers that were generated during setup then have no effect."""
         if self._restored is not None:
             set_random_state(self._restored, pl_module.device)
             self._restored = None
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """This process's states in plain containers and tensors, since checkpoints are read with `weights_only`."""
+def get_random_state(device: torch.device) -> dict[str, Any]:
+    """Return the random states of this process.
+
+    Args:
+        device: the device of the model; a GPU adds its state.
+
+    Returns:
+        Plain containers and tensors, since checkpoints are read with `weights_only`.
+    """
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002, what libraries still draw from
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002, libraries still use the global state
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
@@ -53,7 +63,12 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Sets what `random_state` returned."""
+    """Restore random states.
+
+    Args:
+        state: states as returned by `get_random_state`.
+        device: the device of the model.
+    """
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]

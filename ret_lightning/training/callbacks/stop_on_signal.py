@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 (what SLURM sends before it takes the machine): the run saves, stops, and asks to be queued again."""
+"""Stop a run on SIGTERM or SIGUSR1, which SLURM sends before a time limit: save, stop, and optionally requeue the job."""
 
 from __future__ import annotations
 
@@ -22,122 +22,136 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopOnSignal(Callback):
-    """Stops all ranks together after the optimiser step that was under way, with a checkpoint.
+    """Saves a checkpoint and stops all ranks together after the current optimizer step.
 
-    The handler only takes a note; ranks agree after every batch, whichever of them was told. Among several ranks that is one
-    number by gloo, so no GPU is waited for. Of an evaluation ranks may have different numbers of batches: who is done sooner
-    goes on agreeing until all are. A signal in the midst of a validation stops it, and the checkpoint goes on with
-    that validation from its beginning. Where neither can be, at the last batch of an epoch, the run goes on to the next of
-    the two.
+    The signal handler only records the signal. After every batch the ranks agree on whether any of them received one,
+    by an all-reduce of one number over gloo, which does not synchronize with the GPU. In an evaluation, ranks may have
+    different numbers of batches; a rank that finishes early takes part in the remaining all-reduces.
+
+    A signal during a validation stops the validation, and a resumed run starts with that validation. If the state
+    cannot be saved, as after the last batch of an epoch or between accumulated batches, the run continues to the next
+    point at which it can.
 
     Args:
-        requeue: under SLURM, ask for the job to be queued again (`scontrol requeue`). The command line must then say
-            `resume=auto` and name its `output_dir`.
+        requeue: whether to requeue the job under SLURM (`scontrol requeue`). The command line must then contain
+            `resume=auto` and an explicit `output_dir`.
     """
 
     def __init__(self, requeue: bool = False) -> None:
         self.requeue = requeue
         self._signal = 0
-        self._saved = 0
+        self._saved_for = 0
         self._group: Any = None
-        self._left = 0  # batches that this rank still has of the evaluation that is under way
-        self._behind = 0  # how many less it has than the rank with the most
+        self._batches_left = 0  # of the current evaluation, on this rank
+        self._missing_batches = 0  # compared with the rank that has the most batches
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to listen, in the place of Lightning's own handlers; when the run ends, Lightning gives all signals back."""
+        """Install the signal handlers; they replace Lightning's, which restores all handlers when the run ends."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self._note)
+                signal.signal(number, self._record_signal)
         if trainer.world_size > 1 and self._group is None:
             self._group = torch.distributed.new_group(backend="gloo")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learns how many batches there are."""
+        """Count the batches of the validation."""
         if _is_within_fit(trainer):
             self._begin_evaluation(trainer.num_val_batches)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As `on_train_start` and `on_validation_start`."""
+        """Install the signal handlers and count the batches of the test."""
         self.on_train_start(trainer, pl_module)
         self._begin_evaluation(trainer.num_test_batches)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops after a whole optimiser step."""
+        """Save a checkpoint if a signal was received and the optimizer step is complete."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         if progress.is_last_batch or trainer.fit_loop._should_accumulate():
-            return  # the validation is next, or there are gradients that no checkpoint holds
-        self._saved = self._asked()
-        if self._saved:
+            return  # a validation follows, or accumulated gradients would be lost
+        self._saved_for = self._receive_signal()
+        if self._saved_for:
             self._save(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Ends the run that was saved after the batch before, whose metrics Lightning has logged meanwhile."""
-        if self._saved:
-            self._stop(trainer, self._saved)
+        """Stop the run if it was saved after the previous batch; Lightning has logged its metrics by now."""
+        if self._saved_for:
+            self._stop(trainer, self._saved_for)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Stops a validation."""
-        if _is_within_fit(trainer) and (asked := self._asked_in_evaluation()):
-            self._save(trainer, validation_again=True)
-            self._stop(trainer, asked)
+        """Save a checkpoint and stop the run if a signal was received.
+
+        Raises:
+            Stopped: on all ranks, if any rank received a signal.
+        """
+        if _is_within_fit(trainer) and (number := self._receive_in_evaluation()):
+            self._save(trainer, rerun_validation=True)
+            self._stop(trainer, number)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Stops a test; there is nothing to save."""
-        if asked := self._asked_in_evaluation():
-            raise Stopped(f"stopped by {signal.Signals(asked).name} while testing", asked, code="stopped-while-testing")
+        """Stop the test if a signal was received; nothing is saved.
+
+        Raises:
+            Stopped: on all ranks, if any rank received a signal.
+        """
+        if number := self._receive_in_evaluation():
+            name = signal.Signals(number).name
+            raise Stopped(f"stopped by {name} while testing", number, code="stopped-while-testing")
 
     def _begin_evaluation(self, batches: Sequence[int | float]) -> None:
-        self._left = int(sum(batches))
-        self._behind = self._largest(self._left) - self._left
+        self._batches_left = int(sum(batches))
+        self._missing_batches = self._max_over_ranks(self._batches_left) - self._batches_left
 
-    def _asked_in_evaluation(self) -> int:
-        """As `_asked`, as often on each rank as the one with the most batches has some."""
-        self._left -= 1
-        times = 1 if self._left else 1 + self._behind
-        return next((asked for asked in (self._asked() for _ in range(times)) if asked), 0)
+    def _receive_in_evaluation(self) -> int:
+        """Return the signal that any rank received, or 0.
 
-    def _asked(self) -> int:
-        """The signal that any rank was sent; 0 for none."""
-        return self._largest(self._signal)
+        Every rank takes part in as many all-reduces as the rank with the most batches.
+        """
+        self._batches_left -= 1
+        times = 1 if self._batches_left else 1 + self._missing_batches
+        return next((number for number in (self._receive_signal() for _ in range(times)) if number), 0)
 
-    def _largest(self, number: int) -> int:
-        """Of the ranks' numbers."""
+    def _receive_signal(self) -> int:
+        """Return the signal that any rank received, or 0."""
+        return self._max_over_ranks(self._signal)
+
+    def _max_over_ranks(self, number: int) -> int:
+        """Return the maximum of a number over the ranks."""
         if self._group is None:
             return number
         found = torch.tensor([number])
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self._group)
         return int(found)
 
-    def _save(self, trainer: Trainer, validation_again: bool = False) -> None:
+    def _save(self, trainer: Trainer, rerun_validation: bool = False) -> None:
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):
-                callback.save(trainer, validation_again)
+                callback.save(trainer, rerun_validation)
 
-    def _stop(self, trainer: Trainer, asked: int) -> None:
+    def _stop(self, trainer: Trainer, number: int) -> None:
         if trainer.is_global_zero and self.requeue:
             requeue(subprocess.run)
-        where = next((f"saved in {c.file}" for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
+        saved = next((f"saved in {c.file}" for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
         raise Stopped(
-            f"stopped by {signal.Signals(asked).name} at step {trainer.global_step}, "
-            f"{where or 'and not saved, since callbacks.last is left out'}",
-            asked,
+            f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, "
+            f"{saved or 'not saved: the run has no callbacks.last'}",
+            number,
             code="stopped-while-training",
             step=trainer.global_step,
         )
 
-    def _note(self, number: int, _frame: Any) -> None:
+    def _record_signal(self, number: int, _frame: Any) -> None:
         self._signal = number
 
 
 def _is_within_fit(trainer: Trainer) -> bool:
-    """Whether a validation is one that training waits for."""
+    """Return whether the current validation is part of training, and not a sanity check."""
     return not trainer.sanity_checking and trainer.state.fn == "fit"
 
 
 def requeue(run: Callable[..., Any]) -> None:
-    """Asks SLURM to queue this job again; says so where there is no SLURM.
+    """Requeue the current SLURM job; log a warning if that is not possible.
 
     Args:
         run: `subprocess.run`.
@@ -145,14 +159,14 @@ def requeue(run: Callable[..., Any]) -> None:
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     if job is None:
-        log.warning("requeue: this is no SLURM job (SLURM_JOB_ID is not set); continue by hand")
+        log.warning("requeue: not a SLURM job (SLURM_JOB_ID is not set); resume the run manually")
         return
     try:
         done = run(["scontrol", "requeue", job], capture_output=True, text=True)
     except OSError as error:
-        log.warning("requeue: scontrol cannot be run (%s); continue by hand", error.strerror)
+        log.warning("requeue: scontrol cannot be run (%s); resume the run manually", error.strerror)
         return
     if done.returncode:
-        log.warning("requeue: scontrol requeue %s failed: %s", job, done.stderr.strip())
+        log.warning("requeue: scontrol requeue %s failed: %s; resume the run manually", job, done.stderr.strip())
     else:
-        log.info("job %s is queued again", job)
+        log.info("requeue: job %s is requeued", job)

@@ -1,4 +1,4 @@
-"""How many pairs a second training gets through, over all ranks."""
+"""Log the number of training pairs per second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ret_lightning.data.batch import TrainingBatch
 
 
 class Throughput(Callback):
-    """Logs `train/samples_per_second`, query-passage pairs over all ranks; validation and checkpoints do not count."""
+    """Logs `train/samples_per_second`: query-passage pairs over all ranks, excluding validations and checkpoints."""
 
     def __init__(self) -> None:
         self._pairs = 0
@@ -21,17 +21,17 @@ class Throughput(Callback):
         self._pairs, self._since = 0, time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._restart()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock again."""
+        """Restart the clock, so that the validation is not counted."""
         self._restart()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TrainingBatch, batch_idx: int
     ) -> None:
-        """Logs the rate since the last time, at the steps that Lightning logs."""
+        """Log the rate since the last log every `log_every_n_steps`."""
         self._pairs += len(batch) * trainer.world_size
         if trainer.global_step % trainer.log_every_n_steps == 0:
             seconds = time.perf_counter() - self._since

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written, chosen, and opened again."""
+"""Write, select and load the checkpoints of a training run."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Keeps the checkpoints that score best on validation."""
+"""Keep the checkpoints with the best validation scores."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from torch import Tensor
 from ret_lightning.errors import ConfigError
 from ret_lightning.runtime.atomic_files import temporary_name
 from ret_lightning.training.checkpointing.checkpoint_io import rename_checkpoint
-from ret_lightning.training.checkpointing.selection import MODES, SCORES, Candidate, candidates, ranked
+from ret_lightning.training.checkpointing.selection import MODES, SCORES, Candidate, find_candidates, rank_candidates
 
 LINK = "best.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint with its memory in the files that it keeps, instead of absolute paths in a checkpoint.
+    """Variant of Lightning's ModelCheckpoint that keeps its state in the checkpoint files.
 
-    Each file carries its scores. What is kept is found out from the files themselves when training starts, so a folder may
-    be moved or copied, and a resumed run may monitor another metric. Which one is the best is for
-    `ret_lightning.training.checkpointing.selection` to say; `best.ckpt` and `best.safetensors` always refer to it.
+    Each checkpoint file contains its scores, and the callback reads them from the folder when training starts. A folder
+    can therefore be moved or copied, and a resumed run can monitor another metric. `best.ckpt` and `best.safetensors`
+    are links to the best file, as determined by `ret_lightning.training.checkpointing.selection`.
 
     Args:
-        dirpath: the folder of the checkpoints.
-        filename: without suffix; may contain `{step}`, `{epoch}` and metrics, as `epoch_{epoch:03d}`. `_step_{step:08d}` is
-            appended where several files would otherwise have one name.
-        monitor: the metric, as logged.
-        mode: `max` or `min`: which values are better.
-        save_top_k: how many of the best to keep; -1: all, 0: none.
-        every_n_epochs: epochs between two that may be saved; None: 1.
-        every_n_train_steps: the same in optimiser steps, instead.
-        save_on_train_epoch_end: see ModelCheckpoint; None: after validation, where there is one.
-        save_last: must be false; the callback `last` keeps `last.ckpt`.
-        enable_version_counter: must be false; a replayed step replaces its file.
+        dirpath: folder of the checkpoints.
+        filename: file name without suffix; may contain `{step}`, `{epoch}` and metrics, for example
+            `epoch_{epoch:03d}`. `_step_{step:08d}` is appended where several files would have the same name.
+        monitor: name of the metric, as logged.
+        mode: `max` or `min`: whether larger or smaller values are better.
+        save_top_k: number of checkpoints to keep; -1 keeps all, 0 none.
+        every_n_epochs: minimum number of epochs between two checkpoints; None means 1.
+        every_n_train_steps: number of optimizer steps between two checkpoints, in place of `every_n_epochs`.
+        save_on_train_epoch_end: whether to save at the end of the training epoch; None saves after validation if there
+            is one.
+        save_last: must be False; the callback `last` writes `last.ckpt`.
+        enable_version_counter: must be False; a repeated step replaces its file.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -60,25 +61,25 @@ class BestCheckpoint(ModelCheckpoint):
     ) -> None:
         if mode not in MODES:
             raise ConfigError(
-                f"callbacks.checkpoint.mode={mode} must be max or min",
+                f"callbacks.checkpoint.mode: expected max or min, got {mode}",
                 code="best-checkpoint-mode",
                 found=mode,
                 allowed=MODES,
             )
         if save_top_k < -1:
             raise ConfigError(
-                f"callbacks.checkpoint.save_top_k={save_top_k} must be at least 0, or -1 for all",
+                f"callbacks.checkpoint.save_top_k: expected 0 or more, or -1 to keep all, got {save_top_k}",
                 code="best-checkpoint-top-k",
                 found=save_top_k,
             )
         if save_last or enable_version_counter:
             raise ConfigError(
-                "callbacks.checkpoint: save_last and enable_version_counter must be false; the callback `last` keeps last.ckpt",
+                "callbacks.checkpoint: save_last and enable_version_counter must be false; callbacks.last writes last.ckpt",
                 code="best-checkpoint-unsupported",
             )
         if not filename or "/" in filename or filename in ("last", "frozen"):
             raise ConfigError(
-                f"callbacks.checkpoint.filename={filename!r} must be a file name without suffix, other than last and frozen",
+                f"callbacks.checkpoint.filename: expected a name without suffix, other than last and frozen, got {filename!r}",
                 code="best-checkpoint-filename",
                 found=filename,
             )
@@ -101,20 +102,23 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def folder(self) -> Path:
-        """The folder of the checkpoints."""
+        """Folder of the checkpoints."""
         return Path(self.dirpath)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the files are the state."""
+        """Return an empty dict: the state is in the checkpoint files."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, also from a checkpoint of ModelCheckpoint."""
+        """Ignore the state, including one of Lightning's ModelCheckpoint."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up what the folder holds; more than `save_top_k` files are left by a kill or a smaller setting, and removed."""
+        """Restore the state from the checkpoint files.
+
+        Removes checkpoints beyond `save_top_k`, which remain after a kill or when `save_top_k` is reduced.
+        """
         super().on_train_start(trainer, pl_module)
-        found = self._found() if trainer.is_global_zero else []
+        found = self._find_candidates() if trainer.is_global_zero else []
         kept = found if self.save_top_k == -1 else found[: self.save_top_k]
         for candidate in found[len(kept) :]:
             if self._should_remove_checkpoint(trainer, str(candidate.file), ""):
@@ -126,24 +130,27 @@ class BestCheckpoint(ModelCheckpoint):
             self.best_model_path, self.kth_best_model_path = next(iter(models)), list(models)[-1]
             self.best_model_score = self.best_k_models[self.best_model_path]
             self.kth_value = self.best_k_models[self.kth_best_model_path]
-            self._refer(trainer)
+            self._update_links(trainer)
 
-    def _found(self) -> list[Candidate]:
-        """The scored checkpoints, best first; one that has the name of the link gets a name of its own."""
-        found = ranked(candidates(self.folder), self.monitor, self.mode)
+    def _find_candidates(self) -> list[Candidate]:
+        """Return the scored checkpoints, best first; a file named like the link is renamed."""
+        found = rank_candidates(find_candidates(self.folder), self.monitor, self.mode)
         if self.save_top_k == 1 and self.filename == LINK.removesuffix(".ckpt"):
-            return found  # this is the one
+            return found  # the file named best.ckpt is the checkpoint, not a link
         return [
             replace(
-                each, file=rename_checkpoint(each.file, f"best_step_{each.step:08d}.ckpt", {SCORES: dict(each.scores)})
+                candidate,
+                file=rename_checkpoint(
+                    candidate.file, f"best_step_{candidate.step:08d}.ckpt", {SCORES: dict(candidate.scores)}
+                ),
             )
-            if each.file.name == LINK
-            else each
-            for each in found
+            if candidate.file.name == LINK
+            else candidate
+            for candidate in found
         ]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the scores to a checkpoint of this callback's."""
+        """Add the scores to a checkpoint that this callback saves."""
         if self._saving:
             checkpoint[SCORES] = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -154,13 +161,22 @@ class BestCheckpoint(ModelCheckpoint):
         ver: int | None = None,
         prefix: str | None = None,
     ) -> str:
-        """The file of a checkpoint; the step is appended where another one has the name, as in an epoch's second validation."""
+        """Return the path of a checkpoint.
+
+        The step is appended if another checkpoint has the same name, as after the second validation of an epoch.
+
+        Args:
+            metrics: metric name to value, with `step` and `epoch`.
+            filename: see `ModelCheckpoint.format_checkpoint_name`.
+            ver: see `ModelCheckpoint.format_checkpoint_name`.
+            prefix: see `ModelCheckpoint.format_checkpoint_name`.
+        """
         file = super().format_checkpoint_name(metrics, filename, ver, prefix)
         taken = file in self.best_k_models and self.save_top_k != 1
         return f"{file.removesuffix('.ckpt')}_step_{int(metrics['step']):08d}.ckpt" if taken else file
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        # Lightning's warning of a missing metric refers to code; before the first validation there is none to miss.
+        # Before the first validation the metric cannot exist yet, and Lightning would raise an error.
         if self.monitor in monitor_candidates or trainer.fit_loop.epoch_loop.val_loop._has_run:
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
@@ -170,23 +186,23 @@ class BestCheckpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, filepath)
         finally:
             self._saving = False
-        self._refer(trainer)
+        self._update_links(trainer)
 
-    def _refer(self, trainer: Trainer) -> None:
-        """Have `best.ckpt` and `best.safetensors` refer to the best file, by relative links."""
+    def _update_links(self, trainer: Trainer) -> None:
+        """Link `best.ckpt` and `best.safetensors` to the best file, by relative links."""
         best = Path(self.best_model_path)
         if trainer.is_global_zero and best.name != LINK and best.is_file():
             for suffix in (".ckpt", ".safetensors"):
-                _link(self.folder / f"best{suffix}", best.with_suffix(suffix).name)
+                _replace_link(self.folder / f"best{suffix}", best.with_suffix(suffix).name)
 
 
-def _link(link: Path, name: str) -> None:
+def _replace_link(link: Path, name: str) -> None:
     target = link.with_name(name)
     if not target.is_file() or (link.is_symlink() and os.readlink(link) == name):
         return
     unfinished = temporary_name(link)
     try:
         unfinished.symlink_to(name)
-    except OSError:  # a file system without links
+    except OSError:  # the file system does not support links
         shutil.copyfile(target, unfinished)
     os.replace(unfinished, link)

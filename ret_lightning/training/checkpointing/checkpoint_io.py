@@ -1,11 +1,12 @@
-"""Checkpoint files: each is complete or absent, frozen weights are written once per folder.
+"""Write and read checkpoint files; frozen weights are stored once per folder.
 
-    checkpoints/best.ckpt, last.ckpt, ...      what a run needs to resume, without the frozen weights
-    checkpoints/best.safetensors, ...          the trained weights alone, under their names in RetRetriever
-    checkpoints/frozen.safetensors             the frozen weights, once
+    checkpoints/best.ckpt, last.ckpt, ...      the state that a run needs to resume, without the frozen weights
+    checkpoints/best.safetensors, ...          the trained weights only, under their names in RetRetriever
+    checkpoints/frozen.safetensors             the frozen weights
 
-A checkpoint is replaced by renaming a finished file over it, so a run that is killed while writing keeps the earlier one.
-`repair_checkpoints` makes the second kind agree with the first after a kill between the two.
+Every file is written under a temporary name and renamed when it is complete, so a run that is killed while writing
+keeps the previous checkpoint. A kill between the two files of a checkpoint can leave them at different steps;
+`repair_checkpoints` then rewrites the weights file.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from ret_lightning.runtime.atomic_files import remove_unfinished, whole_file
 log = logging.getLogger(__name__)
 
 FROZEN_FILE = "frozen.safetensors"
-FROZEN = "frozen"  # the key in a checkpoint: names on the way in, where they are on the way out
+FROZEN = "frozen"  # key of a checkpoint: the names to separate when saving, the record of their file when stored
 RETRIEVER_PREFIX = "retriever."
 
 
-# Share of the weights above which the frozen ones get a file of their own. Below, as where the last block of a trained
-# backbone is not read, a checkpoint that stands alone is worth more.
-WORTH_A_FILE = 0.1
+# Minimum share of frozen weights for a separate file. Below it, a self-contained checkpoint is preferred, for example when
+# only the unused last block of a trained backbone is frozen.
+MIN_FROZEN_SHARE = 0.1
 
 
 class RunCheckpointIO(CheckpointIO):
-    """How the Trainer writes and reads checkpoints.
+    """Lightning plugin that writes and reads the checkpoints of a run.
 
-    A checkpoint whose entry `frozen` lists names of its `state_dict` is written without these; they go into one file in the
-    same folder, and reading puts them back.
+    If the entry `frozen` of a checkpoint lists names of its `state_dict`, these weights are written to a separate file
+    in the same folder. Reading the checkpoint restores them.
 
     Args:
-        on_saved: called after each checkpoint is written.
+        on_saved: function to call after each checkpoint is written.
     """
 
     def __init__(self, on_saved: Callable[[], None] = lambda: None) -> None:
@@ -52,16 +53,21 @@ class RunCheckpointIO(CheckpointIO):
         self._identity: str | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the checkpoint and, in a second file, the trained weights alone.
+        """Write the checkpoint, and its trained weights to a second file.
+
+        Args:
+            checkpoint: the content of the checkpoint.
+            path: the file to write.
+            storage_options: ignored.
 
         Raises:
-            UserError: if they cannot be written; an earlier checkpoint of that name is unchanged.
+            UserError: if a file cannot be written; an earlier checkpoint of the same name is unchanged.
         """
         path = Path(path)
         state: dict[str, Tensor] = checkpoint["state_dict"]
         frozen = {name: state[name] for name in checkpoint.get(FROZEN, ())}
-        with _reported(path):
-            if _count(frozen) > WORTH_A_FILE * _count(state):
+        with _report_write_errors(path):
+            if _count_parameters(frozen) > MIN_FROZEN_SHARE * _count_parameters(state):
                 state = {name: tensor for name, tensor in state.items() if name not in frozen}
                 record = self._write_frozen(path.parent, frozen)
                 checkpoint = {**checkpoint, "state_dict": state, FROZEN: record}
@@ -73,20 +79,29 @@ class RunCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint with its frozen weights, on the CPU; see `read_checkpoint`."""
+        """Read a checkpoint with its frozen weights to the CPU.
+
+        Args:
+            path: the checkpoint.
+            map_location: ignored.
+            weights_only: ignored; reading never executes code.
+
+        Raises:
+            UserError: if the file is not a complete checkpoint, or its frozen weights are missing.
+        """
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a checkpoint and its weights file."""
+        """Remove a checkpoint and its weights file."""
         for file in (Path(path), Path(path).with_suffix(".safetensors")):
             file.unlink(missing_ok=True)
 
     def _write_frozen(self, folder: Path, frozen: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Where the frozen weights are; they are written unless the folder has them."""
-        if self._identity is None:  # they do not change, and hashing billions of them takes seconds
+        """Write the frozen weights unless the folder already contains them; return the record for the checkpoint."""
+        if self._identity is None:  # constant during a run, and slow to compute for large models
             self._identity = _identity(frozen)
         file = folder / FROZEN_FILE
-        if not file.is_file() or _metadata(file).get("identity") != self._identity:
+        if not file.is_file() or _read_metadata(file).get("identity") != self._identity:
             _write_weights(file, frozen, {"identity": self._identity})
         stored = _stored_names(frozen)
         names = {name.removeprefix(RETRIEVER_PREFIX): of.removeprefix(RETRIEVER_PREFIX) for name, of in stored.items()}
@@ -94,16 +109,22 @@ class RunCheckpointIO(CheckpointIO):
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint with all its weights, on the CPU.
+    """Read a checkpoint with all its weights to the CPU.
+
+    Args:
+        file: the checkpoint.
+
+    Returns:
+        The content of the checkpoint.
 
     Raises:
-        UserError: if the file is torn or no checkpoint, or the frozen weights are not beside it.
+        UserError: if the file is not a complete checkpoint, or its frozen weights are missing.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    checkpoint = stored_checkpoint(file)
-    frozen = _frozen_file(file, checkpoint)
+    checkpoint = open_checkpoint(file)
+    frozen = _find_frozen_file(file, checkpoint)
     if frozen is not None:
         try:
             weights = load_file(frozen)
@@ -111,77 +132,100 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             checkpoint["state_dict"] |= {RETRIEVER_PREFIX + name: weights[of] for name, of in names.items()}
         except (SafetensorError, KeyError) as error:
             raise UserError(
-                f"{frozen}: no complete file of weights ({error})", code="frozen-weights-unreadable", path=str(frozen)
+                f"{frozen}: not a complete safetensors file ({error}); restore the file",
+                code="frozen-weights-unreadable",
+                path=str(frozen),
             ) from error
     return checkpoint
 
 
-def whole_position(file: Path) -> tuple[int, int]:
-    """Optimiser steps and epoch of a checkpoint that `read_checkpoint` can read; no weights are read.
+def read_position(file: Path) -> tuple[int, int]:
+    """Read the position of a checkpoint without reading its weights.
+
+    Args:
+        file: the checkpoint.
+
+    Returns:
+        The number of optimizer steps and the 0-based epoch.
 
     Raises:
-        UserError: as `read_checkpoint`.
+        UserError: if the file is not a complete checkpoint, or its frozen weights are missing.
     """
-    checkpoint = stored_checkpoint(file)
-    _frozen_file(file, checkpoint)
+    checkpoint = open_checkpoint(file)
+    _find_frozen_file(file, checkpoint)
     return checkpoint["global_step"], checkpoint["epoch"]
 
 
-def stored_step(file: Path) -> int:
-    """How many optimiser steps a checkpoint has behind it; no weights are read.
+def read_step(file: Path) -> int:
+    """Read the number of optimizer steps of a checkpoint without reading its weights.
+
+    Args:
+        file: the checkpoint.
 
     Raises:
-        UserError: if the file is torn or no checkpoint.
+        UserError: if the file is not a complete checkpoint.
     """
-    return stored_checkpoint(file)["global_step"]
+    return open_checkpoint(file)["global_step"]
 
 
-def stored_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint as its file holds it: without frozen weights, tensors mapped from the file and not read until used.
+def open_checkpoint(file: Path) -> dict[str, Any]:
+    """Open a checkpoint without its frozen weights; tensors are memory-mapped and read on first use.
+
+    Args:
+        file: the checkpoint.
+
+    Returns:
+        The content of the checkpoint.
 
     Raises:
         UserError: if the file is missing, incomplete, or not a checkpoint of ret-train.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file", code="checkpoint-missing", path=str(file))
-    if not zipfile.is_zipfile(file):  # what torch.save writes; its table of contents comes last
+    if not zipfile.is_zipfile(file):  # torch.save writes zip files, whose directory comes last
         raise UserError(
-            f"{file}: no checkpoint of ret-train, or an incomplete one", code="checkpoint-incomplete", path=str(file)
+            f"{file}: not a checkpoint of ret-train, or incomplete", code="checkpoint-incomplete", path=str(file)
         )
     try:
-        # mmap: what is not asked for, such as the optimiser's state, is not read from the disk.
+        # mmap: unused tensors, such as the optimizer state, are not read from disk.
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
     except KeyError as error:
         raise UserError(
-            f"{file}: no checkpoint of ret-train (it has no {error.args[0]})",
+            f"{file}: not a checkpoint of ret-train (key {error.args[0]} is missing)",
             code="checkpoint-foreign",
             path=str(file),
             key=error.args[0],
         ) from error
-    except Exception as error:  # unpickling raises what it likes
+    except Exception as error:  # unpickling can raise any exception
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{file}: no complete checkpoint of ret-train ({reason[0]})", code="checkpoint-unreadable", path=str(file)
+            f"{file}: not a complete checkpoint of ret-train ({reason[0]})",
+            code="checkpoint-unreadable",
+            path=str(file),
         ) from error
     return checkpoint
 
 
-def _frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
-    """The file of a checkpoint's frozen weights, which is there and whole; None where it has none."""
+def _find_frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
+    """Return the file of the frozen weights of a checkpoint; None if it has no separate frozen weights.
+
+    Raises:
+        UserError: if the file is missing or belongs to another run.
+    """
     record = checkpoint.get(FROZEN)
-    if not isinstance(record, dict):  # a list of names: written without RunCheckpointIO, nothing is missing
+    if not isinstance(record, dict):  # a list of names: written without RunCheckpointIO, with all weights
         return None
     frozen = file.resolve().parent / record["file"]
     if not frozen.is_file():
         raise UserError(
-            f"{frozen}: no such file; it holds the frozen weights of {file.name}: keep the two together",
+            f"{frozen}: no such file; it contains the frozen weights of {file.name}, keep the two files together",
             code="frozen-weights-missing",
             path=str(frozen),
         )
-    if _metadata(frozen).get("identity") != record["identity"]:
+    if _read_metadata(frozen).get("identity") != record["identity"]:
         raise UserError(
-            f"{frozen}: holds the frozen weights of another run than {file.name}",
+            f"{frozen}: contains the frozen weights of another run than {file.name}; restore the file of this run",
             code="frozen-weights-differ",
             path=str(frozen),
         )
@@ -189,39 +233,42 @@ def _frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
 
 
 def repair_checkpoints(folder: Path) -> None:
-    """Make a folder of checkpoints consistent after a kill; nothing may be writing there.
+    """Make a folder of checkpoints consistent after a kill; no other process may write to it.
 
-    Removes temporary files, writes the weights file of each checkpoint that lacks it or has one of another step, and removes
-    weights files whose checkpoint is gone.
+    Removes temporary files, rewrites weights files that are missing or of another step than their checkpoint, and
+    removes weights files without a checkpoint.
+
+    Args:
+        folder: the folder of the checkpoints.
     """
     remove_unfinished(folder)
     for file in sorted(folder.glob("*.ckpt")):
         try:
-            checkpoint = stored_checkpoint(file)
+            checkpoint = open_checkpoint(file)
         except UserError:
-            continue  # reported where a checkpoint is chosen
+            continue  # reported when a checkpoint is selected
         weights, expected = file.with_suffix(".safetensors"), _weights_metadata(file, checkpoint)
-        if file.is_symlink() or expected.items() <= _metadata(weights).items():
+        if file.is_symlink() or expected.items() <= _read_metadata(weights).items():
             continue
-        log.info("%s: written again from %s, since it is missing or of another step", weights, file.name)
+        log.info("%s: missing or of another step; rewritten from %s", weights, file.name)
         _write_weights(weights, checkpoint["state_dict"], expected)
     for weights in folder.glob("*.safetensors"):
-        if "checkpoint" in _metadata(weights) and not weights.with_suffix(".ckpt").exists():
+        if "checkpoint" in _read_metadata(weights) and not weights.with_suffix(".ckpt").exists():
             weights.unlink()
 
 
 def rename_checkpoint(file: Path, name: str, entries: Mapping[str, Any]) -> Path:
-    """Give a checkpoint another name in its folder, and further entries.
+    """Rename a checkpoint within its folder and add entries to it.
 
     Args:
         file: the checkpoint.
         name: the new file name.
-        entries: added to its content.
+        entries: entries to add.
 
     Returns:
-        The new file; the former one and its weights file are gone.
+        The new file. The earlier file and its weights file are removed.
     """
-    renamed, checkpoint = file.with_name(name), {**stored_checkpoint(file), **entries}
+    renamed, checkpoint = file.with_name(name), {**open_checkpoint(file), **entries}
     with whole_file(renamed) as unfinished:
         torch.save(checkpoint, unfinished)
     _write_weights(
@@ -246,7 +293,7 @@ def _write_weights(file: Path, weights: Mapping[str, Tensor], metadata: dict[str
 
 
 def _stored_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Each name to the first of the names that share its memory: tied weights are written once."""
+    """Map each name to the first name that shares its memory, since tied weights are stored once."""
     first: dict[tuple, str] = {}
     return {
         name: first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), name)
@@ -256,7 +303,7 @@ def _stored_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
     }
 
 
-def _count(weights: Mapping[str, Tensor]) -> int:
+def _count_parameters(weights: Mapping[str, Tensor]) -> int:
     return sum(weights[name].numel() for name in set(_stored_names(weights).values()))
 
 
@@ -270,18 +317,18 @@ def _identity(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _metadata(file: Path) -> dict[str, str]:
+def _read_metadata(file: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as content:
             return content.metadata() or {}
     except (SafetensorError, OSError):
-        return {}  # incomplete: it is written again, or reported by whoever reads it
+        return {}  # incomplete: the file is rewritten, or reported when it is read
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _report_write_errors(path: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
@@ -289,7 +336,7 @@ def _reported(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path}: the checkpoint cannot be written: {reason}",
+            f"{path}: cannot write the checkpoint: {reason}",
             code="checkpoint-not-writable",
             path=str(path),
             reason=reason,

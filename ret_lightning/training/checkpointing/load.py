@@ -1,4 +1,4 @@
-"""Trained models: the record in a training checkpoint, and loading the model."""
+"""Load models from training checkpoints, and read what a checkpoint records about its run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ret_lightning.models.checkpoint.preprocessors import (
 )
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, read_checkpoint, stored_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, open_checkpoint, read_checkpoint
 from ret_lightning.training.checkpointing.selection import (
     LAST_CHECKPOINT,
-    Selected,
-    best_checkpoint,
-    selected_checkpoint,
+    SelectedCheckpoint,
+    find_best_checkpoint,
+    select_checkpoint,
 )
 
 log = logging.getLogger(__name__)
@@ -37,18 +37,18 @@ log = logging.getLogger(__name__)
 RECORD = "ret_lightning"
 
 
-class RecordInCheckpoint(Callback):
-    """Writes into every checkpoint what it takes to open it without its run folder, and how it did.
+class CheckpointRecord(Callback):
+    """Adds a record to every checkpoint, from which the model can be loaded without the run folder.
 
     Args:
-        config: the run's, resolved, in plain containers.
+        config: the resolved config of the run, in plain containers.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = dict(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the record; plain containers, since a checkpoint is read with `weights_only`."""
+        """Add the record, in plain containers, since checkpoints are read with `weights_only`."""
         tower = pl_module.retriever.query_tower
         validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and "@" in k}
         checkpoint[RECORD] = {
@@ -61,14 +61,18 @@ class RecordInCheckpoint(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Raise UserError where the run prepares texts or images otherwise than the checkpoint's did."""
+        """Check that the run preprocesses texts and images as the checkpoint's run did.
+
+        Raises:
+            UserError: if the tokenizer or the image transform differs.
+        """
         stored = checkpoint.get(RECORD, {}).get("preprocessors", {})  # absent before 0.2
-        here = preprocessor_records(pl_module.retriever.query_tower)
+        current = preprocessor_records(pl_module.retriever.query_tower)
         for kind, record in stored.items():
-            if differences := record_differences(record, here.get(kind)):
+            if differences := record_differences(record, current.get(kind)):
                 raise UserError(
-                    f"backbone.{kind} is not the one that the checkpoint was trained with: {'; '.join(differences)}; restore "
-                    "the files and the code that it is built from, or start a new run",
+                    f"backbone.{kind}: differs from the checkpoint's: {'; '.join(differences)}; restore its files and code, or "
+                    "start a new run",
                     code="preprocessor-changed",
                     key=f"backbone.{kind}",
                     differences=tuple(differences),
@@ -76,18 +80,18 @@ class RecordInCheckpoint(Callback):
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model from a training checkpoint.
+class TrainedModel:
+    """A model loaded from a training checkpoint.
 
     Attributes:
-        retriever: in eval mode, on the CPU.
+        retriever: the model, in eval mode, on the CPU.
         file: the checkpoint.
-        config: the run's, resolved.
-        epoch: 0-based, that it was written in.
-        step: optimiser steps until then.
-        validation: what the last validation before it gave, `<subset>/<metric>` to a value.
-        test: the run's test metrics, likewise, if they are of this checkpoint; else empty.
-        version: of ret_lightning, that wrote it.
+        config: the resolved config of the run.
+        epoch: 0-based epoch in which the checkpoint was written.
+        step: number of optimizer steps before the checkpoint.
+        validation: metrics of the last validation before the checkpoint, `<subset>/<metric>` to value.
+        test: test metrics of the run, `<subset>/<metric>` to value; empty if they belong to another checkpoint.
+        version: version of ret_lightning that wrote the checkpoint.
     """
 
     retriever: RetRetriever
@@ -101,36 +105,43 @@ class Trained:
 
 
 def open_retriever(source: str | Path) -> RetRetriever:
-    """A retriever in eval mode, on the CPU, from whatever holds one.
+    """Load a retriever in eval mode on the CPU.
 
     Args:
-        source: a training checkpoint, a run folder (its best checkpoint, or else the last), a folder in the published
-            layout, or a hub id.
+        source: a training checkpoint; a run folder, whose best checkpoint is loaded, or the last one if none was
+            scored; a folder in the published layout; or a hub id.
 
     Raises:
-        UserError: if it is none of these.
+        UserError: if the source is none of these.
     """
-    file = training_checkpoint(source)
-    return open_file(file) if file is not None else RetRetriever.from_pretrained(source)
+    file = find_training_checkpoint(source)
+    return load_retriever(file) if file is not None else RetRetriever.from_pretrained(source)
 
 
-def open_file(file: Path) -> RetRetriever:
-    """The retriever of a training checkpoint, in eval mode, on the CPU; raises as `load_trained`."""
-    return load_trained(file).retriever
-
-
-def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path | None:
-    """The checkpoint file that a source is, or the one of a run folder to use; the log states which, and its step.
+def load_retriever(file: Path) -> RetRetriever:
+    """Load the retriever of a training checkpoint in eval mode on the CPU.
 
     Args:
-        source: a file, or a run folder: its best checkpoint, or the last one where none was scored.
-        option: what names the source, for the log.
+        file: the checkpoint.
+
+    Raises:
+        UserError: if the file is not a complete checkpoint of ret-train.
+    """
+    return load_trained_model(file).retriever
+
+
+def find_training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path | None:
+    """Find the training checkpoint of a source, and log the file and its step.
+
+    Args:
+        source: a checkpoint, or a run folder, of which the best checkpoint is used, or the last one if none was scored.
+        option: the option that names the source, for the log.
 
     Returns:
-        None where it is neither.
+        The checkpoint, or None if the source is neither.
 
     Raises:
-        UserError: if the file is no complete checkpoint of ret-train.
+        UserError: if the file is not a complete checkpoint of ret-train.
     """
     if not str(source):
         return None
@@ -138,10 +149,12 @@ def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path 
     if path.is_file():
         if path.suffix in (".safetensors", ".json"):
             raise not_a_folder(path)
-        file = path.resolve() if path.is_symlink() else path  # best.ckpt refers to another file
-        selected: Selected | None = Selected(file, stored_checkpoint(file)["global_step"], "as named", is_best=False)
+        file = path.resolve() if path.is_symlink() else path  # best.ckpt is a link
+        selected: SelectedCheckpoint | None = SelectedCheckpoint(
+            file, open_checkpoint(file)["global_step"], "named explicitly", is_best=False
+        )
     else:
-        selected = selected_checkpoint(path)
+        selected = select_checkpoint(path)
     if selected is None:
         return None
     level = logging.INFO if path.is_file() or selected.is_best else logging.WARNING
@@ -149,13 +162,16 @@ def training_checkpoint(source: str | Path, option: str = "checkpoint") -> Path 
     return selected.file
 
 
-def load_trained(file: Path) -> Trained:
-    """The model of a training checkpoint, built by the config that stands in it.
+def load_trained_model(file: Path) -> TrainedModel:
+    """Load the model of a training checkpoint, built from the config that the checkpoint contains.
+
+    Args:
+        file: the checkpoint.
 
     Raises:
-        UserError: if the file is no checkpoint of ret-train, or a torn one.
+        UserError: if the file is not a complete checkpoint of ret-train, or its weights do not match its config.
     """
-    checkpoint = _read(file)
+    checkpoint = _read_with_record(file)
     record, state = checkpoint[RECORD], checkpoint["state_dict"]
     config = record["config"]
     retriever = build_untrained(config, restored_preprocessors(record.get("preprocessors", {}), file))
@@ -169,55 +185,57 @@ def load_trained(file: Path) -> Trained:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"{file}: the weights do not fit its config ({reason})", code="checkpoint-weights-mismatch", path=str(file)
+            f"{file}: the weights do not match the config of the checkpoint ({reason})",
+            code="checkpoint-weights-mismatch",
+            path=str(file),
         ) from error
     retriever.stored_config = record["stored_config"]
     for tower in (retriever.query_tower, retriever.passage_tower):
         tower.text_backbone.source, tower.vision_backbone.source = record["sources"]
-    return Trained(
+    return TrainedModel(
         retriever=retriever.eval(),
         file=file,
         config=record["config"],
         epoch=checkpoint["epoch"],
         step=checkpoint["global_step"],
         validation={name.removeprefix("val/"): value for name, value in record["validation"].items()},
-        test=_test_metrics(file, checkpoint["global_step"]),
+        test=_read_test_metrics(file, checkpoint["global_step"]),
         version=record["version"],
     )
 
 
-def chosen_on(checkpoint: Path) -> str:
-    """The queries that a checkpoint was chosen on, as `selected_on` defines the values.
+def read_selected_on(checkpoint: Path) -> str:
+    """Read on which queries a checkpoint was selected.
 
     Args:
         checkpoint: a training checkpoint, or the folder of an exported model.
 
     Returns:
-        `last` for the last checkpoint of a run; `unknown` for one that is neither the best nor the last of its run.
+        A value of `selected_on`, as defined by `selection_queries`: `last` for the last checkpoint of a run; `unknown`
+        for a checkpoint that is neither the best nor the last of its run.
     """
     if checkpoint.is_dir():
-        return str(read_json(checkpoint / ORIGIN_FILE).get(selection_queries.KEY, selection_queries.UNKNOWN))
+        return str(read_json(checkpoint / ORIGIN_FILE).get(selection_queries.SELECTED_ON, selection_queries.UNKNOWN))
     run = checkpoint.resolve().parent.parent
     if not (checkpoint.is_file() and (run / CONFIG_FILE).is_file()):
         return selection_queries.UNKNOWN
-    best = best_checkpoint(run)
+    best = find_best_checkpoint(run)
     if best is None or best[0].file.resolve() != checkpoint.resolve():
         return selection_queries.LAST if checkpoint.name == LAST_CHECKPOINT else selection_queries.UNKNOWN
     origin = read_json(run / ORIGIN_FILE)
-    if (
-        origin.get(selection_queries.KEY) == selection_queries.LAST
-    ):  # of the weights that the run tested, not of its best ones
-        del origin[selection_queries.KEY]
+    # `last` refers to the weights that the run tested, not to its best checkpoint.
+    if origin.get(selection_queries.SELECTED_ON) == selection_queries.LAST:
+        del origin[selection_queries.SELECTED_ON]
     config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
-    return selection_queries.of_run(origin, {**config, "test_with": "best"})
+    return selection_queries.from_run(origin, {**config, "test_with": "best"})
 
 
 def build_untrained(config: Mapping[str, Any], preprocessors: Mapping[str, Preprocessor] | None = None) -> RetRetriever:
-    """The model of a training config with random weights, also where the config names pretrained backbones.
+    """Build the model of a training config with random weights; pretrained backbones are not loaded.
 
     Args:
-        config: of the run, resolved.
-        preprocessors: `tokenizer` and `image_transform` of a checkpoint, used in place of the config's.
+        config: the resolved config of the run.
+        preprocessors: `tokenizer` and `image_transform` of a checkpoint, which replace those of the config.
     """
     model, backbone = dict(config["model"]), dict(config["model"]["backbone"])
     if "pretrained" in backbone:
@@ -225,7 +243,7 @@ def build_untrained(config: Mapping[str, Any], preprocessors: Mapping[str, Prepr
     if not preprocessors:
         return build({**model, "backbone": backbone})
     del model["backbone"]
-    # Taken out of the config, which is not built: the files that it names may be gone.
+    # The config's own preprocessors are not built: their files may no longer exist.
     arguments = {kind: part for kind, part in preprocessors.items() if backbone.pop(kind, None) is not None}
     retriever: RetRetriever = build(model, backbone=build(backbone, **arguments))
     for tower in (retriever.query_tower, retriever.passage_tower):
@@ -234,16 +252,18 @@ def build_untrained(config: Mapping[str, Any], preprocessors: Mapping[str, Prepr
     return retriever
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_with_record(file: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(file)
     if RECORD not in checkpoint:
         raise UserError(
-            f"{file}: no checkpoint of ret-train (it has no {RECORD})", code="checkpoint-without-record", path=str(file)
+            f"{file}: not a checkpoint of ret-train (key {RECORD} is missing)",
+            code="checkpoint-without-record",
+            path=str(file),
         )
     return checkpoint
 
 
-def _test_metrics(file: Path, step: int) -> dict[str, float]:
-    """Of the run folder that a checkpoint stands in, if they are of its weights: the run's at this step."""
+def _read_test_metrics(file: Path, step: int) -> dict[str, float]:
+    """Read the test metrics of a checkpoint's run; return an empty dict if another checkpoint was tested."""
     run = file.resolve().parent.parent
     return read_json(run / METRICS_FILE) if read_json(run / ORIGIN_FILE).get("tested_step") == step else {}

@@ -1,8 +1,8 @@
-"""Which checkpoint of a run folder is the best: the one owner of that decision.
+"""Select the best checkpoint of a run folder.
 
-Testing, ret-evaluate, ret-export, ret-index, `origin.json`, Optuna's objective and resuming all ask `best_checkpoint`. It looks
-at nothing but the files in the folder and at the metric that the run's config names, so the answer does not depend on where
-the folder is, on what it was called before, or on which process asks.
+Testing, ret-evaluate, ret-export, ret-index, `origin.json`, Optuna's objective and resuming all call
+`find_best_checkpoint`. The result depends only on the files in the folder and on the metric that the run's config
+names, so it does not change when the folder is moved or renamed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from omegaconf import OmegaConf
 from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.errors import UserError
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, CONFIG_FILE
-from ret_lightning.training.checkpointing.checkpoint_io import stored_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import open_checkpoint
 
 log = logging.getLogger(__name__)
 
-SCORES = "scores"  # the key in a checkpoint that BestCheckpoint wrote: metric to value, of these very weights
+SCORES = "scores"  # key of a checkpoint of BestCheckpoint: metric to value, of the weights in the checkpoint
 MODES = ("max", "min")
 LAST_CHECKPOINT = "last.ckpt"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint whose own weights were scored.
+    """A checkpoint with scores of its own weights.
 
     Attributes:
         file: the checkpoint.
-        step: optimiser steps until it was written.
+        step: number of optimizer steps before the checkpoint.
         scores: metric to value.
     """
 
@@ -43,12 +43,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Selected:
+class SelectedCheckpoint:
     """The checkpoint of a run to use.
 
     Attributes:
         file: the checkpoint.
-        step: optimiser steps until it was written.
+        step: number of optimizer steps before the checkpoint.
         reason: why it was selected, for logs.
         is_best: whether it is the best by the run's metric; otherwise it is the last one, since none was scored.
     """
@@ -62,48 +62,77 @@ class Selected:
         return f"{self.file}, step {self.step} ({self.reason})"
 
 
-def candidates(folder: Path) -> list[Candidate]:
-    """The scored checkpoints in a folder of checkpoints, by step; incomplete files are passed over.
+def find_candidates(folder: Path) -> list[Candidate]:
+    """Find the scored checkpoints in a folder, in the order of their steps; incomplete files are skipped.
 
-    A checkpoint that Lightning's own ModelCheckpoint wrote counts if it was the best when it was written.
+    A checkpoint that Lightning's own ModelCheckpoint wrote is included if it was the best when it was written.
+
+    Args:
+        folder: a folder of checkpoints.
     """
-    return sorted(_scored(folder), key=lambda candidate: (candidate.step, candidate.file.name))
+    return sorted(_read_candidates(folder), key=lambda candidate: (candidate.step, candidate.file.name))
 
 
-def ranked(found: Sequence[Candidate], monitor: str, mode: str) -> list[Candidate]:
-    """Those that were scored by a metric, best first; of equal ones the earliest."""
+def rank_candidates(found: Sequence[Candidate], monitor: str, mode: str) -> list[Candidate]:
+    """Sort the checkpoints that were scored by a metric, best first; ties are won by the earlier step.
+
+    Args:
+        found: candidates in the order of their steps.
+        monitor: the metric; candidates without it, or with NaN, are left out.
+        mode: `max` or `min`: whether larger or smaller values are better.
+    """
     scored = [each for each in found if monitor in each.scores and each.scores[monitor] == each.scores[monitor]]
     return sorted(scored, key=lambda each: each.scores[monitor], reverse=mode == "max")
 
 
-def best_checkpoint(run: Path) -> tuple[Candidate, str] | None:
-    """The best checkpoint of a run folder, and the metric that it is the best by; None where none was scored."""
-    monitor, mode = monitored(run)
-    found = ranked(candidates(run / CHECKPOINTS_FOLDER), monitor, mode) if monitor is not None else []
+def find_best_checkpoint(run: Path) -> tuple[Candidate, str] | None:
+    """Find the best checkpoint of a run folder.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        The checkpoint and the metric that decided, or None if no checkpoint was scored.
+    """
+    monitor, mode = read_monitor(run)
+    found = rank_candidates(find_candidates(run / CHECKPOINTS_FOLDER), monitor, mode) if monitor is not None else []
     return (found[0], monitor) if found else None
 
 
-def selected_checkpoint(run: Path) -> Selected | None:
-    """The checkpoint of a run folder to use: the best, or the last one where none was scored; None without either.
+def select_checkpoint(run: Path) -> SelectedCheckpoint | None:
+    """Select the checkpoint of a run folder to use: the best one, or the last one if none was scored.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        The selected checkpoint, or None if the folder contains none.
 
     Raises:
-        UserError: if there are checkpoints, but no complete one.
+        UserError: if the folder contains checkpoints, but no complete one.
     """
-    best = best_checkpoint(run)
+    best = find_best_checkpoint(run)
     if best is not None:
         candidate, monitor = best
         reason = f"best by {monitor}: {candidate.scores[monitor]:.4f}"
-        return Selected(candidate.file, candidate.step, reason, is_best=True)
+        return SelectedCheckpoint(candidate.file, candidate.step, reason, is_best=True)
     last = run / CHECKPOINTS_FOLDER / LAST_CHECKPOINT
     if not last.is_file():
         return None
-    return Selected(
-        last, stored_checkpoint(last)["global_step"], "the last one: no checkpoint was scored", is_best=False
+    return SelectedCheckpoint(
+        last, open_checkpoint(last)["global_step"], "last checkpoint: no checkpoint was scored", is_best=False
     )
 
 
-def monitored(run: Path) -> tuple[str | None, str]:
-    """The metric that a run's config chooses checkpoints by, and `max` or `min`; (None, "max") where it chooses none."""
+def read_monitor(run: Path) -> tuple[str | None, str]:
+    """Read the metric by which a run selects checkpoints from its config.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        The metric and `max` or `min`; (None, "max") if the run selects none.
+    """
     file = run / CONFIG_FILE
     config = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
     chosen = OmegaConf.select(config, "callbacks.checkpoint")
@@ -113,14 +142,14 @@ def monitored(run: Path) -> tuple[str | None, str]:
     return monitor and current_metric(monitor), chosen.get("mode") or "max"
 
 
-def _scored(folder: Path) -> Iterator[Candidate]:
+def _read_candidates(folder: Path) -> Iterator[Candidate]:
     for file in folder.glob("*.ckpt"):
-        if file.is_symlink():  # best.ckpt, which refers to another one
+        if file.is_symlink():  # best.ckpt links to another checkpoint
             continue
         try:
-            checkpoint = stored_checkpoint(file)
+            checkpoint = open_checkpoint(file)
         except UserError as error:
-            log.warning("passed over: %s", error)
+            log.warning("skipped: %s", error)
             continue
         scores = checkpoint.get(SCORES) or _lightning_scores(file, checkpoint)
         if scores:
@@ -129,9 +158,9 @@ def _scored(folder: Path) -> Iterator[Candidate]:
 
 
 def _lightning_scores(file: Path, checkpoint: dict[str, Any]) -> dict[str, float]:
-    """The scores of a checkpoint that Lightning's ModelCheckpoint wrote, if it was the best one at that time."""
+    """Return the scores of a checkpoint of Lightning's ModelCheckpoint, if it was the best when it was written."""
     for state in checkpoint.get("callbacks", {}).values():
-        # The path is of where the folder was then, and decides nothing.
+        # Only the name is compared: the folder may have been moved since.
         if isinstance(state, dict) and Path(str(state.get("best_model_path") or "")).name == file.name:
             record = checkpoint.get("ret_lightning", {})
             score = {} if state["best_model_score"] is None else {state["monitor"]: float(state["best_model_score"])}

@@ -1,42 +1,50 @@
-"""On which queries a run's checkpoint was chosen, as `origin.json` and every table state it."""
+"""Values of `selected_on`: the queries on which the checkpoint of a run was selected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-KEY = "selected_on"  # in origin.json
-_WORDS = {"val": "validation queries", "holdout": "held-out training rows", "test": "the test queries"}
-LAST = "last"  # no checkpoint was chosen: the weights are the last ones
-UNKNOWN = "unknown"  # a run of a version that did not record it
+SELECTED_ON = "selected_on"  # key of origin.json
+_DESCRIPTIONS = {"val": "validation queries", "holdout": "held-out training rows", "test": "the test queries"}
+LAST = "last"  # the last checkpoint, without a selection
+UNKNOWN = "unknown"  # not recorded by the version that wrote the run
 
 
-def of_sources(sources: Iterable[str]) -> str:
-    """The value for `origin.json`: the distinct sources of the validation queries, `val`, `holdout` or `test`, joined by +."""
+def from_sources(sources: Iterable[str]) -> str:
+    """Return the value of `selected_on` for the sources of the validation queries.
+
+    Args:
+        sources: `val`, `holdout` or `test`, of each subset.
+
+    Returns:
+        The distinct sources, joined by +.
+    """
     return "+".join(dict.fromkeys(sources))
 
 
-def of_run(origin: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The value of a run, as recorded, or for an earlier version as far as its config decides it.
+def from_run(origin: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the value of `selected_on` of a run.
 
     Args:
-        origin: the run's `origin.json`.
+        origin: content of the run's `origin.json`. If it has no value, which is the case for earlier versions, the
+            value is derived from the config.
         config: the run's config.
     """
-    if KEY in origin:
-        return str(origin[KEY])
+    if SELECTED_ON in origin:
+        return str(origin[SELECTED_ON])
     data = config.get("data") or {}
     if config.get("test_with") == "last" or not (config.get("callbacks") or {}).get("checkpoint"):
         return LAST
     if str(data.get("_target_", "")).endswith("GlyphsDataModule"):
         return "val"
-    return data.get("validation") if data.get("validation") in _WORDS else UNKNOWN
+    return data.get("validation") if data.get("validation") in _DESCRIPTIONS else UNKNOWN
 
 
-def in_words(value: str) -> str:
-    """The value as tables state it, after "checkpoint:"."""
+def describe(value: str) -> str:
+    """Describe a value of `selected_on` for tables, as text after "checkpoint:"."""
     if value == LAST:
-        return "the last one, none was chosen"
+        return "last, none was selected"
     if value == UNKNOWN:
-        return "chosen on queries that were not recorded"
-    return f"chosen on {' and '.join(_WORDS.get(part, part) for part in value.split('+'))}"
+        return "selected on unknown queries (not recorded)"
+    return f"selected on {' and '.join(_DESCRIPTIONS.get(part, part) for part in value.split('+'))}"

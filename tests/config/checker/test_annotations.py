@@ -1,4 +1,4 @@
-"""Values against annotations: what fits, and the words for what does not."""
+"""Config values against annotations: matching values, and the error of the others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from ret_lightning.config.checker.annotations import element_of, problem
+from ret_lightning.config.checker.annotations import check_value, element_annotation
 from ret_lightning.config.checker.signatures import Parameter, signature_of
 from ret_lightning.config.targets.locate import locate
 
 TARGET = {"_target_": "anything"}
 
-# Annotations as one would write them, values that fit, values that do not.
+# Annotations, values that match, values that do not.
 CASES: list[tuple[str, list[Any], list[Any]]] = [
     ("int", [3, -1], [3.0, True, "3", None, [3], {"a": 3}]),
     ("float", [3, 0.5, float("inf")], [True, "0.5", None]),
@@ -50,19 +50,19 @@ CASES: list[tuple[str, list[Any], list[Any]]] = [
 
 
 @pytest.mark.slow
-def test_the_element_of_a_union_is_that_of_the_kind_at_hand() -> None:
+def test_element_annotation_of_a_union() -> None:
     annotation = signature_of(locate("ret_lightning.data.instructions.Instructions")).parameters["templates"].annotation
-    item = Parameter("item", False, element_of(annotation, list))
-    value = Parameter("value", False, element_of(annotation, dict))
-    assert problem(item, "Find:") is None
-    assert problem(item, ["Find:"]) is not None
-    assert problem(value, ["Find:"]) is None
-    assert problem(value, "Find:") is not None
+    item = Parameter("item", False, element_annotation(annotation, list))
+    value = Parameter("value", False, element_annotation(annotation, dict))
+    assert check_value(item, "Find:") is None
+    assert check_value(item, ["Find:"]) is not None
+    assert check_value(value, ["Find:"]) is None
+    assert check_value(value, "Find:") is not None
 
 
 @pytest.fixture(scope="module")
 def signature(tmp_path_factory):
-    """One function that has a parameter for each annotation, in a module of its own."""
+    """Signature of a function with one parameter per annotation, in a separate module."""
     folder = tmp_path_factory.mktemp("annotated")
     lines = [
         "from __future__ import annotations",
@@ -72,7 +72,7 @@ def signature(tmp_path_factory):
         "from typing import Annotated, Any, Literal, Optional, Union",
         "from tests.support.config_targets import Gate, Kind, Level, Size",
         "JSON = Union[int, list['JSON'], dict[str, 'JSON']]",
-        f"def annotated({', '.join(f'p{place}: {case[0]}' for place, case in enumerate(CASES))}, odd: int = None): ...",
+        f"def annotated({', '.join(f'p{index}: {case[0]}' for index, case in enumerate(CASES))}, odd: int = None): ...",
     ]
     (folder / "annotated_part.py").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
@@ -82,34 +82,45 @@ def signature(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("place", range(len(CASES)), ids=lambda place: CASES[place][0])
-def test_what_fits_and_what_does_not(signature, place: int) -> None:
-    _, right, wrong = CASES[place]
-    parameter = signature.parameters[f"p{place}"]
-    assert [value for value in right if problem(parameter, value) is not None] == []
-    assert [value for value in wrong if problem(parameter, value) is None] == []
+@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: CASES[index][0])
+def test_value_matches_annotation(signature, index: int) -> None:
+    _, valid, invalid = CASES[index]
+    parameter = signature.parameters[f"p{index}"]
+    assert [value for value in valid if check_value(parameter, value) is not None] == []
+    assert [value for value in invalid if check_value(parameter, value) is None] == []
 
 
-def test_none_fits_where_it_is_the_default(signature) -> None:
-    assert problem(signature.parameters["odd"], None) is None
-    assert problem(signature.parameters["odd"], "a") is not None
+def test_none_matches_as_the_default(signature) -> None:
+    assert check_value(signature.parameters["odd"], None) is None
+    assert check_value(signature.parameters["odd"], "a") is not None
 
 
 @pytest.mark.parametrize(
-    ("annotation", "value", "message"),
+    ("annotation", "value", "expected", "found", "allowed"),
     [
-        ("int | None", "a", "wants int or null, got 'a'"),
-        ("str", 1984, "wants str, got 1984; quotes make it a string"),
-        ("Literal['a', 'b']", "c", "wants one of the choices, got 'c'; choices: a, b"),
-        ("Kind | None", "scaler", "got 'scaler'; did you mean scalar? choices: elementwise, scalar"),
-        ("tuple[float, float]", [0.9], "wants a list of (float, float), got [0.9]"),
-        ("tuple[int, ...]", "a", "wants a list of (int, ...), got 'a'"),
-        ("Gate", "lstm", "wants Gate, got 'lstm'; it takes a mapping with a _target_"),
-        ("bool", "yes" * 40, "..."),
+        ("int | None", "a", "int or null", "'a'", ()),
+        ("str", 1984, "str", "1984", ()),
+        ("Literal['a', 'b']", "c", "one of the choices", "'c'", ("a", "b")),
+        ("Kind | None", "scaler", "one of the choices or null", "'scaler'", ("elementwise", "scalar")),
+        ("tuple[float, float]", [0.9], "a list of (float, float)", "[0.9]", ()),
+        ("tuple[int, ...]", "a", "a list of (int, ...)", "'a'", ()),
+        ("Gate", "lstm", "Gate", "'lstm'", ()),
+        ("bool", "yes" * 40, "bool", "'" + "yes" * 18 + "ye...", ()),
     ],
 )
-def test_the_words_for_it(signature, annotation: str, value: Any, message: str) -> None:
-    place = next(place for place, case in enumerate(CASES) if case[0] == annotation)
-    error = problem(signature.parameters[f"p{place}"], value)
+def test_error_has_expected_and_found_value(
+    signature, annotation: str, value: Any, expected: str, found: str, allowed: tuple[str, ...]
+) -> None:
+    index = next(index for index, case in enumerate(CASES) if case[0] == annotation)
+    error = check_value(signature.parameters[f"p{index}"], value)
     assert error.code == "value-of-wrong-type"
-    assert message in error.message
+    assert error.values == {"expected": expected, "found": found, "allowed": allowed}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "hint"),
+    [("str", 1984, "quote"), ("Kind | None", "scaler", "scalar?"), ("Gate", "lstm", "_target_")],
+)
+def test_error_has_a_hint(signature, annotation: str, value: Any, hint: str) -> None:
+    index = next(index for index, case in enumerate(CASES) if case[0] == annotation)
+    assert hint in check_value(signature.parameters[f"p{index}"], value).message

@@ -1,4 +1,4 @@
-"""Composing a config and collecting its errors, against hydra.compose."""
+"""Composition of a config with all problems, compared with hydra.compose."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.composition import Composer, Composition
 from ret_lightning.config.checker.config_check import check
-from ret_lightning.config.checker.overrides import on_command_line, parse
-from tests.support.config_folder import line_of, write
+from ret_lightning.config.checker.overrides import command_line_source, parse
+from tests.support.config_folder import write
 from tests.support.config_targets import Schema
 
 
@@ -23,17 +23,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def composed(folder: Path, *overrides: str, name: str = "train") -> Composition:
-    parsed, unreadable = parse(overrides, [on_command_line(line) for line in overrides])
+    parsed, unreadable = parse(overrides, [command_line_source(line) for line in overrides])
     assert not unreadable
     return Composer([f"file://{folder}"], name, parsed).compose(parsed, multirun=False)
 
 
-def by_hydra(folder: Path, *overrides: str) -> dict:
+def hydra_config(folder: Path, *overrides: str) -> dict:
     with hydra.initialize_config_dir(str(folder), version_base="1.3"):
         return OmegaConf.to_container(hydra.compose("train", list(overrides)))
 
 
-def told(result: Composition) -> list[tuple[str, str]]:
+def problem_codes(result: Composition) -> list[tuple[str, str]]:
     return [(problem.key, problem.code) for problem in result.problems]
 
 
@@ -52,13 +52,13 @@ def own_keys(result: Composition) -> dict:
         ["logger=none"],
     ],
 )
-def test_config_is_that_of_hydra(folder: Path, overrides: list[str]) -> None:
+def test_config_equals_that_of_hydra(folder: Path, overrides: list[str]) -> None:
     result = composed(folder, *overrides)
-    assert (result.problems, result.refused, result.whole, result.unsure) == ([], [], True, set())
-    assert own_keys(result) == by_hydra(folder, *overrides)
+    assert (result.problems, result.refused, result.is_complete, result.unknown_paths) == ([], [], True, set())
+    assert own_keys(result) == hydra_config(folder, *overrides)
 
 
-def test_settings_of_the_job_are_filled_in(folder: Path) -> None:
+def test_settings_of_the_job_are_set(folder: Path) -> None:
     result = composed(folder, "seed=3", "hydra.run.dir=elsewhere", "gate@model.gate=none")
     assert result.config.hydra.overrides.task == ["seed=3", "gate@model.gate=none"]
     assert result.config.hydra.overrides.hydra == ["hydra.run.dir=elsewhere"]
@@ -71,9 +71,9 @@ def test_settings_of_the_job_are_filled_in(folder: Path) -> None:
 
 def test_misspelt_option_is_replaced_by_the_nearest(folder: Path) -> None:
     result = composed(folder, "gate@model.gate=nonne", "seed=3")
-    assert told(result) == [("gate@model.gate", "unknown-option")]
-    assert own_keys(result) == by_hydra(folder, "gate@model.gate=none", "seed=3")
-    assert result.whole
+    assert problem_codes(result) == [("gate@model.gate", "unknown-option")]
+    assert own_keys(result) == hydra_config(folder, "gate@model.gate=none", "seed=3")
+    assert result.is_complete
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,11 @@ def test_misspelt_option_is_replaced_by_the_nearest(folder: Path) -> None:
         (["+gate@model.gate=none"], [("gate@model.gate", "group-added-twice")], True),
     ],
 )
-def test_error_leaves_the_rest_of_the_config(folder: Path, overrides: list[str], errors: list, whole: bool) -> None:
+def test_rest_of_the_config_is_composed(folder: Path, overrides: list[str], errors: list, whole: bool) -> None:
     result = composed(folder, *overrides)
-    assert told(result) == errors
-    assert result.whole == whole
-    assert result.config.optimizer == by_hydra(folder)["optimizer"]
+    assert problem_codes(result) == errors
+    assert result.is_complete == whole
+    assert result.config.optimizer == hydra_config(folder)["optimizer"]
 
 
 def test_refused_override_changes_nothing(folder: Path) -> None:
@@ -99,10 +99,10 @@ def test_refused_override_changes_nothing(folder: Path) -> None:
         ("model.wdith=3", "override-refused"),
         ("+logger.csv.save_dir.below=1", "key-below-interpolation"),
     ]
-    assert own_keys(result) == by_hydra(folder, "seed=3")
+    assert own_keys(result) == hydra_config(folder, "seed=3")
 
 
-def test_file_that_does_not_fit_is_left_out(folder: Path) -> None:
+def test_file_that_cannot_be_merged_is_dropped(folder: Path) -> None:
     write(folder, {"trainer/cpu": "- 1\n", "model/small": "width: 9\n"})
     result = composed(folder)
     assert [(problem.source, problem.code) for problem in result.problems] == [
@@ -110,7 +110,7 @@ def test_file_that_does_not_fit_is_left_out(folder: Path) -> None:
     ]
     assert result.config.model.width == 9
     assert "trainer" not in result.config or not result.config.trainer
-    assert not result.whole
+    assert not result.is_complete
 
 
 def test_unknown_config_names_the_others(folder: Path) -> None:
@@ -121,35 +121,39 @@ def test_unknown_config_names_the_others(folder: Path) -> None:
     assert "train" in problem.error.message
 
 
-def test_composer_is_used_again(folder: Path) -> None:
+def test_composer_can_be_reused(folder: Path) -> None:
     composer = Composer([f"file://{folder}"], "train", [])
     for overrides in (["seed=3"], ["gate@model.gate=none"], []):
         parsed, _ = parse(overrides, overrides)
-        assert own_keys(composer.compose(parsed, multirun=False)) == by_hydra(folder, *overrides)
+        assert own_keys(composer.compose(parsed, multirun=False)) == hydra_config(folder, *overrides)
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
-def test_a_key_below_an_interpolation_is_set_where_it_leads(check_folder, prefix: str) -> None:
-    """Hydra would put a mapping with that one key in the interpolation's place, and what is built would be gone."""
+def test_key_below_an_interpolation_is_refused(check_folder, prefix: str) -> None:
+    """Hydra would replace the interpolation by a mapping with this key only."""
     files = {"logger/csv": "csv: ${logger.other}\nother: {_target_: tests.support.config_targets.Log, save_dir: x}"}
     override = f"{prefix}logger.csv.save_dir" + ("" if prefix == "~" else "=y")
-    (told,) = check_folder(override, files=files)
-    assert told == f"command line: {override}: logger.csv is ${{logger.other}}; set logger.other.save_dir in its place"
+    (problem,) = check_folder.result(override, files=files).problems
+    assert (problem.source, problem.code) == (f"command line: {override}", "key-below-interpolation")
+    assert problem.error.found == "${logger.other}"
+    assert "logger.other.save_dir" in problem.error.message
     assert check_folder("logger.other.save_dir=y", files=files) == []
 
 
-def test_files_of_a_group_may_build_on_each_other(check_folder) -> None:
+def test_config_of_a_group_can_extend_another(check_folder) -> None:
     files = {"model/wide": "defaults:\n  - small\nwidth: 99", "model/wider": "defaults:\n  - wide\nwidht: 199"}
     assert check_folder("model=wide", files=files) == []
-    (told,) = check_folder("model=wider", files=files)
-    assert told.startswith(
-        "conf/model/wider.yaml:3: model.widht: tests.support.config_targets.Model has no parameter widht;"
+    (problem,) = check_folder.result("model=wider", files=files).problems
+    assert (problem.source, problem.key, problem.code) == (
+        "conf/model/wider.yaml:3",
+        "model.widht",
+        "unknown-parameter",
     )
 
 
-def test_an_unknown_primary_config_names_the_others(tmp_path) -> None:
+def test_unknown_primary_config_is_a_problem(tmp_path) -> None:
     hydra.version.setbase("1.3")
     folder = write(tmp_path / "conf")
-    verdict = check([f"file://{folder}"], "trian", [], Schema)
-    (told,) = map(line_of, verdict.problems)
-    assert told == "command line: --config-name trian: no config has this name; did you mean train? choices: train"
+    (problem,) = check([f"file://{folder}"], "trian", [], Schema).problems
+    assert (problem.source, problem.code) == ("command line: --config-name trian", "unknown-config-name")
+    assert "train?" in problem.error.message

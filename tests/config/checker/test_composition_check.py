@@ -1,4 +1,4 @@
-"""Keys against their owners: what a file sets wrongly, with its line, and what replaces it."""
+"""Problems of keys in files: key, line, code and remedy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
     ],
 )
 def test_replaced_target_names_keys_to_remove(check_folder, overrides: list[str], remedies: list[str]) -> None:
-    problems = check_folder.verdict(*overrides).problems
+    problems = check_folder.result(*overrides).problems
     assert [problem.code for problem in problems] == ["unknown-parameter"] * len(remedies)
     for problem, remedy in zip(problems, remedies, strict=True):
-        assert (f"remove it with '{remedy}'" in str(problem)) == bool(remedy)
-    assert not check_folder.verdict(*overrides, *filter(None, remedies)).problems or not all(remedies)
+        assert (f"remove the key with '{remedy}'" in str(problem)) == bool(remedy)
+    assert not check_folder.result(*overrides, *filter(None, remedies)).problems or not all(remedies)
 
 
 EXPERIMENT = "# @package _global_\n"
@@ -29,89 +29,83 @@ GATE = "_target_: tests.support.config_targets.Gate\n"
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "place", "text"),
+    ("file", "content", "line", "key", "code", "values"),
     [
-        ("trainer/cpu", f"{TRAINER}max_epoch: 3", ":2: trainer.max_epoch", "did you mean max_epochs?"),
-        ("trainer/cpu", f"{TRAINER}max_epochs: x", ":2: trainer.max_epochs", "wants int or null, got 'x'"),
+        ("trainer/cpu", f"{TRAINER}max_epoch: 3", 2, "trainer.max_epoch", "unknown-parameter", {"found": "max_epoch"}),
+        ("trainer/cpu", f"{TRAINER}max_epochs: x", 2, "trainer.max_epochs", "value-of-wrong-type", {"found": "'x'"}),
         (
             "trainer/cpu",
             "_target_: tests.support.config_targets.Trainr",
-            ":1: trainer._target_",
-            "no class Trainr in tests.support.config_targets",
+            1,
+            "trainer._target_",
+            "target-not-in-module",
+            {"found": "Trainr"},
         ),
-        (
-            "gate/lstm",
-            f"{GATE}hiden: 3\nhidden: 4",
-            ":2: model.gate.hiden",
-            "Gate has no parameter hiden; did you mean",
-        ),
-        (
-            "gate/lstm",
-            GATE,
-            ":1: model.gate.hidden",
-            "tests.support.config_targets.Gate needs hidden, and nothing sets it",
-        ),
-        ("gate/lstm", f"{GATE}hidden: ???", ":2: model.gate.hidden", "give it one: model.gate.hidden=<value>"),
+        ("gate/lstm", f"{GATE}hiden: 3\nhidden: 4", 2, "model.gate.hiden", "unknown-parameter", {"found": "hiden"}),
+        ("gate/lstm", GATE, 1, "model.gate.hidden", "required-key-unset", {"expected": "hidden"}),
+        ("gate/lstm", f"{GATE}hidden: ???", 2, "model.gate.hidden", "value-missing", {}),
         (
             "optimizer/adam",
             "_target_: tests.support.config_targets.Optimizer",
-            ":1: optimizer.params",
-            "Optimizer needs params",
+            1,
+            "optimizer.params",
+            "required-key-unset",
+            {"expected": "params"},
         ),
-        ("train", "seed: [1", ":2", "broken YAML: expected ',' or ']'"),
+        ("train", "seed: [1", 2, "", "broken-yaml", {"reason": "expected ',' or ']', but got '<stream end>'"}),
     ],
 )
-def test_a_mistake_in_a_file(check_folder, file: str, content: str, place: str, text: str) -> None:
-    (told,) = check_folder(files={file: content})
-    assert told.startswith(f"conf/{file}.yaml{place}: ")
-    assert text in told
+def test_problem_in_a_file(
+    check_folder, file: str, content: str, line: int, key: str, code: str, values: dict[str, str]
+) -> None:
+    (problem,) = check_folder.result(files={file: content}).problems
+    assert (problem.source, problem.key, problem.code) == (f"conf/{file}.yaml:{line}", key, code)
+    assert problem.error.values.items() >= values.items()
+
+
+CALLBACK = "trainer:\n  callbacks:\n  - {_target_: tests.support.config_targets.Stopper}"
 
 
 @pytest.mark.parametrize(
-    ("content", "place", "text"),
+    ("content", "line", "key", "code", "hint"),
     [
-        ("trainer:\n  max_epoch: 3", ":3: trainer.max_epoch", "did you mean max_epochs?"),
-        ("trainer:\n  max_epochs: x", ":3: trainer.max_epochs", "wants int or null, got 'x'"),
-        (
-            "trainer:\n  callbacks:\n  - {_target_: tests.support.config_targets.Stopper}",
-            ":4: trainer.callbacks.0.monitor",
-            "needs",
-        ),
-        ("sede: 3", ":2: sede", "no such key: sede; did you mean seed? choices: model, trainer, "),
-        ("trainer: cpu", ":2: trainer", "write it in the defaults list: - override /trainer: cpu"),
-        ("trainer: [1]", "", "Cannot merge DictConfig with ListConfig"),
-        ("model:\n  name: ${sed}", ":3: model.name", "Interpolation key 'sed' not found; did you mean seed?"),
-        ("model:\n  name: ${sed", ":3", "model.name: cannot be read as an interpolation: ${sed"),
-        ("defaults:\n  - override /gaet: lstm", ":3: defaults", "no such group: gaet; did you mean gate? choices: "),
-        ("defaults:\n  - override /trainer: gpu", ":3: defaults", "trainer has no option gpu; did you mean cpu?"),
-        (
-            "defaults:\n  - override trainer: cpu",
-            ":3: defaults",
-            "no such group: experiment/trainer; did you mean /tra",
-        ),
-        ("defaults:\n  - override /gate: none", ":3: defaults", "no gate to override; did you mean gate@model.gate?"),
-        ("defaults:\n  - basis", ":3: defaults", "no config experiment/basis; choices: demo"),
-        ("defaults: trainer", "", "defaults must be a list"),
-        ("defaults:\n  - override /trainer: cpu\n  - /trainer: cpu", "", "is defined before 'trainer: cpu'"),
-        ("seed: 1\nseed: 2", ":3", "broken YAML: duplicate key seed, which the same mapping has above"),
-        ("trainer: {max_epochs: 3", ":3", "broken YAML: expected ',' or '}'"),
-        ("trainer:\n\tmax_epochs: 3", ":3", "broken YAML: found character '\\t'"),
-        ("hydra:\n  run:\n    dri: x", ":4: hydra.run.dri", "Key 'dri' not in 'RunDir'"),
+        ("trainer:\n  max_epoch: 3", 3, "trainer.max_epoch", "unknown-parameter", "max_epochs?"),
+        ("trainer:\n  max_epochs: x", 3, "trainer.max_epochs", "value-of-wrong-type", "'x'"),
+        (CALLBACK, 4, "trainer.callbacks.0.monitor", "required-key-unset", ""),
+        ("sede: 3", 2, "sede", "unknown-key", "seed?"),
+        ("trainer: cpu", 2, "trainer", "option-outside-defaults", "- override /trainer: cpu"),
+        ("trainer: [1]", None, "", "config-not-composed", "DictConfig with ListConfig"),
+        ("model:\n  name: ${sed}", 3, "model.name", "interpolation-failed", "seed?"),
+        ("model:\n  name: ${sed", 3, "", "interpolation-unreadable", "model.name: "),
+        ("defaults:\n  - override /gaet: lstm", 3, "defaults", "unknown-group", "gate?"),
+        ("defaults:\n  - override /trainer: gpu", 3, "defaults", "unknown-option", "cpu?"),
+        ("defaults:\n  - override trainer: cpu", 3, "defaults", "unknown-group", "/trainer?"),
+        ("defaults:\n  - override /gate: none", 3, "defaults", "overridden-group-missing", "gate@model.gate?"),
+        ("defaults:\n  - basis", 3, "defaults", "unknown-config", "choices: demo"),
+        ("defaults: trainer", None, "", "config-unreadable", "defaults"),
+        ("defaults:\n  - override /trainer: cpu\n  - /trainer: cpu", None, "", "config-not-composed", "'trainer: cpu'"),
+        ("seed: 1\nseed: 2", 3, "", "broken-yaml", "duplicate key seed"),
+        ("trainer: {max_epochs: 3", 3, "", "broken-yaml", "expected ',' or '}'"),
+        ("trainer:\n\tmax_epochs: 3", 3, "", "broken-yaml", "character '\\t'"),
+        ("hydra:\n  run:\n    dri: x", 4, "hydra.run.dri", "config-not-composed", "'RunDir'"),
     ],
 )
-def test_a_mistake_in_an_experiment(check_folder, content: str, place: str, text: str) -> None:
-    told = check_folder("experiment=demo", files={"experiment/demo": EXPERIMENT + content})
-    assert told[0].startswith(f"conf/experiment/demo.yaml{place}: ")
-    assert text in told[0]
-    assert told[1:] == (["conf/experiment/demo.yaml:2: trainer: wants a mapping, got [1]"] if "[1]" in content else [])
+def test_problem_in_an_experiment(check_folder, content: str, line: int | None, key: str, code: str, hint: str) -> None:
+    first, *others = check_folder.result("experiment=demo", files={"experiment/demo": EXPERIMENT + content}).problems
+    source = f"conf/experiment/demo.yaml{f':{line}' if line else ''}"
+    assert (first.source, first.key, first.code) == (source, key, code)
+    assert hint in str(first)
+    assert [(problem.source, problem.key, problem.code) for problem in others] == (
+        [("conf/experiment/demo.yaml:2", "trainer", "value-of-wrong-type")] if "[1]" in content else []
+    )
 
 
-def test_a_value_that_another_file_replaces_is_checked_all_the_same(check_folder) -> None:
-    told = check_folder(
+def test_replaced_value_is_checked(check_folder) -> None:
+    result = check_folder.result(
         "experiment=demo", "trainer.max_epochs=1", files={"trainer/cpu": "max_epochs: two\nmax_steps: x"}
     )
-    assert told == []  # nothing says what the node builds, so nobody knows its keys
-    told = check_folder(
+    assert result.problems == []  # the keys of a node without a _target_ are not known
+    result = check_folder.result(
         "experiment=demo",
         files={
             "trainer/cpu": "max_epochs: two",
@@ -119,4 +113,6 @@ def test_a_value_that_another_file_replaces_is_checked_all_the_same(check_folder
             + "trainer:\n  _target_: tests.support.config_targets.Trainer\n  max_epochs: 1",
         },
     )
-    assert told == ["conf/trainer/cpu.yaml:1: trainer.max_epochs: wants int or null, got 'two'"]
+    assert [(problem.source, problem.key, problem.error.found) for problem in result.problems] == [
+        ("conf/trainer/cpu.yaml:1", "trainer.max_epochs", "'two'")
+    ]

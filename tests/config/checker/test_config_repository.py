@@ -1,4 +1,4 @@
-"""The configs that Hydra finds, and what becomes of those that it cannot load."""
+"""Configs that Hydra finds, and problems of files that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from ret_lightning.config.checker.config_repository import Repository, place_of
+from ret_lightning.config.checker.config_repository import Repository, package_path
 from tests.support.config_folder import FILES, write
 from tests.support.paths import CONF
 
@@ -24,11 +24,11 @@ def repository(folder: Path) -> Repository:
     return Repository([f"file://{folder}"])
 
 
-def told(found: Repository) -> list[tuple[str, str, str]]:
+def problem_codes(found: Repository) -> list[tuple[str, str, str]]:
     return [(problem.source, problem.key, problem.code) for problem in found.problems]
 
 
-def test_groups_and_options_are_the_folders_and_files(folder: Path) -> None:
+def test_groups_and_options_are_folders_and_files(folder: Path) -> None:
     found = repository(folder)
     assert set(found.groups()) == {path.partition("/")[0] for path in FILES if "/" in path}
     assert found.options("gate") == sorted(path.stem for path in (folder / "gate").iterdir())
@@ -37,14 +37,14 @@ def test_groups_and_options_are_the_folders_and_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_sound_file_is_loaded_as_it_is(folder: Path, name: str) -> None:
+def test_valid_file_is_loaded_unchanged(folder: Path, name: str) -> None:
     found = repository(folder)
     assert found.load_config(name).config == OmegaConf.load(folder / f"{name}.yaml")
-    assert (found.problems, found.whole) == ([], True)
+    assert (found.problems, found.is_complete) == ([], True)
 
 
 @pytest.mark.parametrize(
-    ("content", "place", "code"),
+    ("content", "source", "code"),
     [
         ("hidden: [1\n", "conf/gate/lstm.yaml:2", "broken-yaml"),
         ("hidden: 1\nhidden: 2\n", "conf/gate/lstm.yaml:2", "broken-yaml"),
@@ -52,13 +52,13 @@ def test_sound_file_is_loaded_as_it_is(folder: Path, name: str) -> None:
         ("hidden: ${a\n", "conf/gate/lstm.yaml:1", "interpolation-unreadable"),
     ],
 )
-def test_broken_file_counts_as_empty(folder: Path, content: str, place: str, code: str) -> None:
+def test_invalid_file_is_loaded_as_empty(folder: Path, content: str, source: str, code: str) -> None:
     (folder / "gate/lstm.yaml").write_text(content)
     found = repository(folder)
-    for _ in range(2):  # read once, so that there is one problem
+    for _ in range(2):  # the file is read once and causes one problem
         assert found.load_config("gate/lstm").config == {}
-    assert told(found) == [(place, "", code)]
-    assert not found.whole
+    assert problem_codes(found) == [(source, "", code)]
+    assert not found.is_complete
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_broken_file_counts_as_empty(folder: Path, content: str, place: str, cod
         ("- gate@model.gate: ???", [{"gate@model.gate": "???"}], None, True),
     ],
 )
-def test_wrong_entry_of_a_defaults_list(
+def test_invalid_entry_of_a_defaults_list(
     folder: Path, entry: str, defaults: list, code: str | None, whole: bool
 ) -> None:
     (folder / "train.yaml").write_text(f"defaults:\n  - _self_\n  {entry}\n")
     found = repository(folder)
     assert found.load_config("train").config.defaults == ["_self_", *defaults]
-    assert told(found) == ([] if code is None else [("conf/train.yaml:3", "defaults", code)])
-    assert found.whole == whole
+    assert problem_codes(found) == ([] if code is None else [("conf/train.yaml:3", "defaults", code)])
+    assert found.is_complete == whole
 
 
 def test_sources_of_keys(folder: Path) -> None:
@@ -103,40 +103,40 @@ def test_dropped_entry_of_a_defaults_list(folder: Path) -> None:
     assert found.drop_default("not/loaded", "gate") is None
 
 
-def test_dropped_file_leaves_nothing(folder: Path) -> None:
+def test_dropped_file_has_no_content(folder: Path) -> None:
     found = repository(folder)
     assert not found.drop("train", hydra_only=True)  # not loaded
     found.load_config("train")
     assert found.drop("train", hydra_only=True)
     assert "hydra" not in found.load_config("train").config
-    assert found.whole
+    assert found.is_complete
     assert not found.drop("train", hydra_only=True)
     assert found.drop("train", hydra_only=False)
     assert found.load_config("train").config == {}
-    assert not found.whole
+    assert not found.is_complete
 
 
-def test_first_folder_or_package_has_the_config(folder: Path) -> None:
+def test_first_folder_takes_precedence(folder: Path) -> None:
     found = Repository([f"file://{folder}", "pkg://ret_lightning.conf", "pkg://no_such_package"])
     assert found.file_of("gate/lstm") == folder / "gate/lstm.yaml"
     assert found.file_of("gate/scalar").samefile(CONF / "gate/scalar.yaml")
     assert found.file_of("gate/nowhere") is None
 
 
-def test_place_of_a_group() -> None:
-    assert place_of(None, "model/gate") == ("model", "gate")
-    assert place_of("model.inner", "gate") == ("model", "inner")
+def test_package_path_of_a_group() -> None:
+    assert package_path(None, "model/gate") == ("model", "gate")
+    assert package_path("model.inner", "gate") == ("model", "inner")
 
 
 @pytest.mark.parametrize(
-    ("content", "line"),
+    ("content", "code"),
     [
-        (b"\xff\xfe\x00", "conf/experiment/demo.yaml: not a text file in UTF-8"),
-        (b"- 1\n", "conf/experiment/demo.yaml: a config holds keys and values"),
-        (b"words\n", "conf/experiment/demo.yaml: a config holds keys and values"),
-        (b"seed: 3\n", "conf/experiment/demo.yaml: experiment: the file's keys would go below this one"),
+        (b"\xff\xfe\x00", "config-not-utf8"),
+        (b"- 1\n", "config-unreadable"),
+        (b"words\n", "config-unreadable"),
+        (b"seed: 3\n", "package-unknown"),
     ],
 )
-def test_a_file_that_is_no_such_config(check_folder, content: bytes, line: str) -> None:
-    (told,) = check_folder("experiment=demo", files={"experiment/demo": content})
-    assert told.startswith(line)
+def test_file_that_is_not_an_experiment(check_folder, content: bytes, code: str) -> None:
+    (problem,) = check_folder.result("experiment=demo", files={"experiment/demo": content}).problems
+    assert (problem.source, problem.code) == ("conf/experiment/demo.yaml", code)

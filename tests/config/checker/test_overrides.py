@@ -1,4 +1,4 @@
-"""The argument to type that a message about an unreadable override prints."""
+"""Overrides that cannot be parsed, and the quoted argument in their messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from ret_lightning.config.checker.overrides import on_command_line, parse, wrong_sweep
+from ret_lightning.config.checker.overrides import check_sweep, command_line_source, parse
 
 
 @pytest.mark.parametrize(
@@ -14,12 +14,12 @@ from ret_lightning.config.checker.overrides import on_command_line, parse, wrong
     ["/data/Müller", "/data/東京", "/data/a (1)", "/d/(x)", "f(1)", "it's", 'a "b"', "#1", "a;b", "x!", "a&b", "a=b c",
      "<x>", "a^b", "`x`", "~/x y", "a{b", "C:\\data\\ü", "[ü", "\\ü\\"],
 )  # fmt: skip
-def test_unreadable_value_prints_argument(text: str) -> None:
+def test_invalid_value_prints_quoted_argument(text: str) -> None:
     line = f"data.root={text}"
-    settings, problems = parse([line], [on_command_line(line)])
+    settings, problems = parse([line], [command_line_source(line)])
     assert (settings, [problem.code for problem in problems]) == ([], ["override-needs-quotes"])
     error = problems[0].error
-    assert f"type {error.expected}" in error.message
+    assert f"use {error.expected}" in error.message
     assert "Exception" not in error.message
     (argument,) = shlex.split(error.expected)  # as a shell would pass it
     (setting,), wrong = parse([argument], [argument])
@@ -38,7 +38,7 @@ def test_unreadable_value_prints_argument(text: str) -> None:
         ),
     ],
 )
-def test_unreadable_item_prints_argument(line: str, expected: str, value: object) -> None:
+def test_invalid_item_prints_quoted_argument(line: str, expected: str, value: object) -> None:
     error = parse([line], [line])[1][0].error
     typed = [error.expected]
     (setting,), _ = parse(shlex.split(typed[0]), typed)
@@ -47,15 +47,15 @@ def test_unreadable_item_prints_argument(line: str, expected: str, value: object
 
 
 @pytest.mark.parametrize("line", ["seed", "dätä=1", "a b=1", "data.weights={Müller:2}"])
-def test_broken_key_prints_no_argument(line: str) -> None:
+def test_invalid_key_prints_no_argument(line: str) -> None:
     (problem,) = parse([line], [line])[1]
     assert problem.code == "override-unreadable"
 
 
-def test_comma_prints_list_and_text() -> None:
+def test_comma_prints_list_and_string() -> None:
     line = "data.root=/data/a,b"
-    (setting,), _ = parse([line], [on_command_line(line)])
-    problem = wrong_sweep(setting, multirun=False)
+    (setting,), _ = parse([line], [command_line_source(line)])
+    problem = check_sweep(setting, multirun=False)
     assert problem.code == "sweep-without-multirun"
     for argument, value in (("'data.root=[/data/a,b]'", ["/data/a", "b"]), ("'data.root=\"/data/a,b\"'", "/data/a,b")):
         assert argument in problem.error.message

@@ -1,4 +1,4 @@
-"""Signatures as a config sees them: which keys there are, which are required, and their types."""
+"""Signatures of targets: parameters, required parameters and types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PARTS = "tests.support.config_targets"
 
 
 def names(target: str) -> tuple[dict[str, bool], bool]:
-    """The parameters that can be given by name, whether each is required, and whether there are more."""
+    """Return the parameters with whether each is required, and whether other names are accepted."""
     signature = signature_of(locate(target))
     assert signature is not None
-    return {name: parameter.required for name, parameter in signature.parameters.items()}, signature.open
+    return {name: parameter.required for name, parameter in signature.parameters.items()}, signature.accepts_any
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def names(target: str) -> tuple[dict[str, bool], bool]:
         ("Made", {"size": True}, True),
         ("Made.from_size", {"size": True, "name": False}, False),
         ("Made.plain", {"size": True}, False),
-        ("MadeAnyhow", {"size": True}, False),  # its __new__ takes anything
+        ("MadeAnyhow", {"size": True}, False),  # its __new__ accepts any argument
         ("Record", {"count": True, "names": False}, False),
         ("RecordChild", {"count": True, "names": False, "extra": False}, False),
         ("positional", {"second": True, "third": False}, False),
@@ -39,20 +39,23 @@ def names(target: str) -> tuple[dict[str, bool], bool]:
         ("Mixin", {}, False),
     ],
 )
-def test_names_that_a_config_can_set(target: str, parameters: dict[str, bool], more: bool) -> None:
+def test_parameters_that_a_config_can_set(target: str, parameters: dict[str, bool], more: bool) -> None:
     assert names(f"{PARTS}.{target}") == (parameters, more)
 
 
 def test_annotations_are_types() -> None:
     record = signature_of(config_targets.LongRecord).parameters
-    assert (record["names"].annotation, record["extra"].annotation) == (list[str], str)  # also those of a base
+    assert (record["names"].annotation, record["extra"].annotation) == (
+        list[str],
+        str,
+    )  # including those of a base class
     base = signature_of(config_targets.Derived).parameters
     assert base["size"].annotation == config_targets.Size
     assert (base["where"].nullable, base["size"].nullable) == (True, False)
     assert signature_of(config_targets.Schema).parameters["record"].annotation == config_targets.Record | None
 
 
-def test_annotation_that_cannot_be_evaluated_leaves_the_others(tmp_path, monkeypatch) -> None:
+def test_annotation_that_cannot_be_evaluated_is_any(tmp_path, monkeypatch) -> None:
     lines = ["from __future__ import annotations", "def make(size: int, other: OnlyForTypeCheckers): ..."]
     (tmp_path / "half_annotated.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
@@ -72,10 +75,10 @@ def test_annotation_that_cannot_be_evaluated_leaves_the_others(tmp_path, monkeyp
         ("torchmetrics.MeanMetric", "nan_strategy", True),
     ],
 )
-def test_classes_of_the_libraries_that_configs_name(target: str, name: str, annotated: bool) -> None:
+def test_library_classes_have_annotations(target: str, name: str, annotated: bool) -> None:
     parameter = signature_of(locate(target)).parameters[name]
     assert (parameter.annotation is not Any) == annotated
 
 
-def test_no_signature_is_left_open() -> None:
+def test_type_without_signature() -> None:
     assert signature_of(type) is None

@@ -1,4 +1,4 @@
-"""YAML files with the line of every key, against OmegaConf; and what is broken in one."""
+"""YAML files with the line of every key, compared with OmegaConf, and files that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 
 from ret_lightning.config.checker.yaml_files import (
     Entry,
-    entry_of,
+    describe_load_error,
     first_line,
     read_yaml,
     relative_path,
-    what_is_broken,
+    to_entry,
 )
 from tests.support.paths import ROOT
 
@@ -34,17 +34,17 @@ on: off
 """
 
 
-def broken(path: Path, content: str | bytes) -> tuple[str, str]:
-    """Place and code of what keeps OmegaConf from loading a file."""
+def load_error(path: Path, content: str | bytes) -> tuple[str, str]:
+    """Return location and code of the error of a file that OmegaConf cannot load."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(Exception) as raised:  # noqa: PT011 -- whatever OmegaConf raises
+    with pytest.raises(Exception) as raised:  # noqa: PT011 -- OmegaConf raises several types
         OmegaConf.load(path)
-    place, error = what_is_broken(path, raised.value)
-    return place, error.code
+    location, error = describe_load_error(path, raised.value)
+    return location, error.code
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_values_are_those_of_omegaconf(path: Path) -> None:
+def test_values_equal_those_of_omegaconf(path: Path) -> None:
     assert (read_yaml(path).plain() or {}) == OmegaConf.to_container(OmegaConf.load(path))
 
 
@@ -67,12 +67,12 @@ def test_every_entry_has_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "optimizer.betas.1": 9,
         "again.lr": 12,
     }
-    assert lines["again.betas"] == 8  # merged: where the value is written
+    assert lines["again.betas"] == 8  # merged: the line of the value
 
 
 def test_entries_of_plain_containers() -> None:
     value = {"a": [1, {"b": None}], "c": "x"}
-    entry = entry_of(value, "here")
+    entry = to_entry(value, "here")
     assert entry.plain() == value
     assert [path for path, _ in entry.walk()] == [("a",), ("a", "0"), ("a", "1"), ("a", "1", "b"), ("c",)]
     assert {each.source for _, each in entry.walk()} == {"here"}
@@ -87,9 +87,9 @@ def test_entries_of_plain_containers() -> None:
         ("a: 1\nb:\n  c: ${a\n", 3, "interpolation-unreadable"),
     ],
 )
-def test_place_of_what_is_broken(tmp_path: Path, content: str | bytes, line: int | None, code: str) -> None:
+def test_location_of_an_error(tmp_path: Path, content: str | bytes, line: int | None, code: str) -> None:
     path = tmp_path / "a.yaml"
-    assert broken(path, content) == (f"{path}:{line}" if line else str(path), code)
+    assert load_error(path, content) == (f"{path}:{line}" if line else str(path), code)
 
 
 def test_path_is_relative_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Packages of the user are imported where a file needs them, and no others."""
+"""Import of the packages of the user, and no other packages."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_only_packages_of_the_user_are_imported(tmp_path: Path, monkeypatch: pyt
     reported = import_own_packages([f"{other}", allowed])
     assert allowed in sys.modules
     assert other not in sys.modules
-    assert f"importing {broken} failed (RuntimeError: no licence)" in reported
+    assert f"import of {broken} failed (RuntimeError: no licence)" in reported
     assert f"import {other} first, or set {OWN_PACKAGES}={allowed},{broken},{other}" in reported

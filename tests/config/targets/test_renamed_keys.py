@@ -1,4 +1,4 @@
-"""Earlier names of options are accepted, with a warning where a person wrote them, and mean the same as today's."""
+"""Earlier names of options are accepted with a warning, and have the meaning of the current ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REQUIRED = {"ret_lightning.evaluation.RetrievalEvaluation": {"index": ExactIndex
 
 
 @pytest.mark.parametrize(("target", "old", "new"), CASES)
-def test_every_earlier_name_means_an_option(target: str, old: str, new: str) -> None:
+def test_earlier_name_sets_the_current_option(target: str, old: str, new: str) -> None:
     parameters = inspect.signature(CLASSES[target]).parameters
     assert new in parameters
     assert old not in parameters
@@ -64,7 +64,7 @@ def test_unknown_arguments_are_refused() -> None:
         MuveraIndex(codes=3)
 
 
-def test_places_of_a_factory() -> None:
+def test_placeholders_of_a_factory_are_renamed() -> None:
     old, new = "IVF{cells},PQ{codes}x{bits}", "IVF{nlist},PQ{m}x{nbits}"
     assert FaissIndex(old).factory == FaissIndex(factory=old).factory == new
     config = OmegaConf.create({"_target_": FAISS, "factory": old, "seed": "${cells}", "device": None})
@@ -74,7 +74,7 @@ def test_places_of_a_factory() -> None:
     assert update_keys(config) == []
 
 
-def test_value_of_the_current_name_counts() -> None:
+def test_current_name_takes_precedence() -> None:
     config = OmegaConf.create({"_target_": "ret_lightning.retrieval.faiss_index.FaissIndex", "nlist": 8, "cells": 4})
     update_keys(config)
     assert config.nlist == 8
@@ -89,7 +89,7 @@ def test_other_targets_keep_their_keys() -> None:
     assert current_keys(content) == content
 
 
-def test_stored_config() -> None:
+def test_stored_config_is_renamed() -> None:
     node = {"_target_": FAISS, "factory": "IVF{cells},SQ4", "cells": None, "probes": 4}
     current = {"_target_": FAISS, "factory": "IVF{nlist},SQ4", "nlist": None, "nprobe": 4}
     assert current_keys({"retrieval": node, "evaluation": {"index": node}, "list": [node]}) == {
@@ -110,7 +110,7 @@ def test_stored_config() -> None:
         ("seed.cells=64", "seed.cells=64"),
     ],
 )
-def test_overrides(line: str, renamed: str) -> None:
+def test_override_is_renamed(line: str, renamed: str) -> None:
     config = OmegaConf.create({"retrieval": {"_target_": FAISS, "nlist": None}, "other": {"cells": 3}, "seed": 1})
     assert is_earlier(line)
     assert current_override(line, config) == renamed
@@ -118,15 +118,15 @@ def test_overrides(line: str, renamed: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["retrieval.nlist=64", "cells=64", "query=a.cells=3 b", "retrieval=cells", ""])
-def test_other_overrides_are_not_looked_at(line: str) -> None:
+def test_other_overrides_are_not_earlier(line: str) -> None:
     assert not is_earlier(line)
 
 
-def test_names_are_faiss_s() -> None:
+def test_current_names_are_those_of_faiss() -> None:
     assert set(FAISS_KEYS.values()) == {"nlist", "nprobe", "m", "nbits", "M", "training_points"}
 
 
-def test_metric_names() -> None:
+def test_metric_names_are_renamed() -> None:
     earlier, current = "val/mean/headline_recall", "val/mean/main_recall"
     assert current_metric(earlier) == current
     assert current_metric("mean/headline_pseudo_recall/low") == "mean/main_pseudo_recall/low"

@@ -1,4 +1,4 @@
-"""Earlier names of `_target_`s lead to what exists today, and nothing else in a config changes."""
+"""Earlier names of `_target_`s are replaced by current ones; the rest of a config is unchanged."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ret_lightning.config.targets.target_aliases import ALIASES, current_target,
 
 
 @pytest.mark.parametrize("new", sorted(set(ALIASES.values())))
-def test_alias_leads_to_an_object_of_its_package(new: str) -> None:
+def test_alias_names_an_object_of_its_package(new: str) -> None:
     package, _, name = new.rpartition(".")
     found = resolve_name(f"{package}:{name}")
     assert callable(found)
     assert found.__name__ == name
 
 
-def test_no_alias_leads_to_another_earlier_name() -> None:
+def test_alias_is_not_another_earlier_name() -> None:
     assert not set(ALIASES.values()) & set(ALIASES)
 
 
@@ -39,7 +39,7 @@ def test_targets_are_updated_at_any_depth() -> None:
     config = OmegaConf.create(
         {
             "_target_": "ret_lightning.training.module.RetModule",
-            "name": old,  # a text that is no target
+            "name": old,  # a string that is not a target
             "gates": [{"_target_": old}, [{"gate": {"_target_": old, "size": "${size}"}}], None],
             "size": 3,
             "same": "${gates}",

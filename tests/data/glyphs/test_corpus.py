@@ -1,4 +1,4 @@
-"""The glyphs corpus as it lies on disk: files, fields, splits, and whether the questions have the right answers."""
+"""Tests of the files of the glyphs corpus: layout, fields, splits, and correct answers."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ QUERY_FIELDS = {
     "passage_text": str,
     "answer": (list, type(None)),
 }
-# SHA-256 over all JSONL files of seed 0, by generator version. If this fails, the corpus has changed: raise
-# GENERATOR_VERSION, or old caches would be taken for new ones, and write the new digest here.
+# SHA-256 of all JSON Lines files of seed 0, by generator version. If the digest changes, increase GENERATOR_VERSION, so
+# that old caches are not reused, and add the new digest.
 JSONL_DIGESTS = {1: "dae0fdded38d896cdcf9f8ab9e0c355e468b6eab1f74e106857e19895f8838b0"}
 
 
@@ -51,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def _rows(path: Path) -> list[dict]:
     lines = path.read_text(encoding="utf-8").split("\n")
-    assert lines.pop() == "", "the last line ends too"
+    assert lines.pop() == "", "the last line has no newline"
     return [json.loads(line) for line in lines]
 
 
@@ -82,12 +82,12 @@ def _pixels(root: Path, image_path: str) -> bytes:
 
 
 def _contains(text: str, answer: str | dict[str, str]) -> bool:
-    """M2KR's pseudo recall: stripped, case folded, a substring; an answer that is an object counts by `wikidata`."""
+    """Match an answer as pseudo recall does: a stripped, case-folded substring; of an object, its `wikidata` value."""
     words = answer["wikidata"] if isinstance(answer, dict) else answer
     return words.strip().casefold() in text.casefold()
 
 
-def test_the_layout_is_that_of_ret_m2kr(root: Path):
+def test_corpus_has_the_ret_m2kr_layout(root: Path):
     assert SPLITS == ("train", "val", "test")
     expected = {"manifest.json", "jsonl/m2kr/train/m2kr_up_train.jsonl"}
     for subset in SUBSETS:
@@ -96,25 +96,25 @@ def test_the_layout_is_that_of_ret_m2kr(root: Path):
     found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     images = {path for path in found if path.startswith("images/")}
     assert found - images == expected
-    referenced = {row[key] for rows in _every_file(root) for row in rows for key in row if key.endswith("image_path")}
+    referenced = {row[key] for rows in _all_files(root) for row in rows for key in row if key.endswith("image_path")}
     assert {f"images/m2kr/images/{path}" for path in referenced if path} <= images
     for path in images:
         with Image.open(root / path) as image:
             assert (image.format, image.mode, image.size) == ("PNG", "L", (40, 40))
 
 
-def _every_file(root: Path) -> list[list[dict]]:
+def _all_files(root: Path) -> list[list[dict]]:
     return [_rows(path) for path in sorted((root / "jsonl").rglob("*.jsonl"))]
 
 
-def test_there_are_subsets_of_all_of_m2krs_kinds():
+def test_subsets_cover_all_kinds_of_m2kr():
     assert len(SUBSETS) == len(set(SUBSETS)) == 7
     assert set(SUBSETS) >= TEXT_AND_IMAGE | WITHOUT_QUESTION | WITH_ANSWERS
     assert len(CHARACTERS) >= 150
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_query_rows_have_m2krs_fields(root: Path, split: str):
+def test_query_rows_have_fields_of_m2kr(root: Path, split: str):
     fields = QUERY_FIELDS | ({"passage_image_path": (str, type(None))} if split == "train" else {})
     rows = _all_queries(root, split)
     for row in rows:
@@ -130,7 +130,7 @@ def test_query_rows_have_m2krs_fields(root: Path, split: str):
     assert {row["subset"] for row in rows} == set(SUBSETS)
 
 
-def test_answers_of_one_subset_are_objects_as_infoseeks_are(root: Path):
+def test_answers_of_codepoint_are_objects(root: Path):
     for split in SPLITS:
         for row in _all_queries(root, split):
             for answer in row["answer"] or []:
@@ -138,7 +138,7 @@ def test_answers_of_one_subset_are_objects_as_infoseeks_are(root: Path):
                 assert not isinstance(answer, dict) or answer.keys() == {"wikidata"}
 
 
-def test_pools_hold_every_character_once_with_the_same_text(root: Path):
+def test_pools_contain_every_character_once(root: Path):
     texts = {row["passage_id"]: row["passage_text"] for row in _pool(root, "name")}
     assert set(texts) == {f"U+{ord(character):04X}" for character in CHARACTERS}
     assert 5 / len(texts) < 0.035  # Recall@5 of a random ranking
@@ -152,7 +152,7 @@ def test_pools_hold_every_character_once_with_the_same_text(root: Path):
             assert row["passage_image_path"] == image
 
 
-def test_every_querys_positive_is_in_its_pool(root: Path):
+def test_positive_of_every_query_is_in_the_pool(root: Path):
     for split in SPLITS:
         for row in _all_queries(root, split):
             passages = [p for p in _pool(root, row["subset"]) if p["passage_id"] == row["passage_id"]]
@@ -162,11 +162,11 @@ def test_every_querys_positive_is_in_its_pool(root: Path):
                 assert row["passage_image_path"] == passages[0]["passage_image_path"]
 
 
-def test_no_split_shows_another_splits_fonts(root: Path):
+def test_splits_use_disjoint_fonts(root: Path):
     fonts = font_split()
     for split in SPLITS:
-        shown = {_font_and_character(row["image_path"])[0] for row in _all_queries(root, split)}
-        assert shown == set(fonts[split])
+        used = {_font_and_character(row["image_path"])[0] for row in _all_queries(root, split)}
+        assert used == set(fonts[split])
     passage_fonts = {
         _font_and_character(row["passage_image_path"])[0] for subset in TEXT_AND_IMAGE for row in _pool(root, subset)
     }
@@ -174,15 +174,15 @@ def test_no_split_shows_another_splits_fonts(root: Path):
     assert "DejaVuSans" in fonts["train"]
 
 
-def test_no_held_out_query_repeats_a_training_drawing(root: Path):
-    """Pixel for pixel, of any character; test_fonts.py looks for the merely alike."""
-    shown = {_pixels(root, path) for path in {row["image_path"] for row in _train(root)}}
+def test_held_out_queries_repeat_no_training_drawing(root: Path):
+    """Compare all pixels of all characters; test_fonts.py tests for similar drawings."""
+    training_drawings = {_pixels(root, path) for path in {row["image_path"] for row in _train(root)}}
     for split in ("val", "test"):
         for path in {row["image_path"] for row in _all_queries(root, split)}:
-            assert _pixels(root, path) not in shown, path
+            assert _pixels(root, path) not in training_drawings, path
 
 
-def test_queries_are_few_enough_and_spread_over_the_characters(root: Path):
+def test_queries_are_capped_and_cover_characters(root: Path):
     sizes = {(subset, split): len(_queries(root, subset, split)) for subset in SUBSETS for split in ("val", "test")}
     assert all(size <= QUERY_CAP[split] for (_, split), size in sizes.items())
     assert min(sizes.values()) >= 70
@@ -197,12 +197,12 @@ def test_queries_are_few_enough_and_spread_over_the_characters(root: Path):
             assert set(counts) == set(CHARACTERS)
 
 
-def test_training_shows_every_drawing_and_starves_no_subset(root: Path):
-    shown = defaultdict(set)
+def test_training_uses_every_drawing_and_balances_subsets(root: Path):
+    used = defaultdict(set)
     for row in _train(root):
-        shown[row["subset"]].add(row["image_path"])
+        used[row["subset"]].add(row["image_path"])
     drawn = {f"{font}/{path.name}" for font in font_split()["train"] for path in _drawings(root, font)}
-    assert shown["name"] == shown["look"] == shown["codepoint"] == shown["block"] == drawn
+    assert used["name"] == used["look"] == used["codepoint"] == used["block"] == drawn
     rows = Counter(row["subset"] for row in _train(root))
     assert max(rows.values()) < 2 * min(rows.values())
     of_character = Counter(path.split("/")[1] for path in drawn)
@@ -214,7 +214,7 @@ def _drawings(root: Path, font: str) -> list[Path]:
     return sorted((root / "images/m2kr/images" / font).iterdir())
 
 
-def test_training_is_phrased_in_several_ways_and_evaluation_in_one(root: Path):
+def test_only_training_has_several_phrasings(root: Path):
     for subset in SUBSETS:
         training = {row["instruction"] for row in _train(root) if row["subset"] == subset}
         held_out = {row["instruction"] for split in ("val", "test") for row in _queries(root, subset, split)}
@@ -225,30 +225,30 @@ def test_training_is_phrased_in_several_ways_and_evaluation_in_one(root: Path):
         assert {row["question"] for row in _queries(root, subset, "test")} <= questions
 
 
-def test_training_rows_of_the_subsets_are_mixed(root: Path):
+def test_training_rows_of_subsets_are_mixed(root: Path):
     first = Counter(row["subset"] for row in _train(root)[:500])
     assert set(first) == set(SUBSETS)
 
 
-def test_the_positive_is_what_the_question_asks_for(root: Path):
+def test_positive_answers_the_question(root: Path):
     asked = Counter()
     for split in SPLITS:
         for row in _all_queries(root, split):
-            shown = _font_and_character(row["image_path"])[1]
+            drawn = _font_and_character(row["image_path"])[1]
             found = chr(int(row["passage_id"][2:], 16))
             asked[row["subset"]] += 1
             if row["subset"] == "case":
                 upper, lower = "uppercase" in row["question"], "lowercase" in row["question"]
                 assert upper != lower
-                assert found == (shown.upper() if upper else shown.lower()) != shown
+                assert found == (drawn.upper() if upper else drawn.lower()) != drawn
             elif row["subset"] == "base":
-                assert found == unicodedata.normalize("NFD", shown)[0] != shown
+                assert found == unicodedata.normalize("NFD", drawn)[0] != drawn
             else:
-                assert found == shown
+                assert found == drawn
     assert set(asked) == set(SUBSETS)
 
 
-def test_answers_tell_the_positive_from_the_pool(root: Path):
+def test_answers_identify_the_positive(root: Path):
     expected = {
         "block": lambda row: row["passage_text"].split(". ")[2:4],
         "codepoint": lambda row: [{"wikidata": row["passage_id"]}],
@@ -261,12 +261,12 @@ def test_answers_tell_the_positive_from_the_pool(root: Path):
             assert answer in expected[subset](row)
             assert _contains(row["passage_text"], answer)
             hits = sum(_contains(text, answer) for text in texts)
-            # a code point is one passage's, a number a digit's and its superscript's, a block many characters'
+            # A code point is in one passage, a number in those of a digit and its superscript, a block in many.
             assert hits <= {"codepoint": 1, "value": 2, "block": 80}[subset], (answer, hits)
 
 
-def test_texts_fit_a_short_context(root: Path):
-    """With the start and the end of the text, 32 CLIP tokens hold every passage and every query."""
+def test_texts_have_at_most_32_tokens(root: Path):
+    """The limit of 32 CLIP tokens includes the start and end tokens."""
     tokenizer = SimpleTokenizer()
     texts = {row["passage_text"] for row in _pool(root, "name")}
     for split in SPLITS:
@@ -275,27 +275,27 @@ def test_texts_fit_a_short_context(root: Path):
     assert len(tokenizer.encode(longest)) + 2 <= 32, longest
 
 
-def test_the_generators_version_is_raised_with_its_output(root: Path):
+def test_generated_files_match_generator_version(root: Path):
     digest = hashlib.sha256()
     for path in sorted((root / "jsonl").rglob("*.jsonl")):
         digest.update(path.read_bytes())
     assert JSONL_DIGESTS[GENERATOR_VERSION] == digest.hexdigest()
 
 
-def test_another_seed_asks_other_queries_about_the_same_passages(root: Path, tmp_path: Path):
+def test_seed_changes_queries_and_not_passages(root: Path, tmp_path: Path):
     other = prepare_glyphs(tmp_path, seed=1, workers=1, progress=False)
     assert other.name != root.name
     for subset in SUBSETS:
         assert _pool(root, subset) == _pool(other, subset)
-    shown = [{row["image_path"] for row in _queries(folder, "name", "val")} for folder in (root, other)]
-    assert shown[0] != shown[1]
+    images = [{row["image_path"] for row in _queries(folder, "name", "val")} for folder in (root, other)]
+    assert images[0] != images[1]
     random_state = random.getstate()
     prepare_glyphs(tmp_path, seed=1, workers=1, progress=False)
-    assert random.getstate() == random_state  # the caller's generator is left alone
+    assert random.getstate() == random_state  # the global generator is not used
 
 
 @pytest.mark.parametrize("image_size", [16, 33, 64])
-def test_images_of_another_size_show_the_same_at_another_scale(tmp_path: Path, image_size: int, root: Path):
+def test_image_size_scales_the_drawing(tmp_path: Path, image_size: int, root: Path):
     other = prepare_glyphs(tmp_path, image_size=image_size, workers=1, progress=False)
     for path in _drawings(other, "DejaVuSerif-BoldItalic"):
         with (
@@ -308,16 +308,21 @@ def test_images_of_another_size_show_the_same_at_another_scale(tmp_path: Path, i
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("argument", "code"),
     [
-        ({"image_size": 15}, "image_size: 15 is not a whole number of pixels from 16 to 512"),
-        ({"image_size": 40.0}, r"image_size: 40\.0 is not"),
-        ({"image_size": True}, "image_size: True is not"),
-        ({"seed": "0"}, "seed: '0' is not a whole number"),
-        ({"workers": 0}, "workers: 0 is not a whole number of at least 1, nor null for one a CPU"),
+        ({"image_size": 15}, "glyph-image-size"),
+        ({"image_size": 40.0}, "glyph-image-size"),
+        ({"image_size": True}, "glyph-image-size"),
+        ({"seed": "0"}, "glyph-seed"),
+        ({"workers": 0}, "glyph-workers"),
     ],
 )
-def test_an_argument_out_of_range_is_refused(tmp_path: Path, argument: dict, message: str):
-    with pytest.raises(ConfigError, match=message):
+def test_argument_out_of_range_is_an_error(tmp_path: Path, argument: dict, code: str):
+    with pytest.raises(ConfigError) as error:
         prepare_glyphs(tmp_path, **argument)
+    ((name, value),) = argument.items()
+    assert (error.value.code, error.value.found) == (code, value)
+    assert error.value.message.startswith(f"{name}={value!r}: expected ")
+    if code == "glyph-image-size":
+        assert (error.value.least, error.value.most) == (16, 512)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The cache of the glyphs corpus: made once, the same by any number of processes, and never trusted when damaged."""
+"""Tests of the cache of the glyphs corpus: generated once by any number of processes, and repaired after damage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PNG = "images/m2kr/images/DejaVuSans/U+0041.png"
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus that no test writes to."""
+    """Generate a corpus that no test modifies."""
     return prepare_glyphs(tmp_path_factory.mktemp("pristine"), workers=1, progress=False)
 
 
@@ -38,12 +38,9 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(pristine: Path, copies: Path) -> Path:
-    """A whole copy of the corpus, alone in a cache folder of its own; its name does not depend on where it is.
-
-    Copied anew only after a test that leaves it damaged: thousands of files take time.
-    """
+    """Return a complete copy of the corpus in its own cache folder; it is copied again only if a test has damaged it."""
     root = copies / pristine.name
-    if not root.is_dir() or _contents(root) != _contents(pristine) or _beside(root):
+    if not root.is_dir() or _contents(root) != _contents(pristine) or _siblings(root):
         shutil.rmtree(copies)
         shutil.copytree(pristine, root)
     return root
@@ -53,13 +50,13 @@ def _contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def _beside(root: Path) -> set[str]:
-    """What the cache holds next to the corpus, but for its lock."""
+def _siblings(root: Path) -> set[str]:
+    """Return the names of the files next to the corpus, except its lock."""
     return {path.name for path in root.parent.iterdir()} - {root.name, f"{root.name}.lock"}
 
 
 def _python(code: str, folder: Path, *arguments: object, **more: object) -> subprocess.Popen[str]:
-    """A process that runs `code` as a script of its own, so that spawned workers can import it."""
+    """Start a process that runs `code` as a script, so that spawned workers can import it."""
     script = folder / "script.py"
     script.write_text(textwrap.dedent(code), encoding="utf-8")
     command = [sys.executable, str(script), *map(str, arguments)]
@@ -72,24 +69,24 @@ def _output(process: subprocess.Popen[str]) -> tuple[str, str]:
     return out, err
 
 
-def test_any_number_of_workers_makes_the_same_bytes(pristine: Path, tmp_path: Path, monkeypatch):
-    told = []
+def test_bytes_do_not_depend_on_number_of_workers(pristine: Path, tmp_path: Path, monkeypatch):
+    logged = []
     monkeypatch.setattr(progress, "SECONDS", 0.0)
-    monkeypatch.setattr(progress.log, "info", lambda text, *arguments: told.append(text % arguments))
+    monkeypatch.setattr(progress.log, "info", lambda text, *arguments: logged.append(text % arguments))
     made = prepare_glyphs(tmp_path, workers=2)
     assert made.name == pristine.name
     assert _contents(made) == _contents(pristine)
-    assert _beside(made) == set()
-    assert all(line.startswith("drawing glyphs: ") for line in told)
-    drawn, total = re.match(r"drawing glyphs: (\d+) of (\d+), ", told[-1]).groups()
+    assert _siblings(made) == set()
+    assert all(line.startswith("drawing glyphs: ") for line in logged)
+    drawn, total = re.match(r"drawing glyphs: (\d+) of (\d+), ", logged[-1]).groups()
     assert drawn == total
 
 
-def test_a_whole_cache_is_used_as_it_is(root: Path, monkeypatch, caplog, capfd):
+def test_complete_cache_is_reused(root: Path, monkeypatch, caplog, capfd):
     def fail(*_, **__):
-        raise AssertionError("the corpus was made again, or locked where reading is enough")
+        raise AssertionError("the corpus was generated again or locked")
 
-    monkeypatch.setattr(corpus, "_make", fail)
+    monkeypatch.setattr(corpus, "_generate", fail)
     monkeypatch.setattr(corpus, "FileLock", fail)
     assert prepare_glyphs(root.parent) == root
     assert prepare_glyphs(str(root.parent)) == root
@@ -111,59 +108,59 @@ def _same_length(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("damage", "expected"),
     [
         (_delete(JSONL), f"{JSONL} is missing"),
-        (rewrite(PNG, _same_length), f"{PNG} was altered"),
+        (rewrite(PNG, _same_length), f"{PNG} was modified"),
         (_delete("manifest.json"), "manifest.json is missing"),
-        (rewrite("manifest.json", lambda old: old[: len(old) // 2]), "manifest.json is broken"),
+        (rewrite("manifest.json", lambda old: old[: len(old) // 2]), "manifest.json is not a valid manifest"),
         (_replace_by_a_file, "manifest.json cannot be read (Not a directory)"),
     ],
-    ids=["deleted rows", "altered byte", "no manifest", "torn manifest", "no folder"],
+    ids=["deleted rows", "modified byte", "no manifest", "truncated manifest", "no folder"],
 )
-def test_damage_is_noticed_said_and_made_good(harm, words: str, root: Path, pristine: Path, caplog):
-    harm(root)
+def test_damage_is_logged_and_repaired(damage, expected: str, root: Path, pristine: Path, caplog):
+    damage(root)
     assert prepare_glyphs(root.parent, workers=1, progress=False) == root
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith(f"glyphs corpus {root}: {words}")
-    assert record.getMessage().endswith("; making it again")
+    assert record.getMessage().startswith(f"glyphs corpus {root}: {expected}")
+    assert record.getMessage().endswith("; generating it again")
     assert _contents(root) == _contents(pristine)
-    assert _beside(root) == set()
+    assert _siblings(root) == set()
 
 
-def test_what_a_killed_process_left_is_cleared_away(pristine: Path, tmp_path: Path):
+def test_files_of_killed_process_are_removed(pristine: Path, tmp_path: Path):
     partial = tmp_path / f".{pristine.name}.partial"
     (partial / "images/m2kr/images/DejaVuSans").mkdir(parents=True)
     (partial / "images/m2kr/images/DejaVuSans/U+FFFF.png").write_bytes(b"torn")
     (tmp_path / f".{pristine.name}.stale").mkdir()
     made = prepare_glyphs(tmp_path, workers=1, progress=False)
     assert _contents(made) == _contents(pristine)
-    assert _beside(made) == set()
+    assert _siblings(made) == set()
 
 
 def _fail(*_: object) -> None:
     raise ZeroDivisionError
 
 
-def test_a_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(corpus.subsets, "training_rows", _fail)  # the images are drawn by then
+def test_failure_leaves_no_files(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(corpus.subsets, "training_rows", _fail)  # called after the images are drawn
     with pytest.raises(ZeroDivisionError):
         prepare_glyphs(tmp_path, workers=1, progress=False)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
 
 
-def test_a_failure_half_way_leaves_the_damaged_corpus_as_it_was(root: Path, monkeypatch):
+def test_failure_keeps_the_damaged_corpus(root: Path, monkeypatch):
     (root / PNG).unlink()
     before = _contents(root)
-    monkeypatch.setattr(corpus, "write_corpus_manifest", _fail)  # all but the manifest is written by then
+    monkeypatch.setattr(corpus, "write_corpus_manifest", _fail)  # called last
     with pytest.raises(ZeroDivisionError):
         prepare_glyphs(root.parent, workers=1, progress=False)
     assert _contents(root) == before
-    assert _beside(root) == set()
+    assert _siblings(root) == set()
 
 
-def test_processes_that_ask_at_once_share_one_corpus(pristine: Path, tmp_path: Path):
+def test_concurrent_processes_generate_one_corpus(pristine: Path, tmp_path: Path):
     code = """
         import logging
         import sys
@@ -171,7 +168,7 @@ def test_processes_that_ask_at_once_share_one_corpus(pristine: Path, tmp_path: P
         from ret_lightning.data.glyphs.corpus import prepare_glyphs
         if __name__ == "__main__":
             logging.basicConfig(level=logging.INFO)
-            progress.SECONDS = 0.0
+            progress.LOG_INTERVAL = 0.0
             print("ready", flush=True)
             sys.stdin.readline()
             print(prepare_glyphs(sys.argv[1], workers=1))
@@ -187,11 +184,11 @@ def test_processes_that_ask_at_once_share_one_corpus(pristine: Path, tmp_path: P
     assert {out.strip() for out, _ in outputs} == {str(cache / pristine.name)}
     assert sorted("drawing glyphs" in err for _, err in outputs) == [False, False, True]
     assert _contents(cache / pristine.name) == _contents(pristine)
-    assert _beside(cache / pristine.name) == set()
+    assert _siblings(cache / pristine.name) == set()
 
 
-def test_a_script_without_a_main_guard_gets_its_corpus(pristine: Path, tmp_path: Path):
-    """Its workers import it and call again: they must neither wait for their parent's lock nor start workers."""
+def test_script_without_main_guard_works(pristine: Path, tmp_path: Path):
+    """The workers import the script and call again; they must not wait for the lock of their parent or start workers."""
     code = """
         import sys
         from ret_lightning.data.glyphs.corpus import prepare_glyphs
@@ -203,8 +200,8 @@ def test_a_script_without_a_main_guard_gets_its_corpus(pristine: Path, tmp_path:
     assert _contents(tmp_path / "cache" / pristine.name) == _contents(pristine)
 
 
-def test_a_daemonic_process_draws_by_itself(pristine: Path, tmp_path: Path):
-    """Such a process, as a data loader's worker is, may not have children."""
+def test_daemonic_process_draws_in_process(pristine: Path, tmp_path: Path):
+    """A daemonic process, such as a data loader worker, cannot have children."""
     code = """
         import multiprocessing, sys
         from ret_lightning.data.glyphs.corpus import prepare_glyphs
@@ -219,7 +216,7 @@ def test_a_daemonic_process_draws_by_itself(pristine: Path, tmp_path: Path):
     assert _contents(tmp_path / "cache" / pristine.name) == _contents(pristine)
 
 
-def test_the_folders_name_follows_from_the_settings(monkeypatch):
+def test_folder_name_depends_on_settings(monkeypatch):
     def name(image_size: int = 40, seed: int = 0) -> str:
         return digest(corpus._settings(image_size, seed))
 
@@ -242,7 +239,7 @@ def test_the_folders_name_follows_from_the_settings(monkeypatch):
             assert name() != first, (module, attribute)
 
 
-def test_the_default_cache_follows_the_xdg_standard(tmp_path: Path, monkeypatch, pristine: Path):
+def test_default_cache_follows_xdg(tmp_path: Path, monkeypatch, pristine: Path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_cache_dir() == tmp_path / "xdg" / "ret_lightning"
@@ -255,7 +252,7 @@ def test_the_default_cache_follows_the_xdg_standard(tmp_path: Path, monkeypatch,
     assert default_cache_dir() == tmp_path / "home" / ".cache" / "ret_lightning"
 
 
-def test_relative_and_home_cache_folders_come_back_absolute(tmp_path: Path, monkeypatch, pristine: Path):
+def test_cache_folder_is_returned_as_absolute_path(tmp_path: Path, monkeypatch, pristine: Path):
     shutil.copytree(pristine, tmp_path / "here" / pristine.name)
     monkeypatch.chdir(tmp_path)
     assert prepare_glyphs("here") == tmp_path / "here" / pristine.name
@@ -263,7 +260,7 @@ def test_relative_and_home_cache_folders_come_back_absolute(tmp_path: Path, monk
     assert prepare_glyphs("~/here") == tmp_path / "here" / pristine.name
 
 
-def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path):
+def test_unwritable_cache_is_an_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError) as caught:
         prepare_glyphs(tmp_path / "file" / "cache")
@@ -272,14 +269,14 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
-def test_importing_the_corpus_loads_nothing_heavy():
+def test_import_is_light():
     heavy = ("torch", "numpy", "PIL", "matplotlib", "fontTools", "lightning", "transformers", "datasets")
     code = f"import ret_lightning.data.glyphs.corpus, sys; print([name for name in {heavy!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert run.stdout.strip() == "[]"
 
 
-def test_glyphs_name_option_and_variable(blocked: Path) -> None:
+def test_unwritable_cache_error_names_option_and_variable(blocked: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare_glyphs(cache_dir=blocked)
     assert caught.value.code == "glyph-cache-not-written"

@@ -1,4 +1,4 @@
-"""The fonts and drawings of the glyphs corpus, against fontTools, matplotlib's own rasteriser and the pictures themselves."""
+"""Tests of the fonts and drawings of the glyphs corpus, with fontTools and the rasterizer of matplotlib as references."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from ret_lightning.data.glyphs.fonts import (
     PASSAGE_FONT,
     FontJob,
     draw_font,
-    drawable,
     font_file,
     font_split,
     image_path,
+    select_drawable,
 )
 from ret_lightning.data.glyphs.passage_texts import CHARACTERS
 from ret_lightning.errors import DataError
 
 SIZE = 40
 ALL_FONTS = [font for fonts in FONTS.values() for font in fonts]
-# Two drawings are alike below this sum of squared differences (pixels of full ink, at 40 x 40). The corpus's closest pair
-# is at 4.9 (A and Lambda in STIX bold italic), the farthest of the pairs that were left out as twins at 3.9.
+# Two drawings look alike below this sum of squared differences, at 40 x 40 pixels from 0 to 1. The closest pair of the
+# corpus is at 4.9 (A and Lambda in STIX bold italic), the most distant excluded pair at 3.9.
 ALIKE = 4.5
 
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
-    """font -> character -> (40, 40) ink from 0 to 1, as the PNG files hold it."""
+    """Draw all characters in all fonts: {font: {character: (40, 40) float64 pixels from 0 to 1, read from the PNG}}."""
     folder = tmp_path_factory.mktemp("drawings")
     return {
         font: {character: _ink(folder / image_path(font, character)) for character in _draw(font, CHARACTERS, folder)}
@@ -47,7 +47,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np
 
 
 def _draw(font: str, characters: str, folder: Path) -> list[str]:
-    job = FontJob(font_file(font), drawable(font, characters), folder / font, SIZE)
+    job = FontJob(font_file(font), select_drawable(font, characters), folder / font, SIZE)
     return [drawing.character for drawing in draw_font(job)]
 
 
@@ -62,7 +62,7 @@ def _font_tools(font: str) -> TTFont:
     return TTFont(font_file(font))
 
 
-def test_each_font_is_of_one_split_and_there_are_enough_of_each():
+def test_splits_are_disjoint():
     assert font_split() == FONTS
     assert list(FONTS) == ["train", "val", "test"]
     assert set(LIKE_TRAINING) <= {*FONTS["val"], *FONTS["test"]}
@@ -72,31 +72,31 @@ def test_each_font_is_of_one_split_and_there_are_enough_of_each():
 
 
 @pytest.mark.parametrize("font", ALL_FONTS)
-def test_the_glyph_that_a_font_names_is_the_character(font: str):
-    """The character map's glyph carries the Adobe Glyph List's name of the character: an independent record."""
+def test_glyph_name_matches_character(font: str):
+    """The name of the glyph is an independent reference: in the Adobe Glyph List, it is that of the character."""
     names = _font_tools(font).getBestCmap()
-    # The list gives these names to the characters' mathematical doubles.
-    doubles = {"\u2206": "Δ", "\u2126": "Ω", "\u00b5": "μ"}
-    for character in drawable(font, CHARACTERS):
+    # The list maps these names to the mathematical variants of the characters.
+    variants = {"\u2206": "Δ", "\u2126": "Ω", "\u00b5": "μ"}
+    for character in select_drawable(font, CHARACTERS):
         named = agl.toUnicode(names[ord(character)])
-        assert doubles.get(named, named) == character, f"{font} {names[ord(character)]}"
+        assert variants.get(named, named) == character, f"{font} {names[ord(character)]}"
 
 
-def test_code_points_that_computer_modern_draws_as_something_else_are_refused():
+def test_computer_modern_wrong_code_points_are_excluded():
     wrong = "<>\"'\\^_`{|}~$£¥Δ"
     for font in ("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"):
-        assert drawable(font, wrong) == ()
+        assert select_drawable(font, wrong) == ()
     names = _font_tools("cmr10").getBestCmap()
-    assert (names[ord("<")], names[ord("£")]) == ("exclamdown", "Theta")  # what the refusal is for
+    assert (names[ord("<")], names[ord("£")]) == ("exclamdown", "Theta")  # the wrong glyphs
 
 
-def test_characters_without_a_glyph_and_blank_drawings_are_refused(tmp_path: Path):
-    assert drawable("DejaVuSans", "A\u4e2d\ue000\u00a0") == ("A", "\u00a0")  # no CJK, nothing of private use
+def test_missing_glyphs_and_blank_drawings_are_excluded(tmp_path: Path):
+    assert select_drawable("DejaVuSans", "A\u4e2d\ue000\u00a0") == ("A", "\u00a0")  # no CJK, no private use area
     assert _draw("DejaVuSans", "A\u00a0B", tmp_path) == ["A", "B"]
     assert sorted(path.name for path in (tmp_path / "DejaVuSans").iterdir()) == ["U+0041.png", "U+0042.png"]
 
 
-def test_every_character_has_its_training_and_held_out_fonts(drawings):
+def test_every_character_is_in_all_splits(drawings):
     for character in CHARACTERS:
         fonts = {split: [font for font in FONTS[split] if character in drawings[font]] for split in FONTS}
         assert len(fonts["train"]) >= 8, character
@@ -105,15 +105,15 @@ def test_every_character_has_its_training_and_held_out_fonts(drawings):
 
 
 @pytest.mark.parametrize("font", ALL_FONTS)
-def test_size_and_position_follow_the_outline(font: str, drawings):
-    """Ink begins and ends where fontTools' outline says, at the fixed em over the fixed baseline, centred, unclipped."""
+def test_size_and_position_match_the_outline(font: str, drawings):
+    """The drawn area matches the outline of fontTools at the fixed em size and baseline; it is centred and not clipped."""
     tables = _font_tools(font)
     glyphs = tables.getBestCmap()
     scale = EM * SIZE / tables["head"].unitsPerEm
     for character, ink in drawings[font].items():
         outline = tables["glyf"][glyphs[ord(character)]]
         rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-        pixel = 1.5  # ink may cover a pixel in part, and hinting may move its edge
+        pixel = 1.5  # tolerance for partially covered pixels and hinting
         top, bottom = BASELINE * SIZE - outline.yMax * scale, BASELINE * SIZE - outline.yMin * scale
         assert rows[0] == pytest.approx(top, abs=pixel), character
         assert rows[-1] + 1 == pytest.approx(bottom, abs=pixel), character
@@ -124,24 +124,26 @@ def test_size_and_position_follow_the_outline(font: str, drawings):
 
 
 @pytest.mark.parametrize("font", ALL_FONTS)
-def test_drawings_agree_with_another_rasteriser(font: str, drawings):
-    """matplotlib's own FreeType, without hinting, eight times as large and averaged down: the same pictures."""
+def test_drawings_match_rasterizer_of_matplotlib(font: str, drawings):
+    """The reference is drawn by the FreeType of matplotlib without hinting, eight times larger and averaged down."""
     factor = 8
     face = FT2Font(str(font_file(font)))
     face.set_size(EM * SIZE * factor, 72)
-    third = list(drawings[font].items())[ALL_FONTS.index(font) % 3 :: 3]  # each character in a third of the fonts: time
+    third = list(drawings[font].items())[
+        ALL_FONTS.index(font) % 3 :: 3
+    ]  # a third of the characters per font, for speed
     for character, ink in third:
         face.set_text(character, 0.0, flags=LoadFlags.NO_HINTING)
         face.draw_glyphs_to_bitmap(antialiased=True)
         large = _trim(np.asarray(face.get_image()) / 255)
         drawn = _trim(ink)
         differences = []
-        for y, x in 2 * np.argwhere(np.ones((4, 4))):  # where the large picture's corner may lie within a small pixel
+        for y, x in 2 * np.argwhere(np.ones((4, 4))):  # offsets of the large image within a small pixel
             shape = drawn.shape[0] * factor - y, drawn.shape[1] * factor - x
-            fitted = np.zeros(shape)
+            aligned = np.zeros(shape)
             visible = large[: shape[0], : shape[1]]
-            fitted[: visible.shape[0], : visible.shape[1]] = visible
-            blocks = np.pad(fitted, ((y, 0), (x, 0))).reshape(drawn.shape[0], factor, drawn.shape[1], factor)
+            aligned[: visible.shape[0], : visible.shape[1]] = visible
+            blocks = np.pad(aligned, ((y, 0), (x, 0))).reshape(drawn.shape[0], factor, drawn.shape[1], factor)
             differences.append(np.abs(blocks.mean(axis=(1, 3)) - drawn).sum())
         assert min(differences) < 0.3 * drawn.sum(), f"{character}: {min(differences) / drawn.sum():.3f}"
 
@@ -152,13 +154,15 @@ def _trim(ink: np.ndarray) -> np.ndarray:
 
 
 def _closest(ink: np.ndarray) -> np.ndarray:
-    """(n, n) squared differences of (n, 40, 40) drawings, the least over shifts of one pixel; infinite on the diagonal."""
+    """Return the (n, n) squared differences of (n, 40, 40) drawings, minimal over shifts of one pixel; diagonal infinite."""
     flat = ink.reshape(len(ink), -1)
     norms = (flat**2).sum(axis=1)
     least = np.full((len(ink), len(ink)), np.inf)
     for y in (-1, 0, 1):
         for x in (-1, 0, 1):
-            shifted = np.roll(ink, (y, x), axis=(1, 2)).reshape(len(ink), -1)  # margins are blank: nothing wraps around
+            shifted = np.roll(ink, (y, x), axis=(1, 2)).reshape(
+                len(ink), -1
+            )  # the margins are blank, so no pixel wraps around
             least = np.minimum(least, norms[:, None] + norms[None, :] - 2 * flat @ shifted.T)
     np.fill_diagonal(least, np.inf)
     return least
@@ -177,8 +181,8 @@ def test_no_two_characters_look_alike(font: str, drawings):
     [("DejaVuSans", "Il"), ("DejaVuSans", "μµ"), ("DejaVuSerif-Italic", "uи"), ("STIXGeneral", "ШЩ"),
      ("STIXGeneralBol", "шщ"), ("DejaVuSerif", "AΑ"), ("DejaVuSansMono", "aа"), ("STIXGeneral", "oο")],
 )  # fmt: skip
-def test_the_measure_finds_look_alikes(font: str, pair: str, tmp_path: Path):
-    """Each of these was left out for its twin: the test above would fail with it."""
+def test_excluded_characters_look_alike(font: str, pair: str, tmp_path: Path):
+    """The second character of each pair is excluded because it looks like the first one."""
     assert pair[0] in CHARACTERS
     assert pair[1] not in CHARACTERS
     assert _draw(font, pair, tmp_path) == list(pair)
@@ -187,8 +191,8 @@ def test_the_measure_finds_look_alikes(font: str, pair: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("font", FONTS["val"] + FONTS["test"])
-def test_held_out_drawings_look_like_no_training_drawing_of_their_character(font: str, drawings, tmp_path: Path):
-    """And those that were left out for it do, by the measure that tells characters apart."""
+def test_held_out_drawings_differ_from_training_drawings(font: str, drawings, tmp_path: Path):
+    """The excluded drawings look like a training drawing, by the threshold for distinct characters."""
     missing = LIKE_TRAINING.get(font, "")
     draw_font(FontJob(font_file(font), tuple(missing), tmp_path / font, SIZE))
     for character in CHARACTERS:
@@ -203,12 +207,14 @@ def test_held_out_drawings_look_like_no_training_drawing_of_their_character(font
         assert (least < ALIKE) == (character in missing), f"{character}: {least:.2f}"
 
 
-def test_characters_are_many_and_distinct():
+def test_characters_are_distinct():
     assert len(CHARACTERS) == len(set(CHARACTERS)) >= 150
     assert all(unicodedata.normalize("NFC", character) == character for character in CHARACTERS)
 
 
-def test_a_matplotlib_without_its_fonts_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_font_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
-    with pytest.raises(DataError, match=r"cmr10\.ttf: this font of the glyphs corpus is missing: reinstall matplotlib"):
+    with pytest.raises(DataError) as error:
         font_file("cmr10")
+    assert (error.value.code, error.value.path) == ("glyph-font-missing", tmp_path / "fonts" / "ttf" / "cmr10.ttf")
+    assert "reinstall matplotlib" in error.value.message

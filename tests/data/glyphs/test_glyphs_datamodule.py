@@ -1,4 +1,4 @@
-"""The data module of the glyphs corpus, against M2KRDataModule on the same folder."""
+"""Tests of the data module of the glyphs corpus, compared with M2KRDataModule on the same folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ret_lightning.data.glyphs.glyphs_datamodule import GlyphsDataModule
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 
 
-def test_the_glyphs_corpus_is_read_by_the_same_reader(glyphs_root: Path) -> None:
+def test_batches_equal_those_of_m2kr_datamodule(glyphs_root: Path) -> None:
     tokenizer, transform = ClipTokenizer(), ImageTransform(40)
     own = GlyphsDataModule(tokenizer, transform, batch_size=16, seed=5)
     own.prepare_data()
@@ -26,7 +26,7 @@ def test_the_glyphs_corpus_is_read_by_the_same_reader(glyphs_root: Path) -> None
         break
 
 
-def test_glyphs_validate_on_their_own_files(glyphs_root: Path) -> None:
+def test_glyphs_validate_on_val_files(glyphs_root: Path) -> None:
     data = GlyphsDataModule(ClipTokenizer(), ImageTransform(40), batch_size=16)
     data.prepare_data()
     data.setup("fit")

@@ -1,4 +1,4 @@
-"""The manifest of a generated folder notices every file that is missing or altered."""
+"""Tests of the manifest of a generated folder: missing and modified files are found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = {"seed": 0, "nested": {"list": [1, "x"], "none": None}}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small folder with its manifest: several levels, an empty file, a name that is not ASCII."""
+    """Create a folder with a manifest, nested folders, an empty file and a name that is not ASCII."""
     for path, content in CONTENTS.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _with_other_settings(content: bytes) -> bytes:
-    """A manifest that is right in itself, of a folder made with another seed."""
+    """Return a valid manifest with another seed."""
     manifest = json.loads(content)
     manifest["settings"]["seed"] = 7
     manifest["digest"] = digest({"settings": manifest["settings"], "files": manifest["files"]})
@@ -41,14 +41,14 @@ def _without_a_file(content: bytes) -> bytes:
     return json.dumps(manifest).encode()
 
 
-def test_a_manifest_finds_its_folder_whole(folder: Path):
+def test_complete_folder_has_no_fault(folder: Path):
     assert find_fault(folder, SETTINGS) is None
-    assert find_fault(folder, {**SETTINGS, "seed": 1}) == "manifest.json is of other settings"
+    assert find_fault(folder, {**SETTINGS, "seed": 1}) == "manifest.json has different settings"
     assert find_fault(folder / "nowhere", SETTINGS) == "manifest.json is missing"
 
 
 @pytest.mark.parametrize("path", CONTENTS)
-def test_a_manifest_misses_any_file(folder: Path, path: str):
+def test_missing_file_is_a_fault(folder: Path, path: str):
     (folder / path).unlink()
     assert find_fault(folder, SETTINGS) == f"{path} is missing"
     (folder / path).mkdir()
@@ -58,18 +58,18 @@ def test_a_manifest_misses_any_file(folder: Path, path: str):
 @pytest.mark.parametrize(
     ("path", "change", "fault"),
     [
-        ("b/c/d", lambda _: b"12346", "b/c/d was altered"),
-        ("b/c/d", lambda _: b"", "b/c/d has 0 bytes where 5 were written"),
-        ("a", lambda _: b"x", "a has 1 bytes where 0 were written"),
-        ("manifest.json", lambda _: b"", "manifest.json is broken"),
-        ("manifest.json", lambda _: b"[]", "manifest.json is broken"),
-        ("manifest.json", lambda _: b"{}", "manifest.json is broken"),
-        ("manifest.json", lambda _: b"\xff\xfe\x00", "manifest.json is broken"),
-        ("manifest.json", lambda old: old[:-20], "manifest.json is broken"),
-        ("manifest.json", _without_a_file, "manifest.json was altered"),
-        ("manifest.json", _with_other_settings, "manifest.json is of other settings"),
+        ("b/c/d", lambda _: b"12346", "b/c/d was modified"),
+        ("b/c/d", lambda _: b"", "b/c/d has 0 bytes, expected 5"),
+        ("a", lambda _: b"x", "a has 1 bytes, expected 0"),
+        ("manifest.json", lambda _: b"", "manifest.json is not a valid manifest"),
+        ("manifest.json", lambda _: b"[]", "manifest.json is not a valid manifest"),
+        ("manifest.json", lambda _: b"{}", "manifest.json is not a valid manifest"),
+        ("manifest.json", lambda _: b"\xff\xfe\x00", "manifest.json is not a valid manifest"),
+        ("manifest.json", lambda old: old[:-20], "manifest.json is not a valid manifest"),
+        ("manifest.json", _without_a_file, "manifest.json was modified"),
+        ("manifest.json", _with_other_settings, "manifest.json has different settings"),
     ],
 )
-def test_a_manifest_notices_any_change(folder: Path, path: str, change: Callable[[bytes], bytes], fault: str):
+def test_modified_file_is_a_fault(folder: Path, path: str, change: Callable[[bytes], bytes], fault: str):
     rewrite(path, change)(folder)
     assert find_fault(folder, SETTINGS) == fault

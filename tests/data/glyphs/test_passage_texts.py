@@ -1,4 +1,4 @@
-"""The glyphs corpus's passage texts, against unicodedata, fontTools' copy of the Unicode blocks and CLIP's tokenizer."""
+"""Tests of the passage texts of the glyphs corpus, compared with unicodedata, fontTools and the tokenizer of CLIP."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ret_lightning.data.glyphs.passage_texts import (
 )
 
 
-def test_the_docstrings_examples():
+def test_docstring_examples():
     results = doctest.testmod(passage_texts)
     assert (results.failed, results.attempted) == (0, 2)
 
 
 def _stated(character: str, key: str) -> str | None:
-    """What the character's text says after a key such as `value`."""
+    """Return what follows a key such as `value` in the passage text of a character; None if the key is missing."""
     facts = passage_text(character).split(". ")[2:]
     found = [fact.removeprefix(f"{key} ") for fact in facts if fact.startswith(f"{key} ")]
     assert len(found) <= 1
@@ -44,14 +44,14 @@ def test_texts_begin_with_name_and_code_point():
         assert chr(int(code_point[2:], 16)) == character
 
 
-def test_texts_state_the_numbers_value():
+def test_texts_contain_numeric_value():
     for character in CHARACTERS:
         number, stated = unicodedata.numeric(character, None), _stated(character, "value")
         assert (stated is None) == (number is None), character
         assert stated is None or float(stated) == pytest.approx(number, abs=0.0005), character
 
 
-def test_texts_state_the_decomposition():
+def test_texts_contain_decomposition():
     for character in CHARACTERS:
         kind, *codes = ["", *unicodedata.decomposition(character).split()]
         if codes and codes[0].startswith("<"):
@@ -63,8 +63,8 @@ def test_texts_state_the_decomposition():
         assert _stated(character, "base:") == base, character
 
 
-def test_texts_name_the_category_of_symbols():
-    """In Unicode's long names. A letter's name says capital or small, a number has its value."""
+def test_texts_of_symbols_contain_category():
+    """Only symbols have a category, by its long Unicode name."""
     words = {"Sm": "math symbol", "Sc": "currency symbol", "So": "other symbol", "Po": "other punctuation"}
     words |= {"Ps": "open punctuation", "Pe": "close punctuation"}
     for character in CHARACTERS:
@@ -73,24 +73,24 @@ def test_texts_name_the_category_of_symbols():
         assert named == ([words[category]] if category[0] in "SP" else []), character
 
 
-def test_texts_name_the_block_that_fonttools_knows():
+def test_blocks_equal_those_of_fonttools():
     for character in CHARACTERS:
         assert block(character) == font_tools_unicodedata.block(character).lower()
         assert block(character) in passage_text(character).split(". ")
 
 
 @pytest.mark.parametrize("character", "ɐʰ\u0500\u2025₣\u2300あ")
-def test_a_block_that_is_not_listed_is_refused_or_right(character: str):
-    """Beside each listed block: never the neighbour's name."""
+def test_unlisted_block_is_an_error(character: str):
+    """Characters of the blocks next to the listed ones do not get the name of a listed block."""
     known = font_tools_unicodedata.block(character).lower()
     if known == "currency symbols":
         assert block(character) == known
         return
-    with pytest.raises(ValueError, match="lies in no block"):
+    with pytest.raises(ValueError, match="expected a character of a block"):
         block(character)
 
 
-def test_the_other_case_leads_back():
+def test_other_case_is_symmetric():
     for character in CHARACTERS:
         partner = other_case(character)
         if partner is not None:
@@ -121,10 +121,10 @@ def test_value(character: str, expected: str | None):
     assert value(character) == expected
 
 
-def test_texts_are_distinct_plain_and_short():
+def test_texts_are_distinct_ascii_and_short():
     texts = [passage_text(character) for character in CHARACTERS]
     assert len(set(texts)) == len(texts)
-    assert all(text.isascii() for text in texts)  # the character itself would give the image away
+    assert all(text.isascii() for text in texts)  # the character itself would identify the image
     tokenizer = SimpleTokenizer()
     longest = max(texts, key=lambda text: len(tokenizer.encode(text)))
-    assert len(tokenizer.encode(longest)) + 2 <= 32, longest  # start and end of text
+    assert len(tokenizer.encode(longest)) + 2 <= 32, longest  # start and end tokens

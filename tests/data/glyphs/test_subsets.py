@@ -1,4 +1,4 @@
-"""Rows of the glyphs subsets: what is asked, by which drawing, and the passage that answers."""
+"""Tests of the rows of the glyphs subsets: questions, drawings and positives."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ from ret_lightning.data.glyphs.subsets import (
 from ret_lightning.errors import DataError
 
 
-def test_coverage_names_a_character_that_too_few_fonts_draw():
+def test_character_in_too_few_fonts_is_an_error():
     drawn = {font: set(CHARACTERS) for fonts in font_split().values() for font in fonts}
     check_coverage(drawn)
     for font in font_split()["train"][:6]:
         drawn[font].remove("½")
-    with pytest.raises(DataError, match=r"^U\+00BD is drawn by 7 train fonts where the glyphs corpus needs 8"):
+    with pytest.raises(DataError) as error:
         check_coverage(drawn)
+    assert error.value.code == "glyph-fonts-too-few"
+    assert error.value.values == {"character": "½", "split": "train", "found": 7, "least": 8}
     for font in font_split()["train"]:
         drawn[font].add("½")
     for font in font_split()["test"]:
         drawn[font].remove("½")
-    with pytest.raises(DataError, match=r"^U\+00BD is drawn by 0 test fonts where the glyphs corpus needs 1"):
+    with pytest.raises(DataError) as error:
         check_coverage(drawn)
+    assert error.value.code == "glyph-fonts-too-few"
+    assert error.value.values == {"character": "½", "split": "test", "found": 0, "least": 1}
 
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, set[str]]:
-    """Every font draws every character."""
+    """Return all characters for every font."""
     return {font: set(CHARACTERS) for fonts in font_split().values() for font in fonts}
 
 
@@ -47,27 +51,27 @@ def character_of(passage_id: str) -> str:
 
 
 ASKED_FOR = {
-    "case": lambda shown: shown.swapcase(),
-    "base": lambda shown: unicodedata.normalize("NFD", shown)[0],
+    "case": lambda character: character.swapcase(),
+    "base": lambda character: unicodedata.normalize("NFD", character)[0],
 }
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_passage_answers_the_question_about_the_drawing(name: str, split: str, drawn: dict[str, set[str]]) -> None:
+def test_positive_answers_the_question(name: str, split: str, drawn: dict[str, set[str]]) -> None:
     rows = query_rows(name, split, drawn, seed=0)
     assert 0 < len(rows) <= QUERY_CAP[split]
     pool = {row["passage_id"]: row for row in passage_rows(name)}
-    shown_at = {image_path(font, character): character for font in font_split()[split] for character in CHARACTERS}
+    drawn_at = {image_path(font, character): character for font in font_split()[split] for character in CHARACTERS}
     for row in rows:
-        shown = shown_at[row["image_path"]]
-        assert character_of(row["passage_id"]) == ASKED_FOR.get(name, lambda shown: shown)(shown)
+        character = drawn_at[row["image_path"]]
+        assert character_of(row["passage_id"]) == ASKED_FOR.get(name, lambda character: character)(character)
         assert row["passage_text"] == pool[row["passage_id"]]["passage_text"]
         assert row["instruction"] == KINDS[name].instructions[0]
     assert len({row["data_id"] for row in rows}) == len({row["image_path"] for row in rows}) == len(rows)
 
 
-def test_queries_cover_as_many_characters_as_the_cap_allows(drawn: dict[str, set[str]]) -> None:
+def test_queries_cover_most_characters_within_cap(drawn: dict[str, set[str]]) -> None:
     for split in ("val", "test"):
         rows = query_rows("name", split, drawn, seed=0)
         times = Counter(row["passage_id"] for row in rows)
@@ -76,7 +80,7 @@ def test_queries_cover_as_many_characters_as_the_cap_allows(drawn: dict[str, set
         assert max(times.values()) - min(times.values()) <= 1
 
 
-def test_training_rows_ask_about_training_drawings_only(drawn: dict[str, set[str]]) -> None:
+def test_training_rows_use_training_drawings_only(drawn: dict[str, set[str]]) -> None:
     rows = training_rows(drawn, seed=0)
     paths = {image_path(font, character) for font in font_split()["train"] for character in CHARACTERS}
     assert {row["image_path"] for row in rows} == paths
@@ -89,7 +93,7 @@ def test_training_rows_ask_about_training_drawings_only(drawn: dict[str, set[str
     assert rows != training_rows(drawn, seed=1)
 
 
-def test_drawing_is_asked_about_in_different_phrasings(drawn: dict[str, set[str]]) -> None:
+def test_training_rows_have_distinct_phrasings(drawn: dict[str, set[str]]) -> None:
     asked = Counter(
         (row["subset"], row["image_path"], row["instruction"], row["question"]) for row in training_rows(drawn, seed=0)
     )
@@ -97,7 +101,7 @@ def test_drawing_is_asked_about_in_different_phrasings(drawn: dict[str, set[str]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_pool_has_every_character_once(name: str) -> None:
+def test_pool_contains_every_character_once(name: str) -> None:
     rows = list(passage_rows(name))
     assert [character_of(row["passage_id"]) for row in rows] == list(CHARACTERS)
     has_image = {row["passage_image_path"] is not None for row in rows}

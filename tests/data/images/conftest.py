@@ -1,4 +1,4 @@
-"""The cache of the tests of images."""
+"""Cache folder of the image tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache folder of the archive indexes, one for each test."""
+    """A cache folder of archive indexes per test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/ret_lightning/image_archives"

@@ -1,4 +1,4 @@
-"""The index of image archives: made once, renewed when an archive changes, and mapped into memory."""
+"""Index of image archives: caching, content and path normalization."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ import numpy as np
 import pytest
 
 from ret_lightning.data.images import archive_index
-from ret_lightning.data.images.archive_index import index_files, member_name, name_hash, path_inside
+from ret_lightning.data.images.archive_index import (
+    build_index_files,
+    hash_name,
+    normalize_image_path,
+    normalize_member_name,
+)
 from ret_lightning.data.images.archives import ImageArchives
 from ret_lightning.errors import DataError
-from ret_lightning.inputs.near_names import Near
+from ret_lightning.inputs.near_names import NearMatches
 from tests.support.archives import error_of, write_tar, write_zip
 
 
-def test_archive_index_names_variable(tmp_path: Path, blocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_error_names_variable(tmp_path: Path, blocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     (tmp_path / "a.tar").write_bytes(bytes(10240))
     with pytest.raises(DataError) as caught:
-        index_files([tmp_path / "a.tar"])
+        build_index_files([tmp_path / "a.tar"])
     assert caught.value.code == "archive-cache-not-written"
     assert "XDG_CACHE_HOME" in caught.value.message
 
 
-def test_of_equal_names_the_last_in_an_archive_and_the_first_archive_count(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_last_member_of_first_archive_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_tar(tmp_path / "b.tar", {"x.jpg": b"old", "y.jpg": b"y"})
     write_tar(tmp_path / "b.tar", {"./x.jpg": b"new"}, mode="a")
     with tarfile.open(tmp_path / "b.tar") as archive:
@@ -41,48 +44,48 @@ def test_of_equal_names_the_last_in_an_archive_and_the_first_archive_count(
     assert [archives.read(name) for name in ("x.jpg", "y.jpg", "z.jpg")] == [b"new", b"y", b"z"]
     assert len(archives) == 3
     assert (
-        f"1 names occur in several image archives, of which the first counts; one of them is in {tmp_path}/b.tar"
+        f"1 image names occur in several archives, of which the first is used; the first such name is in {tmp_path}/b.tar"
         in caplog.text
     )
     assert ImageArchives([tmp_path / "a.zip", tmp_path / "b.tar"]).read("x.jpg") == b"other"
 
 
-def test_the_index_is_made_once_and_again_when_an_archive_changes(tmp_path: Path, cache: Path) -> None:
+def test_index_is_rebuilt_when_archive_changes(tmp_path: Path, cache: Path) -> None:
     archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
-    first = index_files([archive])[0]
+    first = build_index_files([archive])[0]
     made = first.stat().st_mtime_ns
-    assert index_files([archive])[0] == first
+    assert build_index_files([archive])[0] == first
     assert first.stat().st_mtime_ns == made
     write_tar(archive, {"a.jpg": b"A", "b.jpg": b"b"})
     assert ImageArchives([archive]).read("a.jpg") == b"A"
     assert not first.exists()
-    changed = index_files([archive])[0]
+    changed = build_index_files([archive])[0]
     os.utime(archive, ns=(0, 0))
-    assert index_files([archive])[0] != changed
+    assert build_index_files([archive])[0] != changed
     assert len(list(cache.glob("*.npy"))) == 2
     assert not [path for path in cache.iterdir() if path.suffix not in (".npy", ".lock")]
 
 
-def test_an_index_of_another_version_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_of_other_version_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
     monkeypatch.setattr(archive_index, "VERSION", archive_index.VERSION - 1)
-    old = index_files([archive])
+    old = build_index_files([archive])
     for file in old:
         file.write_bytes(b"an array of other columns")
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert ImageArchives([archive]).read("a.jpg") == b"a"
-    assert not set(old) & set(index_files([archive]))
+    assert not set(old) & set(build_index_files([archive]))
 
 
-def test_half_an_index_is_made_again(tmp_path: Path) -> None:
+def test_incomplete_index_is_rebuilt(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
-    for file in index_files([archive]):
+    for file in build_index_files([archive]):
         file.unlink()
         assert error_of(ImageArchives([archive]).read, "A.jpg").near == ("a.jpg",)
 
 
-def test_an_index_takes_40_bytes_a_member_and_is_mapped(tmp_path: Path) -> None:
+def test_index_is_small_and_memory_mapped(tmp_path: Path) -> None:
     members = {f"sub/{i}.jpg": b"" for i in range(1000)}
     archives = ImageArchives([write_zip(tmp_path / "images.zip", members)])
     index, near = (file.stat().st_size for file in archives._index_files)
@@ -92,7 +95,7 @@ def test_an_index_takes_40_bytes_a_member_and_is_mapped(tmp_path: Path) -> None:
     assert isinstance(archives._near.base, np.memmap)
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_path_that_is_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -110,8 +113,8 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         ("", "."),
     ],
 )
-def test_spellings_of_a_path_are_one_name(path: str, name: str) -> None:
-    assert member_name(path) == name
+def test_equivalent_paths_have_one_member_name(path: str, name: str) -> None:
+    assert normalize_member_name(path) == name
 
 
 @pytest.mark.parametrize(
@@ -125,13 +128,13 @@ def test_spellings_of_a_path_are_one_name(path: str, name: str) -> None:
         ("a\0.jpg", "image-path-null-character"),
     ],
 )
-def test_path_that_leaves_the_root_is_refused(path: str, code: str) -> None:
-    error = error_of(path_inside, path, "images", lambda _: Near(()))
+def test_path_outside_root_is_refused(path: str, code: str) -> None:
+    error = error_of(normalize_image_path, path, "images", lambda _: NearMatches(()))
     assert (error.code, error.image) == (code, path)
-    assert path_inside("..a/b.jpg", "images", lambda _: Near(())) == "..a/b.jpg"
+    assert normalize_image_path("..a/b.jpg", "images", lambda _: NearMatches(())) == "..a/b.jpg"
 
 
-def test_hash_of_a_name_is_its_blake2b() -> None:
+def test_hash_name_is_blake2b() -> None:
     digest = hashlib.blake2b("ü/b.jpg".encode(), digest_size=16).digest()
-    assert name_hash("ü/b.jpg") == (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
-    assert name_hash("\udcff.jpg") != name_hash("?.jpg")  # bytes that are no UTF-8
+    assert hash_name("ü/b.jpg") == (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
+    assert hash_name("\udcff.jpg") != hash_name("?.jpg")  # bytes that are not valid UTF-8

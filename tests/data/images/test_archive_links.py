@@ -1,4 +1,4 @@
-"""Links in tar and zip archives lead to the members that unpacking the archive leads to."""
+"""Links in tar and zip archives resolve to the same files as after unpacking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HARD, SYMBOLIC = tarfile.LNKTYPE, tarfile.SYMTYPE
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Files, and links of every kind to them."""
+    """A folder of files with links of all kinds."""
     tree = tmp_path / "tree"
     (tree / "sub/deep").mkdir(parents=True)
     (tree / "sub/1.jpg").write_bytes(b"one")
@@ -43,8 +43,8 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def packed(tree: Path, way: str) -> Path:
-    """The tree as an archive, packed by the tools themselves."""
+def pack(tree: Path, way: str) -> Path:
+    """Pack the folder with tar or zip."""
     if shutil.which(way.split()[0]) is None:
         pytest.skip(f"{way.split()[0]} is not installed")
     archive = tree.parent / ("images.zip" if way.startswith("zip") else "images.tar")
@@ -58,21 +58,21 @@ def packed(tree: Path, way: str) -> Path:
     "way",
     ["tar", "tar --sparse", "tar --format=ustar", "tar --format=posix", "tar --format=posix --sparse", "zip -qry"],
 )
-def test_links_lead_to_what_unpacking_leads_to(tree: Path, way: str, sort: str) -> None:
-    if "ustar" not in way:  # which has 100 characters for a target
+def test_links_resolve_as_when_unpack(tree: Path, way: str, sort: str) -> None:
+    if "ustar" not in way:  # the format is limited to targets of 100 characters
         (tree / ("d" * 90)).mkdir()
         (tree / ("d" * 90) / ("long" * 20)).hardlink_to(tree / "ü.jpg")
-    archive = packed(tree, f"{way} --sort={sort}" if way.startswith("tar") else way)
+    archive = pack(tree, f"{way} --sort={sort}" if way.startswith("tar") else way)
     archives = ImageArchives([archive])
     files = [Path(folder) / name for folder, _, names in os.walk(tree, followlinks=True) for name in names]
-    assert len(files) >= 18  # those in linked folders too
+    assert len(files) >= 18  # including those in linked folders
     for file in files:
         assert archives.read(str(file.relative_to(tree))) == file.read_bytes(), file
         archives.find(str(file.relative_to(tree)))
 
 
 def write_links(path: Path, members: list[tuple[str, bytes | str, bytes]]) -> Path:
-    """A tar of (name, content, b"") for files, and (name, target, type) for links, in this order."""
+    """Write a tar with the members (name, content, b"") for files and (name, target, type) for links, in order."""
     with tarfile.open(path, "w") as archive:
         for name, content, kind in members:
             member = tarfile.TarInfo(name)
@@ -85,8 +85,8 @@ def write_links(path: Path, members: list[tuple[str, bytes | str, bytes]]) -> Pa
     return path
 
 
-def unpacked(archive: Path) -> Path:
-    """By GNU tar, which continues after a link whose target does not exist yet."""
+def unpack(archive: Path) -> Path:
+    """Unpack with GNU tar, which continues after a link whose target does not exist yet."""
     folder = archive.with_suffix("")
     folder.mkdir()
     subprocess.run(["tar", "-xf", archive, "-C", folder], check=False, capture_output=True)
@@ -111,19 +111,19 @@ def unpacked(archive: Path) -> Path:
 )
 def test_links_of_repeated_members(tmp_path: Path, members: list[tuple[str, bytes | str, bytes]]) -> None:
     archive = write_links(tmp_path / "images.tar", members)
-    folder, archives = unpacked(archive), ImageArchives([archive])
+    folder, archives = unpack(archive), ImageArchives([archive])
     names = [name for name, _, _ in members if not (folder / name).is_dir()]
     assert {name: archives.read(name) for name in names} == {name: (folder / name).read_bytes() for name in names}
 
 
-def test_a_hard_link_before_its_target(tmp_path: Path) -> None:
-    """Which tar cannot unpack."""
+def test_hard_link_before_target(tmp_path: Path) -> None:
+    """tar cannot unpack such an archive."""
     members = [("c", "b", HARD), ("b", "a", HARD), ("a", b"1", b"")]
     archives = ImageArchives([write_links(tmp_path / "images.tar", members)])
     assert [archives.read(name) for name in "abc"] == [b"1"] * 3
 
 
-def test_a_link_to_another_archive_of_the_list(tmp_path: Path) -> None:
+def test_link_to_other_archive(tmp_path: Path) -> None:
     first = write_links(tmp_path / "a.tar", [("sub/b.jpg", "../a.jpg", SYMBOLIC), ("sub/c.jpg", "x.jpg", SYMBOLIC)])
     archives = ImageArchives([first, write_tar(tmp_path / "b.tar", {"a.jpg": b"a"})])
     assert archives.read("sub/b.jpg") == b"a"
@@ -147,7 +147,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "target", "kind", "error_kind", "code"), REFUSED)
-def test_links_that_lead_nowhere_are_refused(
+def test_invalid_links_are_refused(
     tmp_path: Path, name: str, target: str, kind: bytes, error_kind: str, code: str
 ) -> None:
     members = [("sub/1.jpg", b"1", b""), *((name, target, kind) for name, target, kind, *_ in REFUSED)]
@@ -161,7 +161,7 @@ def test_links_that_lead_nowhere_are_refused(
             assert (error.link, error.target) == (name, target)
 
 
-def test_a_file_that_is_not_in_a_linked_folder(tmp_path: Path) -> None:
+def test_missing_file_in_linked_folder(tmp_path: Path) -> None:
     members = [("sub/1.jpg", b"1", b""), ("folder", "sub", SYMBOLIC), ("out", "..", SYMBOLIC)]
     archives = ImageArchives([write_links(tmp_path / "images.tar", members)])
     error = error_of(archives.read, "folder/1.JPEG")
@@ -174,16 +174,16 @@ def test_a_file_that_is_not_in_a_linked_folder(tmp_path: Path) -> None:
     assert error_of(archives.read, "out/1.jpg").code == "archive-link-outside"
 
 
-def test_links_of_a_changed_archive(tmp_path: Path) -> None:
+def test_link_in_changed_archive_is_refused(tmp_path: Path) -> None:
     archives = ImageArchives([write_links(tmp_path / "images.tar", [("a", b"1", b""), ("b", "a", SYMBOLIC)])])
     for content in (b"", bytes(10_000), b"x" * 10_000):
         (tmp_path / "images.tar").write_bytes(content)
         assert error_of(archives.read, "b").code == "archive-member-broken"
 
 
-def test_a_sparse_member_larger_than_any_image(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ret_lightning.data.images.archives.MOST_INFLATED", 1000)
-    archives = ImageArchives([packed(tree, "tar --sparse")])
+def test_sparse_member_above_size_limit_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ret_lightning.data.images.archives.MAX_INFLATED_BYTES", 1000)
+    archives = ImageArchives([pack(tree, "tar --sparse")])
     assert archives.read("sub/1.jpg") == b"one"
     with pytest.raises(DataError) as error:
         archives.read("sparse.bmp")

@@ -1,4 +1,4 @@
-"""Names in zip archives: UTF-8 with and without its flag, Info-ZIP's extra field, code page 437, and what is ambiguous."""
+"""Names in zip archives: UTF-8 with and without flag, Info-ZIP's extra field, code page 437, and ambiguous names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import NamedTuple
 import pytest
 
 from ret_lightning.data.images.archives import ImageArchives
+from ret_lightning.inputs.near_names import describe_difference
 from tests.support.archives import error_of
 
 UTF8_FLAG = 0x800
 
 
 class Raw(NamedTuple):
-    """A stored member: its name undecoded, content, flags, extra field."""
+    """A stored member: undecoded name, content, flags and extra field."""
 
     name: bytes
     content: bytes = b"content"
@@ -29,13 +30,13 @@ class Raw(NamedTuple):
 
 
 def unicode_path(name: str, of: bytes, version: int = 1) -> bytes:
-    """Info-ZIP's extra field for a raw name."""
+    """Return Info-ZIP's extra field for a raw name."""
     data = bytes([version]) + struct.pack("<I", zlib.crc32(of)) + name.encode()
     return b"UT\x05\0\1\0\0\0\0" + struct.pack("<HH", 0x7075, len(data)) + data
 
 
 def write_raw_zip(path: Path, members: list[Raw]) -> Path:
-    """zipfile sets the flag of UTF-8 itself, so the archive is put together here."""
+    """Write a zip without zipfile, which sets the UTF-8 flag automatically."""
     body, directory = b"", b""
     for name, content, flags, extra in members:
         state = struct.pack("<HHHHIII", flags, 0, 0, 0x21, zlib.crc32(content), len(content), len(content))
@@ -58,7 +59,7 @@ NFC, NFD = (unicodedata.normalize(form, "über/Å.png") for form in ("NFC", "NFD
     [
         pytest.param(Raw(NFC.encode(), flags=UTF8_FLAG), NFC, id="UTF-8 with flag"),
         pytest.param(Raw(NFC.encode()), NFC, id="UTF-8 without flag"),
-        pytest.param(Raw(NFD.encode()), NFD, id="decomposed, as macOS writes it"),
+        pytest.param(Raw(NFD.encode()), NFD, id="decomposed, as written by macOS"),
         pytest.param(Raw("日本語.png".encode()), "日本語.png", id="Japanese"),
         pytest.param(Raw("üüß.png".encode("cp437")), "üüß.png", id="code page 437"),
         pytest.param(Raw(b"_ber.png", extra=unicode_path("über.png", b"_ber.png")), "über.png", id="extra field"),
@@ -67,7 +68,7 @@ NFC, NFD = (unicodedata.normalize(form, "über/Å.png") for form in ("NFC", "NFD
         pytest.param(Raw(b"plain/a.png"), "plain/a.png", id="ASCII"),
     ],
 )
-def test_a_name_in_every_encoding(tmp_path: Path, member: Raw, name: str) -> None:
+def test_names_in_all_encodings(tmp_path: Path, member: Raw, name: str) -> None:
     archives = ImageArchives([write_raw_zip(tmp_path / "images.zip", [member])])
     assert archives.read(name) == b"content"
     assert error_of(archives.read, "x" + name.upper()).near == ()
@@ -76,7 +77,7 @@ def test_a_name_in_every_encoding(tmp_path: Path, member: Raw, name: str) -> Non
 
 @pytest.mark.skipif(shutil.which("zip") is None or shutil.which("unzip") is None, reason="Info-ZIP is not installed")
 @pytest.mark.parametrize("options", [[], ["-UN=UTF8"]])
-def test_names_as_info_zip_writes_them(tmp_path: Path, options: list[str]) -> None:
+def test_names_written_by_info_zip(tmp_path: Path, options: list[str]) -> None:
     tree = tmp_path / "tree"
     (tree / "Ordner ä").mkdir(parents=True)
     names = ["über.png", "Ordner ä/" + NFD.partition("/")[2], "日本語.png", "plain.png"]
@@ -90,7 +91,7 @@ def test_names_as_info_zip_writes_them(tmp_path: Path, options: list[str]) -> No
     assert all((tmp_path / "out" / name).read_bytes() == name.encode() for name in names)
 
 
-def test_two_members_that_decode_to_one_name_are_refused(tmp_path: Path) -> None:
+def test_members_with_equal_decoded_name_are_refused(tmp_path: Path) -> None:
     raw = [name.encode(encoding) for name, encoding in (("ü.png", "utf-8"), ("ü.png", "cp437"))]
     members = [Raw(raw[0], b"1"), Raw(raw[1], b"2"), Raw(b"a.png", b"3"), Raw(raw[0], b"4")]
     archives = ImageArchives([write_raw_zip(tmp_path / "images.zip", members)])
@@ -101,12 +102,12 @@ def test_two_members_that_decode_to_one_name_are_refused(tmp_path: Path) -> None
     assert archives.read("a.png") == b"3"
 
 
-def test_one_name_twice_is_not_ambiguous(tmp_path: Path) -> None:
+def test_repeated_raw_name_is_not_ambiguous(tmp_path: Path) -> None:
     members = [Raw("ü.png".encode(), b"1"), Raw("ü.png".encode(), b"2", UTF8_FLAG)]
     assert ImageArchives([write_raw_zip(tmp_path / "images.zip", members)]).read("ü.png") == b"2"
 
 
-def test_what_macos_adds_does_not_clash(tmp_path: Path) -> None:
+def test_macos_metadata_members_do_not_clash(tmp_path: Path) -> None:
     members = [
         Raw(b"sub/1.png", b"image"),
         Raw(b"__MACOSX/sub/._1.png", b"resource fork"),
@@ -120,8 +121,9 @@ def test_what_macos_adds_does_not_clash(tmp_path: Path) -> None:
     assert error_of(archives.read, "1.png").near == ("sub/1.png",)
 
 
-def test_a_name_in_the_other_normalisation_is_a_near_match(tmp_path: Path) -> None:
+def test_other_unicode_normalisation_is_near_match(tmp_path: Path) -> None:
     archives = ImageArchives([write_raw_zip(tmp_path / "images.zip", [Raw(NFD.encode())])])
     error = error_of(archives.read, NFC)
     assert error.near == (NFD,)
+    assert describe_difference(NFC, NFD) == "Unicode normalisation"
     assert "(Unicode normalisation)" in error.message

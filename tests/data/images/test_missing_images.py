@@ -1,4 +1,4 @@
-"""Images that rows name, looked for before any is needed."""
+"""Check for missing images of rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.data.images.missing_images import check_images
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import Passage
 from ret_lightning.errors import ConfigError, DataError
 
@@ -17,16 +17,18 @@ def passages(tmp_path: Path) -> list[Passage]:
     for number in range(2):
         (tmp_path / f"{number}.png").touch()
     images = [None, "0.png", "1.png", None, "0.png"]
-    return [Passage(f"p{i}", "x", image, None, Place(Path("a.jsonl"), i + 1)) for i, image in enumerate(images)]
+    return [
+        Passage(f"p{i}", "x", image, None, SourceLocation(Path("a.jsonl"), i + 1)) for i, image in enumerate(images)
+    ]
 
 
-def test_images_need_a_root(passages: list[Passage]) -> None:
+def test_images_need_image_root(passages: list[Passage]) -> None:
     with pytest.raises(ConfigError) as error:
         check_images(passages, None)
     assert (error.value.code, error.value.line, error.value.found) == ("image-root-not-given", 2, "0.png")
 
 
-def test_missing_images_are_counted_before_encoding(passages: list[Passage], tmp_path: Path) -> None:
+def test_missing_images_are_counted(passages: list[Passage], tmp_path: Path) -> None:
     check_images(passages, str(tmp_path))
     named = [passage for passage in passages if passage.image_path is not None]
     for passage in named:
@@ -34,4 +36,4 @@ def test_missing_images_are_counted_before_encoding(passages: list[Passage], tmp
     with pytest.raises(DataError) as error:
         check_images(passages, str(tmp_path))
     assert (error.value.code, error.value.missing) == ("image-missing", len({p.image_path for p in named}))
-    assert str(named[0].place) in error.value.message
+    assert str(named[0].location) in error.value.message

@@ -1,7 +1,8 @@
-"""Images from folders, archives and rows, to pixels; refusals name image and row in one line."""
+"""Image sources and the image reader; errors name image and row in one line."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.images.sources import ImageArchives, ImageFolder, ImageReader, image_source
-from ret_lightning.data.rows import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from tests.support.archives import error_of, write_tar, write_zip
@@ -21,7 +22,7 @@ from tests.support.m2kr_folder import write_folder
 @pytest.mark.parametrize(
     "path", ["../a.jpg", "..", "sub/../../a.jpg", "/etc/passwd", "/a.jpg", "./../a.jpg", "//a.jpg"]
 )
-def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> None:
+def test_path_outside_source_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "a.jpg").write_bytes(b"outside")
     (tmp_path / "images").mkdir()
     archive = write_tar(tmp_path / "images.tar", {"../a.jpg": b"a", "a.jpg": b"a", "/etc/passwd": b"a"})
@@ -30,20 +31,20 @@ def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> No
         assert (error.kind, error.code, error.image) == ("path_outside", "image-path-outside", path)
 
 
-def test_missing_folder_is_not_a_missing_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folder_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = error_of(ImageFolder(tmp_path / "images").read, "sub/a.png")
     assert (error.kind, error.code, error.path) == ("missing_image", "image-folder-missing", str(tmp_path / "images"))
     (tmp_path / "images").mkdir()
     assert error_of(ImageFolder(tmp_path / "images").read, "sub/a.png").code == "image-missing"
     (tmp_path / "file").touch()
     assert error_of(ImageFolder(tmp_path / "file").find, "a.png").code == "image-folder-is-file"
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # tests may run as root, who may open everything
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root can open every folder
     with pytest.raises(DataError) as refused:
         ImageFolder(tmp_path / "images").check()
     assert refused.value.code == "image-folder-not-readable"
 
 
-def test_paths_within_a_folder(tmp_path: Path) -> None:
+def test_paths_within_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/a.jpg").write_bytes(b"a")
     folder = tmp_path / "images"
@@ -51,7 +52,7 @@ def test_paths_within_a_folder(tmp_path: Path) -> None:
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "..a.jpg").write_bytes(b"dots")
     source = ImageFolder(folder)
-    assert source.read("linked/a.jpg") == b"a"  # who made the folder made the link
+    assert source.read("linked/a.jpg") == b"a"  # links in the folder are trusted
     assert source.read("linked/../..a.jpg") == b"dots"
     assert error_of(source.read, "none.jpg").kind == "missing_image"
     assert error_of(source.read, "linked").kind == "unreadable_image"
@@ -60,7 +61,7 @@ def test_paths_within_a_folder(tmp_path: Path) -> None:
         assert (error.kind, error.code) == ("missing_image", code)
 
 
-def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_names_keep_surrounding_spaces(tmp_path: Path) -> None:
     members = {" lead.png": b"lead", "sub/trail.png ": b"trail", "plain.png": b"plain"}
     (tmp_path / "images/sub").mkdir(parents=True)
     for name, content in members.items():
@@ -85,7 +86,7 @@ def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
 # Names in a config.
 
 
-def test_folders_archives_patterns_and_lists(tmp_path: Path) -> None:
+def test_image_source_of_folders_archives_and_patterns(tmp_path: Path) -> None:
     for name in ("shards/b.tar", "shards/a.tar", "shards/deep/c.tar"):
         write_tar(tmp_path / name, {f"{name}.jpg": name.encode()})
     write_zip(tmp_path / "d.zip", {"d.jpg": b"d"})
@@ -117,18 +118,18 @@ def test_folders_archives_patterns_and_lists(tmp_path: Path) -> None:
 # The reader.
 
 
-def test_the_reader_takes_paths_and_bytes_and_names_the_row(tmp_path: Path) -> None:
+def test_reader_accepts_paths_and_bytes(tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
     image.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
-    transform, place = ImageTransform(32), Place(tmp_path / "rows.jsonl", 3)
+    transform, location = ImageTransform(32), SourceLocation(tmp_path / "rows.jsonl", 3)
     expected = transform(image)
     archive = write_tar(tmp_path / "a.tar", {"a.png": (tmp_path / "a.png").read_bytes()})
     for source in (tmp_path, str(tmp_path), ImageArchives([archive])):
-        assert torch.equal(ImageReader(source, transform)("a.png", place, "wit"), expected)
+        assert torch.equal(ImageReader(source, transform)("a.png", location, "wit"), expected)
     read = ImageReader(tmp_path, transform)
-    assert torch.equal(read((tmp_path / "a.png").read_bytes(), place, "wit"), expected)
-    turned = read("a.png", place, "wit", augment=lambda picture: picture.rotate(180))
+    assert torch.equal(read((tmp_path / "a.png").read_bytes(), location, "wit"), expected)
+    turned = read("a.png", location, "wit", augment=lambda picture: picture.rotate(180))
     assert torch.equal(turned, transform(image.rotate(180)))
     for given_image, kind, code, named in (
         ("none.png", "missing_image", "image-missing", "none.png"),
@@ -137,25 +138,27 @@ def test_the_reader_takes_paths_and_bytes_and_names_the_row(tmp_path: Path) -> N
         (b"no image", "unreadable_image", "image-format-unknown", "image in the row"),
         (b"", "unreadable_image", "image-empty", "image in the row"),
     ):
-        error = error_of(read, given_image, place, "wit")
+        error = error_of(read, given_image, location, "wit")
         assert (error.kind, error.code) == (kind, code)
-        assert error.message.startswith(f"{place} (subset wit): ")
+        assert error.message.startswith(f"{location} (subset wit): ")
         assert named in error.message
-    too_large = error_of(ImageReader(tmp_path, transform, max_pixels=6299), "a.png", place, "wit")
+    too_large = error_of(ImageReader(tmp_path, transform, max_pixels=6299), "a.png", location, "wit")
     assert (too_large.kind, too_large.code, too_large.allowed) == ("image_too_large", "image-too-large", 6299)
 
 
-def test_the_reader_decodes_at_a_reduced_size_where_the_transform_allows_it(tmp_path: Path) -> None:
+def test_reader_decodes_at_reduced_scale(tmp_path: Path) -> None:
     Image.new("RGB", (640, 480)).save(tmp_path / "a.jpg")
     sizes = []
     for reduce in (False, True):
         reader = ImageReader(tmp_path, ImageTransform(40, reduce=reduce))
-        reader("a.jpg", Place(tmp_path, 1), "wit", augment=lambda picture: sizes.append(picture.size) or picture)
+        reader(
+            "a.jpg", SourceLocation(tmp_path, 1), "wit", augment=lambda picture: sizes.append(picture.size) or picture
+        )
     assert sizes == [(640, 480), (160, 120)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_module_reads_the_same_from_archives(tmp_path: Path, workers: int) -> None:
+def test_data_module_reads_same_pixels_from_archives(tmp_path: Path, workers: int) -> None:
     root = write_folder(tmp_path / "m2kr")
     images = root / "images/m2kr/images"
     files = {str(path.relative_to(images)): path.read_bytes() for path in images.rglob("*.png")}
@@ -177,5 +180,11 @@ def test_a_data_module_reads_the_same_from_archives(tmp_path: Path, workers: int
         for one, other in zip(got, expected, strict=True):
             ours, theirs = (b.queries if hasattr(b, "queries") else b.inputs for b in (one, other))
             assert torch.equal(ours.pixel_values, theirs.pixel_values)
-    with pytest.raises(DataError, match=r"image sub/\d+\.png is too large: it has 576 pixels \(24 by 24\)"):
+    with pytest.raises(DataError) as error:
         batches("images/m2kr/images", max_image_pixels=575)
+    assert (error.value.code, error.value.found, error.value.allowed) == (
+        "image-too-large",
+        "576 pixels (24 x 24)",
+        575,
+    )
+    assert re.search(r"image sub/\d+\.png ", error.value.message)

@@ -1,4 +1,4 @@
-"""What a layout has without saying anything, and the published results of all layouts."""
+"""Tests of the defaults of a layout, and of the list of published results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_defaults_of_a_layout(tmp_path: Path) -> None:
     layout.image_source().find("x.png")
 
 
-def test_published_results_come_once_per_publication() -> None:
+def test_published_results_are_listed_once() -> None:
     class Again(M2KRLayout):
         pass
 

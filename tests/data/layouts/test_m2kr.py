@@ -1,7 +1,8 @@
-"""The ReT-M2KR layout: which file holds what, and the subsets that are read from it."""
+"""Tests of the ReT-M2KR layout: its files and its subsets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def module(root: Path, **options) -> M2KRDataModule:
     return data
 
 
-def test_older_copies_keep_all_json_lines_in_one_folder(root: Path) -> None:
+def test_all_files_may_share_one_folder(root: Path) -> None:
     flat = root / "all"
     flat.mkdir()
     for file in sorted((root / "jsonl").rglob("*.jsonl")):
@@ -34,21 +35,21 @@ def test_older_copies_keep_all_json_lines_in_one_folder(root: Path) -> None:
     assert [s.name for s in data.evaluation_subsets("test")] == ["wit", "infoseek", "evqa", "okvqa"]
 
 
-def test_validation_may_search_a_smaller_pool_that_holds_all_positives(tmp_path: Path) -> None:
+def test_sampled_validation_pool_contains_all_positives(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m2kr")
-    for size, left in ((1, None), (PASSAGES - 2, PASSAGES - 2), (PASSAGES, PASSAGES), (500, PASSAGES)):
+    for size, expected in ((1, None), (PASSAGES - 2, PASSAGES - 2), (PASSAGES, PASSAGES), (500, PASSAGES)):
         pools = []
         for _ in range(2):
             data = module(root, limit=4, validation_pool=size)
             (subset,) = [s for s in data.evaluation_subsets("val") if s.name == "wit"]
             (whole,) = [s for s in data.evaluation_subsets("test") if s.name == "wit"]
             pools.append([passage.passage_id for passage in subset.pool])
-        wanted = {passage_id for query in subset.queries for passage_id in query.passage_ids}
-        everything = [passage.passage_id for passage in whole.pool]
-        assert len(everything) == PASSAGES
-        assert pools[0] == pools[1] == [p for p in everything if p in set(pools[0])]
-        assert wanted & set(everything) <= set(pools[0])
-        assert len(pools[0]) == (left or len(wanted & set(everything)))
+        full = [passage.passage_id for passage in whole.pool]
+        positives = {passage_id for query in subset.queries for passage_id in query.passage_ids} & set(full)
+        assert len(full) == PASSAGES
+        assert pools[0] == pools[1] == [p for p in full if p in set(pools[0])]
+        assert positives <= set(pools[0])
+        assert len(pools[0]) == (expected or len(positives))
 
 
 def test_subsets_and_pools_are_those_with_files(root: Path) -> None:
@@ -57,11 +58,18 @@ def test_subsets_and_pools_are_those_with_files(root: Path) -> None:
         (tests / name).write_text("{}")
     (pools / "birds_passages_test.parquet").write_text("")
     files = M2KRLayout(root)
-    assert files.subsets() == ["wit", "infoseek", "evqa", "okvqa", "apes", "birds"]  # the paper's order, then by name
+    assert files.subsets() == [
+        "wit",
+        "infoseek",
+        "evqa",
+        "okvqa",
+        "apes",
+        "birds",
+    ]  # in the order of the paper, then sorted
     assert files.pools() == ["birds", "evqa", "infoseek", "okvqa", "wit"]
 
 
-def test_first_suffix_is_taken(root: Path) -> None:
+def test_first_suffix_has_priority(root: Path) -> None:
     folder = root / "jsonl/m2kr/test"
     other = write(folder / "wit_test.jsonl.gz", ROWS)
     assert [path.name for path in M2KRLayout(root).query_files("wit", "test").paths] == ["wit_test.jsonl"]
@@ -70,7 +78,7 @@ def test_first_suffix_is_taken(root: Path) -> None:
     assert [path.name for path in M2KRLayout(root).query_files("evqa", "test").paths] == ["evqa_test_m2kr.jsonl"]
 
 
-def test_validation_is_a_file_of_its_own(root: Path) -> None:
+def test_validation_queries_come_from_val_file(root: Path) -> None:
     files = M2KRLayout(root)
     assert not files.has_validation("wit")
     write_lines(root / "jsonl/m2kr/val/wit_val.jsonl", [query("wit", 2)])
@@ -79,15 +87,16 @@ def test_validation_is_a_file_of_its_own(root: Path) -> None:
     assert load_subset(files, "wit", "val", "test").source == "test"
 
 
-@pytest.mark.parametrize(("folder", "code"), [("nowhere", "missing-data-root"), (".", "missing-corpus-file")])
-def test_missing_files_are_named(tmp_path: Path, folder: str, code: str) -> None:
-    for open_files in (lambda files: files.training_files(), lambda files: files.passage_files("wit")):
+@pytest.mark.parametrize("open_files", [lambda files: files.training_files(), lambda files: files.passage_files("wit")])
+def test_missing_file_error_has_code_and_path(tmp_path: Path, open_files: Callable[[M2KRLayout], object]) -> None:
+    for folder, code in ((tmp_path / "nowhere", "missing-data-root"), (tmp_path, "missing-corpus-file")):
         with pytest.raises(DataError) as error:
-            open_files(M2KRLayout(tmp_path / folder))
+            open_files(M2KRLayout(folder))
         assert error.value.code == code
+        assert error.value.path.startswith(str(folder))
 
 
-def test_a_published_row_has_a_value_for_each_column() -> None:
+def test_published_models_have_all_columns() -> None:
     columns, models = M2KR_PUBLISHED.metrics, M2KR_PUBLISHED.models
     assert len(columns) == 11
     assert {len(values) for values in models.values()} == {11}

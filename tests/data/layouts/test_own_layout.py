@@ -1,4 +1,4 @@
-"""A layout of the user's own: one file and one config, other file names and other fields, through the commands."""
+"""Tests of a user-defined layout, with its own file names and fields, through the commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.config.targets.allowed_targets import OWN_PACKAGES
-from ret_lightning.evaluation.published_results import main_metrics
+from ret_lightning.evaluation.published_results import select_main_metrics
 from tests.support.m2kr_folder import TRAIN, read, write_folder, write_lines
 from tests.support.small_runs import small_run
 
@@ -29,9 +29,9 @@ NAMES = {
 
 
 class MuseumRows(RowParser):
-    def fields(self, content, place):
-        row = super().fields(content, place)
-        return RowFields({NAMES.get(name, name): value for name, value in row.values.items()}, row.place)
+    def fields(self, content, location):
+        row = super().fields(content, location)
+        return RowFields({NAMES.get(name, name): value for name, value in row.values.items()}, row.location)
 
 
 @dataclass
@@ -78,7 +78,7 @@ def renamed(rows: list[dict]) -> list[dict]:
 
 @pytest.fixture
 def museum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
-    """A folder in the layout of ReT-M2KR, the same corpus in the own layout, and a folder of configs."""
+    """Create a corpus in the layout of ReT-M2KR, the same corpus in the custom layout, and a config folder."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "tests_data_museum.py").write_text(LAYOUT)
     (tmp_path / "conf" / "data").mkdir(parents=True)
@@ -104,7 +104,7 @@ def museum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
-def test_own_layout_trains_and_evaluates_as_m2kr_does(
+def test_custom_layout_metrics_equal_m2kr(
     call: Callable[..., int], museum: tuple[Path, Path, Path], tmp_path: Path, reading: str
 ) -> None:
     m2kr, own, configs = museum
@@ -135,13 +135,15 @@ def test_own_layout_trains_and_evaluates_as_m2kr_does(
             "data.subsets=[vases,coins]",
         ) == 0  # fmt: skip
         assert json.loads((evaluated / "metrics.json").read_text()) == metrics[-1]
-    ours, theirs = metrics
-    main = {name for name in ours if "main_" in name}
-    assert {n: v for n, v in ours.items() if n not in main} == {n: v for n, v in theirs.items() if n not in main}
-    assert main_metrics("vases", ["recall@3", "recall@5"]) == ["recall@3"]  # what its publication reports
+    m2kr_metrics, museum_metrics = metrics
+    main = {name for name in m2kr_metrics if "main_" in name}
+    assert {n: v for n, v in m2kr_metrics.items() if n not in main} == {
+        n: v for n, v in museum_metrics.items() if n not in main
+    }
+    assert select_main_metrics("vases", ["recall@3", "recall@5"]) == ["recall@3"]  # the published metric
 
 
-def test_own_layout_is_checked(
+def test_check_reports_bad_row_of_custom_layout(
     call: Callable[..., int], museum: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, own, configs = museum

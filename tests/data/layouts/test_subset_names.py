@@ -1,4 +1,4 @@
-"""The subset of a training row, from its fields."""
+"""Tests of the subset of a training row."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NAMES = SubsetNames(["wit", "WITH", "okvqa", "e-vqa", "wit"])
         (None, "E-VQA.3", "e-vqa"),
         (None, "my_okvqa_1", UNKNOWN),  # only at the beginning
         (None, "", UNKNOWN),
-        ("OKVQA", "wit_1", "okvqa"),  # the field wins, in the spelling of the known name
+        ("OKVQA", "wit_1", "okvqa"),  # the field has priority; the spelling is that of the known name
         ("birds", "wit_1", "birds"),
     ],
 )
-def test_subset_of_a_row(subset: str | None, data_id: str, name: str) -> None:
+def test_subset_of_row(subset: str | None, data_id: str, name: str) -> None:
     assert NAMES(subset, data_id) == name
 
 

@@ -1,9 +1,10 @@
-"""NaN, null and gaps in a column are missing in every reader of rows; Infinity is refused; whole floats are whole numbers."""
+"""Missing values, infinite numbers and floats without a fractional part, in all readers of rows."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 from ret_lightning import M2KRDataModule
 from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.data.checks.corpus_check import CorpusCheck
+from ret_lightning.data.readers.fields import RowFields
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, parse_pair, parse_passage, parse_query
 from ret_lightning.errors import DataError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
@@ -29,7 +31,7 @@ from ret_lightning.search.answer import _read_queries
 from ret_lightning.search.passages import read_passages
 from tests.support.m2kr_folder import TRAIN, read, write_folder
 
-PLACE = Place(Path("rows.jsonl"), 7)
+LOCATION = SourceLocation(Path("rows.jsonl"), 7)
 PARSERS = (parse_query, parse_pair, parse_passage)
 ROW = {
     "data_id": "wit_1",
@@ -49,21 +51,21 @@ ROW = {
 
 
 def outcome(parse: Callable, content: object) -> tuple:
-    """What becomes of a row: the parsed row, or the error."""
+    """Return the parsed row, or the code, kind, message and values of the error."""
     try:
-        return "row", parse(content, PLACE)
+        return "row", parse(content, LOCATION)
     except DataError as error:
         return error.code, error.kind, error.message, repr(error.values)
 
 
 def paths(value: Any, path: tuple = ()) -> list[tuple]:
-    """The paths of all values inside a value."""
+    """Return the paths of all nested values."""
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path] * bool(path) + [inner for key, child in children for inner in paths(child, (*path, key))]
 
 
 def replaced(value: Any, path: tuple, new: Any) -> Any:
-    """A copy of a value with another one at a path."""
+    """Return a copy of a nested value with another value at a path."""
     if not path:
         return new
     copy = value.copy()
@@ -93,25 +95,25 @@ def test_nan_is_null(path: tuple) -> None:
 
 @pytest.mark.parametrize("path", paths(ROW), ids=str)
 @pytest.mark.parametrize("number", [math.inf, -math.inf])
-def test_infinity_is_refused(path: tuple, number: float) -> None:
+def test_infinite_number_is_refused(path: tuple, number: float) -> None:
     row = replaced(ROW, path, number)
     for parse in PARSERS:
         for content in (json.dumps(row), json.dumps(row).encode(), row):
             with pytest.raises(DataError) as error:
-                parse(content, PLACE)
+                parse(content, LOCATION)
             found = error.value
-            assert (found.code, found.path, found.line) == ("infinite-number", PLACE.file, 7)
+            assert (found.code, found.path, found.line) == ("infinite-number", LOCATION.file, 7)
             assert (found.key, found.found) == (path[0], number)
-            assert found.message.startswith(f"rows.jsonl:7: field {path[0]} holds {json.dumps(number)}; ")
+            assert found.message.startswith(f"rows.jsonl:7: field {path[0]}: ")
     assert M2KR_ROWS.parse_subset(row) == (None, "")
 
 
 @pytest.mark.parametrize("field", ["data_id", "passage_id", "answer", "question"])
-def test_number_beyond_floats_is_no_value(field: str) -> None:
-    """1e999 is JSON, but Python reads it as infinite."""
+def test_number_too_large_for_float_is_refused(field: str) -> None:
+    """1e999 is valid JSON, which Python reads as infinity."""
     line = json.dumps({**ROW, field: "number"}).replace('"number"', "1e999")
     with pytest.raises(DataError) as error:
-        parse_query(line, PLACE)
+        parse_query(line, LOCATION)
     assert (error.value.code, error.value.key, error.value.found) == ("field-type", field, math.inf)
 
 
@@ -129,17 +131,17 @@ def test_number_beyond_floats_is_no_value(field: str) -> None:
         ([], ()),
     ],
 )
-def test_answers(answer: object, expected: tuple[str, ...]) -> None:
+def test_answers_are_strings(answer: object, expected: tuple[str, ...]) -> None:
     row = {**ROW, "answer": answer}
     for content in (row, json.dumps(row)):
-        query = parse_query(content, PLACE)
+        query = parse_query(content, LOCATION)
         assert query.answers == expected
         assert has_answers([query.answers]).tolist() == [bool(expected)]
 
 
-def test_missing_negative_is_left_out() -> None:
+def test_missing_negative_is_skipped() -> None:
     negatives = [None, {"passage_id": 7.0, "passage_text": "No."}, math.nan]
-    pair = parse_pair({**ROW, "negative_passages": negatives}, PLACE)
+    pair = parse_pair({**ROW, "negative_passages": negatives}, LOCATION)
     assert [negative.passage_id for negative in pair.negatives] == ["7"]
 
 
@@ -155,7 +157,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ROW)), values, max_size=4), st.sampled_from(PARSERS))
-def test_any_row_with_nan_is_the_row_with_null(fields: dict, parse: Callable) -> None:
+def test_any_nan_is_read_as_null(fields: dict, parse: Callable) -> None:
     row = {**ROW, **fields}
     expected = outcome(parse, without_nan(row))
     assert outcome(parse, row) == expected
@@ -165,8 +167,8 @@ def test_any_row_with_nan_is_the_row_with_null(fields: dict, parse: Callable) ->
 # The readers of files.
 
 
-def as_parquet(file: Path, rows: list[dict]) -> None:
-    """Writes rows as pandas does, which turns numbers with gaps, and columns without values, into floats."""
+def write_parquet(file: Path, rows: list[dict]) -> None:
+    """Write rows with pandas, which stores columns of numbers with missing values, and without values, as floats."""
     frame = pandas.DataFrame(rows)
     for name in frame.columns[frame.isna().all()]:
         frame[name] = frame[name].astype("float64")
@@ -174,7 +176,7 @@ def as_parquet(file: Path, rows: list[dict]) -> None:
 
 
 def training_rows(**changes: Callable[[int], Any]) -> list[dict]:
-    """Eight rows with image paths; each change is a field's value by row."""
+    """Return eight rows with image paths; each change is a function from the row number to the value of a field."""
     rows = [
         {
             "data_id": f"wit_{i}", "question": f"what {i}", "image_path": f"sub/{i}.png", "passage_id": i,
@@ -195,17 +197,17 @@ GAPS = {
 
 
 @pytest.mark.parametrize("name", GAPS)
-def test_gaps_of_a_parquet_column(tmp_path: Path, name: str) -> None:
+def test_missing_values_in_parquet_column(tmp_path: Path, name: str) -> None:
     rows = training_rows(**{name: GAPS[name]})
-    as_parquet(tmp_path / "rows", rows)
+    write_parquet(tmp_path / "rows", rows)
     files = RowFiles([tmp_path / "rows.parquet"])
     column = pyarrow.parquet.read_schema(tmp_path / "rows.parquet").field(name)
     assert column.type == pyarrow.float64()
-    expected = [parse_pair(json.dumps(row), PLACE) for row in rows]
-    streamed = [(row.content, files.place(row)) for part in files.stretches() for row in files.read(part)]
+    expected = [parse_pair(json.dumps(row), LOCATION) for row in rows]
+    streamed = [(row.content, files.location(row)) for part in files.spans() for row in files.read(part)]
     for read_rows in (list(files), list(IndexedRows(files)), streamed):
-        for one, (content, place) in zip(expected, read_rows, strict=True):
-            pair = parse_pair(content, place)
+        for one, (content, location) in zip(expected, read_rows, strict=True):
+            pair = parse_pair(content, location)
             assert (pair.query.text, pair.query.image, pair.query.answers) == (
                 one.query.text,
                 one.query.image,
@@ -224,7 +226,7 @@ def test_parquet_column_without_values_in_one_file(tmp_path: Path, missing: floa
     tables = {"gaps": gaps, "values": texts}
     names = sorted(tables, reverse=first != "gaps")
     for number, name in enumerate(names):
-        # Without minimum and maximum, as some writers leave a column with NaN.
+        # Some writers omit minimum and maximum of a column with NaN.
         pyarrow.parquet.write_table(tables[name], tmp_path / f"{number}.parquet", write_statistics=name == "values")
     files = RowFiles.named(tmp_path, "*.parquet", "rows")
     for read_rows in (IndexedRows(files), files):
@@ -247,14 +249,14 @@ def module(root: Path, **options: object) -> M2KRDataModule:
 
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_training_and_evaluation_on_rows_with_gaps(tmp_path: Path, reading: str, kind: str) -> None:
+def test_training_and_evaluation_with_missing_values(tmp_path: Path, reading: str, kind: str) -> None:
     root = write_folder(tmp_path / "m2kr", subsets=("wit",))
     rows = training_rows(answer=GAPS["answer"], question=GAPS["question"], passage_text=GAPS["passage_text"])
     test = root / "jsonl/m2kr/test/wit_test.jsonl"
     for file in (root / TRAIN, test):
         file.unlink()
         if kind == "parquet":
-            as_parquet(file, rows)
+            write_parquet(file, rows)
         else:
             lines = [json.dumps({name: math.nan if v is None else v for name, v in row.items()}) for row in rows]
             file.write_text("\n".join(lines) + "\n")
@@ -265,8 +267,8 @@ def test_training_and_evaluation_on_rows_with_gaps(tmp_path: Path, reading: str,
     assert [query.answers for query in subset.queries] == [() if i % 2 else (str(1990 + i),) for i in range(8)]
 
 
-def test_infinity_in_files(tmp_path: Path) -> None:
-    """In training, evaluation, the check, and the files of ret-index and ret-search."""
+def test_infinite_number_in_files_is_reported(tmp_path: Path) -> None:
+    """In training, evaluation, ret-check, and the files of ret-index and ret-search."""
     root = write_folder(tmp_path / "m2kr", subsets=("wit",))
     rows = read(root / TRAIN)
     rows[4]["extra"] = [math.inf]
@@ -275,8 +277,11 @@ def test_infinity_in_files(tmp_path: Path) -> None:
     (batch,) = data.train_dataloader()
     (bad,) = batch.bad_rows
     assert (len(batch), bad.kind) == (len(rows) - 1, "not_finite")
-    assert bad.message.startswith(f"{root / TRAIN}:5: field extra holds Infinity")
-    assert BadRow.of(DataError("a", "b", code="c-d"), bad.place).text == "a"  # codes are for the end of a line
+    assert bad.message.startswith(f"{root / TRAIN}:5: field extra: ")
+    assert "Infinity" in bad.message
+    assert (
+        BadRow.of(DataError("a", "b", code="c-d"), bad.location).text == "a"
+    )  # codes are printed at the end of a line only
     report = CorpusCheck(module(root), "none", workers=1, progress=False).run()
     assert [(finding.where, finding.kind, finding.first) for finding in report.problems] == [
         ("training", "not_finite", [bad.message])
@@ -290,6 +295,14 @@ def test_infinity_in_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "column"), [(b"{broken", 2), (b'{"a": 1} x', 10), (b'{"a": tru}', 7), (b"", 1)])
-def test_broken_json_is_placed_by_the_line_of_the_file_alone(line: bytes, column: int) -> None:
-    with pytest.raises(DataError, match=rf"^rows\.jsonl:7: not JSON: [^:]+ at column {column} \[not-json\]$"):
-        parse_passage(line, PLACE)
+def test_json_error_has_line_of_file(line: bytes, column: int) -> None:
+    with pytest.raises(DataError) as error:
+        parse_passage(line, LOCATION)
+    assert (error.value.code, error.value.line, error.value.column) == ("not-json", 7, column)
+    assert re.fullmatch(r"rows\.jsonl:7: [^:]+: [^:]+ at column \d+", error.value.message)  # no line of the row itself
+
+
+def test_row_fields_place_is_deprecated() -> None:
+    row = RowFields({}, LOCATION)
+    with pytest.warns(DeprecationWarning, match="location"):
+        assert row.place == row.location == LOCATION

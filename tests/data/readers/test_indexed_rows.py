@@ -1,4 +1,4 @@
-"""Rows by number, from the Arrow copy."""
+"""Random access to rows through the Arrow copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import RowFiles
-from ret_lightning.data.readers.source_location import Place
+from ret_lightning.data.readers.source_location import SourceLocation
 from tests.support.m2kr_folder import TRAIN, write_folder
 from tests.support.row_files import ROWS, parsed, write
 
@@ -18,24 +18,26 @@ def root(tmp_path: Path) -> Path:
     return write_folder(tmp_path / "m2kr")
 
 
-def test_blank_lines_and_a_byte_order_mark_are_passed_over(root: Path) -> None:
+def test_blank_lines_and_byte_order_mark_are_skipped(root: Path) -> None:
     lines = (root / TRAIN).read_text().splitlines()
     (root / TRAIN).write_text("\ufeff" + "\n\n".join(lines) + "\n\n", encoding="utf-8")
     rows = IndexedRows(RowFiles([root / TRAIN]))
     assert [content.decode() for content, _ in rows] == lines
-    assert [place.line for _, place in rows] == list(range(1, 80, 2))
+    assert [location.line for _, location in rows] == list(range(1, 80, 2))
     assert [rows[i] for i in range(len(rows))] == list(rows)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_rows_are_found_by_number_over_several_files(tmp_path: Path, suffix: str) -> None:
+def test_index_spans_several_files(tmp_path: Path, suffix: str) -> None:
     paths = [write(tmp_path / f"{name}{suffix}", ROWS[part]) for name, part in (("b", slice(3)), ("a", slice(3, 8)))]
     rows = IndexedRows(RowFiles(paths))
     assert len(rows) == 8
     for number in (7, 0, 3, 2):
-        content, place = rows[number]
+        content, location = rows[number]
         assert parsed(content) == ROWS[number]
-        assert place == (Place(paths[0], number + 1) if number < 3 else Place(paths[1], number - 2))
+        assert location == (
+            SourceLocation(paths[0], number + 1) if number < 3 else SourceLocation(paths[1], number - 2)
+        )
     with pytest.raises(IndexError):
         rows[8]
 

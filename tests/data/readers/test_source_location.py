@@ -1,4 +1,4 @@
-"""Lines of places that were read by their byte."""
+"""Line numbers of source locations."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from ret_lightning.data.readers import source_location
-from ret_lightning.data.readers.source_location import BytePlace, Place, lines_at, numbered
+from ret_lightning.data.readers.source_location import ByteLocation, SourceLocation, find_line_numbers, resolve_lines
 from tests.support.row_files import write
 
 
-def test_places_read_like_those_of_other_tools(tmp_path: Path) -> None:
+def test_location_text_is_file_and_line(tmp_path: Path) -> None:
     text = write(tmp_path / "a.jsonl")
     offset = text.read_bytes().index(b"wit_5") - len('{"data_id": "')
-    assert str(BytePlace(text, offset)) == str(Place(text, 6)) == f"{text}:6"
-    assert str(Place(Path("a.parquet"), 6)) == "a.parquet, row 6"
+    assert str(ByteLocation(text, offset)) == str(SourceLocation(text, 6)) == f"{text}:6"
+    assert str(SourceLocation(Path("a.parquet"), 6)) == "a.parquet, row 6"
 
 
-def test_numbers_of_lines_at_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_numbers_of_byte_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [b"x" * (i * 7 % 23) + b"\n" for i in range(60)]
     file = tmp_path / "a.jsonl"
     file.write_bytes(b"".join(lines))
@@ -27,15 +27,20 @@ def test_numbers_of_lines_at_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     wanted = starts[::-3]  # unordered, and not all of them
     for block in (1 << 24, 5):
         monkeypatch.setattr(source_location, "_BLOCK", block)
-        assert lines_at(file, wanted) == {start: expected[start] for start in wanted}
-    assert lines_at(file, []) == {}
+        assert find_line_numbers(file, wanted) == {start: expected[start] for start in wanted}
+    assert find_line_numbers(file, []) == {}
 
 
-def test_places_of_several_files_are_numbered_in_their_order(tmp_path: Path) -> None:
+def test_resolve_lines_keeps_order_of_locations(tmp_path: Path) -> None:
     one, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl"))
     one.write_text("{}\n{}\n{}\n")
     other.write_text("{}\n\n\n{}\n")
-    places = [BytePlace(one, 6), Place(one, 9), BytePlace(other, 5), BytePlace(one, 0)]
-    assert numbered(places) == [Place(one, 3), Place(one, 9), Place(other, 4), Place(one, 1)]
-    assert [place.line for place in places] == [3, 9, 4, 1]
-    assert numbered([]) == []
+    locations = [ByteLocation(one, 6), SourceLocation(one, 9), ByteLocation(other, 5), ByteLocation(one, 0)]
+    assert resolve_lines(locations) == [
+        SourceLocation(one, 3),
+        SourceLocation(one, 9),
+        SourceLocation(other, 4),
+        SourceLocation(one, 1),
+    ]
+    assert [location.line for location in locations] == [3, 9, 4, 1]
+    assert resolve_lines([]) == []

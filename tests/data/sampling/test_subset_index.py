@@ -1,4 +1,4 @@
-"""The scan for the subset and the passage ids of each training row, and its cache."""
+"""Tests of the scan for the subset and the passage ids of each training row, and of its cache."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ret_lightning.data.readers.row_files import RowFiles
 from ret_lightning.data.rows import M2KR_ROWS
 from ret_lightning.data.sampling import subset_index
 from ret_lightning.data.sampling.holdout import HoldoutLimits, hold_out
-from ret_lightning.data.sampling.subset_index import id_hash, row_ids, row_subsets
+from ret_lightning.data.sampling.subset_index import hash_passage_id, scan_passage_ids, scan_subsets
 from ret_lightning.errors import DataError
 from tests.support.row_files import jsonl_files, training_row
 
 NAMES = ("wit", "okvqa")
 
 
-def test_subset_scan_warns(
+def test_unwritable_cache_warning_names_xdg_variable(
     tmp_path: Path, blocked: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with caplog.at_level(logging.WARNING):
         files = jsonl_files(tmp_path / "train.jsonl", [training_row(i, "okvqa", ["a"]) for i in range(40)])
-        assert len(row_subsets(files, ["okvqa"]).codes) == 40
+        assert len(scan_subsets(files, ["okvqa"]).codes) == 40
     assert "XDG_CACHE_HOME" in caplog.text
 
 
@@ -43,69 +43,69 @@ ROWS = [
 ]
 
 
-def test_the_subset_of_each_row_is_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subsets_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = jsonl_files(tmp_path / "a.jsonl", ROWS)
-    found = row_subsets(files, ["wit", "okvqa"])
+    found = scan_subsets(files, ["wit", "okvqa"])
     assert [found.names[code] for code in found.codes] == ["okvqa", "wit", "wit", "unknown", "unknown", "okvqa"]
     assert found.counts == {"okvqa": 2, "wit": 2, "unknown": 2}
     with monkeypatch.context() as patch:
         patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
-        again = row_subsets(files, ["wit", "okvqa"])
+        again = scan_subsets(files, ["wit", "okvqa"])
     assert again.names == found.names
     assert again.codes.tolist() == found.codes.tolist()
-    assert row_subsets(files, ["wit"]).counts == {"unknown": 4, "wit": 2}
+    assert scan_subsets(files, ["wit"]).counts == {"unknown": 4, "wit": 2}
     jsonl_files(tmp_path / "a.jsonl", ROWS[:2])
-    assert row_subsets(files, ["wit", "okvqa"]).counts == {"okvqa": 1, "wit": 1}
+    assert scan_subsets(files, ["wit", "okvqa"]).counts == {"okvqa": 1, "wit": 1}
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(
+def test_unwritable_cache_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(subset_index, "default_cache_dir", lambda: tmp_path / "file")
-    assert row_subsets(jsonl_files(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
-    assert "cannot be written" in caplog.text
+    assert scan_subsets(jsonl_files(tmp_path / "a.jsonl", ROWS), ["wit"]).counts["wit"] == 2
+    assert "cannot write the scan cache" in caplog.text
 
 
-def test_processes_scan_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_scan_equals_serial_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [training_row(i, NAMES[i * i % 2], [f"p{i * 7 % 900}", f"p{i}"][: 1 + i % 2]) for i in range(5000)]
     files = jsonl_files(tmp_path / "train.jsonl", rows)
-    alone = subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
+    serial = subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
     monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
-    together = subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
-    assert alone.keys() == together.keys()
-    for name, array in alone.items():
-        assert np.array_equal(array, together[name])
-        assert array.dtype == together[name].dtype
+    parallel = subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
+    assert serial.keys() == parallel.keys()
+    for name, array in serial.items():
+        assert np.array_equal(array, parallel[name])
+        assert array.dtype == parallel[name].dtype
 
 
-def test_a_killed_scan_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_scan_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    monkeypatch.setattr(row_files, "SMALLEST_STRETCH", 100)
+    monkeypatch.setattr(row_files, "MIN_SPAN_BYTES", 100)
     files = jsonl_files(tmp_path / "train.jsonl", [training_row(i, "wit", ["a"]) for i in range(50)])
     monkeypatch.setattr(subset_index, "QUIET_BYTES", 0)
-    monkeypatch.setattr(subset_index, "_subset_and_ids", lambda parser, row: os._exit(9))
+    monkeypatch.setattr(subset_index, "_parse_subset_and_ids", lambda parser, row: os._exit(9))
     with pytest.raises(DataError) as error:
         subset_index._scan(files, SubsetNames(NAMES), M2KR_ROWS)
-    assert error.value.code == "scan-process-killed"
+    assert (error.value.code, error.value.path) == ("scan-process-killed", str(files))
 
 
-def test_files_are_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holdout_uses_cached_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = jsonl_files(tmp_path / "train.jsonl", [training_row(i, "wit", [f"p{i}"]) for i in range(50)])
     first = hold_out(files, NAMES, NAMES, HoldoutLimits())
     with monkeypatch.context() as patch:
         patch.setattr(subset_index, "_scan", lambda *_: pytest.fail("scanned again"))
         again = hold_out(files, NAMES, NAMES, HoldoutLimits())
-        assert subset_index.row_subsets(files, NAMES).counts == {"wit": 50}
+        assert subset_index.scan_subsets(files, NAMES).counts == {"wit": 50}
     assert again.locations == first.locations
 
 
 def test_ids_and_locations_of_rows(tmp_path: Path) -> None:
     rows = [training_row(i, NAMES[i % 2], [f"p{i}", "both"][: 1 + i % 2]) for i in range(6)]
     files = RowFiles([jsonl_files(tmp_path / f"{n}.jsonl", part).paths[0] for n, part in enumerate((["{"], rows))])
-    found = row_ids(files, NAMES)
-    assert found.counts.tolist() == [0, 1, 2, 1, 2, 1, 2]  # a bad row has none
+    found = scan_passage_ids(files, NAMES)
+    assert found.counts.tolist() == [0, 1, 2, 1, 2, 1, 2]  # a bad row has no ids
     texts = [f"{NAMES[i % 2]}\0{name}".encode() for i, row in enumerate(rows) for name in row["passage_id"]]
     hashes = [int(hashlib.blake2b(text, digest_size=8).hexdigest(), 16) for text in texts]
     assert found.hashes.tolist() == hashes
@@ -114,7 +114,7 @@ def test_ids_and_locations_of_rows(tmp_path: Path) -> None:
     assert found.file_ends.tolist() == [1, 7]
 
 
-def test_id_of_another_subset_is_another() -> None:
-    assert id_hash("wit", "1") != id_hash("okvqa", "1")
-    assert id_hash("wit", "a") == id_hash("wit", "a") != id_hash("wita", "")
-    assert id_hash("wit", "\udcff") < 2**64  # not UTF-8
+def test_id_hash_depends_on_subset() -> None:
+    assert hash_passage_id("wit", "1") != hash_passage_id("okvqa", "1")
+    assert hash_passage_id("wit", "a") == hash_passage_id("wit", "a") != hash_passage_id("wita", "")
+    assert hash_passage_id("wit", "\udcff") < 2**64  # not UTF-8

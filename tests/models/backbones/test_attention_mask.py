@@ -1,4 +1,4 @@
-"""Bidirectional text stacks: the attention mask keeps padding out of the features."""
+"""Bidirectional text stacks: with the attention mask, features do not depend on padding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tiny_models import TEXT, VISION, batch
 
 
 class BidirectionalText(HashedText):
-    """Encoder blocks that attend both ways, and positions counted over tokens alone."""
+    """A text stack of encoder blocks with bidirectional attention and positions that skip padding."""
 
     def __init__(self, width: int = 12, num_blocks: int = 3) -> None:
         super().__init__(width, num_blocks)
@@ -34,7 +34,7 @@ class BidirectionalText(HashedText):
         return self.embedding(inputs) + attention_mask.cumsum(1)[..., None] / 10
 
     def run_block(self, index: int, states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        # Training mode: the fast path of evaluation replaces the states of padding by zeros.
+        # Training mode, because the fast path of eval mode replaces the states of padding by zeros.
         return self.layers[index].train()(states, src_key_padding_mask=~attention_mask)
 
 
@@ -75,8 +75,8 @@ def test_features_do_not_depend_on_padding(encode: Callable[..., Tensor]) -> Non
     [partial(clip_backbone, TEXT, VISION), partial(open_clip_backbone, "ViT-B-32")],
     ids=["clip", "open"],
 )
-def test_states_of_clip_do_not_depend_on_what_is_padding(make_backbone: Callable[[], Backbone]) -> None:
-    """To the last bit: its attention is causal, and the mask changes nothing."""
+def test_clip_states_do_not_depend_on_padding(make_backbone: Callable[[], Backbone]) -> None:
+    """The states are identical, because the attention is causal and the mask has no effect."""
     backbone = make_backbone()
     rows = batch([1, 1, 1], [0, 0, 0], length=9)
     other = replace(rows, input_ids=rows.input_ids.masked_fill(~rows.attention_mask, 99))
@@ -89,7 +89,7 @@ def test_states_of_clip_do_not_depend_on_what_is_padding(make_backbone: Callable
         assert torch.equal(states[block], unmasked)
 
 
-def test_vision_stacks_get_no_mask() -> None:
+def test_vision_stack_gets_no_mask() -> None:
     retriever = make(BidirectionalText()).eval()
     masks = {}
     for name in ("text", "vision"):

@@ -1,4 +1,4 @@
-"""The four published models in full size, from their YAML files, on the meta device: nothing is allocated or downloaded."""
+"""The four published models in full size, built from their configs on the meta device without memory or downloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ret_lightning.models import PUBLISHED_PLANS, RetRetriever
 from ret_lightning.models.backbones.clip_open import OpenClipTextStack, OpenClipVisionStack
 from ret_lightning.models.backbones.clip_transformers import ClipTextStack, ClipVisionStack
 
-# backbone: millions of trainable parameters a tower, as published, and (blocks, width) of the text and the vision half.
+# Backbone to millions of trained parameters per tower, and (blocks, width) of the text and the vision stack.
 PUBLISHED = {
     "clip_vit_b": (41.1, (12, 512), (12, 768)),
     "clip_vit_l": (47.4, (12, 768), (24, 1024)),
@@ -26,7 +26,7 @@ TOKENS = {
     "openclip_vit_h": 16 * 16 + 1,
     "openclip_vit_g": 16 * 16 + 1,
 }
-# What tells whether a model can be rebuilt from a checkpoint by the published code.
+# Heads, MLP width and activation of the text and the vision stack, which the published code reads from a checkpoint.
 HEADS_AND_MLP = {
     "clip_vit_b": ((8, 2048, "quick_gelu"), (12, 3072, "quick_gelu")),
     "clip_vit_l": ((12, 3072, "quick_gelu"), (16, 4096, "quick_gelu")),
@@ -40,7 +40,7 @@ def build_full_size(backbone: str, *overrides: str) -> RetRetriever:
         options = [f"backbone={backbone}", "backbone.pretrained=null", "model=ret", *overrides]
         config = compose("train", overrides=options)
     OmegaConf.set_struct(config, False)
-    config.output_dir = "/nowhere"  # its default asks Hydra for the time of a run
+    config.output_dir = "/nowhere"  # its default needs a running Hydra application
     with torch.device("meta"):
         return build(config.model)
 
@@ -50,7 +50,7 @@ def count(modules: list[nn.Module]) -> int:
 
 
 @pytest.mark.parametrize("backbone", PUBLISHED)
-def test_sizes_are_the_published_ones(backbone: str) -> None:
+def test_sizes_match_published_models(backbone: str) -> None:
     millions, (text_blocks, text_width), (vision_blocks, vision_width) = PUBLISHED[backbone]
     retriever = build_full_size(backbone)
     assert all(p.is_meta for p in retriever.parameters())
@@ -71,7 +71,7 @@ def test_sizes_are_the_published_ones(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", PUBLISHED)
-def test_what_a_checkpoint_would_say_of_the_backbones(backbone: str) -> None:
+def test_layout_of_full_size_backbones(backbone: str) -> None:
     tower = build_full_size(backbone).query_tower
     for stack, sizes in zip((tower.text_backbone, tower.vision_backbone), HEADS_AND_MLP[backbone], strict=True):
         config = stack.layout_config()
@@ -84,7 +84,7 @@ def test_what_a_checkpoint_would_say_of_the_backbones(backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["openclip_vit_h", "openclip_vit_g"])
-def test_both_libraries_build_the_same_model(backbone: str) -> None:
+def test_libraries_build_same_layout(backbone: str) -> None:
     ours = build_full_size(backbone).query_tower
     theirs = build_full_size(backbone, "backbone.library=transformers").query_tower
     assert isinstance(ours.text_backbone, OpenClipTextStack)

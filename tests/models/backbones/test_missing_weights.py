@@ -1,4 +1,4 @@
-"""What is reported where a backbone's weights cannot be had."""
+"""The errors for backbone weights that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ret_lightning.errors import DataError
 from ret_lightning.models.backbones.missing_weights import no_weights
 
 
-def test_cache_that_cannot_be_written_is_named(denied: PermissionError) -> None:
+def test_unwritable_cache_names_variable(denied: PermissionError) -> None:
     wrapped = OSError("Can't load the model for 'a/b'")
     wrapped.__cause__ = denied
     error = no_weights("backbone.text.source=a/b", "a/b", wrapped, "a folder")
@@ -28,7 +28,7 @@ def test_cache_that_cannot_be_written_is_named(denied: PermissionError) -> None:
         ("owner/clip", "weights-not-downloaded"),
     ],
 )
-def test_kind_of_source_decides_the_report(tmp_path: Path, source: str, code: str) -> None:
+def test_error_depends_on_kind_of_source(tmp_path: Path, source: str, code: str) -> None:
     source = source.format(folder=tmp_path)
     error = no_weights(f"backbone.pretrained={source}", source, OSError("No file.\nat length"), "a folder")
     assert (error.code, error.found) == (code, source)
@@ -38,7 +38,7 @@ def test_kind_of_source_decides_the_report(tmp_path: Path, source: str, code: st
         assert error.reason == "No file"
 
 
-def test_pointer_of_git_lfs_is_reported_as_such(tmp_path: Path) -> None:
+def test_git_lfs_pointer_is_reported(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 605\n"
     (tmp_path / "model.safetensors").write_text(pointer)
     with pytest.raises(DataError) as caught:

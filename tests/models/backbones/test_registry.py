@@ -1,4 +1,4 @@
-"""The list of backbones, and the stacks that checkpoints can name."""
+"""The list of backbones, and the registry of stacks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_config_is_listed(cards: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_facts_are_those_of_the_config(cards: dict[str, Any], name: str) -> None:
+def test_cards_match_configs(cards: dict[str, Any], name: str) -> None:
     card, config = cards[name], CONFIGS[name]
     if "text" in config:
         assert card.text == (config["text"]["hidden_size"], config["text"]["num_hidden_layers"])
@@ -46,7 +46,7 @@ def test_facts_are_those_of_the_config(cards: dict[str, Any], name: str) -> None
     assert card.plan == plan
 
 
-def test_it_can_be_called_within_an_application() -> None:
+def test_list_backbones_within_hydra_application() -> None:
     with initialize_config_module("ret_lightning.conf", version_base="1.3"):
         before = GlobalHydra.instance().hydra
         assert list_backbones()
@@ -72,7 +72,7 @@ def test_command_prints_a_table(own: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "3 x 16" in line
 
 
-def test_config_that_cannot_be_built_is_listed_with_its_problem(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_config_is_listed_with_problem(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(OWN_PACKAGES, raising=False)
     (card,) = [card for card in list_backbones([own]) if card.name == "letters"]
     assert card.text is None
@@ -84,10 +84,10 @@ def test_config_that_cannot_be_built_is_listed_with_its_problem(own: Path, monke
     [
         ("text: [", "ParserError"),
         ("defaults: [nothing]", "MissingConfigException"),
-        ("text: 1", "expected a ret_lightning"),
+        ("text: 1", "expected the config to build a ret_lightning.models.Backbone"),
     ],
 )
-def test_broken_config_is_listed_with_its_problem(tmp_path: Path, content: str, problem: str) -> None:
+def test_broken_config_is_listed_with_problem(tmp_path: Path, content: str, problem: str) -> None:
     folder = tmp_path / "a folder, of 'mine'"
     (folder / "backbone").mkdir(parents=True)
     (folder / "backbone" / "broken.yaml").write_text(content)
@@ -96,7 +96,7 @@ def test_broken_config_is_listed_with_its_problem(tmp_path: Path, content: str, 
     assert "\n" not in card.problem
 
 
-def test_missing_folder_is_an_error(
+def test_missing_config_dir_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -111,18 +111,18 @@ def define(name: str, model_type: str, module: str = __name__) -> type[HashedTex
     return type(name, (HashedText,), {"model_type": model_type, "__module__": module, "__qualname__": name})
 
 
-def test_stack_is_registered_by_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stack_is_registered_when_defined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ret_lightning.models.backbones.base.STACKS", dict(STACKS))
     mine = define("Mine", "tests_mine")
     assert find_stack("tests_mine") == (mine, "")
     again = define("Mine", "tests_mine")  # as in a notebook
     assert find_stack("tests_mine") == (again, "")
-    type("Derived", (mine,), {})  # without a model_type of its own
+    type("Derived", (mine,), {})  # inherits its model_type
     assert find_stack("tests_mine") == (again, "")
     with pytest.raises(ConfigError) as raised:
         define("Other", "tests_mine")
     assert (raised.value.code, raised.value.found) == ("backbone-model-type-taken", "tests_mine")
-    main = define("Other", "tests_mine", "__main__")  # a file that is run defines its classes a second time
+    main = define("Other", "tests_mine", "__main__")  # a file that is run as a script redefines its classes
     assert find_stack("tests_mine") == (main, "")
 
 

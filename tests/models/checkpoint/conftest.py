@@ -1,4 +1,4 @@
-"""Copies of the checkpoints in tests/assets."""
+"""Fixtures for checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.tiny_models import BY_NAME
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a checkpoint that may be broken."""
+    """Return a function that copies a checkpoint of tests/assets, so that a test can modify it."""
 
     def copied(name: str) -> Path:
         return Path(shutil.copytree(BY_NAME[name], tmp_path / name))

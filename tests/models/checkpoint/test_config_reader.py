@@ -1,4 +1,4 @@
-"""From a checkpoint's config.json to a retriever: what is read, the defaults, and errors that name file and field."""
+"""Building a retriever from a checkpoint's config.json: fields, defaults, and errors with file and field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.checkpoint_folders import edit_config
 from tests.support.tiny_models import BY_NAME
 
 
-def test_what_the_config_says_is_in_the_model() -> None:
+def test_model_matches_config() -> None:
     two = RetRetriever.from_pretrained(BY_NAME["two_kinds_of_tower"])
     assert two.query_tower.text_backbone is two.passage_tower.text_backbone
     assert two.query_tower.plan.vision == tuple(range(0, 24, 2))
@@ -30,7 +30,7 @@ def test_what_the_config_says_is_in_the_model() -> None:
     assert one.query_tower is one.passage_tower
 
 
-def test_a_shared_backbone_has_gradients_up_to_the_last_block_that_either_tower_uses(copy) -> None:
+def test_shared_backbone_is_trained_up_to_last_used_block(copy) -> None:
     folder = copy("two_kinds_of_tower")  # the query tower uses vision block 22, the passage tower block 11
     edit_config(folder, lambda c: [c[f"{s}_config"].update(is_vision_frozen=False) for s in ("query", "passage")])
     stack = RetRetriever.from_pretrained(folder).query_tower.vision_backbone
@@ -38,18 +38,18 @@ def test_a_shared_backbone_has_gradients_up_to_the_last_block_that_either_tower_
     assert trained == [True] * 23 + [False]
 
 
-def test_fields_without_a_value_have_the_published_defaults(copy) -> None:
+def test_missing_fields_have_published_defaults(copy) -> None:
     folder = copy("clip_vit_b_relu_tanh_priors")
-    silent = ("layer_strategy", "is_text_frozen", "dropout_p", "use_pooler_features", "num_attention_heads")
-    edit_config(folder, lambda c: [c["query_config"].pop(field) for field in silent])
+    removed = ("layer_strategy", "is_text_frozen", "dropout_p", "use_pooler_features", "num_attention_heads")
+    edit_config(folder, lambda c: [c["query_config"].pop(field) for field in removed])
     edit_config(folder, lambda c: c.pop("share_text_models"))
     retriever = RetRetriever.from_pretrained(folder)
     assert retriever.query_tower.cells[0].dropout == 0.05
-    assert_same = RetRetriever.from_pretrained(BY_NAME["clip_vit_b_relu_tanh_priors"])
-    assert all(torch.equal(a, b) for a, b in zip(retriever.parameters(), assert_same.parameters(), strict=True))
+    original = RetRetriever.from_pretrained(BY_NAME["clip_vit_b_relu_tanh_priors"])
+    assert all(torch.equal(a, b) for a, b in zip(retriever.parameters(), original.parameters(), strict=True))
 
 
-def test_of_a_shared_backbone_the_query_side_says_what_is_trained(copy) -> None:
+def test_query_config_decides_for_shared_backbone(copy) -> None:
     folder = copy("clip_vit_l")
     edit_config(folder, lambda c: c["query_config"].update(is_text_frozen=True, is_vision_frozen=False))
     edit_config(folder, lambda c: c["passage_config"].update(is_text_frozen=False, is_vision_frozen=True))
@@ -66,44 +66,81 @@ def field(name: str, value: object) -> Callable[[dict], object]:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "key", "found"),
     [
-        (lambda c: c.pop("query_config"), r"config\.json: field query_config is missing; is this the config of a ReT model\?"),
-        (no_field("vision_config"), r"field query_config\.vision_config is missing"),
-        (field("hidden_size", "64"), r"field query_config\.hidden_size is '64', which is no int"),
-        (field("use_tanh", 1), r"field query_config\.use_tanh is 1, which is no bool"),
-        (field("num_queries", True), r"field query_config\.num_queries is True, which is no int"),
-        (field("layer_strategy", "clip_vit_x"), r"field query_config\.layer_strategy is 'clip_vit_x', which is unknown; "),
-        (field("layer_strategy", "openclip_vit_g"), r"query_config: recurrence: text blocks .* do not exist"),
-        (field("activation_fn", "swish"), r"field query_config\.activation_fn is 'swish', which is unknown; known: gelu, relu"),
-        (field("num_attention_heads", 5), r"query_config: .*hidden_size=128 is not divisible by .*num_heads=5"),
-        (field("ret_lightning", {"gate": "lsmt"}), r"query_config.*lsmt.*import the module.*lstm"),
-        (field("ret_lightning", {"layers": [1, 2]}), r"query_config\.ret_lightning\.layers is \[1, 2\], which is no"),
-        (field("ret_lightning", {"gait": "none"}), r"query_config\.ret_lightning\.gait is unknown to this version"),
-        (field("ret_lightning", {"cell_per_step": "no"}), r"query_config\.ret_lightning\.cell_per_step is 'no', which is"),
-        (field("ret_lightning", {"layers": {"text": [0.9], "vision": [1]}}), r"layers\.text is \[0\.9\]; wanted a list"),
-        (field("ret_lightning", {"image_std": [0, 0, 0]}), r"image_std is \[0, 0, 0\]; wanted 3 numbers above 0"),
-        (field("ret_lightning", {"image_mean": [0.5, 0.5]}), r"image_mean is \[0\.5, 0\.5\]; wanted 3 numbers"),
-        (lambda c: c.update(ret_lightning={"share_cell": True}), r"field ret_lightning\.share_cell is unknown"),
+        (lambda c: c.pop("query_config"), "checkpoint-field-missing", "query_config", None),
+        (no_field("vision_config"), "checkpoint-field-missing", "query_config.vision_config", None),
+        (field("hidden_size", "64"), "checkpoint-field-type", "query_config.hidden_size", "'64'"),
+        (field("use_tanh", 1), "checkpoint-field-type", "query_config.use_tanh", "1"),
+        (field("num_queries", True), "checkpoint-field-type", "query_config.num_queries", "True"),
+        (field("layer_strategy", "clip_vit_x"), "checkpoint-field-choice", "query_config.layer_strategy", "clip_vit_x"),
+        (field("activation_fn", "swish"), "checkpoint-field-choice", "query_config.activation_fn", "swish"),
+        (field("ret_lightning", {"layers": [1, 2]}), "checkpoint-field-type", "query_config.ret_lightning.layers", "[1, 2]"),
+        (field("ret_lightning", {"gait": "none"}), "checkpoint-field-unknown", "query_config.ret_lightning.gait", None),
+        (
+            field("ret_lightning", {"cell_per_step": "no"}),
+            "checkpoint-field-type", "query_config.ret_lightning.cell_per_step", "'no'",
+        ),
+        (
+            field("ret_lightning", {"layers": {"text": [0.9], "vision": [1]}}),
+            "checkpoint-layers-not-numbers", "query_config.ret_lightning.layers.text", "[0.9]",
+        ),
+        (
+            field("ret_lightning", {"image_std": [0, 0, 0]}),
+            "checkpoint-field-numbers", "query_config.ret_lightning.image_std", "[0, 0, 0]",
+        ),
+        (
+            field("ret_lightning", {"image_mean": [0.5, 0.5]}),
+            "checkpoint-field-numbers", "query_config.ret_lightning.image_mean", "[0.5, 0.5]",
+        ),
+        (lambda c: c.update(ret_lightning={"share_cell": True}), "checkpoint-field-unknown", "ret_lightning.share_cell", None),
         (
             lambda c: (c.update(ret_lightning={"share_cells": True}), c["passage_config"].update(use_tanh=True)),
-            r"field passage_config\.use_tanh differs from that of query_config, but ret_lightning\.share_cells is set",
+            "checkpoint-cells-differ", "passage_config.use_tanh", None,
         ),
-        (field("num_attention_heads", 0), r"field query_config\.num_attention_heads is 0, and 1 is the least"),
-        (field("late_proj_output_size", -4), r"field query_config\.late_proj_output_size is -4, and 0 is the least"),
-        (field("dropout_p", 2), r"field query_config\.dropout_p is 2, which is not from 0 to 1"),
-        (lambda c: c["query_config"]["vision_config"].update(patch_size=0), r"no model can be built of|cannot be built"),
-        (lambda c: c["query_config"]["text_config"].update(model_type="bert"), r"text_config\.model_type is 'bert', which is"),
+        (field("num_attention_heads", 0), "checkpoint-field-too-small", "query_config.num_attention_heads", 0),
+        (field("late_proj_output_size", -4), "checkpoint-field-too-small", "query_config.late_proj_output_size", -4),
+        (field("dropout_p", 2), "checkpoint-field-share", "query_config.dropout_p", 2),
         (
-            lambda c: c["query_config"]["text_config"].update(num_attention_heads=5),
-            r"query_config\.text_config: clip_text_model cannot be built: ",
+            lambda c: c["query_config"]["text_config"].update(model_type="bert"),
+            "checkpoint-backbone-unknown", "query_config.text_config.model_type", "bert",
         ),
     ],
 )  # fmt: skip
-def test_a_broken_config_is_told_with_file_and_field(copy, change, message: str) -> None:
+def test_invalid_field_is_reported_with_file(copy, change, code: str, key: str, found: object) -> None:
     folder = copy("clip_vit_l")
     edit_config(folder, change)
-    with pytest.raises(UserError, match=message) as raised:
+    with pytest.raises(UserError) as error:
         RetRetriever.from_pretrained(folder)
-    assert str(raised.value).startswith(str(folder / "config.json"))
-    assert "\n" not in str(raised.value)
+    assert (error.value.code, error.value.key, error.value.values.get("found")) == (code, key, found)
+    assert error.value.message.startswith(f"{folder / 'config.json'}: field {key} ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "codes", "section"),
+    [
+        (field("layer_strategy", "openclip_vit_g"), {"plan-blocks-missing"}, "query_config: recurrence: text blocks "),
+        (field("num_attention_heads", 5), {"cell-heads-not-divisor"}, "query_config: "),
+        (field("ret_lightning", {"gate": "lsmt"}), {"gate-name-unknown"}, "query_config.ret_lightning: "),
+        (
+            lambda c: c["query_config"]["vision_config"].update(patch_size=0),
+            {"checkpoint-not-built", "backbone-not-built"},
+            "",
+        ),
+        (
+            lambda c: c["query_config"]["text_config"].update(num_attention_heads=5),
+            {"backbone-not-built"},
+            "query_config.text_config: backbone: clip_text_model ",
+        ),
+    ],
+)
+def test_inconsistent_config_is_reported_with_section(copy, change, codes: set[str], section: str) -> None:
+    folder = copy("clip_vit_l")
+    edit_config(folder, change)
+    with pytest.raises(UserError) as error:
+        RetRetriever.from_pretrained(folder)
+    assert error.value.code in codes
+    assert error.value.path == folder / "config.json"
+    assert error.value.message.startswith(f"{folder / 'config.json'}: {section}")
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""From a retriever to a checkpoint's config.json: unchanged fields, new models, and every variant."""
+"""Writing a checkpoint's config.json: unchanged fields, new models, and all variants."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def both(**fields: object) -> Callable[[dict], object]:
         ("clip_vit_l", both(ret_lightning={"max_length": 9, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]})),
     ],
 )
-def test_what_the_published_classes_accept_is_written_as_it_was_read(copy, tmp_path: Path, name: str, change) -> None:
+def test_loaded_config_is_saved_unchanged(copy, tmp_path: Path, name: str, change) -> None:
     folder = copy(name)
     edit_config(folder, change)
     retriever = RetRetriever.from_pretrained(folder)
@@ -49,7 +49,7 @@ def test_what_the_published_classes_accept_is_written_as_it_was_read(copy, tmp_p
     assert same(tensors(tmp_path / "again"), tensors(folder))
 
 
-def test_a_width_that_is_no_multiple_of_64_is_published_all_the_same(tmp_path: Path) -> None:
+def test_width_not_divisible_by_64_is_published_layout(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 12}
     backbone = clip_backbone(
         text=sizes, vision={**sizes, "image_size": 32, "patch_size": 8}, published_plan="clip_vit_b"
@@ -60,7 +60,7 @@ def test_a_width_that_is_no_multiple_of_64_is_published_all_the_same(tmp_path: P
     assert "ret_lightning" not in config["query_config"]
 
 
-def test_a_new_model_has_the_keys_of_a_published_one(tmp_path: Path) -> None:
+def test_new_model_has_published_keys(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 12}
     backbone = clip_backbone(
         text={**sizes, "vocab_size": 99, "eos_token_id": 98, "bos_token_id": 97},
@@ -75,7 +75,7 @@ def test_a_new_model_has_the_keys_of_a_published_one(tmp_path: Path) -> None:
     published = json.loads((BY_NAME["clip_vit_b_relu_tanh_priors"] / "config.json").read_text())
     assert "ret_lightning" not in json.dumps(config)
     assert config.keys() == published.keys()
-    # Fields of text generation and the like, which transformers 4 wrote into every config, are its own affair.
+    # transformers 4 also wrote fields that are unrelated to the model, such as those of text generation.
     assert {*config["query_config"]} >= {
         "text_config", "vision_config", "is_text_frozen", "is_vision_frozen", "late_proj_output_size", "layer_strategy",
         "use_pooler_features", "num_queries", "hidden_size", "intermediate_size", "num_attention_heads", "dropout_p",
@@ -85,11 +85,11 @@ def test_a_new_model_has_the_keys_of_a_published_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_every_gate_is_saved_and_read(make_retriever, gate: str, tmp_path: Path) -> None:
-    def made(size: int) -> Gate:
+def test_gates_are_saved_and_loaded(make_retriever, gate: str, tmp_path: Path) -> None:
+    def create(size: int) -> Gate:
         return gate_named(gate)(size, input_bias=0.3, forget_bias=-1.5, tanh=True)
 
-    retriever = make_retriever(gate=made).eval()
+    retriever = make_retriever(gate=create).eval()
     retriever.save_pretrained(tmp_path)
     again = RetRetriever.from_pretrained(tmp_path)
     assert type(again.query_tower.cells[0].gate) is gate_named(gate)
@@ -98,18 +98,18 @@ def test_every_gate_is_saved_and_read(make_retriever, gate: str, tmp_path: Path)
 
 VARIANTS = {
     "one tower": {"share_towers": True},
-    "one cell for both towers": {"share_cells": True},
-    "a cell a step": {"cell_per_step": True, "recurrence": Evenly(3)},
-    "a cell a step, shared": {"cell_per_step": True, "share_cells": True, "recurrence": FirstMiddleLast()},
+    "shared cell": {"share_cells": True},
+    "cell per step": {"cell_per_step": True, "recurrence": Evenly(3)},
+    "shared cell per step": {"cell_per_step": True, "share_cells": True, "recurrence": FirstMiddleLast()},
     "last": {"recurrence": Last()},
-    "pooled without a map": {"pooled": True, "output_size": 0},
+    "pooled without output map": {"pooled": True, "output_size": 0},
     "other sizes": {"num_heads": 4, "intermediate_size": 40, "num_tokens": 7, "activation": "relu", "dropout": 0.3},
     "trained": {"train_text": True, "train_vision": 2},
 }
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_every_variant_is_saved_and_read(make_retriever, options: dict, tmp_path: Path) -> None:
+def test_variants_are_saved_and_loaded(make_retriever, options: dict, tmp_path: Path) -> None:
     retriever = make_retriever(**options).eval()
     retriever.save_pretrained(tmp_path)
     again = RetRetriever.from_pretrained(tmp_path)
@@ -126,12 +126,12 @@ def test_every_variant_is_saved_and_read(make_retriever, options: dict, tmp_path
     again.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "config.json").read_text() == (tmp_path / "config.json").read_text()
     assert same(tensors(tmp_path / "again"), tensors(tmp_path))
-    # What the published classes would compute something else with is of a plan that they do not know.
+    # The published classes reject the unknown plan, so that they do not compute a different function.
     strategy = json.loads((tmp_path / "config.json").read_text())["query_config"]["layer_strategy"]
     assert strategy == "ret_lightning"
 
 
-def test_the_preparation_of_images_and_texts_is_kept(make_retriever, tmp_path: Path) -> None:
+def test_preprocessing_settings_are_saved(make_retriever, tmp_path: Path) -> None:
     retriever = make_retriever()
     retriever.query_tower.image_transform.mean = retriever.passage_tower.image_transform.mean = (0.1, 0.2, 0.3)
     retriever.save_pretrained(tmp_path)
@@ -141,10 +141,11 @@ def test_the_preparation_of_images_and_texts_is_kept(make_retriever, tmp_path: P
     assert again.passage_tower.tokenizer.max_length == 20
 
 
-def test_a_gate_without_a_name_is_not_saved(make_retriever, tmp_path: Path) -> None:
+def test_gate_without_name_is_not_saved(make_retriever, tmp_path: Path) -> None:
     class MyGate(LSTMGate):
         pass
 
-    with pytest.raises(ConfigError, match=r"MyGate cannot be stored in a checkpoint: give the class a `name`"):
+    with pytest.raises(ConfigError) as error:
         make_retriever(gate=MyGate).save_pretrained(tmp_path)
+    assert (error.value.code, error.value.gate) == ("gate-without-name", "MyGate")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Fingerprints of models: what they depend on, and those of earlier versions."""
+"""Fingerprints of models: what they cover, and earlier versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.hashed_text import make as make_with_text
 from tests.support.tiny_models import BY_NAME
 
 
-def test_every_setting_of_a_backbone_is_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_covers_backbone_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     retriever = make_with_text(StoredText())
     usual = fingerprint(retriever)
     settings = StoredText.layout_config
@@ -21,7 +21,7 @@ def test_every_setting_of_a_backbone_is_in_the_fingerprint(monkeypatch: pytest.M
     assert fingerprint(retriever) != usual
 
 
-# Of the first version, computed when there was no other.
+# Fingerprints computed by the first version.
 FIRST_FINGERPRINTS = {
     "untied_backbones": "f6fa6c9c89db6fd43edfd75835cc7636",
     "two_kinds_of_tower": "25a53c237cfe630d97568d057de32ab4",
@@ -31,7 +31,7 @@ FIRST_FINGERPRINTS = {
 
 
 @pytest.mark.parametrize(("name", "first"), FIRST_FINGERPRINTS.items())
-def test_models_of_older_indexes_are_recognised(name: str, first: str) -> None:
+def test_fingerprints_of_first_version_are_compared(name: str, first: str) -> None:
     source = str(BY_NAME[name])
     assert isinstance(ModelIdentity(source, "published", first).open(), RetRetriever)
     other = "0" * 32

@@ -9,7 +9,7 @@ from ret_lightning.models.checkpoint.model_card import model_card
 from tests.support.tiny_models import BY_NAME
 
 
-def test_the_card() -> None:
+def test_model_card_lists_metrics_and_architecture() -> None:
     retriever = RetRetriever.from_pretrained(BY_NAME["clip_vit_l"])
     retriever.query_tower.text_backbone.source = "openai/clip"
     retriever.query_tower.vision_backbone.source = "/data/clip"
@@ -24,5 +24,5 @@ def test_the_card() -> None:
     both = model_card(retriever, "here", results=[("Results", {**metrics, "mean/main_recall": 0.75})])
     assert "| subset | recall@5 | recall@10 | pseudo_recall@5 |" in both
     assert "| mean | 0.5000 |  |  |\n\nmain recall: 0.7500" in both
-    assert "the published code reads it as well" in card
+    assert "The published code can load it as well" in card
     assert "| recurrence.vision | [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22] |" in card

@@ -1,4 +1,4 @@
-"""Weights of another architecture: what fits is loaded, the rest is listed and as before."""
+"""Partial loading: tensors that fit are loaded, the others are listed and unchanged."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _on_both(*names: str) -> set[str]:
 
 INPUT_GATES = ("ret_cell.text_input_gate_w", "ret_cell.vision_input_gate_w")
 CASES = {
-    "the same": ({}, {}, set(), set()),
+    "same architecture": ({}, {}, set(), set()),
     "another gate": ({}, {"gate": CoupledGate}, set(), _on_both(*INPUT_GATES)),
-    "another gate, the other way": ({"gate": CoupledGate}, {}, _on_both(*INPUT_GATES), set()),
+    "another gate, reversed": ({"gate": CoupledGate}, {}, _on_both(*INPUT_GATES), set()),
     "other priors": ({}, {"gate": partial(LSTMGate, forget_bias=1.0)}, set(), set()),
     "fewer tokens": (
         {"num_tokens": 6},
@@ -57,8 +57,10 @@ CASES = {
 
 
 @pytest.mark.parametrize(("source", "target", "initialised", "unused"), CASES.values(), ids=CASES.keys())
-def test_what_fits_is_loaded(make_retriever: Make, source: dict, target: dict, initialised: set, unused: set) -> None:
-    theirs, ours = _made(make_retriever, **source), _made(make_retriever, **target)
+def test_fitting_weights_are_loaded(
+    make_retriever: Make, source: dict, target: dict, initialised: set, unused: set
+) -> None:
+    theirs, ours = _make_sized(make_retriever, **source), _make_sized(make_retriever, **target)
     before = {name: tensor.clone() for name, tensor in published_state(ours).items()}
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -80,14 +82,14 @@ def test_what_fits_is_loaded(make_retriever: Make, source: dict, target: dict, i
     assert all(map(torch.equal, settings, [cell.gate.forget_bias, cell.positions]))
 
 
-def test_nothing_fits(make_retriever: Make) -> None:
-    other = _made(make_retriever, {**TEXT, "hidden_size": 8}, {**VISION, "hidden_size": 16}, 2, hidden_size=16)
+def test_no_weights_fit(make_retriever: Make) -> None:
+    other = _make_sized(make_retriever, {**TEXT, "hidden_size": 8}, {**VISION, "hidden_size": 16}, 2, hidden_size=16)
     done = load_fitting_weights(make_retriever(), other)
     assert done.loaded == 0
     assert done.initialised == done.unused == BOTH
 
 
-def _made(
+def _make_sized(
     make: Make, text: dict | None = None, vision: dict | None = None, num_tokens: int = 4, **options
 ) -> RetRetriever:
     if text is None and vision is None:

@@ -1,4 +1,4 @@
-"""Names of tensors in the published checkpoints."""
+"""The mapping between tensor names in published checkpoints and in this project."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from tests.support.tiny_models import BY_NAME, assert_same_function
         ("cells.0.mlp.0.weight", 1, "ret_cell.mlp.0.weight"),
     ],
 )
-def test_published_name(ours: str, cells: int, published: str) -> None:
+def test_published_names_of_tensors(ours: str, cells: int, published: str) -> None:
     assert published_name(ours, cells) == published
 
 
 @pytest.mark.parametrize("name", ["untied_backbones", "two_kinds_of_tower", "clip_vit_b_pooled_shared"])
-def test_state_is_that_of_the_published_file(name: str) -> None:
+def test_published_state_matches_file(name: str) -> None:
     state, stored = published_state(RetRetriever.from_pretrained(BY_NAME[name])), tensors(BY_NAME[name])
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[tensor], stored[tensor]) for tensor in stored)
 
 
 @pytest.mark.parametrize("options", [{}, {"share_towers": True}, {"cell_per_step": True}], ids=["", "shared", "cells"])
-def test_loaded_state_is_the_models_own(make_retriever: Callable[..., RetRetriever], options: dict) -> None:
+def test_loaded_state_is_not_copied(make_retriever: Callable[..., RetRetriever], options: dict) -> None:
     source, target = make_retriever(**options).eval(), make_retriever(**options).eval()
     state = {name: tensor.clone() for name, tensor in published_state(source).items()}
     load_published_state(target, state)

@@ -1,4 +1,4 @@
-"""Parts of the user's own: a checkpoint restores them with all their settings, or they are refused."""
+"""User-defined parts: a checkpoint restores them with all their settings, or refuses to store them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Make = Callable[..., RetRetriever]
 
 
 class SharpGate(LSTMGate):
-    """Further settings."""
+    """A gate with additional settings."""
 
     name = "tests_sharp"
 
@@ -55,7 +55,7 @@ class SharpGate(LSTMGate):
 
 
 class PlainGate(NoGate):
-    """No settings at all."""
+    """A gate without settings."""
 
     name = "tests_plain"
 
@@ -64,7 +64,7 @@ class PlainGate(NoGate):
 
 
 class OneBiasGate(LSTMGate):
-    """Fewer settings, one by another name, with a transformed value."""
+    """A gate with one setting of another name, whose value is transformed."""
 
     name = "tests_one_bias"
 
@@ -73,7 +73,7 @@ class OneBiasGate(LSTMGate):
 
 
 class ShiftedGate(LSTMGate):
-    """The usual settings, passed on with other values."""
+    """A gate with the usual settings, which passes other values to its base class."""
 
     name = "tests_shifted"
 
@@ -82,7 +82,7 @@ class ShiftedGate(LSTMGate):
 
 
 class KeywordsGate(SharpGate):
-    """Settings without names of their own."""
+    """A gate whose constructor takes *args and **settings."""
 
     name = "tests_keywords"
 
@@ -106,7 +106,7 @@ GATES = {
 
 
 class PoppingGate(LSTMGate):
-    """Changes what it is given."""
+    """A gate whose constructor modifies its arguments."""
 
     name = "tests_popping"
 
@@ -118,16 +118,16 @@ class PoppingGate(LSTMGate):
 
 @pytest.mark.parametrize("options", [{}, {"cell_per_step": True, "recurrence": Evenly(3)}], ids=["", "per step"])
 @pytest.mark.parametrize("by", ["class", "function", "config"])
-def test_gates_that_change_their_settings(
+def test_gate_that_modifies_settings_is_restored(
     make_retriever: Make, tmp_path: Path, options: dict, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"levels": [1.0, 2.0, 3.0], "nested": {"a": [4.0, 5.0]}}
 
-    def made(width: int, **settings: Any) -> PoppingGate:
+    def create(width: int, **settings: Any) -> PoppingGate:
         return PoppingGate(width, **settings)
 
-    gate: Any = partial(PoppingGate if by == "class" else made, **settings)
-    if by == "config":  # where Hydra makes a class of its own
+    gate: Any = partial(PoppingGate if by == "class" else create, **settings)
+    if by == "config":  # Hydra passes its own list and dict classes
         monkeypatch.setenv(OWN_PACKAGES, "tests")
         gate = build(OmegaConf.create({"_target_": f"{__name__}.PoppingGate", "_partial_": True, **settings}))
     retriever = make_retriever(gate=gate, **options).eval()
@@ -143,7 +143,7 @@ def test_gates_that_change_their_settings(
     "options", [{}, {"share_cells": True}, {"cell_per_step": True}], ids=["", "shared", "per step"]
 )
 @pytest.mark.parametrize("gate", GATES.values(), ids=GATES.keys())
-def test_settings_of_a_gate_are_restored(make_retriever: Make, tmp_path: Path, gate, options: dict) -> None:
+def test_gate_settings_are_restored(make_retriever: Make, tmp_path: Path, gate, options: dict) -> None:
     retriever = make_retriever(gate=gate, **options).eval()
     retriever.save_pretrained(tmp_path)
     again = RetRetriever.from_pretrained(tmp_path)
@@ -156,7 +156,7 @@ def test_settings_of_a_gate_are_restored(make_retriever: Make, tmp_path: Path, g
 
 
 def test_gates_of_earlier_exports_are_restored(make_retriever: Make, tmp_path: Path) -> None:
-    """Which stored the three usual settings alone, and no modules."""
+    """Earlier exports stored only the three usual settings, and no modules."""
     make_retriever(gate=partial(SharpGate, forget_bias=0.5)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for side in ("query_config", "passage_config"):
@@ -167,12 +167,12 @@ def test_gates_of_earlier_exports_are_restored(make_retriever: Make, tmp_path: P
 
 
 @pytest.mark.parametrize("gate", [SharpGate, NamelessGate])
-def test_weights_of_another_setting_are_refused(make_retriever: Make, gate: type[Gate]) -> None:
+def test_weights_with_other_gate_setting_are_refused(make_retriever: Make, gate: type[Gate]) -> None:
     target, source = make_retriever(gate=gate), make_retriever(gate=partial(gate, sharpness=20))
     with pytest.raises(ConfigError) as raised:
         load_weights(target, source, "init_from=x")
     assert raised.value.code == "checkpoint-other-architecture"
-    assert raised.value.differences == ("gate.sharpness=20 there and 1.0 here",)
+    assert raised.value.differences == ("gate.sharpness=20 in the checkpoint and 1.0 in the config",)
     assert fingerprint(target) != fingerprint(_with_weights_of(target, source))
 
 
@@ -197,7 +197,7 @@ class ArgumentsGate(LSTMGate):
 
 
 class FirstSettingGate(LSTMGate):
-    """Cannot be built as a checkpoint builds gates, with the width alone in front."""
+    """A gate whose first argument is not the width, so a checkpoint cannot build it."""
 
     name = "tests_first_setting"
 
@@ -206,7 +206,7 @@ class FirstSettingGate(LSTMGate):
 
 
 class ForgetfulGate(LSTMGate):
-    """Another number of parameters each time that it is built."""
+    """A gate with a different number of parameters each time it is built."""
 
     name = "tests_forgetful"
     built = 0
@@ -256,7 +256,7 @@ def _with_gate(gate: Callable[[int], Gate]) -> Callable[[RetRetriever], None]:
         (_with_gate(ForgetfulGate), "checkpoint-read-differently", ""),
     ],
 )
-def test_what_cannot_be_restored_is_refused(
+def test_part_that_cannot_be_restored_is_refused(
     make_retriever: Make, tmp_path: Path, change, code: str, found: str
 ) -> None:
     make_retriever().save_pretrained(tmp_path)
@@ -270,10 +270,10 @@ def test_what_cannot_be_restored_is_refused(
     assert raised.value.code == code
     assert found in str(raised.value.values.get("found", ""))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    fingerprint(retriever)  # vectors of such a model can be indexed all the same
+    fingerprint(retriever)  # such a model can still be used for an index
 
 
-def test_settings_of_the_image_transform_are_restored(make_retriever: Make, tmp_path: Path) -> None:
+def test_image_transform_settings_are_restored(make_retriever: Make, tmp_path: Path) -> None:
     retriever = make_retriever().eval()
     usual = fingerprint(retriever)
     for tower in (retriever.query_tower, retriever.passage_tower):
@@ -299,7 +299,7 @@ class Mine(LSTMGate):
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package that has a gate of the same name in its module `parts`; not imported."""
+    """Create a package with a gate of the same name in its module `parts`, without importing it."""
     name = f"tests_{uuid4().hex}"
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("")
@@ -310,16 +310,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def exported(make_retriever: Make, package: str, tmp_path: Path) -> Path:
-    """A model with the gate of the package."""
+    """Save a model with the gate of the package, then forget the class; return the folder."""
     gate = import_module(f"{package}.parts").Mine
     make_retriever(gate=partial(gate, slope=3.0)).save_pretrained(tmp_path / "model")
-    gate.name = ""  # the class is found no more
+    gate.name = ""  # the class can no longer be found
     for module in (package, f"{package}.parts"):
         del sys.modules[module]
     return tmp_path / "model"
 
 
-def test_packages_of_the_user_are_imported(exported: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_package_is_imported(exported: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OWN_PACKAGES, package)
     gate = RetRetriever.from_pretrained(exported).query_tower.cells[0].gate
     assert (type(gate).__module__, gate.slope) == (f"{package}.parts", 3.0)
@@ -338,11 +338,9 @@ def test_no_other_package_is_imported(
     assert package not in sys.modules
 
 
-def test_a_package_that_cannot_be_imported_is_reported(
-    exported: Path, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_package_with_import_error_is_reported(exported: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OWN_PACKAGES, package)
     (exported.parent / package / "parts.py").write_text("1 / 0")
     with pytest.raises(UserError) as raised:
         RetRetriever.from_pretrained(exported)
-    assert f"importing {package}.parts failed (ZeroDivisionError: division by zero)" in raised.value.message
+    assert f"import of {package}.parts failed (ZeroDivisionError: division by zero)" in raised.value.message

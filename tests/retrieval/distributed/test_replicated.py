@@ -1,4 +1,4 @@
-"""Search over ranks that each hold the whole index."""
+"""Search with an index that is replicated on every rank."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 
 from ret_lightning.retrieval import FaissIndex, search_replicated
 from ret_lightning.retrieval.distributed import replicated
-from ret_lightning.retrieval.distributed.replicated import gather_at, share_of
+from ret_lightning.retrieval.distributed.replicated import gather_by_position, rank_slice
 from tests.support.random_pools import clustered
 
 
-def test_replicated_search_keeps_the_count() -> None:
+def test_replicated_search_keeps_short_flags() -> None:
     queries, passages = clustered(300, 30, k=2)
     index = FaissIndex(hits=1, candidates=12)  # one vector of four hits per query: fewer than ten passages
     index.build(passages)
@@ -23,21 +23,19 @@ def test_replicated_search_keeps_the_count() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [0, 1, 5, 12, 100])
-def test_shares_of_the_ranks_are_even_and_cover_every_item_once(
-    ranks: int, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rank_slices_are_even_and_cover_all_items(ranks: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicated, "world_size", lambda: ranks)
-    shares = []
+    parts = []
     for rank in range(ranks):
         monkeypatch.setattr(replicated, "rank", lambda rank=rank: rank)
-        shares.append(list(range(count))[share_of(count)])
-    assert [item for share in shares for item in share] == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        parts.append(list(range(count))[rank_slice(count)])
+    assert [item for part in parts for item in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_one_rank_gathers_its_rows_by_place() -> None:
+def test_gather_by_position_on_one_rank() -> None:
     rows = torch.randn(4, 2, 3)
-    assert gather_at(rows, torch.arange(4), 4, torch.device("cpu")) is rows
-    places = torch.tensor([2, 0, 3, 1])
-    gathered = gather_at(rows, places, 4, torch.device("cpu"))
-    assert all(torch.equal(gathered[place], row) for place, row in zip(places.tolist(), rows, strict=True))
+    assert gather_by_position(rows, torch.arange(4), 4, torch.device("cpu")) is rows
+    positions = torch.tensor([2, 0, 3, 1])
+    gathered = gather_by_position(rows, positions, 4, torch.device("cpu"))
+    assert all(torch.equal(gathered[place], row) for place, row in zip(positions.tolist(), rows, strict=True))

@@ -1,4 +1,4 @@
-"""Queries for which an approximate index finds too few candidates: counted, ranked exactly, or left short."""
+"""Queries for which an approximate index finds too few candidates: marked, ranked exactly, or left short."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ret_lightning.retrieval import ExactIndex, FaissIndex, Index, MuveraIndex, measure_ann_recall
 from tests.support.random_pools import clustered
 
-# One vector of four hits per query: fewer than ten passages, whatever the pool.
+# One hit per query vector: fewer than ten passages.
 FEW_HITS = {"hits": 1, "candidates": 12}
 
 
@@ -19,7 +19,7 @@ def built(index: Index, passages: object) -> Index:
     return index
 
 
-def test_fallback_is_counted_and_ranks_exactly() -> None:
+def test_fallback_marks_and_ranks_short_queries() -> None:
     queries, passages = clustered(300, 30, k=2)
     ranking = built(FaissIndex(**FEW_HITS), passages).search(queries, 10)
     assert ranking.short.all()
@@ -28,7 +28,7 @@ def test_fallback_is_counted_and_ranks_exactly() -> None:
     torch.testing.assert_close(ranking.rows, exact.rows, rtol=0, atol=0)
 
 
-def test_without_fallback_rankings_end_with_the_candidates() -> None:
+def test_rankings_without_fallback_end_with_candidates() -> None:
     queries, passages = clustered(300, 30, k=2)
     ranking = built(FaissIndex(**FEW_HITS, exact_fallback=False), passages).search(queries, 10)
     assert ranking.short.all()
@@ -44,7 +44,7 @@ def test_without_fallback_rankings_end_with_the_candidates() -> None:
         assert own == sorted(own, key=lambda pair: -pair[1])
 
 
-def test_enough_candidates_are_not_short() -> None:
+def test_queries_with_enough_candidates_are_not_short() -> None:
     queries, passages = clustered(300, 30)
     for fallback in (True, False):
         ranking = built(FaissIndex(candidates=100, exact_fallback=fallback), passages).search(queries, 10)
@@ -52,13 +52,13 @@ def test_enough_candidates_are_not_short() -> None:
         assert (ranking.rows >= 0).all()
 
 
-def test_pool_of_no_more_than_candidates_is_not_short() -> None:
+def test_pool_smaller_than_candidates_is_not_short() -> None:
     queries, passages = clustered(20, 30)
     ranking = built(FaissIndex(hits=1, exact_fallback=False), passages).search(queries, 50)
     assert not ranking.short.any()
 
 
-def test_queries_of_several_blocks_and_none() -> None:
+def test_short_flags_of_several_query_blocks() -> None:
     queries, passages = clustered(300, 30, k=2)
     index = built(FaissIndex(**FEW_HITS), passages)
     assert index.search(queries[:0], 10).short.tolist() == []
@@ -67,7 +67,7 @@ def test_queries_of_several_blocks_and_none() -> None:
     assert index.search(queries[:3], 10).short.tolist() == [True] * 3
 
 
-def test_settings_are_saved(tmp_path: Path) -> None:
+def test_exact_fallback_setting_is_saved(tmp_path: Path) -> None:
     queries, passages = clustered(300, 30, k=2)
     built(FaissIndex(**FEW_HITS, exact_fallback=False), passages).save(tmp_path / "index")
     loaded = Index.load(tmp_path / "index", passages)
@@ -81,7 +81,7 @@ def test_fallback_is_on_by_default(kind: type[Index]) -> None:
     assert kind(exact_fallback=False).exact_fallback is False
 
 
-def test_recall_loss_without_fallback_is_measured() -> None:
+def test_recall_loss_without_fallback() -> None:
     queries, passages = clustered(400, 50, k=2)
     index = built(FaissIndex("IVF32,Flat", nprobe=1, hits=1, candidates=12), passages)
     exact = built(ExactIndex(), passages).search(queries, 10)
@@ -94,9 +94,9 @@ def test_recall_loss_without_fallback_is_measured() -> None:
     assert measured["recall_loss_without_fallback@5"] > 0.5
     assert index.exact_fallback is True
     index.exact_fallback = False
-    unaided = measure_ann_recall(index, passages, queries, positives, recall_at=(5,))
+    without = measure_ann_recall(index, passages, queries, positives, recall_at=(5,))
     assert (
-        unaided["recall_loss@5"]
-        == unaided["recall_loss_without_fallback@5"]
+        without["recall_loss@5"]
+        == without["recall_loss_without_fallback@5"]
         == pytest.approx(measured["recall_loss_without_fallback@5"])
     )

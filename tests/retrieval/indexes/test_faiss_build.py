@@ -1,4 +1,4 @@
-"""FAISS indexes of factory strings: their settings, training points, and devices."""
+"""FAISS indexes from factory strings: settings, training points and devices."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import FaissIndex
 from ret_lightning.retrieval.indexes import faiss_index as faiss_module
-from ret_lightning.retrieval.indexes.faiss_build import goes_on_gpu, is_on_gpu
+from ret_lightning.retrieval.indexes.faiss_build import is_on_gpu, uses_gpu
 from tests.support.random_pools import clustered
 
 
-def test_settings_reach_faiss():
+def test_settings_are_passed_to_faiss():
     _, passages = clustered(1300, 1)
     index = FaissIndex("IVF{nlist},{pq}", nlist=50, nprobe=7, m=4, nbits=6, training_points=5000)
     index.build(passages)
@@ -27,7 +27,7 @@ def test_settings_reach_faiss():
     assert isinstance(faiss.downcast_index(index._faiss), faiss.IndexIVFPQFastScan)
 
 
-def test_seed_decides_the_training_points():
+def test_seed_determines_training_points():
     _, passages = clustered(1300, 1)
 
     def centroids(seed: int):
@@ -39,8 +39,8 @@ def test_seed_decides_the_training_points():
 
 
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x5", "PQ4x5", "OPQ4,IVF8,PQ4x5"])
-def test_codes_are_not_trained_for_a_search_that_is_not_used(factory):
-    """FAISS's factory would, and takes many times longer."""
+def test_polysemous_training_is_disabled(factory):
+    """The FAISS factory enables it, which makes training many times slower."""
     index = FaissIndex(factory)
     index.build(clustered(400, 1)[1])
     own = faiss.try_extract_index_ivf(index._faiss)
@@ -59,20 +59,20 @@ def test_codes_are_not_trained_for_a_search_that_is_not_used(factory):
         (False, "cuda", 1, False),
     ],
 )
-def test_codes_are_those_of_where_faiss_searches(gpu, device, gpus, expected, monkeypatch):
-    """faiss-cpu beside a model on a GPU keeps the codes that a CPU scans fastest."""
+def test_code_layout_follows_faiss_device(gpu, device, gpus, expected, monkeypatch):
+    """With faiss-cpu and a model on a GPU, codes use the layout for CPUs."""
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    recipes = []
-    monkeypatch.setattr(faiss_module, "build_faiss", lambda recipe, *_: recipes.append(recipe))
+    specs = []
+    monkeypatch.setattr(faiss_module, "build_faiss", lambda spec, *_: specs.append(spec))
     FaissIndex("IVF{nlist},{pq}", gpu=gpu, device=device)._build_proposals(clustered(2000, 1, k=8)[1])
-    assert goes_on_gpu(gpu, torch.device(device)) is expected
-    assert recipes[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
+    assert uses_gpu(gpu, torch.device(device)) is expected
+    assert specs[0].factory.endswith("PQ8x8" if expected else "PQ16x4fs")
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 3), ("cuda:1", 1)])
-def test_a_rank_builds_on_its_own_gpu(device, number, monkeypatch):
+def test_rank_builds_on_its_gpu(device, number, monkeypatch):
     used = []
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
@@ -83,7 +83,7 @@ def test_a_rank_builds_on_its_own_gpu(device, number, monkeypatch):
     assert used == [number]
 
 
-def test_an_index_behind_a_transform_is_seen_to_be_on_a_gpu(monkeypatch):
+def test_is_on_gpu_looks_behind_transforms(monkeypatch):
     class GpuIndexFlat:
         pass
 
@@ -96,6 +96,7 @@ def test_an_index_behind_a_transform_is_seen_to_be_on_a_gpu(monkeypatch):
     assert is_on_gpu(inner)
 
 
-def test_a_gpu_that_faiss_does_not_have_is_told():
-    with pytest.raises(ConfigError, match=r"index: gpu=true, and this FAISS has no GPU; install faiss-gpu"):
+def test_gpu_without_faiss_gpu_is_rejected():
+    with pytest.raises(ConfigError) as caught:
         FaissIndex("IVF16,SQ8", gpu=True).build(clustered(300, 1)[1])
+    assert caught.value.code == "faiss-without-gpu"

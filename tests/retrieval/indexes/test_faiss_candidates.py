@@ -1,4 +1,4 @@
-"""What the indexes over FAISS share: settings, and a file of FAISS's own format."""
+"""What the indexes with FAISS candidates share: settings, and a file in the format of FAISS."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_file_is_faiss_s_own(name: str, tmp_path: Path) -> None:
+def test_saved_file_is_readable_by_faiss(name: str, tmp_path: Path) -> None:
     _, passages = clustered(100, 1)
     index = INDEXES[name]()
     index.build(passages)
     index.save(tmp_path)
     assert faiss.read_index(str(tmp_path / name)).ntotal >= 100
     (tmp_path / name).write_bytes(b"torn")
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as caught:
         Index.load(tmp_path, passages, verify=False)
-    assert refused.value.code == "faiss-file-unreadable"
-    assert refused.value.path == tmp_path / name
+    assert caught.value.code == "faiss-file-unreadable"
+    assert caught.value.path == tmp_path / name
 
 
 @pytest.mark.parametrize("index", [FaissIndex, MuveraIndex])
 @pytest.mark.parametrize("name", ["candidates", "nlist", "nprobe", "training_points"])
-def test_settings_below_one_are_refused(index: type[Index], name: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_settings_below_one_are_rejected(index: type[Index], name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         index(**{name: 0})
-    assert (refused.value.code, refused.value.key) == ("index-setting-too-small", name)
+    assert (caught.value.code, caught.value.key) == ("index-setting-too-small", name)

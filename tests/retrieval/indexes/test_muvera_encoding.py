@@ -1,4 +1,4 @@
-"""Fixed-dimensional encodings against the formula of the paper, written out vector by vector."""
+"""Fixed-dimensional encodings compared with the formula of the paper, evaluated per vector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def part(vector: np.ndarray, planes: np.ndarray) -> tuple[bool, ...]:
 
 
 def estimate(query: np.ndarray, passage: np.ndarray, planes: np.ndarray, signs: np.ndarray) -> float:
-    """Equation (1) of the paper, without encodings: each query vector with what represents its part in the passage."""
+    """Equation (1) of the paper: each query vector with the representative of its part in the passage."""
     total = 0.0
     for cut, project in zip(planes, signs, strict=True):
         of_passage = [part(vector, cut) for vector in passage]
@@ -23,11 +23,11 @@ def estimate(query: np.ndarray, passage: np.ndarray, planes: np.ndarray, signs: 
             own = part(vector, cut)
             inside = [p for p, where in zip(passage, of_passage, strict=True) if where == own]
             if inside:
-                standing = np.mean(inside, axis=0)
+                representative = np.mean(inside, axis=0)
             else:
                 differing = [sum(a != b for a, b in zip(where, own, strict=True)) for where in of_passage]
-                standing = passage[int(np.argmin(differing))]
-            total += (project @ vector) @ (project @ standing)
+                representative = passage[int(np.argmin(differing))]
+            total += (project @ vector) @ (project @ representative)
     return total
 
 
@@ -35,11 +35,11 @@ def estimate(query: np.ndarray, passage: np.ndarray, planes: np.ndarray, signs: 
     ("length", "other", "repetitions", "hyperplanes", "projection"),
     [(6, 6, 3, 2, 8), (3, 9, 1, 4, 2), (1, 5, 5, 1, 16)],
 )
-def test_the_inner_product_of_encodings_is_the_definition(length, other, repetitions, hyperplanes, projection):
+def test_encoding_inner_product_matches_definition(length, other, repetitions, hyperplanes, projection):
     generator = torch.Generator().manual_seed(0)
     queries, passages = torch.randn(4, length, 16, generator=generator), torch.randn(5, other, 16, generator=generator)
-    encoding = FixedDimensionalEncoding.draw(16, repetitions, hyperplanes, projection, seed=1)
-    encoded = encoding.queries(queries), encoding.passages(passages)
+    encoding = FixedDimensionalEncoding.sample(16, repetitions, hyperplanes, projection, seed=1)
+    encoded = encoding.encode_queries(queries), encoding.encode_passages(passages)
     assert [e.shape for e in encoded] == [(4, encoding.width), (5, encoding.width)]
     assert encoding.width == repetitions * 2**hyperplanes * projection
     planes, signs = encoding.planes.double().numpy(), encoding.signs.double().numpy()
@@ -47,19 +47,19 @@ def test_the_inner_product_of_encodings_is_the_definition(length, other, repetit
     np.testing.assert_allclose((encoded[0] @ encoded[1].T).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_signs_keep_inner_products_on_average():
-    encoding = FixedDimensionalEncoding.draw(8, repetitions=4000, hyperplanes=1, projection=2, seed=0)
+def test_signs_preserve_inner_products_on_average():
+    encoding = FixedDimensionalEncoding.sample(8, repetitions=4000, hyperplanes=1, projection=2, seed=0)
     vectors = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     projected = encoding.signs @ vectors.T
     products = (projected[:, :, 0] * projected[:, :, 1]).sum(dim=1)
     assert float(products.mean()) == pytest.approx(float(vectors[0] @ vectors[1]), abs=0.3)  # 5 standard deviations
 
 
-def test_the_estimate_follows_maxsim():
+def test_estimate_correlates_with_maxsim():
     queries, passages = clustered(200, 20, k=8, d=32)
-    encoding = FixedDimensionalEncoding.draw(32, repetitions=40, hyperplanes=3, projection=16, seed=0)
-    estimated = encoding.queries(queries) @ encoding.passages(passages.vectors).T / 40
+    encoding = FixedDimensionalEncoding.sample(32, repetitions=40, hyperplanes=3, projection=16, seed=0)
+    estimated = encoding.encode_queries(queries) @ encoding.encode_passages(passages.vectors).T / 40
     exact = maxsim_float64(queries, passages.vectors)
     correlation = np.corrcoef(estimated.numpy().ravel(), exact.ravel())[0, 1]
     assert correlation > 0.9
-    assert (estimated.numpy() < exact + 0.5).all()  # it stays below, since no mean is nearer than the nearest vector
+    assert (estimated.numpy() < exact + 0.5).all()  # lower on average: no mean is nearer than the nearest vector

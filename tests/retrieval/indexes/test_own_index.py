@@ -21,7 +21,7 @@ from tests.support.random_pools import clustered
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the user's module, which can be imported and is not."""
+    """The folder of a user module that is importable but not imported."""
     write_own_index(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(base, "KINDS", dict(base.KINDS))
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop(MODULE, None)
 
 
-def saved(folder: Path) -> tuple[Index, torch.Tensor, Embeddings]:
+def save_own_index(folder: Path) -> tuple[Index, torch.Tensor, Embeddings]:
     queries, passages = clustered(60, 5)
     index = import_module(MODULE).MeanIndex(scale=3.0)
     index.build(passages)
@@ -37,33 +37,33 @@ def saved(folder: Path) -> tuple[Index, torch.Tensor, Embeddings]:
     return index, queries, passages
 
 
-def forget() -> None:
+def unload_own_module() -> None:
     del sys.modules[MODULE], base.KINDS[f"{MODULE}.MeanIndex"]
 
 
-def test_own_index_is_saved_and_loaded(folder: Path) -> None:
-    index, queries, passages = saved(folder)
+def test_own_index_round_trip(folder: Path) -> None:
+    index, queries, passages = save_own_index(folder)
     assert sorted(json.loads((folder / "saved/index.json").read_text())["files"]) == ["parts/means.bin"]
     loaded = Index.load(folder / "saved", passages)
     assert loaded.scale == 3.0
     assert torch.equal(loaded.search(queries, 7).scores, index.search(queries, 7).scores)
 
 
-def test_class_is_imported_where_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index, queries, passages = saved(folder)
-    forget()
+def test_own_class_is_imported_if_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, queries, passages = save_own_index(folder)
+    unload_own_module()
     monkeypatch.delenv(OWN_PACKAGES, raising=False)
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as caught:
         Index.load(folder / "saved", passages)
-    assert refused.value.code == "saved-index-class-unknown"
-    assert refused.value.found == f"{MODULE}.MeanIndex"
-    assert f"{OWN_PACKAGES}={MODULE}" in refused.value.message
+    assert caught.value.code == "saved-index-class-unknown"
+    assert caught.value.found == f"{MODULE}.MeanIndex"
+    assert f"{OWN_PACKAGES}={MODULE}" in caught.value.message
     assert MODULE not in sys.modules
     monkeypatch.setenv(OWN_PACKAGES, MODULE)
     assert torch.equal(Index.load(folder / "saved", passages).search(queries, 7).rows, index.search(queries, 7).rows)
 
 
-def test_index_without_save_and_restore_is_built_again(folder: Path) -> None:
+def test_index_without_save_is_built_on_load(folder: Path) -> None:
     own = import_module(MODULE).MeanIndex
 
     class Rebuilt(own):
@@ -78,8 +78,8 @@ def test_index_without_save_and_restore_is_built_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("search", ["replicated", "candidates"])
-def test_own_index_has_no_fallback_to_turn_off(folder: Path, search: str) -> None:
-    index, queries, _ = saved(folder)
+def test_own_index_without_fallback(folder: Path, search: str) -> None:
+    index, queries, _ = save_own_index(folder)
     if search == "replicated":
         found = search_replicated(index, queries, 4, torch.device("cpu"), fallback=False)
     else:
@@ -87,15 +87,15 @@ def test_own_index_has_no_fallback_to_turn_off(folder: Path, search: str) -> Non
     assert torch.equal(found.rows, index.search(queries, 4).rows)
 
 
-def test_exact_own_index_can_be_sharded(folder: Path) -> None:
-    index, queries, passages = saved(folder)
+def test_own_index_can_be_sharded(folder: Path) -> None:
+    index, queries, passages = save_own_index(folder)
     expected = index.search(queries, 4)
     found = search_sharded(index, passages, torch.arange(len(passages)), queries, 4, torch.device("cpu"))
     assert torch.equal(found.rows, expected.rows)
 
 
-def test_what_cannot_be_saved_is_refused(folder: Path) -> None:
-    _, _, passages = saved(folder)
+def test_unsavable_index_is_rejected(folder: Path) -> None:
+    _, _, passages = save_own_index(folder)
     own = import_module(MODULE).MeanIndex
 
     class Forgetful(own):
@@ -105,7 +105,7 @@ def test_what_cannot_be_saved_is_refused(folder: Path) -> None:
     for index, code in ((Forgetful(), "index-argument-not-kept"), (own(scale=torch.float32), "index-not-json")):
         index._passages = passages
         index.means = torch.zeros(1)
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(ConfigError) as caught:
             index.save(folder / "new")
-        assert refused.value.code == code
+        assert caught.value.code == code
         assert not list((folder / "new").iterdir()) if (folder / "new").exists() else True

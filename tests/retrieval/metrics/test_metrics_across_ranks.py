@@ -1,4 +1,4 @@
-"""Metrics of three gloo processes against those of one."""
+"""Metrics of three gloo processes compared with those of one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.plain_metrics import METRICS, judged, make_case, random_hits, updated
+from tests.support.plain_metrics import METRICS, evaluate_case, make_case, random_hits, updated
 
 WORLD = 3
-# Each rank's share of nine queries; they have some in common, and in the second scenario two have none.
+# The queries of each rank, out of nine; some are repeated, and in the second case two ranks have none.
 SHARES = (([0, 1, 2, 3, 4, 8], [4, 5, 6, 7, 8], [2]), ([], [0, 1, 2, 3, 4, 5, 6, 7, 8], []))
 
 
 def cases():
-    return [make_case(), make_case(queries=1)]  # of the second, two ranks have no query to judge
+    return [make_case(), make_case(queries=1)]  # in the second, two ranks have no queries
 
 
 def _rank(rank: int, folder: str) -> None:
@@ -28,36 +28,36 @@ def _rank(rank: int, folder: str) -> None:
             metric = updated(make(queries=9), own, hits[own])
             values = metric.by_query()
             found.append((metric.compute(), values, int(metric.values[:, 0].isnan().sum())))
-    torch.save((found, [judged(case) for case in cases()]), f"{folder}/{rank}.pt")
+    torch.save((found, [evaluate_case(case) for case in cases()]), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple]:
-    """What each of the processes found."""
+    """The results of each process."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(_rank, args=(str(folder),), nprocs=WORLD)
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 @pytest.mark.slow
-def test_metrics_of_several_ranks_are_those_of_one(ranks: list[tuple]) -> None:
+def test_query_metric_equals_single_rank(ranks: list[tuple]) -> None:
     hits = random_hits(9, share=0.2)
-    alone = [updated(make(queries=9), torch.arange(9), hits) for make in METRICS] * len(SHARES)
+    single = [updated(make(queries=9), torch.arange(9), hits) for make in METRICS] * len(SHARES)
     for rank, (found, _) in enumerate(ranks):
-        assert [computed for computed, _, _ in found] == [metric.compute() for metric in alone]
-        for metric, (_, values, _) in zip(alone, found, strict=True):
+        assert [computed for computed, _, _ in found] == [metric.compute() for metric in single]
+        for metric, (_, values, _) in zip(single, found, strict=True):
             assert all(torch.equal(values[name], own) for name, own in metric.by_query().items())
-        # After it each rank goes on with its own rows.
+        # Afterwards each rank keeps its own rows.
         expected = [9 - len(shares[rank]) for shares in SHARES for _ in METRICS]
         assert [missing for _, _, missing in found] == expected
 
 
 @pytest.mark.slow
-def test_several_ranks_judge_as_one_does(ranks: list[tuple]) -> None:
+def test_evaluate_ranking_equals_single_rank(ranks: list[tuple]) -> None:
     for _, found in ranks:
         for case, results in zip(cases(), found, strict=True):
-            alone = judged(case)
-            assert list(results) == list(alone)
-            for metric, values in alone.items():
+            single = evaluate_case(case)
+            assert list(results) == list(single)
+            for metric, values in single.items():
                 assert torch.equal(results[metric].nan_to_num(-1), values.nan_to_num(-1)), metric

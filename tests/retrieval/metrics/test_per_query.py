@@ -1,4 +1,4 @@
-"""All metrics against their definitions, and against trec_eval on the same files."""
+"""All metrics compared with their definitions and with trec_eval on the same files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from ret_lightning.errors import ConfigError
 from ret_lightning.retrieval import (
     Ranking,
-    judge,
+    evaluate_ranking,
     query_means,
     read_qrels,
     read_ranking,
@@ -21,13 +21,13 @@ from ret_lightning.retrieval import (
     write_qrels,
     write_run,
 )
-from tests.support.plain_metrics import KS, by_definition, judged, make_case
+from tests.support.plain_metrics import KS, by_definition, evaluate_case, make_case
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_metric_of_every_query_is_its_definition(seed: int) -> None:
+def test_metrics_match_definitions(seed: int) -> None:
     case = make_case(seed=seed)
-    results = judged(case)
+    results = evaluate_case(case)
     assert list(results) == [
         *(f"recall@{k}" for k in KS), "mrr@10", "ndcg@10", *(f"fractional_recall@{k}" for k in KS),
         *(f"pseudo_recall@{k}" for k in KS),
@@ -41,9 +41,9 @@ def test_every_metric_of_every_query_is_its_definition(seed: int) -> None:
     assert all(0 < means[name] < 1 for name in ("recall@5", "mrr@10", "ndcg@10", "pseudo_recall@5"))
 
 
-def test_means_count_the_queries_that_a_metric_counts() -> None:
+def test_means_are_over_counted_queries() -> None:
     case = make_case()
-    means = query_means(judged(case))
+    means = query_means(evaluate_case(case))
     every = [by_definition(case, query) for query in range(len(case.positives))]
     for name, mean in means.items():
         values = [metrics[name] for metrics in every if name in metrics]
@@ -52,7 +52,7 @@ def test_means_count_the_queries_that_a_metric_counts() -> None:
 
 
 def trec_eval(run: Path, qrels: Path) -> dict[str, dict[str, float]]:
-    """Query to metric, by trec_eval, which reads the files with parsers of its own."""
+    """Evaluate files with trec_eval, which parses them itself; query to metric to value."""
     with open(run) as run_file, open(qrels) as qrels_file:
         scored, right = pytrec_eval.parse_run(run_file), pytrec_eval.parse_qrel(qrels_file)
     success = "success." + ",".join(map(str, KS))
@@ -61,7 +61,7 @@ def trec_eval(run: Path, qrels: Path) -> dict[str, dict[str, float]]:
     ).evaluate(scored)
     names = {f"success_{k}": f"recall@{k}" for k in KS} | {"ndcg_cut_10": "ndcg@10"}
     names |= {f"recall_{k}": f"fractional_recall@{k}" for k in KS}
-    # Its reciprocal rank has no cut: one below a tenth is of a passage behind the tenth.
+    # Its reciprocal rank has no cutoff; values below 1/10 are beyond rank 10.
     return {
         query: {ours: values[theirs] for theirs, ours in names.items()}
         | {"mrr@10": values["recip_rank"] if values["recip_rank"] > 1 / 10.5 else 0.0}
@@ -70,14 +70,14 @@ def trec_eval(run: Path, qrels: Path) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_trec_eval_says_the_same_of_the_files(seed: int, tmp_path: Path) -> None:
-    """Ties, positives that the pool lacks and short rankings included."""
+def test_metrics_match_trec_eval(seed: int, tmp_path: Path) -> None:
+    """Includes ties, positives missing from the pool and short rankings."""
     case = make_case(seed=seed)
     run, qrels = tmp_path / "run.trec", tmp_path / "run.qrels"
     write_run(run, case.query_ids, case.ranking, case.ids)
     write_qrels(qrels, case.query_ids, case.positives)
     theirs = trec_eval(run, qrels)
-    results = judged(case)
+    results = evaluate_case(case)
     compared = 0
     for position, query in enumerate(case.query_ids):
         name = query.replace(" ", "%20")
@@ -85,14 +85,14 @@ def test_trec_eval_says_the_same_of_the_files(seed: int, tmp_path: Path) -> None
             ours = {metric: float(results[metric][position]) for metric in theirs[name]}
             assert ours == pytest.approx(theirs[name], rel=1e-12), query
             compared += 1
-        else:  # nothing was found: trec_eval leaves the query out, here it is a miss
+        else:  # trec_eval omits queries with empty rankings; here they count as misses
             assert not (case.ranking.rows[position] >= 0).any()
             assert results["ndcg@10"][position] == 0
     assert compared > 50
 
 
-def test_a_file_of_tied_scores_is_read_in_trec_evals_order(tmp_path: Path) -> None:
-    """A foreign run: scores as coarse as they come, ranks that say nothing, lines in any order."""
+def test_tied_run_is_read_in_trec_eval_order(tmp_path: Path) -> None:
+    """A run of another program: rounded scores, meaningless ranks, shuffled lines."""
     case = make_case(seed=5)
     run, qrels = tmp_path / "run.trec", tmp_path / "run.qrels"
     write_qrels(qrels, case.query_ids, case.positives)
@@ -105,13 +105,13 @@ def test_a_file_of_tied_scores_is_read_in_trec_evals_order(tmp_path: Path) -> No
     run.write_text("\n".join(lines))
     read = replace(case, ranking=read_ranking(run, case.query_ids, case.ids))
     assert any(a != b for a, b in zip(read.ranking.rows.tolist(), case.ranking.rows.tolist(), strict=True))
-    results = judged(read)
+    results = evaluate_case(read)
     for query, theirs in trec_eval(run, qrels).items():
         position = int(query.rpartition("%20")[2])
         assert {m: float(results[m][position]) for m in theirs} == pytest.approx(theirs, rel=1e-12)
 
 
-def test_from_files_alone_come_the_same_metrics(tmp_path: Path) -> None:
+def test_metrics_of_written_files_are_equal(tmp_path: Path) -> None:
     case = make_case(seed=1)
     run, qrels = tmp_path / "run.trec", tmp_path / "run.qrels"
     write_run(run, case.query_ids, case.ranking, case.ids)
@@ -119,31 +119,32 @@ def test_from_files_alone_come_the_same_metrics(tmp_path: Path) -> None:
     right = read_qrels(qrels)
     ids = sorted({passage for ranked in read_run(run).values() for passage, _ in ranked})
     ranking = read_ranking(run, list(right), ids)
-    results = judge(ranking, ids, list(right.values()), KS)
-    expected = judged(case)
+    results = evaluate_ranking(ranking, ids, list(right.values()), KS)
+    expected = evaluate_case(case)
     assert "pseudo_recall@5" not in results
     for metric, values in results.items():
         torch.testing.assert_close(values, expected[metric], rtol=1e-12, atol=0)
 
 
-def test_a_ranking_of_a_pool_smaller_than_k() -> None:
+def test_pool_smaller_than_k() -> None:
     rows = torch.tensor([[1, 0] + [-1] * 8, [-1] * 10])
     scores = torch.tensor([[2.0, 1.0] + [-torch.inf] * 8, [-torch.inf] * 10])
-    results = judge(Ranking(rows, scores), ["a", "b"], [["a"], ["a"]], [5])
+    results = evaluate_ranking(Ranking(rows, scores), ["a", "b"], [["a"], ["a"]], [5])
     assert query_means(results) == pytest.approx(
         {"recall@5": 0.5, "fractional_recall@5": 0.5, "mrr@10": 0.25, "ndcg@10": 0.5 / math.log2(3)}
     )
 
 
-def test_no_k_at_all_is_refused() -> None:
+def test_empty_recall_at_is_rejected() -> None:
     case = make_case()
-    with pytest.raises(ConfigError, match="recall@K: K must be one or more numbers"):
-        judge(case.ranking, case.ids, case.positives, [])
+    with pytest.raises(ConfigError) as caught:
+        evaluate_ranking(case.ranking, case.ids, case.positives, [])
+    assert (caught.value.code, caught.value.found) == ("metric-k-too-small", ())
 
 
-def test_a_ranking_narrower_than_k_is_refused() -> None:
+def test_ranking_narrower_than_k_is_rejected() -> None:
     case = make_case(width=9)
-    with pytest.raises(ValueError, match=r"recall@50 needs bool hits of shape \(N, 50 or more\)"):
-        judged(case)
-    with pytest.raises(ValueError, match="mrr@10 needs bool hits"):
-        judge(case.ranking, case.ids, case.positives, [5])
+    with pytest.raises(ValueError, match=r"recall@50: expected bool hits of shape \(N, 50 or more\)"):
+        evaluate_case(case)
+    with pytest.raises(ValueError, match="mrr@10: expected bool hits"):
+        evaluate_ranking(case.ranking, case.ids, case.positives, [5])

@@ -1,4 +1,4 @@
-"""The functions behind the metrics; the metrics of whole rankings are tested in test_per_query.py."""
+"""The functions behind the metrics; test_per_query.py tests metrics of whole rankings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ret_lightning.retrieval.metrics.rank_metrics import METRICS
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_names_and_shapes(name: str) -> None:
+def test_metric_names_and_shapes(name: str) -> None:
     hits = torch.tensor([[True, False, True], [False, False, False]])
     found = rank_metrics(name, [3, 1, 3], hits, torch.tensor([2, 0]))
     assert list(found) == [f"{name}@1", f"{name}@3"]
@@ -25,28 +25,28 @@ def test_names_and_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("ks", [[], [0, 5]])
-def test_k_below_one_is_refused(ks: list[int]) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_k_below_one_is_rejected(ks: list[int]) -> None:
+    with pytest.raises(ConfigError) as caught:
         rank_metrics("mrr", ks, torch.zeros(1, 9).bool())
-    assert (refused.value.code, refused.value.found) == ("metric-k-too-small", tuple(ks))
+    assert (caught.value.code, caught.value.found) == ("metric-k-too-small", tuple(ks))
 
 
 @pytest.mark.parametrize("n", [1, 5, 8])
-def test_random_recall_is_the_share_of_all_draws(n):
+def test_random_recall_equals_enumeration(n):
     for positives in range(n + 1):
         for k in range(1, n + 1):
-            draws = list(combinations(range(n), k))
-            share = sum(min(draw) < positives for draw in draws) / len(draws)
+            subsets = list(combinations(range(n), k))
+            share = sum(min(subset) < positives for subset in subsets) / len(subsets)
             assert random_recall(n, [positives], k) == pytest.approx(share, rel=1e-15)
 
 
-def test_random_recall_averages_queries_and_handles_large_pools():
+def test_random_recall_averages_queries():
     assert random_recall(10, [1, 0, 3], 2) == pytest.approx((0.2 + 0 + 1 - comb(7, 2) / comb(10, 2)) / 3)
     assert random_recall(110_000, [1], 100) == pytest.approx(100 / 110_000, rel=1e-15)
     assert random_recall(5, [1, 0], 100) == 0.5
 
 
-def test_random_recall_is_what_random_rankings_reach():
+def test_random_recall_matches_random_rankings():
     generator = torch.Generator().manual_seed(0)
     ids = [str(row) for row in range(50)]
     positives = [["3"], ["1", "4"], ["gone"], ["7", "8", "9"]] * 1000
@@ -58,6 +58,6 @@ def test_random_recall_is_what_random_rankings_reach():
 
 
 @pytest.mark.parametrize(("counts", "k"), [([], 1), ([1], 0), ([6], 1), ([-1], 1)])
-def test_random_recall_refuses_what_cannot_be(counts, k):
+def test_random_recall_rejects_invalid_counts(counts, k):
     with pytest.raises(ValueError, match="random_recall"):
         random_recall(5, counts, k)

@@ -23,7 +23,7 @@ K, D = 3, 4
 
 
 def rows(n: int) -> torch.Tensor:
-    """Row i is made of i alone, so that a row in a wrong place shows."""
+    """Row i depends on i only, so a row at a wrong position is detected."""
     return torch.stack([torch.randn(K, D, generator=torch.Generator().manual_seed(row)) for row in range(n)])
 
 
@@ -33,7 +33,7 @@ def create(folder: Path, n: int = 25, **options):
 
 
 def encode(unfinished, rank: int = 0, world: int = 1, batch: int = 3, stop: int | None = None) -> list[int]:
-    """As an encoder does it: this rank's rows in order, batch by batch, up to `stop` of them; returns what it encoded."""
+    """Encode the rows of a rank batch by batch, up to `stop` of them; return the encoded rows."""
     writer = unfinished.writer(rank, world)
     todo = writer.rows[:stop]
     for start in range(0, len(todo), batch):
@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("world", "batch"), [(1, 1), (1, 100), (3, 2), (9, 5)])
-def test_what_ranks_wrote_is_read_back(tmp_path, world, batch):
+def test_store_round_trip(tmp_path, world, batch):
     unfinished = create(tmp_path / "new" / "store")
     encoded = [row for rank in range(world) for row in encode(unfinished, rank, world, batch)]
     assert sorted(encoded) == list(range(25))
@@ -65,8 +65,8 @@ def test_what_ranks_wrote_is_read_back(tmp_path, world, batch):
     assert {file.name for file in store.folder.iterdir()} == {"vectors.f16", "ids.json", "manifest.json"}
 
 
-def test_the_files_are_what_the_module_says(tmp_path):
-    """Read by NumPy and JSON alone."""
+def test_files_have_documented_format(tmp_path):
+    """Read with NumPy and JSON only."""
     finished(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert {key: manifest[key] for key in ("fingerprint", "count", "vectors", "width", "dtype")} == {
@@ -77,7 +77,7 @@ def test_the_files_are_what_the_module_says(tmp_path):
     assert json.loads((tmp_path / "ids.json").read_text())[24] == "p24"
 
 
-def test_any_number_of_ranks_leaves_the_same_files(tmp_path):
+def test_number_of_ranks_does_not_change_files(tmp_path):
     finished(tmp_path / "one")
     unfinished = create(tmp_path / "two")
     for rank in (1, 0):
@@ -103,17 +103,19 @@ def test_two_processes_write_one_store(tmp_path):
     assert torch.equal(store.embeddings.vectors, rows(25).half())
 
 
-def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
-    encode(create(tmp_path), stop=10)  # two parts of 4 rows, and 2 rows that are lost
-    with pytest.raises(DataError, match=r"not finished, 5 of 7 parts are missing; run the encoding again"):
+def test_interrupted_store_continues(tmp_path):
+    encode(create(tmp_path), stop=10)  # two parts of four rows; two further rows are lost
+    with pytest.raises(DataError) as caught:
         EmbeddingStore.open(tmp_path)
-    with pytest.raises(DataError, match=r"rows 8 to 11 are missing; run the encoding again"):
+    assert (caught.value.code, caught.value.missing, caught.value.parts) == ("store-not-finished", 5, 7)
+    with pytest.raises(DataError) as caught:
         create(tmp_path).finish()
+    assert (caught.value.code, caught.value.first, caught.value.last) == ("store-rows-missing", 8, 11)
     assert encode(create(tmp_path)) == list(range(8, 25))
     assert torch.equal(create(tmp_path).finish().embeddings.vectors, rows(25).half())
 
 
-def test_another_number_of_ranks_may_go_on(tmp_path):
+def test_store_continues_with_other_number_of_ranks(tmp_path):
     encode(create(tmp_path), rank=1, world=2)
     left = [row for rank in range(3) for row in encode(create(tmp_path), rank, 3)]
     assert sorted(left) == [row for row in range(25) if row // 4 % 2 == 0]
@@ -122,7 +124,7 @@ def test_another_number_of_ranks_may_go_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process")
-def test_a_killed_writer_loses_no_part_that_was_complete(tmp_path):
+def test_killed_writer_keeps_complete_parts(tmp_path):
     program = f"""
 import os, signal
 from pathlib import Path
@@ -137,15 +139,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert torch.equal(create(tmp_path).finish().embeddings.vectors, rows(25).half())
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "note", "foreign note"])
-def test_a_damaged_part_is_encoded_again(tmp_path, damage):
+@pytest.mark.parametrize("damage", ["flip", "truncate", "marker", "other marker"])
+def test_damaged_part_is_encoded_again(tmp_path, damage):
     encode(create(tmp_path), stop=12)
     if damage == "flip":
         flip(tmp_path / "vectors.f16", 5 * K * D * 2)
     elif damage == "truncate":
         with open(tmp_path / "vectors.f16", "r+b") as file:
             file.truncate(5 * K * D * 2)
-    elif damage == "note":
+    elif damage == "marker":
         (tmp_path / "parts" / "000001.json").write_text('{"sha2')
     else:
         (tmp_path / "parts" / "000001.json").write_bytes((tmp_path / "parts" / "000000.json").read_bytes())
@@ -154,7 +156,7 @@ def test_a_damaged_part_is_encoded_again(tmp_path, damage):
     assert torch.equal(create(tmp_path).finish().embeddings.vectors, rows(25).half())
 
 
-def test_parts_are_of_whole_batches_and_stay_as_they_were_begun(tmp_path):
+def test_parts_hold_whole_batches(tmp_path):
     begun = create(tmp_path, part_rows=None, batch_rows=7)
     assert begun.plan.part_rows == 7
     writer = begun.writer()
@@ -166,7 +168,7 @@ def test_parts_are_of_whole_batches_and_stay_as_they_were_begun(tmp_path):
     assert create(tmp_path / "large", n=1000, part_rows=None, batch_rows=5).plan.part_rows == 20  # a 64th is 16
 
 
-def test_ids_that_were_damaged_before_the_end_are_written_again(tmp_path):
+def test_damaged_ids_of_unfinished_store_are_rewritten(tmp_path):
     encode(create(tmp_path))
     flip(tmp_path / "ids.json", 4)
     assert create(tmp_path).finish().embeddings.ids == tuple(f"p{row}" for row in range(25))
@@ -192,7 +194,7 @@ def test_dropped_rows_are_written_again(tmp_path, stop, finish):
     assert raised.value.code == "store-of-another-plan"
 
 
-def test_a_finished_store_is_left_as_it_is(tmp_path):
+def test_create_keeps_finished_store(tmp_path):
     finished(tmp_path)
     before = content(tmp_path)
     again = create(tmp_path)
@@ -203,28 +205,34 @@ def test_a_finished_store_is_left_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "code", "reason"),
     [
-        (lambda f: flip(f / "vectors.f16", 9 * K * D * 2), r"vectors\.f16 was changed: the checksum of rows 8 to 11 is wrong"),
-        (lambda f: os.truncate(f / "vectors.f16", 100), r"vectors\.f16 has 100 bytes, and 600 belong there"),
-        (lambda f: (f / "vectors.f16").unlink(), r"vectors\.f16 cannot be read \(No such file"),
-        (lambda f: (f / "ids.json").unlink(), r"ids\.json cannot be read \(No such file"),
-        (lambda f: flip(f / "ids.json", 4), r"ids\.json was changed"),
-        (lambda f: os.truncate(f / "manifest.json", 40), r"manifest\.json: cannot be read as JSON"),
-        (lambda f: (f / "manifest.json").write_text("[]"), r"manifest\.json: must be a JSON object"),
-        (lambda f: (f / "manifest.json").write_text('{"format": 9}'), r"format 9 is not known, only 1"),
-        (lambda f: (f / "manifest.json").write_text('{"format": 1}'), r"not the manifest\.json of a store.*fingerprint"),
-        (lambda f: edit(f, count="25"), r"not the manifest\.json of a store \(a size is not a whole number\)"),
-        (lambda f: edit(f, vectors=7), r"vectors\.f16 has 600 bytes, and 1400 belong there"),
-        (lambda f: edit(f, parts_sha256=["x"]), r"has not the checksums of 7 parts"),
-        (lambda f: (f / "manifest.json").unlink(), r"no store of embeddings, it has no manifest\.json"),
+        (
+            lambda f: flip(f / "vectors.f16", 9 * K * D * 2),
+            "store-torn",
+            "vectors.f16: checksum of rows 8 to 11 differs",
+        ),
+        (lambda f: os.truncate(f / "vectors.f16", 100), "store-torn", "vectors.f16: expected 600 bytes, got 100"),
+        (lambda f: (f / "vectors.f16").unlink(), "store-torn", "vectors.f16 is not readable (No such file"),
+        (lambda f: (f / "ids.json").unlink(), "store-torn", "ids.json is not readable (No such file"),
+        (lambda f: flip(f / "ids.json", 4), "store-torn", "ids.json: checksum differs"),
+        (lambda f: os.truncate(f / "manifest.json", 40), "store-json-unreadable", None),
+        (lambda f: (f / "manifest.json").write_text("[]"), "store-json-no-object", None),
+        (lambda f: (f / "manifest.json").write_text('{"format": 9}'), "file-format-unknown", None),
+        (lambda f: (f / "manifest.json").write_text('{"format": 1}'), "store-plan-invalid", "fingerprint"),
+        (lambda f: edit(f, count="25"), "store-plan-invalid", "not a valid integer"),
+        (lambda f: edit(f, vectors=7), "store-torn", "vectors.f16: expected 1400 bytes, got 600"),
+        (lambda f: edit(f, parts_sha256=["x"]), "store-torn", "expected checksums of 7 parts"),
+        (lambda f: (f / "manifest.json").unlink(), "store-missing", None),
     ],
-)  # fmt: skip
-def test_a_store_that_was_torn_or_changed_is_one_clear_line(tmp_path, damage, message):
+)
+def test_corrupt_store_is_reported_in_one_line(tmp_path, damage, code, reason):
     finished(tmp_path)
     damage(tmp_path)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError) as caught:
         EmbeddingStore.open(tmp_path)
+    assert caught.value.code == code
+    assert reason is None or reason in caught.value.reason
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
 
@@ -234,56 +242,61 @@ def edit(folder: Path, **values) -> None:
     (folder / "manifest.json").write_text(json.dumps({**manifest, **values}))
 
 
-def test_a_store_of_another_checkpoint_is_refused(tmp_path):
+def test_store_of_other_checkpoint_is_rejected(tmp_path):
     finished(tmp_path)
-    with pytest.raises(DataError, match="the store is of checkpoint 'abc', not of 'def'"):
+    with pytest.raises(DataError) as caught:
         EmbeddingStore.open(tmp_path, fingerprint="def")
+    assert (caught.value.code, caught.value.found, caught.value.expected) == ("store-other-checkpoint", "abc", "def")
 
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("other", "difference"),
     [
         ({"fingerprint": "def"}, "checkpoint fingerprint 'abc', not 'def'"),
         ({"config": {"model": "n"}}, "model 'm', not 'n'"),
         ({"n": 26}, "count 25, not 26"),
     ],
 )
-def test_another_store_is_never_written_over(tmp_path, complete, other, message):
+def test_other_store_is_not_overwritten(tmp_path, complete, other, difference):
     finished(tmp_path) if complete else encode(create(tmp_path), stop=9)
     before = content(tmp_path)
-    with pytest.raises(DataError, match=f"holds a store with {message}; delete it or choose another folder"):
+    with pytest.raises(DataError) as caught:
         create(tmp_path, **other)
+    assert (caught.value.code, caught.value.difference) == ("store-of-another-plan", difference)
     assert content(tmp_path) == before
 
 
-def test_other_ids_and_other_folders_are_refused(tmp_path):
+def test_other_ids_and_folders_are_rejected(tmp_path):
     finished(tmp_path / "store")
-    with pytest.raises(DataError, match="holds a store with other ids"):
+    with pytest.raises(DataError) as caught:
         EmbeddingStore.create(tmp_path / "store", [f"q{row}" for row in range(25)], (K, D), "abc", {"model": "m"}, 4)
+    assert (caught.value.code, caught.value.difference) == ("store-of-another-plan", "other ids")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("...")
-    with pytest.raises(DataError, match=r"holds 'thesis\.tex', which is no part of a store; choose an empty folder"):
+    with pytest.raises(DataError) as caught:
         create(tmp_path / "mine")
-    with pytest.raises(DataError, match="no store of embeddings"):
-        EmbeddingStore.open(tmp_path / "nowhere")
+    assert (caught.value.code, caught.value.found) == ("store-folder-not-empty", "thesis.tex")
+    with pytest.raises(DataError) as caught:
+        EmbeddingStore.open(tmp_path / "missing")
+    assert caught.value.code == "store-missing"
 
 
-def test_what_cannot_be_stored_is_refused(tmp_path):
+def test_invalid_rows_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="id 'a' occurs 2 times"):
         EmbeddingStore.create(tmp_path / "x", ["a", "a"], (K, D), "abc")
     writer = create(tmp_path / "store").writer()
-    with pytest.raises(ValueError, match=r"vectors must be \(n, 3, 4\), got \(2, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"expected vectors of shape \(n, 3, 4\), got \(2, 4, 3\)"):
         writer.add(torch.zeros(2, 4, 3))
-    with pytest.raises(ValueError, match="26 rows more, and only 25 are left"):
+    with pytest.raises(ValueError, match="expected at most 25 more rows, got 26"):
         writer.add(torch.zeros(26, K, D))
-    with pytest.raises(ValueError, match="not finite, or too large for float16"):
+    with pytest.raises(ValueError, match="must be finite in float16"):
         writer.add(torch.full((1, K, D), 1e5))
-    with pytest.raises(ValueError, match=r"rank 2 is not in \[0, 2\)"):
+    with pytest.raises(ValueError, match=r"expected a value in \[0, 2\), got 2"):
         create(tmp_path / "store").writer(2, 2)
 
 
-def test_an_empty_pool_and_one_passage(tmp_path):
+def test_empty_and_single_row_stores(tmp_path):
     for n in (0, 1):
         store = finished(tmp_path / str(n), n)
         assert store.embeddings.vectors.shape == (n, K, D)
@@ -292,7 +305,7 @@ def test_an_empty_pool_and_one_passage(tmp_path):
         assert index.search(torch.ones(2, 5, D), 1).rows.tolist() == [[n - 1]] * 2
 
 
-def test_what_is_written_to_the_tensor_does_not_reach_the_file(tmp_path):
+def test_tensor_writes_do_not_change_file(tmp_path):
     store = finished(tmp_path)
     store.embeddings.vectors.zero_()
     assert torch.equal(EmbeddingStore.open(tmp_path).embeddings.vectors, rows(25).half())
@@ -301,7 +314,7 @@ def test_what_is_written_to_the_tensor_does_not_reach_the_file(tmp_path):
 @pytest.mark.parametrize(
     "index", [ExactIndex(block=64), FaissIndex(candidates=40), FaissIndex("IVF16,SQ8", candidates=60)]
 )
-def test_searching_a_store_is_searching_its_vectors(tmp_path, index):
+def test_search_of_store_equals_search_of_vectors(tmp_path, index):
     queries, passages = clustered(300, 20)
     unfinished = EmbeddingStore.create(tmp_path, passages.ids, (8, 32), "abc")
     unfinished.writer().add(passages.vectors)
@@ -339,8 +352,8 @@ print(opened - before, searched - before, touched - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
-def test_a_store_does_not_end_up_in_memory(tmp_path):
-    """128 MiB on disk: opening it reads them all for the checksums, an exact search for the scores; neither keeps them."""
+def test_store_is_not_kept_in_memory(tmp_path):
+    """Opening a store of 128 MiB reads it for the checksums, exact search for the scores; neither keeps it in memory."""
     for name, n in (("large", 128 * 1024), ("small", 64)):
         unfinished = EmbeddingStore.create(tmp_path / name, list(map(str, range(n))), (8, 64), "abc")
         writer = unfinished.writer()
@@ -356,6 +369,6 @@ def test_a_store_does_not_end_up_in_memory(tmp_path):
         check=True,
     )
     opened, searched, touched = (float(number) for number in run.stdout.split())
-    assert touched > 120  # the measure sees pages that are mapped
-    assert opened < 45  # the ids, 131,072 strings, and the pieces that are read for the checksums
+    assert touched > 120  # mapped pages are included in the measurement
+    assert opened < 45  # 131,072 ids, and the blocks read for the checksums
     assert searched < 80

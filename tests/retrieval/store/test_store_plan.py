@@ -1,4 +1,4 @@
-"""The plan of a store of embeddings: its parts, its file, and how another store is told apart."""
+"""The plan of an embedding store: its parts, its file, and the detection of other stores."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ret_lightning.retrieval.store import store_plan
 from ret_lightning.retrieval.store.store_plan import (
     PARTS,
     PLAN,
-    AnotherStore,
+    StoreMismatch,
     StorePlan,
-    check_same,
+    check_same_plan,
     provisional_rows,
     read_plan,
     sha256_of_part,
-    write_note,
+    write_marker,
 )
 
 SMALL = StorePlan(
@@ -29,7 +29,7 @@ SMALL = StorePlan(
 
 
 @pytest.mark.parametrize(("count", "part_rows"), [(25, 10), (30, 10), (1, 10), (0, 10), (7, 1)])
-def test_parts_hold_each_row_once(count: int, part_rows: int) -> None:
+def test_parts_cover_each_row_once(count: int, part_rows: int) -> None:
     plan = replace(SMALL, count=count, part_rows=part_rows)
     rows = [plan.rows(part) for part in range(plan.parts)]
     assert [row for part in rows for row in part] == list(range(count))
@@ -38,7 +38,7 @@ def test_parts_hold_each_row_once(count: int, part_rows: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "size", "file"), [("float16", 2, "vectors.f16"), ("float32", 4, "vectors.f32")])
-def test_sizes_of_the_stored_numbers(dtype: str, size: int, file: str) -> None:
+def test_row_size_and_file_name(dtype: str, size: int, file: str) -> None:
     plan = replace(SMALL, dtype=dtype)
     assert (plan.row_bytes, plan.vectors_file) == (4 * 8 * size, file)
     assert plan.numbers.str[0] == "<"  # little-endian on every machine
@@ -55,14 +55,14 @@ def test_sizes_of_the_stored_numbers(dtype: str, size: int, file: str) -> None:
         ({"part_rows": 5}, "part_rows 10, not 5"),
     ],
 )
-def test_first_difference_is_named_rows_before_settings(changes: dict, difference: str, tmp_path: Path) -> None:
-    check_same(tmp_path, SMALL, SMALL)
-    with pytest.raises(AnotherStore) as caught:
-        check_same(tmp_path, SMALL, replace(SMALL, **changes))
+def test_first_difference_is_reported(changes: dict, difference: str, tmp_path: Path) -> None:
+    check_same_plan(tmp_path, SMALL, SMALL)
+    with pytest.raises(StoreMismatch) as caught:
+        check_same_plan(tmp_path, SMALL, replace(SMALL, **changes))
     assert (caught.value.code, caught.value.difference) == ("store-of-another-plan", difference)
 
 
-def test_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_plan_round_trip(tmp_path: Path) -> None:
     more = {store_plan.SUMS: ["a"], store_plan.PROVISIONAL: [3]}  # as in a manifest
     (tmp_path / PLAN).write_text(json.dumps(asdict(SMALL) | more))
     assert read_plan(tmp_path, PLAN) == SMALL
@@ -83,7 +83,7 @@ def test_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         (None, "store-json-unreadable"),
     ],
 )
-def test_file_that_is_no_plan_is_refused(change: dict | str | None, code: str, tmp_path: Path) -> None:
+def test_invalid_plan_is_rejected(change: dict | str | None, code: str, tmp_path: Path) -> None:
     if change is not None:
         (tmp_path / PLAN).write_text(change if isinstance(change, str) else json.dumps(asdict(SMALL) | change))
     with pytest.raises(DataError) as caught:
@@ -91,15 +91,15 @@ def test_file_that_is_no_plan_is_refused(change: dict | str | None, code: str, t
     assert (caught.value.code, caught.value.path) == (code, tmp_path / PLAN)
 
 
-def test_notes_of_parts_keep_provisional_rows(tmp_path: Path) -> None:
+def test_markers_keep_provisional_rows(tmp_path: Path) -> None:
     (tmp_path / PARTS).mkdir()
-    write_note(tmp_path, 0, "sum")
-    write_note(tmp_path, 12, "sum", [120, 125])
+    write_marker(tmp_path, 0, "sum")
+    write_marker(tmp_path, 12, "sum", [120, 125])
     assert (provisional_rows(tmp_path, 0), provisional_rows(tmp_path, 12)) == ([], [120, 125])
 
 
 @pytest.mark.parametrize("read_bytes", [1, 100, 1 << 24])
-def test_checksum_of_a_part_is_that_of_its_bytes(read_bytes: int, tmp_path: Path, monkeypatch) -> None:
+def test_checksum_covers_bytes_of_part(read_bytes: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store_plan, "READ_BYTES", read_bytes)
     content = bytes(i % 251 for i in range(25 * SMALL.row_bytes))
     (tmp_path / SMALL.vectors_file).write_bytes(content)

@@ -1,4 +1,4 @@
-"""A run folder with a config."""
+"""Fixtures for the tests of resuming."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run folder that was moved since: its config names the former place."""
+    """A moved run folder, whose config has the earlier path."""
     folder = tmp_path / "run"
     folder.mkdir()
     config = {

@@ -1,4 +1,4 @@
-"""A resumed run's CSV file: unchanged until the run has started, complete afterwards."""
+"""CSV file of a resumed run: unchanged until the takeover, complete afterwards."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_torn_last_line_is_dropped(file: Path, tmp_path: Path) -> None:
     assert pandas.read_csv(file)["step"].tolist() == [0, 1, 2, 2]
 
 
-def test_missing_file_is_made(tmp_path: Path) -> None:
+def test_missing_file_is_created(tmp_path: Path) -> None:
     logger = logger_in(tmp_path)
     rows = resume_csv(logger, 3, None)
     logger.log_metrics({"loss": 1.0}, 3)

@@ -1,4 +1,4 @@
-"""What is checked when training starts: equal configs on all ranks, and the learning rate of a resumed run."""
+"""Checks at the start of training: equal configs on all ranks, and the learning rate of a resumed run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = {"output_dir": "/run", "seed": 1, "optimizer": {"lr": 0.1}, "callbacks"
         ({"new": 1}, "new"),
     ],
 )
-def test_ranks_must_have_one_config(monkeypatch: pytest.MonkeyPatch, change: dict, key: str | None) -> None:
+def test_ranks_must_have_the_same_config(monkeypatch: pytest.MonkeyPatch, change: dict, key: str | None) -> None:
     theirs = SameConfig(OmegaConf.create(CONFIG | change))
 
     def gather(into: list, own: object) -> None:
@@ -50,7 +50,7 @@ def test_ranks_must_have_one_config(monkeypatch: pytest.MonkeyPatch, change: dic
 @pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_slurm_tasks_compare_their_configs(tmp_path: Path, same: bool) -> None:
-    """Two tasks as SLURM starts them, each of which composes the config itself."""
+    """Two tasks as started by SLURM, each of which composes its own config."""
     root, run = write_folder(tmp_path / "m2kr", training_rows=16), tmp_path / "run"
     rate = "0.001" if same else "'${oc.decode:${oc.env:SLURM_PROCID}}'"
     options = small_run(
@@ -73,17 +73,25 @@ def test_slurm_tasks_compare_their_configs(tmp_path: Path, same: bool) -> None:
         )
         for rank in range(2)
     ]
-    said = [rank.communicate(timeout=processes.PATIENCE)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == ([0, 0] if same else [1, 1]), said
+    printed = [rank.communicate(timeout=processes.PATIENCE)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == ([0, 0] if same else [1, 1]), printed
     if not same:
-        assert all("scheduler.floor is 0 on rank 0 and 1 on rank 1" in text for text in said), said
+        assert all("scheduler.floor: 0 on rank 0, 1 on rank 1" in text for text in printed), printed
+        assert all(text.strip().endswith("[ranks-differ]") for text in printed), printed
         assert not (run / "checkpoints").exists()
 
 
 def resumed(stored: float, step: int, horizon: int, caplog: pytest.LogCaptureFixture) -> str:
-    """What is reported of a run whose checkpoint has a learning rate, and whose schedule is linear to 0 at a horizon."""
+    """Return the log of a resumed run.
+
+    Args:
+        stored: learning rate in the checkpoint.
+        step: step of the checkpoint.
+        horizon: length of the schedule, which is linear from 1 to 0.
+        caplog: captures the log.
+    """
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: 1 - at / horizon)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda current: 1 - current / horizon)
     scheduler.last_epoch = step
     optimizer.param_groups[0]["lr"] = stored
     callback = ResumedLearningRate()
@@ -99,11 +107,12 @@ def resumed(stored: float, step: int, horizon: int, caplog: pytest.LogCaptureFix
     return caplog.text
 
 
-def test_moved_learning_rate_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    said = resumed(0.5, 5, 20, caplog)
-    assert "learning rate at step 5: 0.5 before the resume, 0.75 now" in said
-    assert "(10 steps before, 20 now); scheduler.horizon_steps=10 keeps the earlier schedule" in said
+def test_changed_learning_rate_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    log = resumed(0.5, 5, 20, caplog)
+    assert "learning rate at step 5: 0.5 before the resume, 0.75 now" in log
+    assert "(10 steps before, 20 now)" in log
+    assert "scheduler.horizon_steps=10" in log
 
 
-def test_unmoved_learning_rate_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_unchanged_learning_rate_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert resumed(0.5, 5, 10, caplog) == ""

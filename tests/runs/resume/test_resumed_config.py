@@ -1,4 +1,4 @@
-"""Which config a resumed run has, and what the command line may change in it."""
+"""Config of a resumed run, and changes on the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_stored_config_follows_its_folder(run: Path) -> None:
 
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_relative_root_of_earlier_versions(run: Path, tmp_path: Path, monkeypatch, is_recorded: bool) -> None:
-    """It is relative to the folder in which the run was started, not to the present one."""
+    """It is relative to the working folder of the first start."""
     config = OmegaConf.load(run / "config.yaml")
     config.data.root = "corpus"
     OmegaConf.save(config, run / "config.yaml")
@@ -34,14 +34,14 @@ def test_relative_root_of_earlier_versions(run: Path, tmp_path: Path, monkeypatc
     assert stored_config(run).data.root == ("/first/corpus" if is_recorded else f"{tmp_path}/corpus")
 
 
-def test_stored_config_names_todays_classes(run: Path) -> None:
+def test_stored_config_has_current_targets(run: Path) -> None:
     assert stored_config(run).callbacks.checkpoint._target_ == "ret_lightning.training.checkpointing.BestCheckpoint"
 
 
 @pytest.mark.parametrize(
     ("data", "validation"),
     [
-        ({"validation": "auto"}, "val_or_test"),  # of a version without a holdout
+        ({"validation": "auto"}, "val_or_test"),  # a version without a holdout
         ({"validation": "auto", "holdout_rows": 1000}, "auto"),
         ({"validation": "val"}, "val"),
     ],
@@ -53,7 +53,7 @@ def test_auto_keeps_its_stored_meaning(run: Path, data: dict, validation: str) -
     assert stored_config(run).data.validation == validation
 
 
-def test_changed_index_is_that_of_the_evaluation(run: Path) -> None:
+def test_evaluation_uses_the_changed_index(run: Path) -> None:
     config = stored_config(run)
     config.retrieval.nprobe = 32
     assert config.evaluation.index.nprobe == 32

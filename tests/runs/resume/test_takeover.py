@@ -1,4 +1,4 @@
-"""How a run takes its folder: at once, or with its first new checkpoint."""
+"""Takeover of a run folder: at once, or at the first new checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """The folder of a run that came to its end."""
+    """The folder of a finished run."""
     for name in ("config.yaml", "intervals.json", "failure.json", "rankings/wit.trec", "checkpoints/last.ckpt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
@@ -46,7 +46,9 @@ def finished(tmp_path: Path) -> Path:
         (["metrics.json", "checkpoints/last.ckpt"], "folder-holds-finished-run", "folder-holds-training-run"),
     ],
 )
-def test_folders_that_are_taken(tmp_path: Path, files: list[str], training: str | None, evaluation: str | None) -> None:
+def test_folders_in_use_are_refused(
+    tmp_path: Path, files: list[str], training: str | None, evaluation: str | None
+) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -59,7 +61,7 @@ def test_folders_that_are_taken(tmp_path: Path, files: list[str], training: str 
         assert (caught.value.code, caught.value.folder) == (code, str(tmp_path))
 
 
-def test_new_run_takes_its_folder_at_once(tmp_path: Path) -> None:
+def test_new_run_takes_over_at_once(tmp_path: Path) -> None:
     (tmp_path / "failure.json").write_text("{}")
     takeover = Takeover(tmp_path, CONFIG, resume=False)
     assert takeover.config_file == tmp_path / "config.yaml"
@@ -70,7 +72,7 @@ def test_new_run_takes_its_folder_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").exists()
 
 
-def test_abandoned_resume_leaves_the_folder_as_it_was(finished: Path) -> None:
+def test_abandoned_resume_does_not_change_the_folder(finished: Path) -> None:
     before, called = content(finished), []
     takeover = Takeover(finished, CONFIG, resume=True)
     takeover.on_abandon.append(lambda: called.append("abandoned"))
@@ -81,8 +83,8 @@ def test_abandoned_resume_leaves_the_folder_as_it_was(finished: Path) -> None:
     assert called == ["abandoned"]
 
 
-def test_first_checkpoint_of_a_resumed_run_replaces_config_and_results(finished: Path) -> None:
-    (finished / "rankings.previous").mkdir()  # of a run that was extended before
+def test_commit_replaces_config_and_results(finished: Path) -> None:
+    (finished / "rankings.previous").mkdir()  # of an earlier extension
     (finished / "rankings.previous/old.trec").touch()
     called: list[str] = []
     takeover = Takeover(finished, CONFIG, resume=True)

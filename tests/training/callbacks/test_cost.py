@@ -1,3 +1,5 @@
+"""Measured time, parameters and memory of a run."""
+
 from __future__ import annotations
 
 import time
@@ -15,14 +17,14 @@ from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
 class Sleeps(Callback):
-    """Takes its time, and 256 MiB for a moment."""
+    """Sleeps, and allocates 256 MiB for a moment."""
 
     def on_train_start(self, trainer: Trainer, pl_module) -> None:
         np.ones(2**25)
         time.sleep(0.3)
 
 
-def fitted(root: Path, cost: Cost, *callbacks: Callback) -> Trainer:
+def fit(root: Path, cost: Cost, *callbacks: Callback) -> Trainer:
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1, 5], ranked=10)
     options = {**OPTIONS, "max_epochs": 1, "logger": False, "callbacks": [evaluation, cost, *callbacks]}
     trainer = Trainer(**options)
@@ -30,13 +32,13 @@ def fitted(root: Path, cost: Cost, *callbacks: Callback) -> Trainer:
     return trainer
 
 
-def test_a_run_tells_what_it_cost(root: Path) -> None:
+def test_cost_of_a_run_is_measured(root: Path) -> None:
     cost = Cost()
     start = time.perf_counter()
-    trainer = fitted(root, cost, Sleeps())
+    trainer = fit(root, cost, Sleeps())
     trainer.test(trainer.lightning_module, datamodule=trainer.datamodule, verbose=False)
     took = time.perf_counter() - start
-    measured = cost.measured()
+    measured = cost.collect()
     assert 0.3 <= measured["training_seconds"] <= took
     assert 0 < measured["test_seconds"] <= took - measured["training_seconds"] + 0.01
     assert measured["parameters"] == sum(p.numel() for p in make_module().parameters())
@@ -50,28 +52,28 @@ def test_frozen_parameters_are_not_trained(root: Path) -> None:
     trainer = Trainer(**options, callbacks=[cost])
     trainer.fit(module, datamodule=make_data(root))
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    assert cost.measured()["trained_parameters"] == trained < cost.measured()["parameters"]
+    assert cost.collect()["trained_parameters"] == trained < cost.collect()["parameters"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak")
-def test_memory_is_the_peak_of_this_run_alone(root: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the memory peak is available on Linux only")
+def test_memory_peak_excludes_earlier_runs(root: Path) -> None:
     peaks = []
     for callbacks in ([Sleeps()], []):
         cost = Cost()
-        fitted(root, cost, *callbacks)
-        peaks.append(cost.measured()["resident_bytes"])
+        fit(root, cost, *callbacks)
+        peaks.append(cost.collect()["resident_bytes"])
     if None in peaks:
         pytest.skip("this container does not let a process reset its peak")
     assert 150 * 2**20 < peaks[0] - peaks[1] < 400 * 2**20
 
 
-def test_a_resumed_run_adds_up(root: Path) -> None:
+def test_resumed_run_adds_earlier_cost(root: Path) -> None:
     first = Cost()
-    fitted(root, first, Sleeps())
+    fit(root, first, Sleeps())
     state = first.state_dict()
     resumed = Cost()
     resumed.load_state_dict(state)
-    assert resumed.measured()["training_seconds"] == round(state["seconds"], 3) >= 0.3
-    fitted(root, resumed)
-    assert resumed.measured()["training_seconds"] > round(state["seconds"], 3)
-    assert (resumed.measured()["resident_bytes"] or 0) >= state["peaks"]["resident_bytes"]
+    assert resumed.collect()["training_seconds"] == round(state["seconds"], 3) >= 0.3
+    fit(root, resumed)
+    assert resumed.collect()["training_seconds"] > round(state["seconds"], 3)
+    assert (resumed.collect()["resident_bytes"] or 0) >= state["peaks"]["resident_bytes"]

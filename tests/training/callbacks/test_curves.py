@@ -1,4 +1,4 @@
-"""Curves of a run: a point per validation, resumed runs, and where several validations are in one epoch."""
+"""Curves of a run: one point per validation, restored when resuming."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from PIL import Image
 
 from ret_lightning import RetrievalEvaluation
 from ret_lightning.retrieval import ExactIndex, FaissIndex
-from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, draw_subsets, horizontal
+from ret_lightning.training.callbacks.curves import EvaluationCurves, RecallCurves, choose_x_axis, draw_subsets
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
-def test_curves_are_drawn_and_go_on_after_a_resume(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_curves_are_drawn_and_restored(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "pictures" / "recall.png"
     evaluation, curves = RetrievalEvaluation(ExactIndex(), recall_at=[1, 3], ranked=10), RecallCurves(str(file))
     trainer = Trainer(**OPTIONS, logger=False, max_epochs=2, callbacks=[evaluation, curves])
@@ -38,7 +36,7 @@ def test_curves_are_drawn_and_go_on_after_a_resume(
     assert "epoch 2, step 6: recall@3" in caplog.text
 
 
-def test_the_picture_of_an_evaluation_has_its_times_and_the_ann_recall(root: Path, tmp_path: Path) -> None:
+def test_evaluation_curves_have_times_and_ann_recall(root: Path, tmp_path: Path) -> None:
     points, sizes = [], []
     for index in (FaissIndex("Flat"), ExactIndex()):
         file = tmp_path / f"{type(index).__name__}.png"
@@ -51,12 +49,12 @@ def test_the_picture_of_an_evaluation_has_its_times_and_the_ann_recall(root: Pat
             sizes.append(picture.size)
     parts = {"encode", "build", "search"}
     for drawn, names in zip(points, (parts | {"ann_recall"}, parts), strict=True):
-        assert horizontal(drawn) == ([1, 2], "step")  # two in an epoch
+        assert choose_x_axis(drawn) == ([1, 2], "step")  # two validations in one epoch
         assert all(set(point["seconds"]) == names for point in drawn)
         assert all(0 < point["seconds"]["encode"] < 60 for point in drawn)
     assert points[0][0]["ann_recall"] == dict.fromkeys(("wit", "infoseek", "evqa", "okvqa"), 1.0)
     assert points[1][0]["ann_recall"] == {}
-    assert sizes[0][1] > sizes[1][1]  # a plot more
+    assert sizes[0][1] > sizes[1][1]  # one more plot
 
 
 @pytest.mark.parametrize(
@@ -67,17 +65,17 @@ def test_the_picture_of_an_evaluation_has_its_times_and_the_ann_recall(root: Pat
         ([(1, 10)], ([1], "epoch")),
     ],
 )
-def test_steps_are_the_axis_where_an_epoch_has_several_points(points: list, expected: tuple) -> None:
-    assert horizontal([{"epoch": float(epoch), "step": float(step)} for epoch, step in points]) == expected
+def test_x_axis_is_steps_if_epochs_have_several_points(points: list, expected: tuple) -> None:
+    assert choose_x_axis([{"epoch": float(epoch), "step": float(step)} for epoch, step in points]) == expected
 
 
-def test_points_of_versions_without_steps_are_left_out() -> None:
+def test_points_without_steps_are_dropped() -> None:
     curves, whole = RecallCurves("recall.png"), {"epoch": 2.0, "step": 6.0, "recall": {"wit": 0.5}}
     curves.load_state_dict({"points": [{"epoch": 1.0, "recall": {"wit": 0.25}}, whole]})
     assert curves.state_dict() == {"points": [whole]}
 
 
-def test_curve_of_the_mean_is_over_the_subsets_of_each_point() -> None:
+def test_mean_curve_averages_subsets_of_each_point() -> None:
     points = [
         {"epoch": 1.0, "step": 5.0, "recall": {"wit": 0.25}},
         {"epoch": 2.0, "step": 10.0, "recall": {"wit": 0.5, "okvqa": 0.75}},

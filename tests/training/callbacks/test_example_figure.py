@@ -1,4 +1,4 @@
-"""Example queries as one picture."""
+"""The figure of example queries."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image
 
 from ret_lightning.plotting.font_fallback import fit_font
 from ret_lightning.training.callbacks import example_figure
-from ret_lightning.training.callbacks.example_figure import LINES, _lines
+from ret_lightning.training.callbacks.example_figure import LINES, _wrap_text
 from ret_lightning.training.callbacks.example_types import Example, ExampleItem
 
 
-def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:
+def test_frame_color_marks_positives(tmp_path: Path) -> None:
     black = Image.new("RGB", (10, 40))
     example = Example(
         "s", "1", ExampleItem("q", black), None, [ExampleItem("a", None, True), ExampleItem("b " * 300, black, False)]
@@ -22,28 +22,28 @@ def test_frames_tell_right_from_wrong(tmp_path: Path) -> None:
     with Image.open(tmp_path / "p.png") as picture:
         top = 2 * example_figure.HEADER
         left = [example_figure.GAP + column * example_figure.CELL_WIDTH for column in range(4)]
-        colours = ["#" + bytes(picture.getpixel((x, top + 60))).hex() for x in left]
-    assert colours[0] == example_figure.NEUTRAL
-    assert colours[2:] == [example_figure.RIGHT, example_figure.WRONG]
+        colors = ["#" + bytes(picture.getpixel((x, top + 60))).hex() for x in left]
+    assert colors[0] == example_figure.NEUTRAL
+    assert colors[2:] == [example_figure.POSITIVE, example_figure.NEGATIVE]
 
 
 @pytest.mark.parametrize(
     ("text", "whole"),
     [
         ("a few words", True),
-        ("many words that go on and on " * 8, False),
+        ("a long text of many short words " * 8, False),
         ("東京の塔とその歴史についての長い文章" * 6, False),
         ("W" * 200, False),
         ("one_word_that_is_much_longer_than_a_line_of_a_cell and then more", True),
         ("", True),
     ],
 )
-def test_lines_are_no_wider_than_they_may_be_and_lose_nothing_before_the_end(text: str, whole: bool) -> None:
+def test_wrapped_text_fits_and_keeps_its_beginning(text: str, whole: bool) -> None:
     text, font = fit_font(text, 11)
-    lines = _lines(text, font, 170)
+    lines = _wrap_text(text, font, 170)
     assert len(lines) <= LINES
     assert all(font.getlength(line) <= 170 for line in lines)
-    shown = "".join(lines).replace(" ", "").removesuffix("...")
-    assert text.replace(" ", "").startswith(shown)
-    assert whole == (shown == text.replace(" ", ""))
+    wrapped = "".join(lines).replace(" ", "").removesuffix("...")
+    assert text.replace(" ", "").startswith(wrapped)
+    assert whole == (wrapped == text.replace(" ", ""))
     assert whole != (bool(lines) and lines[-1].endswith(" ..."))

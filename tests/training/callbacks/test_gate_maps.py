@@ -1,4 +1,4 @@
-"""The heat maps of the gates: what was logged, sorted, and a picture of it."""
+"""Heat maps of the logged gate activations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from ret_lightning.training.callbacks.gate_maps import GateMaps
 from tests.support.tiny_training import fit, make_module
 
 
-def test_names_are_sorted_into_sides_kinds_and_steps() -> None:
+def test_activations_are_grouped_by_side_kind_and_step() -> None:
     steps = {f"gate/query/text/step_{n:02d}": n / 20 for n in reversed(range(12))}
-    found = gate_maps.gate_maps({**steps, "gate/passage/forget/step_00": 0.5, "train/loss": 1.0, "gate/odd": 2.0})
+    found = gate_maps.group_activations(
+        {**steps, "gate/passage/forget/step_00": 0.5, "train/loss": 1.0, "gate/odd": 2.0}
+    )
     assert found == {"query": {"text": [n / 20 for n in range(12)]}, "passage": {"forget": [0.5]}}
 
 
-def test_a_run_draws_what_it_logged_last(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_logged_activations_are_drawn(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     draw = gate_maps.draw_gate_maps
     monkeypatch.setattr(gate_maps, "draw_gate_maps", lambda maps, file: (drawn.append(maps), draw(maps, file)))

@@ -1,4 +1,4 @@
-"""The realised mixture in the logs, and training over streamed rows."""
+"""Logged shares of the subsets, and training on streamed rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fit(
 
 @pytest.mark.parametrize("reading", ["indexed", "streaming"])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_shares_are_those_of_the_rows_that_came(root: Path, tmp_path: Path, reading: str, accumulate: int) -> None:
+def test_logged_shares_match_training_rows(root: Path, tmp_path: Path, reading: str, accumulate: int) -> None:
     logger = CSVLogger(tmp_path / "logs", name="csv", version="")
     data = {"repeat": {"okvqa": 3, "wit": 0}, "batch_size": 4}
     _, trainer = fit(
@@ -55,11 +55,11 @@ def test_the_shares_are_those_of_the_rows_that_came(root: Path, tmp_path: Path, 
         for line in (root / "jsonl/m2kr/train/m2kr_up_train.jsonl").open()
     )
     assert rows == {"okvqa": 6, "wit": 6, "infoseek": 6, "evqa": 6}
-    # 18 rows of OK-VQA and 6 of each other in each of the three epochs; what is logged covers all but the last odd step.
+    # Each epoch has 18 rows of OK-VQA and 6 of each other subset; the logs cover all but the last odd step.
     assert shares["mixture/okvqa"].mean() == pytest.approx(0.6, abs=0.1)
 
 
-def test_a_resumed_run_logs_what_an_undisturbed_one_does(root: Path, tmp_path: Path) -> None:
+def test_resumed_run_logs_the_same_shares(root: Path, tmp_path: Path) -> None:
     def shares(name: str) -> list[dict[str, float]]:
         logs = pandas.read_csv(tmp_path / name / "csv" / "metrics.csv").set_index("step").filter(like="mixture/")
         return logs.dropna(how="all").reset_index().to_dict("records")
@@ -77,7 +77,7 @@ def test_a_resumed_run_logs_what_an_undisturbed_one_does(root: Path, tmp_path: P
     assert shares("first") + shares("second") == shares("whole")
 
 
-def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
+def test_shares_cover_all_ranks(root: Path, tmp_path: Path) -> None:
     _, trainer = fit(
         root, data={"batch_size": 24}, max_steps=1, log_every_n_steps=1, callbacks=[callback := MixtureLog()]
     )
@@ -87,12 +87,12 @@ def test_all_ranks_count(root: Path, tmp_path: Path) -> None:
 
 
 def _count(rank: int) -> dict[str, int]:
-    from ret_lightning.training.callbacks.mixture_log import _over_ranks
+    from ret_lightning.training.callbacks.mixture_log import _sum_over_ranks
 
-    return dict(_over_ranks(Counter({"wit": 2 + rank}) if rank else Counter({"wit": 2, "okvqa": 1})))
+    return dict(_sum_over_ranks(Counter({"wit": 2 + rank}) if rank else Counter({"wit": 2, "okvqa": 1})))
 
 
-def test_a_stream_trains_as_long_as_it_should(root: Path) -> None:
+def test_streamed_training_stops_at_its_limit(root: Path) -> None:
     _, trainer = fit(root, max_epochs=3)
     assert (trainer.global_step, trainer.num_training_batches) == (9, float("inf"))
     _, trainer = fit(root, max_epochs=-1, max_steps=5)
@@ -107,7 +107,16 @@ def test_a_stream_trains_as_long_as_it_should(root: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("schedule", [WarmupCosine(), WarmupCosine(horizon_epochs=2)])
-def test_a_schedule_whose_end_cannot_be_known_is_told(root: Path, schedule: WarmupCosine) -> None:
-    with pytest.raises(ConfigError, match=r"data\.reading=streaming.*scheduler\.horizon_steps"):
+@pytest.mark.parametrize(
+    ("schedule", "code"),
+    [
+        (WarmupCosine(), "schedule-without-end"),
+        (WarmupCosine(horizon_epochs=2), "schedule-epochs-unknown"),
+    ],
+)
+def test_schedule_without_known_end_is_refused(root: Path, schedule: WarmupCosine, code: str) -> None:
+    with pytest.raises(ConfigError) as error:
         fit(root, schedule=schedule)
+    assert error.value.code == code
+    assert "data.reading=streaming" in error.value.message
+    assert "scheduler.horizon_steps" in error.value.message

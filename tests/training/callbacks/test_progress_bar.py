@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, lines in a log file."""
+"""Progress of a run: a bar on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.support.m2kr_folder import SUBSETS
 from tests.support.tiny_training import OPTIONS, make_data, make_module
 
 
-def test_a_log_file_tells_how_far_encoding_is(
+def test_log_file_reports_encoding_progress(
     root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())  # a file, though the tests may run on a terminal
     evaluation = RetrievalEvaluation(ExactIndex(), recall_at=[1], ranked=10)
-    shown = {**OPTIONS, "enable_progress_bar": True}
-    trainer = Trainer(**shown, logger=False, callbacks=[evaluation, Progress(seconds=0)])
+    options = {**OPTIONS, "enable_progress_bar": True}
+    trainer = Trainer(**options, logger=False, callbacks=[evaluation, Progress(seconds=0)])
     with caplog.at_level(logging.INFO):
         trainer.test(make_module(), datamodule=make_data(root, eval_batch_size=5), verbose=False)
-    told = [line for line in caplog.messages if line.startswith("encoding ")]
-    assert len(told) == 2 * 3 * len(SUBSETS)  # twelve rows in batches of five
-    assert told[0] == "encoding passages of wit: batch 1 of 3 on this rank"
-    assert told[-1] == "encoding queries of okvqa: batch 3 of 3 on this rank"
+    lines = [line for line in caplog.messages if line.startswith("encoding ")]
+    assert len(lines) == 2 * 3 * len(SUBSETS)  # twelve rows in batches of five
+    assert lines[0] == "encoding passages of wit: batch 1 of 3 on this rank"
+    assert lines[-1] == "encoding queries of okvqa: batch 3 of 3 on this rank"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> Progress:
     return Progress(seconds=30)
 
 
-def test_a_line_at_most_every_so_many_seconds(progress, trainer, caplog, monkeypatch) -> None:
+def test_lines_are_at_least_the_interval_apart(progress, trainer, caplog, monkeypatch) -> None:
     start = time.monotonic()
     with caplog.at_level(logging.INFO):
         for seconds, batch in ((1, 0), (29, 1), (31, 2), (60, 3), (62, 4)):
@@ -66,7 +66,7 @@ def test_a_line_at_most_every_so_many_seconds(progress, trainer, caplog, monkeyp
 
 
 @pytest.mark.parametrize("reason", ["another rank", "a terminal"])
-def test_no_line_where_a_bar_or_another_rank_reports(progress, trainer, caplog, reason: str) -> None:
+def test_no_line_with_a_bar_or_on_other_ranks(progress, trainer, caplog, reason: str) -> None:
     progress.seconds = 0
     if reason == "a terminal":
         progress.enable()

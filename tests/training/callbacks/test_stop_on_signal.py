@@ -1,6 +1,6 @@
-"""Ranks that agree on a signal, and asking SLURM to queue a job again.
+"""Agreement of ranks on a signal, and requeueing under SLURM.
 
-What signals do to a whole run is tried in test_interrupted_runs.py.
+The effect of signals on whole runs is tested in tests/runs/resume/test_interrupted_runs.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Scontrol:
         return CompletedProcess(command, self.code, "", "Invalid job id\n")
 
 
-def test_a_job_and_a_task_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeue_of_job_and_array_task(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Scontrol()
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     requeue(run)
@@ -46,13 +46,11 @@ def test_a_job_and_a_task_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.calls == [["scontrol", "requeue", "17"], ["scontrol", "requeue", "16_3"]]
 
 
-def test_what_goes_wrong_is_told_and_no_error(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_requeue_failure_is_logged_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     run = Scontrol()
     requeue(run)
     assert run.calls == []
-    assert "this is no SLURM job" in caplog.text
+    assert "not a SLURM job" in caplog.text
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     requeue(Scontrol(code=1))
     assert "scontrol requeue 17 failed: Invalid job id" in caplog.text
@@ -60,17 +58,17 @@ def test_what_goes_wrong_is_told_and_no_error(
     assert "scontrol cannot be run (No such file or directory)" in caplog.text
 
 
-# Batches of each rank, of two loaders; who is sent a signal, and after which of its batches.
+# Batches of each rank in two loaders; the rank that receives a signal, and after which of its batches.
 EVALUATIONS = [
     ([(3, 2), (1, 1), (2, 1)], None),
-    ([(3, 2), (1, 1), (2, 1)], (0, 4)),  # the others are done by then
+    ([(3, 2), (1, 1), (2, 1)], (0, 4)),  # the other ranks have finished
     ([(3, 2), (1, 1), (2, 1)], (1, 1)),
-    ([(3, 2), (1, 1), (2, 1)], (1, 2)),  # its last one
+    ([(3, 2), (1, 1), (2, 1)], (1, 2)),  # its last batch
     ([(0, 1), (4, 0), (1, 3)], (2, 4)),
 ]
 
 
-def _rank(rank: int, folder: str) -> None:
+def _run_rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/barrier", rank=rank, world_size=3)
     done = []
     for batches, sent in EVALUATIONS:
@@ -83,7 +81,7 @@ def _rank(rank: int, folder: str) -> None:
                 if (rank, count) == sent:
                     os.kill(os.getpid(), signal.SIGUSR1)
                 callback.on_test_batch_end(trainer, None, None, None, 0)
-            done.append(("whole", count))
+            done.append(("complete", count))
         except Stopped as stopped:
             done.append((str(stopped), count))
         torch.distributed.barrier()
@@ -92,12 +90,12 @@ def _rank(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_all_ranks_stop_in_an_evaluation_of_which_each_has_another_number_of_batches(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=3)
+def test_ranks_with_unequal_batches_stop_together(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_run_rank, args=(str(tmp_path),), nprocs=3)
     found = list(zip(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)), strict=True))
     stopped = "stopped by SIGUSR1 while testing [stopped-while-testing]"
     assert found == [
-        (("whole", 5), ("whole", 2), ("whole", 3)),
+        (("complete", 5), ("complete", 2), ("complete", 3)),
         ((stopped, 4), (stopped, 2), (stopped, 3)),
         ((stopped, 1), (stopped, 1), (stopped, 1)),
         ((stopped, 2), (stopped, 2), (stopped, 2)),

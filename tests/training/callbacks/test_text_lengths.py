@@ -1,4 +1,4 @@
-"""Training and evaluation state once how many texts the tokenizer cuts."""
+"""Truncated texts are reported once in training and once per evaluation split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tiny_training import OPTIONS, make_module
 
 
 @pytest.mark.parametrize("first", [2, 100])
-def test_one_line_per_split(
+def test_truncated_texts_are_reported_once_per_split(
     first: int, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(text_lengths, "FIRST_BATCHES", first)
@@ -30,7 +30,7 @@ def test_one_line_per_split(
     with caplog.at_level(logging.WARNING, "ret_lightning"):
         trainer.fit(module, datamodule=data)
         trainer.test(module, datamodule=data)
-    lines = [message for message in caplog.messages if "more than 3 tokens and are cut there" in message]
+    lines = [message for message in caplog.messages if "more than 3 tokens and are truncated" in message]
     assert [line.split(":")[0] for line in lines].count("val texts") == 1
     assert [line.split(":")[0] for line in lines].count("test texts") == 1
     batches = min(first, 3)  # 24 rows

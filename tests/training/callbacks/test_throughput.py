@@ -1,4 +1,4 @@
-"""Pairs per second over all ranks."""
+"""Training pairs per second over all ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ret_lightning.training.callbacks.throughput import Throughput
 
 
-def test_rate_is_of_the_training_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_excludes_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, logged = [100.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     module = SimpleNamespace(log=lambda name, value, **_: logged.append((name, value)))

@@ -1,4 +1,4 @@
-"""last.ckpt: when it is written, and a validation that is to be run again."""
+"""`last.ckpt`: when it is written, and how an interrupted validation is stored."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from lightning import Trainer
 
 from ret_lightning.errors import ConfigError
-from ret_lightning.training.checkpointing.last_checkpoint import VALIDATION_AGAIN, LastCheckpoint
+from ret_lightning.training.checkpointing.last_checkpoint import UNSTARTED_VALIDATION, LastCheckpoint
 
 
-class RecordedTrainer:
-    """Keeps the names and steps of what is saved."""
+class RecordingTrainer:
+    """Records the names and steps of saved checkpoints."""
 
     def __init__(self, batches: int, max_steps: int = -1) -> None:
         progress = SimpleNamespace(is_last_batch=False)
@@ -25,8 +25,8 @@ class RecordedTrainer:
         assert not weights_only
         self.saved.append((file.name, self.global_step))
 
-    def epoch(self, callback: LastCheckpoint, accumulate: int = 1) -> list[tuple[str, int]]:
-        """Runs the callback's hooks over an epoch, up to `max_steps`."""
+    def run_epoch(self, callback: LastCheckpoint, accumulate: int = 1) -> list[tuple[str, int]]:
+        """Run the callback's hooks over an epoch, up to `max_steps`."""
         for batch in range(1, self.batches + 1):
             is_last = batch == self.batches
             self.fit_loop.epoch_loop.batch_progress.is_last_batch = is_last
@@ -38,29 +38,29 @@ class RecordedTrainer:
         return self.saved
 
 
-def test_saves_every_so_many_steps_and_after_the_epoch(tmp_path: Path) -> None:
-    assert RecordedTrainer(7).epoch(LastCheckpoint(str(tmp_path), every_n_steps=3)) == [
+def test_saves_at_intervals_and_after_the_epoch(tmp_path: Path) -> None:
+    assert RecordingTrainer(7).run_epoch(LastCheckpoint(str(tmp_path), every_n_steps=3)) == [
         ("last.ckpt", 3),
         ("last.ckpt", 6),
         ("last.ckpt", 7),
     ]
-    assert RecordedTrainer(7).epoch(LastCheckpoint(str(tmp_path))) == [("last.ckpt", 7)]
+    assert RecordingTrainer(7).run_epoch(LastCheckpoint(str(tmp_path))) == [("last.ckpt", 7)]
 
 
 def test_saves_between_steps_only(tmp_path: Path) -> None:
-    """Two batches are accumulated into a step: one save a step, and none among its batches."""
+    """With two accumulated batches per step: one save per step, none between its batches."""
     callback = LastCheckpoint(str(tmp_path), every_n_steps=1)
-    trainer = RecordedTrainer(7)
+    trainer = RecordingTrainer(7)
     callback.on_train_start(trainer, None)
-    assert trainer.epoch(callback, accumulate=2) == [("last.ckpt", step) for step in (1, 2, 3, 4)]
+    assert trainer.run_epoch(callback, accumulate=2) == [("last.ckpt", step) for step in (1, 2, 3, 4)]
 
 
 def test_last_step_is_saved_within_an_epoch(tmp_path: Path) -> None:
-    assert RecordedTrainer(7, max_steps=5).epoch(LastCheckpoint(str(tmp_path))) == [("last.ckpt", 5)]
+    assert RecordingTrainer(7, max_steps=5).run_epoch(LastCheckpoint(str(tmp_path))) == [("last.ckpt", 5)]
 
 
-def test_kept_checkpoints_have_names_of_their_own(tmp_path: Path) -> None:
-    saved = RecordedTrainer(6).epoch(LastCheckpoint(str(tmp_path), keep_every_n_steps=2))
+def test_kept_checkpoints_have_distinct_names(tmp_path: Path) -> None:
+    saved = RecordingTrainer(6).run_epoch(LastCheckpoint(str(tmp_path), keep_every_n_steps=2))
     assert saved == [("step_00000002.ckpt", 2), ("step_00000004.ckpt", 4), ("step_00000006.ckpt", 6), ("last.ckpt", 6)]
 
 
@@ -71,7 +71,7 @@ def test_intervals_below_one_are_refused(name: str) -> None:
     assert (caught.value.code, caught.value.key) == ("last-checkpoint-interval", f"callbacks.last.{name}")
 
 
-def test_stopped_validation_is_stored_as_not_begun(tmp_path: Path) -> None:
+def test_stopped_validation_is_stored_as_not_started(tmp_path: Path) -> None:
     callback, stored = LastCheckpoint(str(tmp_path)), []
 
     def save_checkpoint(file: Path, weights_only: bool) -> None:
@@ -80,15 +80,15 @@ def test_stopped_validation_is_stored_as_not_begun(tmp_path: Path) -> None:
         stored.append(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
 
     trainer = SimpleNamespace(save_checkpoint=save_checkpoint)
-    callback.save(trainer, validation_again=True)
+    callback.save(trainer, rerun_validation=True)
     callback.save(trainer)
-    assert stored == [VALIDATION_AGAIN, "under way"]
+    assert stored == [UNSTARTED_VALIDATION, "under way"]
 
 
-def test_stored_progress_has_the_fields_that_lightning_reads() -> None:
+def test_stored_progress_has_lightning_fields() -> None:
     progress = Trainer(logger=False, accelerator="cpu").fit_loop.epoch_loop.val_loop.batch_progress
     fields = progress.state_dict()
-    assert fields.keys() == VALIDATION_AGAIN.keys()
-    assert fields["total"].keys() == VALIDATION_AGAIN["total"].keys()
-    progress.load_state_dict(VALIDATION_AGAIN)
+    assert fields.keys() == UNSTARTED_VALIDATION.keys()
+    assert fields["total"].keys() == UNSTARTED_VALIDATION["total"].keys()
+    progress.load_state_dict(UNSTARTED_VALIDATION)
     assert (progress.total.ready, progress.current.ready, progress.is_last_batch) == (1, 0, False)
