@@ -67,7 +67,7 @@ def write_saved_index(
         for name in names:
             _flush_to_disk(unfinished / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(unfinished / name, folder / name)
+            (unfinished / name).replace(folder / name)
     except Exception as error:
         size = sum(each.stat().st_size for each in unfinished.rglob("*") if each.is_file())
         shutil.rmtree(unfinished, ignore_errors=True)
