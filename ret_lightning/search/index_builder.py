@@ -151,10 +151,10 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"index={folder}: disk full; free space and run the same command again to continue",
+            f"index={folder}: the disk is full or a quota is exceeded; free space and run the same command again to continue",
             code="index-disk-full",
             path=folder,
         ) from error

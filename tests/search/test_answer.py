@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ret_lightning import RetRetriever
 from tests.support.m2kr_folder import passage, query, write_lines
 from tests.support.search_corpus import ALL, NAME, brute_force, images, read
 from tests.support.small_runs import Trained
@@ -131,3 +132,15 @@ def test_search_errors_are_one_line(options, exit_code, code, location, index, f
     assert any(location in line and line.endswith(f"[{code}]") for line in captured.err.splitlines()), captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_query_vectors_that_are_not_finite_are_refused(
+    trained: Trained, index: Path, call, capsys, monkeypatch
+) -> None:
+    encode = RetRetriever.encode_queries
+    monkeypatch.setattr(RetRetriever, "encode_queries", lambda *args, **options: encode(*args, **options) * np.nan)
+    assert call("search", f"index={index}", "query=x") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"checkpoint {trained.run}" in captured.err
+    assert captured.err.endswith("[query-not-finite]\n")

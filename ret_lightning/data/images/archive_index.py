@@ -229,7 +229,7 @@ def _read_checked_entries(path: Path, position: int, near: array[int], at_byte: 
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
-            f"image archive {path}: {reason}",
+            f"image archive {path}: cannot be read ({reason}); check the disk and the permissions of the file",
             "broken_archive",
             code="archive-not-read",
             path=str(path),

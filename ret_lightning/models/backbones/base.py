@@ -115,7 +115,7 @@ class BlockStack(nn.Module, ABC):
     def from_layout_config(cls, config: Mapping[str, Any]) -> BlockStack:
         """Build a stack with random weights from the result of `layout_config`. Unknown fields are ignored."""
         raise ConfigError(
-            f"backbone: {cls.__name__} cannot be loaded from a checkpoint; implement from_layout_config",
+            f"backbone: {cls.__name__} cannot be loaded from a checkpoint; implement {cls.__name__}.from_layout_config",
             code="backbone-not-readable",
             backbone=cls.__name__,
         )

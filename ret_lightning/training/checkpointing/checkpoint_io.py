@@ -131,10 +131,12 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             names = checkpoint[FROZEN]["names"]
             checkpoint["state_dict"] |= {RETRIEVER_PREFIX + name: weights[of] for name, of in names.items()}
         except (SafetensorError, KeyError) as error:
+            reason = f"tensor {error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(
-                f"{frozen}: not a complete safetensors file ({error}); restore the file",
+                f"{frozen}: incomplete file of frozen weights ({reason}); restore it from a copy of the run",
                 code="frozen-weights-unreadable",
                 path=str(frozen),
+                reason=reason,
             ) from error
     return checkpoint
 
@@ -181,7 +183,9 @@ def open_checkpoint(file: Path) -> dict[str, Any]:
         UserError: if the file is missing, incomplete, or not a checkpoint of ret-train.
     """
     if not file.is_file():
-        raise UserError(f"{file}: no such file", code="checkpoint-missing", path=str(file))
+        raise UserError(
+            f"{file}: no such file; set the path of a checkpoint", code="checkpoint-missing", path=str(file)
+        )
     if not zipfile.is_zipfile(file):  # torch.save writes zip files, whose directory comes last
         raise UserError(
             f"{file}: not a checkpoint of ret-train, or incomplete", code="checkpoint-incomplete", path=str(file)
@@ -192,7 +196,7 @@ def open_checkpoint(file: Path) -> dict[str, Any]:
         checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
     except KeyError as error:
         raise UserError(
-            f"{file}: not a checkpoint of ret-train (key {error.args[0]} is missing)",
+            f"{file}: expected a checkpoint of ret-train, but the key {error.args[0]} is missing",
             code="checkpoint-foreign",
             path=str(file),
             key=error.args[0],
