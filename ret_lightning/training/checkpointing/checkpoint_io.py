@@ -132,12 +132,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             checkpoint["state_dict"] |= {RETRIEVER_PREFIX + name: weights[of] for name, of in names.items()}
         except (SafetensorError, KeyError) as error:
             reason = f"tensor {error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(
-                f"{frozen}: incomplete file of frozen weights ({reason}); restore it from a copy of the run",
-                code="frozen-weights-unreadable",
-                path=str(frozen),
-                reason=reason,
-            ) from error
+            raise _frozen_unreadable(frozen, reason) from error
     return checkpoint
 
 
@@ -215,7 +210,7 @@ def _find_frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
     """Return the file of the frozen weights of a checkpoint; None if it has no separate frozen weights.
 
     Raises:
-        UserError: if the file is missing or belongs to another run.
+        UserError: if the file is missing, cannot be read, or belongs to another run.
     """
     record = checkpoint.get(FROZEN)
     if not isinstance(record, dict):  # a list of names: written without RunCheckpointIO, with all weights
@@ -227,13 +222,25 @@ def _find_frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
             code="frozen-weights-missing",
             path=str(frozen),
         )
-    if _read_metadata(frozen).get("identity") != record["identity"]:
+    identity = _read_metadata(frozen).get("identity")
+    if identity is None:
+        raise _frozen_unreadable(frozen, "truncated, or not written by ret-train")
+    if identity != record["identity"]:
         raise UserError(
             f"{frozen}: contains the frozen weights of another run than {file.name}; restore the file of this run",
             code="frozen-weights-differ",
             path=str(frozen),
         )
     return frozen
+
+
+def _frozen_unreadable(frozen: Path, reason: str) -> UserError:
+    return UserError(
+        f"{frozen}: the frozen weights cannot be read ({reason}); restore the file from a copy of the run",
+        code="frozen-weights-unreadable",
+        path=str(frozen),
+        reason=reason,
+    )
 
 
 def repair_checkpoints(folder: Path) -> None:

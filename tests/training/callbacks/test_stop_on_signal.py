@@ -129,7 +129,7 @@ def test_signal_stops_training_after_the_batch(root: Path, tmp_path: Path, numbe
         callbacks.append(LastCheckpoint(tmp_path / "checkpoints"))
     try:
         with pytest.raises(Stopped) as caught:
-            fit(root, make_module(), max_epochs=5, callbacks=callbacks)
+            fit(root, make_module(), max_epochs=5, callbacks=callbacks, enable_checkpointing=saved)
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -153,7 +153,7 @@ def test_repair_removes_temporary_files(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", ".hidden", ".tmp"}
 
 
-@pytest.mark.parametrize(("damage", "code"), [(None, "frozen-weights-missing"), (b"torn", "frozen-weights-differ")])
+@pytest.mark.parametrize(("damage", "code"), [(None, "frozen-weights-missing"), (b"torn", "frozen-weights-unreadable")])
 def test_missing_or_damaged_frozen_weights_are_refused(
     frozen: RetModule, tmp_path: Path, damage: bytes | None, code: str
 ) -> None:
