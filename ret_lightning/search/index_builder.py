@@ -146,7 +146,9 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"index={folder}: not writable ({error.strerror or error})", code="index-not-written", path=folder
+            f"index={folder}: not writable ({error.strerror or error}); choose another folder",
+            code="index-not-written",
+            path=folder,
         ) from error
     try:
         yield

@@ -237,7 +237,10 @@ def _read_checked_entries(path: Path, position: int, near: array[int], at_byte: 
         ) from error
     if not len(rows):
         raise DataError(
-            f"image archive {path}: archive contains no files", "broken_archive", code="archive-empty", path=str(path)
+            f"image archive {path}: contains no files; expected images",
+            "broken_archive",
+            code="archive-empty",
+            path=str(path),
         )
     return rows
 

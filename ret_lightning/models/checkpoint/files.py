@@ -158,12 +158,8 @@ def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: in
                 save_file({name: state[name].cpu() for name in names}, write_to, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"{folder}: cannot write the checkpoint ({reason}); choose a writable folder",
-            code="checkpoint-not-written",
-            path=folder,
-            reason=reason,
-        ) from error
+        text = f"{folder}: cannot write the checkpoint ({reason}); choose a writable folder"
+        raise UserError(text, code="checkpoint-not-written", path=folder, reason=reason) from error
 
 
 def storable_config(retriever: TwoTowers) -> dict[str, Any]:
@@ -340,13 +336,8 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})", code="checkpoint-not-json", path=path) from error
     if not isinstance(content, dict):
-        found = type(content).__name__
-        raise UserError(
-            f"{path}: expected a JSON object, got {found}; copy the file of the checkpoint again",
-            code="checkpoint-no-json-object",
-            path=path,
-            found=found,
-        )
+        text = f"{path}: expected a JSON object, got {type(content).__name__}"
+        raise UserError(text, code="checkpoint-no-json-object", path=path, found=type(content).__name__)
     return content
 
 

@@ -183,7 +183,9 @@ def open_checkpoint(file: Path) -> dict[str, Any]:
         )
     if not zipfile.is_zipfile(file):  # torch.save writes zip files, whose directory comes last
         raise UserError(
-            f"{file}: not a checkpoint of ret-train, or incomplete", code="checkpoint-incomplete", path=str(file)
+            f"{file}: not a checkpoint of ret-train, or incomplete; copy it again",
+            code="checkpoint-incomplete",
+            path=str(file),
         )
     try:
         # mmap: unused tensors, such as the optimizer state, are not read from disk.
