@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from ret_lightning import RetRetriever
+from ret_lightning.errors import DataError
+from ret_lightning.search.answer import _search_batches
 from tests.support.m2kr_folder import passage, query, write_lines
 from tests.support.search_corpus import ALL, NAME, brute_force, images, read
 from tests.support.small_runs import Trained
@@ -134,13 +137,11 @@ def test_search_errors_are_one_line(options, exit_code, code, location, index, f
     assert captured.out == ""
 
 
-def test_query_vectors_that_are_not_finite_are_refused(
-    trained: Trained, index: Path, call, capsys, monkeypatch
-) -> None:
-    encode = RetRetriever.encode_queries
-    monkeypatch.setattr(RetRetriever, "encode_queries", lambda *args, **options: encode(*args, **options) * np.nan)
-    assert call("search", f"index={index}", "query=x") == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert f"checkpoint {trained.run}" in captured.err
-    assert captured.err.endswith("[query-not-finite]\n")
+def test_query_vectors_that_are_not_finite_are_refused() -> None:
+    pool = SimpleNamespace(model=SimpleNamespace(source="/models/a"), search=lambda *_: [[]])
+    finite = torch.ones(1, 2, 4)
+    answers = _search_batches(pool, iter([finite, finite * torch.nan]), ["a", "b"], 5)
+    assert next(answers) == ("a", [])
+    with pytest.raises(DataError) as caught:
+        next(answers)
+    assert (caught.value.code, caught.value.path) == ("query-not-finite", "/models/a")
