@@ -207,10 +207,12 @@ def _move_to_gpu(faiss: ModuleType, index: faiss.Index, spec: FaissSpec, device:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
     except RuntimeError as error:
         if spec.gpu:
+            reason = _clean_message(error)
             raise ConfigError(
-                f"{spec.name}: gpu=true, but FAISS has no GPU index for {spec.factory!r} ({_clean_message(error)}); unset gpu",
+                f"{spec.name}: gpu=true, but FAISS has no GPU index for factory {spec.factory!r} ({reason}); set gpu=false",
                 code="faiss-not-on-gpu",
                 factory=spec.factory,
+                reason=reason,
             ) from None
         return index  # FAISS supports graphs and 4-bit codes on CPUs only
 

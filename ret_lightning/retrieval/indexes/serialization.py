@@ -120,7 +120,7 @@ def read_index_manifest(folder: Path) -> dict[str, Any]:
         content["files"].items()
     except FileNotFoundError:
         raise DataError(
-            f"{folder}: no saved index, {MANIFEST} is missing", code="saved-index-missing", path=folder
+            f"{folder}: no saved index, {MANIFEST} is missing; save one first", code="saved-index-missing", path=folder
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
