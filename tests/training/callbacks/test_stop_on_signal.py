@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ret_lightning.errors import Stopped
-from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal, requeue
+from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal, requeue, stop_signals
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +101,9 @@ def test_ranks_with_unequal_batches_stop_together(tmp_path: Path) -> None:
         ((stopped, 2), (stopped, 2), (stopped, 2)),
         ((stopped, 1), (stopped, 4), (stopped, 4)),
     ]
+
+
+def test_missing_signals_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stop_signals() == [signal.SIGTERM, signal.SIGUSR1]
+    monkeypatch.delattr(signal, "SIGUSR1")
+    assert stop_signals() == [signal.SIGTERM]
