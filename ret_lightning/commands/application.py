@@ -31,11 +31,12 @@ from ret_lightning.config.home_folder import expand_config
 from ret_lightning.config.initialization import VERSION_BASE, hydra_initialized
 from ret_lightning.config.sweeping import Choose, choose_all, collect_results, is_grid
 from ret_lightning.config.targets.allowed_targets import hydra_allow_list
-from ret_lightning.config.targets.renamed_keys import current_override, deprecation, is_earlier, update_keys
+from ret_lightning.config.targets.renamed_keys import current_override, is_earlier, update_keys
 from ret_lightning.errors import ConfigError, Stopped, UserError, one_line
 from ret_lightning.runtime.cache_errors import cache_error
 from ret_lightning.runtime.child_process import use_default_start_method
 from ret_lightning.runtime.console import abandon_stdout, quiet_libraries
+from ret_lightning.runtime.deprecation import deprecation
 
 resolvers.register_resolvers()  # at import: workers of a launcher import only this module before they compose a config
 

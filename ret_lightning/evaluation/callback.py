@@ -21,6 +21,7 @@ from ret_lightning.evaluation.metric_list import print_metrics
 from ret_lightning.evaluation.published_results import MAIN_MEANS
 from ret_lightning.retrieval import Index
 from ret_lightning.retrieval.metrics.ann_recall import FALLBACK_SHARE
+from ret_lightning.runtime.deprecation import RenamedAttribute
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ class RetrievalEvaluation(Callback):
         raise ConfigError(
             "trainer.callbacks: RetrievalEvaluation is missing; this callback requires it", code="evaluation-missing"
         )
+
+    of = RenamedAttribute("from_trainer")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the vectors of the previous evaluation."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.evaluation.published_results import MAIN_MEANS, select_main_metrics
 from ret_lightning.retrieval import Ranking, bootstrap_intervals, write_qrels, write_run
+from ret_lightning.runtime.deprecation import RenamedAttribute
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class SubsetResult:
     metrics: dict[str, float]
     random_recall: dict[int, float]
     ann_recall: dict[str, float] = field(default_factory=dict)
+
+    agreement = RenamedAttribute("ann_recall")
+    headline = RenamedAttribute("main_metrics")  # earlier name
 
     @property
     def main_metrics(self) -> list[str]:

@@ -9,6 +9,7 @@ from ret_lightning.inputs.image_transform import Augmentation, ImageTransform
 from ret_lightning.inputs.items import Item, collate_items
 from ret_lightning.inputs.preprocessor import Preprocessor
 from ret_lightning.inputs.tokenizer import ClipTokenizer, Tokenizer
+from ret_lightning.runtime.deprecation import find_in, renamed_names
 
 __all__ = [
     "Augmentation",
@@ -23,3 +24,5 @@ __all__ = [
     "open_image",
     "to_rgb",
 ]
+
+__getattr__ = renamed_names(__name__, {"rgb_image": "to_rgb"}, find_in(globals()))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ret_lightning.runtime.deprecation import RenamedAttribute
+
 
 @dataclass(frozen=True)
 class EncoderInput:
@@ -107,6 +109,8 @@ class EncoderInput:
             texts - start,
             self.image_rows[images] - start,
         )
+
+    stretch = RenamedAttribute("slice")  # earlier name
 
 
 def _as_bool_mask(mask: Tensor | None, name: str, input_ids: Tensor) -> Tensor:

@@ -1,9 +1,5 @@
 """The model: backbones, the recurrent cell and its gates, towers, the retriever, and checkpoints."""
 
-import warnings
-from typing import Any
-
-from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models.backbones.base import Backbone, BlockStack
 from ret_lightning.models.cell import RetCell
@@ -33,6 +29,7 @@ from ret_lightning.models.layer_plans import (
 from ret_lightning.models.layer_states import LayerStates
 from ret_lightning.models.retriever import RetRetriever, build_retriever
 from ret_lightning.models.tower import RetTower, normalised
+from ret_lightning.runtime.deprecation import find_in, renamed_names
 
 __all__ = [
     "PUBLISHED_PLANS",
@@ -65,9 +62,6 @@ __all__ = [
     "normalised",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "Openings":  # the former name, which users' gates may import
-        warnings.warn(deprecation("ret_lightning.models.Openings", "GateActivations"), FutureWarning, stacklevel=2)
-        return GateActivations
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = renamed_names(
+    __name__, {"Openings": "GateActivations", "OpeningMeans": "ActivationMeans"}, find_in(globals())
+)

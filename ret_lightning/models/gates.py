@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from ret_lightning.config.targets.own_packages import import_own_packages
-from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.exchangeable_parts import constructor_settings, subclasses
 from ret_lightning.ops.onednn_linear import Linear
+from ret_lightning.runtime.deprecation import deprecation
 
 
 @dataclass

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.errors import ConfigError
 from ret_lightning.models.backbones.base import Backbone
 from ret_lightning.models.cell import RetCell
@@ -26,6 +25,7 @@ from ret_lightning.models.layer_plans import LayerPlan, Published, Recurrence
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.ops.maxsim import maxsim
+from ret_lightning.runtime.deprecation import deprecation
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,4 +8,15 @@ imported on first use: search does not need torchmetrics, and metrics do not nee
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from ret_lightning.runtime.deprecation import renamed_names
+
+_RENAMED = {
+    "draw_sample": "sample_queries",
+    "gather_at": "gather_by_position",
+    "intervals": "bootstrap_intervals",
+    "judge": "evaluate_ranking",  # earlier name
+    "measure_agreement": "measure_ann_recall",
+    "share_of": "rank_slice",
+}
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__ = renamed_names(__name__, _RENAMED, _find)

@@ -37,8 +37,8 @@ from ret_lightning.config.checker.overrides import (
 from ret_lightning.config.checker.signatures import Signature, signature_of
 from ret_lightning.config.checker.sweep_params import find_renamed_params, rename_params
 from ret_lightning.config.config_errors import Problem
-from ret_lightning.config.targets.renamed_keys import deprecation
 from ret_lightning.errors import ConfigError
+from ret_lightning.runtime.deprecation import deprecation
 
 # Codes of problems in values: the names are valid, so the targets can be imported to find further problems.
 _OF_VALUES = ("interpolation-failed", "required-key-unset", "value-missing", "value-of-wrong-type")

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ret_lightning.runtime.deprecation import deprecation
+
 if TYPE_CHECKING:  # imported in the functions: an index without a config does not need OmegaConf
     from omegaconf import DictConfig, ListConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
-UNTIL = "0.3"  # the version that refuses earlier names
 
 # Replaced by FAISS's own names on 2026-12-01.
 FAISS_KEYS = {
@@ -27,9 +28,13 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
 }
 # Config keys that moved to another node.
 MOVED_KEYS = {"loss.micro_batch": "micro_batch"}
-# Options whose value is a metric; `mean/headline_recall` was renamed to `mean/main_recall`.
-METRIC_OPTIONS = ("metric", "monitor")
-_EARLIER_METRIC = re.compile(r"\bheadline_(?=(?:pseudo_)?recall\b)")
+METRIC_OPTIONS = ("metric", "monitor")  # options whose value is a metric
+# Earlier names of metrics: `mean/headline_recall`, `index/agreement@10`, `index/recall_cost@5`, `seconds/agreement`.
+_EARLIER_METRICS = (
+    (re.compile(r"\bheadline_(?=(?:pseudo_)?recall\b)"), "main_"),
+    (re.compile(r"(?<=/)agreement(?=(?:_without_fallback)?@\d)|(?<=/seconds/)agreement\Z"), "ann_recall"),
+    (re.compile(r"(?<=/)recall_cost(?=(?:_without_fallback)?@\d)"), "recall_loss"),
+)
 EARLIER = frozenset(key for keys in RENAMED_KEYS.values() for key in keys)
 _OVERRIDE = re.compile(r"(~|\+{0,2})([\w.]+)\.(\w+)(=.*)?", re.DOTALL)
 
@@ -43,7 +48,9 @@ def renamed_keys_of(target: Any) -> Mapping[str, str]:
 
 def current_metric(name: str) -> str:
     """Return the current name of a metric: `val/mean/headline_recall` -> `val/mean/main_recall`."""
-    return _EARLIER_METRIC.sub("main_", name)
+    for earlier, current in _EARLIER_METRICS:
+        name = earlier.sub(current, name)
+    return name
 
 
 def current_settings(settings: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
@@ -178,11 +185,6 @@ def _update_moved(config: DictConfig) -> list[str]:
                 config[key] = value
         found.append(deprecation(earlier, key))
     return found
-
-
-def deprecation(earlier: str, current: str) -> str:
-    """Return the deprecation message of an earlier name."""
-    return f"{earlier} is deprecated and will be an error in version {UNTIL}; use {current}"
 
 
 def accept_renamed(keys: Mapping[str, str]) -> Callable[[F], F]:

@@ -10,12 +10,12 @@ import base64
 import binascii
 import json
 import math
-import warnings
 from pathlib import PurePosixPath
 from typing import Any
 
 from ret_lightning.data.readers.source_location import ByteLocation, Location, SourceLocation
 from ret_lightning.errors import DataError
+from ret_lightning.runtime.deprecation import RenamedAttribute
 
 # A row as it is stored: a line of JSON Lines, as UTF-8 bytes or decoded, or a row of a parquet file.
 Content = bytes | str | dict[str, Any]
@@ -66,11 +66,7 @@ class RowFields:
         self.values = values
         self.location = location
 
-    @property
-    def place(self) -> Location:
-        """Earlier name of `location`, accepted for one release."""
-        warnings.warn("RowFields.place is deprecated; use RowFields.location", DeprecationWarning, stacklevel=2)
-        return self.location
+    place = RenamedAttribute("location")
 
     def text(self, name: str) -> str | None:
         """Read a string field.

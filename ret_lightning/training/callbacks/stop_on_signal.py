@@ -18,7 +18,10 @@ from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+def stop_signals() -> list[int]:
+    """Return the signals that stop a run, of those that this system has: Windows has no SIGUSR1."""
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class StopOnSignal(Callback):
@@ -48,7 +51,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the signal handlers; they replace Lightning's, which restores all handlers when the run ends."""
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in stop_signals():
                 signal.signal(number, self._record_signal)
         if trainer.world_size > 1 and self._group is None:
             self._group = torch.distributed.new_group(backend="gloo")

@@ -131,6 +131,14 @@ def test_metric_names_are_renamed() -> None:
     assert current_metric(earlier) == current
     assert current_metric("mean/headline_pseudo_recall/low") == "mean/main_pseudo_recall/low"
     assert current_metric("headline/recall@5") == "headline/recall@5"
+    assert current_metric("val/index/agreement@10") == "val/index/ann_recall@10"
+    assert (
+        current_metric("val/index/wit/agreement_without_fallback@10") == "val/index/wit/ann_recall_without_fallback@10"
+    )
+    assert current_metric("val/index/recall_cost@5") == "val/index/recall_loss@5"
+    assert current_metric("val/seconds/agreement") == "val/seconds/ann_recall"
+    for name in ("val/agreement/recall@5", "val/recall_cost/mrr@10", "val/agreement@x/recall@5", "agreement"):
+        assert current_metric(name) == name
     stored = {"callbacks": {"checkpoint": {"monitor": earlier}}, "metric": "mean/headline_recall", "name": earlier}
     config = OmegaConf.create(stored)
     warnings = update_keys(config)

@@ -304,5 +304,5 @@ def test_json_error_has_line_of_file(line: bytes, column: int) -> None:
 
 def test_row_fields_place_is_deprecated() -> None:
     row = RowFields({}, LOCATION)
-    with pytest.warns(DeprecationWarning, match="location"):
+    with pytest.warns(FutureWarning, match="location"):
         assert row.place == row.location == LOCATION

@@ -17,7 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.errors import Stopped
-from ret_lightning.training.callbacks.stop_on_signal import SIGNALS, StopOnSignal, requeue
+from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal, requeue, stop_signals
 from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
 from tests.support.tiny_training import fit, make_module
 
@@ -123,7 +123,7 @@ class _Send(Callback):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("saved", [True, False])
 def test_signal_stops_training_after_the_batch(root: Path, tmp_path: Path, number: signal.Signals, saved: bool) -> None:
-    before = {each: signal.getsignal(each) for each in SIGNALS}
+    before = {each: signal.getsignal(each) for each in stop_signals()}
     callbacks = [_Send(number, batch=1), StopOnSignal()]
     if saved:
         callbacks.append(LastCheckpoint(tmp_path / "checkpoints"))
@@ -138,3 +138,9 @@ def test_signal_stops_training_after_the_batch(root: Path, tmp_path: Path, numbe
     assert error.exit_code == 128 + number
     assert (f"saved in {tmp_path}/checkpoints/last.ckpt" in error.message) == saved
     assert (tmp_path / "checkpoints/last.ckpt").exists() == saved
+
+
+def test_missing_signals_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stop_signals() == [signal.SIGTERM, signal.SIGUSR1]
+    monkeypatch.delattr(signal, "SIGUSR1")
+    assert stop_signals() == [signal.SIGTERM]
