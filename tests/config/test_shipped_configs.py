@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import lightning
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from ret_lightning.config.build import build
+from ret_lightning.models import RetRetriever
+from ret_lightning.models.backbones import Backbone
+from ret_lightning.models.gates import gate_named
 from tests.support.paths import CONF, ROOT
 
 FILES = sorted(file for file in CONF.rglob("*.yaml") if not file.name.startswith("_"))  # without base configs
@@ -60,7 +65,7 @@ def composed(extra: list[str]) -> DictConfig:
 @pytest.mark.parametrize(
     "file", [f for f in FILES if f != CONF / "hydra/command.yaml"], ids=lambda f: f.relative_to(CONF).as_posix()
 )
-def test_header_has_a_valid_command(file: Path, tmp_path: Path) -> None:
+def test_header_has_a_valid_command(file: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """The first command of the header is checked with `--cfg job`, which does not run it."""
     name = file.relative_to(CONF).with_suffix("").as_posix()
     command = name if name in COMMANDS else "train"
@@ -68,28 +73,16 @@ def test_header_has_a_valid_command(file: Path, tmp_path: Path) -> None:
     commands = re.findall(rf"^#   .*?(ret-{command}.*)$", header, re.MULTILINE)
     assert commands, "the header must show a command"
     words = shlex.split(commands[0].split("   ")[0])[1:]
-    options = [w for w in words if w != "-m"]
     if "-m" not in words:
-        options = ["--cfg", "job", *options]
-        run = subprocess.run(
-            [sys.executable, "-m", f"ret_lightning.commands.{command}", *options],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert run.returncode == 0, run.stderr
-        config = yaml.safe_load(run.stdout)
+        code = call(command, "--cfg", "job", *words)
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        config = yaml.safe_load(printed.out)
         assert config["seed"] == 42 if command == "train" else set(config) > COMMANDS[command]
 
 
 @pytest.mark.parametrize("file", TRAINING_FILES, ids=lambda f: f.relative_to(CONF).as_posix())
 def test_targets_are_built(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lightning
-    import torch
-
-    from ret_lightning.config.build import build
-    from ret_lightning.models import RetRetriever
-
     config = composed(overrides(file))
     config.output_dir = str(tmp_path)
     config.backbone.pretrained = None
@@ -115,40 +108,37 @@ def options_of(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("backbone", options_of("backbone"))
-def test_backbone_supports_all_gates_and_recurrences(backbone: str) -> None:
-    import torch
+def test_backbone_supports_all_recurrences(backbone: str) -> None:
+    made = None
+    for recurrence in options_of("recurrence"):
+        needs = NEEDS.get(f"recurrence/{recurrence}", [])
+        made, retriever = build_on_meta(made, f"backbone={backbone}", f"recurrence={recurrence}", *needs)
+        tower = retriever.query_tower
+        assert len(tower.text_adapters) == tower.plan.steps
+        expected = {
+            "last": 1, "first_middle_last": 3, "evenly": 2, "explicit": 1,
+            "published": {"tiny": 2, "openclip_vit_g": 16}.get(backbone, 12),
+        }  # fmt: skip
+        assert tower.plan.steps == expected[recurrence]
 
-    from ret_lightning.config.build import build
-    from ret_lightning.models.gates import gate_named
 
+def test_all_gates_are_built() -> None:
     made = None
     for gate in options_of("gate"):
-        for recurrence in options_of("recurrence"):
-            needs = NEEDS.get(f"recurrence/{recurrence}", [])
-            config = composed(
-                [
-                    f"backbone={backbone}",
-                    f"gate={gate}",
-                    f"recurrence={recurrence}",
-                    "model=ret",
-                    "init_from=null",
-                    *needs,
-                ]
-            )
-            config.backbone.pretrained = None
-            with torch.device("meta"):
-                made = made or build(config.backbone)  # seconds, for the large ones
-                node = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
-                del node.backbone
-                retriever = build(node, backbone=made)
-            tower = retriever.query_tower
-            assert type(tower.cells[0].gate) is gate_named(gate)
-            assert len(tower.text_adapters) == tower.plan.steps
-            expected = {
-                "last": 1, "first_middle_last": 3, "evenly": 2, "explicit": 1,
-                "published": {"tiny": 2, "openclip_vit_g": 16}.get(backbone, 12),
-            }  # fmt: skip
-            assert tower.plan.steps == expected[recurrence]
+        for plan in ("recurrence=last", "recurrence=evenly"):
+            made, retriever = build_on_meta(made, "backbone=tiny", f"gate={gate}", plan)
+            assert {type(cell.gate) for cell in retriever.query_tower.cells} == {gate_named(gate)}
+
+
+def build_on_meta(backbone: Backbone | None, *options: str) -> tuple[Backbone, RetRetriever]:
+    """Build a retriever without memory, with a backbone that was built before: large ones take seconds."""
+    config = composed([*options, "model=ret", "init_from=null"])
+    config.backbone.pretrained = None
+    with torch.device("meta"):
+        backbone = backbone or build(config.backbone)
+        node = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+        del node.backbone
+        return backbone, build(node, backbone=backbone)
 
 
 def test_config_groups_exist() -> None:
