@@ -44,9 +44,10 @@ test: $(READY)  ## run all tests, JOBS files at a time
 test-fast: $(READY)  ## run the tests that take at most a few seconds
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-lint: $(READY)  ## check style, formatting and import layers
+lint: $(READY)  ## check style, formatting, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs/pages conf ret_lightning experiments
 	$(BIN)/python tests/support/retired_phrases.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import sys
@@ -148,6 +149,7 @@ class _Application:
             self._delegate_to_hydra()
             return 0
         multirun = result.multirun or result.dry_run  # a dry run is a sweep, possibly of one job
+        assert result.config is not None  # else there are problems
         expand_config(result.config)
         self._warn(update_keys(result.config))
         if not multirun:
@@ -170,12 +172,12 @@ class _Application:
 
     def _job_name(self) -> str:
         module = self.task.__module__
-        return Path(sys.modules[module].__file__).stem if module == "__main__" else module.rpartition(".")[2]
+        return Path(inspect.getfile(sys.modules[module])).stem if module == "__main__" else module.rpartition(".")[2]
 
     def _search_path(self) -> list[str]:
         main, added = self.arguments.config_path or self.config_path, self.arguments.config_dir
         if "://" not in main:  # a folder, relative to the file of the command as for `hydra.main`
-            main = f"file://{Path(sys.modules[self.task.__module__].__file__).parent.absolute() / main}"
+            main = f"file://{Path(inspect.getfile(sys.modules[self.task.__module__])).parent.absolute() / main}"
         if added is None:
             return [main]
         folder = os.path.abspath(os.path.expanduser(added))
@@ -223,10 +225,12 @@ class _Application:
             overrides = [*own, f"resume={QuotedString(str(base.file.parent), Quote.single).with_quotes()}"]
         config_name = self.arguments.config_name or self.config_name
         try:
-            with hydra_initialized(self._search_path(), self._job_name()) as app, hydra_allow_list():
+            with hydra_initialized(self._search_path(), self._job_name()) as context, hydra_allow_list():
+                app = context.hydra
+                assert app is not None
                 if multirun:
-                    return self._report_failures(app.hydra.multirun(config_name, job, overrides))
-                return getattr(app.hydra.run(config_name, job, overrides).return_value, "exit_code", 0)
+                    return self._report_failures(app.multirun(config_name, job, overrides))
+                return getattr(app.run(config_name, job, overrides).return_value, "exit_code", 0)
         except OSError as error:
             if job.running or error.filename is None:
                 raise
@@ -244,6 +248,7 @@ class _Application:
             print(f"{self.prog}: {len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
         for job in failed:
             line = "; ".join(job.return_value.line.splitlines())
+            assert job.hydra_cfg is not None  # set before a job runs
             print(f"  {job.hydra_cfg.hydra.sweep.subdir}: {line}", file=sys.stderr)
         return int(bool(failed))
 
@@ -287,20 +292,20 @@ class _Job:
                 raise KeyboardInterrupt from None
             raise
         except Exception as raised:
-            error = cache_error(raised) or raised
+            failure = cache_error(raised) or raised
             mode = HydraConfig.get().mode
             # Sweepers other than a grid must see the exception, because they use the return value as the score.
             swept = mode == RunMode.MULTIRUN and is_grid(HydraConfig.get())
-            user_error = isinstance(error, UserError)
-            if isinstance(error, Stopped) and mode == RunMode.MULTIRUN:
-                raise _SweepStopped(error) from raised
+            user_error = isinstance(failure, UserError)
+            if isinstance(failure, Stopped) and mode == RunMode.MULTIRUN:
+                raise _SweepStopped(failure) from raised
             if _shows_traceback() or not (swept or (user_error and mode == RunMode.RUN)):
                 raise
             if not user_error:
                 traceback.print_exc()
-            line = _format_error(error)
+            line = _format_error(failure)
             print(f"{self.prog}: {f'{HydraConfig.get().sweep.subdir}: ' if swept else ''}{line}", file=sys.stderr)
-            result = Failure(line, error.exit_code if user_error else 1)
+            result = Failure(line, failure.exit_code if isinstance(failure, UserError) else 1)
         self.running = False
         return result
 

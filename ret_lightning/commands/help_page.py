@@ -88,7 +88,7 @@ def _with_parents(repository: Repository, config_path: str) -> Iterator[str]:
 def _key_comments(repository: Repository, config_path: str) -> dict[tuple[str, ...], KeyComment]:
     """Return the keys, with comments, of a config and of its parents in the same folder."""
     names = reversed(list(_with_parents(repository, config_path)))
-    return {each.path: each for name in names for each in key_comments(repository.file_of(name))}
+    return {each.path: each for name in names if (file := repository.file_of(name)) for each in key_comments(file)}
 
 
 def _to_group(key: KeyComment) -> _Group | None:
@@ -101,8 +101,8 @@ def _to_group(key: KeyComment) -> _Group | None:
 
 def _header_and_examples(repository: Repository, names: Sequence[str]) -> tuple[str, str]:
     """Return the header and the examples of the first config that has them."""
-    for name in names:
-        texts = read_yaml(repository.file_of(name)).plain().get("hydra", {}).get("help", {})
+    for file in filter(None, map(repository.file_of, names)):
+        texts = read_yaml(file).plain().get("hydra", {}).get("help", {})
         if "header" in texts:
             return texts["header"].strip("\n"), str(texts.get("footer", "")).strip("\n")
     return "", ""

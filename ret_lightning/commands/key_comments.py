@@ -63,8 +63,8 @@ def _walk_keys(node: yaml.MappingNode, above: tuple[str, ...], lines: list[str])
             yield from _walk_keys(value, path, lines)
         elif path == ("defaults",) and isinstance(value, yaml.SequenceNode):
             for item in value.value:
-                pair = item.value[0] if isinstance(item, yaml.MappingNode) else (item, item)
-                yield KeyComment((*path, pair[0].value), _value_text(pair[1], lines), _read_comment(*pair, lines))
+                name, option = item.value[0] if isinstance(item, yaml.MappingNode) else (item, item)
+                yield KeyComment((*path, name.value), _value_text(option, lines), _read_comment(name, option, lines))
 
 
 def _value_text(value: yaml.Node, lines: list[str]) -> str:

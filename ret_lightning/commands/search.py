@@ -19,8 +19,8 @@ def _search(config: DictConfig) -> None:
     # Imported here so that --help and config problems do not load torch.
     from ret_lightning.search.answer import search, write_answers
 
-    names = ("query", "image", "queries", "image_root", "qdrant", "collection", "top_k", "checkpoint", "verify")
-    names += ("batch_size", "num_workers", "device")
+    names = ["query", "image", "queries", "image_root", "qdrant", "collection", "top_k", "checkpoint", "verify"]
+    names += ["batch_size", "num_workers", "device"]
     write_answers(search(config.index, **{name: config[name] for name in names}), config.output, config.overwrite)
 
 

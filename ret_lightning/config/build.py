@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ret_lightning.config.checker.yaml_files import first_line
+from ret_lightning.config.nodes import child_keys
 from ret_lightning.config.targets.allowed_targets import (
     allow_list,
     check_target_name,
@@ -47,9 +48,10 @@ def build(node: DictConfig | ListConfig | Mapping[str, Any] | None, *args: Any, 
     if node is None:
         return None
     if not isinstance(node, DictConfig | ListConfig):
-        node = OmegaConf.create(node)
-    update_targets(node._get_root())
-    update_keys(node._get_root())
+        node = OmegaConf.create(cast("dict[str, Any]", node))
+    root: Any = node._get_root()
+    update_targets(root)
+    update_keys(root)
     key = str(node._get_full_key(None))
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if target is None and (args or kwargs):
@@ -62,7 +64,7 @@ def build(node: DictConfig | ListConfig | Mapping[str, Any] | None, *args: Any, 
             return instantiate(node, **options)
         # Built as a partial because instantiate would copy the arguments of the caller into a config.
         factory = instantiate(node, **options, _partial_=True)
-        if node.get("_partial_", False):
+        if isinstance(node, DictConfig) and node.get("_partial_", False):
             return partial(factory, *args, **kwargs) if args or kwargs else factory
         return factory(*args, **kwargs)
     except UserError:
@@ -74,7 +76,7 @@ def build(node: DictConfig | ListConfig | Mapping[str, Any] | None, *args: Any, 
 def _find_targets(node: Any, key: str) -> list[tuple[str, Any]]:
     """Return every `_target_` in a node with the key of its node, following interpolations."""
     found = [(key, node["_target_"])] if isinstance(node, DictConfig) and "_target_" in node else []
-    for item in node if isinstance(node, DictConfig) else range(len(node)):
+    for item in child_keys(node):
         if not OmegaConf.is_missing(node, item) and isinstance(node[item], DictConfig | ListConfig):
             found += _find_targets(node[item], f"{key}.{item}".lstrip("."))
     return found

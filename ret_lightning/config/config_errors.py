@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ret_lightning.errors import ConfigError
 
@@ -56,7 +56,7 @@ def nearest(name: str, options: Iterable[str], count: int = 1, cutoff: float = 0
     return [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, count, cutoff)]
 
 
-def choices(name: Any, options: Iterable[Any]) -> str:
+def choices(name: object, options: Iterable[object]) -> str:
     """Return the end of a message about an unknown name: a suggestion and the available choices.
 
     Up to twelve options are listed in full; of more options, the three with the most similar spelling.
@@ -73,7 +73,7 @@ def choices(name: Any, options: Iterable[Any]) -> str:
     return f"; nearest of {len(listed)}: {', '.join(nearest(str(name), listed, count=3, cutoff=0.0))}"
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """Format a config value as YAML, truncated to 60 characters."""
     if value is None:
         return "null"

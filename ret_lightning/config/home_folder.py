@@ -8,6 +8,8 @@ from collections.abc import Collection
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
+from ret_lightning.config.nodes import child_keys
+
 TEXTS = ("query",)  # options that are never paths
 
 _OVERRIDE = re.compile(r"(?P<key>[^=~][^=]*)=(?P<quote>[\"']?)(?P<home>~\w*)(?=/|[\"']?$)")
@@ -35,7 +37,7 @@ def expand_override(line: str, verbatim: Collection[str] = ()) -> str:
 def expand_config(config: DictConfig | ListConfig) -> None:
     """Expand `~` and `~user` at the start of every value of a composed config, in place."""
     with read_write(config):
-        for key in config if isinstance(config, DictConfig) else range(len(config)):
+        for key in child_keys(config):
             if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key):
                 continue
             value = config[key]

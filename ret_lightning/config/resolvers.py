@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import omegaconf
 from omegaconf import OmegaConf
@@ -15,7 +16,7 @@ from ret_lightning.config.sweep_names import job_names
 def register_resolvers() -> None:
     """Register the resolvers with OmegaConf, replacing earlier registrations."""
     is_old = omegaconf.__version__.startswith("2.3.")  # its register_resolver has another signature
-    register = OmegaConf.register_new_resolver if is_old else OmegaConf.register_resolver
+    register: Any = OmegaConf.register_new_resolver if is_old else OmegaConf.register_resolver
     register("run_folder", run_folder, replace=True)
     register("unless_resumed", unless_resumed, replace=True)
     register("product", product, replace=True)

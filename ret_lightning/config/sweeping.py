@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -20,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ret_lightning.config.checker.sweep_params import find_renamed_params, rename_params
+from ret_lightning.config.nodes import child_keys, to_plain
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.sweep_names import job_names, sweep_name
 from ret_lightning.errors import ConfigError
@@ -66,6 +68,7 @@ class RunFolderSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]] | None:
         """Run the jobs of the sweep that the arguments of the command line describe."""
+        assert self.config is not None  # set by `setup`
         return start_sweep(self.context, self.task, self.config, self.sweeper, arguments)
 
 
@@ -83,7 +86,7 @@ class SweepSetup(Callback):
             config.hydra.sweeper = {"_target_": target, "_recursive_": False, "sweeper": config.hydra.sweeper}
 
 
-def is_grid(hydra: DictConfig) -> bool:
+def is_grid(hydra: DictConfig | HydraConf) -> bool:
     """Return whether the jobs of a sweep are all combinations of its values.
 
     Other sweepers, such as Optuna, choose values during the sweep.
@@ -158,7 +161,7 @@ def _rename_params(context: HydraContext, config: DictConfig, sweeper: DictConfi
 
 def _folder(config: DictConfig, overrides: Sequence[Override]) -> Path | None:
     """Return a folder that replaces a default with a time stamp, so that the same command finds it again; else None."""
-    raw = OmegaConf.to_container(config, resolve=False)
+    raw = to_plain(config)
     default = str(raw["hydra"]["sweep"]["dir"])
     if default in ("${output_dir}", "${expand_home:${output_dir}}"):
         default = str(raw["output_dir"])
@@ -225,7 +228,7 @@ def _compose(
         composed.hydra.job.id, composed.hydra.job.num = "0", 0
         HydraConfig.instance().set_config(composed)
         try:
-            job = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+            job = OmegaConf.masked_copy(composed, [key for key in child_keys(composed) if key != "hydra"])
             job.output_dir = str(folder)
             make_paths_absolute(job)
             OmegaConf.resolve(job)

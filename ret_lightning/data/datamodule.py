@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,7 +21,7 @@ from ret_lightning.data.loaders import make_evaluation_loaders, make_row_loader
 from ret_lightning.data.required_files import Needed, check_required_files
 from ret_lightning.data.rows import ExtraColumns
 from ret_lightning.data.sampling.batch_samplers import distribute_batches
-from ret_lightning.data.sampling.holdout import HoldoutLimits
+from ret_lightning.data.sampling.holdout import Holdout, HoldoutLimits
 from ret_lightning.data.sampling.training_set import Reading, TrainingChoice, TrainingSet
 from ret_lightning.data.subset_loading import choose_subsets, load_holdout_subset, load_subset, sample_pool
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingRows
@@ -174,12 +174,13 @@ class RetrievalDataModule(LightningDataModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _signature_with_options(cls)
+        cast(Any, cls).__signature__ = _signature_with_options(cls)
 
     @property
     def collate(self) -> Collator:
         """The function that collates rows into batches."""
-        return Collator(self.tokenizer, self.image_transform.size, self.extra_columns)
+        transform = cast(ImageTransform, self.image_transform)
+        return Collator(cast(Tokenizer, self.tokenizer), transform.size, self.extra_columns)
 
     def check_files(self, needed: Collection[Needed]) -> list[str] | None:
         """Check that the files and folders of the corpus exist before they are read or copied, and index image archives.
@@ -196,7 +197,8 @@ class RetrievalDataModule(LightningDataModule):
         if self.layout.is_generated:
             return None
         # With another `validation`, the training files determine what is validated on.
-        validated = {"val": ["val"], "test": ["test"], "val_or_test": ["test"]}.get(self.validation, [])
+        of_validation: dict[str, list[Needed]] = {"val": ["val"], "test": ["test"], "val_or_test": ["test"]}
+        validated = of_validation.get(self.validation, [])
         names = self._names()
         check_required_files(self.layout, names, {*needed} - {"val"} | {*(validated if "val" in needed else [])})
         return names
@@ -206,7 +208,7 @@ class RetrievalDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return  # an evaluation does not need training files
         self.layout.prepare()
-        self.check_files(("train",))
+        self.check_files(["train"])
         self._training_set().batches(self.batch_size)
 
     def setup(self, stage: str | None = None) -> None:
@@ -259,8 +261,9 @@ class RetrievalDataModule(LightningDataModule):
             self._plan.log()
         return self._plan
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this rank's batches of training pairs."""
+        assert self._train is not None  # Lightning has called `setup`
         rows = TrainingRows(
             self._train.rows, self._read_image(), self._train.names, self.augmentation, self.instructions, self.negatives,
             self.seed, self.on_bad_row, self.shared_passage_ids, self.extra_columns, self.layout.parser,
@@ -273,6 +276,7 @@ class RetrievalDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of `Position`: the epoch, and the batches that it served."""
+        assert self.trainer is not None  # the trainer saves it
         epochs, batches = self.trainer.fit_loop.epoch_progress.current, self.trainer.fit_loop.epoch_loop.batch_progress
         epoch, served = (epochs.ready, 0) if batches.is_last_batch else (epochs.ready - 1, batches.current.ready)
         return self.position.advance(epoch, served, self._rank_and_world()[1], self.batch_size).state()
@@ -281,15 +285,15 @@ class RetrievalDataModule(LightningDataModule):
         """Restore the position from which training resumes; Lightning calls it before it creates the loaders."""
         self.position = Position.from_state(state_dict, self._rank_and_world()[1], self.batch_size)
 
-    def val_dataloader(self) -> list[DataLoader]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         """Return the validation loaders: of each subset, one of the candidate pool and one of the queries."""
         return self.evaluation_loaders("val")
 
-    def test_dataloader(self) -> list[DataLoader]:
+    def test_dataloader(self) -> list[DataLoader[Any]]:
         """Return the test loaders: of each subset, one of the candidate pool and one of the queries."""
         return self.evaluation_loaders("test")
 
-    def evaluation_loaders(self, split: Split) -> list[DataLoader]:
+    def evaluation_loaders(self, split: Split) -> list[DataLoader[Any]]:
         """Return the loaders of a split, with the batches that `choose_batches` returns for this rank.
 
         Args:
@@ -322,11 +326,13 @@ class RetrievalDataModule(LightningDataModule):
         ]
 
     def _read_image(self) -> ImageReader:
-        return ImageReader(self.layout.image_source(), self.image_transform, self.max_image_pixels)
+        return ImageReader(
+            self.layout.image_source(), cast(ImageTransform, self.image_transform), self.max_image_pixels
+        )
 
     def _loading(self) -> dict[str, Any]:
         """Return the options that all loaders share."""
-        on_gpu = bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "pin_memory": on_gpu, "seed": self.seed}
 
     def training_names(self, evaluated: Sequence[str]) -> SubsetNames:
@@ -361,7 +367,7 @@ class RetrievalDataModule(LightningDataModule):
         note = {"val": "", "holdout": " (held-out training rows)", "test": " (test queries)"}[source]
         if source == "holdout":
             is_indexed = self.choice.reading == "indexed"
-            subset = load_holdout_subset(plan.holdout, name, instruction, limit, is_indexed)
+            subset = load_holdout_subset(cast(Holdout, plan.holdout), name, instruction, limit, is_indexed)
         else:
             subset = load_subset(
                 self.layout, name, split, source, instruction, limit, self.on_bad_row, self.max_bad_fraction

@@ -15,14 +15,14 @@ from ret_lightning.runtime.fork_context import fork_context
 
 
 def make_row_loader(
-    rows: Dataset,
+    rows: Dataset[Any],
     batches: Iterable[Any],
     collate: Callable[[Any], Any],
     num_workers: int = 0,
     pin_memory: bool = False,
     seed: int = 0,
     persistent_workers: bool = False,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Create a data loader.
 
     Args:
@@ -52,7 +52,7 @@ def make_evaluation_loader(
     collator: Collator,
     is_repeated: bool = False,
     **options: Any,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Create a data loader of `EvaluationBatch`.
 
     Args:
@@ -68,7 +68,7 @@ def make_evaluation_loader(
 
 def make_evaluation_loaders(
     files: Sequence[EvaluationRows], batches: list[list[list[int]]], collator: Collator, **options: Any
-) -> list[DataLoader]:
+) -> list[DataLoader[Any]]:
     """Create the evaluation loaders of a rank, one per dataset.
 
     A rank without any batch repeats the first row of the first dataset, because Lightning skips the evaluation loop on a rank

@@ -76,7 +76,7 @@ class Query:
     @property
     def image(self) -> str | bytes | None:
         """The image path, or the encoded image; None if there is no image."""
-        return self.image_path or self.image_bytes
+        return self.image_path or self.image_bytes or None
 
     def with_instruction(self, instruction: str) -> Query:
         """Return the query with another instruction."""
@@ -104,7 +104,7 @@ class Passage:
     @property
     def image(self) -> str | bytes | None:
         """The image path, or the encoded image; None if there is no image."""
-        return self.image_path or self.image_bytes
+        return self.image_path or self.image_bytes or None
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ class RowParser:
         except DataError:
             return None, ""
 
-    def _build_negative(self, row: RowFields, number: int, value: Any) -> Passage:
+    def _build_negative(self, row: RowFields, number: int, value: object) -> Passage:
         key = f"negative_passages[{number}]"
         if not isinstance(value, dict):
             raise row.type_error(key, "an object with passage_id and passage_text", value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class TrainingItem:
     passage_columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-class TrainingRows(Dataset):
+class TrainingRows(Dataset[Any]):
     """A dataset of training rows, indexed by `SampledRow`.
 
     Args:
@@ -106,23 +106,24 @@ class TrainingRows(Dataset):
         Raises:
             DataError: if the row is bad and `on_bad_row` is `raise`.
         """
-        content, location = self.rows[sample.row]
+        content, location = cast(Any, self.rows)[sample.row]
         if self.on_bad_row == "raise":
             return self._read(content, location, sample)
         try:
-            return self._read(content, DeferredLocation(location), sample)
+            return self._read(content, cast(Location, DeferredLocation(location)), sample)
         except DataError as error:
             return BadRow.of(error, location)  # an exception raised in a loader worker loses its kind
 
-    def _read(self, content: Content, location: Location | DeferredLocation, sample: SampledRow) -> TrainingItem:
+    def _read(self, content: Content, location: Location, sample: SampledRow) -> TrainingItem:
         pair = self.parser.parse_pair(content, location, self.extra)
         subset = self.names(pair.query.subset, pair.query.data_id)
         # Seeded by the sample, so that the result does not depend on the number of workers or ranks.
         random = np.random.default_rng((self.seed, *sample.identity()))
-        augment = (lambda image: self.augmentation(image, random)) if self.augmentation else None
+        augmentation = self.augmentation
+        augment = (lambda image: augmentation(image, random)) if augmentation else None
 
         def item(side: Query | Passage) -> Item:
-            return Item(side.text, side.image and self.read_image(side.image, side.location, subset, augment))
+            return Item(side.text, self.read_image(side.image, side.location, subset, augment) if side.image else None)
 
         instruction = self.instructions.sample(subset, random)
         query = item(pair.query if instruction is None else pair.query.with_instruction(instruction))
@@ -146,7 +147,7 @@ class TrainingRows(Dataset):
         return sorted(random.choice(count, self.negatives, replace=False).tolist())
 
 
-class EvaluationRows(Dataset):
+class EvaluationRows(Dataset[Any]):
     """A dataset of the queries or the candidate pool of a subset.
 
     An item is the decoded row, its index, and a `BadRow` if its image could not be read, else None.
@@ -180,7 +181,7 @@ class EvaluationRows(Dataset):
     def __getitem__(self, index: int) -> tuple[Item, int, BadRow | None]:
         row = self.rows[index]
         try:
-            pixels = row.image and self.read_image(row.image, row.location, self.subset)
+            pixels = self.read_image(row.image, row.location, self.subset) if row.image else None
         except DataError as error:
             if self.on_bad_row == "raise":
                 raise

@@ -93,7 +93,11 @@ def distinct_ids(queries: Sequence[Query]) -> list[str]:
         The data_id of each query. A data_id that occurred before gets the suffix `#line` and the line of the query.
     """
     first: set[str] = set()
-    repeated = [i for i, query in enumerate(queries) if query.data_id in first or first.add(query.data_id)]
+    repeated = []
+    for i, query in enumerate(queries):
+        if query.data_id in first:
+            repeated.append(i)
+        first.add(query.data_id)
     # Resolved together, so that each file is read once.
     locations = dict(zip(repeated, resolve_lines([queries[i].location for i in repeated]), strict=True))
     seen: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,9 @@ class Barrier:
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=BARRIER_TIMEOUT) if world_size() > 1 else None
+        self._group: dist.ProcessGroup | None = None
+        if world_size() > 1:
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=BARRIER_TIMEOUT))
 
     def wait(self) -> None:
         """Block until all ranks have called this method."""

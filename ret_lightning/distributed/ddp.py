@@ -76,6 +76,7 @@ class SameConfigDDP(DDPStrategy):
         DDP broadcasts buffers in every forward pass, which deadlocks if ranks have different numbers of batches.
         """
         with self.precision_plugin.val_step_context():
+            assert self.lightning_module is not None
             return self.lightning_module.validation_step(*args, **kwargs)
 
     def _configure_launcher(self) -> None:

@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from ret_lightning.config.targets.renamed_keys import RENAMED_KEYS, accept_renamed
 from ret_lightning.data.batch import EvaluationBatch
@@ -79,7 +79,7 @@ class RetrievalEvaluation(Callback):
         Raises:
             ConfigError: if the Trainer has none.
         """
-        for callback in trainer.callbacks:
+        for callback in cast(Any, trainer).callbacks:  # set by a connector
             if isinstance(callback, RetrievalEvaluation):
                 return callback
         raise ConfigError(
@@ -97,7 +97,7 @@ class RetrievalEvaluation(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Tensor,
+        outputs: Any,
         batch: EvaluationBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -123,8 +123,9 @@ class RetrievalEvaluation(Callback):
     on_test_end = on_validation_end
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, split: Split) -> None:
-        subsets, is_sanity_check = trainer.datamodule.evaluation_subsets(split), trainer.sanity_checking
-        max_bad_fraction = getattr(trainer.datamodule, "max_bad_fraction", 1.0)
+        data = cast(Any, trainer).datamodule
+        subsets, is_sanity_check = data.evaluation_subsets(split), trainer.sanity_checking
+        max_bad_fraction = getattr(data, "max_bad_fraction", 1.0)
         self.sink.complete(subsets, pl_module.device, max_bad_fraction, is_sanity_check)
         encode = time.perf_counter() - self._started
         found = self.evaluator.score(subsets, self.sink, pl_module.device, is_sanity_check)

@@ -192,7 +192,8 @@ class MemorySink(EmbeddingSink):
             ConfigError: if no passage was encoded.
             DataError: on all ranks, if a vector is not finite.
         """
-        for side, name in (("passage", "candidate pool"), ("query", "queries")):
+        names: dict[Side, str] = {"passage": "candidate pool", "query": "queries"}
+        for side, name in names.items():
             _check_finite(self._nonfinite_rows[subset.name, side], device, f"{subset.split}/{subset.name}, {name}")
         rows, vectors = self._take_own_rows(subset.name, "passage", device)
         pool_rows = gather_rows(rows.to(device), row_counts(rows.to(device))).cpu().sort().values
@@ -258,7 +259,7 @@ class _SubsetInMemory(EncodedSubset):
         self.pool_rows = pool_rows
         self.query_rows = query_rows
         self.queries = queries
-        self.share = Embeddings([ids[position] for position in positions.tolist()], vectors)
+        self.share = Embeddings(tuple(ids[position] for position in positions.tolist()), vectors)
         self.positions = positions
         self._ids = ids
         self._device = device
@@ -269,7 +270,7 @@ class _SubsetInMemory(EncodedSubset):
         This rank's share then refers to the copy.
         """
         vectors = gather_by_position(self.share.vectors, self.positions, len(self._ids), self._device)
-        whole, shard = Embeddings(self._ids, vectors), rank_slice(len(self._ids))
+        whole, shard = Embeddings(tuple(self._ids), vectors), rank_slice(len(self._ids))
         self.share = whole.part(shard.start, shard.stop)
         self.positions = torch.arange(shard.start, shard.stop)
         index.build(whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any, cast
 
 from lightning import LightningModule
 from torch import Tensor
@@ -29,7 +30,7 @@ class EncodingModule(LightningModule):
 
     def on_validation_start(self) -> None:
         """Warn once if the Trainer has no callback that evaluates the vectors."""
-        evaluated = any(isinstance(callback, RetrievalEvaluation) for callback in self.trainer.callbacks)
+        evaluated = any(isinstance(callback, RetrievalEvaluation) for callback in cast(Any, self.trainer).callbacks)
         if not evaluated and not self._has_warned and self.trainer.is_global_zero:
             self._has_warned = True
             log.warning(

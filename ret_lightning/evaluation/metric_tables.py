@@ -55,7 +55,7 @@ def build_metrics_tables(
     if any(f"mean/pseudo_recall@{k}" in metrics for k in at):
         tables.append(_build_table(results, metrics, [f"pseudo_recall@{k}" for k in at], f"Pseudo recall@K, {split}"))
     for table in tables if note else ():
-        table.caption = "\n".join(filter(None, (table.caption, note)))
+        table.caption = "\n".join(str(part) for part in (table.caption, note) if part)
         table.caption_justify = "left"
     return tables
 

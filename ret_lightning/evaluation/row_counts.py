@@ -102,6 +102,6 @@ def warn_about_truncated_texts(count: TextCount, what: str, device: torch.device
         what: what the texts are, for the log.
         device: the device of the collectives.
     """
-    sizes = torch.tensor(gather_sizes((count.texts, count.truncated), device)).sum(dim=0).tolist()
+    texts, truncated = torch.tensor(gather_sizes((count.texts, count.truncated), device)).sum(dim=0).tolist()
     if rank() == 0:
-        TextCount(*sizes, count.limit).warn(log, what)
+        TextCount(texts, truncated, count.limit).warn(log, what)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import torch
@@ -80,7 +80,7 @@ class StoredSink(EmbeddingSink):
         self._made_with = {"split": split, **(made_with or {})}
         self._files: dict[tuple[str, Side], _StoreFile] = {}
         self._embeddings: dict[tuple[str, Side], Embeddings] = {}
-        self._barrier: Barrier | None = None
+        self._barrier: Barrier  # created by `begin`, on all ranks together
 
     def begin(
         self, files: Sequence[EvaluationRows], batch_size: int, limit: int | float | None = None
@@ -222,7 +222,11 @@ class StoredSink(EmbeddingSink):
     def _store(
         self, file: EvaluationRows, rows: Sequence[Passage] | Sequence[Query], batch_size: int
     ) -> StoreInProgress:
-        ids = [row.passage_id for row in rows] if file.side == "passage" else distinct_ids(rows)
+        if file.side == "passage":
+            ids = [row.passage_id for row in cast("Sequence[Passage]", rows)]
+        else:
+            ids = distinct_ids(cast("Sequence[Query]", rows))
+        dtype: Any = str(DTYPES[file.side]).removeprefix("torch.")
         try:
             return EmbeddingStore.create(
                 self.folder / file.subset / PLURAL[file.side],
@@ -230,7 +234,7 @@ class StoredSink(EmbeddingSink):
                 self._shapes[file.side],
                 self._fingerprint,
                 {**self._made_with, CONTENT: hash_content(rows)},
-                dtype=str(DTYPES[file.side]).removeprefix("torch."),
+                dtype=dtype,
                 batch_rows=batch_size,
             )
         except StoreMismatch as error:
@@ -246,9 +250,10 @@ class StoredSink(EmbeddingSink):
 def _are_images_still_missing(file: EvaluationRows, bad: Tally, rows: list[int]) -> bool:
     """Return whether none of the rows' images can be read now; if so, add the rows to `bad`."""
     found = [file[row][2] for row in rows]
-    if None in found:
+    unread = [row for row in found if row is not None]
+    if len(unread) < len(found):
         return False  # the loader reads all of them again and counts them
-    for row in found:
+    for row in unread:
         bad.add(row)
     return True
 

@@ -227,7 +227,7 @@ def _set_scale(image: Image.Image, least_side: int) -> None:
 def _find_transposition(image: Image.Image) -> Image.Transpose | None:
     """Return the transposition for the orientation in EXIF or XMP; None if there is none, or it cannot be read."""
     try:
-        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 0))
     except _UNREADABLE:
         return None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ret_lightning.inputs.encoder_input import EncoderInput
-from ret_lightning.inputs.tokenizer import Tokenizer
+from ret_lightning.inputs.tokenizer import TokenizeFunction
 
 Side = Literal["passage", "query"]  # selects the tower
 PLURAL: dict[Side, str] = {"passage": "passages", "query": "queries"}
@@ -34,7 +34,7 @@ class Item:
 
 
 def collate_items(
-    items: Sequence[Item], tokenizer: Tokenizer, image_size: int, batch_invariant: bool = False
+    items: Sequence[Item], tokenizer: TokenizeFunction, image_size: int, batch_invariant: bool = False
 ) -> EncoderInput:
     """Collate items to one input: tokenize their texts and stack their images.
 

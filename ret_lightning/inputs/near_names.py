@@ -156,8 +156,8 @@ class _Search:
         self._list_names(self.root)
         parent, file = posixpath.split(self.paths[0])
         below = (posixpath.join(name, parent) for name in sorted(self._folders[self.root]))
-        found = (posixpath.join(at, name) for at in below for name in _find_spellings(self.root / at, file))
-        return NearMatches(tuple(islice(found, MAX_MATCHES)), self.is_partial)
+        matches = (posixpath.join(at, name) for at in below for name in _find_spellings(self.root / at, file))
+        return NearMatches(tuple(islice(matches, MAX_MATCHES)), self.is_partial)
 
     def _find_below(self, folder: Path, prefix: str, path: str) -> Iterator[str]:
         first, slash, rest = path.partition("/")

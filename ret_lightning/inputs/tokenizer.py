@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 BYTE_TOKENS = 256
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 VOCABULARY_SIZE = 49408
+
+
+# Maps texts to token ids and attention mask; a `Tokenizer` is one.
+TokenizeFunction = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 class Tokenizer(Preprocessor, ABC):
@@ -88,7 +92,8 @@ def _read_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         )
     path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : VOCABULARY_SIZE - 2 * BYTE_TOKENS - len(SPECIAL_TOKENS) + 1]]
+    pairs = lines[1 : VOCABULARY_SIZE - 2 * BYTE_TOKENS - len(SPECIAL_TOKENS) + 1]
+    merges = [(left, right) for left, right in map(str.split, pairs)]
     byte_tokens = _byte_characters()
     tokens = [*byte_tokens, *(token + "</w>" for token in byte_tokens), *(a + b for a, b in merges), *SPECIAL_TOKENS]
     return {token: i for i, token in enumerate(tokens)}, merges

@@ -6,10 +6,11 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ret_lightning.inputs.encoder_input import EncoderInput
 from ret_lightning.inputs.items import Item
-from ret_lightning.inputs.tokenizer import Tokenizer
+from ret_lightning.inputs.tokenizer import TokenizeFunction
 
 
 @dataclass
@@ -45,17 +46,17 @@ class TextCount:
             )
 
 
-def find_truncated(tokenizer: Tokenizer, texts: Sequence[str]) -> list[bool]:
+def find_truncated(tokenizer: TokenizeFunction, texts: Sequence[str]) -> list[bool]:
     """Return for each text whether a tokenizer truncates it; False if the tokenizer has no `max_length`."""
     limit = getattr(tokenizer, "max_length", None)
     if limit is None or not texts:
         return [False] * len(texts)
-    longer = copy.copy(tokenizer)
+    longer: Any = copy.copy(tokenizer)
     longer.max_length = limit + 1
     return (longer(texts)[1].sum(dim=1) > limit).tolist()
 
 
-def count_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> TextCount:
+def count_texts(tokenizer: TokenizeFunction, texts: Sequence[str]) -> TextCount:
     """Count texts and truncated texts by tokenizing all of them.
 
     Args:
@@ -65,7 +66,7 @@ def count_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> TextCount:
     return TextCount(len(texts), sum(find_truncated(tokenizer, texts)), getattr(tokenizer, "max_length", None))
 
 
-def count_truncated(tokenizer: Tokenizer, items: Sequence[Item], inputs: EncoderInput) -> TextCount:
+def count_truncated(tokenizer: TokenizeFunction, items: Sequence[Item], inputs: EncoderInput) -> TextCount:
     """Count the texts and the truncated texts of a batch; only texts of maximum length are tokenized again.
 
     Args:

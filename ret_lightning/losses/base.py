@@ -48,7 +48,7 @@ class EncodedBatch:
     query: Tensor
     passage: Tensor
     labels: Tensor
-    passage_labels: Tensor | None = None
+    passage_labels: Tensor = None  # type: ignore[assignment]  # None only as an argument; replaced in __post_init__
     passage_rows: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -145,7 +145,7 @@ class ContrastiveLoss(RetrievalLoss):
         if backward is not None:
             metrics |= {"loss_passage_to_query": backward[0].detach(), "passage_recall@1": backward[1]}
         if self.log_temperature is not None:
-            metrics["temperature"] = self.temperature.detach()
+            metrics["temperature"] = self.log_temperature.exp().detach()
         return LossOutput(loss, metrics, pairs)
 
     def _warn_without_negatives(self, positive: Tensor) -> None:

@@ -17,7 +17,8 @@ from ret_lightning.models.gates import Gate, GateActivations
 from ret_lightning.models.layer_states import ModalityStates
 from ret_lightning.ops.onednn_linear import Linear
 
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+Activation = Literal["gelu", "relu"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class RetCell(nn.Module):
@@ -53,6 +54,8 @@ class RetCell(nn.Module):
         ConfigError: If the sizes are inconsistent or the gate is not a `Gate`.
     """
 
+    positions: Tensor
+
     def __init__(
         self,
         gate: Gate,
@@ -62,7 +65,7 @@ class RetCell(nn.Module):
         intermediate_size: int,
         dropout: float = 0.05,
         attention_dropout: float = 0.05,
-        activation: Literal["gelu", "relu"] = "gelu",
+        activation: Activation = "gelu",
     ) -> None:
         super().__init__()
         if not isinstance(gate, Gate):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import islice
@@ -216,7 +216,7 @@ class _Preparation:
 
 def _in_batches(
     pairs: Iterable[Pair], prepare: Callable[[int, Pair], Item], batch_size: int, num_workers: int
-) -> Iterator[list[Item]]:
+) -> Generator[list[Item], None, None]:
     """Yield batches of prepared pairs in order. Threads prepare two batches ahead, or more if the batches are small."""
     numbered = enumerate(pairs)
     if num_workers == 0:
@@ -255,7 +255,7 @@ def _check_all(side: Side, pairs: Any) -> None:
             _check_pair(side, position, pair)
 
 
-def _check_pair(side: Side, position: int, pair: Any) -> None:
+def _check_pair(side: Side, position: int, pair: object) -> None:
     """Raise DataError if this is not a valid pair. The image is not opened."""
     where = f"{PLURAL[side]}[{position}]"
     if not isinstance(pair, (list, tuple)):
@@ -338,7 +338,7 @@ def _eval_mode(tower: RetTower) -> Iterator[None]:
             module.training = True
 
 
-def _autocast(tower: RetTower, dtype: torch.dtype | str | None) -> AbstractContextManager:
+def _autocast(tower: RetTower, dtype: torch.dtype | str | None) -> AbstractContextManager[Any]:
     """Return the autocast context in which the tower computes in a dtype on its current device."""
     if dtype is None:
         return nullcontext()

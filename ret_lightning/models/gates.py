@@ -70,6 +70,9 @@ class Gate(nn.Module, ABC):
     name: ClassVar[str] = ""
     settings: dict[str, Any] | None
     priors: dict[str, Any]
+    input_bias: Tensor
+    forget_bias: Tensor
+    openings: ClassVar[Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,7 +81,7 @@ class Gate(nn.Module, ABC):
         # The former name of the method, which users' gates may define.
         if "openings" in cls.__dict__ and "activations" not in cls.__dict__:
             warnings.warn(deprecation(f"{cls.__name__}.openings", "activations"), FutureWarning, stacklevel=2)
-            cls.activations = cls.__dict__["openings"]
+            cls.activations = cls.__dict__["openings"]  # type: ignore[method-assign]  # takes the earlier name
         if "activations" in cls.__dict__:  # for `super().openings(...)` in such a gate
             cls.openings = cls.__dict__["activations"]
 
@@ -377,7 +380,7 @@ def _gates_named(name: str) -> dict[str, type[Gate]]:
 
 
 def _input_activations(
-    gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor
+    gate: LSTMGate | NoForgetGate | ScalarGate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute the input gates of text and image from the layers `text_input` and `image_input`."""
     return (
@@ -386,7 +389,13 @@ def _input_activations(
     )
 
 
-def _forget_activation(gate: Gate, text: Tensor, image: Tensor, text_mask: Tensor, image_mask: Tensor) -> Tensor:
+def _forget_activation(
+    gate: LSTMGate | NoInputGate | CoupledGate | ScalarGate,
+    text: Tensor,
+    image: Tensor,
+    text_mask: Tensor,
+    image_mask: Tensor,
+) -> Tensor:
     """Compute the forget gate from the layers `text_forget` and `image_forget`."""
     forget = text_mask * gate.text_forget(text) + image_mask * gate.image_forget(image)
     return torch.sigmoid(forget + gate.forget_bias)

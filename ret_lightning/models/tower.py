@@ -6,6 +6,7 @@ Shape legend: B rows, k vectors per row, H hidden size, d output size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class RetTower(nn.Module):
         self.start = nn.Parameter(torch.randn(1, tokens, hidden_size) * 0.2)
         self.text_adapters = nn.ModuleList(Linear(backbone.text.width, hidden_size) for _ in plan.text)
         self.image_adapters = nn.ModuleList(Linear(backbone.vision.width, hidden_size) for _ in plan.vision)
-        self.cells = nn.ModuleList(cells)
+        self.cells = cast("Sequence[RetCell]", nn.ModuleList(cells))
         self.output = Linear(hidden_size, output_size, bias=False) if output_size else nn.Identity()
 
     @property

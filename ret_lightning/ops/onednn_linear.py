@@ -141,7 +141,7 @@ class _Linear(torch.autograd.Function):
             grads[1] = _onednn_matmul(rows.T, inputs.reshape(-1, inputs.shape[-1]).T)
         if of_bias:
             grads[2] = rows.sum(dim=0)
-        return tuple(grads)
+        return grads[0], grads[1], grads[2]
 
 
 def _onednn_matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -164,7 +164,7 @@ def _is_supported(left: Tensor, right: Tensor) -> bool:
         and left.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not _is_transformed()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and (_chosen or _automatic()) == "onednn"
     )
 

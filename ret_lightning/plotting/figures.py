@@ -27,7 +27,7 @@ def literal_figure(texts: Iterable[str] = (), **options: Any) -> Iterator[Figure
 
     from ret_lightning.plotting.font_fallback import families_for
 
-    literal = {"text.parse_math": False, "text.usetex": False, "font.family": families_for(texts)}
+    literal: Any = {"text.parse_math": False, "text.usetex": False, "font.family": families_for(texts)}
     with matplotlib.rc_context(literal), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         figure = Figure(layout="constrained", **options)

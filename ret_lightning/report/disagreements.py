@@ -15,6 +15,7 @@ from PIL import Image
 
 from ret_lightning.config.build import build
 from ret_lightning.data.images.sources import ImageSource
+from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.types import EvaluationSubset, distinct_ids
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.inputs import decode_image
@@ -192,7 +193,7 @@ class _GalleryItems:
             self._rows[subset] = queries, pool
         return self._rows[subset]
 
-    def _item(self, name: str, row: Any) -> GalleryItem:
+    def _item(self, name: str, row: Query | Passage | None) -> GalleryItem:
         if row is None:
             return GalleryItem(name, "", None, "" if self.data.missing else "not in the dataset")
         text = row.text or ""
@@ -201,6 +202,7 @@ class _GalleryItems:
         return GalleryItem(name, text, image, note)
 
     def _image(self, path: str) -> tuple[str | None, str]:
+        assert self.data.images is not None  # rows that name an image come from a dataset that was read
         if path not in self._images:
             try:
                 self._images[path] = thumbnail(decode_image(self.data.images.read(path), path)), ""

@@ -98,7 +98,7 @@ def score_queries(run: Run, subset: str, metric: str, data: EvaluationSubset | N
     values = evaluate_ranking(ranking, pool, list(relevant.values()), [at], texts, answers).get(metric)
     mean = None if values is None else query_means({metric: values}).get(metric)
     reported = run.metrics[f"{subset}/{metric}"]
-    if mean is None or abs(mean - reported) > _TOLERANCE:
+    if values is None or mean is None or abs(mean - reported) > _TOLERANCE:
         raise DataError(
             f"{rankings / subset}.trec: {metric} is {mean}, expected {reported} as in metrics.json; "
             "the rankings are not those of this run",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.report.charts import bar_axis, line_axes
@@ -59,7 +59,10 @@ def _draw_bars(axes: Axes, bars: list[Bar], labels: list[str], metric: str) -> N
 
 def _draw_curves(axes: Axes, curves: list[Line], label: str) -> None:
     for curve in curves:
-        style = {"color": f"C{curve.series % 10}", "linestyle": ("-", "--", ":")[curve.series // 10 % 3]}
+        style: dict[str, Any] = {
+            "color": f"C{curve.series % 10}",
+            "linestyle": ("-", "--", ":")[curve.series // 10 % 3],
+        }
         for points, _ in curve.single:
             axes.plot(*zip(*points, strict=True), **style, linewidth=0.7, alpha=0.45)
         axes.plot(*zip(*curve.mean, strict=True), **style, marker=".", clip_on=False)

@@ -154,7 +154,7 @@ def _read(folder: Path, root: Path) -> Run | UnfinishedRun | None:
     name = folder.name if folder == root else folder.relative_to(root).as_posix()
     name = name.encode(errors="backslashreplace").decode()  # the name may contain bytes that are not UTF-8
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         return UnfinishedRun(folder, name, f"{CONFIG_FILE} cannot be read ({str(error).splitlines()[0]})")
     if not isinstance(config, dict) or any(key not in config for key in _RUN_KEYS):

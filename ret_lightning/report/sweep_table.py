@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from omegaconf import OmegaConf
 from rich.table import Table
 
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.errors import UserError
 from ret_lightning.report.run_folders import Run, last_checkpoint_step
 from ret_lightning.report.variants import find_varied_settings
@@ -27,10 +27,7 @@ def print_plans(plans: Sequence[JobPlan]) -> bool:
     Returns:
         Whether every model can be built.
     """
-    runs = [
-        Run(plan.job.folder, plan.job.name, OmegaConf.to_container(plan.job.config), {}, plan.job.choices)
-        for plan in plans
-    ]
+    runs = [Run(plan.job.folder, plan.job.name, to_plain(plan.job.config), {}, plan.job.choices) for plan in plans]
     settings, values = find_varied_settings(runs)
     table = Table(box=None, header_style="bold", pad_edge=False)
     several = len(plans) > 1

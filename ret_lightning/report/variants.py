@@ -146,9 +146,9 @@ def choose_baseline(variants: Sequence[Variant], settings: Sequence[VariedSettin
             allowed=labels,
         )
     if len(matches) > 1:
-        labels = "; ".join(variant.label for variant in matches)
+        matching = "; ".join(variant.label for variant in matches)
         raise ConfigError(
-            f"baseline={wanted}: matches {len(matches)} variants, expected one; add settings: {labels}",
+            f"baseline={wanted}: matches {len(matches)} variants, expected one; add settings: {matching}",
             code="baseline-ambiguous",
             found=wanted,
             allowed=tuple(variant.label for variant in matches),
@@ -156,7 +156,7 @@ def choose_baseline(variants: Sequence[Variant], settings: Sequence[VariedSettin
     return matches[0]
 
 
-def format_setting(value: Any) -> str:
+def format_setting(value: object) -> str:
     """Format a config value as it is written on the command line."""
     if value is ABSENT:
         return ABSENT
@@ -245,8 +245,8 @@ def _settings(
     found = dict(sorted(found.items(), key=position))
     names = _short_names(list(found))
     settings = [VariedSetting(names[key], tuple(keys)) for key, (keys, _) in found.items()]
-    values = [{names[key]: _class_name(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
-    return settings, values
+    of_runs = [{names[key]: _class_name(key, of[i]) for key, (_, of) in found.items()} for i in range(len(configs))]
+    return settings, of_runs
 
 
 def _of_outer_groups(

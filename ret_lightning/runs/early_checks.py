@@ -98,7 +98,7 @@ def prepare_and_check(data: LightningDataModule, trainer: Trainer, config: DictC
         data.setup("fit")
         return
     tested = config.test_with != "none"
-    _check_monitors(config, data.check_files(("train", "val", *(["test"] if tested else []))))
+    _check_monitors(config, data.check_files(("train", "val", "test") if tested else ("train", "val")))
     if tested:
         data.setup("test")
         check_evaluation_limit(data, trainer, "test")
@@ -133,7 +133,8 @@ def check_evaluation_limit(data: RetrievalDataModule, trainer: Trainer, split: S
 
 
 def _check_limit(trainer: Trainer, name: str, batches: int, what: str) -> None:
-    option = "trainer.overfit_batches" if trainer.overfit_batches else f"trainer.{name}"
+    overfits = trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector of the trainer
+    option = "trainer.overfit_batches" if overfits else f"trainer.{name}"
     limit_batches(batches, getattr(trainer, name), option, what)
 
 

@@ -121,7 +121,8 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         _warn_of_training_rows(data, config)
     # The sink applies the limit (after fast_dev_run and overfit_batches) to all rows, not only to the remaining ones.
     limit = f"limit_{config.split}_batches"
-    data.choose_batches = partial(sink.begin, batch_size=data.eval_batch_size, limit=getattr(trainer, limit))
+    batches = partial(sink.begin, batch_size=data.eval_batch_size, limit=getattr(trainer, limit))
+    data.choose_batches = batches  # type: ignore[method-assign]  # of this evaluation only
     setattr(trainer, limit, 1.0)
     if isinstance(trainer.strategy, SameConfigDDP):
         trainer.strategy.set_rank_function(run_evaluation)
@@ -130,7 +131,8 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         record_wandb_run(loggers, folder)
         run = trainer.test if config.split == "test" else trainer.validate
         run(EncodingModule(retriever), datamodule=data, verbose=False)
-        metrics, tables = {}, []
+        metrics: dict[str, float] = {}
+        tables: list[Table] = []
         if trainer.is_global_zero:
             seconds = _logged_seconds(trainer, config.split)
             result = evaluation.results[config.split]
@@ -243,7 +245,7 @@ def _remove_leftover_embeddings(folder: Path) -> None:
     """Delete the embeddings of a finished evaluation with `keep_embeddings=false` that was killed before it deleted them."""
     if not (folder / EMBEDDINGS_FOLDER).exists() or not (folder / CONFIG_FILE).exists():
         return
-    if OmegaConf.load(folder / CONFIG_FILE).get("keep_embeddings") is False:
+    if OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "keep_embeddings") is False:
         shutil.rmtree(folder / EMBEDDINGS_FOLDER, ignore_errors=True)
         log.info("%s: removed the embeddings of a finished evaluation", folder / EMBEDDINGS_FOLDER)
 

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.config.targets.renamed_keys import current_config
 from ret_lightning.config.targets.target_aliases import current_target
 
@@ -20,7 +21,7 @@ NOT_IDENTITY = (
 ABSENT = "absent"
 
 # Keys that earlier versions do not write, with their default: a config without the key describes the same run.
-OPTIONAL = {
+OPTIONAL: dict[str, Any] = {
     "init_partial": False,
     "micro_batch": None,
     "linear_backend": "auto",
@@ -45,7 +46,7 @@ def flatten(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         Dotted keys to values, with current key names and without optional keys that have their default.
     """
-    content = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    content = to_plain(config, resolve=True) if isinstance(config, DictConfig) else config
     leaves = dict(_leaves(current_config(content), str(content["output_dir"]), ""))
     return {key: value for key, value in leaves.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 

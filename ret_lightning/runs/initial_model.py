@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ret_lightning.config.build import build
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.errors import ConfigError
 from ret_lightning.models import RetRetriever
 from ret_lightning.models.checkpoint.files import architecture_differences, find_checkpoint, load_weights
@@ -33,7 +34,7 @@ def initial_retriever(config: DictConfig) -> RetRetriever:
     source = _open_source(config.init_from)
     where = f"init_from={config.init_from}"
     retriever = build_untrained(
-        OmegaConf.to_container(config, resolve=True)
+        to_plain(config, resolve=True)
     )  # without pretrained backbones, which the checkpoint overwrites
     if not config.init_partial:
         load_weights(retriever, source, where)

@@ -13,11 +13,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from ret_lightning.config.build import build
+from ret_lightning.config.nodes import to_plain
+from ret_lightning.runs.process import is_first_process
 from ret_lightning.runs.resume.csv_rows import resume_csv
 from ret_lightning.runtime.atomic_files import write_text
 
@@ -55,7 +56,7 @@ def build_loggers(config: DictConfig, folder: Path, resumed: Resumed | None) -> 
             W&B continues the same run.
     """
     loggers = []
-    first = rank_zero_only.rank == 0
+    first = is_first_process()
     for name, node in config.logger.items():
         if node is None:
             continue
@@ -126,7 +127,7 @@ def _remove(path: Path) -> None:
 
 def record_wandb_run(loggers: list[Logger], folder: Path) -> None:
     """Store the id of the W&B run for a later resume, and log how to sync an offline run of several parts."""
-    if rank_zero_only.rank != 0:
+    if not is_first_process():
         return
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -170,7 +171,7 @@ def _offline_runs(trainer: Trainer) -> list[Any]:
 
 def log_config(loggers: Sequence[Logger], config: DictConfig) -> None:
     """Log the resolved config as hyperparameters."""
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)
+    resolved = to_plain(config, resolve=True)
     for logger in loggers:
         logger.log_hyperparams(resolved)
 

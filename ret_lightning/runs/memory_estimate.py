@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ret_lightning.config.build import build
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.inputs import EncoderInput
 from ret_lightning.models import RetTower
 from ret_lightning.training.checkpointing.load import build_untrained
@@ -61,7 +62,7 @@ def estimate_footprint(config: DictConfig) -> Footprint:
         UserError: if the model cannot be built.
     """
     with torch.device("meta"):
-        retriever = build_untrained(OmegaConf.to_container(config, resolve=True))
+        retriever = build_untrained(to_plain(config, resolve=True))
         loss = build(config.loss)
     without_fused = {"fused": False} if "fused" in config.optimizer else {}  # fused optimizers require a real device
     module = RetModule(retriever, loss, build(config.optimizer, **without_fused), build(config.scheduler))
@@ -116,7 +117,8 @@ def measure_activations(retriever: nn.Module, inputs: EncoderInput) -> tuple[int
 
 def _full_inputs(tower: RetTower, rows: int) -> EncoderInput:
     """Return inputs on the meta device: rows with an image and a text of maximum length."""
-    side = tower.image_transform.size
+    transform: Any = tower.image_transform
+    side = transform.size
     length = getattr(tower.tokenizer, "max_length", 77)
     with torch.device("meta"):
         all_rows = torch.arange(rows)

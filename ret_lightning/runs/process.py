@@ -23,9 +23,14 @@ from ret_lightning.runtime.run_layout import FAILURE_FILE, METRICS_FILE, write_j
 log = logging.getLogger(__name__)
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process of rank 0, also before torch.distributed is initialized."""
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]  # an attribute that Lightning sets on the function
+
+
 def filter_library_output() -> None:
     """Suppress duplicate log lines of Lightning, advertisements, and warnings that do not apply to these runs."""
-    if rank_zero_only.rank != 0:
+    if not is_first_process():
         logging.getLogger("ret_lightning").setLevel(logging.ERROR)  # the first rank logs for all
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()
@@ -83,7 +88,7 @@ def record_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if rank_zero_only.rank == 0 and not (folder / METRICS_FILE).exists():
+        if is_first_process() and not (folder / METRICS_FILE).exists():
             line = str(error) if isinstance(error, UserError) else one_line(error)
             with suppress(OSError):  # the disk may be full
                 write_json(folder / FAILURE_FILE, {"error": line, "stopped": isinstance(error, Stopped)})
@@ -96,7 +101,7 @@ def add_resume_hint(folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if rank_zero_only.rank == 0 and has_checkpoint(folder):
+        if is_first_process() and has_checkpoint(folder):
             log.info("to resume from the last checkpoint: ret-train resume=%s", folder)
         raise
     except Exception as error:

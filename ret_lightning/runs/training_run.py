@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning
 from lightning import LightningDataModule, Trainer
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from ret_lightning.config.build import build
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.distributed.ddp import SameConfigDDP
 from ret_lightning.errors import ConfigError
 from ret_lightning.evaluation.callback import RetrievalEvaluation
@@ -110,7 +112,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         evaluation,
         cost,
         SameConfig(config),
-        CheckpointRecord(OmegaConf.to_container(config, resolve=True)),
+        CheckpointRecord(to_plain(config, resolve=True)),
         UnloggedRow(),
         WandbStep(),
         ResumedLearningRate(),
@@ -129,9 +131,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: LightningDataModule = build(config.data)
     module = RetModule(
-        retriever=build_untrained(OmegaConf.to_container(config, resolve=True))
-        if checkpoint
-        else initial_retriever(config),
+        retriever=build_untrained(to_plain(config, resolve=True)) if checkpoint else initial_retriever(config),
         loss=build(config.loss),
         optimizer=build(config.optimizer),
         scheduler=build(config.scheduler),
@@ -165,7 +165,9 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         tested = best[0] if best and config.test_with == "best" else None
         reason = "" if config.test_with == "last" else " (there is no best checkpoint)"
         log.info("testing %s", f"{tested.file}, step {tested.step}" if tested else f"the last step{reason}")
-        trainer.test(module, datamodule=data, ckpt_path=tested and tested.file, weights_only=True, verbose=False)
+        trainer.test(
+            module, datamodule=data, ckpt_path=tested.file if tested else None, weights_only=True, verbose=False
+        )
         step = tested.step if tested else trainer.global_step
         metrics, tables = (
             _write_results(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
@@ -181,7 +183,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
     return metrics
 
 
-def _selection_source(data: LightningDataModule, best: object, config: DictConfig) -> str:
+def _selection_source(data: Any, best: object, config: DictConfig) -> str:
     """Return the source of the queries that selected the tested weights."""
     if not best or config.test_with != "best":
         return selection_queries.LAST

@@ -37,6 +37,8 @@ def wait_for_native_threads() -> None:
 if sys.platform != "win32":  # Windows has no fork
 
     class _ForkProcess(context.ForkProcess):
+        collects_garbage: bool
+
         @staticmethod
         def _Popen(process_obj: Any) -> Any:
             process_obj.collects_garbage = enabled = gc.isenabled()
@@ -52,7 +54,7 @@ if sys.platform != "win32":  # Windows has no fork
             gc.freeze()
             if self.collects_garbage:
                 gc.enable()
-            return super()._bootstrap(*args, **kwargs)
+            return super()._bootstrap(*args, **kwargs)  # type: ignore[misc]  # not in typeshed
 
     class _ForkContext(context.ForkContext):
         Process = _ForkProcess

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -152,7 +152,7 @@ def _with_short_warning(pool: Searchable, answers: Iterator[Answer], queries: in
             "fewer than top_k=%d candidates for %d of %d queries, %s; increase retrieval.nprobe, retrieval.hits or "
             "retrieval.candidates of ret-index",
             *(top_k, short, queries),
-            "which were ranked exactly" if pool.index.exact_fallback else "whose answers are shorter",
+            "which were ranked exactly" if cast(Any, pool).index.exact_fallback else "whose answers are shorter",
         )
 
 
@@ -165,12 +165,12 @@ def _open_index(
         from ret_lightning.search.qdrant_connection import open_client
 
         with open_client(qdrant, must_exist=True) as client:
-            yield QdrantCollection(client, collection)
+            yield QdrantCollection(client, cast(str, collection))
         return
     from ret_lightning.search.index_folder import SearchFolder
 
     # An index supports CPU and CUDA; the model may be on another device (mps).
-    yield SearchFolder(index, verify, device if device.type == "cuda" else None)
+    yield SearchFolder(cast("str | Path", index), verify, device if device.type == "cuda" else None)
 
 
 def _read_queries(files: str | Path | Sequence[Query]) -> list[Query]:
@@ -182,7 +182,7 @@ def _read_queries(files: str | Path | Sequence[Query]) -> list[Query]:
         rows = RowFiles.named(Path(), str(files), "queries")
         queries = [parse_query(content, location, with_positives=False) for content, location in rows]
     else:
-        rows, queries = "queries", list(files)
+        queries = list(files)
     if not queries:
-        raise no_rows_error(rows)
+        raise no_rows_error(rows if isinstance(files, str | Path) else "queries")
     return queries

@@ -10,6 +10,7 @@ from ret_lightning.data.images.sources import ImageReader, image_source
 from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.torch_datasets import EvaluationRows
 from ret_lightning.evaluation.encode_rows import encode_rows
+from ret_lightning.inputs.items import Side
 from ret_lightning.inputs.truncated_texts import TextCount
 from ret_lightning.models import RetRetriever
 
@@ -45,7 +46,7 @@ def encode_batches(
     """
     if not rows:
         return
-    side = "query" if isinstance(rows[0], Query) else "passage"
+    side: Side = "query" if isinstance(rows[0], Query) else "passage"
     read_image = ImageReader(image_source(image_root or ""), getattr(retriever, f"{side}_tower").image_transform)
     dataset = EvaluationRows(rows, read_image, subset="", side=side)
     for batch, vectors in encode_rows(

@@ -350,6 +350,7 @@ class _EncodingJob:
         copied = torch.tensor([row for row in writer.rows if row < first_new], dtype=torch.int64)
         new = [self.passages[row - first_new] for row in writer.rows if row >= first_new]
         for rows in copied.split(COPY_BLOCK) if len(copied) else ():
+            assert existing is not None  # rows before `first_new` are those of the existing index
             writer.add(existing.embeddings.take(rows))
         texts = TextCount()
         if not new:

@@ -43,9 +43,9 @@ def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
         rows = RowFiles.named(Path(), str(files), "passages")
         passages = [parse_passage(content, place) for content, place in rows]
     else:
-        rows, passages = "passages", list(files)
+        passages = list(files)
     if not passages:
-        raise no_rows_error(rows)
+        raise no_rows_error(rows if isinstance(files, str | Path) else "passages")
     firsts: dict[str, Passage] = {}
     for passage in passages:
         first = firsts.setdefault(passage.passage_id, passage)
@@ -147,7 +147,7 @@ class PassageRecords(Sequence[PassageRecord]):
         for batch in range(self._file.num_record_batches):
             yield from map(PassageRecord, *(column.to_pylist() for column in self._file.get_batch(batch).columns))
 
-    def __getitem__(self, row: int) -> PassageRecord:
+    def __getitem__(self, row: int) -> PassageRecord:  # type: ignore[override]  # slices are not supported
         batch, offset = divmod(range(self._count)[row], ROWS_PER_BATCH)
         columns = self._file.get_batch(batch).columns
         return PassageRecord(*(column[offset].as_py() for column in columns))

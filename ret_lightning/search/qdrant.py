@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from ret_lightning.search.qdrant_connection import open_client
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
-    from qdrant_client.models import Filter, ScoredPoint
+    from qdrant_client.models import Filter, Record, ScoredPoint
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class QdrantCollection:
         """
         return [
             [
-                Hit(rank, point.score, *(point.payload[name] for name in ("passage_id", "text", "image_path")))
+                Hit(rank, point.score, *(_payload(point)[name] for name in ("passage_id", "text", "image_path")))
                 for rank, point in enumerate(self._best(query.tolist(), min(top_k, len(self))), start=1)
             ]
             for query in queries
@@ -125,7 +125,7 @@ class QdrantCollection:
                 self._name, query=query, limit=limit, query_filter=self._filter, with_payload=True
             ).points
             if len(points) < limit or points[-1].score < points[top_k - 1].score:
-                return sorted(points, key=lambda point: (-point.score, point.payload["row"]))[:top_k]
+                return sorted(points, key=lambda point: (-point.score, _payload(point)["row"]))[:top_k]
             limit *= 2
 
 
@@ -258,7 +258,7 @@ def _check_append(record: CollectionRecord | None, name: str, append: bool) -> N
             code="qdrant-append-without-collection",
             collection=name,
         )
-    if append and not record.passages:
+    if append and record is not None and not record.passages:
         raise ConfigError(
             f"append=true: collection={name} is not finished; set append=false to continue it first",
             code="qdrant-append-to-unfinished",
@@ -312,6 +312,11 @@ def _write_record(client: QdrantClient, name: str, record: CollectionRecord) -> 
     client.update_collection(name, metadata={RECORD: asdict(record)})
 
 
+def _payload(point: ScoredPoint | Record) -> dict[str, Any]:
+    """Return the payload of a point that was requested with its payload."""
+    return cast("dict[str, Any]", point.payload)
+
+
 def _rows_from(row: int) -> Filter:
     """Return a filter for points from a row on."""
     from qdrant_client import models
@@ -331,7 +336,7 @@ def _unfinished_points(client: QdrantClient, name: str, before: int) -> dict[str
             offset=offset,
             with_payload=["row", "passage_id", *PAYLOAD_FIELDS],
         )
-        found |= {point.id: point.payload for point in points}
+        found |= {str(point.id): _payload(point) for point in points}
         if offset is None:
             return found
 
@@ -351,7 +356,7 @@ def _find_existing_ids(
     for start in progress_bar(range(0, len(points), IDS_PER_REQUEST), desc="looking up ids", delay=1):
         block = {point: passage.passage_id for point, passage in points[start : start + IDS_PER_REQUEST]}
         found = client.retrieve(name, list(block), with_payload=False, with_vectors=False)
-        known += [block[point.id] for point in found if point.id not in unfinished]
+        known += [block[str(point.id)] for point in found if str(point.id) not in unfinished]
     return tuple(known)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from lightning import Trainer
 
@@ -74,19 +75,19 @@ def resolve_horizon(
     """
     last_step = trainer.estimated_stepping_batches
     trainer.fit_loop.setup_data()  # does nothing if the estimate needed the data
-    batches = getattr(trainer.train_dataloader, "batch_sampler", None)
-    before = batches.position.spans[-1] if isinstance(batches, EpochBatches) and batches.position.spans else None
+    batches: Any = getattr(trainer.train_dataloader, "batch_sampler", None)
+    before: Any = batches.position.spans[-1] if isinstance(batches, EpochBatches) and batches.position.spans else None
     steps, is_changed = restored, before is not None and before.size != batches.size
     if is_changed:
         new, old = (_steps_per_epoch(trainer, batches.batches_per_epoch(*size)) for size in (batches.size, before.size))
-        steps = None if new is None else (restored or EpochSteps(old)).with_steps_per_epoch(step, new)
+        steps = None if new is None else (restored or EpochSteps(cast(int, old))).with_steps_per_epoch(step, new)
     if steps is None:
         per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         return schedule.compute_horizon(
             math.ceil(per_epoch) if math.isfinite(per_epoch) else None,
             int(last_step) if 0 <= last_step < math.inf else None,
         ), None
-    end = None if trainer.max_epochs == -1 else trainer.max_epochs * steps.per_epoch
+    end = None if trainer.max_epochs is None or trainer.max_epochs == -1 else trainer.max_epochs * steps.per_epoch
     stops_by_steps = trainer.max_steps != -1 and (end is None or steps.count(trainer.max_steps) <= end)
     if schedule.horizon_steps is not None or (schedule.horizon_epochs is None and stops_by_steps):
         return schedule.compute_horizon(None, trainer.max_steps), None

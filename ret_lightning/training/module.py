@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import Callback
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from ret_lightning.data.batch import TrainingBatch
@@ -110,8 +111,9 @@ class RetModule(EncodingModule):
             # The values are scaled so that their mean over the ranks is the value of the global batch.
             self.log_dict({f"train/{name}": v for name, v in values.items()}, sync_dist=True, batch_size=rows)
             self.log("loss", output.loss.detach(), prog_bar=True, logger=False, batch_size=rows)
-            self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"], batch_size=rows)
+            self.log("train/learning_rate", cast(Any, self.optimizers()).param_groups[0]["lr"], batch_size=rows)
             for side, mean in zip(("query", "passage"), means, strict=True):
+                assert mean is not None
                 gates = {f"gate/{side}/{name}/step_{step:02d}": v for (step, name), v in mean.means().items()}
                 self.log_dict(gates, rank_zero_only=True, batch_size=rows)
         return output.loss
@@ -178,7 +180,7 @@ class RetModule(EncodingModule):
         self._resumed_step = checkpoint.get("global_step", 0)
         self._epoch_steps = EpochSteps(**checkpoint[EPOCH_STEPS]) if EPOCH_STEPS in checkpoint else None
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer over `build_parameter_groups`, and the learning rate schedule, which is updated per step."""
         optimizer = self.make_optimizer(build_parameter_groups(self))
         for group in optimizer.param_groups:
@@ -194,7 +196,7 @@ class RetModule(EncodingModule):
 
     def _is_logging_step(self) -> bool:
         # Lightning logs after the step, when global_step is one higher.
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        return (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0
 
 
 def build_parameter_groups(module: RetModule) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -60,7 +60,7 @@ class ResumedEpoch(Callback):
         Raises:
             ConfigError: if the resumed epoch has fewer batches than `val_check_interval`.
         """
-        data = trainer.datamodule
+        data = cast(Any, trainer).datamodule
         state = checkpoint.get(type(data).__qualname__, {})
         if isinstance(data, RetrievalDataModule) and "batch" in state:
             ranks = len(checkpoint.get(RANDOM_STATES, ())) or trainer.world_size
@@ -78,7 +78,8 @@ class ResumedEpoch(Callback):
         loop = trainer.fit_loop
         if not loop.restarting:
             return
-        if loop.epoch_progress.current.ready == loop.epoch_progress.current.processed:
+        epochs: Any = loop.epoch_progress.current
+        if epochs.ready == epochs.processed:
             _start_next_epoch(loop)
             return
         if self._has_mixed_sizes and _has_no_batch_left(trainer):
@@ -140,7 +141,7 @@ def _describe_batch(ranks: int, batch_size: int) -> str:
 
 
 def _check_interval(trainer: Trainer) -> None:
-    interval, limit, data = trainer.val_check_interval, trainer.limit_train_batches, trainer.datamodule
+    interval, limit, data = trainer.val_check_interval, trainer.limit_train_batches, cast(Any, trainer).datamodule
     by_total = trainer.check_val_every_n_epoch is None
     if (
         not isinstance(interval, int)
@@ -149,7 +150,7 @@ def _check_interval(trainer: Trainer) -> None:
         or not isinstance(data, RetrievalDataModule)
     ):
         return
-    batches = data.train_dataloader().batch_sampler
+    batches: Any = data.train_dataloader().batch_sampler
     per_epoch = batches.batches_per_epoch(*batches.size)
     if per_epoch is None:
         allowed = limit if isinstance(limit, int) else interval
@@ -171,20 +172,21 @@ def _start_next_epoch(loop: _FitLoop) -> None:
     """Mark the epoch as finished, as Lightning does unless `max_steps` is set."""
     _complete(loop.epoch_progress)
     _complete(loop.epoch_loop.batch_progress)
-    _Loop.restarting.fset(loop, False)  # the setter of the loop ignores the value if `max_steps` is set
+    cast(Any, _Loop.restarting).fset(loop, False)  # the setter of the loop ignores the value if `max_steps` is set
     loop.reset_restart_stage()
     loop.epoch_loop.reset_restart_stage()
 
 
 def _complete(progress: _Progress) -> None:
-    for count in (progress.total, progress.current):
+    counts: tuple[Any, Any] = progress.total, progress.current
+    for count in counts:
         count.completed = count.processed
 
 
 def _has_no_batch_left(trainer: Trainer) -> bool:
     """Return whether the epoch has no further batch, since too few rows remain for one on each rank."""
     served = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    return served >= trainer.num_training_batches or trainer.fit_loop._data_fetcher.done
+    return served >= trainer.num_training_batches or cast(Any, trainer.fit_loop._data_fetcher).done
 
 
 def _end_epoch(loop: _FitLoop) -> None:

@@ -63,14 +63,14 @@ class WarmupCosine:
         """
         if self.horizon_steps is not None:
             horizon = self.horizon_steps
-        elif self.horizon_epochs is not None and steps_per_epoch is None:
+        elif self.horizon_epochs is not None and steps_per_epoch is not None:
+            horizon = math.ceil(self.horizon_epochs * steps_per_epoch)
+        elif self.horizon_epochs is not None:
             raise ConfigError(
                 "scheduler.horizon_epochs: the steps per epoch are unknown for streamed rows (data.reading=streaming); set "
                 "scheduler.horizon_steps instead",
                 code="schedule-epochs-unknown",
             )
-        elif self.horizon_epochs is not None:
-            horizon = math.ceil(self.horizon_epochs * steps_per_epoch)
         elif last_step is not None:
             horizon = last_step
         else:

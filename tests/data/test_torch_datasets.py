@@ -14,7 +14,7 @@ from ret_lightning.data.bad_rows import BadRow
 from ret_lightning.data.batch import label
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.source_location import SourceLocation
-from ret_lightning.data.rows import Passage
+from ret_lightning.data.rows import Passage, Query
 from ret_lightning.data.sampling.batch_samplers import SampledRow
 from ret_lightning.data.torch_datasets import Collator, EvaluationRows, TrainingItem, TrainingRows
 from ret_lightning.errors import DataError
@@ -149,3 +149,13 @@ def test_unreadable_image_of_evaluation_row_is_skipped() -> None:
     assert batch.inputs.image_rows.tolist() == [2]
     assert batch.inputs.text_rows.tolist() == [0, 1, 2]
     assert (batch.texts.texts, batch.texts.truncated) == (3, 0)
+
+
+@pytest.mark.parametrize("empty", [{"image_path": ""}, {"image_bytes": b""}])
+def test_empty_image_is_no_image(empty: dict[str, str | bytes]) -> None:
+    def read_image(*_: object) -> torch.Tensor:
+        raise AssertionError("there is no image to read")
+
+    rows = EvaluationRows([Query("q", "A text.", **empty)], read_image, "wit", "query")
+    assert rows[0] == (Item("A text.", None), 0, None)
+    assert rows.rows[0].image is None

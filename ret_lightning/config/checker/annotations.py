@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import PurePath
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Final, Literal, Union, get_args, get_origin, is_typeddict
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -71,7 +71,7 @@ def find_dataclass(annotation: Any) -> type | None:
 
     The keys of a plain mapping are then checked against the fields of the dataclass.
     """
-    classes = [member for member in _members(annotation) if _is_opaque(member)]
+    classes: list[type] = [member for member in _members(annotation) if _is_opaque(member)]
     return classes[0] if len(classes) == 1 and is_dataclass(classes[0]) else None
 
 
@@ -141,13 +141,12 @@ def _plain_annotation(annotation: Any) -> Any:
             else Any
         )
     if origin in _LISTS:
-        return list[_plain_annotation(arguments[0])] if arguments else list
+        return GenericAlias(list, (_plain_annotation(arguments[0]),)) if arguments else list
     if origin is tuple:
-        return (
-            tuple[tuple(each if each is ... else _plain_annotation(each) for each in arguments)] if arguments else list
-        )
+        plain = tuple(each if each is ... else _plain_annotation(each) for each in arguments)
+        return GenericAlias(tuple, plain) if arguments else list
     if origin in _MAPPINGS:
-        return dict[Any, _plain_annotation(arguments[1])] if arguments else dict
+        return GenericAlias(dict, (Any, _plain_annotation(arguments[1]))) if arguments else dict
     if isinstance(origin, type) and (issubclass(origin, PurePath) or origin is os.PathLike):
         return str
     return _ContainerValue if _is_opaque(members[0]) or origin is abc.Callable else Any

@@ -16,6 +16,7 @@ from ret_lightning.config.checker.overrides import ParsedOverride
 from ret_lightning.config.checker.signatures import Parameter, Signature, signature_of
 from ret_lightning.config.checker.yaml_files import Entry, first_line, to_entry
 from ret_lightning.config.config_errors import COMMAND_LINE, Problem, choices, nearest
+from ret_lightning.config.nodes import child_keys, to_plain
 from ret_lightning.config.targets.allowed_targets import (
     check_target_name,
     check_target_origin,
@@ -63,7 +64,7 @@ class Check:
         composed = self.composition.config
         if composed is None:
             return self.problems
-        self.config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        self.config = OmegaConf.masked_copy(composed, [key for key in child_keys(composed) if key != "hydra"])
         self.plain = OmegaConf.to_container(self.config, resolve=False)
         for file in self.composition.files:
             if file.package and file.package[0] not in self.root.parameters:
@@ -100,8 +101,10 @@ class Check:
 
     def _refusal_error(self, override: ParsedOverride, path: Keys, reason: ConfigError) -> ConfigError:
         """Return the error of an override that Hydra did not apply to a valid key."""
-        node: Any = OmegaConf.to_container(self.composition.config, resolve=False)
-        if override.is_delete() and OmegaConf.select(self.composition.config, override.key_or_group) is None:
+        config = self.composition.config
+        assert config is not None  # else it has no refused overrides
+        node: Any = to_plain(config)
+        if override.is_delete() and OmegaConf.select(config, override.key_or_group) is None:
             reason = ConfigError("cannot delete a key that is not set", code="nothing-to-delete")
         for depth, part in enumerate(path):
             if not isinstance(node, dict):
@@ -253,7 +256,7 @@ class Check:
             running.cfg = before
 
     def _check_node(self, node: DictConfig | ListConfig, path: Keys, annotation: Any, complete: bool) -> None:
-        plain = OmegaConf.to_container(node, resolve=False)
+        plain: Any = OmegaConf.to_container(node, resolve=False)
         owner, signature = self._find_owner(plain, path, plain, annotation)
         parameters = signature.parameters if signature is not None else {}
         partial = isinstance(plain, dict) and plain.get("_partial_", False) is True
@@ -265,7 +268,7 @@ class Check:
                     error = ConfigError(text, code="required-key-unset", owner=owner, expected=parameter.name)
                     self._add((*path, parameter.name), self._source((*path, "_target_")), error)
         container = dict if isinstance(node, DictConfig) else list
-        for key in node if container is dict else range(len(node)):
+        for key in child_keys(node):
             inner = (*path, str(key))
             parameter = parameters.get(str(key)) or Parameter(
                 str(key), False, element_annotation(annotation, container)
@@ -280,7 +283,7 @@ class Check:
                 self._check_node(node[key], inner, parameter.annotation, complete)
 
     def _check_interpolation(self, node: Any, key: Any, path: Keys, parameter: Parameter) -> None:
-        raw = str(OmegaConf.to_container(node, resolve=False)[key])
+        raw = str(to_plain(node)[key])
         try:
             value = node[key]
         except InterpolationToMissingValueError:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
 from ret_lightning.config.checker.composition_check import Check
 from ret_lightning.config.checker.config_check import CheckResult, drop_duplicates, drop_hydra, find_problems, prepare
 from ret_lightning.config.checker.overrides import ParsedOverride, check_sweep
 from ret_lightning.config.config_errors import COMMAND_LINE, KeyedError, Problem
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.errors import ConfigError
 
 
@@ -67,8 +68,8 @@ def check_changes(
     composition = composer.compose([*own, *groups], multirun=False)
     if composition.config is None:
         return CheckResult([*problems, *composition.problems], multirun=False)
-    composed = OmegaConf.to_container(composition.config, resolve=False)
-    changed = OmegaConf.to_container(base.config, resolve=False)
+    composed = to_plain(composition.config)
+    changed = to_plain(base.config)
     # Keys that a later version added get their default.
     changed |= {key: composed[key] for key in root.parameters if key not in changed and key in composed}
     for group in groups:
@@ -80,15 +81,17 @@ def check_changes(
             problems.append(Problem(group.source, group.key_or_group, error))
     applied = composer.apply(changed, [each for each in changes if each not in groups])
     applied.problems, applied.is_complete = composition.problems, composition.is_complete
-    with read_write(applied.config), open_dict(applied.config):
-        applied.config.hydra = composition.config.hydra
-    found = find_problems([Check(composer, applied, root, schema)], problems, complete=True)
-    config = drop_hydra(applied.config)
-    if not problems and not found:
-        found = [
-            Problem(_find_source(key, changes), key, error) for key, error in base.find_refused(base.config, config)
+    config = applied.config
+    assert config is not None  # the stored config is complete
+    with read_write(config), open_dict(config):
+        config.hydra = composition.config.hydra
+    invalid = find_problems([Check(composer, applied, root, schema)], problems, complete=True)
+    final = drop_hydra(config)
+    if not problems and not invalid:
+        invalid = [
+            Problem(_find_source(key, changes), key, error) for key, error in base.find_refused(base.config, final)
         ]
-    return CheckResult(drop_duplicates([*problems, *found]), multirun=False, config=config)
+    return CheckResult(drop_duplicates([*problems, *invalid]), multirun=False, config=final)
 
 
 def _find_source(key: str, overrides: Sequence[ParsedOverride]) -> str:

@@ -37,6 +37,7 @@ from ret_lightning.config.checker.overrides import (
 from ret_lightning.config.checker.signatures import Signature, signature_of
 from ret_lightning.config.checker.sweep_params import find_renamed_params, rename_params
 from ret_lightning.config.config_errors import Problem
+from ret_lightning.config.nodes import child_keys
 from ret_lightning.errors import ConfigError
 from ret_lightning.runtime.deprecation import deprecation
 
@@ -104,7 +105,8 @@ def check(
     dry_run = first.config is not None and bool(OmegaConf.select(first.config, "dry_run"))
     unreadable = {problem.key for problem in problems if problem.code == "override-needs-quotes"}
     problems = [each for each in problems if each.code != "value-missing" or each.key not in unreadable]
-    return CheckResult(drop_duplicates(problems), multirun, dry_run, drop_hydra(first.config), deprecations)
+    config = None if first.config is None else drop_hydra(first.config)
+    return CheckResult(drop_duplicates(problems), multirun, dry_run, config, deprecations)
 
 
 def prepare(
@@ -143,9 +145,9 @@ def find_problems(checks: Sequence[Check], known: Sequence[Problem], complete: b
     return found
 
 
-def drop_hydra(config: DictConfig | None) -> DictConfig | None:
+def drop_hydra(config: DictConfig) -> DictConfig:
     """Return a composed config without its `hydra` node."""
-    return None if config is None else OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.masked_copy(config, [key for key in child_keys(config) if key != "hydra"])
 
 
 def drop_duplicates(problems: Iterable[Problem]) -> list[Problem]:
@@ -170,6 +172,7 @@ def _sweeper_settings(
     Returns:
         The parameters as overrides; a problem for each that cannot be parsed; a deprecation message for each earlier key.
     """
+    assert first.config is not None
     params = OmegaConf.select(first.config, "hydra.sweeper.params") or {}
     sources: dict[tuple[str, ...], str] = {}
     for file in first.files:
@@ -183,5 +186,5 @@ def _sweeper_settings(
     typed = {override.get_key_element() for override in parsed}
     current = {key: value for key, value in rename_params(params, renamed).items() if key not in typed}
     deprecations = tuple(deprecation(f"{key}={params[key]}", f"{new}={params[key]}") for key, new in renamed.items())
-    settings, problems = parse([f"{key}={value}" for key, value in current.items()], list(map(located.get, current)))
+    settings, problems = parse([f"{key}={value}" for key, value in current.items()], [located[key] for key in current])
     return settings, problems, deprecations

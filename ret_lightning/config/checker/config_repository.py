@@ -9,16 +9,17 @@ from importlib import resources
 from io import StringIO
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.checker.yaml_files import Entry, describe_load_error, parse_entries, to_entry
 from ret_lightning.config.config_errors import Problem, choices, nearest
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.errors import ConfigError
 
 
@@ -191,7 +192,7 @@ class Repository:
         if config_path not in self._contents:
             return None
         config = self._results[config_path].config
-        entries = [DefaultsEntry.of(item) for item in OmegaConf.to_container(config, resolve=False).get("defaults", [])]
+        entries = [DefaultsEntry.of(item) for item in to_plain(cast(DictConfig, config)).get("defaults", [])]
         removed = [each for each in entries if f"/{key}".endswith(f"/{each.key.split()[-1].lstrip('/')}")]
         if not removed:
             return None
@@ -201,7 +202,7 @@ class Repository:
 
     def drop(self, config_path: str, *, hydra_only: bool) -> bool:
         """Remove the content of a config, or only its `hydra` node; return whether there was any."""
-        config = self._results[config_path].config if config_path in self._results else {}
+        config: Any = self._results[config_path].config if config_path in self._results else {}
         keys = [key for key in config if key == "hydra" or not hydra_only]
         for key in keys:
             config.pop(key)
@@ -221,7 +222,7 @@ class Repository:
         result = ConfigResult("main", str(path.parent), OmegaConf.create({}), {"package": None})
         try:
             text = path.read_text(encoding="utf-8")
-            config = OmegaConf.load(StringIO(text))
+            config: Any = OmegaConf.load(StringIO(text))
             content = parse_entries(path, text, OmegaConf.to_container(config, resolve=False))
             if not isinstance(content.value, dict):
                 raise ValueError("expected a mapping of keys to values")
@@ -239,7 +240,7 @@ class Repository:
             return replace(result, config=OmegaConf.create({}))
         if defaults:
             valid = (self._repair_default(config_path, each, source) for each, source in defaults)
-            result.config["defaults"] = [each.item() for each in valid if each is not None]
+            config["defaults"] = [each.item() for each in valid if each is not None]
         return result
 
     def _repair_default(self, config_path: str, default: DefaultsEntry, source: str) -> DefaultsEntry | None:

@@ -24,6 +24,7 @@ _ITEM = re.compile(r"[^\[\]{},:]+")  # item of a list or mapping
 class ParsedOverride(Override):
     """A Hydra override with the source it was read from."""
 
+    input_line: str = ""  # not None once parsed
     source: str = ""
 
     @property
@@ -126,8 +127,9 @@ def _sweep_values(override: ParsedOverride) -> list[ParsedOverride]:
     """Return a sweep's values as overrides: all choices, or the first value of a range; a single value unchanged."""
     if not override.is_sweep_override():
         return [override]
-    if isinstance(override.value(), IntervalSweep):
-        values = [str(override.value().start)]
+    swept = override.value()
+    if isinstance(swept, IntervalSweep):
+        values = [str(swept.start)]
     elif override.value_type == ValueType.RANGE_SWEEP:
         values = [next(override.sweep_string_iterator())]
     else:

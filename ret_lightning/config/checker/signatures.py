@@ -75,7 +75,8 @@ def _declared_annotation(parameter: inspect.Parameter) -> Any:
 def _parameters(target: Any) -> tuple[Callable[..., Any], list[inspect.Parameter]]:
     """Return the function behind a target, without its decorators, and the parameters of a call."""
     parameters = list(inspect.signature(target).parameters.values())
-    if not isinstance(target, type):
+    is_class = isinstance(target, type)
+    if not is_class:
         return inspect.unwrap(target), parameters
     if target.__init__ is object.__init__:
         return inspect.unwrap(target.__new__), parameters
@@ -84,7 +85,7 @@ def _parameters(target: Any) -> tuple[Callable[..., Any], list[inspect.Parameter
     return inspect.unwrap(target.__init__), parameters
 
 
-def _evaluate_hints(target: Any, function: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
+def _evaluate_hints(target: Any, function: Any, parameters: list[inspect.Parameter]) -> dict[str, Any]:
     """Return the annotations that can be evaluated; names imported only for type checkers cannot."""
     if is_dataclass(target) and "__init__" in vars(target):
         function = target  # fields of base classes are annotated in other modules

@@ -46,7 +46,7 @@ _LIBRARY_PARTS = (
 _HYDRA_PARTS = ("hydra", "hydra_plugins", "logging", "colorlog")
 
 
-def target_type_error(value: Any) -> ConfigError:
+def target_type_error(value: object) -> ConfigError:
     """Return the error of a `_target_` that is not a string."""
     text = f"expected the dotted name of a class, got {value!r}"
     return ConfigError(text, code="target-not-text", found=repr(value))

@@ -7,8 +7,9 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ret_lightning.config.nodes import child_keys, to_plain
 from ret_lightning.runtime.deprecation import deprecation
 
 if TYPE_CHECKING:  # imported in the functions: an index without a config does not need OmegaConf
@@ -100,21 +101,22 @@ def update_keys(config: DictConfig | ListConfig) -> list[str]:
     Returns:
         One deprecation message per replaced key.
     """
-    from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+    from omegaconf import DictConfig, ListConfig, open_dict, read_write
 
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return []
     found = _update_moved(config) if isinstance(config, DictConfig) and config._get_parent() is None else []
     found += _update_metrics(config) if isinstance(config, DictConfig) else []
-    for key in list(config) if isinstance(config, DictConfig) else range(len(config)):
+    for key in child_keys(config):
         if isinstance(node := config._get_node(key), DictConfig | ListConfig):
             found += update_keys(node)
-    keys = {}
-    if isinstance(config, DictConfig) and "_target_" in config:
-        keys = renamed_keys_of(config._get_node("_target_")._value())
+    if not isinstance(config, DictConfig) or "_target_" not in config:
+        return found
+    target: Any = config._get_node("_target_")
+    keys = renamed_keys_of(target._value())
     if not keys:
         return found
-    before = OmegaConf.to_container(config, resolve=False)
+    before = to_plain(config)
     current = current_settings(before, keys)
     with read_write(config), open_dict(config):
         for key in before.keys() - current.keys():
@@ -142,9 +144,10 @@ def current_override(line: str, config: DictConfig | None) -> str:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    if config is None or not is_earlier(line):
+    found = _OVERRIDE.fullmatch(line)
+    if config is None or found is None or not is_earlier(line):
         return line
-    sign, path, name, value = _OVERRIDE.fullmatch(line).groups(default="")
+    sign, path, name, value = found.groups(default="")
     if moved := MOVED_KEYS.get(f"{path}.{name}"):
         return f"{sign if sign == '~' else '' if moved in config else '++'}{moved}{value}"
     node = OmegaConf.select(config, path)
@@ -206,7 +209,7 @@ def accept_renamed(keys: Mapping[str, str]) -> Callable[[F], F]:
                 self, *(_rename_placeholders(value, earlier) for value in args), **current_settings(kwargs, earlier)
             )
 
-        return accepting
+        return cast(F, accepting)
 
     return decorate
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from ret_lightning.config.nodes import child_keys
+
 # Versions before 2026-11-30 named modules in `_target_`; configs now name packages.
 _MOVED = {
     "ret_lightning.data.datamodule": ("ret_lightning.data", "M2KRDataModule GlyphsDataModule"),
@@ -52,8 +54,8 @@ def update_targets(config: DictConfig | ListConfig) -> None:
     """Replace earlier names of `_target_`s in a config, at any depth and in place, without resolving interpolations."""
     if config._is_none() or config._is_missing() or config._is_interpolation():
         return
-    for key in list(config) if isinstance(config, DictConfig) else range(len(config)):
-        node = config._get_node(key)
+    for key in child_keys(config):
+        node: Any = config._get_node(key)
         if isinstance(node, DictConfig | ListConfig):
             update_targets(node)
         elif key == "_target_" and (value := node._value()) in ALIASES:

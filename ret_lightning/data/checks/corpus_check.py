@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -129,18 +130,18 @@ class CorpusCheck:
             self._add_part("training", "training", training, subsets, row_reader)
         for name in names:
             sides: list[tuple[str, Role, Callable[[], RowFiles]]] = [
-                (f"test/{name} queries", "queries", lambda name=name: files.query_files(name, "test")),
-                (f"test/{name} pool", "pool", lambda name=name: files.passage_files(name)),
+                (f"test/{name} queries", "queries", partial(files.query_files, name, "test")),
+                (f"test/{name} pool", "pool", partial(files.passage_files, name)),
             ]
             validation = self.data.validation
             if validation == "val" or (validation == "auto" and files.has_validation(name)):
-                sides.append((f"val/{name} queries", "queries", lambda name=name: files.query_files(name, "val")))
+                sides.append((f"val/{name} queries", "queries", partial(files.query_files, name, "val")))
             for part, role, rows in sides:
                 if found_rows := self._find_files(part, rows):
                     self._add_part(part, role, found_rows, name, row_reader)
         for name in files.pools():
             if name not in found and (chosen is None or name in chosen):
-                self._find_files(f"test/{name} queries", lambda name=name: files.query_files(name, "test"))
+                self._find_files(f"test/{name} queries", partial(files.query_files, name, "test"))
 
     def _find_files(self, where: str, files: Callable[[], RowFiles]) -> RowFiles | None:
         try:
@@ -167,7 +168,7 @@ class CorpusCheck:
         """Scan all spans and images with the worker processes."""
         scans = ((part, i, scan, size) for part in self._parts for i, (scan, size) in enumerate(part.scans))
         image_scans: deque[ImageScan] = deque()
-        running: dict[Future, tuple] = {}
+        running: dict[Future[Any], tuple[Any, ...]] = {}
         total = sum(size for part in self._parts for _, size in part.scans)
         bar_options = {"disable": not self.progress, "delay": 2, "mininterval": 1}
         with (
@@ -305,7 +306,7 @@ class CorpusCheck:
 
     def _build_truncated_fraction(self) -> Callable[[list[str]], float] | None:
         """Return a function from texts to the fraction that is truncated; None if the tokenizer has no `max_length`."""
-        tokenizer = self.data.tokenizer
+        tokenizer: Any = self.data.tokenizer
         if not hasattr(tokenizer, "max_length"):
             return None
         return lambda texts: sum(find_truncated(tokenizer, texts)) / len(texts)

@@ -27,17 +27,17 @@ class CorpusPart:
         role: role of the rows.
         files: the files.
         scans: scans of the spans, each with about the bytes on disk that it reads.
-        results: results of the scans, in the same order; None for a scan that is not finished.
+        results: results of the scans, in the same order; empty for a scan that is not finished.
     """
 
     name: str
     role: Role
     files: RowFiles
     scans: list[tuple[RowScan, int]]
-    results: list[ScanResult | None] = field(init=False)
+    results: list[ScanResult] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.results = [None] * len(self.scans)
+        self.results = [ScanResult() for _ in self.scans]
 
     def concatenate(self, attribute: str) -> np.ndarray:
         """Concatenate an array attribute of all results, in order: (n,) int64."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
-from PIL import Image
 
 from ret_lightning.data.bad_rows import BadRow, DeferredLocation, Tally
 from ret_lightning.data.batch import hash_text
 from ret_lightning.data.images.archive_index import normalize_member_name
 from ret_lightning.data.images.sources import ImageReader
 from ret_lightning.data.layouts.subset_names import UNKNOWN, SubsetNames
+from ret_lightning.data.readers.fields import Content
 from ret_lightning.data.readers.row_files import FileSpan, RowFiles
 from ret_lightning.data.readers.source_location import Location, SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, ExtraColumns, Passage, Query, RowParser
 from ret_lightning.errors import DataError
+from ret_lightning.inputs.items import Side
 
 Role = Literal["training", "queries", "pool"]
 
@@ -73,6 +74,9 @@ class SideCounts:
         self.sample += other.sample[: max(0, max_sample - len(self.sample))]
 
 
+_Numbers: TypeAlias = Any  # list[int] during the scan, (n,) int64 array after it
+
+
 @dataclass
 class ScanResult:
     """Result of a `RowScan`. Attributes other than the tallies describe the valid rows only.
@@ -98,14 +102,14 @@ class ScanResult:
     problems: Tally = field(default_factory=Tally)
     notes: Tally = field(default_factory=Tally)
     sides: dict[tuple[str, str], SideCounts] = field(default_factory=dict)
-    data_ids: np.ndarray | list[int] = field(default_factory=list)
+    data_ids: _Numbers = field(default_factory=list)
     data_id_texts: list[str] = field(default_factory=list)
     passage_ids: list[str] = field(default_factory=list)
     positives: list[tuple[str, ...]] = field(default_factory=list)
-    positions: np.ndarray | list[int] = field(default_factory=list)
+    positions: _Numbers = field(default_factory=list)
     number_ids: int = 0
-    images: np.ndarray | list[int] = field(default_factory=list)
-    query_images: np.ndarray | list[int] = field(default_factory=list)
+    images: _Numbers = field(default_factory=list)
+    query_images: _Numbers = field(default_factory=list)
     paths: dict[int, tuple[str, str, Location]] = field(default_factory=dict)
     broken: BadRow | None = None
 
@@ -152,23 +156,26 @@ class RowScan:
             setattr(result, name, np.array(getattr(result, name), np.int64))
         return result
 
-    def _add(self, result: ScanResult, content: Any, location: Location, position: int) -> None:
+    def _add(self, result: ScanResult, content: Content, location: Location, position: int) -> None:
         deferred = DeferredLocation(location)
-        fields = self.parser.fields(content, deferred)
+        fields = self.parser.fields(content, cast(Location, deferred))
         values = fields.values
+        query: Query | None
+        passages: tuple[Passage, ...]
         if self.role == "training":
-            row = self.parser.pair(fields, self.extra)
-            query, passages = row.query, (row.passage, *row.negatives)
-            subset = self.subset(query.subset, query.data_id)
+            pair = self.parser.pair(fields, self.extra)
+            query, passages = pair.query, (pair.passage, *pair.negatives)
+            subset = cast(SubsetNames, self.subset)(query.subset, query.data_id)
             if subset == UNKNOWN:
                 result.notes.add(
                     BadRow("unknown_subset", f"{deferred}: data_id {query.data_id!r} does not name a subset", location)
                 )
         else:
-            row = self.parser.query(fields) if self.role == "queries" else self.parser.passage(fields)
-            query, passages = (row, ()) if self.role == "queries" else (None, (row,))
-            subset = self.subset
-        sides = [("query", query)] * (query is not None) + [("passage", passage) for passage in passages]
+            query = self.parser.query(fields) if self.role == "queries" else None
+            passages = (self.parser.passage(fields),) if self.role == "pool" else ()
+            subset = str(self.subset)
+        sides: list[tuple[Side, Query | Passage]] = [] if query is None else [("query", query)]
+        sides += [("passage", passage) for passage in passages]
         if self.reader:  # before the counts, because a broken image makes it a bad row
             for _, side in sides:
                 if isinstance(side.image, bytes):
@@ -178,21 +185,21 @@ class RowScan:
                 result.notes.add(BadRow("empty_text", f"{deferred}: field {name} is blank", location))
         for name, side in sides:
             result.sides.setdefault((subset, name), SideCounts()).add(side, self.sampled)
-            key = hash_image_path(side.image) if isinstance(side.image, str) else NO_IMAGE
+            key = hash_image_path(side.image_path) if side.image_path else NO_IMAGE
             if name == "query":
                 result.query_images.append(key)
             elif key != NO_IMAGE:
                 result.images.append(key)
-            if key != NO_IMAGE:
-                result.paths.setdefault(key, (side.image, subset, location))
+            if side.image_path:
+                result.paths.setdefault(key, (side.image_path, subset, location))
         result.positions.append(position)
         if self.role == "pool":
-            result.passage_ids.append(row.passage_id)
-            if row.text is None and row.image is None:
+            result.passage_ids.append(passages[0].passage_id)
+            if passages[0].text is None and passages[0].image is None:
                 result.problems.add(BadRow("empty_text", f"{deferred}: passage has neither text nor image", location))
-        else:
+        if query is not None:
             result.data_ids.append(hash_text(query.data_id))
-        if self.role == "queries":
+        if query is not None and self.role == "queries":
             result.data_id_texts.append(query.data_id)
             result.positives.append(query.passage_ids)
         named = values["passage_id"]
@@ -208,7 +215,8 @@ class RowScan:
         subset: str,
     ) -> None:
         try:
-            picture = self.reader(image, deferred, subset)
+            assert self.reader is not None
+            picture = self.reader(image, cast(Location, deferred), subset)
         except DataError as error:
             if self.role == "training":
                 raise
@@ -243,7 +251,7 @@ class ImageScan:
             deferred = DeferredLocation(location)
             try:
                 if self.decoded:
-                    picture = self.reader(path, deferred, subset)
+                    picture = self.reader(path, cast(Location, deferred), subset)
                     if note := _find_one_colour(picture, path, deferred, location, subset):
                         found[key] = note
                 else:
@@ -255,7 +263,7 @@ class ImageScan:
 
 
 def _find_one_colour(
-    picture: Image.Image, name: str, deferred: DeferredLocation, location: Location, subset: str
+    picture: Any, name: str, deferred: DeferredLocation, location: Location, subset: str
 ) -> BadRow | None:
     """Return a note if all pixels of an image are equal, otherwise None."""
     extrema = picture.getextrema()

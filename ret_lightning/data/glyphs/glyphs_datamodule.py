@@ -69,5 +69,5 @@ class GlyphsDataModule(RetrievalDataModule):
         layout = GlyphsLayout(
             cache_dir=cache_dir, image_size=corpus_image_size, seed=corpus_seed, workers=generation_workers
         )
-        own = {"validation": validation, "shared_passage_ids": shared_passage_ids}
+        own: dict[str, Any] = {"validation": validation, "shared_passage_ids": shared_passage_ids}
         super().__init__(layout, tokenizer, image_transform, **own, **options)

@@ -22,7 +22,7 @@ class FileRecord(NamedTuple):
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Return the SHA-256 (hex) of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

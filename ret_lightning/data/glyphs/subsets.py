@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ret_lightning.data.glyphs import passage_texts as texts
 from ret_lightning.data.glyphs.fonts import FONTS, PASSAGE_FONT, image_path
@@ -163,7 +163,7 @@ KINDS: dict[str, Kind] = {
             "How much is it?",
         ),
         target=lambda character: character if texts.value(character) else None,
-        answers=lambda character: [texts.value(character)],
+        answers=lambda character: [cast(str, texts.value(character))],
         has_passage_images=True,
     ),
 }
@@ -223,7 +223,7 @@ def training_rows(drawn: Drawn, seed: int) -> list[Row]:
         ]
         for number, (character, font, instruction, question) in enumerate(phrased):
             row = _query(name, f"{name}_train_{number:05d}", character, font, instruction, question)
-            row["passage_image_path"] = _passage_image(kind, target(kind, character))
+            row["passage_image_path"] = _passage_image(kind, cast(str, target(kind, character)))
             rows.append(row)
     random.Random(f"{seed}/train").shuffle(rows)
     return rows
@@ -278,7 +278,7 @@ def _fonts_of(drawn: Drawn, split: str, character: str) -> list[str]:
 
 def _query(name: str, data_id: str, character: str, font: str, instruction: str, question: str | None) -> Row:
     kind = KINDS[name]
-    positive = target(kind, character)
+    positive = cast(str, target(kind, character))
     return {
         "data_id": data_id,
         "subset": name,

@@ -195,7 +195,8 @@ def _build(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     ) as bar:
         for position, path in enumerate(archives):
             refuse_lfs_pointer(path)
-            rows = _read_checked_entries(path, position, near, lambda at, done=done: bar.update(done + at - bar.n))
+            before = done
+            rows = _read_checked_entries(path, position, near, lambda at: bar.update(before + at - bar.n))  # noqa: B023  called at once
             done += path.stat().st_size
             parts.append(rows[::-1])  # the last of equal names comes first
     index = np.concatenate(parts).T

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 # How a member is read. LINK and SPARSE members of a tar and AMBIGUOUS ones are read through their header, see `Member.offset`.
 # UNSUPPORTED members of a zip cannot be read in place: they are encrypted, or use another compression than deflate.
@@ -95,7 +95,7 @@ def describe_unsupported(path: Path, header: int) -> str:
         _, flags, method, *_ = _LOCAL_HEADER.unpack(_read_fixed_header(file, header))
     if flags & _ENCRYPTED:
         return "encrypted"
-    return f"compressed by {zipfile.compressor_names.get(method, f'method {method}')}"
+    return f"compressed by {cast(Any, zipfile).compressor_names.get(method, f'method {method}')}"
 
 
 def read_tar_link(path: Path, header: int) -> tuple[str, bool]:
@@ -128,7 +128,7 @@ def read_sparse_content(path: Path, header: int, max_bytes: int) -> bytes:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             member = archive.next()
             content = archive.extractfile(member) if member is not None and member.isreg() else None
-            if content is None:
+            if member is None or content is None:
                 raise ValueError("expected a file at this position")
             if member.size > max_bytes:
                 raise ValueError(f"it is larger than {max_bytes:,} bytes")
@@ -139,11 +139,11 @@ def _tar_members(path: Path) -> Iterator[Member]:
     size, end = path.stat().st_size, 0
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            archive.members = []  # otherwise tarfile stores all of them, about a kilobyte each
+            cast(Any, archive).members = []  # otherwise tarfile stores all of them, about a kilobyte each
             is_sparse = member.issparse()
             stored = 0
             if member.isreg():
-                stored = sum(length for _, length in member.sparse) if is_sparse else member.size
+                stored = sum(length for _, length in cast(Any, member).sparse) if is_sparse else member.size
             end = member.offset_data + stored
             if end > size:
                 raise tarfile.ReadError(f"it ends within the member {member.name!r}")

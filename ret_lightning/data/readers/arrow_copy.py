@@ -17,16 +17,17 @@ _TABLE_BYTES, _TABLE_ROWS = 16 << 20, 100_000
 
 
 @dataclass
-class _CopyConfig(datasets.BuilderConfig):
+class _CopyConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets has no types
     """Configuration of the builder: the files, and a cache id that changes when one of them does."""
 
     files: RowFiles | None = None
 
-    def create_config_id(self, config_kwargs: dict, custom_features: Any = None) -> str:
+    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Any = None) -> str:
+        assert self.files is not None
         return f"rows-{datasets.fingerprint.Hasher.hash(self.files.fingerprint())}"
 
 
-class _Copy(datasets.ArrowBasedBuilder):
+class _Copy(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets has no types
     """Builder of the columns `content` (a line, or a parquet row as a struct), `file` (its index) and `line` (1-based)."""
 
     VERSION = datasets.Version("1.0.0")  # increase it when the columns change

@@ -205,7 +205,7 @@ class RowFields:
         """Return an error that names the source location of this row; the arguments are those of `row_error`."""
         return row_error(self.location, message, kind, code=code, **values)
 
-    def type_error(self, name: str, allowed: str, value: Any) -> DataError:
+    def type_error(self, name: str, allowed: str, value: object) -> DataError:
         """Return the error of a field with a value of the wrong type.
 
         Args:
@@ -222,7 +222,7 @@ class RowFields:
         message = f"field {name} is missing; the row has {names}"
         return self.error(message, "missing_field", code="missing-field", key=name)
 
-    def _path(self, name: str, value: Any, allowed: str = "a string or null", found: Any = None) -> str | None:
+    def _path(self, name: str, value: object, allowed: str = "a string or null", found: object = None) -> str | None:
         if value is None:
             return None
         if not isinstance(value, str):
@@ -249,7 +249,7 @@ class RowFields:
                 raise self.error(message, "bad_encoding", code="half-surrogate", key=name, found=half) from None
         return text
 
-    def _identifier(self, name: str, value: Any) -> str:
+    def _identifier(self, name: str, value: object) -> str:
         if isinstance(value, str) and value.strip():
             return self._encodable(name, value.strip())
         number = _integral_as_int(value)
@@ -274,7 +274,7 @@ def row_error(location: Location, message: str, kind: str, *, code: str, **value
     return DataError(f"{location}: {message}", kind, code=code, **where, **values)
 
 
-def describe_value(value: Any) -> str:
+def describe_value(value: object) -> str:
     """Return the type of a value and the beginning of its text, for error messages."""
     if value is None:
         return "null"

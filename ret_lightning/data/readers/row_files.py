@@ -173,7 +173,7 @@ class RowFiles:
         """
         path = self.paths[span.file]
         if self.is_parquet:
-            rows = self._parquet_rows(span)
+            rows: Iterator[tuple[int, Content]] = self._parquet_rows(span)
         elif suffix_of(path) == ".jsonl":
             rows = _lines_between(path, span.start, span.stop)
         else:
@@ -193,7 +193,7 @@ class RowFiles:
             DataError: if the file cannot be decompressed, or cannot be read as parquet.
         """
         if self.is_parquet:
-            found = self._parquet_rows_at(file, positions)
+            found: Iterator[tuple[int, Content]] = self._parquet_rows_at(file, positions)
         elif suffix_of(self.paths[file]) == ".jsonl":
             found = _lines_at(self.paths[file], positions)
         else:

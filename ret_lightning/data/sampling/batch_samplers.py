@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -217,6 +217,7 @@ class GlobalBatches(EpochBatches):
     def _groups(self, numbers: np.ndarray) -> list[np.ndarray]:
         if not self.one_subset:
             return [numbers]
+        assert self.mixture is not None  # with `one_subset`
         codes = self.mixture.codes[numbers % self.rows]
         return [numbers[codes == code] for code in np.unique(codes)]
 
@@ -231,7 +232,9 @@ class GlobalBatches(EpochBatches):
 
     def _remaining(self, epoch: int, samples: _NumberedSamples, span: Span) -> _NumberedSamples:
         served = [
-            sample.row + sample.copy * self.rows for batch in self._served(epoch, samples, span) for sample in batch
+            cast(int, sample.row) + sample.copy * self.rows
+            for batch in self._served(epoch, samples, span)
+            for sample in batch
         ]
         return replace(samples, groups=[group[~np.isin(group, served)] for group in samples.groups])
 

@@ -72,6 +72,7 @@ class Mixture:
             DataError: if a subset with a weight has no rows.
         """
         if weights is not None:
+            assert rows is not None
             present = {name: weight for name, weight in weights.items() if weight > 0}
             for name in present:
                 if not rows.get(name):

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from random import Random
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from ret_lightning.data.epoch_position import Span
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import FileSpan, RawRow, RowFiles
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
-from ret_lightning.data.sampling.batch_samplers import BatchCutter, EpochBatches, SampledRow, Span
+from ret_lightning.data.sampling.batch_samplers import BatchCutter, EpochBatches, SampledRow
 from ret_lightning.data.sampling.mixture import Mixture
 from ret_lightning.errors import DataError
 
@@ -183,7 +184,7 @@ class StreamedBatches(EpochBatches):
     def _split_by_subset(self, samples: Iterator[SampledRow], size: int) -> Iterator[list[SampledRow]]:
         cutters: dict[str, BatchCutter[SampledRow]] = {}
         for sample in samples:
-            name = self.stream.subset(sample.row)
+            name = self.stream.subset(cast(RawRow, sample.row))
             if name not in cutters:
                 cutters[name] = self._cutter(size)
             if batch := cutters[name].add(sample):

@@ -12,13 +12,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from ret_lightning.data.bad_rows import DeferredLocation
 from ret_lightning.data.layouts.subset_names import SubsetNames
 from ret_lightning.data.readers.row_files import FileSpan, RawRow, RowFiles
-from ret_lightning.data.readers.source_location import SourceLocation
+from ret_lightning.data.readers.source_location import Location, SourceLocation
 from ret_lightning.data.rows import M2KR_ROWS, RowParser
 from ret_lightning.errors import DataError, UserError
 from ret_lightning.runtime.atomic_files import whole_file
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 
 QUIET_BYTES = 100_000_000  # smaller files are read in this process without a progress bar
 _VERSION = 2  # format of the cached files
-_NOWHERE = DeferredLocation(SourceLocation(Path(), 0))  # the scan does not report bad rows; training does
+# The scan does not report bad rows; training does.
+_NOWHERE = cast(Location, DeferredLocation(SourceLocation(Path(), 0)))
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _load_scan(files: RowFiles, known: Sequence[str], parser: RowParser, names: 
     found = _scan(files, SubsetNames(known), parser)
     try:
         with whole_file(cached) as unfinished, unfinished.open("wb") as file:
-            np.savez(file, **found)
+            np.savez(file, **cast(Any, found))
     except (OSError, UserError) as error:
         reason = error.message if isinstance(error, UserError) else error.strerror or str(error)
         log.warning(

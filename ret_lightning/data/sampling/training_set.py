@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -139,7 +139,9 @@ class TrainingSet:
 
     def __str__(self) -> str:
         removed = len(self.holdout.removed) if self.holdout else 0
-        rows = "rows streamed" if self.choice.reading == "streaming" else f"{len(self.rows) - removed} rows"
+        rows = (
+            "rows streamed" if self.choice.reading == "streaming" else f"{len(cast(Sized, self.rows)) - removed} rows"
+        )
         return f"{rows} from {self.files}{f'; {removed} rows removed for validation' if removed else ''}"
 
     @cached_property
@@ -169,7 +171,7 @@ class TrainingSet:
                 self.holdout.removed_locations if self.holdout else frozenset(), self.parser,
             )  # fmt: skip
             return StreamedBatches(stream, batch_size, rank, world_size, self.choice.one_subset_batches)
-        rows, mixture = len(self.rows), None
+        rows, mixture = len(cast(Sized, self.rows)), None
         if not self.mixture.is_plain or self.choice.one_subset_batches or self.holdout:
             mixture = self._row_mixture
         elif self.choice.limit is not None:
@@ -222,7 +224,7 @@ class TrainingSet:
         if all(name in known for name in settings):
             return
         if self.choice.reading == "indexed":
-            seen = self.subsets.names
+            seen: Collection[str] = self.subsets.names
         else:
             contents = (row.content for span in self.files.spans() for row in self.files.read(span))
             seen = {self.names(*self.parser.parse_subset(content)) for content in islice(contents, _ROWS_WITH_NAMES)}

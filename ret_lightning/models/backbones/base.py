@@ -201,7 +201,7 @@ class BlockStack(nn.Module, ABC):
     def _trained_blocks(self) -> list[nn.Module]:
         return [self.block(i) for i in range(max(self._first_trained_stage - 1, 0), self._used_blocks)]
 
-    def _gradients(self, stage: int) -> AbstractContextManager:
+    def _gradients(self, stage: int) -> AbstractContextManager[None]:
         """Return a context that disables gradients, and thereby saved activations, for frozen stages."""
         return nullcontext() if stage >= self._first_trained_stage else torch.no_grad()
 

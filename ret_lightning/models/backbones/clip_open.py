@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from open_clip import CLIP, get_model_config, list_models
@@ -79,7 +79,7 @@ class _OpenClipStack(BlockStack):
         return self.transformer.resblocks[index]
 
     def layout_config(self) -> dict[str, Any]:
-        block = self.block(0)
+        block: Any = self.block(0)
         config = self.counterpart.config_class(
             hidden_size=self.width,
             intermediate_size=block.mlp.c_fc.out_features,
@@ -237,10 +237,10 @@ def open_clip_backbone(
     replaced = pretrained is not None or library == "transformers"
     with torch.device("meta") if replaced else nullcontext():
         clip = CLIP(**config)
-    text: BlockStack = OpenClipTextStack(clip)
-    vision: BlockStack = OpenClipVisionStack(clip)
+    stacks = OpenClipTextStack(clip), OpenClipVisionStack(clip)
+    text, vision = cast("tuple[BlockStack, BlockStack]", stacks)
     if library == "transformers" and pretrained is None:
-        text, vision = (s.counterpart.from_layout_config(s.layout_config()) for s in (text, vision))
+        text, vision = (s.counterpart.from_layout_config(s.layout_config()) for s in stacks)
     elif library == "transformers" and not tag:
         raise ConfigError(
             f"backbone.pretrained={pretrained}: backbone.library=transformers cannot load a file of open_clip weights; set "
@@ -249,12 +249,13 @@ def open_clip_backbone(
             found=pretrained,
         )
     elif library == "transformers":
-        text, vision = (_copy(stack, name, copy) for stack in (text, vision))
+        text, vision = (_copy(stack, name, copy) for stack in stacks)
     elif pretrained is not None:
-        _load(text, vision, name, _file(pretrained, tag))
+        _load(*stacks, name, _file(pretrained, tag))
         text.source = vision.source = copy  # the published code loads the tokenizer from there
     # The preprocessing that the model was trained with; any mean and standard deviation fit random weights.
-    images = {"size": clip.visual.image_size[0], **{key: tuple(tag[key]) for key in ("mean", "std") if key in tag}}
+    images: dict[str, Any] = {"size": clip.visual.image_size[0]}
+    images |= {key: tuple(tag[key]) for key in ("mean", "std") if key in tag}
     for field, expected in images.items():
         if isinstance(image_transform, ImageTransform) and getattr(image_transform, field) != expected:
             raise ConfigError(

@@ -54,8 +54,8 @@ _DECISIVE = {*_COMMON_FIELDS, "vocab_size", "max_position_embeddings", "image_si
 class _ClipStack(BlockStack):
     """Base class of the text and vision stack."""
 
-    model_class: type
-    config_class: type
+    model_class: Any  # the classes have no common base with these constructors
+    config_class: Any
     fields: tuple[str, ...]
 
     def __init__(self, model: CLIPTextModel | CLIPVisionModel) -> None:
@@ -204,8 +204,8 @@ class ClipVisionStack(_ClipStack):
 
 
 def clip_backbone(
-    text: dict | None = None,
-    vision: dict | None = None,
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
     pretrained: str | None = None,
     tokenizer: Tokenizer | None = None,
     image_transform: ImageTransform | None = None,

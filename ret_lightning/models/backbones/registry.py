@@ -90,7 +90,7 @@ def list_backbones(config_dirs: Sequence[str | Path] = ()) -> list[BackboneCard]
 
 def table(cards: Sequence[BackboneCard]) -> str:
     """Format the cards as a table of aligned columns."""
-    rows = [("backbone", "text", "vision", "steps", "family", "description")]
+    rows: list[tuple[str, ...]] = [("backbone", "text", "vision", "steps", "family", "description")]
     rows += [_row(card) for card in cards]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ret_lightning.errors import UserError
 from ret_lightning.inputs import ImageTransform
@@ -59,6 +59,9 @@ TOWER_DEFAULTS: dict[str, Any] = {
 }
 WHOLE_DEFAULTS = {"share_query_passage_models": False, "share_text_models": True, "share_vision_models": True}
 EXTENSION_DEFAULTS = {"cell_per_step": False, "share_cells": False, "image_reduce": False, "modules": []}
+
+
+T = TypeVar("T", bound=str)
 
 
 class ConfigFields:
@@ -122,9 +125,9 @@ class ConfigFields:
             raise self.error(name, message, code="checkpoint-field-numbers", found=repr(values), expected=count)
         return tuple(values)
 
-    def choice(self, name: str, choices: Mapping[str, Any]) -> str:
+    def choice(self, name: str, choices: Mapping[T, Any]) -> T:
         """Return one of the keys of `choices`; otherwise raise UserError."""
-        value = self.get(name, str)
+        value: T = self.get(name, str)
         if value not in choices:
             message = f"is {value!r}; expected one of {', '.join(choices)}"
             raise self.error(name, message, code="checkpoint-field-choice", found=value, allowed=tuple(choices))

@@ -27,7 +27,7 @@ from ret_lightning.models.checkpoint.config_fields import (
     vision_size,
 )
 from ret_lightning.models.checkpoint.preprocessors import KINDS, read_entry
-from ret_lightning.models.gates import LSTMGate, gate_named
+from ret_lightning.models.gates import Gate, LSTMGate, gate_named
 from ret_lightning.models.layer_plans import PUBLISHED_PLANS, LayerPlan
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
@@ -44,7 +44,7 @@ _CELL_FIELDS = (
 def retriever_from_config(
     config: Mapping[str, Any],
     where: Path,
-    retriever_class: type[RetrieverT] = TwoTowers,
+    retriever_class: type[RetrieverT] = TwoTowers,  # type: ignore[assignment]  # TypeVar defaults need Python 3.13
     read: Callable[[str], bytes] | None = None,
 ) -> RetrieverT:
     """Build a retriever with random weights and the architecture of a config.
@@ -117,10 +117,12 @@ def _tower(
         longest = extension.count("max_length") if "max_length" in extension else text_positions(text)
         preprocessors["tokenizer"] = ClipTokenizer(longest)
     if "image_transform" not in preprocessors:
+        mean: Any = extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else CLIP_IMAGES.mean
+        std: Any = extension.numbers("image_std", 3, 0) if "image_std" in extension else CLIP_IMAGES.std
         preprocessors["image_transform"] = ImageTransform(
             extension.count("image_size") if "image_size" in extension else vision_size(vision),
-            extension.numbers("image_mean", 3, -float("inf")) if "image_mean" in extension else CLIP_IMAGES.mean,
-            extension.numbers("image_std", 3, 0) if "image_std" in extension else CLIP_IMAGES.std,
+            mean,
+            std,
             extension.flag("image_reduce"),
         )
     backbone = Backbone(text, vision, **preprocessors)
@@ -164,7 +166,7 @@ def _cells(config: ConfigFields, plan: LayerPlan) -> list[RetCell]:
         "intermediate_size": 4 * hidden_size,
         **config.defaults,
     }
-    gate = LSTMGate
+    gate: type[Gate] = LSTMGate
     if "gate" in extension:
         with _located(extension):
             gate = gate_named(extension.get("gate", str), modules_of(extension))

@@ -171,8 +171,8 @@ def storable_config(retriever: TwoTowers) -> dict[str, Any]:
     config = config_of(retriever)
     try:
         with torch.inference_mode(False), torch.device("meta"):
-            files = preprocessor_files(retriever)
-            again = retriever_from_config(json.loads(json.dumps(config)), Path(CONFIG_FILE), read=files.__getitem__)
+            read, content = preprocessor_files(retriever).__getitem__, json.loads(json.dumps(config))
+            again = retriever_from_config(content, Path(CONFIG_FILE), TwoTowers, read)
     except Exception as error:  # user-defined classes may raise anything
         reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise ConfigError(

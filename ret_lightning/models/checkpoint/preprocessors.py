@@ -19,6 +19,7 @@ import torch
 from ret_lightning.config.targets.own_packages import import_own_packages
 from ret_lightning.errors import ConfigError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform, Preprocessor, Tokenizer
+from ret_lightning.models.checkpoint.config_fields import ConfigFields
 from ret_lightning.models.exchangeable_parts import class_name, is_own, json_value, subclasses
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
@@ -202,7 +203,7 @@ def record_differences(
     return differing + [f"the file {name} differs" for name in files]
 
 
-def read_entry(config: Any, kind: str, modules: tuple[str, ...], read: Callable[[str], bytes]) -> Preprocessor:
+def read_entry(config: ConfigFields, kind: str, modules: tuple[str, ...], read: Callable[[str], bytes]) -> Preprocessor:
     """Build the tokenizer or image transform of an entry of `config.json`.
 
     Args:

@@ -38,7 +38,8 @@ def search_replicated(
     found = search(queries[rank_slice(len(queries))], top_k)
     counts = row_counts(found.rows.to(device))
     short = None if found.short is None else gather_rows(found.short.long().to(device), counts).cpu().bool()
-    return Ranking(*(gather_rows(part.to(device), counts).cpu() for part in (found.rows, found.scores)), short)
+    rows, scores = (gather_rows(part.to(device), counts).cpu() for part in (found.rows, found.scores))
+    return Ranking(rows, scores, short)
 
 
 def rank_slice(count: int) -> slice:

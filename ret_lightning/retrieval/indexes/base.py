@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -148,6 +148,12 @@ class Index(ABC):
             A `Ranking` of shape (Nq, top_k). An index without a fallback returns the same ranking as `search`.
         """
         return self.search(queries, top_k)
+
+    @property
+    def _built(self) -> Embeddings:
+        """The passages of the index, which `search` has checked to be built."""
+        assert self._passages is not None
+        return self._passages
 
     def clear(self) -> None:
         """Release the passages and everything that was built from them."""
@@ -287,7 +293,7 @@ def create_index(kind: str, settings: dict[str, Any], device: str | torch.device
     return cls(**settings, **({"device": device} if "device" in inspect.signature(cls).parameters else {}))
 
 
-def _import_kind(kind: Any, file: Path) -> None:
+def _import_kind(kind: object, file: Path) -> None:
     """Import the class of a saved index if RET_LIGHTNING_TARGETS allows it; raise DataError if it remains unknown."""
     if kind in KINDS:
         return
@@ -360,7 +366,7 @@ def _highest_float32() -> Iterator[None]:
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # the caller uses the per-backend settings of PyTorch 2.9, which exclude the global one
-        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        backends = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
         settings = [backend.fp32_precision for backend in backends]
         for backend in backends:
             backend.fp32_precision = "ieee"

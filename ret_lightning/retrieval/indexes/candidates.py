@@ -111,7 +111,7 @@ class CandidateIndex(Index):
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         count = max(self.candidates or max(MIN_CANDIDATES, 4 * top_k), top_k)
-        if len(self._passages) <= count:
+        if len(self._built) <= count:
             self._short.append(torch.zeros(len(queries), dtype=torch.bool))
             return self._rank_exactly(queries, top_k)
         candidates, found = self._propose(queries, count)
@@ -126,16 +126,16 @@ class CandidateIndex(Index):
         """Rerank candidates in float64 after discarding those that cannot be among the best top_k."""
         width = top_k + MARGIN
         if candidates.shape[1] <= 2 * width:
-            return rerank_candidates(queries, self._passages, candidates, top_k)
+            return rerank_candidates(queries, self._built, candidates, top_k)
         candidates = candidates.sort(dim=1).values  # `top_columns` orders equal scores by column
-        coarse = score_candidates(queries, self._passages, candidates, torch.float32)
+        coarse = score_candidates(queries, self._built, candidates, torch.float32)
         kept = top_columns(coarse, width)
-        rows, scores = rerank_candidates(queries, self._passages, candidates.gather(1, kept), top_k)
+        rows, scores = rerank_candidates(queries, self._built, candidates.gather(1, kept), top_k)
         last = coarse.gather(1, kept[:, -1:])[:, 0]
         undecided = scores[:, -1] <= last + scan_error_bound(queries, self._exact.largest_norm, torch.float32)
         if undecided.any():
             rows[undecided], scores[undecided] = rerank_candidates(
-                queries[undecided], self._passages, candidates[undecided], top_k
+                queries[undecided], self._built, candidates[undecided], top_k
             )
         return rows, scores
 

@@ -68,7 +68,7 @@ class ExactIndex(Index):
         self.largest_norm = float(state["largest_norm"])
 
     def _search(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        passages = self._passages
+        passages = self._built
         width = top_k + MARGIN
         rows = torch.empty(len(queries), top_k, dtype=torch.int64, device=queries.device)
         scores = queries.new_empty(len(queries), top_k)
@@ -89,7 +89,7 @@ class ExactIndex(Index):
 
     def _scan(self, queries: Tensor, top_k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the best rows and scores, both (Nq, top_k), by MaxSim in `dtype`."""
-        vectors = self._passages.vectors
+        vectors = self._built.vectors
         block = self.block
         if block is None:
             block_bytes = GPU_BLOCK_BYTES if queries.is_cuda else CPU_BLOCK_BYTES
@@ -107,7 +107,7 @@ class ExactIndex(Index):
             rows = torch.cat([rows, new_rows.expand(len(queries), -1)], dim=1)
             kept = top_columns(scores, min(top_k, scores.shape[1]))
             rows, scores = rows.gather(1, kept), scores.gather(1, kept)
-            self._passages.release()
+            self._built.release()
         return rows, scores
 
 

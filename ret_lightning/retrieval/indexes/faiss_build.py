@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -138,7 +137,7 @@ def build_faiss(
     return index
 
 
-def _configure(faiss: ModuleType, index: faiss.Index, spec: FaissSpec) -> None:
+def _configure(faiss: Any, index: faiss.Index, spec: FaissSpec) -> None:
     """Set seeds, nprobe and training parameters; all training points are used, without a warning if they are few."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
@@ -196,7 +195,7 @@ def is_on_gpu(index: object) -> bool:
     return type(index).__name__.startswith("GpuIndex")
 
 
-def _move_to_gpu(faiss: ModuleType, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
+def _move_to_gpu(faiss: Any, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
     """Move the index to the GPU of `device` if the specification allows it and FAISS supports it."""
     if not uses_gpu(spec.gpu, device):
         return index
@@ -218,7 +217,7 @@ def _move_to_gpu(faiss: ModuleType, index: faiss.Index, spec: FaissSpec, device:
 
 
 @contextmanager
-def _single_threaded(faiss: ModuleType, factory: str) -> Iterator[None]:
+def _single_threaded(faiss: Any, factory: str) -> Iterator[None]:
     """Build graphs (HNSW, NSG) with one thread; with several threads the graph differs between builds."""
     threads = faiss.omp_get_max_threads()
     if re.search("HNSW|NSG", factory):

@@ -60,7 +60,7 @@ class FaissCandidates(CandidateIndex):
         self.training_points = training_points
         self.seed = seed
         self.gpu = gpu
-        self._faiss: faiss.Index | None = None
+        self._faiss: Any = None  # a faiss.Index, or an object with its `search`
 
     def _clear_proposals(self) -> None:
         self._faiss = None

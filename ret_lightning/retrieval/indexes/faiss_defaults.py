@@ -74,7 +74,7 @@ def fill_factory(factory: str, values: Mapping[str, object], given: Mapping[str,
                 found=factory,
                 place=name,
             )
-    placeholders = {name for _, name, _, _ in parts}
+    placeholders = {str(name) for _, name, _, _ in parts}
     for name in sorted(placeholders - values.keys()):
         raise ConfigError(
             f"index: factory {factory!r}: unknown placeholder {{{name}}}, expected one of "

@@ -173,7 +173,7 @@ class FaissIndex(FaissCandidates):
             self._faiss = _PoolTokens(passages)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        n_passages, k = self._passages.vectors.shape[:2]
+        n_passages, k = self._built.vectors.shape[:2]
         hits = min(self.hits or 2 * count, n_passages * k)
         if is_on_gpu(self._faiss):
             hits = min(hits, MAX_GPU_HITS)

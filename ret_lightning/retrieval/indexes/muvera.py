@@ -125,6 +125,7 @@ class MuveraIndex(FaissCandidates):
     def _save_proposals(self, folder: Path) -> dict[str, Any]:
         from safetensors.torch import save_file
 
+        assert self._encoding is not None
         save_file({"planes": self._encoding.planes, "signs": self._encoding.signs}, folder / MAPS_FILE)
         return super()._save_proposals(folder)
 
@@ -143,7 +144,9 @@ class MuveraIndex(FaissCandidates):
         super()._restore_proposals(folder, passages, state)
 
     def _propose(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        encoded = torch.cat([self._encoding.encode_queries(block) for block in queries.cpu().split(ENCODING_BLOCK)])
+        encoding = self._encoding
+        assert encoding is not None
+        encoded = torch.cat([encoding.encode_queries(block) for block in queries.cpu().split(ENCODING_BLOCK)])
         found = min(count, MAX_GPU_HITS) if is_on_gpu(self._faiss) else count
         _, rows = self._faiss.search(encoded.numpy(), found)
         candidates = torch.nn.functional.pad(torch.from_numpy(rows), (0, count - found), value=-1)

@@ -18,7 +18,7 @@ The functions return (N,) float64 in [0, 1]; queries without relevant passages h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import comb
 
 import torch
@@ -48,7 +48,13 @@ def ndcg(hits: Tensor, k: int, relevant: Tensor) -> Tensor:
     return (hits * discounts).cumsum(dim=1)[:, k - 1] / discounts.cumsum(dim=0)[relevant.clamp(1, k) - 1]
 
 
-METRICS = {"recall": recall, "pseudo_recall": recall, "fractional_recall": fractional_recall, "mrr": mrr, "ndcg": ndcg}
+METRICS: dict[str, Callable[..., Tensor]] = {
+    "recall": recall,
+    "pseudo_recall": recall,
+    "fractional_recall": fractional_recall,
+    "mrr": mrr,
+    "ndcg": ndcg,
+}
 
 
 def rank_metrics(name: str, ks: Iterable[int], hits: Tensor, relevant: Tensor | None = None) -> dict[str, Tensor]:

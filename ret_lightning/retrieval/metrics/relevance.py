@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,6 +107,6 @@ def _distinct(strings: Sequence[str]) -> dict[str, None]:
     return dict.fromkeys(strings)
 
 
-def _check_lengths(rows: Tensor, lists: Sequence, what: str) -> None:
+def _check_lengths(rows: Tensor, lists: Sequence[Any], what: str) -> None:
     if rows.dim() != 2 or len(rows) != len(lists):
         raise ValueError(f"expected rows of shape (Nq, K) and Nq {what}, got {tuple(rows.shape)} and {len(lists)}")

@@ -384,12 +384,12 @@ class _MappedEmbeddings(Embeddings):
 def _map_embeddings(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddings:
     shape = (plan.count, plan.vectors, plan.width)
     if plan.count == 0:  # an empty file cannot be mapped
-        return Embeddings(ids, torch.zeros(shape, dtype=getattr(torch, plan.dtype)))
+        return Embeddings(tuple(ids), torch.zeros(shape, dtype=getattr(torch, plan.dtype)))
     opened = file.open("rb", buffering=0)
     # Copy on write, since PyTorch has no read-only tensors; writes are discarded by the next `release`.
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))
-    return _MappedEmbeddings(ids, vectors, mapped, opened)
+    return _MappedEmbeddings(tuple(ids), vectors, mapped, opened)
 
 
 def _ids_match(folder: Path, plan: StorePlan) -> bool:

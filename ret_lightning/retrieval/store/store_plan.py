@@ -21,7 +21,7 @@ PROVISIONAL = "provisional_rows"  # key of markers and the manifest: provisional
 READ_BYTES = 1 << 24
 
 # Little-endian on every machine.
-DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def read_plan(folder: Path, name: str) -> StorePlan:
     return plan
 
 
-def unknown_format(path: Path, found: Any, known: int) -> DataError:
+def unknown_format(path: Path, found: object, known: int) -> DataError:
     """Return the error for a file of another format version."""
     return DataError(
         f"{path}: format: expected {known}, got {found!r}; written by another version of ret_lightning",

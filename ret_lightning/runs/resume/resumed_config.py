@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ret_lightning.config.checker.config_changes import StoredConfig
 from ret_lightning.config.config_errors import KeyedError
+from ret_lightning.config.nodes import to_plain
 from ret_lightning.config.paths import make_paths_absolute
 from ret_lightning.config.targets.renamed_keys import current_config
 from ret_lightning.config.targets.target_aliases import current_target
@@ -122,8 +123,8 @@ def stored_config(folder: Path) -> DictConfig:
             folder=str(folder),
         )
     try:
-        config = OmegaConf.load(file)
-        plain = OmegaConf.to_container(config)
+        config: Any = OmegaConf.load(file)
+        plain = to_plain(config)
         former = str(plain["output_dir"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -73,8 +73,8 @@ class BadRowCount(Callback):
     def _check(self, trainer: Trainer) -> None:
         if not any(self._training.first.values()):
             return  # no bad row since the run was resumed
-        self._training.check(trainer.datamodule.max_bad_fraction, "training rows")
+        self._training.check(cast(Any, trainer).datamodule.max_bad_fraction, "training rows")
 
 
 def _skips_bad_rows(trainer: Trainer) -> bool:
-    return getattr(trainer.datamodule, "on_bad_row", "raise") == "skip"
+    return getattr(cast(Any, trainer).datamodule, "on_bad_row", "raise") == "skip"

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -110,6 +110,7 @@ class RecallCurves(Curves):
 
     def draw(self, figure: Figure, points: Sequence[Point], results: Results) -> None:
         """Draw the recall curves and the random baseline."""
+        assert self.at is not None  # set by `compute_point`
         axes = figure.add_subplot()
         draw_subsets(axes, points, "recall")
         random = sum(result.random_recall[self.at] for result in results.values()) / len(results)
@@ -192,8 +193,8 @@ def format_axes(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_xlabel(label)
     if label == "epoch":
         axes.set_xlim(min(x) - 0.5, max(x) + 0.5)  # also valid for a single epoch
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    cast(Any, axes.xaxis.get_major_locator()).set_params(integer=True)
     axes.grid(alpha=0.3)
     # Without explicit lines, the legend omits labels that begin with an underscore.
-    labels = [line.get_label() for line in axes.lines]
+    labels = [str(line.get_label()) for line in axes.lines]
     axes.legend(axes.lines, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

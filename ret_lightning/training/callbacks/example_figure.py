@@ -79,10 +79,10 @@ def _draw_text(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, col
 
 def _wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     """Wrap the beginning of a text into at most LINES lines of `width` pixels, between words where possible."""
-    lines = []
+    lines: list[str] = []
     while text and len(lines) < LINES:
         suffix = ELLIPSIS if len(lines) == LINES - 1 and font.getlength(text) > width else ""
-        fits = bisect_right(range(1, len(text) + 1), width, key=lambda n: font.getlength(text[:n] + suffix))
+        fits = bisect_right(range(1, len(text) + 1), float(width), key=lambda n: font.getlength(text[:n] + suffix))
         cut = fits if fits == len(text) else text.rfind(" ", 0, fits + 1)
         cut = max(1, cut if cut > 0 else fits)
         lines.append(text[:cut].rstrip() + suffix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
@@ -12,6 +12,7 @@ from PIL import Image
 
 from ret_lightning.data.images.sources import ImageSource
 from ret_lightning.data.rows import Passage
+from ret_lightning.data.types import Split
 from ret_lightning.errors import DataError
 from ret_lightning.evaluation.callback import RetrievalEvaluation
 from ret_lightning.evaluation.evaluation_result import SubsetResult
@@ -52,12 +53,12 @@ class Examples(Callback):
         """Draw and log the examples of the test."""
         self._log_examples(trainer, "test", "test")
 
-    def _log_examples(self, trainer: Trainer, split: str, name: str) -> None:
+    def _log_examples(self, trainer: Trainer, split: Split, name: str) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         result = RetrievalEvaluation.from_trainer(trainer).results.get(split)
         if result is None or not trainer.is_global_zero or not (loggers or self.folder):
             return
-        images = trainer.datamodule.layout.image_source()
+        images = cast(Any, trainer).datamodule.layout.image_source()
         examples = list(select_examples(result.subsets.values(), images, self.per_subset, self.top_k))
         if self.folder is not None:
             draw_examples(examples, self.top_k, self.folder / f"{name}.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -29,7 +29,7 @@ class MixtureLog(Callback):
     ) -> None:
         """Count the rows of the batch; log the shares every `log_every_n_steps`."""
         self._rows.update(batch.subsets)
-        if trainer.global_step % trainer.log_every_n_steps or trainer.global_step == self._logged:
+        if trainer.global_step % cast(Any, trainer).log_every_n_steps or trainer.global_step == self._logged:
             return
         self._logged = trainer.global_step
         counts = _sum_over_ranks(self._rows)

@@ -53,7 +53,8 @@ def get_random_state(device: torch.device) -> dict[str, Any]:
         Plain containers and tensors, since checkpoints are read with `weights_only`.
     """
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002, libraries still use the global state
+    state: Any = np.random.get_state()  # noqa: NPY002, libraries still use the global state
+    name, keys, position, has_gauss, cached = state
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -128,14 +129,16 @@ class StopOnSignal(Callback):
         return int(found)
 
     def _save(self, trainer: Trainer, rerun_validation: bool = False) -> None:
-        for callback in trainer.callbacks:
+        for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, LastCheckpoint):
                 callback.save(trainer, rerun_validation)
 
     def _stop(self, trainer: Trainer, number: int) -> None:
         if trainer.is_global_zero and self.requeue:
             requeue(subprocess.run)
-        saved = next((f"saved in {c.file}" for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)
+        saved = next(
+            (f"saved in {c.file}" for c in cast(Any, trainer).callbacks if isinstance(c, LastCheckpoint)), None
+        )
         raise Stopped(
             f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, "
             f"{saved or 'not saved: the run has no callbacks.last'}",
@@ -145,7 +148,7 @@ class StopOnSignal(Callback):
             step=trainer.global_step,
         )
 
-    def _record_signal(self, number: int, _frame: Any) -> None:
+    def _record_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signal = number
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -33,7 +33,7 @@ class Throughput(Callback):
     ) -> None:
         """Log the rate since the last log every `log_every_n_steps`."""
         self._pairs += len(batch) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % cast(Any, trainer).log_every_n_steps == 0:
             seconds = time.perf_counter() - self._since
             pl_module.log("train/samples_per_second", self._pairs / seconds, rank_zero_only=True, batch_size=1)
             self._restart()

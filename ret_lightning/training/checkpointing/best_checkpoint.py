@@ -46,6 +46,9 @@ class BestCheckpoint(ModelCheckpoint):
         ConfigError: if a value is out of range.
     """
 
+    dirpath: str
+    monitor: str
+
     def __init__(
         self,
         dirpath: str,

@@ -307,7 +307,7 @@ def _write_weights(file: Path, weights: Mapping[str, Tensor], metadata: dict[str
 
 def _stored_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Map each name to the first name that shares its memory, since tied weights are stored once."""
-    first: dict[tuple, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     return {
         name: first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), name)
         if tensor.numel()
@@ -326,7 +326,7 @@ def _identity(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(stored):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -49,13 +49,14 @@ class CheckpointRecord(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the record, in plain containers, since checkpoints are read with `weights_only`."""
-        tower = pl_module.retriever.query_tower
+        retriever: Any = pl_module.retriever
+        tower = retriever.query_tower
         validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/") and "@" in k}
         checkpoint[RECORD] = {
             "version": __version__,
             "config": self.config,
             "validation": validation,
-            "stored_config": pl_module.retriever.stored_config,
+            "stored_config": retriever.stored_config,
             "sources": [tower.text_backbone.source, tower.vision_backbone.source],
             "preprocessors": preprocessor_records(tower),
         }
@@ -67,7 +68,8 @@ class CheckpointRecord(Callback):
             UserError: if the tokenizer or the image transform differs.
         """
         stored = checkpoint.get(RECORD, {}).get("preprocessors", {})  # absent before 0.2
-        current = preprocessor_records(pl_module.retriever.query_tower)
+        retriever: Any = pl_module.retriever
+        current = preprocessor_records(retriever.query_tower)
         for kind, record in stored.items():
             if differences := record_differences(record, current.get(kind)):
                 raise UserError(

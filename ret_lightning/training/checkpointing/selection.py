@@ -95,7 +95,9 @@ def find_best_checkpoint(run: Path) -> tuple[Candidate, str] | None:
         The checkpoint and the metric that decided, or None if no checkpoint was scored.
     """
     monitor, mode = read_monitor(run)
-    found = rank_candidates(find_candidates(run / CHECKPOINTS_FOLDER), monitor, mode) if monitor is not None else []
+    if monitor is None:
+        return None
+    found = rank_candidates(find_candidates(run / CHECKPOINTS_FOLDER), monitor, mode)
     return (found[0], monitor) if found else None
 
 

@@ -38,7 +38,8 @@ def from_run(origin: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         return LAST
     if str(data.get("_target_", "")).endswith("GlyphsDataModule"):
         return "val"
-    return data.get("validation") if data.get("validation") in _DESCRIPTIONS else UNKNOWN
+    validation = data.get("validation")
+    return str(validation) if validation in _DESCRIPTIONS else UNKNOWN
 
 
 def describe(value: str) -> str:
