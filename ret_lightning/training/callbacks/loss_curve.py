@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -37,7 +37,7 @@ class LossCurve(Callback):
         """Add the loss of a step that was logged."""
         step = trainer.global_step
         is_new = step > 0 and (not self._steps or step > self._steps[-1])  # not a batch that is only accumulated
-        if is_new and step % trainer.log_every_n_steps == 0 and METRIC in trainer.callback_metrics:
+        if is_new and step % cast(Any, trainer).log_every_n_steps == 0 and METRIC in trainer.callback_metrics:
             self._steps.append(step)
             self._losses.append(float(trainer.callback_metrics[METRIC]))
 
@@ -84,7 +84,7 @@ def draw_loss(steps: Sequence[int], losses: Sequence[float], file: Path) -> None
             axes.plot(steps, smooth, color="C0", linewidth=2, label=f"mean of {2 * width + 1} values")
             axes.legend(frameon=False)
         axes.set(xlabel="optimizer step", ylabel="loss", title="Training loss", xlim=(0, steps[-1] * 1.01))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        cast(Any, axes.xaxis.get_major_locator()).set_params(integer=True)
         axes.grid(alpha=0.3)
         with whole_file(file) as unfinished:
             figure.savefig(unfinished, format="png", dpi=120)
