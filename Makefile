@@ -14,7 +14,7 @@ export WANDB_MODE ?= offline
 .DEFAULT_GOAL := help
 NAME ?=
 
-.PHONY: help setup demo study test test-fast lint format docs docs-serve clean
+.PHONY: help setup demo study test test-fast coverage lint format docs docs-serve clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,7 +48,11 @@ lint: $(READY)  ## check style, formatting and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs/pages conf ret_lightning experiments
 	$(BIN)/python tests/support/retired_phrases.py
+
+coverage: $(READY)  ## run the tests that take at most a few seconds, and print the coverage of each file
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile --cov --cov-report term $(ARGS)
 
 format: $(READY)  ## fix style and formatting
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""The configs, installed as ret_lightning.conf."""

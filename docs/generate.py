@@ -18,6 +18,7 @@ from pathlib import Path
 
 import griffe
 import yaml
+from error_codes import error_codes
 
 DOCS = Path(__file__).resolve().parent
 ROOT, PAGES = DOCS.parent, DOCS / "pages"
@@ -211,95 +212,10 @@ def _prose(file: Path) -> str:
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Code:
-    """One error: its code, class, message and module."""
-
-    code: str
-    kind: str
-    message: str
-    module: str
-
-
-def error_codes() -> list[Code]:
-    """All codes in the source, sorted."""
-    found = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        module = ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        for call, scope in _calls(tree):
-            for keyword in call.keywords:
-                if (
-                    keyword.arg == "code"
-                    and isinstance(keyword.value, ast.Constant)
-                    and isinstance(keyword.value.value, str)
-                ):
-                    code = keyword.value.value
-                    found.setdefault(code, Code(code, _kind(call, tree), _message(call, scope), module))
-    return sorted(found.values(), key=lambda each: each.code)
-
-
-def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.AST]]:
-    """Calls with the function around them."""
-
-    def visit(node: ast.AST, scope: ast.AST) -> Iterator[tuple[ast.Call, ast.AST]]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Call):
-                yield child, scope
-            yield from visit(child, child if isinstance(child, ast.FunctionDef) else scope)
-
-    return visit(tree, tree)
-
-
-def _kind(call: ast.Call, tree: ast.Module) -> str:
-    """The class of the error; of a function that makes one, the class that it makes."""
-    name = ast.unparse(call.func).rpartition(".")[2]
-    if name[:1].isupper():
-        return name
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name):
-        for made in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
-            if any(keyword.arg == "code" for keyword in made.keywords) and ast.unparse(made.func)[:1].isupper():
-                return ast.unparse(made.func)
-    return "UserError"
-
-
-def _message(call: ast.Call, scope: ast.AST) -> str:
-    """The longest text among the arguments."""
-    return max((_template(argument, scope, call.lineno) for argument in call.args), key=len, default="")
-
-
-def _template(node: ast.expr, scope: ast.AST, line: int) -> str:
-    """The text of a message, with the names of what is filled in in braces."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(
-            str(part.value) if isinstance(part, ast.Constant) else "{" + _short(part.value) + "}"
-            for part in node.values
-        )
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _template(node.left, scope, line) + _template(node.right, scope, line)
-    if isinstance(node, ast.Name):
-        assigned = [
-            each for each in ast.walk(scope)
-            if isinstance(each, ast.Assign) and each.lineno <= line
-            and any(isinstance(t, ast.Name) and t.id == node.id for t in each.targets)
-        ]  # fmt: skip
-        if assigned and not isinstance(assigned[-1].value, ast.Name):
-            return _template(max(assigned, key=lambda each: each.lineno).value, scope, line)
-    return "{" + _short(node) + "}"
-
-
-def _short(node: ast.expr) -> str:
-    text = ast.unparse(node)
-    return (
-        text if re.fullmatch(r"[\w.]+", text) and len(text) <= 30 else (re.findall(r"[a-z_]\w*", text) or ["..."])[-1]
-    )
-
-
 def error_page() -> str:
     rows = [
-        f'| <span id="{each.code}">`{each.code}`</span> | `{each.kind}` | {_message_cell(each.message)} | `{each.module}` |'
+        f'| <span id="{each.code}">`{each.code}`</span> | {_code_cell(each.kinds)} | '
+        f"{'<br>'.join(map(_message_cell, each.messages))} | {_code_cell(each.modules)} |"
         for each in error_codes()
     ]
     return "\n".join(
@@ -314,6 +230,10 @@ def error_page() -> str:
             "",
         ]
     )
+
+
+def _code_cell(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _message_cell(message: str) -> str:

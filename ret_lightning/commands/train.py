@@ -44,7 +44,10 @@ def _choose_unfinished(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
         from ret_lightning.report.sweep_table import print_plans
 
         if not print_plans(plans):
-            raise UserError("some models cannot be built; the table lists the errors", code="dry-run-unbuildable")
+            raise UserError(
+                "dry_run=true: some models cannot be built; fix the settings whose errors the table lists",
+                code="dry-run-unbuildable",
+            )
         return []
     log.info(describe_plans(plans))
     if all(each.state == "finished" for each in plans):

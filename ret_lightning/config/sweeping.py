@@ -119,10 +119,14 @@ def start_sweep(
     folder_overrides = [] if folder is None else [f"hydra.sweep.dir='{folder}'"]
     if not is_grid(config.hydra):
         if OmegaConf.select(config, "dry_run"):
+            chosen = config.hydra.runtime.choices["hydra/sweeper"]
             raise ConfigError(
-                f"dry_run=true: hydra/sweeper={config.hydra.runtime.choices['hydra/sweeper']} chooses values during the sweep; "
-                "a dry run requires hydra/sweeper=basic",
+                f"dry_run=true requires hydra/sweeper=basic, got {chosen}, which chooses values during the sweep; remove one "
+                "of the two",
                 code="dry-run-sweeper",
+                key="hydra/sweeper",
+                found=chosen,
+                allowed="basic",
             )
         folder_overrides.append(
             f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'"

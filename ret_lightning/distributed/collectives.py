@@ -6,6 +6,7 @@ Shapes: W ranks, n rows on this rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,7 +61,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
         ctx.counts = counts
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -69,7 +70,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # all_reduce is in-place and needs dense memory; the gradient of an expanded tensor, for example, is not dense.
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)

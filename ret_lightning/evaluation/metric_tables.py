@@ -41,9 +41,11 @@ def build_metrics_tables(
     at = sorted(next(iter(results.values())).random_recall)
     recall = [*(f"recall@{k}" for k in at), "mrr@10", "ndcg@10"]
     tables = [_build_main_table(results, metrics, bounds, split)]
-    for published in published_results():
-        if any(f"{subset}/{metric}" in metrics for subset, metric in published.metrics):
-            tables.append(build_published_table(published, metrics))
+    tables += [
+        build_published_table(published, metrics)
+        for published in published_results()
+        if any(f"{subset}/{metric}" in metrics for subset, metric in published.metrics)
+    ]
     title = f"Recall@K, MRR@10 and nDCG@10, {split}"
     tables.append(_build_table(results, metrics, recall, title, random_at=5 if 5 in at else at[0]))
     if any(metrics[f"mean/fractional_recall@{k}"] != metrics[f"mean/recall@{k}"] for k in at):

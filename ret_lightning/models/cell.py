@@ -139,7 +139,7 @@ class RetCell(nn.Module):
         _check_activations(self.gate, activations, state.shape)
         mixed = self.gate.mix(residual, h_text, h_image, activations)
         if mixed.shape != state.shape:
-            raise _wrong_shape(self.gate, "mix: the new state", mixed, state.shape, "gate-state-shape")
+            raise _wrong_shape(self.gate, "mix: the new state", mixed, state.shape, code="gate-state-shape")
         return mixed + self.mlp(self.mlp_norm(mixed)), activations
 
 
@@ -169,10 +169,10 @@ def _check_activations(gate: Gate, activations: GateActivations, shape: torch.Si
         fits = isinstance(activation, Tensor) and activation.dim() == 3
         # The full size is tested first: torch.compile needs no guard if both sizes are the same symbol.
         if not fits or not all(activation.shape[at] == shape[at] or activation.shape[at] == 1 for at in range(3)):
-            raise _wrong_shape(gate, f"activations: {name}", activation, shape, "gate-activation-shape")
+            raise _wrong_shape(gate, f"activations: {name}", activation, shape, code="gate-activation-shape")
 
 
-def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, code: str) -> ConfigError:
+def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, *, code: str) -> ConfigError:
     of_found = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
     allowed = "; each size may also be 1" if "activation" in code else ""
     return ConfigError(

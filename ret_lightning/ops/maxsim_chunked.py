@@ -17,6 +17,7 @@ per query, P passages, p vectors per passage.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,9 @@ class ChunkedMaxSim(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None
+    ) -> Tensor:
         n_query, len_query, width = query.shape
         n_passage, len_passage, _ = passage.shape
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -84,7 +87,7 @@ class ChunkedMaxSim(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_QP: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_QP: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         query, passage, query_mask, argmax_Pq = ctx.saved_tensors
         grad_query = grad_passage = None
         if ctx.needs_input_grad[0]:

@@ -78,7 +78,7 @@ def score_variants(
                 means = {subset: _mean_over_runs(subset, scores, variant) for subset, scores in by_run.items()}
                 found[variant.fingerprint] = VariantScores(by_run, means)
             except DataError as error:
-                found[variant.fingerprint] = error.message
+                found[variant.fingerprint] = str(error)
     return found
 
 
@@ -137,9 +137,11 @@ def _check_same_queries(first: PerQueryScores, other: PerQueryScores, where: str
         zip(other.queries, map(set, other.positives), strict=True)
     ):
         raise DataError(
-            f"{where}: the queries or their relevant passages differ from those of {reference}",
+            f"{where}: the queries or their relevant passages differ from those of {reference}; evaluate both runs on the same "
+            "files",
             code="report-queries-differ",
             found=where,
+            reference=reference,
         )
 
 

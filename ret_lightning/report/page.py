@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -21,6 +21,7 @@ from ret_lightning.report.training_logs import (
     GateMap,
     TrainingLog,
     average_gate_maps,
+    loss_curve,
     median_throughput,
     validation_curve,
 )
@@ -83,8 +84,8 @@ def render_page(content: ReportContent) -> str:
         in_words=describe,
         tables=tables,
         bars=bar_chart(metric_bars(content), f"{content.metric} of each variant"),
-        curves=_curve_chart(content),
-        curve_legend=_curve_legend(content),
+        curves=_line_chart(metric_curves(content), f"{content.metric} on the validation queries"),
+        losses=_line_chart(loss_curves(content), "training loss"),
         subsets=_subset_table(content),
         gates=[
             (v, [(m, _gate_chart(v, m)) for m in maps]) for v in content.variants if (maps := _gate_maps(v, content))
@@ -115,17 +116,20 @@ def metric_bars(content: ReportContent) -> list[Bar]:
 
 
 def metric_curves(content: ReportContent) -> list[Line]:
-    """Return the metric on the validation queries over optimizer steps, one line per variant that logged it.
+    """Return the metric on the validation queries over optimizer steps, one line per variant that logged it."""
+    return _lines(content, lambda log: validation_curve(log, content.metric))
 
-    The mean over seeds is computed at the steps that all seeds of a variant logged.
-    """
+
+def loss_curves(content: ReportContent) -> list[Line]:
+    """Return the training loss over optimizer steps, averaged over intervals, one line per variant that logged it."""
+    return _lines(content, loss_curve)
+
+
+def _lines(content: ReportContent, curve: Callable[[TrainingLog], list[tuple[int, float]]]) -> list[Line]:
+    """Return one line per variant. The mean over seeds is computed at the steps that all seeds of a variant have."""
     lines = []
     for series, variant in enumerate(content.variants):
-        curves = [
-            (points, run)
-            for run in variant.runs
-            if (points := validation_curve(content.logs[run.name], content.metric))
-        ]
+        curves = [(points, run) for run in variant.runs if (points := curve(content.logs[run.name]))]
         if not curves:
             continue
         common = sorted(set.intersection(*({step for step, _ in points} for points, _ in curves)))
@@ -136,15 +140,12 @@ def metric_curves(content: ReportContent) -> list[Line]:
     return [line for line in lines if line.mean]
 
 
-def _curve_chart(content: ReportContent) -> Markup | None:
-    lines = metric_curves(content)
-    return line_chart(lines, f"{content.metric} on the validation queries", "optimizer steps") if lines else None
-
-
-def _curve_legend(content: ReportContent) -> list[tuple[str, Markup, str]]:
-    """Return colour, dash attribute and label of each curve."""
-    lines = metric_curves(content)
-    return [(f"--series-{line.series % COLOURS}", Markup(dash(line.series)), line.label) for line in lines]
+def _line_chart(lines: list[Line], name: str) -> tuple[Markup, list[tuple[str, Markup, str]]] | None:
+    """Return a chart, and colour, dash attribute and label of each curve for its legend; None without curves."""
+    if not lines:
+        return None
+    legend = [(f"--series-{line.series % COLOURS}", Markup(dash(line.series)), line.label) for line in lines]
+    return line_chart(lines, name, "optimizer steps"), legend
 
 
 def _subset_table(content: ReportContent) -> tuple[list[str], list[list[str]]]:

@@ -119,7 +119,7 @@ def write_report(
 
 def _check_output(output: Path, overwrite: bool) -> None:
     if not output.name:
-        raise ConfigError("output is empty; expected the folder to write", code="report-output-empty")
+        raise ConfigError("output is empty; set a folder", code="report-output-empty", key="output")
     if output.is_file():
         raise ConfigError(
             f"output={output}: is a file, expected a folder; choose another name",

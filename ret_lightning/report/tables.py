@@ -115,7 +115,7 @@ def markdown_table(rows: Sequence[Row], settings: Sequence[VariedSetting], metri
 def latex_table(
     rows: Sequence[Row], settings: Sequence[VariedSetting], metric: str, baseline: Variant, notes: Sequence[str]
 ) -> str:
-    """Return the results table as LaTeX, for \\usepackage{booktabs}.
+    r"""Return the results table as LaTeX, for \usepackage{booktabs}.
 
     The best mean is bold. The notes are comments above the table.
     """

@@ -49,6 +49,26 @@ def validation_curve(log: TrainingLog, metric: str) -> list[tuple[int, float]]:
     return log.series.get(f"val/{metric}", [])
 
 
+def loss_curve(log: TrainingLog, intervals: int = 60) -> list[tuple[int, float]]:
+    """Return the training loss over optimizer steps: the means of the logged values in intervals of equal length.
+
+    Args:
+        log: log of a run.
+        intervals: largest number of points.
+
+    Returns:
+        (last optimizer step, mean loss) of each interval with logged values.
+    """
+    points = log.series.get("train/loss", [])
+    if not points:
+        return []
+    last = max(step for step, _ in points)
+    count = min(intervals, last)
+    ends = [round(last * (i + 1) / count) for i in range(count)]
+    means = _interval_means(points, ends)
+    return [(end, mean) for end, mean in zip(ends, means, strict=True) if mean is not None]
+
+
 def median_throughput(log: TrainingLog) -> float | None:
     """Return the median of the logged pairs per second, or None if none was logged."""
     values = [value for _, value in log.series.get("train/samples_per_second", [])]

@@ -56,7 +56,7 @@ def write_run(
     passages = [_encode(path, passage) for passage in pool_ids]
     tag = _encode(path, tag)
     written = break_ties(ranking.scores)
-    with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         for query, rows, scores in zip(queries, ranking.rows.tolist(), written.tolist(), strict=True):
             file.writelines(
                 f"{query} Q0 {passages[row]} {rank} {score:.9g} {tag}\n"
@@ -155,7 +155,7 @@ def write_qrels(path: str | Path, query_ids: Sequence[str], positives: Sequence[
             f"write_qrels: expected one query id per list of positives, got {len(query_ids)} ids and {len(positives)} lists"
         )
     queries = _encode_queries(path, query_ids)
-    with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         for query, ids in zip(queries, positives, strict=True):
             file.writelines(f"{query} 0 {_encode(path, passage)} 1\n" for passage in dict.fromkeys(ids))
 
@@ -262,7 +262,7 @@ def _read_lines(path: str | Path, kind: str, layout: str) -> Iterator[tuple[int,
     """Yield the line number and the columns of each line that is not blank."""
     expected = len(layout.split())
     try:
-        with open(path, encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 columns = line.split()
                 if columns and len(columns) != expected:

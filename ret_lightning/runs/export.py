@@ -82,7 +82,9 @@ def export(
         write_text(output / CARD_FILE, _build_card(trained, output.resolve().name, chosen))
     except OSError as error:
         raise UserError(
-            f"output={output}: cannot write ({error.strerror})", code="export-not-writable", path=str(output)
+            f"output={output}: cannot write ({error.strerror}); choose a writable folder",
+            code="export-not-writable",
+            path=str(output),
         ) from error
     trained.retriever.save_pretrained(output, max_shard_size)
     log.info("exported %s, step %d, to %s", file, trained.step, output)

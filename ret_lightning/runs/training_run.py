@@ -58,7 +58,7 @@ from ret_lightning.training.module import RetModule
 
 log = logging.getLogger(__name__)
 
-_PICTURES = ("recall_curves.png", "examples/test.png")  # most useful files of conf/callbacks/default.yaml
+_PICTURES = ("loss.png", "recall_curves.png", "examples/test.png")  # most useful files of conf/callbacks/default.yaml
 
 
 def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:

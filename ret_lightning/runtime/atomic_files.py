@@ -40,7 +40,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         unfinished.chmod(permissions)
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except Exception as error:
         size = unfinished.stat().st_size if unfinished.exists() else 0
         unfinished.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         if existed:
             for name in files:
-                os.replace(staged / name, folder / name)
+                (staged / name).replace(folder / name)
         else:
             staged.rename(folder)
     except OSError as error:

@@ -135,8 +135,10 @@ def _search_batches(pool: Searchable, vectors: Iterator[Tensor], ids: list[str |
     for batch in vectors:
         if not batch.isfinite().all():
             raise DataError(
-                "query embedding is not finite; index with another checkpoint",
+                f"checkpoint {pool.model.source}: the vectors of the query are not finite; index the passages with another "
+                "checkpoint",
                 code="query-not-finite",
+                path=pool.model.source,
             )
         for hits in pool.search(batch.cpu(), top_k):
             yield next(remaining_ids), hits

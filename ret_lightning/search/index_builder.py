@@ -146,15 +146,17 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"index={folder}: not writable ({error.strerror or error})", code="index-not-written", path=folder
+            f"index={folder}: not writable ({error.strerror or error}); choose another folder",
+            code="index-not-written",
+            path=folder,
         ) from error
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"index={folder}: disk full; free space and run the same command again to continue",
+            f"index={folder}: the disk is full or a quota is exceeded; free space and run the same command again to continue",
             code="index-disk-full",
             path=folder,
         ) from error

@@ -158,7 +158,9 @@ def read_search_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
         if not folder.is_dir():
-            raise DataError(f"index={folder}: no such folder", code="index-folder-missing", path=folder)
+            raise DataError(
+                f"index={folder}: no such folder; create it with ret-index", code="index-folder-missing", path=folder
+            )
         if any(VERSION.fullmatch(path.name) for path in folder.iterdir()):
             raise DataError(
                 f"index={folder}: the index is not finished; run ret-index again to continue",

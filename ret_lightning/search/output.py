@@ -76,7 +76,9 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
         if error in failed:
             raise
         raise ConfigError(
-            f"output={file}: not writable ({error.strerror or error})", code="output-not-written", path=file
+            f"output={file}: not writable ({error.strerror or error}); choose another file",
+            code="output-not-written",
+            path=file,
         ) from error
 
 

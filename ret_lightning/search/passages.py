@@ -129,7 +129,7 @@ class PassageRecords(Sequence[PassageRecord]):
         import pyarrow
 
         try:
-            self._file = pyarrow.ipc.load_retriever(pyarrow.memory_map(str(file)))
+            self._file = pyarrow.ipc.open_file(pyarrow.memory_map(str(file)))
             last = self._file.num_record_batches - 1
             self._count = last * ROWS_PER_BATCH + self._file.get_batch(last).num_rows
         except (OSError, pyarrow.ArrowException) as error:

@@ -302,7 +302,7 @@ def _read_record(client: QdrantClient, name: str) -> CollectionRecord | None:
         return CollectionRecord(**{**content, "model": ModelIdentity(**content["model"])})
     except (TypeError, KeyError):
         raise DataError(
-            f"collection={name}: not created by ret-index; choose another name",
+            f"collection={name}: not created by ret-index, its metadata has no record of the model; choose another name",
             code="qdrant-collection-foreign",
             collection=name,
         ) from None

@@ -78,7 +78,7 @@ def open_client(location: str, must_exist: bool = False) -> Iterator[QdrantClien
         if "already accessed by another instance" not in str(error):
             raise
         raise ConfigError(
-            f"qdrant={location}: locked by another process; use a Qdrant server for concurrent access",
+            f"qdrant={location}: in use by another process; wait until it has finished, or use a Qdrant server",
             code="qdrant-folder-locked",
             path=location,
         ) from error

@@ -69,7 +69,7 @@ class RetModule(EncodingModule):
         super().__init__(retriever)
         if micro_batch is not None and micro_batch < 1:
             raise ConfigError(
-                f"micro_batch: expected 1 or more, or null to encode the whole batch at once, got {micro_batch}",
+                f"micro_batch={micro_batch}: expected at least 1, or null to encode the whole batch at once",
                 code="micro-batch-too-small",
                 key="micro_batch",
                 found=micro_batch,

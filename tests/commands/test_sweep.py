@@ -109,5 +109,6 @@ def test_dry_run_lists_jobs_and_writes_nothing(root: Path, tmp_path: Path) -> No
     broken = sweep(root, tmp_path, "recurrence=evenly", "recurrence.steps=2,9", "dry_run=true")
     assert broken.returncode == 1
     assert "cannot be built: recurrence.steps=9" in broken.stdout
+    assert broken.stderr.endswith("[dry-run-unbuildable]\n")
     assert "Traceback" not in broken.stderr
     assert list(tmp_path.iterdir()) == []

@@ -38,7 +38,7 @@ class TestRunOnM2KR:
         assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
         files = {f"{subset}.{kind}" for subset in SUBSETS for kind in ("trec", "qrels")}
         assert {file.name for file in (folder / "rankings").iterdir()} == files
-        for name in ("recall_curves.png", "evaluation_curves.png"):
+        for name in ("loss.png", "recall_curves.png", "evaluation_curves.png"):
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
         names = {f"{name}.{kind}" for name in ("best", "last") for kind in ("ckpt", "safetensors")}
         assert {p.name for p in (folder / "checkpoints").iterdir()} == names

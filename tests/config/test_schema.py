@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from ret_lightning.config.schema import RANGES, TrainConfig
+from ret_lightning.config.schema import RANGES, IndexConfig, TrainConfig
 from ret_lightning.errors import ConfigError
 from tests.support.paths import CONF
 
@@ -188,3 +188,11 @@ def test_stream_of_known_length_is_valid() -> None:
     assert problems(streaming, "trainer.max_steps=500") == {}
     assert problems(streaming, "scheduler.horizon_steps=500") == {}
     assert problems(streaming, "trainer.limit_train_batches=80") == {}  # an epoch of known length
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_qdrant_is_written_by_one_process(processes: int) -> None:
+    with initialize_config_module("ret_lightning.conf", version_base="1.3"):
+        config = compose("index", overrides=["qdrant=store", "collection=c", "checkpoint=x", f"processes={processes}"])
+    error = dict(IndexConfig.check(config))["processes"]
+    assert (error.code, error.found) == ("qdrant-with-processes", processes)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ret_lightning.config.initialization import hydra_initialized
 from ret_lightning.config.sweeping import Choose, PlannedJob, choose_all, collect_results, move_job
+from ret_lightning.errors import ConfigError
 from tests.support.config_folder import write
 
 
@@ -118,3 +119,17 @@ def test_earlier_keys_of_sweeper_params_are_planned(tmp_path: Path) -> None:
 @pytest.mark.parametrize("results", [None, [], [[]], [[0.1, 0.2]]])
 def test_other_return_values_are_not_results(results: Any) -> None:
     assert collect_results(results) == []
+
+
+def test_dry_run_requires_a_grid(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    with pytest.raises(ConfigError) as caught:
+        sweep(tmp_path, "+dry_run=true", "hydra/sweeper=optuna", "seed=1,2")
+    error = caught.value
+    assert (error.code, error.key, error.found, error.allowed) == (
+        "dry-run-sweeper",
+        "hydra/sweeper",
+        "optuna",
+        "basic",
+    )
+    assert not (tmp_path / "runs").exists()

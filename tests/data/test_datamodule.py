@@ -202,8 +202,10 @@ def test_unreadable_image_error_names_row_and_subset(root: Path, workers: int) -
     (root / "images/m2kr/images/sub/2.png").write_bytes(b"\x89PNG nonsense")
     data = module(root, num_workers=workers)
     wit_queries = data.test_dataloader()[1]
-    with pytest.raises(DataError, match=r"wit_test\.jsonl:3 \(subset wit\): image .*sub/2\.png ") as error:
+    with pytest.raises(DataError) as error:
         list(wit_queries)
     assert error.value.code == "image-format-unknown"
+    assert "wit_test.jsonl:3 (subset wit): image " in error.value.message  # a loader worker passes on no values
+    assert "sub/2.png " in error.value.message
     Image.new("RGB", (3, 3)).save(root / "images/m2kr/images/sub/2.png")
     assert len(list(data.test_dataloader()[1])) == 1

@@ -24,7 +24,7 @@ def test_signature_includes_forwarded_options(kind: type) -> None:
     base = inspect.signature(RetrievalDataModule, eval_str=True).parameters
     assert all(parameters[name].default == base[name].default for name in ("batch_size", "reading", "columns"))
     checked = signature_of(kind)
-    assert not checked.open
+    assert not checked.accepts_any
     assert checked.parameters["batch_size"].annotation is int
     assert checked.parameters["reading"].annotation == base["reading"].annotation
 

@@ -46,3 +46,13 @@ def test_sampled_pool_depends_on_seed() -> None:
         assert len(sample) == 40
         assert {"p5", "p150"} <= set(sample)
         assert sample == sorted(sample, key=lambda name: int(name[1:]))
+
+
+@pytest.mark.parametrize("kind", ["queries", "passages"])
+def test_subset_without_usable_rows_is_refused(root: Path, kind: str) -> None:
+    name = {"queries": "test/wit_test.jsonl", "passages": "passages/wit_passages_test.jsonl"}[kind]
+    file = root / "jsonl/m2kr" / name
+    write_lines(file, [{"unknown": 1}])
+    with pytest.raises(DataError) as error:
+        load_subset(M2KRLayout(root), "wit", "test", on_bad_row="skip", max_bad_fraction=1.0)
+    assert (error.value.code, error.value.path, error.value.subset) == ("no-evaluation-rows", str(file), "wit")

@@ -104,3 +104,16 @@ def test_different_positives_are_not_tested(tmp_path: Path) -> None:
     rows, _ = compare_runs(tmp_path)
     assert rows[1].p is None
     assert rows[1].untested == "okvqa: the queries or their relevant passages differ from those of the baseline"
+
+
+def test_seeds_with_different_queries_are_not_tested(tmp_path: Path) -> None:
+    make_run(tmp_path / "0", "gate=lstm")
+    for seed in (1, 2):
+        make_run(tmp_path / f"none_{seed}", "gate=none", seed=seed)
+    file = tmp_path / "none_2/rankings/okvqa.qrels"
+    file.write_text(file.read_text() + "okvqa_test_0 0 elsewhere 1\n")
+    rows, _ = compare_runs(tmp_path)
+    assert rows[1].p is None
+    assert rows[1].untested.startswith(f"{tmp_path}/none_2: okvqa: ")
+    assert f"{tmp_path}/none_1" in rows[1].untested
+    assert rows[1].untested.endswith("[report-queries-differ]")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from ret_lightning.report.report import write_report
 from tests.support.report_page import page_of
 from tests.support.report_runs import make_run
@@ -55,7 +57,22 @@ def test_curve_has_colour_of_its_bar(tmp_path: Path) -> None:
     (tmp_path / "runs/0/csv/metrics.csv").unlink()
     write_report(tmp_path / "runs", tmp_path / "out", gallery=0)
     text = (tmp_path / "out/report.html").read_text()
-    assert re.findall(r'class="mean" style="--c:var\(--series-(\d)\)"', text) == ["1"]
+    assert re.findall(r'class="mean" style="--c:var\(--series-(\d)\)"', text) == ["1", "1"]
+    assert re.findall(r'role="img" aria-label="(.*?(?:queries|loss))"', text) == [
+        "mean/recall@5 on the validation queries", "training loss",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "left"), [("train/loss", "validation queries"), ("val/mean/recall@5", "loss")])
+def test_either_curve_can_be_missing(tmp_path: Path, column: str, left: str) -> None:
+    make_run(tmp_path / "runs/0")
+    log = tmp_path / "runs/0/csv/metrics.csv"
+    log.write_text(log.read_text().replace(column, "other"))
+    write_report(tmp_path / "runs", tmp_path / "out", gallery=0)
+    text = (tmp_path / "out/report.html").read_text()
+    (name,) = re.findall(r'role="img" aria-label="(.*?(?:queries|loss))"', text)
+    assert name.endswith(left)
+    assert "curves" in page_of(tmp_path / "out").ids
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

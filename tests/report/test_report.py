@@ -95,6 +95,9 @@ def test_files_in_output_folder_are_kept(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         write_report(tmp_path / "runs", tmp_path / "out/mine.txt")
     assert (caught.value.code, caught.value.path) == ("report-output-is-file", tmp_path / "out/mine.txt")
+    with pytest.raises(ConfigError) as caught:
+        write_report(tmp_path / "runs", "")
+    assert (caught.value.code, caught.value.key) == ("report-output-empty", "output")
     write_report(tmp_path / "runs", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out/mine.txt").read_text() == "mine"
     with pytest.raises(ConfigError) as caught:

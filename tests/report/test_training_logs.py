@@ -10,6 +10,7 @@ from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.training_logs import (
     TrainingLog,
     average_gate_maps,
+    loss_curve,
     median_throughput,
     read_log,
     validation_curve,
@@ -28,6 +29,14 @@ def test_curve_counts_completed_steps(logs: list[TrainingLog]) -> None:
     assert validation_curve(logs[0], "mean/recall@5") == [(5, 0.08), (10, 0.18), (15, 0.28), (20, 0.38)]
     assert validation_curve(logs[0], "mean/mrr@10") == []
     assert [median_throughput(log) for log in logs] == [101, 103]
+
+
+def test_loss_curve_averages_intervals(logs: list[TrainingLog]) -> None:
+    # Step i logged 2 - 0.4 * i / 20; steps 0 to 4 are the first interval.
+    assert dict(loss_curve(logs[0], intervals=4)) == pytest.approx({5: 1.96, 10: 1.86, 15: 1.76, 20: 1.66})
+    assert [step for step, _ in loss_curve(logs[0])] == list(range(1, 21))
+    assert loss_curve(TrainingLog({"train/loss": [(1, 0.5), (4, 0.25)]}), intervals=2) == [(2, 0.5), (4, 0.25)]
+    assert loss_curve(TrainingLog({})) == []
 
 
 def test_gate_map_averages_intervals_and_seeds(logs: list[TrainingLog]) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from ret_lightning.errors import DataError
+from ret_lightning.search.answer import _search_batches
 from tests.support.m2kr_folder import passage, query, write_lines
 from tests.support.search_corpus import ALL, NAME, brute_force, images, read
 from tests.support.small_runs import Trained
@@ -131,3 +135,13 @@ def test_search_errors_are_one_line(options, exit_code, code, location, index, f
     assert any(location in line and line.endswith(f"[{code}]") for line in captured.err.splitlines()), captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_query_vectors_that_are_not_finite_are_refused() -> None:
+    pool = SimpleNamespace(model=SimpleNamespace(source="/models/a"), search=lambda *_: [[]])
+    finite = torch.ones(1, 2, 4)
+    answers = _search_batches(pool, iter([finite, finite * torch.nan]), ["a", "b"], 5)
+    assert next(answers) == ("a", [])
+    with pytest.raises(DataError) as caught:
+        next(answers)
+    assert (caught.value.code, caught.value.path) == ("query-not-finite", "/models/a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -184,3 +186,23 @@ def test_failed_run_removes_new_folder(trained: Trained, make, tmp_path: Path) -
         assert make(tmp_path / "empty.jsonl", f"checkpoint={trained.exported}", f"index={folder}") == 1
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_keeps_written_parts(
+    trained: Trained, make, tmp_path: Path, capsys, monkeypatch, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    options = (f"checkpoint={trained.exported}", "index=full")
+    with monkeypatch.context() as patched:
+        patched.setattr(index_builder, "finish_index", fail)
+        assert make("first.jsonl", *options) == 1
+    error = capsys.readouterr().err
+    assert "index=full: " in error
+    assert error.endswith("[index-disk-full]\n")
+    calls = encoded_ids(monkeypatch, index_builder)
+    assert make("first.jsonl", *options) == 0
+    assert calls in ([], [[]])  # all parts were kept
+    assert len(SearchFolder(tmp_path / "full")) == FIRST

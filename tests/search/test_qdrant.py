@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ret_lightning.errors import DataError
 from ret_lightning.search.model_identity import ModelIdentity
 from ret_lightning.search.passages import read_passages
 from tests.support.m2kr_folder import passage, write_lines
@@ -236,3 +237,19 @@ def test_collection_ranks_by_maxsim_then_row(tmp_path: Path, step: int) -> None:
             assert [hit.passage_id for hit in hits] == [f"{NAME}_{row}" for row in order]
             assert [hit.score for hit in hits] == pytest.approx(own[order].tolist(), abs=1e-5)
             assert [hit.rank for hit in hits] == list(range(1, len(order) + 1))
+
+
+@needs_qdrant
+@pytest.mark.parametrize("metadata", [None, {"ret_lightning": {"passages": 6}}, {"ret_lightning": {"model": {}}}])
+def test_collection_of_another_program_is_refused(metadata: dict | None) -> None:
+    from qdrant_client import QdrantClient, models
+
+    from ret_lightning.search import qdrant
+
+    client = QdrantClient(":memory:")
+    client.create_collection(
+        "corpus", vectors_config=models.VectorParams(size=4, distance=models.Distance.DOT), metadata=metadata
+    )
+    with pytest.raises(DataError) as caught:
+        qdrant.QdrantCollection(client, "corpus")
+    assert (caught.value.code, caught.value.collection) == ("qdrant-collection-foreign", "corpus")

@@ -106,3 +106,13 @@ def test_qdrant_errors_become_user_errors(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.reason) == ("qdrant-folder-unusable", "No space left on device")
     with pytest.raises(RuntimeError, match="mine"), open_client(str(tmp_path / "c")):
         raise RuntimeError("mine")
+
+
+@needs_qdrant
+def test_folder_in_use_is_refused(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    with open_client(store), pytest.raises(ConfigError) as caught, open_client(store):
+        pass
+    assert (caught.value.code, caught.value.path) == ("qdrant-folder-locked", store)
+    with open_client(store):  # the lock is released
+        pass

@@ -124,9 +124,9 @@ def _write_rankings(folder: Path, subset: str, ranks: list[int]) -> None:
 
 def _write_log(folder: Path, seed: int, skill: float) -> None:
     lines = ["step,gate/query/text/step_00,gate/query/image/step_00,gate/passage/forget/step_01,val/mean/recall@5,"
-             "train/samples_per_second"]  # fmt: skip
+             "train/samples_per_second,train/loss"]  # fmt: skip
     for step in range(20):
         validated = f"{skill * step / 20:.4f}" if step % 5 == 4 else ""
-        lines.append(f"{step},{step / 20},nan,0.25,{validated},{100 + seed}")
+        lines.append(f"{step},{step / 20},nan,0.25,{validated},{100 + seed},{2 - skill * step / 20:.4f}")
     (folder / "csv").mkdir()
     (folder / "csv/metrics.csv").write_text("\n".join(lines) + "\n")

@@ -27,6 +27,7 @@ SMALL = [
 QUIET = [
     "callbacks.examples=null",
     "callbacks.gate_maps=null",
+    "callbacks.loss_curve=null",
     "callbacks.recall_curves=null",
     "callbacks.evaluation_curves=null",
     "callbacks.summary=null",

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from ret_lightning import RetModule
+from ret_lightning.errors import ConfigError
 from ret_lightning.losses import EncodedBatch
 from ret_lightning.training.callbacks.throughput import Throughput
 from ret_lightning.training.module import build_parameter_groups
@@ -132,3 +133,10 @@ def test_micro_batches_match_full_batch_in_mixed_precision(root: Path) -> None:
     rounding = (full - exact).norm()
     assert 1e-3 < rounding / exact.norm() < 0.5  # half precision changes the gradient, but only slightly
     assert (micro - exact).norm() < 3 * rounding
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_micro_batch_below_one_is_refused(size: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_module(micro_batch=size)
+    assert (caught.value.code, caught.value.key, caught.value.found) == ("micro-batch-too-small", "micro_batch", size)

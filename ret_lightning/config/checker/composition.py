@@ -116,8 +116,8 @@ class Composer:
             given = [_read_searchpath(file)]
         folders = given[0] if given and given[0] is not None else []
         if not isinstance(folders, list | ListConfig) or not all(isinstance(folder, str) for folder in folders):
-            text = f"hydra.searchpath: expected a list of folders, got {folders}"
-            raise ConfigError(text, code="search-path-no-list", found=folders)
+            text = f"hydra.searchpath={folders}: expected a list of folders, such as [conf,file:///more/conf]"
+            raise ConfigError(text, code="search-path-no-list", key="hydra.searchpath", found=folders)
         return list(folders)
 
     def compose(self, overrides: Sequence[ParsedOverride], *, multirun: bool) -> Composition:

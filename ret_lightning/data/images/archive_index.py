@@ -229,7 +229,7 @@ def _read_checked_entries(path: Path, position: int, near: array[int], at_byte: 
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
-            f"image archive {path}: {reason}",
+            f"image archive {path}: cannot be read ({reason}); check the disk and the permissions of the file",
             "broken_archive",
             code="archive-not-read",
             path=str(path),
@@ -237,7 +237,10 @@ def _read_checked_entries(path: Path, position: int, near: array[int], at_byte: 
         ) from error
     if not len(rows):
         raise DataError(
-            f"image archive {path}: archive contains no files", "broken_archive", code="archive-empty", path=str(path)
+            f"image archive {path}: contains no files; expected images",
+            "broken_archive",
+            code="archive-empty",
+            path=str(path),
         )
     return rows
 

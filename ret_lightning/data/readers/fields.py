@@ -40,7 +40,7 @@ def parse_fields(content: Content, location: Location) -> RowFields:
         )
         raise row_error(location, message, "not_finite", code="infinite-number", key=name, found=found) from None
     except UnicodeDecodeError as error:
-        message = f"not UTF-8: {error.reason} at byte {error.start}"
+        message = f"not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8"
         raise row_error(location, message, "bad_encoding", code="not-utf8", byte=error.start) from None
     except (ValueError, RecursionError) as error:
         # The text of a JSONDecodeError counts lines within the row, not within the file.

@@ -122,7 +122,8 @@ class RowFiles:
             raise DataError(f"{setting} is empty; expected at least one file name", code="row-files-none", key=setting)
         twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
         if twice is not None:
-            raise DataError(f"{setting} names {twice} twice", code="row-file-repeated", key=setting, path=str(twice))
+            text = f"{setting} lists {twice} twice; list each file once"
+            raise DataError(text, code="row-file-repeated", key=setting, path=str(twice))
         return cls(paths)
 
     def __str__(self) -> str:
@@ -308,7 +309,7 @@ def _check(path: Path) -> None:
     with path.open("rb") as file:
         beginning = file.read(4)
     if not beginning:
-        raise DataError(f"{path}: the file is empty", code="row-file-zero-bytes", path=str(path))
+        raise DataError(f"{path}: the file is empty, expected rows", code="row-file-zero-bytes", path=str(path))
     kind = next((kind for kind, magic in _MAGIC.items() if beginning.startswith(magic)), ".jsonl")
     if not suffix.endswith(kind):
         names = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet", ".jsonl": "plain text"}

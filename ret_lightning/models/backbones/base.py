@@ -115,7 +115,7 @@ class BlockStack(nn.Module, ABC):
     def from_layout_config(cls, config: Mapping[str, Any]) -> BlockStack:
         """Build a stack with random weights from the result of `layout_config`. Unknown fields are ignored."""
         raise ConfigError(
-            f"backbone: {cls.__name__} cannot be loaded from a checkpoint; implement from_layout_config",
+            f"backbone: {cls.__name__} cannot be loaded from a checkpoint; implement {cls.__name__}.from_layout_config",
             code="backbone-not-readable",
             backbone=cls.__name__,
         )
@@ -341,14 +341,14 @@ def check_token_ids(input_ids: Tensor, vocabulary: int, positions: int) -> None:
     """
     if input_ids.shape[1] > positions:
         raise TokenError(
-            f"texts have {input_ids.shape[1]} tokens, but the text backbone has {positions} positions",
+            f"texts have {input_ids.shape[1]} tokens, expected at most {positions}, the positions of the text backbone",
             code="text-longer-than-positions",
             found=input_ids.shape[1],
             most=positions,
         )
     if input_ids.device.type == "cpu" and input_ids.numel() and int(input_ids.max()) >= vocabulary:
         raise TokenError(
-            f"token id {int(input_ids.max())} is out of range: the vocabulary of the text backbone has {vocabulary} entries",
+            f"token id {int(input_ids.max())} is outside the {vocabulary} entries of the text backbone; use its tokenizer",
             code="token-id-out-of-vocabulary",
             found=int(input_ids.max()),
             entries=vocabulary,

@@ -112,7 +112,7 @@ def _card(name: str, content: str, searched: str) -> BackboneCard:
         backbone = _built(config[_GROUP])
         plan = Published().plan(backbone.text.num_blocks, backbone.vision.num_blocks, backbone.published_plan)
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
-        problem = error.message if isinstance(error, UserError) else one_line(error)
+        problem = str(error) if isinstance(error, UserError) else one_line(error)
         return BackboneCard(name, description, problem=problem)
     return BackboneCard(
         name,
@@ -131,7 +131,7 @@ def _built(config: DictConfig) -> Backbone:
         backbone = build(config)
     if not isinstance(backbone, Backbone):
         raise ConfigError(
-            f"expected the config to build a ret_lightning.models.Backbone, got {type(backbone).__name__}; set _target_ to a "
+            f"backbone: expected a ret_lightning.models.Backbone, got {type(backbone).__name__}; set _target_ to a "
             "function that returns a Backbone",
             code="backbone-of-wrong-type",
             found=type(backbone).__name__,

@@ -266,9 +266,12 @@ def _check_storable(tower: RetTower) -> None:
         {name: getattr(cell, name) for name in _CELL_SETTINGS} | _described_gate(cell.gate) for cell in tower.cells
     ]
     if any(each != settings[0] for each in settings):
+        names = sorted({name for each in settings for name in each if each.get(name) != settings[0].get(name)})
         raise ConfigError(
-            "the cells or gates of the steps have different settings, but a checkpoint stores those of one for all steps",
+            f"the cells of the steps differ in {', '.join(names)}; a checkpoint stores one value for all steps: use the same "
+            "settings in all cells",
             code="cells-of-steps-differ",
+            key=", ".join(names),
             found=settings,
         )
 

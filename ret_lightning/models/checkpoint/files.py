@@ -157,9 +157,9 @@ def save_checkpoint(retriever: TwoTowers, folder: str | Path, max_shard_size: in
                 write_to = unfinished.enter_context(whole_file(folder / file))
                 save_file({name: state[name].cpu() for name in names}, write_to, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder}: the checkpoint cannot be written ({error})", code="checkpoint-not-written", path=folder
-        ) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        text = f"{folder}: cannot write the checkpoint ({reason}); choose a writable folder"
+        raise UserError(text, code="checkpoint-not-written", path=folder, reason=reason) from error
 
 
 def storable_config(retriever: TwoTowers) -> dict[str, Any]:
@@ -336,8 +336,8 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})", code="checkpoint-not-json", path=path) from error
     if not isinstance(content, dict):
-        message = f"{path}: expected a JSON object, got {type(content).__name__}"
-        raise UserError(message, code="checkpoint-no-json-object", path=path)
+        text = f"{path}: expected a JSON object, got {type(content).__name__}"
+        raise UserError(text, code="checkpoint-no-json-object", path=path, found=type(content).__name__)
     return content
 
 

@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +59,12 @@ class FaissSpec:
 
 
 def build_faiss(
-    spec: FaissSpec, passages: Embeddings, width: int, per_passage: int, encode: Callable[[Tensor], Tensor], device
+    spec: FaissSpec,
+    passages: Embeddings,
+    width: int,
+    per_passage: int,
+    encode: Callable[[Tensor], Tensor],
+    device: torch.device,
 ) -> faiss.Index:
     """Train and fill a FAISS index for inner products.
 
@@ -131,7 +138,7 @@ def build_faiss(
     return index
 
 
-def _configure(faiss, index: faiss.Index, spec: FaissSpec) -> None:
+def _configure(faiss: ModuleType, index: faiss.Index, spec: FaissSpec) -> None:
     """Set seeds, nprobe and training parameters; all training points are used, without a warning if they are few."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
@@ -151,7 +158,7 @@ def _configure(faiss, index: faiss.Index, spec: FaissSpec) -> None:
 
 def _sample_training_points(
     spec: FaissSpec, passages: Embeddings, per_passage: int, encode: Callable[[Tensor], Tensor]
-):
+) -> np.ndarray:
     """Encode randomly sampled passages: `spec.training_points` vectors, rounded up to whole passages."""
     size = min(len(passages), -(-spec.training_points // per_passage))
     sampled = torch.randperm(len(passages), generator=torch.Generator().manual_seed(spec.seed))[:size]
@@ -189,7 +196,7 @@ def is_on_gpu(index: object) -> bool:
     return type(index).__name__.startswith("GpuIndex")
 
 
-def _move_to_gpu(faiss, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
+def _move_to_gpu(faiss: ModuleType, index: faiss.Index, spec: FaissSpec, device: torch.device) -> faiss.Index:
     """Move the index to the GPU of `device` if the specification allows it and FAISS supports it."""
     if not uses_gpu(spec.gpu, device):
         return index
@@ -200,16 +207,18 @@ def _move_to_gpu(faiss, index: faiss.Index, spec: FaissSpec, device: torch.devic
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
     except RuntimeError as error:
         if spec.gpu:
+            reason = _clean_message(error)
             raise ConfigError(
-                f"{spec.name}: gpu=true, but FAISS has no GPU index for {spec.factory!r} ({_clean_message(error)}); unset gpu",
+                f"{spec.name}: gpu=true, but FAISS has no GPU index for factory {spec.factory!r} ({reason}); set gpu=false",
                 code="faiss-not-on-gpu",
                 factory=spec.factory,
+                reason=reason,
             ) from None
         return index  # FAISS supports graphs and 4-bit codes on CPUs only
 
 
 @contextmanager
-def _single_threaded(faiss, factory: str) -> Iterator[None]:
+def _single_threaded(faiss: ModuleType, factory: str) -> Iterator[None]:
     """Build graphs (HNSW, NSG) with one thread; with several threads the graph differs between builds."""
     threads = faiss.omp_get_max_threads()
     if re.search("HNSW|NSG", factory):

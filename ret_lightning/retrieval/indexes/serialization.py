@@ -67,7 +67,7 @@ def write_saved_index(
         for name in names:
             _flush_to_disk(unfinished / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(unfinished / name, folder / name)
+            (unfinished / name).replace(folder / name)
     except Exception as error:
         size = sum(each.stat().st_size for each in unfinished.rglob("*") if each.is_file())
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -120,7 +120,7 @@ def read_index_manifest(folder: Path) -> dict[str, Any]:
         content["files"].items()
     except FileNotFoundError:
         raise DataError(
-            f"{folder}: no saved index, {MANIFEST} is missing", code="saved-index-missing", path=folder
+            f"{folder}: no saved index, {MANIFEST} is missing; save one first", code="saved-index-missing", path=folder
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

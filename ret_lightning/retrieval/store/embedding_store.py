@@ -141,7 +141,7 @@ class EmbeddingStore:
                 write_text(folder / PLAN, json.dumps(asdict(plan), indent=1))
             (folder / PARTS).mkdir(exist_ok=True)
             # Extend the file to its full length and keep its content.
-            with open(folder / plan.vectors_file, "ab") as file:
+            with (folder / plan.vectors_file).open("ab") as file:
                 file.truncate(plan.count * plan.row_bytes)
         return StoreInProgress(folder, plan)
 
@@ -326,7 +326,7 @@ class StoreWriter:
 
     def _write(self, part: int, numbers: np.ndarray) -> None:
         content = np.ascontiguousarray(numbers, dtype=self._plan.numbers).tobytes()
-        with open(self._folder / self._plan.vectors_file, "r+b") as file:
+        with (self._folder / self._plan.vectors_file).open("r+b") as file:
             file.seek(self._plan.rows(part).start * self._plan.row_bytes)
             file.write(content)
             file.flush()
@@ -385,7 +385,7 @@ def _map_embeddings(file: Path, plan: StorePlan, ids: Sequence[str]) -> Embeddin
     shape = (plan.count, plan.vectors, plan.width)
     if plan.count == 0:  # an empty file cannot be mapped
         return Embeddings(ids, torch.zeros(shape, dtype=getattr(torch, plan.dtype)))
-    opened = open(file, "rb", buffering=0)  # noqa: SIM115  closed together with the map
+    opened = file.open("rb", buffering=0)
     # Copy on write, since PyTorch has no read-only tensors; writes are discarded by the next `release`.
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
     vectors = torch.from_numpy(np.frombuffer(mapped, dtype=plan.numbers).reshape(shape))

@@ -237,7 +237,7 @@ def sha256_of_part(folder: Path, plan: StorePlan, part: int) -> str:
     """Return the SHA-256 digest of the bytes of a part in hexadecimal."""
     rows, digest = plan.rows(part), hashlib.sha256()
     remaining = len(rows) * plan.row_bytes
-    with open(folder / plan.vectors_file, "rb") as file:
+    with (folder / plan.vectors_file).open("rb") as file:
         file.seek(rows.start * plan.row_bytes)
         while remaining and (block := file.read(min(remaining, READ_BYTES))):
             digest.update(block)

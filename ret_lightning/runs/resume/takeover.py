@@ -6,7 +6,6 @@ Until then, a resumed run may fail or be interrupted without any change to the r
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +111,7 @@ class Takeover:
             return
         self._committed = True
         if self._resume:
-            os.replace(self.config_file, self.folder / CONFIG_FILE)
+            self.config_file.replace(self.folder / CONFIG_FILE)
         if (self.folder / METRICS_FILE).exists():
             for name in (METRICS_FILE, INTERVALS_FILE, RANKINGS_FOLDER):
                 _rename_to_previous(self.folder / name)
@@ -135,7 +134,7 @@ def _rename_to_previous(path: Path) -> None:
     aside = previous_path(path)
     if aside.is_dir():
         shutil.rmtree(aside)
-    os.replace(path, aside)
+    path.replace(aside)
 
 
 def _origin(resumed: Path | None) -> dict[str, Any]:

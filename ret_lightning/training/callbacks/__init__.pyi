@@ -4,6 +4,7 @@ from .curves import EvaluationCurves as EvaluationCurves
 from .curves import RecallCurves as RecallCurves
 from .examples import Examples as Examples
 from .gate_maps import GateMaps as GateMaps
+from .loss_curve import LossCurve as LossCurve
 from .mixture_log import MixtureLog as MixtureLog
 from .progress_bar import Progress as Progress
 from .rng_states import RandomStates as RandomStates

@@ -141,6 +141,7 @@ class StopOnSignal(Callback):
             f"{saved or 'not saved: the run has no callbacks.last'}",
             number,
             code="stopped-while-training",
+            signal=signal.Signals(number).name,
             step=trainer.global_step,
         )
 

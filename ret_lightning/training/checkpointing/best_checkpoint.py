@@ -205,4 +205,4 @@ def _replace_link(link: Path, name: str) -> None:
         unfinished.symlink_to(name)
     except OSError:  # the file system does not support links
         shutil.copyfile(target, unfinished)
-    os.replace(unfinished, link)
+    unfinished.replace(link)

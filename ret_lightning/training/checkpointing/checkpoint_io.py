@@ -131,11 +131,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             names = checkpoint[FROZEN]["names"]
             checkpoint["state_dict"] |= {RETRIEVER_PREFIX + name: weights[of] for name, of in names.items()}
         except (SafetensorError, KeyError) as error:
-            raise UserError(
-                f"{frozen}: not a complete safetensors file ({error}); restore the file",
-                code="frozen-weights-unreadable",
-                path=str(frozen),
-            ) from error
+            reason = f"tensor {error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+            raise _frozen_unreadable(frozen, reason) from error
     return checkpoint
 
 
@@ -181,10 +178,14 @@ def open_checkpoint(file: Path) -> dict[str, Any]:
         UserError: if the file is missing, incomplete, or not a checkpoint of ret-train.
     """
     if not file.is_file():
-        raise UserError(f"{file}: no such file", code="checkpoint-missing", path=str(file))
+        raise UserError(
+            f"{file}: no such file; set the path of a checkpoint", code="checkpoint-missing", path=str(file)
+        )
     if not zipfile.is_zipfile(file):  # torch.save writes zip files, whose directory comes last
         raise UserError(
-            f"{file}: not a checkpoint of ret-train, or incomplete", code="checkpoint-incomplete", path=str(file)
+            f"{file}: not a checkpoint of ret-train, or incomplete; copy it again",
+            code="checkpoint-incomplete",
+            path=str(file),
         )
     try:
         # mmap: unused tensors, such as the optimizer state, are not read from disk.
@@ -192,7 +193,7 @@ def open_checkpoint(file: Path) -> dict[str, Any]:
         checkpoint["state_dict"], checkpoint["epoch"], checkpoint["global_step"]
     except KeyError as error:
         raise UserError(
-            f"{file}: not a checkpoint of ret-train (key {error.args[0]} is missing)",
+            f"{file}: expected a checkpoint of ret-train, but the key {error.args[0]} is missing",
             code="checkpoint-foreign",
             path=str(file),
             key=error.args[0],
@@ -211,7 +212,7 @@ def _find_frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
     """Return the file of the frozen weights of a checkpoint; None if it has no separate frozen weights.
 
     Raises:
-        UserError: if the file is missing or belongs to another run.
+        UserError: if the file is missing, cannot be read, or belongs to another run.
     """
     record = checkpoint.get(FROZEN)
     if not isinstance(record, dict):  # a list of names: written without RunCheckpointIO, with all weights
@@ -223,13 +224,25 @@ def _find_frozen_file(file: Path, checkpoint: dict[str, Any]) -> Path | None:
             code="frozen-weights-missing",
             path=str(frozen),
         )
-    if _read_metadata(frozen).get("identity") != record["identity"]:
+    identity = _read_metadata(frozen).get("identity")
+    if identity is None:
+        raise _frozen_unreadable(frozen, "truncated, or not written by ret-train")
+    if identity != record["identity"]:
         raise UserError(
             f"{frozen}: contains the frozen weights of another run than {file.name}; restore the file of this run",
             code="frozen-weights-differ",
             path=str(frozen),
         )
     return frozen
+
+
+def _frozen_unreadable(frozen: Path, reason: str) -> UserError:
+    return UserError(
+        f"{frozen}: the frozen weights cannot be read ({reason}); restore the file from a copy of the run",
+        code="frozen-weights-unreadable",
+        path=str(frozen),
+        reason=reason,
+    )
 
 
 def repair_checkpoints(folder: Path) -> None:

@@ -256,7 +256,7 @@ def _read_with_record(file: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(file)
     if RECORD not in checkpoint:
         raise UserError(
-            f"{file}: not a checkpoint of ret-train (key {RECORD} is missing)",
+            f"{file}: expected a checkpoint of ret-train, but the key {RECORD} is missing",
             code="checkpoint-without-record",
             path=str(file),
         )

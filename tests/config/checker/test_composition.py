@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from ret_lightning.config.checker.composition import Composer, Composition
 from ret_lightning.config.checker.config_check import check
 from ret_lightning.config.checker.overrides import command_line_source, parse
+from ret_lightning.errors import ConfigError
 from tests.support.config_folder import write
 from tests.support.config_targets import Schema
 
@@ -157,3 +158,14 @@ def test_unknown_primary_config_is_a_problem(tmp_path) -> None:
     (problem,) = check([f"file://{folder}"], "trian", [], Schema).problems
     assert (problem.source, problem.code) == ("command line: --config-name trian", "unknown-config-name")
     assert "train?" in problem.error.message
+
+
+@pytest.mark.parametrize(("value", "found"), [("conf", "conf"), ("[conf,3]", ["conf", 3]), ("{a: b}", {"a": "b"})])
+def test_search_path_must_be_a_list(folder: Path, value: str, found: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(folder, f"hydra.searchpath={value}")
+    assert (caught.value.code, caught.value.key, caught.value.found) == (
+        "search-path-no-list",
+        "hydra.searchpath",
+        found,
+    )

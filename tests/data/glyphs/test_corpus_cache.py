@@ -71,7 +71,7 @@ def _output(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def test_bytes_do_not_depend_on_number_of_workers(pristine: Path, tmp_path: Path, monkeypatch):
     logged = []
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0.0)
     monkeypatch.setattr(progress.log, "info", lambda text, *arguments: logged.append(text % arguments))
     made = prepare_glyphs(tmp_path, workers=2)
     assert made.name == pristine.name

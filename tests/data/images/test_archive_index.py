@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -138,3 +139,16 @@ def test_hash_name_is_blake2b() -> None:
     digest = hashlib.blake2b("ü/b.jpg".encode(), digest_size=16).digest()
     assert hash_name("ü/b.jpg") == (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
     assert hash_name("\udcff.jpg") != hash_name("?.jpg")  # bytes that are not valid UTF-8
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_archive_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    archive = write_tar(tmp_path / "images.tar", {"a.jpg": b"a"})
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(archive_index, "_read_entries", fail)
+    error = error_of(build_index_files, [archive])
+    assert (error.code, error.path, error.reason) == ("archive-not-read", str(archive), os.strerror(number))
+    assert error.message.startswith(f"image archive {archive}: ")

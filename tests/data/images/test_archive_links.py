@@ -117,7 +117,7 @@ def test_links_of_repeated_members(tmp_path: Path, members: list[tuple[str, byte
 
 
 def test_hard_link_before_target(tmp_path: Path) -> None:
-    """tar cannot unpack such an archive."""
+    """Tar cannot unpack such an archive."""
     members = [("c", "b", HARD), ("b", "a", HARD), ("a", b"1", b"")]
     archives = ImageArchives([write_links(tmp_path / "images.tar", members)])
     assert [archives.read(name) for name in "abc"] == [b"1"] * 3

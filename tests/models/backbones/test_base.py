@@ -95,3 +95,12 @@ def test_gate_instance_is_refused(gate: Any) -> None:
     with pytest.raises(ConfigError) as raised:
         build_retriever(clip_backbone(text=sizes, vision={**sizes, "image_size": 16, "patch_size": 8}), gate)
     assert raised.value.code == "gate-not-a-factory"
+
+
+def test_backbone_without_reader_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(StoredText()).save_pretrained(tmp_path)
+    monkeypatch.delattr(StoredText, "from_layout_config")
+    with pytest.raises(UserError) as raised:
+        RetRetriever.from_pretrained(tmp_path)
+    assert (raised.value.code, raised.value.backbone) == ("backbone-not-readable", "StoredText")
+    assert raised.value.path == tmp_path / "config.json"

@@ -84,7 +84,7 @@ def test_forbidden_config_is_listed_with_problem(own: Path, monkeypatch: pytest.
     [
         ("text: [", "ParserError"),
         ("defaults: [nothing]", "MissingConfigException"),
-        ("text: 1", "expected the config to build a ret_lightning.models.Backbone"),
+        ("text: 1", "got dict; set _target_ to a function that returns a Backbone [backbone-of-wrong-type]"),
     ],
 )
 def test_broken_config_is_listed_with_problem(tmp_path: Path, content: str, problem: str) -> None:

@@ -158,6 +158,18 @@ def test_failed_save_keeps_old_checkpoint(copy, monkeypatch: pytest.MonkeyPatch)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
+def test_folder_that_cannot_be_created_is_reported(make_retriever, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        make_retriever().save_pretrained(tmp_path / "file/model")
+    error = caught.value
+    assert (error.code, error.path, error.reason) == (
+        "checkpoint-not-written",
+        tmp_path / "file/model",
+        "Not a directory",
+    )
+
+
 def without(name: str) -> Callable[[dict], dict]:
     return lambda state: {n: t for n, t in state.items() if n != name}
 
@@ -234,6 +246,9 @@ def test_invalid_checkpoints_are_reported(copy, tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     error = error_of(folder)
     assert (error.code, error.path) == ("checkpoint-not-json", folder / "config.json")
+    (folder / "config.json").write_text("[]")
+    error = error_of(folder)
+    assert (error.code, error.path, error.found) == ("checkpoint-no-json-object", folder / "config.json", "list")
     for source in ("", None, 5):
         error = error_of(source)
         assert (error.code, error.found) == ("checkpoint-not-a-name", repr(source))

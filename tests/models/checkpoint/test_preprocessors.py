@@ -193,6 +193,26 @@ def test_unknown_class_is_reported(make, tmp_path: Path, kind: str, monkeypatch:
     assert "clip" in raised.value.allowed
 
 
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [(KeyError("words"), "KeyError: 'words'"), (ConfigError("words: no such file", code="x"), "words: no such file")],
+)
+def test_class_that_rejects_stored_settings_is_reported(
+    make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, reason: str
+) -> None:
+    make().save_pretrained(tmp_path / "model")
+
+    def reject(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(WordTokenizer, "from_config", reject)
+    with pytest.raises(UserError) as raised:
+        RetRetriever.from_pretrained(tmp_path / "model")
+    error = raised.value
+    assert (error.code, error.key, error.reason) == ("preprocessor-not-restored", "tokenizer", reason)
+    assert error.path == str(tmp_path / "model/config.json")
+
+
 def test_ambiguous_class_name_is_refused(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make().save_pretrained(tmp_path / "model")
     monkeypatch.setattr(Failing, "name", WordTokenizer.name)

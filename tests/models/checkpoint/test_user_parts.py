@@ -334,7 +334,7 @@ def test_no_other_package_is_imported(
     with pytest.raises(UserError) as raised:
         RetRetriever.from_pretrained(exported)
     assert (raised.value.code, raised.value.found) == ("gate-name-unknown", package)
-    assert f"{OWN_PACKAGES}={others}{package}," in raised.value.message
+    assert f"{OWN_PACKAGES}={others}{package}; " in raised.value.message
     assert package not in sys.modules
 
 

@@ -100,3 +100,23 @@ def test_gpu_without_faiss_gpu_is_rejected():
     with pytest.raises(ConfigError) as caught:
         FaissIndex("IVF16,SQ8", gpu=True).build(clustered(300, 1)[1])
     assert caught.value.code == "faiss-without-gpu"
+
+
+@pytest.mark.parametrize("gpu", [True, None])
+def test_index_without_gpu_version_is_rejected_if_gpu_is_set(gpu, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("This index type is not implemented on GPU.")
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", fail, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    index = FaissIndex("HNSW8_SQ8", gpu=gpu, device="cuda:0")
+    if gpu is None:
+        index._build_proposals(clustered(300, 1)[1])
+        assert not is_on_gpu(index._faiss)
+        return
+    with pytest.raises(ConfigError) as caught:
+        index._build_proposals(clustered(300, 1)[1])
+    assert (caught.value.code, caught.value.factory) == ("faiss-not-on-gpu", "HNSW8_SQ8")
+    assert "not implemented on GPU" in caught.value.reason

@@ -1,10 +1,14 @@
+"""MuveraIndex: recall, settings and stored maps."""
+
 from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from ret_lightning.errors import ConfigError
-from ret_lightning.retrieval import Embeddings, ExactIndex, MuveraIndex
+from ret_lightning.errors import ConfigError, DataError
+from ret_lightning.retrieval import Embeddings, ExactIndex, Index, MuveraIndex
+from ret_lightning.retrieval.indexes.muvera import MAPS_FILE
 from tests.support.random_pools import clustered, embeddings
 
 
@@ -83,3 +87,19 @@ def test_too_wide_encoding_is_rejected() -> None:
     with pytest.raises(ConfigError) as caught:
         MuveraIndex(hyperplanes=40)
     assert (caught.value.code, caught.value.found) == ("muvera-encoding-too-long", 20 * 2**40 * 16)
+
+
+@pytest.mark.parametrize("damage", ["empty", "other tensors"])
+def test_unreadable_maps_are_reported(tmp_path, damage) -> None:
+    _, passages = clustered(100, 1)
+    index = MuveraIndex()
+    index.build(passages)
+    index.save(tmp_path)
+    file = tmp_path / MAPS_FILE
+    if damage == "other tensors":
+        save_file({"points": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        Index.load(tmp_path, passages, verify=False)
+    assert (caught.value.code, caught.value.path) == ("muvera-maps-unreadable", file)

@@ -237,6 +237,16 @@ def test_corrupt_store_is_reported_in_one_line(tmp_path, damage, code, reason):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_store_cut_while_open_is_reported(tmp_path):
+    store = finished(tmp_path)
+    file = tmp_path / "vectors.f16"
+    os.truncate(file, 20 * K * D * 2)  # float16
+    assert torch.equal(store.embeddings.take(torch.tensor([19])), rows(25)[19:20].half())
+    with pytest.raises(DataError) as caught:
+        store.embeddings.take(torch.tensor([3, 22]))
+    assert (caught.value.code, caught.value.path, caught.value.row) == ("store-file-cut", str(file), 22)
+
+
 def edit(folder: Path, **values) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, **values}))

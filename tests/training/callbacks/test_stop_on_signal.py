@@ -10,12 +10,16 @@ import signal
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 
 from ret_lightning.errors import Stopped
 from ret_lightning.training.callbacks.stop_on_signal import StopOnSignal, requeue, stop_signals
+from ret_lightning.training.checkpointing.last_checkpoint import LastCheckpoint
+from tests.support.tiny_training import fit, make_module
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +111,36 @@ def test_missing_signals_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stop_signals() == [signal.SIGTERM, signal.SIGUSR1]
     monkeypatch.delattr(signal, "SIGUSR1")
     assert stop_signals() == [signal.SIGTERM]
+
+
+class _Send(Callback):
+    """Send a signal to this process after a batch."""
+
+    def __init__(self, number: int, batch: int) -> None:
+        self.number, self.batch = number, batch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if index == self.batch:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("saved", [True, False])
+def test_signal_stops_training_after_the_batch(root: Path, tmp_path: Path, number: signal.Signals, saved: bool) -> None:
+    before = {each: signal.getsignal(each) for each in stop_signals()}
+    callbacks = [_Send(number, batch=1), StopOnSignal()]
+    if saved:
+        callbacks.append(LastCheckpoint(tmp_path / "checkpoints"))
+    try:
+        with pytest.raises(Stopped) as caught:
+            fit(root, make_module(), max_epochs=5, callbacks=callbacks, enable_checkpointing=saved)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    error = caught.value
+    assert (error.code, error.signal, error.step, error.number) == ("stopped-while-training", number.name, 2, number)
+    assert error.exit_code == 128 + number
+    assert (f"saved in {tmp_path}/checkpoints/last.ckpt" in error.message) == saved
+    assert (tmp_path / "checkpoints/last.ckpt").exists() == saved

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from ret_lightning import RetModule
 from ret_lightning.errors import UserError
@@ -153,7 +153,7 @@ def test_repair_removes_temporary_files(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", ".hidden", ".tmp"}
 
 
-@pytest.mark.parametrize(("damage", "code"), [(None, "frozen-weights-missing"), (b"torn", "frozen-weights-differ")])
+@pytest.mark.parametrize(("damage", "code"), [(None, "frozen-weights-missing"), (b"torn", "frozen-weights-unreadable")])
 def test_missing_or_damaged_frozen_weights_are_refused(
     frozen: RetModule, tmp_path: Path, damage: bytes | None, code: str
 ) -> None:
@@ -165,3 +165,29 @@ def test_missing_or_damaged_frozen_weights_are_refused(
     with pytest.raises(UserError) as caught:
         read_checkpoint(tmp_path / "last.ckpt")
     assert (caught.value.code, caught.value.path) == (code, str(weights))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "tensor missing"])
+def test_incomplete_frozen_weights_are_refused(frozen: RetModule, tmp_path: Path, damage: str) -> None:
+    RunCheckpointIO().save_checkpoint(checkpoint(frozen), tmp_path / "last.ckpt")
+    weights = tmp_path / "frozen.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    else:
+        with safe_open(weights, "pt") as file:
+            metadata = file.metadata()
+        save_file(dict(list(load_file(weights).items())[1:]), weights, metadata)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(tmp_path / "last.ckpt")
+    assert (caught.value.code, caught.value.path) == ("frozen-weights-unreadable", str(weights))
+
+
+def test_other_files_are_not_checkpoints(tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt"
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(file)
+    assert (caught.value.code, caught.value.path) == ("checkpoint-missing", str(file))
+    torch.save({"state_dict": {}, "epoch": 0}, file)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(file)
+    assert (caught.value.code, caught.value.path, caught.value.key) == ("checkpoint-foreign", str(file), "global_step")
