@@ -51,7 +51,7 @@ def refuse_locked(folder: Path) -> None:
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
     # Not 0: the holder removes the file before it releases the lock, so a process that has opened the file must retry.
-    lock = FileLock(file, timeout=0.3, poll_interval=0.05)
+    lock = FileLock(file, timeout=0.3)  # polls every 0.05 s by default
     try:
         lock.acquire()
     except Timeout:
