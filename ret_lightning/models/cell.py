@@ -5,7 +5,9 @@ Shape legend: N rows, k vectors per row, H hidden size, L text positions, L' ima
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,7 @@ class RetCell(nn.Module):
         activation: Activation = "gelu",
     ) -> None:
         super().__init__()
+        self._compiled: dict[str, Callable[..., Any]] = {}
         if not isinstance(gate, Gate):
             raise ConfigError(
                 f"gate: expected a subclass of ret_lightning.models.Gate, got {class_name(gate)}; derive the class from Gate, "
@@ -133,17 +136,75 @@ class RetCell(nn.Module):
         Raises:
             ConfigError: If the gate returns activations or a state of the wrong type or shape.
         """
+        if len(state) == 0:
+            return self._without_rows(state, text, image)
+        residual, z = self._part(RetCell._attend_state)(state)
+        h_text = self._attend_modality(self.text_norm, self.text_attention, z, text)
+        h_image = self._attend_modality(self.image_norm, self.image_attention, z, image)
+        return self._part(RetCell._update)(residual, h_text, h_image, text.present, image.present)
+
+    def compile(self, **options: Any) -> None:
+        """Compile the parts of a step, in place of `nn.Module.compile`, which compiles `forward`.
+
+        Which rows have a modality is decided between the parts. In one graph, each combination of all, some and no rows with
+        a text or an image would be compiled separately.
+
+        Args:
+            options: Keyword arguments of `torch.compile`.
+        """
+        parts = (RetCell._attend_state, RetCell._attend_source, RetCell._update)
+        self._compiled = {part.__name__: torch.compile(part, **options) for part in parts}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **cast(Any, super()).__getstate__(),
+            "_compiled": {},
+        }  # compiled functions are neither copied nor pickled
+
+    def _part(self, part: Callable[..., Any]) -> Callable[..., Any]:
+        return partial(self._compiled.get(part.__name__, part), self)
+
+    def _attend_state(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return r and z, both (N, k, H)."""
         x = state + self.positions
         z = self.state_norm(x)
-        residual = x + self.self_attention(z, z)
-        h_text = _cross_attention(self.text_attention, z, text, self.text_norm(text.values))
-        h_image = _cross_attention(self.image_attention, z, image, self.image_norm(image.values))
-        activations = self.gate.activations(h_text, h_image, text.present, image.present)
-        _check_activations(self.gate, activations, state.shape)
+        return x + self.self_attention(z, z), z
+
+    def _attend_modality(self, norm: nn.LayerNorm, attention: Attention, z: Tensor, source: ModalityStates) -> Tensor:
+        """Compute the cross-attention of the rows that have the modality, (N, k, H); 0 in the other rows."""
+        if len(source.rows) == 0:
+            # The dtype is that of an attention output: another one would need another compiled graph.
+            zero = _zero_gradient([norm(source.values), *attention.parameters()])
+            return z.new_zeros(z.shape, dtype=source.values.dtype) + zero
+        attend = self._part(RetCell._attend_source)
+        if source.is_complete:
+            return attend(norm, attention, z, source.values, source.padding)
+        attended = attend(norm, attention, z[source.rows], source.values, source.padding)
+        return z.new_zeros(z.shape, dtype=attended.dtype).index_copy(0, source.rows, attended)
+
+    def _attend_source(
+        self, norm: nn.LayerNorm, attention: Attention, z: Tensor, values: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """Return the cross-attention from z (n, k, H) to the states (n, L, H) of the same rows, (n, k, H)."""
+        return attention(z, norm(values), padding)
+
+    def _update(
+        self, residual: Tensor, h_text: Tensor, h_image: Tensor, text_present: Tensor, image_present: Tensor
+    ) -> tuple[Tensor, GateActivations]:
+        """Return q' (N, k, H) and the gate activations."""
+        activations = self.gate.activations(h_text, h_image, text_present, image_present)
+        _check_activations(self.gate, activations, residual.shape)
         mixed = self.gate.mix(residual, h_text, h_image, activations)
-        if mixed.shape != state.shape:
-            raise _wrong_shape(self.gate, "mix: the new state", mixed, state.shape, code="gate-state-shape")
+        if mixed.shape != residual.shape:
+            raise _wrong_shape(self.gate, "mix: the new state", mixed, residual.shape, code="gate-state-shape")
         return mixed + self.mlp(self.mlp_norm(mixed)), activations
+
+    def _without_rows(
+        self, state: Tensor, text: ModalityStates, image: ModalityStates
+    ) -> tuple[Tensor, GateActivations]:
+        """Return the result for a batch without rows, which the flash attention of a GPU does not support."""
+        state = state + _zero_gradient([text.values, image.values, *self.parameters()])
+        return state, GateActivations(state, state, state)
 
 
 class UnusedNorm(nn.Module):
@@ -187,15 +248,9 @@ def _wrong_shape(gate: Gate, what: str, found: object, shape: torch.Size, *, cod
     )
 
 
-def _cross_attention(attention: Attention, z: Tensor, source: ModalityStates, values: Tensor) -> Tensor:
-    """Compute the cross-attention of the rows that have the modality, (N, k, H); 0 in the other rows."""
-    if len(source.rows) == 0:
-        # No row has the modality. Multiplying by 0 gives the parameters a zero gradient, which DDP waits for.
-        return z.new_zeros(z.shape) + 0 * (values.sum() + sum(p.sum() for p in attention.parameters()))
-    if source.is_complete:
-        return attention(z, values, source.padding)
-    attended = attention(z[source.rows], values, source.padding)
-    return z.new_zeros(z.shape, dtype=attended.dtype).index_copy(0, source.rows, attended)
+def _zero_gradient(tensors: Iterable[Tensor]) -> Tensor:
+    """Return 0 with a zero gradient for each of the tensors, which DDP waits for."""
+    return cast(Tensor, 0 * sum(tensor.sum() for tensor in tensors))
 
 
 def sinusoidal_table(rows: int, width: int) -> Tensor:

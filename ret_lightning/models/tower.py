@@ -111,7 +111,8 @@ class RetTower(nn.Module):
         Returns:
             (B, k, d) vectors, or (B, d) if `pooled`; not normalised.
         """
-        state = self.start.expand(text.count, -1, -1)
+        # Contiguous, as the later states are: each layout needs its own compiled graphs.
+        state = self.start.expand(text.count, -1, -1).contiguous()
         text_present, image_present = text.present(state.dtype), image.present(state.dtype)
         steps = zip(self.plan.text, self.text_adapters, self.plan.vision, self.image_adapters, strict=True)
         for step, (text_block, text_adapter, image_block, image_adapter) in enumerate(steps):

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from ret_lightning.training.callbacks.bad_row_count import BadRowCount
 from ret_lightning.training.callbacks.text_lengths import TextLengths
 from ret_lightning.training.checkpointing.checkpoint_io import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, resolve_horizon
+from ret_lightning.training.fused_optimizer import clip_unscaled_gradients, select_fused, unscale_gradients
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
 
@@ -44,7 +46,8 @@ class RetModule(EncodingModule):
     Args:
         retriever: the model.
         loss: the loss of a batch of pairs.
-        optimizer: function from parameter groups to an optimizer.
+        optimizer: function from parameter groups to an optimizer. A `functools.partial` of an optimizer of PyTorch without
+            `fused` uses its fused implementation if all parameters are on a GPU.
         scheduler: the learning rate schedule, per step.
         backbone_learning_rate_scale: factor of the learning rate of trained backbones; pretrained backbones need a
             lower learning rate than the new layers.
@@ -127,6 +130,7 @@ class RetModule(EncodingModule):
             UserError: if the norm is not finite and `on_nonfinite` is `stop`, or too many consecutive steps were
                 skipped.
         """
+        unscale_gradients(self.trainer.precision_plugin, optimizer)
         pairs, self._pairs = self._pairs, 0
         if pairs == 0:
             self._skip_step()
@@ -162,6 +166,19 @@ class RetModule(EncodingModule):
             )
         self._skip_step()
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients as Lightning does, which under mixed precision refuses fused optimizers."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision):
+            clip_unscaled_gradients(plugin, optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def _skip_step(self) -> None:
         for parameter in self.parameters():
             parameter.grad = None  # optimizers skip parameters without a gradient
@@ -182,7 +199,9 @@ class RetModule(EncodingModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer over `build_parameter_groups`, and the learning rate schedule, which is updated per step."""
-        optimizer = self.make_optimizer(build_parameter_groups(self))
+        groups = build_parameter_groups(self)
+        make_optimizer = select_fused(self.make_optimizer, (p for group in groups for p in group["params"]))
+        optimizer = make_optimizer(groups)
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.pop("learning_rate_scale")
         horizon, self._epoch_steps = resolve_horizon(self.schedule, self.trainer, self._epoch_steps, self._resumed_step)
