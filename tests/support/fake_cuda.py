@@ -17,9 +17,9 @@ def fake_cuda() -> Iterator[None]:
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     mode.allow_meta = True
     with (
-        mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: True),
-        mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
-        mock.patch.object(torch.cuda, "get_device_properties", lambda *_: mock.Mock(major=9, minor=0)),
+        mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True),
+        mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False),
+        mock.patch.object(torch.cuda, "get_device_properties", return_value=mock.Mock(major=9, minor=0)),
         mode,
     ):
         yield
