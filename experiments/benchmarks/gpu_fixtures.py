@@ -26,9 +26,8 @@ from ret_lightning.ops.maxsim_fused import fused_refusal
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda:0" if GPU else "cpu")
 HALF = torch.bfloat16 if GPU else torch.float32
-NO_FUSED = fused_refusal(
-    torch.empty(1, 1, 128, device=DEVICE, dtype=HALF)
-)  # why fused MaxSim is not available; None if it is
+_PROBE = torch.empty(1, 1, 128, device=DEVICE, dtype=HALF)
+NO_FUSED = fused_refusal(_PROBE, _PROBE)  # why fused MaxSim is not available; None if it is
 TINY_VOCABULARY = 100
 
 autocast = partial(torch.autocast, DEVICE.type, torch.bfloat16, cache_enabled=False)  # as Lightning's bf16-mixed

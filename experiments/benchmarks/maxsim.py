@@ -92,7 +92,7 @@ def measure_shape(
     if device.type == "cuda":
         if "plain" in functions:
             functions["plain, compiled"] = torch.compile(partial(maxsim, backend="plain"))
-        if fused_refusal(query) is None:
+        if fused_refusal(query, passage) is None:
             functions["fused"] = partial(maxsim, backend="fused")
     sides: dict[str, Callable[[], object]] = {}
     for name, function in functions.items():

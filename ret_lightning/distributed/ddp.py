@@ -19,6 +19,8 @@ from lightning import Trainer
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ret_lightning.distributed.rank_process import PARENT_VARIABLE, rank_command
 
@@ -36,11 +38,12 @@ class SameConfigDDP(DDPStrategy):
 
     Args:
         config_file: Path of the resolved config of the run.
-        kwargs: Keyword arguments of `lightning.pytorch.strategies.DDPStrategy`.
+        kwargs: Keyword arguments of `lightning.pytorch.strategies.DDPStrategy`. By default, gradients are views of the
+            communication buckets, and buffers are broadcast at the start only, unless a batch norm updates them in training.
     """
 
     def __init__(self, config_file: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"gradient_as_bucket_view": True, **kwargs})
         self.config_file = config_file
         self._function: Callable[..., Any] | None = None
         self._options: tuple[str, ...] = ()
@@ -73,11 +76,16 @@ class SameConfigDDP(DDPStrategy):
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the validation step of the module itself, not of its DDP wrapper.
 
-        DDP broadcasts buffers in every forward pass, which deadlocks if ranks have different numbers of batches.
+        DDP may broadcast buffers in a forward pass, which deadlocks if ranks have different numbers of batches.
         """
         with self.precision_plugin.val_step_context():
             assert self.lightning_module is not None
             return self.lightning_module.validation_step(*args, **kwargs)
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        # The buffers of retrievers are constants. DDP broadcasts them in every forward pass by default.
+        self._ddp_kwargs.setdefault("broadcast_buffers", _has_running_statistics(model))
+        return super()._setup_model(model)
 
     def _configure_launcher(self) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes, strategy=self)
@@ -95,6 +103,11 @@ class SameConfigDDP(DDPStrategy):
         """
         if isinstance(self._launcher, _Launcher):
             self._launcher.end(failed)
+
+
+def _has_running_statistics(model: nn.Module) -> bool:
+    # The base class of all batch norms and instance norms.
+    return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats for m in model.modules())
 
 
 class _Launcher(_SubprocessScriptLauncher):

@@ -39,8 +39,8 @@ def maxsim(
             every passage needs at least one vector that is not masked.
         backend: `plain` evaluates the formula with all Nq x Np x Lq x Lp similarities in memory, for tests. `chunked`
             computes them block by block in the forward and backward pass, on any device. `fused` is a GPU kernel for half
-            precision that needs the extra `kernels`. `auto` selects `fused` if available, otherwise `chunked`. All
-            backends are deterministic.
+            precision that needs the extra `kernels`. `auto` selects `fused` if it can run with these inputs, otherwise
+            `chunked`. All backends are deterministic.
 
     Returns:
         (Nq, Np) scores in float32, or float64 for float64 input. Half precision would be too coarse: near 32, adjacent
@@ -56,7 +56,7 @@ def maxsim(
     if len(query) == 0 or len(passage) == 0:
         backend = "plain"  # the kernels do not support empty inputs
     if backend == "auto":
-        backend = "chunked" if fused_refusal(query) else "fused"
+        backend = "chunked" if fused_refusal(query, passage) else "fused"
     if backend == "plain":
         return _plain(query, passage, query_mask, passage_mask)
     if backend == "chunked":

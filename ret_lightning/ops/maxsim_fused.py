@@ -8,12 +8,16 @@ Shape legend: Nq queries of Lq vectors, Np passages of Lp vectors, vector width 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import logging
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 LARGEST_WIDTH = 1024
+OFFSET_LIMIT = 2**31  # the kernels compute offsets in 32 bits
 
 
 def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, passage_mask: Tensor | None) -> Tensor:
@@ -31,7 +35,7 @@ def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, pass
     Raises:
         ValueError: If the kernels do not support these inputs or are not installed.
     """
-    reason = fused_refusal(query)
+    reason = fused_refusal(query, passage)
     if reason is not None:
         raise ValueError(f"maxsim: backend fused {reason}; use auto or chunked")
     from late_interaction_kernels import maxsim
@@ -40,8 +44,8 @@ def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, pass
     return maxsim(query, passage, query_mask, passage_mask, normalize=False, backward="lowmem")
 
 
-def fused_refusal(query: Tensor) -> str | None:
-    """Return why the kernels cannot be used with such queries; None if they can."""
+def fused_refusal(query: Tensor, passage: Tensor) -> str | None:
+    """Return why the kernels cannot be used with such queries and passages; None if they can."""
     if not query.is_cuda:
         return "needs tensors on a GPU"
     if query.dtype not in (torch.bfloat16, torch.float16):
@@ -50,7 +54,45 @@ def fused_refusal(query: Tensor) -> str | None:
         return f"supports vectors of width {LARGEST_WIDTH} or less, got {query.shape[2]}"
     if not _is_installed():
         return "needs the package late-interaction-kernels: pip install 'ret_lightning[kernels]'"
+    (n_query, len_query, width), (n_passage, len_passage, _) = query.shape, passage.shape
+    # Elements of the queries, the passages and the argmax indices.
+    elements = max(n_query * len_query * width, n_passage * len_passage * width, n_query * n_passage * len_query)
+    if elements >= OFFSET_LIMIT:
+        return (
+            f"supports less than {OFFSET_LIMIT} elements, got {elements} for {n_query} x {n_passage} pairs of "
+            f"{len_query} x {len_passage} vectors of width {width}"
+        )
+    if (error := _kernel_error(query.device, query.dtype)) is not None:
+        return f"cannot run its kernels: {error}"
     return None
+
+
+@cache
+def _kernel_error(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Try the kernels once per process, device and dtype; return the error in one line, or None.
+
+    Triton compiles the kernels at the first call, which needs a C compiler and a GPU and driver that it supports.
+    """
+    try:
+        from late_interaction_kernels import maxsim
+
+        with torch.inference_mode(False), torch.enable_grad():
+            query, passage = (torch.ones(2, 2, 16, device=device, dtype=dtype, requires_grad=True) for _ in range(2))
+            scores = maxsim(query, passage, None, None, normalize=False, backward="lowmem")
+            torch.autograd.grad(scores.sum(), (query, passage))
+        found = scores.tolist()
+        error = None if found == [[32.0, 32.0]] * 2 else f"wrong scores {found}, expected 32"
+    except Exception as raised:  # of Triton, the C compiler, the driver or CUDA
+        text = str(raised).strip()
+        error = f"{type(raised).__name__}: {text.splitlines()[0]}" if text else type(raised).__name__
+    if error is not None:
+        log.warning(
+            "maxsim: the fused kernels of late-interaction-kernels cannot run on %s (%s); the backend chunked is used, "
+            "which is slower; loss.backend=chunked selects it without this warning [fused-kernels-unusable]",
+            device,
+            error,
+        )
+    return error
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from ret_lightning.losses.base import NONFINITE_REMEDY, EncodedBatch, RetrievalL
 from ret_lightning.models import ActivationMeans, BlockStack, RetRetriever
 from ret_lightning.models.gradient_cache import encode_in_micro_batches
 from ret_lightning.training.callbacks.bad_row_count import BadRowCount
+from ret_lightning.training.callbacks.rng_states import seed_gpu
 from ret_lightning.training.callbacks.text_lengths import TextLengths
 from ret_lightning.training.checkpointing.checkpoint_io import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, resolve_horizon
@@ -97,6 +98,10 @@ class RetModule(EncodingModule):
     def on_fit_start(self) -> None:
         """Set training mode; Lightning keeps the mode of a module, so a model in eval mode would train without dropout."""
         self.train()
+
+    def on_train_start(self) -> None:
+        """Seed the GPU of this rank; a resumed run restores its state at the first batch."""
+        seed_gpu(self.device, self.global_rank)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the loss of this rank's part of a batch."""

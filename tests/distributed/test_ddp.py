@@ -15,6 +15,7 @@ from lightning import Trainer
 from ret_lightning.distributed import ddp
 from ret_lightning.distributed.ddp import RANK_VARIABLES, SameConfigDDP
 from ret_lightning.distributed.rank_process import PARENT_VARIABLE, rank_command
+from tests.support.tiny_models import make
 from tests.support.tiny_training import OPTIONS
 
 
@@ -97,3 +98,29 @@ def test_validation_step_bypasses_ddp(strategy: SameConfigDDP) -> None:
     strategy.model = refused
     strategy._lightning_module = SimpleNamespace(validation_step=lambda batch, index: batch * index)
     assert torch.equal(strategy.validation_step(torch.ones(2), 3), torch.full((2,), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "broadcast", "view"),
+    [
+        (None, {}, False, True),
+        (torch.nn.LayerNorm(4), {}, False, True),
+        (torch.nn.BatchNorm1d(4), {}, True, True),
+        (torch.nn.BatchNorm1d(4, track_running_stats=False), {}, False, True),
+        (torch.nn.BatchNorm1d(4), {"broadcast_buffers": False, "gradient_as_bucket_view": False}, False, False),
+        (None, {"broadcast_buffers": True}, True, True),
+    ],
+)
+def test_buffers_are_broadcast_only_if_they_change(
+    layer: torch.nn.Module | None, options: dict, broadcast: bool, view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict] = []
+    monkeypatch.setattr(
+        "lightning.pytorch.strategies.ddp.DistributedDataParallel", lambda **given: made.append(given) or given
+    )
+    own = SameConfigDDP("", **options)
+    monkeypatch.setattr(own, "determine_ddp_device_ids", lambda: None)
+    retriever = make("lstm", {}, (True, 2))  # has buffers, which are constants
+    assert list(retriever.buffers())
+    own._setup_model(torch.nn.ModuleList([retriever, *([layer] if layer else [])]))
+    assert (made[0]["broadcast_buffers"], made[0]["gradient_as_bucket_view"]) == (broadcast, view)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ret_lightning import RetModule
 from ret_lightning.data.batch import TrainingBatch
+from ret_lightning.distributed import SameConfigDDP
 from ret_lightning.losses import PADDING, ContrastiveLoss
 from ret_lightning.models import EncoderInput
 from ret_lightning.training.schedule import WarmupCosine
@@ -143,7 +144,7 @@ def train(scenario: Scenario, dtype: torch.dtype, rank: int, world: int) -> dict
     module.to(dtype)
     recorder = Recorder()
     trainer = Trainer(
-        accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_epochs=1, logger=False,
+        accelerator="cpu", devices=world, strategy=SameConfigDDP("") if world > 1 else "auto", max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
         use_distributed_sampler=False, accumulate_grad_batches=scenario.accumulate, gradient_clip_val=scenario.clip,
         callbacks=[recorder],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -35,8 +36,29 @@ print("equal")
 """
 
 
-def vectors(is_cuda: bool = True, dtype: torch.dtype = torch.bfloat16, width: int = 128) -> SimpleNamespace:
-    return SimpleNamespace(is_cuda=is_cuda, dtype=dtype, shape=(4, 32, width))
+def vectors(
+    is_cuda: bool = True, dtype: torch.dtype = torch.bfloat16, width: int = 128, rows: int = 4
+) -> SimpleNamespace:
+    return SimpleNamespace(is_cuda=is_cuda, dtype=dtype, shape=(rows, 32, width), device=torch.device("cpu"))
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Install kernels that compute the scores on a CPU."""
+    module = ModuleType("late_interaction_kernels")
+    module.calls = []
+
+    def score(query, passage, query_mask, passage_mask, *, normalize, backward):
+        module.calls.append((len(query), query.dtype))
+        return maxsim(query, passage, query_mask, passage_mask, backend="plain")
+
+    module.maxsim = score
+    monkeypatch.setitem(sys.modules, "late_interaction_kernels", module)
+    maxsim_fused._is_installed.cache_clear()
+    maxsim_fused._kernel_error.cache_clear()
+    yield module
+    maxsim_fused._is_installed.cache_clear()
+    maxsim_fused._kernel_error.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -49,17 +71,79 @@ def vectors(is_cuda: bool = True, dtype: torch.dtype = torch.bfloat16, width: in
         (vectors(width=1025), "supports vectors of width 1024 or less, got 1025"),
     ],
 )
-def test_unsupported_inputs_are_refused(
-    query: SimpleNamespace, reason: str | None, monkeypatch: pytest.MonkeyPatch
+def test_unsupported_inputs_are_refused(query: SimpleNamespace, reason: str | None, kernels: ModuleType) -> None:
+    assert fused_refusal(query, query) == reason
+    assert len(kernels.calls) == (reason is None)
+
+
+@pytest.mark.parametrize(
+    ("queries", "passages", "width", "elements"),
+    [
+        (8192, 8191, 128, None),
+        (8192, 8192, 128, 2**31),  # argmax indices
+        (4, 2**19, 128, 2**31),  # passages
+        (2**21, 4, 32, 2**31),  # queries
+        (2**31 // 32 // 128 - 1, 4, 128, None),
+    ],
+)
+def test_sizes_beyond_32_bits_are_refused(
+    queries: int, passages: int, width: int, elements: int | None, kernels: ModuleType
 ) -> None:
-    monkeypatch.setattr(maxsim_fused, "_is_installed", lambda: True)
-    assert fused_refusal(query) == reason
+    reason = fused_refusal(vectors(rows=queries, width=width), vectors(rows=passages, width=width))
+    if elements is None:
+        assert reason is None
+    else:
+        assert f"got {elements} for {queries} x {passages} pairs" in reason
+
+
+def test_kernels_are_tried_once(kernels: ModuleType) -> None:
+    for _ in range(3):
+        assert fused_refusal(vectors(), vectors()) is None
+    assert fused_refusal(vectors(dtype=torch.float16), vectors(dtype=torch.float16)) is None
+    assert kernels.calls == [(2, torch.bfloat16), (2, torch.float16)]
+
+
+@pytest.mark.parametrize("fault", ["forward", "backward", "values"])
+def test_unusable_kernels_are_replaced_with_one_warning(
+    fault: str, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, query, passage):
+            return maxsim(query, passage, backend="plain")
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("Failed to find C compiler.\nPlease specify it")
+
+    def score(query, passage, *_: object, **__: object):
+        calls.append(len(query))
+        if fault == "forward":
+            raise RuntimeError("Failed to find C compiler.\nPlease specify it")
+        return Broken.apply(query, passage) if fault == "backward" else query.sum() + passage.sum() * torch.zeros(2, 2)
+
+    kernels.maxsim = score
+    on_gpu = lambda query, passage: fused_refusal(vectors(), vectors())  # noqa: E731
+    monkeypatch.setattr(sys.modules[maxsim.__module__], "fused_refusal", on_gpu)
+    query, passage = torch.randn(3, 4, 8), torch.randn(5, 6, 8)
+    for _ in range(2):
+        torch.testing.assert_close(maxsim(query, passage), maxsim(query, passage, backend="chunked"))
+    assert calls == [2]
+    (record,) = [each for each in caplog.records if "fused-kernels-unusable" in each.getMessage()]
+    reason = "wrong scores" if fault == "values" else "RuntimeError: Failed to find C compiler."
+    assert reason in record.getMessage()
+    monkeypatch.setattr(maxsim_fused, "fused_refusal", on_gpu)
+    with pytest.raises(ValueError, match=r"backend fused cannot run its kernels: .*; use auto or chunked"):
+        maxsim_fused.fused_maxsim(query, passage, None, None)
 
 
 def test_missing_package_is_reported_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maxsim_fused, "_is_installed", lambda: False)
     assert (
-        fused_refusal(vectors()) == "needs the package late-interaction-kernels: pip install 'ret_lightning[kernels]'"
+        fused_refusal(vectors(), vectors())
+        == "needs the package late-interaction-kernels: pip install 'ret_lightning[kernels]'"
     )
 
 
@@ -68,7 +152,7 @@ def test_auto_selects_fused_if_supported(monkeypatch: pytest.MonkeyPatch) -> Non
     from ret_lightning.losses import maxsim as function
 
     module = sys.modules[function.__module__]
-    monkeypatch.setattr(module, "fused_refusal", lambda query: None)
+    monkeypatch.setattr(module, "fused_refusal", lambda query, passage: None)
     monkeypatch.setattr(module, "fused_maxsim", lambda *inputs: called.append(inputs) or "scores")
     query, passage = torch.randn(2, 3, 4), torch.randn(5, 6, 4)
     mask = torch.ones(5, 6, dtype=torch.bool)
@@ -88,3 +172,8 @@ def test_fused_scores_match_plain_scores() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1", "LIK_SUPPRESS_NORM_WARN": "1"},
     )
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_kernels_are_tried_with_gradients_in_inference_mode(kernels: ModuleType) -> None:
+    with torch.inference_mode():
+        assert fused_refusal(vectors(), vectors()) is None

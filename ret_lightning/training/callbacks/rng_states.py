@@ -30,17 +30,34 @@ class RandomStates(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the state of this rank until the first batch.
 
-        If the run has more ranks than the checkpoint, several ranks use the same state.
+        If the run has more ranks than the checkpoint, several ranks use the same state, except for that of their GPUs, which
+        `seed_gpu` has set.
         """
         states = checkpoint.get(RANDOM_STATES)
         if states:
-            self._restored = states[trainer.global_rank % len(states)]
+            rank = trainer.global_rank
+            self._restored = states[rank] if rank < len(states) else {**states[rank % len(states)], "cuda": None}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Restore the state; random numbers that were generated during setup then have no effect."""
         if self._restored is not None:
             set_random_state(self._restored, pl_module.device)
             self._restored = None
+
+
+def seed_gpu(device: torch.device, rank: int) -> None:
+    """Seed the generator of this rank's GPU, so that each rank has its own dropout masks.
+
+    Lightning seeds all ranks equally. The seed is a function of that seed and the rank; rank 0 keeps it, as one GPU does.
+
+    Args:
+        device: the device of the model; a CPU is not seeded.
+        rank: global rank of this process.
+    """
+    if device.type == "cuda" and rank > 0:
+        seed = int(np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(1, np.uint64)[0]) >> 1
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def get_random_state(device: torch.device) -> dict[str, Any]:
