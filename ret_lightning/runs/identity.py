@@ -16,6 +16,7 @@ from ret_lightning.config.targets.target_aliases import current_target
 # Keys that decide the location, speed and logging of a run, but not its result.
 NOT_IDENTITY = (
     "output_dir", "resume", "dry_run", "sweep", "logger", "data.num_workers", "trainer.enable_progress_bar", "linear_backend",
+    "callbacks.loss_curve",  # since 0.2.0
 )  # fmt: skip
 
 ABSENT = "absent"

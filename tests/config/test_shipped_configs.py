@@ -169,7 +169,8 @@ def test_packages_and_configs_are_shipped(monkeypatch: pytest.MonkeyPatch) -> No
     package = ROOT / "ret_lightning"
     folders = [package, *(p for p in package.rglob("*") if p.is_dir() and any(p.glob("*.py")))]
     on_disk = {".".join(("ret_lightning", *p.relative_to(package).parts)) for p in folders}
-    assert set(found["packages"]) == on_disk | {"ret_lightning.conf"}
+    configs = {".".join(("ret_lightning.conf", *file.relative_to(CONF).parts[:-1])) for file in CONF.rglob("*.yaml")}
+    assert set(found["packages"]) == on_disk | configs
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     depth = max(len(f.relative_to(CONF).parts) for f in FILES)
     assert depth <= len(data["ret_lightning.conf"])  # one pattern per depth

@@ -60,7 +60,7 @@ def _means(rank: int) -> tuple[float, int, list[float]]:
     values = torch.tensor([[1.0, 2.0, 6.0], []][rank], requires_grad=True)
     mean, rows = mean_over_rows(values)
     mean.backward()
-    return float(mean), rows, values.grad.tolist()
+    return float(mean.detach()), rows, values.grad.tolist()
 
 
 def test_mean_over_rows_covers_all_ranks(tmp_path: Path) -> None:
