@@ -103,9 +103,8 @@ def test_different_positives_are_not_tested(tmp_path: Path) -> None:
     file.write_text(file.read_text() + "okvqa_test_0 0 elsewhere 1\n")
     rows, _ = compare_runs(tmp_path)
     assert rows[1].p is None
-    assert (
-        rows[1].untested
-        == "okvqa: the queries or their relevant passages differ from those of the baseline; evaluate both runs on the same files"
+    assert rows[1].untested.startswith(
+        "okvqa: the queries or their relevant passages differ from those of the baseline"
     )
 
 
