@@ -93,6 +93,7 @@ def test_evaluate_reproduces_metrics(moved: Path, call: Call) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # its ModelCheckpoint is BestCheckpoint now
 @pytest.mark.parametrize("way", ["folder", "auto"])
 def test_resume_finishes_interrupted_run(way: str, moved: Path, call: Call) -> None:
     """The resumed run ends like `run`, which was not interrupted."""
