@@ -148,5 +148,5 @@ def test_tokenizer_without_interface_is_not_exported(
     assert call("export", f"checkpoint={run}", f"output={model}") == 1
     message, code = split_code(capsys.readouterr().err.strip())
     assert code == "preprocessor-not-storable"
-    assert "backbone.tokenizer is a tests_commands_parts.PlainTokenizer" in message
+    assert "backbone.tokenizer: tests_commands_parts.PlainTokenizer cannot be stored" in message
     assert not model.exists()
