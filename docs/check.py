@@ -16,9 +16,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import griffe
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from generate import DOCS, PAGES, ROOT, public_names
 
 SITE = DOCS / "site"

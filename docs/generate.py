@@ -26,7 +26,7 @@ CONF, PACKAGE, EXPERIMENTS = ROOT / "conf", ROOT / "ret_lightning", ROOT / "expe
 sys.path.insert(0, str(ROOT))
 
 from ret_lightning.commands.help_page import help_page  # noqa: E402 -- the checkout's own, wherever this runs
-from ret_lightning.commands.key_comments import KeyComment, head_comment, key_comments  # noqa: E402
+from ret_lightning.commands.key_comments import KeyComment, key_comments  # noqa: E402
 
 # The packages whose `__init__` lists public names, in the order of the API page.
 PUBLIC = ("", "losses", "models", "models.backbones", "inputs", "data", "training", "evaluation", "retrieval", "search")
@@ -130,8 +130,8 @@ def config_page() -> str:
 
 
 def _file(file: Path, types: Types, schema: dict[str, str]) -> Iterator[str]:
-    if head_comment(file).split("   ")[0].strip():
-        yield f"{_escape(_prose(file))}\n"
+    if prose := _prose(file):
+        yield f"{_escape(prose)}\n"
     keys = [key for key in key_comments(file) if key.path[0] != "hydra"]
     parents = [key for key in keys if key.path[0] == "defaults" and len(key.path) > 1]
     inherited = [
@@ -151,21 +151,17 @@ def _file(file: Path, types: Types, schema: dict[str, str]) -> Iterator[str]:
     targets = {key.path[:-1]: key.value for key in keys if key.path[-1] == "_target_"}
     if not rows:
         return
+    is_global = file.parent == CONF or "@package _global_" in file.read_text(encoding="utf-8")
+    prefix = "" if is_global else f"{file.parent.name}."
     yield "| key | type | default | |\n|---|---|---|---|"
     for key in rows:
-        name = _name(file, key)
+        name = prefix + ".".join(key.path)
         if key.path[-1] in ("_target_", "_partial_"):
             built = "builds" if key.path[-1] == "_target_" else ""
             yield f"| `{name}` | {'target' if built else 'bool'} | `{key.value}` | {_cell(key.comment) or built} |"
             continue
         yield f"| `{name}` | {_type(key, types, targets, schema)} | {_default(key)} | {_cell(key.comment)} |"
     yield ""
-
-
-def _name(file: Path, key: KeyComment) -> str:
-    path = ".".join(key.path)
-    is_global = file.parent == CONF or "@package _global_" in file.read_text(encoding="utf-8")
-    return path if is_global else f"{file.parent.name}.{path}"
 
 
 def _type(key: KeyComment, types: Types, targets: dict[tuple[str, ...], str], schema: dict[str, str]) -> str:
@@ -237,7 +233,7 @@ def _code_cell(names: tuple[str, ...]) -> str:
 
 
 def _message_cell(message: str) -> str:
-    return _escape(re.sub(r"\s+", " ", message)).replace("|", "\\|")
+    return _cell(re.sub(r"\s+", " ", message))
 
 
 # API -----------------------------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from ret_lightning.runtime.run_layout import EMBEDDINGS_FOLDER
 
 def main() -> None:
     """Run the console script ret-evaluate."""
-    run(_evaluate, config_name="evaluate", schema=EvaluateConfig, prog="ret-evaluate", before_run=_check_folder)
+    run(_evaluate, config_name="evaluate", schema=EvaluateConfig, prog="ret-evaluate", before_run=_check_before_run)
 
 
-def _check_folder(config: DictConfig) -> None:
+def _check_before_run(config: DictConfig) -> None:
     """Raise an error if the devices or the folder do not allow the evaluation, before anything is written."""
     if config.trainer.get("accelerator") in ("gpu", "cuda"):
         from ret_lightning.runs.early_checks import check_devices  # imports torch

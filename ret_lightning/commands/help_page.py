@@ -50,7 +50,7 @@ def help_page(
     """
     repository = Repository(search_path)
     names = list(_with_parents(repository, config_name))
-    comments = _key_comments(repository, config_name)
+    comments = _comments_by_path(repository, config_name)
     chosen = dict(override.partition("=")[::2] for override in overrides)
     groups = [group for group in map(_to_group, comments.values()) if group is not None]
     groups = [_Group(group.key, chosen.get(group.key, group.option), group.comment) for group in groups]
@@ -85,7 +85,7 @@ def _with_parents(repository: Repository, config_path: str) -> Iterator[str]:
             yield from _with_parents(repository, f"{folder}/{default.name}".lstrip("/"))
 
 
-def _key_comments(repository: Repository, config_path: str) -> dict[tuple[str, ...], KeyComment]:
+def _comments_by_path(repository: Repository, config_path: str) -> dict[tuple[str, ...], KeyComment]:
     """Return the keys, with comments, of a config and of its parents in the same folder."""
     names = reversed(list(_with_parents(repository, config_path)))
     return {each.path: each for name in names if (file := repository.file_of(name)) for each in key_comments(file)}
@@ -161,7 +161,7 @@ def _format_every_key(repository: Repository, keys: Sequence[KeyComment], groups
         text = file.read_text(encoding="utf-8")
         package = "" if "@package _global_" in text.partition("\n")[0] else group.key.partition("@")[2] or group.name
         lines += textwrap.wrap(head_comment(file), _WIDTH, initial_indent="    ", subsequent_indent="    ")
-        for each in _key_comments(repository, f"{group.name}/{group.option}").values():
+        for each in _comments_by_path(repository, f"{group.name}/{group.option}").values():
             if each.path[0] not in ("defaults", "hydra"):
                 lines += _format_key(each, f"{package.replace('/', '.')}." if package else "")
     return lines

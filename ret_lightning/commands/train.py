@@ -31,7 +31,7 @@ def main() -> None:
         prog="ret-train",
         choose=_choose_unfinished,
         base=resumed_base,
-        before_run=_check_folder,
+        before_run=_check_before_run,
     )
 
 
@@ -55,8 +55,11 @@ def _choose_unfinished(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
     return [each.job for each in plans if each.state != "finished"]
 
 
-def _check_folder(config: DictConfig) -> None:
-    """Raise an error if the devices or the folder do not allow the run, before anything is written."""
+def _check_before_run(config: DictConfig) -> None:
+    """Raise an error if the devices or the folder do not allow the run, before anything is written.
+
+    Makes the paths of `config` absolute, in place.
+    """
     make_paths_absolute(config)
     if config.trainer.get("accelerator") in ("gpu", "cuda"):
         from ret_lightning.runs.early_checks import check_devices  # imports torch

@@ -74,7 +74,7 @@ def choices(name: object, options: Iterable[object]) -> str:
 
 
 def format_value(value: object) -> str:
-    """Format a config value as YAML, truncated to 60 characters."""
+    """Format a config value: null, true and false as in YAML, others by `repr`, truncated to 60 characters."""
     if value is None:
         return "null"
     if isinstance(value, bool):

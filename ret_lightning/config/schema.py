@@ -176,7 +176,7 @@ class IndexConfig:
         yield from _check_ranges(config)
         yield from check_index_target(config)
         if config.qdrant is not None and config.processes != 1:
-            text = f"expected 1 with qdrant, got {config.processes}; several processes can write to a folder only"
+            text = f"expected 1 with qdrant, got {config.processes}; only an index folder supports several processes"
             yield "processes", ConfigError(text, code="qdrant-with-processes", found=config.processes)
         if config.checkpoint is None and not config.append:
             text = "a new index requires a run folder, training checkpoint, folder in the published layout or hub id"

@@ -129,7 +129,7 @@ def start_sweep(
                 code="dry-run-sweeper",
                 key="hydra/sweeper",
                 found=chosen,
-                allowed="basic",
+                allowed=("basic",),
             )
         folder_overrides.append(
             f"hydra.sweep.subdir='${{job_name:[{','.join(_varying(parsed))}],${{hydra.overrides.task}}}}'"

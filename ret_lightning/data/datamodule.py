@@ -305,7 +305,8 @@ class RetrievalDataModule(LightningDataModule):
     def choose_batches(self, files: Sequence[EvaluationRows]) -> list[list[list[int]]]:
         """Return this rank's batches of each file, each batch a list of row numbers.
 
-        A resumed evaluation replaces this method with `StoredSink.begin`, which skips encoded rows.
+        An evaluation run replaces this method with `StoredSink.begin`, so that a resumed one skips the rows that are already
+        encoded.
 
         Args:
             files: rows of each side of each subset, as from `evaluation_rows`.

@@ -11,7 +11,7 @@ import numpy as np
 
 from ret_lightning.data.bad_rows import BadRow, OnBadRow, Tally, parse_rows
 from ret_lightning.data.layouts.base import Layout
-from ret_lightning.data.readers.fields import Content
+from ret_lightning.data.readers.fields import Content, row_error
 from ret_lightning.data.readers.indexed_rows import IndexedRows
 from ret_lightning.data.readers.row_files import suffix_of
 from ret_lightning.data.readers.source_location import Location
@@ -32,7 +32,7 @@ def choose_subsets(layout: Layout, names: Sequence[str] | None) -> list[str]:
 
     Raises:
         ConfigError: if `names` is empty.
-        DataError: if a subset of `names` has no test queries, or no subset has.
+        DataError: if a subset of `names` has no test queries although others have, or if `names` is None and no subset has.
     """
     found = layout.subsets()
     if names is None:
@@ -106,16 +106,19 @@ def _drop_duplicates(passages: Iterable[Passage], subset: str, tally: Tally | No
     for passage in passages:
         first = firsts.setdefault(passage.passage_id, passage)
         if first is not passage:
-            error = DataError(
-                f"{passage.location}: passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line "
-                f"{first.location.line}; remove one of the two",
+            line = first.location.line
+            message = (
+                f"passage_id {passage.passage_id!r} is in the pool of {subset} twice, first in line {line}; "
+                "remove one of the two"
+            )
+            error = row_error(
+                passage.location,
+                message,
                 "duplicate_id",
                 code="duplicate-passage-id",
-                path=passage.location.file,
-                line=passage.location.line,
                 passage_id=passage.passage_id,
                 subset=subset,
-                first_line=first.location.line,
+                first_line=line,
             )
             if tally is None:
                 raise error

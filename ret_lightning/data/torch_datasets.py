@@ -245,7 +245,7 @@ class Collator:
             is_repeated: whether the rows repeat those of another rank.
         """
         items, indices, bad = zip(*rows, strict=True)
-        inputs, texts = self._inputs(items, by_itself=True)
+        inputs, texts = self._inputs(items, batch_invariant=True)
         return EvaluationBatch(
             inputs,
             torch.tensor(indices, dtype=torch.int64),
@@ -257,8 +257,8 @@ class Collator:
             is_repeated,
         )
 
-    def _inputs(self, items: Sequence[Item], by_itself: bool = False) -> tuple[EncoderInput, TextCount]:
-        inputs = collate_items(items, self.tokenizer, self.image_size, by_itself)
+    def _inputs(self, items: Sequence[Item], batch_invariant: bool = False) -> tuple[EncoderInput, TextCount]:
+        inputs = collate_items(items, self.tokenizer, self.image_size, batch_invariant)
         return inputs, count_truncated(self.tokenizer, items, inputs)
 
 

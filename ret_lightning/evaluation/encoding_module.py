@@ -54,15 +54,4 @@ class EncodingModule(LightningModule):
         """
         return encode_batch(self.retriever, batch)
 
-    def test_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Encode a batch.
-
-        Args:
-            batch: B queries or passages.
-            batch_idx: ignored.
-            dataloader_idx: ignored.
-
-        Returns:
-            (B, k, d) float32, vectors of length 1.
-        """
-        return encode_batch(self.retriever, batch)
+    test_step = validation_step

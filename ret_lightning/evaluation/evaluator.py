@@ -276,11 +276,9 @@ class Evaluator:
         pool_ids = [result.subset.pool[row].passage_id for row in result.indexed_rows]
         own = pool_ids, positives, min(10, self.ranked), self.recall_at
         compared = compare_rankings(result.ranking.rows[sampled], exact.rows, *own)
-        return (
-            compared
-            if rows_without_fallback is None
-            else compared | without_fallback(compare_rankings(rows_without_fallback, exact.rows, *own))
-        )
+        if rows_without_fallback is not None:
+            compared |= without_fallback(compare_rankings(rows_without_fallback, exact.rows, *own))
+        return compared
 
     def _compute_metrics(
         self, subset: EvaluationSubset, encoded: EncodedSubset, ranking: Ranking, device: torch.device

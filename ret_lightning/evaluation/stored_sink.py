@@ -156,7 +156,7 @@ class StoredSink(EmbeddingSink):
         expected = file.writer.rows[file.written : file.written + len(batch)]
         if batch.rows.tolist() != expected:
             raise RuntimeError(f"{file.store.folder}: expected rows {expected}, got {batch.rows.tolist()}")
-        check_finite(file.rows, batch, vectors, " or trainer.precision=32-true")
+        check_finite(file.rows, batch, vectors, " or, if the precision is lower, trainer.precision=32-true")
         file.writer.add(vectors, provisional=batch.imageless)
         file.written += len(batch)
 

@@ -123,7 +123,8 @@ def decode_image(
         name: name of the image, for error messages.
         least_side: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as both sides keep this number of
             pixels; None: decode at full size.
-        max_pixels: maximum number of pixels in the header of the image; at most twice the limit of Pillow.
+        max_pixels: maximum number of pixels, as stated by the header of the image; values above twice the limit of Pillow
+            have no effect.
 
     Raises:
         DataError: of the kind `image_too_large`, `truncated_image` (if Pillow reports it), `lfs_pointer` or

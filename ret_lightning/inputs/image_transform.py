@@ -102,9 +102,8 @@ class ImageTransform(Preprocessor):
 
 def _exact_size(image: Image.Image) -> tuple[float, float]:
     size = image.info.get(EXACT_SIZE, image.size)
-    return (
-        size if tuple(map(math.ceil, size)) == image.size else image.size
-    )  # otherwise the image was cropped after decoding
+    # A different size means that the image was cropped after decoding.
+    return size if tuple(map(math.ceil, size)) == image.size else image.size
 
 
 def _as_tensor(image: Image.Image) -> Tensor:

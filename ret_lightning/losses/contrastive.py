@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ class ContrastiveLoss(RetrievalLoss):
         if backward is not None:
             metrics |= {"loss_passage_to_query": backward[0].detach(), "passage_recall@1": backward[1]}
         if self.log_temperature is not None:
-            metrics["temperature"] = self.log_temperature.exp().detach()
+            metrics["temperature"] = cast(Tensor, self.temperature).detach()
         return LossOutput(loss, metrics, pairs)
 
     def _warn_without_negatives(self, positive: Tensor) -> None:

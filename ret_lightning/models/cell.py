@@ -156,10 +156,8 @@ class RetCell(nn.Module):
         self._compiled = {part.__name__: torch.compile(part, **options) for part in parts}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **cast(Any, super()).__getstate__(),
-            "_compiled": {},
-        }  # compiled functions are neither copied nor pickled
+        # Compiled functions are neither copied nor pickled.
+        return {**cast(Any, super()).__getstate__(), "_compiled": {}}
 
     def _part(self, part: Callable[..., Any]) -> Callable[..., Any]:
         return partial(self._compiled.get(part.__name__, part), self)

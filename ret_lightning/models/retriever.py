@@ -5,7 +5,6 @@ Shape legend: N pairs, Nq queries, Np passages, k vectors of width d each, H hid
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +24,7 @@ from ret_lightning.models.layer_plans import LayerPlan, Published, Recurrence
 from ret_lightning.models.tower import RetTower
 from ret_lightning.models.two_towers import TwoTowers
 from ret_lightning.ops.maxsim import maxsim
-from ret_lightning.runtime.deprecation import deprecation
+from ret_lightning.runtime.deprecation import RenamedAttribute
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -128,10 +127,7 @@ class RetRetriever(TwoTowers):
         """
         return gate_activations(self, side, pairs)
 
-    def gate_openings(self, side: Literal["query", "passage"], pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """Return the gate activations. Deprecated alias of `gate_activations`, removed in version 0.3."""
-        warnings.warn(deprecation("gate_openings", "gate_activations"), FutureWarning, stacklevel=2)
-        return self.gate_activations(side, pairs)
+    gate_openings = RenamedAttribute("gate_activations")
 
     def score(self, queries: Tensor | Iterable[Pair], passages: Tensor | Iterable[Pair], **options: Any) -> Tensor:
         """Compute the MaxSim score of every query with every passage.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ret_lightning.ops.maxsim_chunked import ChunkedMaxSim
-from ret_lightning.ops.maxsim_fused import fused_maxsim, fused_refusal
+from ret_lightning.ops.maxsim_fused import fused_maxsim, select_backend
 
 Backend = Literal["auto", "plain", "chunked", "fused"]
 
@@ -56,7 +56,7 @@ def maxsim(
     if len(query) == 0 or len(passage) == 0:
         backend = "plain"  # the kernels do not support empty inputs
     if backend == "auto":
-        backend = "chunked" if fused_refusal(query, passage) else "fused"
+        backend = select_backend(query, passage)
     if backend == "plain":
         return _plain(query, passage, query_mask, passage_mask)
     if backend == "chunked":

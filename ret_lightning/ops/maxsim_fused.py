@@ -9,7 +9,8 @@ Shape legend: Nq queries of Lq vectors, Np passages of Lp vectors, vector width 
 from __future__ import annotations
 
 import logging
-from functools import cache, lru_cache
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 LARGEST_WIDTH = 1024
+_CANNOT_RUN = "cannot run its kernels"
 OFFSET_LIMIT = 2**31  # the kernels compute offsets in 32 bits
 
 
@@ -33,7 +35,7 @@ def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, pass
         (Nq, Np) float32 scores.
 
     Raises:
-        ValueError: If the kernels do not support these inputs or are not installed.
+        ValueError: If the kernels do not support these inputs, are not installed, or cannot run on this machine.
     """
     reason = fused_refusal(query, passage)
     if reason is not None:
@@ -45,7 +47,10 @@ def fused_maxsim(query: Tensor, passage: Tensor, query_mask: Tensor | None, pass
 
 
 def fused_refusal(query: Tensor, passage: Tensor) -> str | None:
-    """Return why the kernels cannot be used with such queries and passages; None if they can."""
+    """Return why the kernels cannot be used with such queries and passages; None if they can.
+
+    The first call per device and dtype compiles and tries the kernels.
+    """
     if not query.is_cuda:
         return "needs tensors on a GPU"
     if query.dtype not in (torch.bfloat16, torch.float16):
@@ -63,8 +68,25 @@ def fused_refusal(query: Tensor, passage: Tensor) -> str | None:
             f"{len_query} x {len_passage} vectors of width {width}"
         )
     if (error := _kernel_error(query.device, query.dtype)) is not None:
-        return f"cannot run its kernels: {error}"
+        return f"{_CANNOT_RUN} on {query.device}: {error}"
     return None
+
+
+def select_backend(query: Tensor, passage: Tensor) -> Literal["fused", "chunked"]:
+    """Return the backend for `auto`; log once why installed kernels cannot run."""
+    reason = fused_refusal(query, passage)
+    if reason is not None and reason.startswith(_CANNOT_RUN):
+        _warn(reason)
+    return "fused" if reason is None else "chunked"
+
+
+@cache
+def _warn(reason: str) -> None:
+    log.warning(
+        "maxsim: backend fused %s; the slower backend chunked is used; loss.backend=chunked selects it without this warning "
+        "[fused-kernels-unusable]",
+        reason,
+    )
 
 
 @cache
@@ -85,17 +107,10 @@ def _kernel_error(device: torch.device, dtype: torch.dtype) -> str | None:
     except Exception as raised:  # of Triton, the C compiler, the driver or CUDA
         text = str(raised).strip()
         error = f"{type(raised).__name__}: {text.splitlines()[0]}" if text else type(raised).__name__
-    if error is not None:
-        log.warning(
-            "maxsim: the fused kernels of late-interaction-kernels cannot run on %s (%s); the backend chunked is used, "
-            "which is slower; loss.backend=chunked selects it without this warning [fused-kernels-unusable]",
-            device,
-            error,
-        )
     return error
 
 
-@lru_cache(maxsize=1)
+@cache
 def _is_installed() -> bool:
     try:
         import late_interaction_kernels  # noqa: F401

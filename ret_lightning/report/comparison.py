@@ -159,7 +159,7 @@ def _test(ours: VariantScores | str, theirs: VariantScores | str) -> tuple[float
         try:
             _check_same_queries(other, first, subset, "the baseline")
         except DataError as error:
-            return None, error.message
+            return None, str(error)
         order = {query: i for i, query in enumerate(other.queries)}
         differences = values - theirs.means[subset][[order[query] for query in first.queries]]
         counted = differences[~np.isnan(differences)]

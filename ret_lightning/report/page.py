@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TypeAlias
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -21,13 +22,16 @@ from ret_lightning.report.training_logs import (
     GateMap,
     TrainingLog,
     average_gate_maps,
-    loss_curve,
+    loss_curves,
     median_throughput,
     validation_curve,
 )
 from ret_lightning.report.variants import Variant, VariedSetting, format_setting
 from ret_lightning.runs.identity import ABSENT
 from ret_lightning.training.checkpointing.selection_queries import describe
+
+# Maps the logs of a variant's runs to the (optimizer steps, value) points of each.
+Curves: TypeAlias = Callable[[Sequence[TrainingLog]], list[list[tuple[int, float]]]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def render_page(content: ReportContent) -> str:
         tables=tables,
         bars=bar_chart(metric_bars(content), f"{content.metric} of each variant"),
         curves=_line_chart(metric_curves(content), f"{content.metric} on the validation queries"),
-        losses=_line_chart(loss_curves(content), "training loss"),
+        losses=_line_chart(loss_lines(content), "training loss"),
         subsets=_subset_table(content),
         gates=[
             (v, [(m, _gate_chart(v, m)) for m in maps]) for v in content.variants if (maps := _gate_maps(v, content))
@@ -117,19 +121,20 @@ def metric_bars(content: ReportContent) -> list[Bar]:
 
 def metric_curves(content: ReportContent) -> list[Line]:
     """Return the metric on the validation queries over optimizer steps, one line per variant that logged it."""
-    return _lines(content, lambda log: validation_curve(log, content.metric))
+    return _lines(content, lambda logs: [validation_curve(log, content.metric) for log in logs])
 
 
-def loss_curves(content: ReportContent) -> list[Line]:
+def loss_lines(content: ReportContent) -> list[Line]:
     """Return the training loss over optimizer steps, averaged over intervals, one line per variant that logged it."""
-    return _lines(content, loss_curve)
+    return _lines(content, loss_curves)
 
 
-def _lines(content: ReportContent, curve: Callable[[TrainingLog], list[tuple[int, float]]]) -> list[Line]:
+def _lines(content: ReportContent, curves_of: Curves) -> list[Line]:
     """Return one line per variant. The mean over seeds is computed at the steps that all seeds of a variant have."""
     lines = []
     for series, variant in enumerate(content.variants):
-        curves = [(points, run) for run in variant.runs if (points := curve(content.logs[run.name]))]
+        found = curves_of([content.logs[run.name] for run in variant.runs])
+        curves = [(points, run) for points, run in zip(found, variant.runs, strict=True) if points]
         if not curves:
             continue
         common = sorted(set.intersection(*({step for step, _ in points} for points, _ in curves)))

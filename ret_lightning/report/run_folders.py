@@ -159,9 +159,8 @@ def _read(folder: Path, root: Path) -> Run | UnfinishedRun | None:
         return UnfinishedRun(folder, name, f"{CONFIG_FILE} cannot be read ({str(error).splitlines()[0]})")
     if not isinstance(config, dict) or any(key not in config for key in _RUN_KEYS):
         return None
-    if type(config["seed"]) is not int or not isinstance(
-        config["output_dir"], str
-    ):  # W&B wraps each value in a mapping
+    # W&B wraps each value in a mapping.
+    if type(config["seed"]) is not int or not isinstance(config["output_dir"], str):
         return None
     if not (folder / METRICS_FILE).is_file():
         return UnfinishedRun(folder, name, _why_unfinished(folder, config))

@@ -6,6 +6,7 @@ import csv
 import math
 import re
 import statistics
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,24 +50,22 @@ def validation_curve(log: TrainingLog, metric: str) -> list[tuple[int, float]]:
     return log.series.get(f"val/{metric}", [])
 
 
-def loss_curve(log: TrainingLog, intervals: int = 60) -> list[tuple[int, float]]:
-    """Return the training loss over optimizer steps: the means of the logged values in intervals of equal length.
+def loss_curves(logs: Sequence[TrainingLog], intervals: int = 60) -> list[list[tuple[int, float]]]:
+    """Return training losses over optimizer steps: the means of the logged values in intervals of equal length.
 
     Args:
-        log: log of a run.
+        logs: of a variant's runs. The intervals are the same for all, up to the last step of the shortest run, so that the
+            curves can be averaged.
         intervals: largest number of points.
 
     Returns:
-        (last optimizer step, mean loss) of each interval with logged values.
+        (last optimizer step, mean loss) of each interval with logged values, for each log; empty if it has no losses.
     """
-    points = log.series.get("train/loss", [])
-    if not points:
-        return []
-    last = max(step for step, _ in points)
-    count = min(intervals, last)
-    ends = [round(last * (i + 1) / count) for i in range(count)]
-    means = _interval_means(points, ends)
-    return [(end, mean) for end, mean in zip(ends, means, strict=True) if mean is not None]
+    losses = [log.series.get("train/loss", []) for log in logs]
+    last = min((max(step for step, _ in points) for points in losses if points), default=0)
+    ends = _interval_ends(last, intervals)
+    means = [_interval_means([point for point in points if point[0] <= last], ends) for points in losses]
+    return [[(end, mean) for end, mean in zip(ends, own, strict=True) if mean is not None] for own in means]
 
 
 def median_throughput(log: TrainingLog) -> float | None:
@@ -112,19 +111,24 @@ def average_gate_maps(logs: Sequence[TrainingLog], columns: int = 12) -> list[Ga
         if side not in found:
             continue
         last = max(step for points in found[side].values() for step, _ in points)
-        count = min(columns, last)
-        ends = [round(last * (i + 1) / count) for i in range(count)]
+        ends = _interval_ends(last, columns)
         rows = sorted(found[side], key=lambda row: (("text", "image", "forget").index(row[0]), row[1]))
         values = [_interval_means(found[side][row], ends) for row in rows]
-        logged = [i for i in range(count) if any(line[i] is not None for line in values)]
+        logged = [i for i in range(len(ends)) if any(line[i] is not None for line in values)]
         maps.append(GateMap(side, rows, [ends[i] for i in logged], [[line[i] for i in logged] for line in values]))
     return maps
+
+
+def _interval_ends(last: int, limit: int) -> list[int]:
+    """Return the last steps of at most `limit` intervals of equal length; empty if there are no steps."""
+    count = min(limit, last)
+    return [round(last * (i + 1) / count) for i in range(count)]
 
 
 def _interval_means(points: Sequence[tuple[int, float]], ends: Sequence[int]) -> list[float | None]:
     intervals: list[list[float]] = [[] for _ in ends]
     for step, value in points:
-        intervals[next(i for i, end in enumerate(ends) if step <= end)].append(value)
+        intervals[bisect_left(ends, step)].append(value)
     return [statistics.fmean(values) if values else None for values in intervals]
 
 

@@ -39,7 +39,7 @@ from ret_lightning.runs.loggers import (
     log_tables,
     record_wandb_run,
 )
-from ret_lightning.runs.process import closing_run, filter_library_output, wandb_files_in
+from ret_lightning.runs.process import closing_run, filter_library_output, is_killed_worker, wandb_files_in
 from ret_lightning.runs.results import write_results
 from ret_lightning.runs.resume.resumed_config import upgrade_validation
 from ret_lightning.runs.resume.takeover import refuse_evaluated
@@ -89,7 +89,7 @@ def run_evaluation(config: DictConfig) -> dict[str, float]:
     if file is not None:  # fixed for all ranks, even if a training run adds checkpoints
         config.checkpoint = str(file)
     with alone_in(folder):
-        _check_folder(folder, config.keep_embeddings)
+        _prepare_folder(folder, config.keep_embeddings)
         with _add_resume_hint(folder):
             return _evaluate(folder, config)
 
@@ -136,7 +136,9 @@ def _evaluate(folder: Path, config: DictConfig) -> dict[str, float]:
         if trainer.is_global_zero:
             seconds = _logged_seconds(trainer, config.split)
             result = evaluation.results[config.split]
-            metrics, tables = _write_results(result, loggers, config, seconds, started, sum(sink.before.values()))
+            metrics, tables = _write_and_log_results(
+                result, loggers, config, seconds, started, sum(sink.before.values())
+            )
         if not config.keep_embeddings:
             sink.remove()
     if tables:  # after the last output of W&B
@@ -199,14 +201,14 @@ def _warn_of_training_rows(data: RetrievalDataModule, config: DictConfig) -> Non
 
 @contextmanager
 def _add_resume_hint(folder: Path) -> Iterator[None]:
-    """Add to an error how to resume the evaluation, and convert a full disk and a killed loader worker to a UserError."""
+    """Convert a full disk and a killed loader worker to a UserError that states how to resume the evaluation."""
     hint = f"the stored embeddings are kept; to resume, run the same command with output_dir={folder}"
     try:
         yield
     except Exception as error:
         if disk_is_full(error, folder):
             raise disk_full(folder, f"; {hint}") from error
-        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        if not is_killed_worker(error):
             raise
         raise UserError(
             f"{str(error).splitlines()[0]}; a killed worker usually means out of memory; reduce data.num_workers or "
@@ -233,7 +235,8 @@ def _store_config(folder: Path, config: DictConfig, sink: StoredSink) -> Iterato
         raise
 
 
-def _check_folder(folder: Path, keep_embeddings: bool) -> None:
+def _prepare_folder(folder: Path, keep_embeddings: bool) -> None:
+    """Remove leftover embeddings of a finished evaluation, and raise an error if the folder cannot be used."""
     if not is_first_rank():
         return
     if (folder / METRICS_FILE).exists() and not keep_embeddings:
@@ -257,7 +260,7 @@ def _logged_seconds(trainer: Trainer, split: Split) -> dict[str, float]:
     return {name.removeprefix(prefix): float(value) for name, value in logged if name.startswith(prefix)}
 
 
-def _write_results(
+def _write_and_log_results(
     result: EvaluationResult,
     loggers: list[Logger],
     config: DictConfig,

@@ -33,9 +33,8 @@ def initial_retriever(config: DictConfig) -> RetRetriever:
         return build(config.model)
     source = _open_source(config.init_from)
     where = f"init_from={config.init_from}"
-    retriever = build_untrained(
-        to_plain(config, resolve=True)
-    )  # without pretrained backbones, which the checkpoint overwrites
+    # Without pretrained backbones, which the checkpoint overwrites.
+    retriever = build_untrained(to_plain(config, resolve=True))
     if not config.init_partial:
         load_weights(retriever, source, where)
         return retriever
@@ -66,8 +65,8 @@ def _load_partially(retriever: RetRetriever, source: RetRetriever, where: str, d
     log.info("%s: loaded %d tensors (init_partial=true)", where, done.loaded)
     for what, names in (
         ("architecture differs from this config", differences),
-        ("not loaded, randomly initialized", done.initialised),
-        ("not used of the checkpoint", done.unused),
+        ("not loaded, kept as initialized", done.initialised),
+        ("in the checkpoint, but not used", done.unused),
     ):
         if names:
             log.warning("%s: %s: %s", where, what, "; ".join(names))

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def is_first_process() -> bool:
-    """Return whether this is the process of rank 0, also before torch.distributed is initialized."""
+    """Return whether Lightning regards this process as rank 0: by its global rank once a strategy has set it.
+
+    Before that it is the same as `runtime.lock.is_first_rank`, which does not import torch.
+    """
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]  # an attribute that Lightning sets on the function
 
 
@@ -95,6 +98,11 @@ def record_failure(folder: Path) -> Iterator[None]:
         raise
 
 
+def is_killed_worker(error: BaseException) -> bool:
+    """Return whether an exception of a DataLoader means that one of its worker processes was killed."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
 @contextmanager
 def add_resume_hint(folder: Path) -> Iterator[None]:
     """Add to an error how to resume the run, and convert a full disk and a killed loader worker to a UserError."""
@@ -109,7 +117,7 @@ def add_resume_hint(folder: Path) -> Iterator[None]:
             path = getattr(error, "filename", None) or folder
             hint = f"; to resume from the last checkpoint: ret-train resume={folder}" if has_checkpoint(folder) else ""
             raise disk_full(Path(path), hint) from error
-        if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        if not is_killed_worker(error):
             raise
         raise UserError(
             f"{str(error).splitlines()[0]}; a killed worker usually means out of memory; reduce data.num_workers or "

@@ -59,8 +59,8 @@ def plan_jobs(jobs: Sequence[PlannedJob]) -> list[JobPlan]:
 
 def describe_plans(plans: Sequence[JobPlan]) -> str:
     """Return the number of jobs in each state, in one line."""
-    counts = {state: sum(plan.state == state for plan in plans) for state in ("finished", "unfinished", "new")}
     words = {"finished": "finished", "unfinished": "to resume", "new": "to start"}
+    counts = {state: sum(plan.state == state for plan in plans) for state in words}
     parts = ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)
     return f"{len(plans)} jobs in {plans[0].job.folder.parent}: {parts}"
 

@@ -79,10 +79,9 @@ def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
     """
     folder = Path(config.output_dir)
     check_devices(config.trainer)
-    with linear_backend(_linear_backend(folder, config, resume)) as backend, alone_in(folder):
-        OmegaConf.update(
-            config, "linear_backend", backend, force_add=True
-        )  # stored, so that a resumed run uses the same backend
+    with linear_backend(_backend_setting(folder, config, resume)) as backend, alone_in(folder):
+        # Stored, so that a resumed run uses the same backend.
+        OmegaConf.update(config, "linear_backend", backend, force_add=True)
         if not resume and is_first_rank():
             refuse_taken(folder)
         takeover = Takeover(folder, config, resume)
@@ -93,7 +92,7 @@ def run_training(config: DictConfig, resume: bool = False) -> dict[str, float]:
             takeover.abandon()
 
 
-def _linear_backend(folder: Path, config: DictConfig, resume: bool) -> str:
+def _backend_setting(folder: Path, config: DictConfig, resume: bool) -> str:
     """Return `linear_backend`; with `auto`, a resumed run uses the backend that it was started with."""
     setting = config.get("linear_backend", "auto")
     if setting == "auto" and resume and (folder / CONFIG_FILE).is_file():
@@ -170,7 +169,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         )
         step = tested.step if tested else trainer.global_step
         metrics, tables = (
-            _write_results(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
+            _write_and_log_results(evaluation, loggers, cost, folder, step) if trainer.is_global_zero else ({}, [])
         )
     if tables:  # after the last output of W&B
         print_tables(tables)
@@ -178,7 +177,7 @@ def _train(folder: Path, config: DictConfig, takeover: Takeover, resume: bool) -
         log.info(
             "metrics, rankings and checkpoints are in %s%s",
             folder,
-            f"; see {' and '.join(pictures)}" if pictures else "",
+            f"; see {', '.join(pictures)}" if pictures else "",
         )
     return metrics
 
@@ -226,7 +225,7 @@ def best_validation(folder: Path) -> float:
     return candidate.scores[monitor]
 
 
-def _write_results(
+def _write_and_log_results(
     evaluation: RetrievalEvaluation, loggers: list[Logger], cost: Cost, folder: Path, step: int
 ) -> tuple[dict[str, float], list[Table]]:
     chosen = selection_queries.describe(read_json(folder / ORIGIN_FILE)[selection_queries.SELECTED_ON])

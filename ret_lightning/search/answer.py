@@ -24,6 +24,7 @@ from ret_lightning.search.output import check_output_file, json_lines, print_tab
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ret_lightning.data.readers.row_files import RowFiles
     from ret_lightning.data.rows import Query
 
 
@@ -174,15 +175,16 @@ def _open_index(
 
 
 def _read_queries(files: str | Path | Sequence[Query]) -> list[Query]:
-    from ret_lightning.data.readers.row_files import RowFiles
+    from ret_lightning.data.readers import row_files
     from ret_lightning.data.rows import parse_query
     from ret_lightning.search.passages import no_rows_error
 
+    source: RowFiles | str = "queries"
     if isinstance(files, str | Path):
-        rows = RowFiles.named(Path(), str(files), "queries")
-        queries = [parse_query(content, location, with_positives=False) for content, location in rows]
+        source = row_files.RowFiles.named(Path(), str(files), "queries")
+        queries = [parse_query(content, location, with_positives=False) for content, location in source]
     else:
         queries = list(files)
     if not queries:
-        raise no_rows_error(rows if isinstance(files, str | Path) else "queries")
+        raise no_rows_error(source)
     return queries

@@ -39,17 +39,18 @@ def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
     Raises:
         DataError: if there are no passages, a row is invalid, or an id is not unique. The error names file and line.
     """
+    source: RowFiles | str = "passages"
     if isinstance(files, str | Path):
-        rows = RowFiles.named(Path(), str(files), "passages")
-        passages = [parse_passage(content, place) for content, place in rows]
+        source = RowFiles.named(Path(), str(files), "passages")
+        passages = [parse_passage(content, location) for content, location in source]
     else:
         passages = list(files)
     if not passages:
-        raise no_rows_error(rows if isinstance(files, str | Path) else "passages")
+        raise no_rows_error(source)
     firsts: dict[str, Passage] = {}
     for passage in passages:
-        first = firsts.setdefault(passage.passage_id, passage)
-        if first is not passage:
+        if passage.passage_id in firsts:
+            first = firsts[passage.passage_id]
             raise DataError(
                 f"{passage.location}: duplicate passage_id {passage.passage_id!r}, first at {first.location}; ids must be "
                 "unique",
@@ -58,11 +59,12 @@ def read_passages(files: str | Path | Sequence[Passage]) -> list[Passage]:
                 line=passage.location.line,
                 found=passage.passage_id,
             )
+        firsts[passage.passage_id] = passage
     empty = [passage for passage in passages if passage.text is None and passage.image is None]
     if empty:
         log.warning(
             "%s: %d of %d passages have neither text nor image, the first is %r at %s; they are indexed and may rank high",
-            *(rows, len(empty), len(passages), empty[0].passage_id, empty[0].location),
+            *(source, len(empty), len(passages), empty[0].passage_id, empty[0].location),
         )
     return passages
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 RECORD = "ret_lightning"  # key in the metadata of a collection
 POINTS_PER_REQUEST = 64  # 5 MB of JSON for 32 vectors of width 128
 IDS_PER_REQUEST = 1000
-PAYLOAD_FIELDS = ("text", "image_path")  # payload keys that determine the vectors
+CONTENT_FIELDS = ("text", "image_path")  # payload keys that determine the vectors
 ID_NAMESPACE = uuid.UUID("7c0d3f0e-52c5-5b0e-9f5e-2b7a1d6a4c11")
 
 
@@ -334,7 +334,7 @@ def _unfinished_points(client: QdrantClient, name: str, before: int) -> dict[str
             _rows_from(before),
             limit=IDS_PER_REQUEST,
             offset=offset,
-            with_payload=["row", "passage_id", *PAYLOAD_FIELDS],
+            with_payload=["row", "passage_id", *CONTENT_FIELDS],
         )
         found |= {str(point.id): _payload(point) for point in points}
         if offset is None:
@@ -362,7 +362,7 @@ def _find_existing_ids(
 
 def _is_current(passage: Passage, payload: dict[str, Any] | None) -> bool:
     """Return whether a point was encoded from the current text and image path of a passage."""
-    return payload is not None and all(payload.get(key) == getattr(passage, key) for key in PAYLOAD_FIELDS)
+    return payload is not None and all(payload.get(key) == getattr(passage, key) for key in CONTENT_FIELDS)
 
 
 def _set_rows(client: QdrantClient, name: str, rows: dict[str, int]) -> None:

@@ -43,6 +43,20 @@ def select_fused(make_optimizer: MakeOptimizer, parameters: Iterable[Tensor]) ->
     return partial(make_optimizer, fused=True)
 
 
+def keep_implementation(optimizer: torch.optim.Optimizer) -> None:
+    """Keep the implementation of an optimizer (`fused`, `foreach`) when the state of a run with another one is loaded.
+
+    Loading replaces the settings of the parameter groups. A run that moves to or from a GPU would keep the implementation of
+    the other device, which may not support this one.
+    """
+    own = {name: optimizer.defaults[name] for name in ("fused", "foreach") if name in optimizer.defaults}
+
+    def set_own(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
+
+    optimizer.register_load_state_dict_pre_hook(set_own)
+
+
 def unscale_gradients(plugin: Precision, optimizer: torch.optim.Optimizer) -> None:
     """Unscale float16 gradients of a fused optimizer before they are clipped; Lightning does so for other optimizers.
 

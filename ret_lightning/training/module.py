@@ -24,7 +24,12 @@ from ret_lightning.training.callbacks.rng_states import seed_gpu
 from ret_lightning.training.callbacks.text_lengths import TextLengths
 from ret_lightning.training.checkpointing.checkpoint_io import FROZEN
 from ret_lightning.training.epoch_steps import EpochSteps, resolve_horizon
-from ret_lightning.training.fused_optimizer import clip_unscaled_gradients, select_fused, unscale_gradients
+from ret_lightning.training.fused_optimizer import (
+    clip_unscaled_gradients,
+    keep_implementation,
+    select_fused,
+    unscale_gradients,
+)
 from ret_lightning.training.resumed_epoch import ResumedEpoch
 from ret_lightning.training.schedule import WarmupCosine
 
@@ -177,7 +182,7 @@ class RetModule(EncodingModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients as Lightning does, which under mixed precision refuses fused optimizers."""
+        """Clip the gradients as Lightning does, also for fused optimizers under mixed precision, which Lightning rejects."""
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision):
             clip_unscaled_gradients(plugin, optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -207,6 +212,7 @@ class RetModule(EncodingModule):
         groups = build_parameter_groups(self)
         make_optimizer = select_fused(self.make_optimizer, (p for group in groups for p in group["params"]))
         optimizer = make_optimizer(groups)
+        keep_implementation(optimizer)
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.pop("learning_rate_scale")
         horizon, self._epoch_steps = resolve_horizon(self.schedule, self.trainer, self._epoch_steps, self._resumed_step)

@@ -131,7 +131,7 @@ def _warn_of_changed_batch(trainer: Trainer, batches: EpochBatches) -> None:
         log.warning(
             "resumed with a global batch of %s, previously %s; %s",
             _describe_batch(*batches.size), _describe_batch(*before.size),
-            f"epoch {epoch + 1} continues with its remaining rows" if batches.spans(epoch) else
+            f"epoch {epoch + 1} continues with its remaining rows" if batches.served_spans(epoch) else
             f"epoch {epoch + 1} starts with all rows",
         )  # fmt: skip
 

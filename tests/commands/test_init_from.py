@@ -35,8 +35,8 @@ def test_matching_weights_are_loaded_and_others_listed(
     printed = capsys.readouterr()
     log = printed.out + printed.err
     assert "gate=lstm" in log
-    assert "not loaded, randomly initialized: query_model.ret_cell.query_hidden_states (1, 2, 64)" in log
-    assert "not used of the checkpoint: " in log
+    assert "not loaded, kept as initialized: query_model.ret_cell.query_hidden_states (1, 2, 64)" in log
+    assert "in the checkpoint, but not used: " in log
     assert "query_model.ret_cell.text_input_gate_w" in log
 
 

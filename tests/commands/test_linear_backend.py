@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ret_lightning.ops import onednn_linear
-from ret_lightning.runs.training_run import _linear_backend
+from ret_lightning.runs.training_run import _backend_setting
 from tests.support.small_runs import small_run
 
 pytestmark = pytest.mark.slow
@@ -53,8 +53,8 @@ def test_resumed_run_keeps_its_backend(
     assert used
     assert stored(run) == "onednn"
     config = OmegaConf.create({"linear_backend": "auto"})
-    assert _linear_backend(run, config, resume=True) == "onednn"  # the same as with resume=auto
-    assert _linear_backend(run, config, resume=False) == "auto"
+    assert _backend_setting(run, config, resume=True) == "onednn"  # the same as with resume=auto
+    assert _backend_setting(run, config, resume=False) == "auto"
     assert call("train", f"resume={run}") == 2
     assert "[resume-finished]" in capfd.readouterr().err
 

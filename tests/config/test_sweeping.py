@@ -130,6 +130,6 @@ def test_dry_run_requires_a_grid(tmp_path: Path) -> None:
         "dry-run-sweeper",
         "hydra/sweeper",
         "optuna",
-        "basic",
+        ("basic",),
     )
     assert not (tmp_path / "runs").exists()

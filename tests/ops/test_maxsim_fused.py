@@ -126,7 +126,8 @@ def test_unusable_kernels_are_replaced_with_one_warning(
 
     kernels.maxsim = score
     on_gpu = lambda query, passage: fused_refusal(vectors(), vectors())  # noqa: E731
-    monkeypatch.setattr(sys.modules[maxsim.__module__], "fused_refusal", on_gpu)
+    monkeypatch.setattr(maxsim_fused, "fused_refusal", on_gpu)
+    maxsim_fused._warn.cache_clear()
     query, passage = torch.randn(3, 4, 8), torch.randn(5, 6, 8)
     for _ in range(2):
         torch.testing.assert_close(maxsim(query, passage), maxsim(query, passage, backend="chunked"))
@@ -134,8 +135,7 @@ def test_unusable_kernels_are_replaced_with_one_warning(
     (record,) = [each for each in caplog.records if "fused-kernels-unusable" in each.getMessage()]
     reason = "wrong scores" if fault == "values" else "RuntimeError: Failed to find C compiler."
     assert reason in record.getMessage()
-    monkeypatch.setattr(maxsim_fused, "fused_refusal", on_gpu)
-    with pytest.raises(ValueError, match=r"backend fused cannot run its kernels: .*; use auto or chunked"):
+    with pytest.raises(ValueError, match=r"backend fused cannot run its kernels on .*: .*; use auto or chunked"):
         maxsim_fused.fused_maxsim(query, passage, None, None)
 
 
@@ -152,7 +152,7 @@ def test_auto_selects_fused_if_supported(monkeypatch: pytest.MonkeyPatch) -> Non
     from ret_lightning.losses import maxsim as function
 
     module = sys.modules[function.__module__]
-    monkeypatch.setattr(module, "fused_refusal", lambda query, passage: None)
+    monkeypatch.setattr(maxsim_fused, "fused_refusal", lambda query, passage: None)
     monkeypatch.setattr(module, "fused_maxsim", lambda *inputs: called.append(inputs) or "scores")
     query, passage = torch.randn(2, 3, 4), torch.randn(5, 6, 4)
     mask = torch.ones(5, 6, dtype=torch.bool)

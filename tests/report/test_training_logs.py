@@ -10,7 +10,7 @@ from ret_lightning.report.run_folders import find_runs
 from ret_lightning.report.training_logs import (
     TrainingLog,
     average_gate_maps,
-    loss_curve,
+    loss_curves,
     median_throughput,
     read_log,
     validation_curve,
@@ -33,10 +33,23 @@ def test_curve_counts_completed_steps(logs: list[TrainingLog]) -> None:
 
 def test_loss_curve_averages_intervals(logs: list[TrainingLog]) -> None:
     # Step i logged 2 - 0.4 * i / 20; steps 0 to 4 are the first interval.
-    assert dict(loss_curve(logs[0], intervals=4)) == pytest.approx({5: 1.96, 10: 1.86, 15: 1.76, 20: 1.66})
-    assert [step for step, _ in loss_curve(logs[0])] == list(range(1, 21))
-    assert loss_curve(TrainingLog({"train/loss": [(1, 0.5), (4, 0.25)]}), intervals=2) == [(2, 0.5), (4, 0.25)]
-    assert loss_curve(TrainingLog({})) == []
+    averaged, _ = loss_curves(logs, intervals=4)
+    assert dict(averaged) == pytest.approx({5: 1.96, 10: 1.86, 15: 1.76, 20: 1.66})
+    assert [step for step, _ in loss_curves(logs)[1]] == list(range(1, 21))
+    assert loss_curves([TrainingLog({"train/loss": [(1, 0.5), (4, 0.25)]})], intervals=2) == [[(2, 0.5), (4, 0.25)]]
+    assert loss_curves([]) == []
+
+
+def test_loss_curves_of_unequal_runs_have_the_same_steps() -> None:
+    losses = [{step: 1 / step for step in range(1, last + 1)} for last in (7, 10, 13)]
+    logs = [TrainingLog({"train/loss": list(each.items())}) for each in losses]
+    *curves, missing = loss_curves([*logs, TrainingLog({})], intervals=3)
+    assert [[step for step, _ in curve] for curve in curves] == [[2, 5, 7]] * 3
+    assert all(
+        dict(curve) == pytest.approx({2: 0.75, 5: (1 / 3 + 1 / 4 + 1 / 5) / 3, 7: (1 / 6 + 1 / 7) / 2})
+        for curve in curves
+    )
+    assert missing == []
 
 
 def test_gate_map_averages_intervals_and_seeds(logs: list[TrainingLog]) -> None:

@@ -15,7 +15,7 @@ from ret_lightning.errors import ConfigError, DataError, UserError
 from ret_lightning.inputs import ClipTokenizer, ImageTransform
 from ret_lightning.runs.evaluation_run import (
     _add_resume_hint,
-    _check_folder,
+    _prepare_folder,
     _shared_preprocessors,
     _store_config,
     _warn_of_training_rows,
@@ -71,11 +71,11 @@ def test_errors_state_how_to_resume(tmp_path: Path, error: Exception, code: str 
 def test_leftover_embeddings_are_removed(tmp_path: Path, stored: str, removed: bool) -> None:
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "config.yaml").write_text(f"keep_embeddings: {stored}\n")
-    _check_folder(tmp_path, keep_embeddings=False)  # not finished, so the embeddings are needed
+    _prepare_folder(tmp_path, keep_embeddings=False)  # not finished, so the embeddings are needed
     assert (tmp_path / "embeddings").exists()
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ConfigError) as caught:
-        _check_folder(tmp_path, keep_embeddings=False)
+        _prepare_folder(tmp_path, keep_embeddings=False)
     assert caught.value.code == "folder-holds-metrics"
     assert (tmp_path / "embeddings").exists() != removed
 

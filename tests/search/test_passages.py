@@ -62,6 +62,22 @@ def test_invalid_passage_files_are_rejected(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.paths) == ("files-without-rows", (tmp_path / "empty.jsonl",))
 
 
+def test_passages_that_are_passed_are_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [passage(NAME, i) for i in range(3)]
+    rows[1]["passage_text"] = rows[1]["passage_image_path"] = None
+    write_lines(tmp_path / "p.jsonl", rows)
+    passages = read_passages(str(tmp_path / "p.jsonl"))
+    caplog.clear()
+    assert read_passages(passages) == passages
+    assert f"passages: 1 of 3 passages have neither text nor image, the first is '{NAME}_1'" in caplog.text
+    with pytest.raises(DataError) as caught:
+        read_passages([])
+    assert caught.value.code == "files-without-rows"
+    with pytest.raises(DataError) as caught:
+        read_passages([*passages, passages[0]])
+    assert (caught.value.code, caught.value.found) == ("passage-id-twice", f"{NAME}_0")
+
+
 def test_existing_ids_are_counted(tmp_path: Path) -> None:
     write_lines(tmp_path / "p.jsonl", [passage(NAME, i) for i in range(4)])
     passages = read_passages(str(tmp_path / "p.jsonl"))

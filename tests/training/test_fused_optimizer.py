@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer, Rprop
 
 from ret_lightning import RetModule
-from ret_lightning.training.fused_optimizer import select_fused
+from ret_lightning.training.fused_optimizer import keep_implementation, select_fused
 from tests.support.tiny_training import fit, make_module
 
 ON_GPU = [SimpleNamespace(is_cuda=True, is_floating_point=lambda: True)] * 2
@@ -106,6 +107,28 @@ def test_gradients_are_not_clipped_without_limit(root: Path) -> None:
     fused = first_gradients(root, True, **options)
     assert_equal(fused, first_gradients(root, False, **options))
     assert norm(fused) > 0.1
+
+
+@pytest.mark.parametrize(("stored", "own"), [(None, True), (True, None), (True, False), (False, True)])
+def test_resumed_optimizer_keeps_its_implementation(stored: bool | None, own: bool | None) -> None:
+    weights, optimizers = [], []
+    for fused in (stored, own):
+        weights.append(torch.nn.Parameter(torch.ones(3)))
+        optimizers.append(AdamW([weights[-1]], lr=0.1, fused=fused))
+    first, second = optimizers
+    keep_implementation(second)
+    weights[0].grad = torch.tensor([1.0, -2.0, 3.0])
+    first.step()
+    weights[1].data.copy_(weights[0].data)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert [second.param_groups[0][name] for name in ("fused", "lr")] == [own, 0.1]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    scaler.scale(torch.zeros(1))  # creates its state
+    for weight, optimizer in zip(weights, optimizers, strict=True):
+        weight.grad = torch.tensor([-1.0, 0.5, 1.0])
+        scaler.step(optimizer)
+    torch.testing.assert_close(weights[1], weights[0])
+    assert (weights[1] != 1).all()
 
 
 def test_float16_gradients_are_unscaled_before_clipping(root: Path) -> None:

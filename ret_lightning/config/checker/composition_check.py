@@ -151,7 +151,7 @@ class Check:
             elif known is None and signature is not None and not signature.accepts_any:
                 self._report_unknown(inner, child.source, owner, signature)
             else:
-                self._check_value(
+                self._check_entry(
                     child, inner, final, known or Parameter(name, False, element_annotation(annotation, dict))
                 )
 
@@ -194,7 +194,7 @@ class Check:
         except OmegaConfBaseException:
             return ""
 
-    def _check_value(self, entry: Entry, path: Keys, above: Any, parameter: Parameter) -> None:
+    def _check_entry(self, entry: Entry, path: Keys, above: Any, parameter: Parameter) -> None:
         key = path[-1]
         final = above.get(key) if isinstance(above, dict) else None
         if isinstance(above, list) and key.isdigit() and int(key) < len(above):
@@ -290,9 +290,8 @@ class Check:
             return  # the missing value itself is reported
         except OmegaConfBaseException as error:
             missing = re.search(r"Interpolation key '(.+?)' not found", str(error))
-            meant = (
-                nearest(missing[1], [".".join(path) for path, _ in to_entry(self.plain, "").walk()]) if missing else []
-            )
+            all_keys = [".".join(keys) for keys, _ in to_entry(self.plain, "").walk()] if missing else []
+            meant = nearest(missing[1], all_keys) if missing else []
             hint = f"; did you mean {meant[0]}?" if meant else ""
             failed = ConfigError(f"{raw}: {first_line(error)}{hint}", code="interpolation-failed", found=raw)
             self._add(path, self._source(path), failed)

@@ -30,7 +30,7 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
 # Config keys that moved to another node.
 MOVED_KEYS = {"loss.micro_batch": "micro_batch"}
 METRIC_OPTIONS = ("metric", "monitor")  # options whose value is a metric
-# Earlier names of metrics: `mean/headline_recall`, `index/agreement@10`, `index/recall_cost@5`, `seconds/agreement`.
+# Earlier names of metrics: `mean/headline_recall`, `index/agreement@10`, `index/recall_cost@5`, `val/seconds/agreement`.
 _EARLIER_METRICS = (
     (re.compile(r"\bheadline_(?=(?:pseudo_)?recall\b)"), "main_"),
     (re.compile(r"(?<=/)agreement(?=(?:_without_fallback)?@\d)|(?<=/seconds/)agreement\Z"), "ann_recall"),

@@ -89,7 +89,7 @@ class CorpusCheck:
             self._scan(reader)
         except BrokenProcessPool as error:
             raise DataError(
-                f"a worker process was killed, probably because memory ran out; decrease workers={self.workers}",
+                f"a worker process was killed, probably because memory ran out; free memory or decrease workers={self.workers}",
                 code="check-process-killed",
                 workers=self.workers,
             ) from error
@@ -299,10 +299,11 @@ class CorpusCheck:
                 self.report.add(self.report.notes, part.name, f"{what}_in_training", messages, len(leaked))
 
     def _report_sides(self) -> None:
+        truncated_fraction = self._build_truncated_fraction()
         for part in self._parts:
             for (subset, side), counts in sorted(part.merge_sides().items()):
                 name = f"training {side}" if part.role == "training" else part.name.replace(f"/{subset}", "")
-                self.report.add_side(name, subset, counts, self._build_truncated_fraction())
+                self.report.add_side(name, subset, counts, truncated_fraction)
 
     def _build_truncated_fraction(self) -> Callable[[list[str]], float] | None:
         """Return a function from texts to the fraction that is truncated; None if the tokenizer has no `max_length`."""

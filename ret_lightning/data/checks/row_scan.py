@@ -222,7 +222,7 @@ class RowScan:
                 raise
             result.problems.add(BadRow.of(error, location))  # the row is used without its image
             return
-        if note := _find_one_colour(picture, "in the row", deferred, location, subset):
+        if note := _find_one_colour(picture, "in the row", location, subset):
             result.notes.add(note)
 
 
@@ -252,7 +252,7 @@ class ImageScan:
             try:
                 if self.decoded:
                     picture = self.reader(path, cast(Location, deferred), subset)
-                    if note := _find_one_colour(picture, path, deferred, location, subset):
+                    if note := _find_one_colour(picture, path, location, subset):
                         found[key] = note
                 else:
                     self.reader.source.find(path)
@@ -262,14 +262,13 @@ class ImageScan:
         return found
 
 
-def _find_one_colour(
-    picture: Any, name: str, deferred: DeferredLocation, location: Location, subset: str
-) -> BadRow | None:
+def _find_one_colour(picture: Any, name: str, location: Location, subset: str) -> BadRow | None:
     """Return a note if all pixels of an image are equal, otherwise None."""
     extrema = picture.getextrema()
     if any(low != high for low, high in extrema):
         return None
     colour = "".join(f"{low:02x}" for low, _ in extrema)
+    deferred = DeferredLocation(location)
     return BadRow(
         ONE_COLOUR, f"{deferred} (subset {subset}): all pixels of image {name} have the colour #{colour}", location
     )

@@ -270,9 +270,8 @@ class ImageArchives:
         header = self._read_bytes(archive, offset, 30)
         if not header.startswith(b"PK\3\4"):
             raise ValueError("expected a member at this position")
-        name_and_extra = sum(
-            struct.unpack("<HH", header[26:])
-        )  # lengths, which may differ from those in the central directory
+        # Lengths, which may differ from those in the central directory.
+        name_and_extra = sum(struct.unpack("<HH", header[26:]))
         content = self._read_bytes(archive, offset + 30 + name_and_extra, size)
         if flags & DEFLATED:
             inflating = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -44,10 +44,12 @@ def parse_fields(content: Content, location: Location) -> RowFields:
         raise row_error(location, message, "bad_encoding", code="not-utf8", byte=error.start) from None
     except (ValueError, RecursionError) as error:
         # The text of a JSONDecodeError counts lines within the row, not within the file.
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        column = getattr(error, "colno", None)
-        message = f"not JSON: {reason}"
-        raise row_error(location, message, "bad_json", code="not-json", reason=reason, column=column) from None
+        reason, column = str(error), None
+        if isinstance(error, json.JSONDecodeError):
+            reason, column = f"{error.msg.removesuffix(' at')} at column {error.colno}", error.colno
+        raise row_error(
+            location, f"not JSON: {reason}", "bad_json", code="not-json", reason=reason, column=column
+        ) from None
     if not isinstance(values, dict):
         message = f"expected a JSON object, got {describe_value(values)}"
         raise row_error(location, message, "wrong_type", code="row-not-object", found=values)
@@ -72,7 +74,7 @@ class RowFields:
         """Read a string field.
 
         Args:
-            name: of the field.
+            name: name of the field.
 
         Returns:
             The string without leading and trailing white space; None if it is missing or blank.
@@ -123,7 +125,7 @@ class RowFields:
         """Read an id, a string or an integer, as a string.
 
         Args:
-            name: of the field.
+            name: name of the field.
 
         Raises:
             DataError: if the field is missing, blank or of another type.
@@ -136,7 +138,7 @@ class RowFields:
         """Read one id or a list of ids as strings, without duplicates, in order.
 
         Args:
-            name: of the field.
+            name: name of the field.
 
         Raises:
             DataError: if the field is missing, an empty list, or holds a value that is not an id.
@@ -156,7 +158,7 @@ class RowFields:
         columns of integers with missing values contain, are read as integers.
 
         Args:
-            name: of the field.
+            name: name of the field.
 
         Raises:
             DataError: if an answer has another type, or an object has no `wikidata`.
@@ -184,7 +186,7 @@ class RowFields:
         """Read a number or a list of numbers as floats; null is read as NaN, true as 1 and false as 0.
 
         Args:
-            name: of the field.
+            name: name of the field.
 
         Raises:
             DataError: if the field is missing, has another type, or holds a number that is too large for a float.
@@ -209,7 +211,7 @@ class RowFields:
         """Return the error of a field with a value of the wrong type.
 
         Args:
-            name: of the field.
+            name: name of the field.
             allowed: the allowed types, in words.
             value: the value of the field.
         """

@@ -77,7 +77,7 @@ def resolve_lines(locations: Sequence[Location]) -> list[SourceLocation]:
     """Replace byte offsets by line numbers; each file is read at most once.
 
     Args:
-        locations: of any files, in any order.
+        locations: source locations, in any files and any order.
 
     Returns:
         The locations with line numbers, in the order of `locations`.

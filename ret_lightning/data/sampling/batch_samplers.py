@@ -95,7 +95,7 @@ class EpochBatches(Sampler[list[SampledRow]]):
         """
         return None
 
-    def spans(self, epoch: int) -> list[Span]:
+    def served_spans(self, epoch: int) -> list[Span]:
         """Return the batches that an epoch served before it was resumed; empty for any other epoch."""
         return [span for span in self.position.spans if span.batches] if epoch == self.position.epoch else []
 
@@ -122,7 +122,7 @@ class EpochBatches(Sampler[list[SampledRow]]):
 
     def _earlier_spans(self, epoch: int) -> tuple[list[Span], int]:
         """Return the spans of an earlier batch size, and the number of batches served since with the current size."""
-        spans = self.spans(epoch)
+        spans = self.served_spans(epoch)
         served = spans.pop().batches if spans and spans[-1].size == self.size else 0
         return spans, served
 
@@ -186,7 +186,7 @@ class GlobalBatches(EpochBatches):
             return self.batches_per_epoch(*self.size)
         if self._length is None or self._length[:2] != (self.epoch, self.position):
             samples = self._samples(self.epoch)
-            for span in self.spans(self.epoch):
+            for span in self.served_spans(self.epoch):
                 samples = self._remaining(self.epoch, samples, span)
             remaining = _count_batches([len(group) for group in samples.groups], *self.size)
             self._length = (self.epoch, self.position, self.position.batches + remaining)

@@ -99,7 +99,8 @@ class Mixture:
 class RowMixture:
     """A mixture applied to a known set of rows.
 
-    The fractional part f of a factor is exact: max(1, round(f * n)) of the n rows of a subset are sampled once more.
+    The fractional part f of a factor, if it is not 0, is exact: max(1, round(f * n)) of the n rows of a subset are sampled
+    once more.
 
     Args:
         subsets: subset of each row.

@@ -115,7 +115,7 @@ class StreamedBatches(EpochBatches):
 
     def _own_batches(self, epoch: int) -> Iterator[list[SampledRow]]:
         """Yield this rank's batches, reading one batch ahead to detect the last one."""
-        count = sum(span.batches for span in self.spans(epoch))
+        count = sum(span.batches for span in self.served_spans(epoch))
         waiting = None
         for batch in self.global_batches(epoch):
             if waiting is not None:
@@ -134,7 +134,7 @@ class StreamedBatches(EpochBatches):
         Raises:
             DataError: if the whole stream has too few rows for one batch.
         """
-        empty = not self.spans(epoch)
+        empty = not self.served_spans(epoch)
         for batch in super().global_batches(epoch):
             empty = False
             yield batch

@@ -97,8 +97,7 @@ def architecture_differences(retriever: TwoTowers, source: TwoTowers) -> dict[st
     """Return the settings in which a model differs from the source of its weights, by key, each described as a text."""
     here, there = architecture(retriever), architecture(source)
     both = {key: (_of(there, key), _of(here, key)) for key in here | there}
-    text = "{}={} in the checkpoint and {} in the config"
-    return {key: text.format(key, theirs, ours) for key, (theirs, ours) in both.items() if theirs != ours}
+    return {key: f"{key}={a} in the checkpoint and {b} in the config" for key, (a, b) in both.items() if a != b}
 
 
 def _of(described: Mapping[str, Any], key: str) -> Any:
@@ -171,8 +170,8 @@ def storable_config(retriever: TwoTowers) -> dict[str, Any]:
     config = config_of(retriever)
     try:
         with torch.inference_mode(False), torch.device("meta"):
-            read, content = preprocessor_files(retriever).__getitem__, json.loads(json.dumps(config))
-            again = retriever_from_config(content, Path(CONFIG_FILE), TwoTowers, read)
+            files, content = preprocessor_files(retriever), json.loads(json.dumps(config))
+            again = retriever_from_config(content, Path(CONFIG_FILE), TwoTowers, files.__getitem__)
     except Exception as error:  # user-defined classes may raise anything
         reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise ConfigError(

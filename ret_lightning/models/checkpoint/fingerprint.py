@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -107,8 +107,13 @@ def _weights(retriever: TwoTowers) -> dict[str, torch.Tensor]:
 def _digest(settings: dict[str, Any], weights: dict[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    update_with_weights(digest, weights)
+    return digest.hexdigest()
+
+
+def update_with_weights(digest: hashlib.blake2b, weights: Mapping[str, torch.Tensor]) -> None:
+    """Update a digest with the name, shape, dtype and bytes of each tensor, in the order of the names."""
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -173,14 +173,14 @@ def uses_gpu(gpu: bool | None, device: torch.device) -> bool:
         device: device on which the index computes exact scores.
 
     Raises:
-        ConfigError: if `gpu` is True and FAISS has no GPU support.
+        ConfigError: if `gpu` is True and FAISS finds no GPU.
     """
     import faiss
 
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if gpu and not gpus:
         raise ConfigError(
-            "index: gpu=true, but the installed FAISS has no GPU support; install faiss-gpu, or remove gpu",
+            "index: gpu=true, but FAISS finds no GPU; install faiss-gpu on a machine with a GPU, or remove gpu",
             code="faiss-without-gpu",
         )
     return bool(gpus) and (device.type == "cuda" if gpu is None else gpu)

@@ -54,7 +54,7 @@ class FaissIndex(FaissCandidates):
     its true contribution. The same passages, queries and settings yield the same ranking.
 
     If a factory string with placeholders is used for fewer than 9,984 vectors, too few to train codes and inverted lists
-    on, it is replaced by `Flat`.
+    on, it is replaced by `Flat`, unless `nlist` is set.
 
     Args:
         factory: FAISS index factory string for inner products. It may contain the placeholders `{nlist}`, `{m}`, `{nbits}`
@@ -69,7 +69,7 @@ class FaissIndex(FaissCandidates):
             vector need a larger value.
         m: number of sub-quantizers of a product quantizer, a divisor of d. None: as many as yield at most d / 4 bytes per
             vector.
-        nbits: bits per sub-quantizer, at most 16. None: 4, the fast-scan layout; 8 on a GPU, which does not support it.
+        nbits: bits per sub-quantizer, at most 16. None: 4, the fast-scan layout; on a GPU, which has no fast scan, 8.
         M: number of neighbors per vector in a graph (HNSW). None: 32.
         training_points: number of vectors to train on. None: 32 per inverted list, at least 65,536.
         seed: seed of the sampling of training points and of k-means.

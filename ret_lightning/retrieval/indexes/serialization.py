@@ -1,7 +1,7 @@
 """The manifest and checksums of a saved index. The passage vectors are not saved; they remain in their store.
 
-folder/index.json    class, settings, shape of the passages, checksums; written last, so that an index is complete folder/*
-files written by the index class
+folder/index.json    class, settings, shape of the passages, checksums; written last: a folder without it has no index
+folder/*             files written by the index class
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ from ret_lightning.retrieval.store.store_plan import (
 )
 from ret_lightning.runtime.atomic_files import write_text
 
-# A part has at most this many rows, which bounds the work lost by an interruption.
+# A store has about MAX_PARTS parts of at most MAX_PART_ROWS rows, which bounds the work lost by an interruption.
 MAX_PARTS, MAX_PART_ROWS = 64, 4096
 
 
@@ -343,7 +343,7 @@ class _MappedEmbeddings(Embeddings):
     first: int = 0  # row of the file that is row 0 of `vectors`
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", tuple(self.ids))
+        pass  # ids and values were checked when they were written
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the vectors of items, read from the file: accessing a map loads up to 2 MiB around each item.

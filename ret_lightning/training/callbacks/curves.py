@@ -148,9 +148,8 @@ class EvaluationCurves(Curves):
         for axes in others:
             draw_subsets(axes, points, "ann_recall")
             axes.set(ylabel="ann_recall@10", title="Recall@10 against exact search")
-            axes.set_ylim(
-                bottom=min(axes.get_ylim()[0], 0.9), top=1.005
-            )  # a narrower range would exaggerate small differences
+            # A narrower range would exaggerate small differences.
+            axes.set_ylim(bottom=min(axes.get_ylim()[0], 0.9), top=1.005)
             format_axes(axes, points)
 
 

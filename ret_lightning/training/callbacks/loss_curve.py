@@ -13,14 +13,16 @@ from ret_lightning.plotting.figures import literal_figure
 from ret_lightning.runtime.atomic_files import whole_file
 
 METRIC = "train/loss"
-_WINDOWS = 50  # the bold curve is a centred mean over this part of the points
+_HALF_WIDTH = 1 / 50  # the bold curve is a centred mean over this fraction of the points on each side
+_FEW = 50  # fewer points are marked
 
 
 class LossCurve(Callback):
     """Plots `train/loss` over the optimizer steps after every validation and at the end of training.
 
-    A thin line shows every logged value (the mean over ranks and accumulated batches, every `log_every_n_steps`), a bold line
-    their moving average. The points are stored in checkpoints, so the plot of a resumed run covers the whole run.
+    A thin line shows every logged value (every `log_every_n_steps`; the mean over ranks, of the last batch if batches are
+    accumulated), a bold line their moving average. The points are stored in checkpoints, so the plot of a resumed run covers
+    the whole run.
 
     Args:
         file: the PNG file to write; its folder is created.
@@ -35,11 +37,13 @@ class LossCurve(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add the loss of a step that was logged."""
-        step = trainer.global_step
-        is_new = step > 0 and (not self._steps or step > self._steps[-1])  # not a batch that is only accumulated
-        if is_new and step % cast(Any, trainer).log_every_n_steps == 0 and METRIC in trainer.callback_metrics:
+        step, last = trainer.global_step, self._steps[-1] if self._steps else 0
+        if not trainer.is_global_zero or step <= last or step % cast(Any, trainer).log_every_n_steps != 0:
+            return  # step <= last: a batch that is only accumulated
+        loss = trainer.callback_metrics.get(METRIC)
+        if loss is not None:
             self._steps.append(step)
-            self._losses.append(float(trainer.callback_metrics[METRIC]))
+            self._losses.append(float(loss))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figure."""
@@ -76,12 +80,13 @@ def draw_loss(steps: Sequence[int], losses: Sequence[float], file: Path) -> None
     """
     with literal_figure(figsize=(8, 4.5)) as figure:
         axes = figure.add_subplot()
-        marker = "." if len(steps) < _WINDOWS else ""
-        axes.plot(steps, losses, color="C0", linewidth=0.8, alpha=0.45, marker=marker, label="logged")
-        width = len(steps) // _WINDOWS
-        if width > 1:
-            smooth = moving_average(losses, width)
-            axes.plot(steps, smooth, color="C0", linewidth=2, label=f"mean of {2 * width + 1} values")
+        marker = "." if len(steps) < _FEW else ""
+        half_width = int(len(steps) * _HALF_WIDTH)
+        style: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.45} if half_width > 1 else {"linewidth": 1.2}
+        axes.plot(steps, losses, color="C0", marker=marker, label="logged", **style)
+        if half_width > 1:
+            smooth = moving_average(losses, half_width)
+            axes.plot(steps, smooth, color="C0", linewidth=2, label=f"mean of {2 * half_width + 1} values")
             axes.legend(frameon=False)
         axes.set(xlabel="optimizer step", ylabel="loss", title="Training loss", xlim=(0, steps[-1] * 1.01))
         cast(Any, axes.xaxis.get_major_locator()).set_params(integer=True)
@@ -90,12 +95,17 @@ def draw_loss(steps: Sequence[int], losses: Sequence[float], file: Path) -> None
             figure.savefig(unfinished, format="png", dpi=120)
 
 
-def moving_average(values: Sequence[float], width: int) -> list[float]:
-    """Return the mean of the finite values among each value and `width` neighbours on each side; NaN where there are none."""
+def moving_average(values: Sequence[float], half_width: int) -> list[float]:
+    """Return the mean of the finite values among each value and its neighbours; NaN where there are none.
+
+    Args:
+        values: the values.
+        half_width: number of neighbours on each side.
+    """
     tensor = torch.tensor(values, dtype=torch.float64)
     finite = tensor.isfinite()
-    ends = torch.arange(len(tensor))
-    low, high = (ends - width).clamp(min=0), (ends + width + 1).clamp(max=len(tensor))
+    index = torch.arange(len(tensor))
+    low, high = (index - half_width).clamp(min=0), (index + half_width + 1).clamp(max=len(tensor))
     sums, counts = (
         torch.cat([column.new_zeros(1), column.cumsum(0)]) for column in (tensor.where(finite, 0.0), finite.double())
     )

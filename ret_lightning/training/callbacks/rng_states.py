@@ -48,7 +48,8 @@ class RandomStates(Callback):
 def seed_gpu(device: torch.device, rank: int) -> None:
     """Seed the generator of this rank's GPU, so that each rank has its own dropout masks.
 
-    Lightning seeds all ranks equally. The seed is a function of that seed and the rank; rank 0 keeps it, as one GPU does.
+    Lightning seeds all ranks equally. Here the seed of a GPU is derived from that seed and the rank. Rank 0 keeps the seed of
+    Lightning, so a run on one GPU is unaffected.
 
     Args:
         device: the device of the model; a CPU is not seeded.

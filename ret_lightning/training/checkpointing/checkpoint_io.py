@@ -24,6 +24,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from ret_lightning.errors import UserError
+from ret_lightning.models.checkpoint.fingerprint import update_with_weights
 from ret_lightning.runtime.atomic_files import remove_unfinished, whole_file
 
 log = logging.getLogger(__name__)
@@ -322,11 +323,7 @@ def _count_parameters(weights: Mapping[str, Tensor]) -> int:
 
 def _identity(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    stored = set(_stored_names(weights).values())
-    for name in sorted(stored):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    update_with_weights(digest, {name: weights[name] for name in _stored_names(weights).values()})
     return digest.hexdigest()
 
 

@@ -46,7 +46,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep_every_n_steps = keep_every_n_steps
         self._last_step = -1
-        self._validation_again = False
+        self._rerun_validation = False
 
     @property
     def file(self) -> Path:
@@ -60,13 +60,13 @@ class LastCheckpoint(Checkpoint):
             trainer: the Trainer, between two optimizer steps.
             rerun_validation: whether a validation is interrupted; a resumed run then starts with it.
         """
-        self._validation_again = rerun_validation
+        self._rerun_validation = rerun_validation
         trainer.save_checkpoint(self.file, weights_only=False)
-        self._validation_again = False
+        self._rerun_validation = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store an interrupted validation as one that has not started."""
-        if self._validation_again:
+        if self._rerun_validation:
             checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = UNSTARTED_VALIDATION
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

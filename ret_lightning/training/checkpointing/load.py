@@ -24,7 +24,7 @@ from ret_lightning.models.checkpoint.preprocessors import (
 )
 from ret_lightning.runtime.run_layout import CONFIG_FILE, METRICS_FILE, ORIGIN_FILE, read_json
 from ret_lightning.training.checkpointing import selection_queries
-from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, open_checkpoint, read_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import RETRIEVER_PREFIX, read_checkpoint, read_step
 from ret_lightning.training.checkpointing.selection import (
     LAST_CHECKPOINT,
     SelectedCheckpoint,
@@ -153,7 +153,7 @@ def find_training_checkpoint(source: str | Path, option: str = "checkpoint") -> 
             raise not_a_folder(path)
         file = path.resolve() if path.is_symlink() else path  # best.ckpt is a link
         selected: SelectedCheckpoint | None = SelectedCheckpoint(
-            file, open_checkpoint(file)["global_step"], "named explicitly", is_best=False
+            file, read_step(file), "named explicitly", is_best=False
         )
     else:
         selected = select_checkpoint(path)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ret_lightning.config.targets.renamed_keys import current_metric
 from ret_lightning.errors import UserError
 from ret_lightning.runtime.run_layout import CHECKPOINTS_FOLDER, CONFIG_FILE
-from ret_lightning.training.checkpointing.checkpoint_io import open_checkpoint
+from ret_lightning.training.checkpointing.checkpoint_io import open_checkpoint, read_step
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +121,7 @@ def select_checkpoint(run: Path) -> SelectedCheckpoint | None:
     last = run / CHECKPOINTS_FOLDER / LAST_CHECKPOINT
     if not last.is_file():
         return None
-    return SelectedCheckpoint(
-        last, open_checkpoint(last)["global_step"], "last checkpoint: no checkpoint was scored", is_best=False
-    )
+    return SelectedCheckpoint(last, read_step(last), "last checkpoint: no checkpoint was scored", is_best=False)
 
 
 def read_monitor(run: Path) -> tuple[str | None, str]:
